@@ -1,0 +1,1 @@
+"""What a run is, and how one pack of runs is trained."""

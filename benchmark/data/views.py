@@ -1,0 +1,114 @@
+"""Views: what a batch looks like when it reaches the networks.
+
+A view turns a batch of raw images into the normalised tensor that a network reads. Its random draws are made on the CPU for a
+whole epoch at once, from a generator seeded by the run's seed, the epoch and the view's name alone: the same draws on every
+device, for every method and in every pack (common random numbers), and nothing to checkpoint.
+
+Shapes: raw batches are uint8 `[B, H, W, 3]` (channels last, so that the crop's result already has the memory format that
+convolutions like); views return float32 `[copies * B, 3, H, W]` in channels_last memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+PAD = 4  # RandomCrop(32, padding=4) of the benchmark's recipe
+
+
+@dataclass(frozen=True)
+class RawBatch:
+    """A batch before augmentation.
+
+    images: uint8 `[B, H, W, 3]`; labels and indices (positions in the training set): int64 `[B]`;
+    mean, std: float32 `[3]`, in units of pixel values scaled to 0..1.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 `[n, H, W, 3]` -> float32 `[n, 3, H, W]` (channels_last memory), `(x / 255 - mean) / std`."""
+        return images.to(torch.float32).div_(255.0).sub_(self.mean).div_(self.std).permute(0, 3, 1, 2)
+
+
+Draw = Callable[[int, torch.Generator], Tensor]
+Make = Callable[[RawBatch, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to look at a batch.
+
+    name: stands in checkpoints' settings and in pack plans; two views of one name must be the same view.
+    copies: rows a raw image becomes (the view has `copies * B` rows, copy-major: all images of copy 0, then of copy 1 ...).
+    draw: `(n, generator) -> [n, k]` the epoch's random draws for n positions.
+    make: `(raw, draws of this view [B, k], draws of the normal view [B, 3]) -> [copies * B, 3, H, W]`.
+    """
+
+    name: str
+    copies: int
+    draw: Draw
+    make: Make
+
+    def __repr__(self) -> str:
+        return f"View({self.name})"
+
+
+def _draw_crop_flip(n: int, generator: torch.Generator) -> Tensor:
+    """`[n, 3]`: row offset and column offset in 0..2*PAD, flip in 0..1; each uniform and independent."""
+    offsets = torch.randint(0, 2 * PAD + 1, (n, 2), generator=generator)
+    flips = torch.randint(0, 2, (n, 1), generator=generator)
+    return torch.cat([offsets, flips], dim=1)
+
+
+def batch_flip(images: Tensor, flip: Tensor) -> Tensor:
+    """Mirrors the rows of `images` `[B, H, W, 3]` whose `flip` `[B]` is 1."""
+    return torch.where(flip.view(-1, 1, 1, 1).bool(), images.flip(2), images)
+
+
+def batch_crop(images: Tensor, offsets: Tensor, pad: int = PAD) -> Tensor:
+    """Pads `[B, H, W, 3]` by `pad` zeros and cuts `[B, H, W, 3]` at `offsets` `[B, 2]`: RandomCrop(H, padding=pad)."""
+    batch, height, width, _ = images.shape
+    padded = torch.nn.functional.pad(images, (0, 0, pad, pad, pad, pad))
+    rows = offsets[:, 0].view(-1, 1, 1) + torch.arange(height, device=images.device).view(1, -1, 1)
+    cols = offsets[:, 1].view(-1, 1, 1) + torch.arange(width, device=images.device).view(1, 1, -1)
+    which = torch.arange(batch, device=images.device).view(-1, 1, 1)
+    return padded[which, rows, cols]
+
+
+def _make_normal(raw: RawBatch, draws: Tensor, _normal: Tensor) -> Tensor:
+    return raw.normalise(batch_crop(batch_flip(raw.images, draws[:, 2]), draws[:, :2]))
+
+
+def _draw_rotated(n: int, generator: torch.Generator) -> Tensor:
+    return torch.randint(0, 2 * PAD + 1, (n, 6), generator=generator)
+
+
+def _make_rotated(raw: RawBatch, draws: Tensor, normal: Tensor) -> Tensor:
+    """The flip of the normal view, then a quarter turn, then a crop of its own for each copy (SSKD's order)."""
+    flipped = batch_flip(raw.images, normal[:, 2])
+    copies = [batch_crop(torch.rot90(flipped, k, (1, 2)), draws[:, 2 * k - 2 : 2 * k]) for k in (1, 2, 3)]
+    return raw.normalise(torch.cat(copies))
+
+
+NORMAL = View("normal", 1, _draw_crop_flip, _make_normal)
+"""Crop and flip, once: what every network of the benchmark is trained on."""
+
+ROTATED = View("rotated", 3, _draw_rotated, _make_rotated)
+"""The three turned copies (90, 180, 270 degrees, counter-clockwise as numpy.rot90) of SSKD and DLKD; the unturned copy is `NORMAL`."""
+
+SECOND = View("second", 1, _draw_crop_flip, _make_normal)
+"""A second, independent crop and flip of the same images (DDGSD, DLB)."""
+
+
+def clean(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Test images: normalised only. uint8 `[n, H, W, 3]` -> float32 `[n, 3, H, W]`."""
+    empty = torch.empty(0, dtype=torch.int64, device=images.device)
+    return RawBatch(images, empty, empty, mean, std).normalise(images)

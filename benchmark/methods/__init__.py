@@ -1,0 +1,276 @@
+"""The methods: found by being there, combined with `+`.
+
+Every module of this folder (and of the folders in the environment variable KD_METHODS) that defines a `Method` with a name is a
+method. `parse("crd+kd", {"crd.weight": 0.5})` resolves a combination and its hyper-parameters; `Objective` is the loss that the
+trainer minimises for it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import importlib.util
+import os
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmark.data.samplers import SHUFFLE, Sampler
+from benchmark.data.views import NORMAL, View
+from benchmark.errors import InputError, unknown
+from benchmark.methods.base import PARTS, Method, MethodConfig, Needs, Site, Step, Terms, hyper_parameters, param
+
+if TYPE_CHECKING:
+    from models import Features, NetInfo
+
+__all__ = [
+    "PARTS", "PLAIN", "Component", "Method", "MethodConfig", "MethodSpec", "Needs", "Objective", "Site", "Step", "Terms",
+    "check_override", "get", "hyper_parameters", "names", "param", "parse",
+]
+
+PLAIN = "plain"
+"""The name of training without any method: cross-entropy alone (plain students, teachers)."""
+
+
+def _modules() -> list[ModuleType]:
+    found = []
+    for entry in sorted(pkgutil.iter_modules(__path__), key=lambda e: e.name):
+        if entry.name not in ("base",) and not entry.name.startswith("_"):
+            found.append(importlib.import_module(f"{__name__}.{entry.name}"))
+    for folder in filter(None, os.environ.get("KD_METHODS", "").split(os.pathsep)):
+        if not Path(folder).is_dir():
+            raise InputError(f"KD_METHODS: no folder {folder}; allowed: folders that hold method files (*.py)")
+        for path in sorted(Path(folder).glob("[!_]*.py")):
+            spec = importlib.util.spec_from_file_location(f"kd_methods_{path.stem}", path)
+            assert spec is not None and spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            try:
+                spec.loader.exec_module(module)
+            except Exception as error:
+                raise InputError(f"KD_METHODS: {path} cannot be imported: {type(error).__name__}: {error}") from error
+            found.append(module)
+    return found
+
+
+@functools.cache
+def _registry() -> dict[str, type[Method]]:
+    methods: dict[str, type[Method]] = {}
+    for module in _modules():
+        for value in vars(module).values():
+            if isinstance(value, type) and issubclass(value, Method) and value.name and value.__module__ == module.__name__:
+                if value.name in methods:
+                    raise InputError(f"two methods are called '{value.name}'; allowed: one file for each name")
+                methods[value.name] = value
+    return methods
+
+
+def names() -> tuple[str, ...]:
+    """The names of all methods, sorted."""
+    return tuple(sorted(_registry()))
+
+
+def get(name: str) -> type[Method]:
+    """The method of that name; `InputError` for an unknown one."""
+    registry = _registry()
+    if name not in registry:
+        raise unknown("method", name, [PLAIN, *names()])
+    return registry[name]
+
+
+@dataclass(frozen=True)
+class Component:
+    """A method with its resolved hyper-parameters."""
+
+    method: type[Method]
+    config: MethodConfig
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """A resolved combination of methods.
+
+    name: canonical (components sorted, `kd` last, so that `kd+at` and `at+kd` are one run); `plain` for none.
+    ce: weight of the cross-entropy: that of the one method, 1.0 in a combination, unless set.
+    """
+
+    name: str
+    components: tuple[Component, ...]
+    ce: float
+
+    def settings(self) -> dict[str, Any]:
+        """Everything about the method that a run's key depends on."""
+        return {
+            "ce": self.ce,
+            "components": {
+                c.method.name: {"revision": c.method.revision, **_without_ce(c.config)} for c in self.components
+            },
+        }
+
+    def skip(self, student: NetInfo | None, teacher: NetInfo | None) -> str | None:
+        """The first component's reason why the pair cannot be done, or None."""
+        for c in self.components:
+            if reason := c.method.skip(c.config, student, teacher):
+                return reason
+        return None
+
+    @property
+    def sampler(self) -> Sampler:
+        return next((c.method.sampler for c in self.components if c.method.sampler is not SHUFFLE), SHUFFLE)
+
+    @property
+    def trains_student(self) -> bool:
+        return all(c.method.trains_student for c in self.components)
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for c in self.components for name in c.method.requires(c.config)))
+
+    @property
+    def init_stages(self) -> tuple[Component, ...]:
+        """Components with an initialisation stage, in order."""
+        return tuple(c for c in self.components if c.method.init_epochs > 0)
+
+    def needs(self) -> Needs:
+        """The union of what the components' main stages read, with the logits of the normal view for the cross-entropy."""
+        parts = [c.method.needs(c.config) for c in self.components]
+        views = tuple(dict.fromkeys([NORMAL, *(v for n in parts for v in n.views)]))
+        passes: tuple[View, ...] = tuple(dict.fromkeys(v for n in parts for v in n.passes))
+        student = frozenset({"logits"}).union(*(n.student for n in parts)) if self.trains_student else frozenset()
+        teacher = frozenset().union(*(n.teacher for n in parts)) if parts else frozenset()
+        return Needs(student, teacher, views, passes)
+
+
+def _without_ce(config: MethodConfig) -> dict[str, Any]:
+    values = dataclasses.asdict(config)
+    values.pop("ce")
+    return values
+
+
+def check_override(key: str, value: Any) -> Any:
+    """Checks one `method.field` (or `ce`) setting and returns its value in the field's type; `InputError` says what is allowed.
+
+    Strings (from the command line) are parsed; other values must have the field's type.
+    """
+    if key == "ce":
+        return _coerce(key, value, float, None)
+    name, _, field_name = key.partition(".")
+    config_class = get(name).Config
+    fields = {f.name: f for f in dataclasses.fields(config_class)}
+    if field_name not in fields:
+        raise unknown(f"setting of {name}", field_name, sorted(fields))
+    f = fields[field_name]
+    return _coerce(key, value, type(f.default), f.metadata.get("allowed"))
+
+
+def _coerce(key: str, value: Any, kind: type, allowed: tuple[Any, ...] | None) -> Any:
+    error = InputError(f"{key}={value!r} is not of type {kind.__name__}; allowed: a {kind.__name__}")
+    if isinstance(value, str) and kind is not str:
+        words = {"true": True, "false": False}
+        try:
+            value = words[value.lower()] if kind is bool else kind(value)
+        except (ValueError, KeyError):
+            raise error from None
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not kind or (kind is float and not torch.isfinite(torch.tensor(value))):
+        raise error
+    if allowed is not None and value not in allowed:
+        raise InputError(f"{key}={value!r} is not allowed; allowed: {', '.join(map(str, allowed))}")
+    return value
+
+
+def parse(text: str, overrides: Mapping[str, Any] | None = None) -> MethodSpec:
+    """Resolves `a+b` and the settings that concern it.
+
+    overrides: `method.field` or `ce` -> value; settings of methods that are not in the combination are ignored here (their
+    existence is checked by `check_override`). Raises `InputError` for unknown methods, fields, types.
+    """
+    overrides = {k: check_override(k, v) for k, v in (overrides or {}).items()}
+    words = [w.strip() for w in text.split("+")]
+    if words == [PLAIN]:
+        return MethodSpec(PLAIN, (), float(overrides.get("ce", 1.0)))
+    if len(set(words)) < len(words):
+        raise InputError(f"method '{text}' names a method twice; allowed: each once")
+    classes = [get(w) for w in words]
+    classes.sort(key=lambda m: (m.name == "kd", m.name))
+    components = []
+    for method in classes:
+        values = dict(method.combined) if len(classes) > 1 else {}
+        own = {k.partition(".")[2]: v for k, v in overrides.items() if k.partition(".")[0] == method.name and "." in k}
+        components.append(Component(method, method.Config(**{**values, **own})))
+    if sum(m.task_loss is not Method.task_loss for m in classes) > 1:
+        raise InputError(f"'{text}': more than one of these methods replaces the cross-entropy; allowed: one that does")
+    if len({m.sampler.name for m in classes} - {SHUFFLE.name}) > 1:
+        raise InputError(f"'{text}': these methods need different samplers; allowed: one that is not the usual shuffle")
+    if not all(m.trains_student for m in classes) and len(classes) > 1:
+        raise InputError(f"'{text}': a method that trains no student cannot be combined; allowed: it alone")
+    ce = components[0].config.ce if len(components) == 1 else 1.0
+    explicit = [v for k, v in overrides.items() if k.endswith(".ce") and k.partition(".")[0] in words]
+    ce = explicit[-1] if explicit else overrides.get("ce", ce)
+    return MethodSpec("+".join(m.name for m in classes), tuple(components), float(ce))
+
+
+class Objective(nn.Module):
+    """The loss of a run: `ce * task loss + sum over components of weight * term`. Its state dict holds all methods' state."""
+
+    def __init__(self, spec: MethodSpec, site: Site, seed_of: Any) -> None:
+        """seed_of: `(method name) -> int`, the seed under which that method's modules are built."""
+        super().__init__()
+        self.spec = spec
+        methods = {}
+        for c in spec.components:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed_of(c.method.name))
+                methods[c.method.name] = c.method(c.config, site).to(site.device)
+        self.methods = nn.ModuleDict(methods)
+
+    def method(self, name: str) -> Method:
+        found = self.methods[name]
+        assert isinstance(found, Method)
+        return found
+
+    def __iter__(self) -> Any:
+        return iter(self.methods.values())
+
+    def start_epoch(self, epoch: int) -> None:
+        for m in self:
+            m.start_epoch(epoch)
+
+    def forward(self, steps: Mapping[str, Step]) -> tuple[Tensor, Terms]:
+        """`(total, terms)`. `steps` holds the step as each component sees it (own generator); terms are unweighted, `ce` among them."""
+        terms: Terms = {}
+        total: Tensor | None = None
+        for name, m in self.methods.items():
+            assert isinstance(m, Method)
+            weights = m.weights()
+            for term, value in m.loss(steps[name]).items():
+                terms[term] = value
+                part = weights[term] * value
+                total = part if total is None else total + part
+        if self.spec.trains_student and self.spec.ce != 0:
+            task = None
+            for name, m in self.methods.items():
+                assert isinstance(m, Method)
+                task = m.task_loss(steps[name]) if task is None else task
+            if task is None:
+                step = next(iter(steps.values()))
+                task = F.cross_entropy(step.student.logits, step.labels)
+            terms["ce"] = task
+            total = self.spec.ce * task if total is None else total + self.spec.ce * task
+        if total is None:
+            raise InputError(f"'{self.spec.name}': every term has weight 0; allowed: at least one that is not")
+        return total, terms
+
+    def predict(self, features: Features) -> Tensor:
+        for m in self:
+            if (logits := m.predict(features)) is not None:
+                return logits
+        return features.logits
