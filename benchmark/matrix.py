@@ -1,0 +1,259 @@
+"""The matrix: `tables/*.toml` read as data and expanded to runs.
+
+A table file states a printed table: its title, paper, protocol, columns (pairs), rows (methods) and where the printed numbers come from.
+
+    title = "..."                      what the table is
+    paper = "crd"                      the paper, as in results/published
+    table = "table1"                   its table there
+    dataset = "cifar100"
+    protocol = "crd"                   of all rows that do not name their own
+    seeds = 5                          runs a cell
+    columns = ["wrn_40_2:wrn_16_2"]    pairs, teacher:student (or none:student where there is no teacher)
+    note = "..."                       printed below the table
+
+    [[rows]]
+    label = "KD"                       as printed
+    method = "kd"                      `a+b` combines; `teacher` and `student` are the plain trainings
+    protocol = "sskd"                  optional
+    set = { "kd.temperature" = 4.0 }   optional settings
+    published = "kd"                   optional: the row's name in results/published (default: the method's)
+    from = "crd/table1"                optional: which paper's table really produced the printed numbers
+    not_comparable = "..."             optional: why a comparison with the printed numbers means nothing
+    missing = "..."                    optional: why the row cannot be run yet
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from benchmark import data, methods, protocols
+from benchmark.errors import InputError, unknown
+from benchmark.methods import PLAIN
+from benchmark.runs import NONE, Request, Resolver, Run, network_info, parse_pair, skip_reason
+
+FOLDER = Path(__file__).resolve().parent.parent / "tables"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table. See the module's docstring for the fields."""
+
+    label: str
+    method: str
+    protocol: str
+    settings: tuple[tuple[str, Any], ...] = ()
+    published: str = ""
+    source: str = ""
+    not_comparable: str = ""
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    name: str
+    title: str
+    paper: str
+    table: str
+    dataset: str
+    protocol: str
+    seeds: int
+    columns: tuple[tuple[str, str], ...]
+    rows: tuple[Row, ...]
+    note: str = ""
+    protocol_override: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A table's entry: the runs over the seeds, or the reason why there are none."""
+
+    row: Row
+    teacher: str
+    student: str
+    runs: tuple[Run, ...] = ()
+    reason: str = ""
+    missing: bool = False
+
+    @property
+    def pair(self) -> str:
+        return f"{self.teacher}:{self.student}"
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """A table under one profile: its cells, and every run they need (teachers and heads too, each once, those first that others need)."""
+
+    table: Table
+    profile: str
+    dataset: str
+    seeds: tuple[int, ...]
+    cells: tuple[Cell, ...]
+    runs: tuple[Run, ...] = field(default=())
+
+
+def table_names(folder: Path = FOLDER) -> tuple[str, ...]:
+    return tuple(sorted(p.stem for p in folder.glob("*.toml")))
+
+
+_TOP = {"title": str, "paper": str, "table": str, "dataset": str, "protocol": str, "seeds": int, "columns": list, "rows": list, "note": str}
+_ROW = {"label": str, "method": str, "protocol": str, "set": dict, "published": str, "from": str, "not_comparable": str, "missing": str}
+
+
+def _check(where: str, values: Mapping[str, Any], kinds: Mapping[str, type], required: Iterable[str]) -> None:
+    for key, value in values.items():
+        if key not in kinds:
+            raise unknown(f"field in {where}:", key, kinds)
+        if not isinstance(value, kinds[key]) or isinstance(value, bool):
+            raise InputError(f"{where}: {key} = {value!r} is not a {kinds[key].__name__}; allowed: a {kinds[key].__name__}")
+    for key in required:
+        if key not in values:
+            raise InputError(f"{where}: {key} is not there; needed: {', '.join(required)}")
+
+
+def load_table(name: str, folder: Path = FOLDER) -> Table:
+    """Reads `tables/NAME.toml` (or the file itself, if `name` is a path that ends in .toml). `InputError` says what is wrong with it."""
+    path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
+    if not path.is_file():
+        raise unknown("table", name, table_names(folder))
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path.name} is not valid TOML: {error}; allowed: the form described in benchmark/matrix.py") from error
+    _check(path.name, raw, _TOP, ("title", "paper", "table", "dataset", "protocol", "seeds", "columns", "rows"))
+    protocols.get_protocol(raw["protocol"])
+    data.info(raw["dataset"])
+    if raw["seeds"] < 1:
+        raise InputError(f"{path.name}: seeds = {raw['seeds']}; allowed: 1 and more")
+    rows = []
+    for i, row in enumerate(raw["rows"]):
+        where = f"{path.name}, row {i + 1}"
+        if not isinstance(row, dict):
+            raise InputError(f"{where} is not a table; allowed: [[rows]]")
+        _check(where, row, _ROW, ("label", "method"))
+        protocols.get_protocol(row.get("protocol", raw["protocol"]))
+        settings = () if row.get("missing") else tuple(sorted((k, _check_override(k, v)) for k, v in row.get("set", {}).items()))
+        rows.append(Row(
+            row["label"], row["method"], row.get("protocol", raw["protocol"]), settings, row.get("published", row["method"]),
+            row.get("from", ""), row.get("not_comparable", ""), row.get("missing", ""),
+        ))
+    if not all(isinstance(c, str) for c in raw["columns"]):
+        raise InputError(f"{path.name}: columns must be pairs written teacher:student")
+    columns = tuple(parse_pair(c) for c in raw["columns"])
+    return Table(path.stem, raw["title"], raw["paper"], raw["table"], raw["dataset"], raw["protocol"], raw["seeds"], columns, tuple(rows),
+                 raw.get("note", ""))
+
+
+def _check_override(key: str, value: Any) -> Any:
+    return protocols.check_recipe_override(key, value) if key.startswith("recipe.") else methods.check_override(key, value)
+
+
+def parse_overrides(texts: Sequence[str]) -> tuple[tuple[str, Any], ...]:
+    """`--set` arguments (`kd.temperature=8`, `recipe.epochs=3`, `ce=0.5`) to checked values."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"--set {text} is not of the form method.field=value; allowed: e.g. kd.temperature=8 or recipe.epochs=10")
+        found[key.strip()] = _check_override(key.strip(), value.strip())
+    return tuple(sorted(found.items()))
+
+
+def row_request(row: Row, table: Table, dataset: str, profile: str, teacher: str, student: str,
+                overrides: tuple[tuple[str, Any], ...]) -> Request:
+    """What a row asks for in a column."""
+    protocol = table.protocol_override or row.protocol
+    if row.method == "teacher":
+        protocol = protocols.get_protocol(protocol).teacher_protocol
+        return Request(dataset, protocol, profile, NONE, teacher, PLAIN, _recipe_only(overrides))
+    if row.method == "student":
+        return Request(dataset, protocol, profile, NONE, student, PLAIN, _recipe_only(overrides))
+    words = set(row.method.split("+"))
+    own = dict(row.settings)
+    for key, value in overrides:
+        if key.startswith("recipe.") or key == "ce" or key.partition(".")[0] in words or _is_required(key, row.method):
+            own[key] = value
+    return Request(dataset, protocol, profile, teacher, student, row.method, tuple(sorted(own.items())))
+
+
+def _is_required(key: str, method: str) -> bool:
+    return key.partition(".")[0] in methods.parse(method).requires
+
+
+def _recipe_only(overrides: tuple[tuple[str, Any], ...]) -> tuple[tuple[str, Any], ...]:
+    return tuple((k, v) for k, v in overrides if k.startswith("recipe."))
+
+
+def expand(
+    table: Table, profile: str, resolver: Resolver | None = None, *, seeds: Sequence[int] | None = None, pairs: Sequence[str] = (),
+    only_methods: Sequence[str] = (), overrides: tuple[tuple[str, Any], ...] = (), dataset: str | None = None,
+) -> Expansion:
+    """All cells of a table under a profile, and the runs they need.
+
+    seeds: replaces the profile's or table's. pairs, only_methods: narrow to these columns and rows (by method or label; Teacher and
+    Student rows stay). Raises `InputError` for a pair or method that the table does not have.
+    """
+    resolver = resolver or Resolver()
+    p = protocols.get_profile(profile)
+    where = dataset or p.dataset or table.dataset
+    chosen = tuple(seeds) if seeds is not None else tuple(range(p.seeds or table.seeds))
+    columns = _narrow("pair", table.columns, [parse_pair(x) for x in pairs], lambda c: {f"{c[0]}:{c[1]}"}, table.name)
+    rows = [r for r in table.rows if r.method in ("teacher", "student")] + list(
+        _narrow("method", [r for r in table.rows if r.method not in ("teacher", "student")], [m.lower() for m in only_methods],
+                lambda r: {r.method.lower(), r.label.lower()}, table.name)
+    )
+    rows = [r for r in table.rows if r in rows]
+    cells, ordered = [], dict[str, Run]()
+
+    def collect(run: Run) -> None:
+        if run.key not in ordered:
+            for needed in run.needs_runs:
+                collect(needed)
+            ordered[run.key] = run
+
+    for row in rows:
+        for teacher, student in columns:
+            cell = _cell(row, table, where, profile, teacher, student, resolver, chosen, overrides)
+            cells.append(cell)
+            for run in cell.runs:
+                collect(run)
+    return Expansion(replace(table), profile, where, chosen, tuple(cells), tuple(ordered.values()))
+
+
+def _narrow(kind: str, items: Sequence[Any], wanted: Sequence[Any], names: Any, table: str) -> list[Any]:
+    if not wanted:
+        return list(items)
+    texts = [w if isinstance(w, str) else f"{w[0]}:{w[1]}" for w in wanted]
+    for text in texts:
+        if not any(text in names(i) for i in items):
+            raise unknown(f"{kind} in {table}:", text, [sorted(names(i))[0] for i in items])
+    return [i for i in items if names(i) & set(texts)]
+
+
+def _cell(row: Row, table: Table, dataset: str, profile: str, teacher: str, student: str, resolver: Resolver, seeds: tuple[int, ...],
+          overrides: tuple[tuple[str, Any], ...]) -> Cell:
+    if row.missing:
+        return Cell(row, teacher, student, reason=row.missing, missing=True)
+    if row.method == "teacher" and teacher == NONE:
+        return Cell(row, teacher, student, reason="no teacher")
+    request = row_request(row, table, dataset, profile, teacher, student, overrides)
+    if row.method == "teacher":
+        protocol = table.protocol_override or row.protocol
+        ref = resolver.teacher(dataset, protocol, profile, teacher, _recipe_only(overrides))
+        if ref.run is None:
+            from benchmark.teachers import imported_run
+
+            return Cell(row, teacher, student, (imported_run(dataset, ref, profile, protocol),))
+        return Cell(row, teacher, student, (ref.run,))
+    runs = tuple(resolver.run(request, seed) for seed in seeds)
+    if reason := skip_reason(runs[0]):
+        return Cell(row, teacher, student, reason=reason)
+    return Cell(row, teacher, student, runs)
+
+
+__all__ = [
+    "FOLDER", "Cell", "Expansion", "Row", "Table", "expand", "load_table", "network_info", "parse_overrides", "table_names",
+]
