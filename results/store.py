@@ -1,0 +1,212 @@
+"""The store: one folder a run, one record a finished run, one tidy DataFrame of them all.
+
+    <folder>/<key>/record.json      what the finished run leaves (its presence is what "done" means)
+                   curve.csv        a line an epoch: stage, epoch, lr, train_loss, terms, train_acc, test_acc, test_acc_top5, ...
+                   last.pt best.pt  weights of the last and the best epoch, in the common checkpoint format
+                   state.pt         method modules of a run that others build on (a teacher's head)
+                   checkpoint.pt    where a running run goes on from; removed when it is done
+                   claim            who works on it now; progress.json: how far it is
+                   failure.json     why it failed last time; log.txt
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from results.files import Claim, read_json, write_json
+
+SCHEMA = 1
+REFERENCE = Path(__file__).resolve().parent / "reference"
+
+COLUMNS = {
+    "key": "string", "dataset": "string", "protocol": "string", "profile": "string", "teacher": "string", "student": "string",
+    "method": "string", "seed": "Int64", "status": "string", "top1_last": "float64", "top1_best": "float64", "best_epoch": "Int64",
+    "epochs": "Int64", "top5_last": "float64", "seconds": "float64", "images_per_second": "float64", "device": "string",
+    "precision": "string", "threads": "Int64", "teacher_key": "string", "teacher_hash": "string", "teacher_top1": "float64",
+    "commit": "string", "torch": "string", "host": "string", "finished": "string", "reason": "string", "settings": "string",
+    "origin": "string",
+}
+"""Columns of `load()`. top1_* in percent of the test set (`top1_best` is chosen on it, as the papers do); `settings` is JSON;
+status `done` or `diverged`; origin `runs` or `reference`."""
+
+
+def default_folder() -> Path:
+    """`RESULTS` in the environment, else `results/runs` of this checkout."""
+    return Path(os.environ.get("RESULTS") or Path(__file__).resolve().parent / "runs")
+
+
+@dataclass(frozen=True)
+class Store:
+    """The runs below one folder."""
+
+    folder: Path
+
+    def path(self, key: str) -> Path:
+        return self.folder / key
+
+    def record(self, key: str) -> dict[str, Any] | None:
+        """The record of a finished run, None if it is not finished. A damaged record counts as none (it is named by `load`)."""
+        try:
+            found = read_json(self.path(key) / "record.json")
+        except ValueError:
+            return None
+        return found if not problems(found, key) else None
+
+    def is_done(self, key: str) -> bool:
+        return self.record(key) is not None
+
+    def write_record(self, key: str, record: dict[str, Any]) -> None:
+        """Writes the record; from then on the run is done. Raises `ValueError` if it is not a record of `key`."""
+        if found := problems(record, key):
+            raise ValueError(f"not a record of {key}: {found}")
+        write_json(self.path(key) / "record.json", record)
+        (self.path(key) / "failure.json").unlink(missing_ok=True)
+
+    def failure(self, key: str) -> dict[str, Any] | None:
+        """Why the run failed last time (`reason`, `traceback`, `time`), or None."""
+        try:
+            found = read_json(self.path(key) / "failure.json")
+        except ValueError:
+            return {"reason": "failure.json is damaged", "traceback": "", "time": ""}
+        return found if isinstance(found, dict) else None
+
+    def write_failure(self, key: str, reason: str, traceback: str, time: str) -> None:
+        write_json(self.path(key) / "failure.json", {"key": key, "reason": reason, "traceback": traceback, "time": time})
+
+    def clear_failure(self, key: str) -> bool:
+        """Forgets a failure, so that the run is tried again. Returns whether there was one."""
+        path = self.path(key) / "failure.json"
+        there = path.exists()
+        path.unlink(missing_ok=True)
+        return there
+
+    def progress(self, key: str) -> dict[str, Any] | None:
+        """Where a running run is: stage, epoch, epochs, top1, eta, time; None if nothing was said."""
+        try:
+            found = read_json(self.path(key) / "progress.json")
+        except ValueError:
+            return None
+        return found if isinstance(found, dict) else None
+
+    def claim(self, key: str, note: str = "") -> Claim | None:
+        return Claim.take(self.path(key) / "claim", note)
+
+    def holder(self, key: str) -> dict[str, Any] | None:
+        """The living worker of a run, or None."""
+        return Claim.holder(self.path(key) / "claim")
+
+    def curve(self, key: str) -> pd.DataFrame | None:
+        """The run's curve, a row an epoch, or None."""
+        path = self.path(key) / "curve.csv"
+        return pd.read_csv(path) if path.exists() else None
+
+    def state(self, key: str) -> str:
+        """`done`, `diverged`, `running`, `failed`, `started` (has a checkpoint, nobody works on it) or `absent`."""
+        record = self.record(key)
+        if record is not None:
+            return str(record["status"])
+        if self.holder(key) is not None:
+            return "running"
+        if self.failure(key) is not None:
+            return "failed"
+        return "started" if (self.path(key) / "checkpoint.pt").exists() else "absent"
+
+
+_REQUIRED: dict[str, type | tuple[type, ...]] = {
+    "schema": int, "key": str, "dataset": str, "protocol": str, "profile": str, "teacher": str, "student": str, "method": str, "seed": int,
+    "status": str, "settings": dict,
+}
+
+
+def problems(record: Any, key: str | None = None) -> str:
+    """What is wrong with a record ("" if nothing). key: the key that it must have."""
+    if not isinstance(record, dict):
+        return "no record"
+    for name, kind in _REQUIRED.items():
+        if not isinstance(record.get(name), kind):
+            return f"{name} is not a {kind.__name__ if isinstance(kind, type) else kind}"
+    if record["schema"] != SCHEMA:
+        return f"schema {record['schema']}, not {SCHEMA}"
+    if record["status"] not in ("done", "diverged"):
+        return f"status {record['status']}"
+    for name in ("top1_last", "top1_best"):
+        value = record.get(name)
+        if value is not None and not (isinstance(value, int | float) and 0 <= value <= 100):
+            return f"{name} = {value!r} is not a percentage"
+    if key is not None and record["key"] != key:
+        return f"its key is {record['key']}"
+    return ""
+
+
+def record_files(folder: Path) -> Iterator[Path]:
+    """All `record.json` below a folder, sorted by path."""
+    stack = [str(folder)]
+    found = []
+    while stack:
+        try:
+            with os.scandir(stack.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=True):
+                        stack.append(entry.path)
+                    elif entry.name == "record.json":
+                        found.append(entry.path)
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            continue
+    yield from map(Path, sorted(found))
+
+
+def read_records(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """All records below a folder, and a line for each file that is damaged or foreign (skipped, never deleted)."""
+    records, skipped = [], []
+    for path in record_files(folder):
+        try:
+            record = json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            skipped.append(f"{path}: damaged ({error})")
+            continue
+        key = path.parent.relative_to(folder).as_posix()
+        if problem := problems(record, key):
+            skipped.append(f"{path}: not a record of this place ({problem})")
+        else:
+            records.append(record)
+    return records, skipped
+
+
+def frame(records: Iterable[dict[str, Any]], origin: str = "runs") -> pd.DataFrame:
+    """Records as a tidy DataFrame with the columns of `COLUMNS`, one row a run, sorted by key."""
+    rows = []
+    for r in records:
+        teacher, git, versions = r.get("teacher_info") or {}, r.get("git") or {}, r.get("versions") or {}
+        rows.append({
+            **{c: r.get(c) for c in COLUMNS}, "teacher_key": teacher.get("identity"), "teacher_hash": teacher.get("weights"),
+            "teacher_top1": teacher.get("top1"), "commit": git.get("commit"), "torch": versions.get("torch"),
+            "settings": json.dumps(r["settings"], sort_keys=True), "origin": origin,
+        })
+    table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+    return table.sort_values("key", ignore_index=True)
+
+
+def load(folder: Path | str | None = None, reference: bool = False) -> pd.DataFrame:
+    """Every record as a row. `reference` adds our committed reference records (origin `reference`; they are never counted as done).
+
+    Files that are not records are skipped with a warning that names them; `.attrs["skipped"]` holds the lines.
+    """
+    folder = Path(folder) if folder is not None else default_folder()
+    records, skipped = read_records(folder)
+    table = frame(records)
+    if reference:
+        more, also = read_records(REFERENCE)
+        skipped += also
+        table = pd.concat([table, frame(more, "reference")], ignore_index=True)
+    for line in skipped:
+        warnings.warn(line, stacklevel=2)
+    table.attrs["skipped"] = skipped
+    return table
