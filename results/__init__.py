@@ -1,0 +1,5 @@
+"""Records of finished runs, and the published numbers. `results.load()` gives every record as one tidy DataFrame."""
+
+from results.store import COLUMNS, SCHEMA, Store, default_folder, load
+
+__all__ = ["COLUMNS", "SCHEMA", "Store", "default_folder", "load"]
