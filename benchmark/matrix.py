@@ -244,9 +244,7 @@ def _cell(row: Row, table: Table, dataset: str, profile: str, teacher: str, stud
         protocol = table.protocol_override or row.protocol
         ref = resolver.teacher(dataset, protocol, profile, teacher, _recipe_only(overrides))
         if ref.run is None:
-            from benchmark.teachers import imported_run
-
-            return Cell(row, teacher, student, (imported_run(dataset, ref, profile, protocol),))
+            return Cell(row, teacher, student, (resolver.imported_run(dataset, profile, ref, protocol),))
         return Cell(row, teacher, student, (ref.run,))
     runs = tuple(resolver.run(request, seed) for seed in seeds)
     if reason := skip_reason(runs[0]):

@@ -10,6 +10,7 @@ one's weights) and the methods' revisions. Nothing about the machine, the pack o
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -54,6 +55,7 @@ class Run:
     """One training. `teacher` or `student` may be `none` (a plain student; the training of a teacher's head).
 
     settings: everything that the hash is made of, plain JSON data. needs_runs: runs that must be done before.
+    request: what it was resolved from. evaluates: an imported checkpoint, for the "run" that only measures it on the test set.
     """
 
     dataset: str
@@ -69,6 +71,8 @@ class Run:
     heads: tuple[Run, ...]
     settings_json: str
     key: str
+    request: Request
+    evaluates: TeacherRef | None = None
 
     @property
     def pair(self) -> str:
@@ -91,6 +95,15 @@ class Run:
             (c.method.name, protocols.scaled(c.method.init_epochs, self.recipe.epochs, self.recipe.published_epochs))
             for c in self.spec.init_stages
         )
+
+    def order(self) -> dict[str, Any]:
+        """The run as plain JSON data, from which `Resolver.from_order` makes it again in another process."""
+        r = self.request
+        return {
+            "dataset": r.dataset, "protocol": r.protocol, "profile": r.profile, "teacher": r.teacher, "student": r.student,
+            "method": r.method, "overrides": [list(o) for o in r.overrides], "seed": self.seed, "key": self.key,
+            "evaluates": self.evaluates is not None,
+        }
 
     def __hash__(self) -> int:
         return hash(self.key)
@@ -141,6 +154,22 @@ class Resolver:
         self.imported = dict(imported or {})
         self._prepared: dict[Request, tuple[Any, ...]] = {}
         self._teachers: dict[tuple[Any, ...], TeacherRef] = {}
+
+    def from_order(self, order: Mapping[str, Any]) -> Run:
+        """The run of an order. `InputError` if it resolves to another key here: the code or the imported teachers have changed since."""
+        o = dict(order)
+        request = Request(*(o[f] for f in ("dataset", "protocol", "profile", "teacher", "student", "method")),
+                          tuple((k, v) for k, v in o["overrides"]))
+        if o["evaluates"]:
+            ref = self.imported.get((o["dataset"], o["student"]))
+            if ref is None:
+                raise InputError(f"{o['key']}: the imported teacher is gone; allowed: TEACHERS= the folder that held it")
+            run = self.imported_run(request.dataset, request.profile, ref, request.protocol)
+        else:
+            run = self.run(request, o["seed"])
+        if run.key != o["key"]:
+            raise InputError(f"{o['key']} resolves to {run.key} here: code or teachers differ from those it was ordered with; order it again")
+        return run
 
     def teacher(self, dataset: str, protocol: str, profile: str, network: str, overrides: tuple[tuple[str, Any], ...]) -> TeacherRef:
         """The teacher of that architecture: imported if there is one, else seed 0 of its plain training under the protocol's teacher protocol."""
@@ -207,7 +236,15 @@ class Resolver:
         r = request
         digest = hashlib.sha256(f"{canonical}|seed={seed}".encode()).hexdigest()[:10]
         key = f"{r.dataset}/{r.protocol}/{r.profile}/{r.teacher}-{r.student}/{spec.name}/seed{seed}-{digest}"
-        return Run(r.dataset, r.protocol, r.profile, r.teacher, r.student, spec.name, seed, recipe, spec, ref, heads, canonical, key)
+        return Run(r.dataset, r.protocol, r.profile, r.teacher, r.student, spec.name, seed, recipe, spec, ref, heads, canonical, key, r)
+
+    def imported_run(self, dataset: str, profile: str, ref: TeacherRef, protocol: str) -> Run:
+        """The record-to-be of an imported checkpoint: nothing is trained, its top-1 on the test set is measured."""
+        request = Request(dataset, protocol, profile, NONE, ref.network, PLAIN)
+        plain = self.run(request, seed=0)
+        settings = {"dataset": dataset, "normalise": plain.settings["normalise"], "imported": ref.weights}
+        key = f"{dataset}/{protocol}/{profile}/{NONE}-{ref.network}/imported/{ref.weights}"
+        return dataclasses.replace(plain, method="imported", settings_json=json.dumps(settings, sort_keys=True), key=key, evaluates=ref)
 
 
 def statistics(protocol: str, dataset: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:

@@ -130,6 +130,11 @@ class MethodSpec:
         return all(c.method.trains_student for c in self.components)
 
     @property
+    def needs_teacher(self) -> bool:
+        """Whether any stage reads a teacher."""
+        return bool(self.needs().teacher) or any(c.method.init_needs(c.config).teacher for c in self.init_stages)
+
+    @property
     def requires(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(name for c in self.components for name in c.method.requires(c.config)))
 
