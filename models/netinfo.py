@@ -1,0 +1,56 @@
+"""Sizes and shapes of a network, found without giving it memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.registry import build
+
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class NetInfo:
+    """What is known of a network before it is built.
+
+    params: trainable numbers. macs: multiply-accumulates of the convolutions and linear layers in one forward pass of one
+    3x32x32 image. stem_shape, stage_shapes: (C, H, W) for that image. embedding_dim: length of the vector before the
+    classifier.
+    """
+
+    name: str
+    params: int
+    macs: int
+    stem_shape: Shape
+    stage_shapes: tuple[Shape, ...]
+    embedding_dim: int
+
+
+@cache
+def info(name: str, num_classes: int = 100) -> NetInfo:
+    """Sizes and shapes of the network that `build` would make. Raises `UnknownNetwork`. Cached; draws no random number."""
+    with torch.device("meta"):
+        net = build(name, num_classes).eval()
+        image = torch.empty(1, 3, 32, 32)
+    macs = 0
+
+    def count(layer: nn.Module, _inputs: Any, output: Tensor) -> None:
+        nonlocal macs
+        if isinstance(layer, nn.Conv2d):
+            height, width = layer.kernel_size
+            macs += output.numel() * layer.in_channels // layer.groups * height * width
+        elif isinstance(layer, nn.Linear):
+            macs += output.numel() * layer.in_features
+
+    for module in net.modules():
+        module.register_forward_hook(count)
+    with torch.no_grad():
+        features = net.features(image)
+    stem, *stages = ((m.shape[1], m.shape[2], m.shape[3]) for m in features.maps)
+    params = sum(parameter.numel() for parameter in net.parameters())
+    return NetInfo(name, params, macs, stem, tuple(stages), features.embedding.shape[1])

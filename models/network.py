@@ -1,0 +1,149 @@
+"""What every network of the suite can do: logits, features of each stage, and the parts that methods take hold of.
+
+A network is a stem, a row of stages and a head. Distillation methods read the maps between them (`Features`), so each
+family says here once how its stages are cut; all else (the loop, what is kept, what is thrown away) is common.
+
+Nothing here waits for the device, depends on the data, or writes in place into a tensor that is handed out, so a network
+can be compiled, captured in a CUDA graph, run in channels_last and under autocast.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import ClassVar, NamedTuple
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Features(NamedTuple):
+    """All that a pass hands out, for a batch of B images.
+
+    stem: `[B, C, H, W]`, after its ReLU (in a WRN the raw first convolution).
+    stages: one map `[B, C, H, W]` a stage, after the stage's last ReLU (raw sum in a WRN, linear in MobileNetV2, raw
+        concatenation in a DenseNet).
+    preacts: the same maps just before that ReLU; in a WRN or DenseNet the stage's map passed through the batch norm that
+        follows it, in MobileNetV2 the stage's map itself, in ShuffleV2 the concatenation before ReLU and shuffle.
+    embedding: `[B, D]`, the pooled vector before the classifier. logits: `[B, num_classes]`.
+    """
+
+    stem: Tensor
+    stages: tuple[Tensor, ...]
+    preacts: tuple[Tensor, ...]
+    embedding: Tensor
+    logits: Tensor
+
+    @property
+    def maps(self) -> tuple[Tensor, ...]:
+        """Stem and stages in order."""
+        return (self.stem, *self.stages)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Features:
+        """`change` applied to every tensor."""
+        return Features(
+            change(self.stem),
+            tuple(change(stage) for stage in self.stages),
+            tuple(change(preact) for preact in self.preacts),
+            change(self.embedding),
+            change(self.logits),
+        )
+
+    def rows(self, index: slice) -> Features:
+        """The features of some images of the batch, as views."""
+        return self.map(lambda tensor: tensor[index])
+
+    def float(self) -> Features:
+        """Every tensor in fp32."""
+        return self.map(lambda tensor: tensor.float())
+
+    def detach(self) -> Features:
+        """Every tensor without its gradient."""
+        return self.map(lambda tensor: tensor.detach())
+
+
+class Network(nn.Module, ABC):
+    """Base of all networks; input is `[B, 3, H, W]`, made for 32x32.
+
+    A family gives `run_stem`, `run_stage`, `num_stages`, `head_from_last_stage`, `linear_head` and `feature_modules`.
+    Submodule names are those of the common checkpoint format, so they are part of the contract.
+    """
+
+    name: str = ""
+    """The name that `models.build` knows it by."""
+
+    num_stages: ClassVar[int] = 3
+
+    @abstractmethod
+    def run_stem(self, x: Tensor) -> Tensor:
+        """The stem's map from images."""
+
+    @abstractmethod
+    def run_stage(self, index: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(map, pre-activation) of stage `index` from the map before it."""
+
+    @abstractmethod
+    def head_from_last_stage(self, x_last_map: Tensor) -> tuple[Tensor, Tensor]:
+        """(embedding, logits) from the last stage's map: all that comes after the stages."""
+
+    @abstractmethod
+    def linear_head(self) -> nn.Linear:
+        """The classifier."""
+
+    @abstractmethod
+    def feature_modules(self) -> list[nn.Module]:
+        """Stem and stages: what the initialisation stage of AB and FSP trains."""
+
+    def features(self, x: Tensor) -> Features:
+        """One pass with everything kept; `features(x).logits` equals `forward(x)`."""
+        stem = x = self.run_stem(x)
+        stages: list[Tensor] = []
+        preacts: list[Tensor] = []
+        for index in range(self.num_stages):
+            x, preact = self.run_stage(index, x)
+            stages.append(x)
+            preacts.append(preact)
+        return Features(stem, tuple(stages), tuple(preacts), *self.head_from_last_stage(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits `[B, num_classes]`; no map outlives its use."""
+        x = self.run_stem(x)
+        for index in range(self.num_stages):
+            x = self.run_stage(index, x)[0]
+        return self.head_from_last_stage(x)[1]
+
+    @classmethod
+    def canonical_key(cls, key: str) -> str:
+        """The name that this family gives to a checkpoint's key, where files spell it in another way."""
+        return key
+
+
+class PreactBlock(nn.Module, ABC):
+    """A residual block that ends in a ReLU and can hand out the value before it."""
+
+    @abstractmethod
+    def preact(self, x: Tensor) -> Tensor:
+        """The block's output before its last ReLU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.preact(x))
+
+
+def run_blocks(blocks: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """(output, pre-activation) of a sequence of `PreactBlock`s; the last block is not run twice for it."""
+    *before, last = blocks.children()
+    assert isinstance(last, PreactBlock)
+    for block in before:
+        x = block(x)
+    preact = last.preact(x)
+    return F.relu(preact), preact
+
+
+def global_pool(x: Tensor) -> Tensor:
+    """`[B, C, H, W]` to `[B, C]`. At 32x32 it is each paper's own pooling (8x8, 4x4 or 2x2)."""
+    return F.adaptive_avg_pool2d(x, 1).flatten(1)
+
+
+def sequence(blocks: Sequence[nn.Module]) -> nn.Sequential:
+    """A stage, its blocks named 0, 1, 2 ..."""
+    return nn.Sequential(*blocks)

@@ -1,0 +1,40 @@
+"""Names of the networks, and how each is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from models.network import Network
+from models.resnet import ResNet
+
+
+class UnknownNetwork(ValueError):
+    """There is no network of this name."""
+
+
+NARROW, WIDE = (16, 16, 32, 64), (32, 64, 128, 256)
+
+NETWORKS: Mapping[str, Callable[[int], Network]] = {
+    **{f"resnet{depth}": partial(ResNet, depth, NARROW) for depth in (8, 14, 20, 32, 44, 56, 110)},
+    **{f"resnet{depth}x4": partial(ResNet, depth, WIDE) for depth in (8, 32)},
+}
+
+
+def names() -> tuple[str, ...]:
+    """All names that `build` knows."""
+    return tuple(NETWORKS)
+
+
+def build(name: str, num_classes: int = 100) -> Network:
+    """A network with fresh weights, drawn from PyTorch's global generator (seed it first), in train mode.
+
+    Raises `UnknownNetwork` for a name that is not in `names()`, `ValueError` for fewer than one class.
+    """
+    if name not in NETWORKS:
+        raise UnknownNetwork(f"unknown network {name!r}; allowed: {', '.join(NETWORKS)}")
+    if num_classes < 1:
+        raise ValueError(f"num_classes is {num_classes}; allowed: 1 or more")
+    net = NETWORKS[name](num_classes)
+    net.name = name
+    return net

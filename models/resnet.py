@@ -1,0 +1,71 @@
+"""CIFAR resnets of depth 6n + 2 (He et al., "Deep Residual Learning", CVPR 2016, section 4.2) with projection shortcuts."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.init import he_fan_out
+from models.network import Network, PreactBlock, global_pool, run_blocks, sequence
+
+
+class BasicBlock(PreactBlock):
+    """Two 3x3 convolutions; the shortcut is a 1x1 convolution with batch norm wherever the shape changes (option B)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.downsample: nn.Sequential | None = None
+        if stride != 1 or inputs != outputs:
+            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def preact(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        out: Tensor = self.bn2(self.conv2(x)) + shortcut
+        return out
+
+
+class ResNet(Network):
+    """Three stages of n basic blocks.
+
+    depth: 6n + 2. widths: channels of the stem and of the three stages. Raises `ValueError` for another depth.
+    """
+
+    def __init__(self, depth: int, widths: tuple[int, int, int, int], num_classes: int) -> None:
+        super().__init__()
+        if depth < 8 or (depth - 2) % 6:
+            raise ValueError(f"depth {depth} of a CIFAR resnet; allowed: 6n + 2")
+        blocks = (depth - 2) // 6
+        self.conv1 = nn.Conv2d(3, widths[0], 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        self.layer1 = basic_stage(blocks, widths[0], widths[1], 1)
+        self.layer2 = basic_stage(blocks, widths[1], widths[2], 2)
+        self.layer3 = basic_stage(blocks, widths[2], widths[3], 2)
+        self.fc = nn.Linear(widths[3], num_classes)
+        he_fan_out(self)
+
+    def run_stem(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn1(self.conv1(x)))
+
+    def run_stage(self, index: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        return run_blocks((self.layer1, self.layer2, self.layer3)[index], x)
+
+    def head_from_last_stage(self, x_last_map: Tensor) -> tuple[Tensor, Tensor]:
+        embedding = global_pool(x_last_map)
+        return embedding, self.fc(embedding)
+
+    def linear_head(self) -> nn.Linear:
+        return self.fc
+
+    def feature_modules(self) -> list[nn.Module]:
+        return [self.conv1, self.bn1, self.layer1, self.layer2, self.layer3]
+
+
+def basic_stage(blocks: int, inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    """A stage of basic blocks, the first with the stride."""
+    later = [BasicBlock(outputs, outputs) for _ in range(blocks - 1)]
+    return sequence([BasicBlock(inputs, outputs, stride), *later])
