@@ -65,12 +65,40 @@ class Features(NamedTuple):
 class Network(nn.Module, ABC):
     """Base of all networks; input is `[B, 3, H, W]`, made for 32x32.
 
-    A family gives `run_stem`, `run_stage`, `num_stages`, `head_from_last_stage`, `linear_head` and `feature_modules`.
     Submodule names are those of the common checkpoint format, so they are part of the contract.
     """
 
     name: str = ""
     """The name that `models.build` knows it by."""
+
+    @abstractmethod
+    def features(self, x: Tensor) -> Features:
+        """One pass with everything kept; `features(x).logits` equals `forward(x)`."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits `[B, num_classes]`; no map outlives its use."""
+
+    @abstractmethod
+    def head_from_last_stage(self, x_last_map: Tensor) -> tuple[Tensor, Tensor]:
+        """(embedding, logits) from the last stage's map: all that comes after the stages, batch norms included."""
+
+    @abstractmethod
+    def linear_head(self) -> nn.Linear:
+        """The classifier."""
+
+    @abstractmethod
+    def feature_modules(self) -> list[nn.Module]:
+        """Stem and stages: what the initialisation stage of AB and FSP trains."""
+
+    @classmethod
+    def canonical_key(cls, key: str) -> str:
+        """The name that this family gives to a checkpoint's key, where files spell it in another way."""
+        return key
+
+
+class PostActivationNetwork(Network):
+    """A network whose stages end in an activation of their own: all but WRN and DenseNet."""
 
     num_stages: ClassVar[int] = 3
 
@@ -82,20 +110,7 @@ class Network(nn.Module, ABC):
     def run_stage(self, index: int, x: Tensor) -> tuple[Tensor, Tensor]:
         """(map, pre-activation) of stage `index` from the map before it."""
 
-    @abstractmethod
-    def head_from_last_stage(self, x_last_map: Tensor) -> tuple[Tensor, Tensor]:
-        """(embedding, logits) from the last stage's map: all that comes after the stages."""
-
-    @abstractmethod
-    def linear_head(self) -> nn.Linear:
-        """The classifier."""
-
-    @abstractmethod
-    def feature_modules(self) -> list[nn.Module]:
-        """Stem and stages: what the initialisation stage of AB and FSP trains."""
-
     def features(self, x: Tensor) -> Features:
-        """One pass with everything kept; `features(x).logits` equals `forward(x)`."""
         stem = x = self.run_stem(x)
         stages: list[Tensor] = []
         preacts: list[Tensor] = []
@@ -106,27 +121,78 @@ class Network(nn.Module, ABC):
         return Features(stem, tuple(stages), tuple(preacts), *self.head_from_last_stage(x))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits `[B, num_classes]`; no map outlives its use."""
         x = self.run_stem(x)
         for index in range(self.num_stages):
             x = self.run_stage(index, x)[0]
         return self.head_from_last_stage(x)[1]
 
-    @classmethod
-    def canonical_key(cls, key: str) -> str:
-        """The name that this family gives to a checkpoint's key, where files spell it in another way."""
-        return key
+
+class PreStage(nn.Module, ABC):
+    """A stage that opens with a batch norm, whose value is the pre-activation of the stage before it."""
+
+    @abstractmethod
+    def opening(self) -> nn.Module:
+        """That batch norm."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, opened: Tensor | None = None) -> Tensor:
+        """The stage's raw map. opened: `opening()(x)` where the caller has it; running it again would update it twice."""
+
+
+class PreActivationNetwork(Network):
+    """A network whose stages are raw sums or concatenations and where norm and ReLU come first: WRN and DenseNet."""
+
+    @abstractmethod
+    def run_stem(self, x: Tensor) -> Tensor:
+        """The stem's map from images."""
+
+    @abstractmethod
+    def stages(self) -> Sequence[PreStage]:
+        """The stages in order."""
+
+    @abstractmethod
+    def final_norm(self) -> nn.Module:
+        """The batch norm after the last stage."""
+
+    def features(self, x: Tensor) -> Features:
+        stem = x = self.run_stem(x)
+        stages = self.stages()
+        following = [*(stage.opening() for stage in stages[1:]), self.final_norm()]
+        maps: list[Tensor] = []
+        preacts: list[Tensor] = []
+        for stage, norm in zip(stages, following, strict=True):
+            x = stage(x, preacts[-1] if preacts else None)
+            maps.append(x)
+            preacts.append(norm(x))
+        return Features(stem, tuple(maps), tuple(preacts), *self._classify(preacts[-1]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.run_stem(x)
+        for stage in self.stages():
+            x = stage(x)
+        return self.head_from_last_stage(x)[1]
+
+    def head_from_last_stage(self, x_last_map: Tensor) -> tuple[Tensor, Tensor]:
+        return self._classify(self.final_norm()(x_last_map))
+
+    def _classify(self, preact: Tensor) -> tuple[Tensor, Tensor]:
+        embedding = global_pool(F.relu(preact))
+        return embedding, self.linear_head()(embedding)
 
 
 class PreactBlock(nn.Module, ABC):
-    """A residual block that ends in a ReLU and can hand out the value before it."""
+    """A block that ends in a ReLU and can hand out the value before it."""
 
     @abstractmethod
     def preact(self, x: Tensor) -> Tensor:
         """The block's output before its last ReLU."""
 
+    def activate(self, preact: Tensor) -> Tensor:
+        """The block's output from the value before its last ReLU."""
+        return F.relu(preact)
+
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.preact(x))
+        return self.activate(self.preact(x))
 
 
 def run_blocks(blocks: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,14 +202,9 @@ def run_blocks(blocks: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     for block in before:
         x = block(x)
     preact = last.preact(x)
-    return F.relu(preact), preact
+    return last.activate(preact), preact
 
 
 def global_pool(x: Tensor) -> Tensor:
     """`[B, C, H, W]` to `[B, C]`. At 32x32 it is each paper's own pooling (8x8, 4x4 or 2x2)."""
     return F.adaptive_avg_pool2d(x, 1).flatten(1)
-
-
-def sequence(blocks: Sequence[nn.Module]) -> nn.Sequential:
-    """A stage, its blocks named 0, 1, 2 ..."""
-    return nn.Sequential(*blocks)

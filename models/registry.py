@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from models.mobilenetv2 import MobileNetV2
 from models.network import Network
 from models.resnet import ResNet
+from models.resnet50 import DeepResNet
+from models.shufflenet import ShuffleV1, ShuffleV2
+from models.vgg import VGG
+from models.wrn import WideResNet
 
 
 class UnknownNetwork(ValueError):
@@ -18,6 +23,12 @@ NARROW, WIDE = (16, 16, 32, 64), (32, 64, 128, 256)
 NETWORKS: Mapping[str, Callable[[int], Network]] = {
     **{f"resnet{depth}": partial(ResNet, depth, NARROW) for depth in (8, 14, 20, 32, 44, 56, 110)},
     **{f"resnet{depth}x4": partial(ResNet, depth, WIDE) for depth in (8, 32)},
+    **{f"wrn_{depth}_{widen}": partial(WideResNet, depth, widen) for depth in (16, 40) for widen in (1, 2)},
+    **{f"vgg{depth}": partial(VGG, depth) for depth in (8, 11, 13, 16, 19)},
+    "ResNet50": partial(DeepResNet, (3, 4, 6, 3), he_init=True),
+    "MobileNetV2": MobileNetV2,
+    "ShuffleV1": ShuffleV1,
+    "ShuffleV2": ShuffleV2,
 }
 
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.init import he_fan_out
-from models.network import Network, PreactBlock, global_pool, run_blocks, sequence
+from models.network import PostActivationNetwork, PreactBlock, global_pool, run_blocks
 
 
 class BasicBlock(PreactBlock):
@@ -29,7 +29,7 @@ class BasicBlock(PreactBlock):
         return out
 
 
-class ResNet(Network):
+class ResNet(PostActivationNetwork):
     """Three stages of n basic blocks.
 
     depth: 6n + 2. widths: channels of the stem and of the three stages. Raises `ValueError` for another depth.
@@ -68,4 +68,4 @@ class ResNet(Network):
 def basic_stage(blocks: int, inputs: int, outputs: int, stride: int) -> nn.Sequential:
     """A stage of basic blocks, the first with the stride."""
     later = [BasicBlock(outputs, outputs) for _ in range(blocks - 1)]
-    return sequence([BasicBlock(inputs, outputs, stride), *later])
+    return nn.Sequential(BasicBlock(inputs, outputs, stride), *later)

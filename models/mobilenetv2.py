@@ -1,0 +1,90 @@
+"""MobileNetV2 (Sandler et al., CVPR 2018) as the distillation papers have it: width 0.5, plain ReLU, stem of stride 2."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.init import normal_by_width, small_linear
+from models.network import PostActivationNetwork, global_pool
+
+GROUPS = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+"""(expansion, channels at width 1, blocks, stride) of each group of blocks."""
+
+STAGES = ((0, 1), (2,), (3, 4), (5, 6))
+"""The groups of each stage."""
+
+WIDTH, STEM, LAST = 0.5, 32, 1280
+
+
+class InvertedResidual(nn.Module):
+    """1x1 expansion, depthwise 3x3, linear 1x1; the sum with the input where the shapes agree. No ReLU at the end."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        middle = inputs * expansion
+        self.residual = stride == 1 and inputs == outputs
+        self.conv = nn.Sequential(
+            nn.Conv2d(inputs, middle, 1, bias=False),
+            nn.BatchNorm2d(middle),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(middle, middle, 3, stride, 1, groups=middle, bias=False),
+            nn.BatchNorm2d(middle),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(middle, outputs, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv(x)
+        return x + out if self.residual else out
+
+
+class MobileNetV2(PostActivationNetwork):
+    """Seven groups of blocks, read as stages after groups 1, 2, 4 and 6. A stage's map is its own pre-activation."""
+
+    num_stages = len(STAGES)
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        channels = int(STEM * WIDTH)
+        self.conv1 = nn.Sequential(nn.Conv2d(3, channels, 3, 2, 1, bias=False), nn.BatchNorm2d(channels))
+        groups: list[nn.Module] = []
+        for expansion, full_width, count, first_stride in GROUPS:
+            group: list[nn.Module] = []
+            for stride in (first_stride, *[1] * (count - 1)):
+                outputs = int(full_width * WIDTH)
+                group.append(InvertedResidual(channels, outputs, stride, expansion))
+                channels = outputs
+            groups.append(nn.Sequential(*group))
+        self.blocks = nn.Sequential(*groups)
+        self.conv2 = nn.Sequential(nn.Conv2d(channels, LAST, 1, bias=False), nn.BatchNorm2d(LAST))
+        linear = nn.Linear(LAST, num_classes)
+        self.classifier = nn.Sequential(linear)
+        normal_by_width(self)
+        small_linear(linear)
+
+    def run_stem(self, x: Tensor) -> Tensor:
+        return F.relu(self.conv1(x))
+
+    def run_stage(self, index: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        for group in STAGES[index]:
+            x = self.blocks[group](x)
+        return x, x
+
+    def head_from_last_stage(self, x_last_map: Tensor) -> tuple[Tensor, Tensor]:
+        embedding = global_pool(F.relu(self.conv2(x_last_map), inplace=True))
+        return embedding, self.classifier(embedding)
+
+    def linear_head(self) -> nn.Linear:
+        head = self.classifier[0]
+        assert isinstance(head, nn.Linear)
+        return head
+
+    def feature_modules(self) -> list[nn.Module]:
+        return [self.conv1, self.blocks]
+
+    @classmethod
+    def canonical_key(cls, key: str) -> str:
+        """SSKD's files have the classifier without its `0`."""
+        return f"classifier.0.{key[11:]}" if key in ("classifier.weight", "classifier.bias") else key

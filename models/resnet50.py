@@ -1,0 +1,124 @@
+"""ResNets of the ImageNet design with a CIFAR stem (He et al., CVPR 2016, table 1; ResNeXt: Xie et al., CVPR 2017).
+
+`ResNet50` is a teacher of the distillation tables. The others belong to the self-distillation papers and keep
+PyTorch's default initialisation. Checkpoints in torchvision's spelling are read too.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.init import he_fan_out
+from models.network import PostActivationNetwork, PreactBlock, global_pool, run_blocks
+
+
+class Bottleneck(PreactBlock):
+    """1x1, 3x3 with the stride, 1x1 to four times the planes; the shortcut is a 1x1 convolution where the shape changes.
+
+    groups: of the 3x3 convolution, each of `width` channels per 64 planes.
+    """
+
+    expansion = 4
+
+    def __init__(self, inputs: int, planes: int, stride: int, groups: int = 1, width: int = 64) -> None:
+        super().__init__()
+        middle, outputs = planes * width // 64 * groups, planes * self.expansion
+        self.conv1 = nn.Conv2d(inputs, middle, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(middle)
+        self.conv2 = nn.Conv2d(middle, middle, 3, stride, 1, groups=groups, bias=False)
+        self.bn2 = nn.BatchNorm2d(middle)
+        self.conv3 = nn.Conv2d(middle, outputs, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.shortcut = _shortcut(inputs, outputs, stride)
+
+    def preact(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        out = F.relu(self.bn2(self.conv2(out)), inplace=True)
+        out = self.bn3(self.conv3(out)) + self.shortcut(x)
+        return out
+
+
+class BasicBlock(PreactBlock):
+    """Two 3x3 convolutions, the first with the stride; the shortcut as in `Bottleneck`."""
+
+    expansion = 1
+
+    def __init__(self, inputs: int, planes: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, planes, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.shortcut = _shortcut(inputs, planes, stride)
+
+    def preact(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        out = self.bn2(self.conv2(out)) + self.shortcut(x)
+        return out
+
+
+def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    if stride == 1 and inputs == outputs:
+        return nn.Sequential()
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+
+class DeepResNet(PostActivationNetwork):
+    """A 3x3 stride-1 stem of 64 and four stages of strides 1, 2, 2, 2.
+
+    blocks: of each stage. bottleneck: `Bottleneck` blocks with `groups` and `width`, else basic ones.
+    he_init: He's initialisation by fan out, else PyTorch's default.
+    """
+
+    num_stages = 4
+
+    def __init__(
+        self,
+        blocks: tuple[int, int, int, int],
+        num_classes: int,
+        *,
+        bottleneck: bool = True,
+        groups: int = 1,
+        width: int = 64,
+        he_init: bool = False,
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        channels = 64
+        stages: list[nn.Sequential] = []
+        for planes, count, first_stride in zip((64, 128, 256, 512), blocks, (1, 2, 2, 2), strict=True):
+            stage: list[nn.Module] = []
+            for stride in (first_stride, *[1] * (count - 1)):
+                if bottleneck:
+                    stage.append(Bottleneck(channels, planes, stride, groups, width))
+                else:
+                    stage.append(BasicBlock(channels, planes, stride))
+                channels = planes * (Bottleneck.expansion if bottleneck else BasicBlock.expansion)
+            stages.append(nn.Sequential(*stage))
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.linear = nn.Linear(channels, num_classes)
+        if he_init:
+            he_fan_out(self)
+
+    def run_stem(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn1(self.conv1(x)))
+
+    def run_stage(self, index: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        return run_blocks((self.layer1, self.layer2, self.layer3, self.layer4)[index], x)
+
+    def head_from_last_stage(self, x_last_map: Tensor) -> tuple[Tensor, Tensor]:
+        embedding = global_pool(x_last_map)
+        return embedding, self.linear(embedding)
+
+    def linear_head(self) -> nn.Linear:
+        return self.linear
+
+    def feature_modules(self) -> list[nn.Module]:
+        return [self.conv1, self.bn1, self.layer1, self.layer2, self.layer3, self.layer4]
+
+    @classmethod
+    def canonical_key(cls, key: str) -> str:
+        """Also reads torchvision's spelling."""
+        return f"linear.{key[3:]}" if key.startswith("fc.") else key.replace(".downsample.", ".shortcut.")

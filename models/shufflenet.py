@@ -1,0 +1,166 @@
+"""ShuffleNet V1 (Zhang et al., CVPR 2018) and V2 (Ma et al., ECCV 2018) for CIFAR: 1x1 stem of 24 channels, no max-pool."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.network import PostActivationNetwork, PreactBlock, global_pool, run_blocks
+
+STEM = 24
+
+
+def shuffle(x: Tensor, groups: int) -> Tensor:
+    """`[B, C, H, W]`, C as `groups` rows of C / groups channels: transposed. Keeps channels_last."""
+    batch, channels, height, width = x.shape
+    if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+        x_BHWC = x.permute(0, 2, 3, 1).view(batch, height, width, groups, channels // groups)
+        return x_BHWC.transpose(3, 4).reshape(batch, height, width, channels).permute(0, 3, 1, 2)
+    return x.reshape(batch, groups, channels // groups, height, width).transpose(1, 2).reshape(x.shape)
+
+
+class V1Block(PreactBlock):
+    """Grouped 1x1, shuffle, depthwise 3x3, 1x1 in 3 groups; summed with the input, or with stride 2 set beside the pooled one.
+
+    outputs: channels that the block hands on, the pooled input among them. first_groups: of its first 1x1 convolution.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, first_groups: int) -> None:
+        super().__init__()
+        self.stride, self.groups = stride, first_groups
+        own = outputs - inputs if stride == 2 else outputs
+        middle = own // 4
+        self.conv1 = nn.Conv2d(inputs, middle, 1, groups=first_groups, bias=False)
+        self.bn1 = nn.BatchNorm2d(middle)
+        self.conv2 = nn.Conv2d(middle, middle, 3, stride, 1, groups=middle, bias=False)
+        self.bn2 = nn.BatchNorm2d(middle)
+        self.conv3 = nn.Conv2d(middle, own, 1, groups=3, bias=False)
+        self.bn3 = nn.BatchNorm2d(own)
+
+    def preact(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        if self.groups > 1:
+            out = shuffle(out, self.groups)
+        out = F.relu(self.bn2(self.conv2(out)), inplace=True)
+        out = self.bn3(self.conv3(out))
+        return torch.cat([out, F.avg_pool2d(x, 3, 2, 1)], 1) if self.stride == 2 else out + x
+
+
+class V2Basic(PreactBlock):
+    """The first half of the channels passes by; the second goes through 1x1, depthwise 3x3, 1x1; then all are shuffled."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        half = channels // 2
+        self.conv1 = nn.Conv2d(half, half, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(half)
+        self.conv2 = nn.Conv2d(half, half, 3, 1, 1, groups=half, bias=False)
+        self.bn2 = nn.BatchNorm2d(half)
+        self.conv3 = nn.Conv2d(half, half, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(half)
+
+    def preact(self, x: Tensor) -> Tensor:
+        passing, out = x.chunk(2, 1)
+        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(out)), inplace=True)))
+        out = self.bn3(self.conv3(out))
+        return torch.cat([passing, out], 1)
+
+    def activate(self, preact: Tensor) -> Tensor:
+        # The passing half has been through a ReLU already; a second one changes neither its value nor its gradient.
+        return shuffle(F.relu(preact), 2)
+
+
+class V2Down(PreactBlock):
+    """Stride 2, both halves made from all input channels: left depthwise 3x3 and 1x1; right 1x1, depthwise 3x3, 1x1."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        half = outputs // 2
+        self.conv1 = nn.Conv2d(inputs, inputs, 3, 2, 1, groups=inputs, bias=False)
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.conv2 = nn.Conv2d(inputs, half, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(half)
+        self.conv3 = nn.Conv2d(inputs, half, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(half)
+        self.conv4 = nn.Conv2d(half, half, 3, 2, 1, groups=half, bias=False)
+        self.bn4 = nn.BatchNorm2d(half)
+        self.conv5 = nn.Conv2d(half, half, 1, bias=False)
+        self.bn5 = nn.BatchNorm2d(half)
+
+    def preact(self, x: Tensor) -> Tensor:
+        left = self.bn2(self.conv2(self.bn1(self.conv1(x))))
+        right = self.bn4(self.conv4(F.relu(self.bn3(self.conv3(x)), inplace=True)))
+        right = self.bn5(self.conv5(right))
+        return torch.cat([left, right], 1)
+
+    def activate(self, preact: Tensor) -> Tensor:
+        return shuffle(F.relu(preact), 2)
+
+
+class ShuffleNet(PostActivationNetwork):
+    """What both versions share: the stem and three stages, each opened by a block of stride 2.
+
+    PyTorch's default initialisation.
+    """
+
+    def __init__(self, widths: tuple[int, int, int], embedding: int, num_classes: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, STEM, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(STEM)
+        inputs = (STEM, *widths[:-1])
+        stages = [self.stage(*shape) for shape in zip(inputs, widths, (4, 8, 4), strict=True)]
+        self.layer1, self.layer2, self.layer3 = stages
+        self.linear = nn.Linear(embedding, num_classes)
+
+    @staticmethod
+    @abstractmethod
+    def stage(inputs: int, outputs: int, blocks: int) -> nn.Sequential:
+        """A stage of `blocks` blocks."""
+
+    def run_stem(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn1(self.conv1(x)))
+
+    def run_stage(self, index: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        return run_blocks((self.layer1, self.layer2, self.layer3)[index], x)
+
+    def linear_head(self) -> nn.Linear:
+        return self.linear
+
+    def feature_modules(self) -> list[nn.Module]:
+        return [self.conv1, self.bn1, self.layer1, self.layer2, self.layer3]
+
+
+class ShuffleV1(ShuffleNet):
+    """3 groups, widths 240-480-960; the first block's first convolution, reading 24 channels, has 1 group."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__((240, 480, 960), 960, num_classes)
+
+    @staticmethod
+    def stage(inputs: int, outputs: int, blocks: int) -> nn.Sequential:
+        opening = V1Block(inputs, outputs, 2, 1 if inputs == STEM else 3)
+        return nn.Sequential(opening, *[V1Block(outputs, outputs, 1, 3) for _ in range(blocks - 1)])
+
+    def head_from_last_stage(self, x_last_map: Tensor) -> tuple[Tensor, Tensor]:
+        embedding = global_pool(x_last_map)
+        return embedding, self.linear(embedding)
+
+
+class ShuffleV2(ShuffleNet):
+    """Widths of x1: 116-232-464, then a 1x1 convolution to 1024. A stage's pre-activation comes before ReLU and shuffle."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__((116, 232, 464), 1024, num_classes)
+        self.conv2 = nn.Conv2d(464, 1024, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(1024)
+
+    @staticmethod
+    def stage(inputs: int, outputs: int, blocks: int) -> nn.Sequential:
+        return nn.Sequential(V2Down(inputs, outputs), *[V2Basic(outputs) for _ in range(blocks - 1)])
+
+    def head_from_last_stage(self, x_last_map: Tensor) -> tuple[Tensor, Tensor]:
+        embedding = global_pool(F.relu(self.bn2(self.conv2(x_last_map)), inplace=True))
+        return embedding, self.linear(embedding)
