@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from models.densenet import DenseNet
 from models.mobilenetv2 import MobileNetV2
 from models.network import Network
 from models.resnet import ResNet
@@ -29,6 +30,12 @@ NETWORKS: Mapping[str, Callable[[int], Network]] = {
     "MobileNetV2": MobileNetV2,
     "ShuffleV1": ShuffleV1,
     "ShuffleV2": ShuffleV2,
+    # The self-distillation papers' own; PyTorch's default initialisation.
+    "ResNet18": partial(DeepResNet, (2, 2, 2, 2), bottleneck=False),
+    "ResNet50_default": partial(DeepResNet, (3, 4, 6, 3)),
+    "ResNet101": partial(DeepResNet, (3, 4, 23, 3)),
+    "ResNeXt50": partial(DeepResNet, (3, 4, 6, 3), groups=32, width=4),
+    "DenseNet121": partial(DenseNet, (6, 12, 24, 16)),
 }
 
 

@@ -33,7 +33,7 @@ class Bottleneck(PreactBlock):
         self.shortcut = _shortcut(inputs, outputs, stride)
 
     def preact(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        out: Tensor = F.relu(self.bn1(self.conv1(x)), inplace=True)
         out = F.relu(self.bn2(self.conv2(out)), inplace=True)
         out = self.bn3(self.conv3(out)) + self.shortcut(x)
         return out
@@ -53,7 +53,7 @@ class BasicBlock(PreactBlock):
         self.shortcut = _shortcut(inputs, planes, stride)
 
     def preact(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        out: Tensor = F.relu(self.bn1(self.conv1(x)), inplace=True)
         out = self.bn2(self.conv2(out)) + self.shortcut(x)
         return out
 

@@ -1,0 +1,95 @@
+"""DenseNet (Huang et al., CVPR 2017) as torchvision defines it, with a CIFAR stem: 3x3, stride 1, no max-pool."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.network import PreActivationNetwork, PreStage
+
+GROWTH, BOTTLENECK, STEM = 32, 4, 64
+
+
+class DenseLayer(nn.Module):
+    """bn-relu-1x1-bn-relu-3x3 to `GROWTH` new channels, set beside the input."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(inputs)
+        self.conv1 = nn.Conv2d(inputs, BOTTLENECK * GROWTH, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(BOTTLENECK * GROWTH)
+        self.conv2 = nn.Conv2d(BOTTLENECK * GROWTH, GROWTH, 3, 1, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.conv1(F.relu(self.norm1(x), inplace=True))
+        out = self.conv2(F.relu(self.norm2(out), inplace=True))
+        return torch.cat([x, out], 1)
+
+
+class DenseStage(PreStage):
+    """A dense block; with `transition`, behind the bn-relu-1x1-pool that halves the channels and the size before it."""
+
+    def __init__(self, inputs: int, layers: int, transition: bool) -> None:
+        super().__init__()
+        self.norm: nn.BatchNorm2d | None = None
+        self.conv: nn.Conv2d | None = None
+        if transition:
+            self.norm = nn.BatchNorm2d(inputs)
+            self.conv = nn.Conv2d(inputs, inputs // 2, 1, bias=False)
+            inputs //= 2
+        self.layers = nn.Sequential(*[DenseLayer(inputs + GROWTH * done) for done in range(layers)])
+        self.outputs = inputs + GROWTH * layers
+
+    def opening(self) -> nn.Module:
+        assert self.norm is not None, "the first stage opens with the stem's map"
+        return self.norm
+
+    def forward(self, x: Tensor, opened: Tensor | None = None) -> Tensor:
+        if self.norm is not None and self.conv is not None:
+            x = F.avg_pool2d(self.conv(F.relu(self.norm(x) if opened is None else opened)), 2)
+        x = self.layers(x)
+        return x
+
+
+class DenseNet(PreActivationNetwork):
+    """Four dense blocks of `layers` layers. PyTorch's default initialisation, as the self-distillation papers have it."""
+
+    def __init__(self, layers: tuple[int, int, int, int], num_classes: int) -> None:
+        super().__init__()
+        self.conv0 = nn.Conv2d(3, STEM, 3, 1, 1, bias=False)
+        self.norm0 = nn.BatchNorm2d(STEM)
+        self.stage1 = DenseStage(STEM, layers[0], transition=False)
+        self.stage2 = DenseStage(self.stage1.outputs, layers[1], transition=True)
+        self.stage3 = DenseStage(self.stage2.outputs, layers[2], transition=True)
+        self.stage4 = DenseStage(self.stage3.outputs, layers[3], transition=True)
+        self.norm5 = nn.BatchNorm2d(self.stage4.outputs)
+        self.classifier = nn.Linear(self.stage4.outputs, num_classes)
+
+    def run_stem(self, x: Tensor) -> Tensor:
+        return F.relu(self.norm0(self.conv0(x)))
+
+    def stages(self) -> Sequence[PreStage]:
+        return self.stage1, self.stage2, self.stage3, self.stage4
+
+    def final_norm(self) -> nn.Module:
+        return self.norm5
+
+    def linear_head(self) -> nn.Linear:
+        return self.classifier
+
+    def feature_modules(self) -> list[nn.Module]:
+        return [self.conv0, self.norm0, self.stage1, self.stage2, self.stage3, self.stage4]
+
+    @classmethod
+    def canonical_key(cls, key: str) -> str:
+        """Also reads torchvision's spelling."""
+        key = key.removeprefix("features.")
+        if found := re.match(r"denseblock(\d)\.denselayer(\d+)\.(.*)", key):
+            return f"stage{found[1]}.layers.{int(found[2]) - 1}.{found[3]}"
+        if found := re.match(r"transition(\d)\.(.*)", key):
+            return f"stage{int(found[1]) + 1}.{found[2]}"
+        return key
