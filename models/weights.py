@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import secrets
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,21 +56,23 @@ def load_weights(net: Network, path: str | os.PathLike[str]) -> dict[str, Any]:
 def save_weights(net: nn.Module, path: str | os.PathLike[str], **extra: Any) -> None:
     """Writes `{"model": state dict, **extra}` as contiguous fp32 tensors of the CPU, atomically.
 
-    extra: plain data or tensors, so that `load_weights` can read the file. Missing folders are made. Raises `TypeError` for
-    an extra named `model` or of another kind, `OSError` where the file cannot be written; an older file stays whole then.
+    extra: plain data or tensors, also nested (namespaces are written as dicts, numpy scalars as numbers). Missing folders
+    are made. Raises `TypeError` for an extra named `model` or of another kind, `OSError` where the file cannot be written;
+    an older file stays whole then.
     """
     if "model" in extra:
         raise TypeError("extra entry 'model'; allowed: any other name")
-    for key, value in extra.items():
-        if not _readable(value):
-            raise TypeError(f"extra entry {key!r} is a {type(value).__name__}; allowed: plain data and tensors")
+    beside = {key: _plain(value, keep_tensors=True) for key, value in extra.items()}
+    for key, value in beside.items():
+        if value is _NOT_PLAIN:
+            raise TypeError(f"extra entry {key!r} is or holds more than plain data and tensors: {extra[key]!r:.80}")
     state = {key: _as_saved(tensor) for key, tensor in net.state_dict().items()}
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("xb") as file:
-            torch.save({"model": state, **extra}, file)
+            torch.save({"model": state, **beside}, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -107,31 +110,32 @@ def _harmless() -> list[Any]:
     allowed: list[Any] = [argparse.Namespace]
     try:
         import numpy as np
-        from numpy._core.multiarray import scalar
     except ImportError:
         return allowed
     allowed += [np.dtype, *{type(np.dtype(kind)) for kind in "?bhilqBHILQefd"}]
-    # Files name the function by the module of the numpy that wrote them: one name before numpy 2, another since.
+    # Files name numpy's scalar-making function by its module in the numpy that wrote them: another one since numpy 2.
+    scalar = np.float64(0).__reduce__()[0]
     return allowed + [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
 
 
 def _read(path: Path) -> Any:
-    if not path.is_file():
-        raise WeightsError(f"{path}: {'not a file' if path.exists() else 'no such file'}; expected a checkpoint")
     try:
+        if not path.is_file():
+            raise WeightsError(f"{path}: {'not a file' if path.exists() else 'no such file'}; expected a checkpoint")
         if path.stat().st_size == 0:
             raise WeightsError(f"{path}: the file is empty; expected a checkpoint")
-        with torch.serialization.safe_globals(_harmless()):
+        with torch.serialization.safe_globals(_harmless()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols and archive kinds: the outcome says it better
             return torch.load(path, map_location="cpu", weights_only=True)
     except WeightsError:
         raise
     except Exception as error:  # noqa: BLE001 - a damaged file can make the reader fail in any way
-        text = str(error)
-        if found := re.search(r"GLOBAL ([\w.]+)|class (?:`|')?([\w.]+)(?:`|')? .*unsafe|global `?([\w.]+)`? ", text):
-            what = next(name for name in found.groups() if name)
-            raise WeightsError(f"{path}: refused, it holds {what}; expected only tensors and plain data") from None
-        first = " ".join(text.split())[:120] or type(error).__name__
-        raise WeightsError(f"{path}: damaged, or not a checkpoint ({first}); expected a file of torch.save") from None
+        text = " ".join(str(error).split())
+        if found := re.search(r"GLOBAL ([\w.]+)", text):
+            raise WeightsError(f"{path}: refused, it holds {found[1]}; expected only tensors and plain data") from None
+        cause = text.partition("WeightsUnpickler error: ")[2] or text
+        cause = f"{type(error).__name__}: {cause}"[:100].partition(". ")[0].rstrip(" .:")
+        raise WeightsError(f"{path}: damaged, or not a checkpoint ({cause}); expected a file of torch.save") from None
 
 
 def _split(path: Path, content: Any) -> tuple[State, dict[str, Any]]:
@@ -186,27 +190,27 @@ def _check(path: Path, net: Network, own: Mapping[str, Tensor], state: State) ->
 _NOT_PLAIN = object()
 
 
-def _plain(value: Any) -> Any:
-    """`value` as None, bool, numbers, text, lists and dicts; `_NOT_PLAIN` where it holds anything else."""
+def _plain(value: Any, keep_tensors: bool = False) -> Any:
+    """`value` as None, bools, numbers, text, lists and dicts of them; `_NOT_PLAIN` where it holds anything else.
+
+    Tensors stay, on the CPU, with `keep_tensors`; else one with a single element becomes a number.
+    """
     if value is None or type(value) in (bool, int, float, str):
         return value
-    if isinstance(value, Tensor) and value.numel() == 1 or type(value).__module__ == "numpy":
-        return value.item() if hasattr(value, "item") else _NOT_PLAIN
+    if isinstance(value, Tensor):
+        if keep_tensors:
+            return value.detach().cpu()
+        return value.item() if value.numel() == 1 else _NOT_PLAIN
+    if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
+        return _plain(value.item())
     if isinstance(value, argparse.Namespace):
         value = vars(value)
     if isinstance(value, Mapping):
-        entries = {str(key): _plain(entry) for key, entry in value.items()}
+        if any(type(key) not in (bool, int, float, str) for key in value):
+            return _NOT_PLAIN
+        entries = {key: _plain(entry, keep_tensors) for key, entry in value.items()}
         return _NOT_PLAIN if any(entry is _NOT_PLAIN for entry in entries.values()) else entries
     if isinstance(value, (list, tuple)):
-        items = [_plain(item) for item in value]
+        items = [_plain(item, keep_tensors) for item in value]
         return _NOT_PLAIN if any(item is _NOT_PLAIN for item in items) else items
     return _NOT_PLAIN
-
-
-def _readable(value: Any) -> bool:
-    """Whether `_read` would take it back: plain data or tensors."""
-    if isinstance(value, Mapping):
-        return all(_readable(key) and _readable(entry) for key, entry in value.items())
-    if isinstance(value, (list, tuple)):
-        return all(_readable(item) for item in value)
-    return isinstance(value, Tensor) or _plain(value) is not _NOT_PLAIN
