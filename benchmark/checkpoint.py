@@ -1,0 +1,42 @@
+"""Checkpoints of running runs: written after each epoch, atomically; read back bit for bit."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from results.files import atomic
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Writes a checkpoint in one piece (temporary file, fsync, rename)."""
+    with atomic(path, "wb") as f:
+        torch.save(state, f)
+
+
+def load(path: Path, device: torch.device) -> dict[str, Any] | None:
+    """A checkpoint's content, None if there is none. Raises `RuntimeError` or `ValueError` for a file that is none."""
+    if not path.exists():
+        return None
+    found = torch.load(path, map_location=device, weights_only=True)
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds no checkpoint")
+    return found
+
+
+FIRST = ("stage", "epoch", "lr", "train_loss", "train_acc", "test_acc", "test_acc_top5", "test_loss", "seconds")
+
+
+def write_curve(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Writes a curve: the columns of `FIRST`, then `term_*` (unweighted means over the epoch), a line an epoch."""
+    terms = sorted({k for row in rows for k in row} - set(FIRST))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*FIRST, *terms], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    with atomic(path) as f:
+        f.write(text.getvalue())

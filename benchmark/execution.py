@@ -1,0 +1,138 @@
+"""How the arithmetic is done: device, precision, memory format, threads. Recorded with every result, in no key.
+
+The reference is fp32 on the CPU: there, at the same number of threads, a run's weights are the same bit for bit whatever it was packed
+with and however often it was interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import platform
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmark.errors import InputError
+
+PRECISIONS = ("fp32", "tf32", "bf16")
+
+
+def has_gpu() -> bool:
+    return torch.cuda.is_available()
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the processor multiplies bf16 natively (AVX512-BF16 or AMX); elsewhere bf16 is emulated and slower than fp32."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+@dataclass(frozen=True)
+class Execution:
+    """device: `cpu` or `cuda[:n]`. precision: `fp32`; `tf32` (GPU: matrix products in TF32); `bf16` (networks under autocast, losses and
+    weights in fp32). threads: of the CPU, 0 leaves torch's own choice."""
+
+    device: str
+    precision: str
+    threads: int = 0
+    channels_last: bool = True
+
+    @property
+    def torch_device(self) -> torch.device:
+        return torch.device(self.device)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context for a network's forward pass."""
+        if self.precision != "bf16":
+            return contextlib.nullcontext()
+        return torch.autocast(self.torch_device.type, torch.bfloat16)
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """Sets threads and matrix-product precision, and puts them back."""
+        threads, tf32 = torch.get_num_threads(), torch.backends.cuda.matmul.allow_tf32
+        conv = torch.backends.cudnn.allow_tf32
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.precision != "fp32"
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32, conv
+
+    def describe(self) -> dict[str, Any]:
+        device = torch.cuda.get_device_name(self.torch_device) if self.torch_device.type == "cuda" else _cpu_name()
+        return {
+            "device": self.torch_device.type, "device_name": device, "precision": self.precision, "channels_last": self.channels_last,
+            "threads": self.threads or torch.get_num_threads(),
+        }
+
+
+def choose(device: str = "auto", precision: str = "auto", threads: int = 0, profile: str = "quick") -> Execution:
+    """The execution of a plan, by rule and not by what is in it.
+
+    device auto: the GPU if there is one. precision auto: on a GPU bf16; on a CPU bf16 where the processor has it and the profile is not
+    `quick` (which is the reference: fp32, small enough not to need it), else fp32.
+    """
+    if device == "auto":
+        device = "cuda" if has_gpu() else "cpu"
+    if torch.device(device).type == "cuda" and not has_gpu():
+        raise InputError(f"device {device}: no GPU is to be seen; allowed: cpu")
+    if precision == "auto":
+        fast = torch.device(device).type == "cuda" or (profile != "quick" and cpu_has_bf16())
+        precision = "bf16" if fast else "fp32"
+    if precision not in PRECISIONS:
+        raise InputError(f"precision {precision}; allowed: auto, {', '.join(PRECISIONS)}")
+    return Execution(device, precision, threads)
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Versions of what computes."""
+    import numpy
+
+    return {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__,
+            "cuda": torch.version.cuda or "", "platform": sys.platform}
+
+
+@functools.cache
+def git_state() -> dict[str, Any]:
+    """Commit of the code and whether the tree was dirty. A snapshot (see slurm/) carries its own in the file `SNAPSHOT`."""
+    root = Path(__file__).resolve().parent.parent
+    snapshot = root / "SNAPSHOT"
+    if snapshot.is_file():
+        commit, _, dirty = snapshot.read_text().strip().partition(" ")
+        return {"commit": commit, "dirty": dirty == "dirty"}
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+        status = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], cwd=root, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": "unknown", "dirty": None}
+    return {"commit": commit, "dirty": bool(status.stdout.strip())}
+
+
+def where() -> dict[str, Any]:
+    return {"host": socket.gethostname(), "job": os.environ.get("SLURM_JOB_ID", ""), "node": os.environ.get("SLURMD_NODENAME", "")}

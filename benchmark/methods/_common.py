@@ -1,0 +1,71 @@
+"""What several feature methods share: pairing of stage maps, matching of their sizes, FitNet's regressor, spatial attention.
+
+A paper's text leaves these open; they are as in the code that produced the tables (RepDistiller helper/util.py, models/util.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from models import NetInfo
+
+Shape = tuple[int, int, int]
+T = TypeVar("T")
+
+
+def match_spatial(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Both maps at the smaller one's size: the larger of `[B, C, H, W]` and `[B, D, h, w]` is adaptive-average-pooled to the other."""
+    if a.shape[-2] > b.shape[-2]:
+        return F.adaptive_avg_pool2d(a, (b.shape[-2], b.shape[-1])), b
+    if a.shape[-2] < b.shape[-2]:
+        return a, F.adaptive_avg_pool2d(b, (a.shape[-2], a.shape[-1]))
+    return a, b
+
+
+def pairs_of_stages(student: Sequence[T], teacher: Sequence[T]) -> list[tuple[T, T]]:
+    """Stages paired in order (maps or shapes); if one network has more of them, the rest is ignored."""
+    return list(zip(student, teacher, strict=False))
+
+
+def attention(maps: Tensor) -> Tensor:
+    """`[B, C, H, W]` -> `[B, H*W]`: mean over channels of the squares, flattened, L2-normalised in each row (AT's Q, FT's factor)."""
+    return F.normalize(maps.square().mean(1).flatten(1), dim=1)
+
+
+def cannot_regress(student: Shape, teacher: Shape) -> str | None:
+    """Why no `regressor` exists from one (C, H, W) to the other, or None."""
+    s, t = student[1], teacher[1]
+    if s == 2 * t or 2 * s == t or s >= t:
+        return None
+    return f"no regressor from a {s}x{student[2]} map to a {t}x{teacher[2]} map"
+
+
+def regressor(student: Shape, teacher: Shape, *, relu: bool) -> nn.Sequential:
+    """A convolution from the student's (C, H, W) to the teacher's, with batch norm: FitNet's regressor (relu) and AB's connector (no relu).
+
+    Student side twice the teacher's: 3x3, stride 2, padding 1; half: transposed 4x4, stride 2, padding 1; equal or otherwise larger:
+    kernel 1 + (s - t), no padding. Convolutions have a bias. `ValueError` where `cannot_regress` has a reason.
+    """
+    if (reason := cannot_regress(student, teacher)) is not None:
+        raise ValueError(reason)
+    (c_s, s, _), (c_t, t, _) = student, teacher
+    conv: nn.Module
+    if s == 2 * t:
+        conv = nn.Conv2d(c_s, c_t, 3, stride=2, padding=1)
+    elif 2 * s == t:
+        conv = nn.ConvTranspose2d(c_s, c_t, 4, stride=2, padding=1)
+    else:
+        conv = nn.Conv2d(c_s, c_t, 1 + s - t)
+    return nn.Sequential(conv, nn.BatchNorm2d(c_t), *([nn.ReLU()] if relu else []))
+
+
+def known(student: NetInfo | None, teacher: NetInfo | None) -> tuple[NetInfo, NetInfo]:
+    """Both networks' sizes, for a method that cannot be built without; `ValueError` where one is missing."""
+    if student is None or teacher is None:
+        raise ValueError("this method needs a student and a teacher")
+    return student, teacher
