@@ -153,8 +153,8 @@ def _selected_kl(student: Tensor, teacher: Tensor, truth: Tensor, temperature: f
 
 def _trained_head(size: int, artifacts: Mapping[str, Mapping[str, Tensor]]) -> nn.Sequential:
     """The teacher's head as stage A left it, frozen. `InputError` if it is not there or belongs to another teacher."""
-    if "sskd_head" not in artifacts:
-        raise InputError("sskd: the teacher's head is missing; allowed: a run of sskd_head on the same teacher first")
+    if not artifacts.get("sskd_head"):
+        raise InputError("sskd: the teacher's head is missing; allowed: a finished run of sskd_head on the same teacher")
     head = projection_head(size)
     try:
         head.load_state_dict({key.removeprefix("head."): value for key, value in artifacts["sskd_head"].items()})

@@ -1,0 +1,45 @@
+"""The front door: `python -m benchmark VERB`. Exit codes: 0 done, 1 a check or a run failed, 2 the input was wrong, 130 interrupted."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from benchmark.errors import InputError
+
+FAMILIES = ("running", "state", "tables", "inform", "cluster", "bench")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        """One line, exit code 2 (argparse would print the usage too)."""
+        print(f"error: {message} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def parser() -> argparse.ArgumentParser:
+    p = _Parser(prog="python -m benchmark", description="Regenerates the top-1 tables of knowledge-distillation papers and diffs them.")
+    verbs = p.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
+    for family in FAMILIES:
+        importlib.import_module(f"benchmark.cli.{family}").register(verbs)
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    try:
+        args = parser().parse_args(argv)
+        return int(args.do(args))
+    except InputError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; everything up to the last finished epoch is kept, the same command goes on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

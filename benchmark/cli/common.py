@@ -1,0 +1,184 @@
+"""What the verbs share: the options that choose runs, and where things lie."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import fnmatch
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmark import matrix, plan, protocols, teachers
+from benchmark.errors import InputError
+from benchmark.execution import Execution, choose, has_gpu
+from benchmark.local import Environment
+from benchmark.matrix import Expansion
+from benchmark.runs import Resolver, Run
+from results.store import Store, default_folder
+
+PAPER_TABLES = {
+    "dlkd": ("dlkd-table1", "dlkd-table2"),
+    "sskd": ("sskd-table3", "sskd-table4"),
+    "crd": ("crd-table1", "crd-table2"),
+}
+"""`PAPER=`: the paper's tables of similar and of different architectures."""
+
+
+def _env(name: str, default: str = "") -> str:
+    return os.environ.get(name) or default
+
+
+def add_places(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("places")
+    group.add_argument("--results", default=None, metavar="DIR", help="where runs lie (default: $RESULTS, else results/runs)")
+    group.add_argument("--data", default=_env("DATA", "data"), metavar="DIR", help="folder of data sets (default: $DATA, else data; missing sets are downloaded)")
+    group.add_argument("--teachers", default=_env("TEACHERS"), metavar="DIR",
+                       help="folder of checkpoints that teach instead of teachers trained here (default: $TEACHERS)")
+
+
+def add_selection(parser: argparse.ArgumentParser, table: bool = True) -> None:
+    if table:
+        parser.add_argument("table", metavar="TABLE", help=f"one of {', '.join(matrix.table_names())}, or a .toml file")
+    group = parser.add_argument_group("which runs")
+    group.add_argument("--profile", default=_env("PROFILE") or None, help=f"{', '.join(protocols.PROFILES)} (default: paper with a GPU, quick without)")
+    group.add_argument("--protocol", default=_env("PROTOCOL") or None, help="overrides the table's protocol; makes it not comparable with the printed numbers")
+    group.add_argument("--seeds", default=_env("SEEDS") or None, metavar="N|A,B,..", help="number of seeds (0..N-1), or a list such as 0,3,7 or 5, (only seed 5)")
+    group.add_argument("--pairs", default="", metavar="T:S,..", help="only these columns")
+    group.add_argument("--methods", default="", metavar="M,..", help="only these rows (Teacher and Student stay)")
+    group.add_argument("--only", default="", metavar="PATTERN", help="only runs whose key matches (shell pattern, or a part of the key)")
+    group.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", dest="settings",
+                       help="another hyper-parameter, e.g. kd.temperature=8, ce=0.5, recipe.epochs=10: another run with another key")
+
+
+def add_execution(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("how")
+    group.add_argument("--device", default=_env("DEVICE", "auto"), help="auto, cpu, cuda")
+    group.add_argument("--precision", default=_env("PRECISION", "auto"), help="auto, fp32, tf32, bf16 (recorded; in no key)")
+    group.add_argument("--threads", type=int, default=int(_env("THREADS", "0")), help="CPU threads (0: torch's choice; recorded)")
+    group.add_argument("--pack", type=int, default=0, metavar="N", help="most runs behind one teacher pass (default: 16 on a CPU, 32 on a GPU)")
+    group.add_argument("--keep", default=_env("KEEP", "all"), choices=("all", "none"), help="weights of finished students (default: all)")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1))
+
+
+def store_of(args: argparse.Namespace) -> Store:
+    return Store(Path(args.results).expanduser() if args.results else default_folder())
+
+
+def words(text: str) -> list[str]:
+    return [w.strip() for w in text.split(",") if w.strip()]
+
+
+def seeds_of(text: str | None) -> list[int] | None:
+    """`3` means seeds 0, 1, 2; `0,3,7` these; `5,` only seed 5."""
+    if text is None:
+        return None
+    try:
+        numbers = [int(w) for w in words(text)]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers) or ("," not in text and numbers[0] < 1):
+        raise InputError(f"seeds '{text}'; allowed: a number of seeds (1 and more), or different seeds such as 0,3,7")
+    return numbers if "," in text else list(range(numbers[0]))
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a command line chose: a table under a profile, and the runs of it that are meant."""
+
+    expansion: Expansion
+    runs: tuple[Run, ...]
+    profile: str
+    profile_was_chosen: bool
+
+
+def resolver_of(args: argparse.Namespace) -> Resolver:
+    return Resolver(teachers.imported(Path(args.teachers).expanduser() if args.teachers else None))
+
+
+def select(args: argparse.Namespace, name: str | None = None) -> Selection:
+    """Resolves the options of `add_selection` (and `add_places`). `InputError` for whatever does not exist."""
+    table = matrix.load_table(name or args.table)
+    if args.protocol:
+        protocols.get_protocol(args.protocol)
+        if args.protocol != table.protocol or any(r.protocol != args.protocol for r in table.rows):
+            table = dataclasses.replace(table, protocol_override=args.protocol)
+    profile = args.profile or ("paper" if has_gpu() else "quick")
+    protocols.get_profile(profile)
+    overrides = matrix.parse_overrides(args.settings)
+    expansion = matrix.expand(
+        table, profile, resolver_of(args), seeds=seeds_of(args.seeds), pairs=words(args.pairs), only_methods=words(args.methods), overrides=overrides,
+    )
+    _used(overrides, expansion)
+    runs = expansion.runs
+    if args.only:
+        runs = tuple(r for r in runs if matches(r.key, args.only))
+        if not runs:
+            raise InputError(f"--only {args.only}: no run of {table.name} matches; allowed: a part of a key, as `plan {table.name} --list` shows them")
+    return Selection(expansion, runs, profile, args.profile is None)
+
+
+def _used(overrides: tuple[tuple[str, Any], ...], expansion: Expansion) -> None:
+    """A setting that no run of the table has would be silently lost; say so instead."""
+    methods = {w for r in expansion.runs for w in r.method.split("+")}
+    for key, _ in overrides:
+        name = key.partition(".")[0]
+        if name not in ("ce", "recipe") and name not in methods:
+            raise InputError(f"--set {key}: no run of {expansion.table.name} has method {name}; allowed: {', '.join(sorted(methods))}")
+
+
+def matches(key: str, pattern: str) -> bool:
+    pattern = pattern.replace(":", "-")
+    return pattern in key or fnmatch.fnmatch(key, pattern)
+
+
+def execution_of(args: argparse.Namespace, profile: str) -> Execution:
+    if args.threads < 0:
+        raise InputError(f"--threads {args.threads}; allowed: 0 (torch's choice) and more")
+    return choose(args.device, args.precision, args.threads, profile)
+
+
+def environment_of(args: argparse.Namespace) -> Environment:
+    folder = store_of(args).folder
+    absolute = {"results": folder, "data": Path(args.data).expanduser()}
+    return Environment(
+        **{k: str(v.resolve()) for k, v in absolute.items()}, teachers=str(Path(args.teachers).expanduser().resolve()) if args.teachers else "",
+        device=args.device, precision=args.precision, threads=args.threads, keep=args.keep,
+    )
+
+
+def max_pack(args: argparse.Namespace, execution: Execution) -> int:
+    if args.pack < 0:
+        raise InputError(f"--pack {args.pack}; allowed: 1 and more (0: the default)")
+    return args.pack or plan.DEFAULT_PACK[execution.torch_device.type]
+
+
+def say(text: str = "") -> None:
+    """A line for the person, on standard error: standard output is the result's."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def plural(n: int, word: str) -> str:
+    return f"{n:,} {word}{'' if n == 1 else 's'}"
+
+
+def paper_table(paper: str, number: int) -> str:
+    if paper not in PAPER_TABLES:
+        from benchmark.errors import unknown
+
+        raise unknown("PAPER", paper, PAPER_TABLES)
+    return PAPER_TABLES[paper][number - 1]
+
+
+Verb = Sequence[str]

@@ -1,0 +1,137 @@
+"""table, diff, report, published: the regenerated tables beside the printed numbers."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from benchmark import matrix
+from benchmark.cli import common
+from benchmark.cli.common import say
+from benchmark.errors import InputError
+from benchmark.runs import parse_pair
+from results.store import Store, load
+
+
+def register(verbs: Any) -> None:
+    p = verbs.add_parser("table", help="the regenerated table, from the records that are there; writes md, tex, csv, png")
+    common.add_selection(p)
+    common.add_places(p)
+    p.add_argument("--out", default="tables/out", metavar="DIR", help="where the files go")
+    p.add_argument("--format", default="plain", choices=("plain", "md", "tex", "csv"), help="what is printed")
+    p.set_defaults(do=do_table)
+
+    p = verbs.add_parser("diff", help="ours beside the printed numbers, with verdicts; exit 1 if one is above or below")
+    common.add_selection(p)
+    common.add_places(p)
+    p.add_argument("--format", default="plain", choices=("plain", "md", "tex", "csv", "json"))
+    p.add_argument("--json", action="store_true", help="the same as --format json")
+    p.add_argument("--against", default=None, metavar="PAPER", help="another paper's printed numbers for the same cells")
+    p.add_argument("--fail-on", default="above,below", metavar="V,..", help="verdicts that make the exit code 1: above, below, or none")
+    p.add_argument("--curves", action="store_true", help="epoch by epoch against the published training curves")
+    p.set_defaults(do=do_diff)
+
+    p = verbs.add_parser("report", help="one self-contained HTML page with all tables, curves and verdicts")
+    p.add_argument("tables", nargs="*", metavar="TABLE", help="tables (default: all that have a record)")
+    common.add_selection(p, table=False)
+    common.add_places(p)
+    p.add_argument("--out", default="report", metavar="DIR")
+    p.set_defaults(do=do_report)
+
+    p = verbs.add_parser("published", help="every printed value of a cell, and how they disagree")
+    p.add_argument("--pair", default="", metavar="T:S")
+    p.add_argument("--method", default="")
+    p.add_argument("--validate", action="store_true", help="check the registry instead; exit 1 if something is wrong")
+    common.add_json(p)
+    p.set_defaults(do=do_published)
+
+
+def frame_of(store: Store) -> pd.DataFrame:
+    """All records (and the reference records) as one frame; files that are no records are named on standard error."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        frame = load(store.folder, reference=True)
+    for w in caught:
+        say(f"skipped: {w.message}")
+    return frame
+
+
+def show(chosen: common.Selection, store: Store, out: Path, alias: str | None) -> None:
+    """Writes the table's files, prints the table and its diff."""
+    from tables import diff, render
+
+    frame = frame_of(store)
+    paths = render.write_all(chosen.expansion, frame, out, alias=alias)
+    print(render.render(chosen.expansion, frame, "plain"))
+    print()
+    print(diff.format_diff(diff.diff_table(chosen.expansion, frame), "plain", color=sys.stdout.isatty()))
+    say("wrote " + ", ".join(str(p) for p in paths))
+
+
+def do_table(args: argparse.Namespace) -> int:
+    from tables import render
+
+    chosen = common.select(args)
+    frame = frame_of(common.store_of(args))
+    paths = render.write_all(chosen.expansion, frame, Path(args.out))
+    print(render.render(chosen.expansion, frame, args.format))
+    say("wrote " + ", ".join(str(p) for p in paths))
+    return 0
+
+
+def do_diff(args: argparse.Namespace) -> int:
+    from tables import diff
+
+    allowed = {"above", "below"}
+    fail_on = set(common.words(args.fail_on)) - {"none"}
+    if fail_on - allowed:
+        raise InputError(f"--fail-on {args.fail_on}; allowed: above, below, none")
+    chosen = common.select(args)
+    store = common.store_of(args)
+    fmt = "json" if args.json else args.format
+    if args.curves:
+        from tables import curves
+
+        print(curves.format_curves(chosen.expansion, frame_of(store), store, fmt))
+        return 0
+    found = diff.diff_table(chosen.expansion, frame_of(store), against=args.against)
+    print(diff.format_diff(found, fmt, color=sys.stdout.isatty()))
+    return diff.exit_code(found, fail_on)
+
+
+def do_report(args: argparse.Namespace) -> int:
+    from tables import report
+
+    store = common.store_of(args)
+    frame = frame_of(store)
+    names = args.tables or list(matrix.table_names())
+    expansions = [common.select(args, name=n).expansion for n in names]
+    keys = set(frame["key"])
+    shown = [e for e in expansions if args.tables or any(r.key in keys for c in e.cells for r in c.runs)] or expansions[:1]
+    print(report.write_report(shown, frame, store, Path(args.out)))
+    return 0
+
+
+def do_published(args: argparse.Namespace) -> int:
+    from results import published
+
+    if args.validate:
+        problems = published.validate()
+        for line in problems:
+            print(line)
+        say(f"{len(problems)} problems" if problems else f"{len(published.load())} printed numbers, no problem")
+        return 1 if problems else 0
+    if not args.pair or not args.method:
+        raise InputError("published needs --pair T:S and --method M (or --validate); allowed: e.g. --pair resnet32x4:resnet8x4 --method kd")
+    teacher, student = parse_pair(args.pair)
+    if args.json:
+        rows = published.cells(teacher=teacher, student=student, method=args.method.lower())
+        print(rows.to_json(orient="records", indent=1))
+        return 0
+    print(published.format_cell(teacher, student, args.method.lower()))
+    return 0
