@@ -1,0 +1,257 @@
+"""What the tests of methods share: sites, features and steps in miniature, and guards that make a rule's breach an error.
+
+    info = tiny_info(stages=((3, 4, 4), (5, 2, 2)), embedding=6)          # sizes of a network that does not exist
+    site = make_site(info, tiny_info(...), num_classes=4, n=16)             # or names: make_site("resnet8", "resnet14")
+    method = build("at", site, weight=1000.0)                               # in fp64, frozen draws
+    student = fake_features(site.student, batch=6, requires_grad=True)
+    step = make_step(site, student, fake_features(site.teacher, batch=6, seed=1))
+    method.loss(step)["at"]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import models
+from benchmark import methods
+from benchmark.data.views import NORMAL, RawBatch
+from benchmark.methods import PARTS, Method, Needs, Site, Step
+from models import Features, NetInfo
+
+Shape = tuple[int, int, int]
+Views = Features | Mapping[str, Features] | None
+
+
+def tiny_info(
+    stages: tuple[Shape, ...] = ((3, 4, 4), (4, 2, 2)), embedding: int = 5, stem: Shape = (2, 4, 4), name: str = "tiny"
+) -> NetInfo:
+    """Sizes of an imagined network, small enough for plain loops."""
+    return NetInfo(name=name, params=0, macs=0, stem_shape=stem, stage_shapes=stages, embedding_dim=embedding)
+
+
+def make_site(
+    student: str | NetInfo | None = "resnet8",
+    teacher: str | NetInfo | None = "resnet14",
+    *,
+    num_classes: int = 10,
+    n: int = 64,
+    epochs: int = 4,
+    batch_size: int = 8,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    artifacts: Mapping[str, Mapping[str, Tensor]] | None = None,
+) -> Site:
+    """Where a method is put to work: `n` training labels, every class about equally often, in random order.
+
+    student, teacher: the name of a network, which is built (the teacher frozen, in eval mode); or a `NetInfo`, then there is no net.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    labels = (torch.arange(n) % num_classes)[torch.randperm(n, generator=generator)]
+    nets: list[Any] = []
+    for which in (student, teacher):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed + len(nets))
+            nets.append(models.build(which, num_classes).to(device, dtype) if isinstance(which, str) else None)
+    if nets[1] is not None:
+        nets[1].eval().requires_grad_(False)
+    infos = [models.info(which, num_classes) if isinstance(which, str) else which for which in (student, teacher)]
+    return Site(
+        student=infos[0], teacher=infos[1], student_net=nets[0], teacher_net=nets[1], train_labels=labels.to(device),
+        num_classes=num_classes, epochs=epochs, batch_size=batch_size, device=torch.device(device), artifacts=dict(artifacts or {}),
+    )
+
+
+def build(name: str, site: Site, *, dtype: torch.dtype = torch.float64, seed: int = 0, **settings: Any) -> Method:
+    """The method of that name at a site, its modules drawn under `seed`; `settings` are fields of its config."""
+    method_class = methods.get(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return method_class(method_class.Config(**settings), site).to(site.device, dtype)
+
+
+def fake_features(
+    info: NetInfo | None,
+    batch: int = 6,
+    *,
+    dtype: torch.dtype = torch.float64,
+    requires_grad: bool = False,
+    seed: int = 0,
+    num_classes: int = 10,
+    device: str = "cpu",
+) -> Features:
+    """Random features of a network's shapes: pre-activations of both signs, maps their ReLU. With `requires_grad` every one is a leaf.
+
+    The maps are shifted before the ReLU, so that a whole channel is zero now and then but hardly ever a whole map.
+    """
+    assert info is not None
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(batch, *shape, generator=generator, dtype=torch.float64).to(device, dtype)
+
+    preacts = tuple(draw(*shape) for shape in info.stage_shapes)
+    features = Features(
+        draw(*info.stem_shape).relu(), tuple((p + 0.2).relu() for p in preacts), preacts, draw(info.embedding_dim), draw(num_classes)
+    )
+    return features.map(lambda t: t.detach().clone().requires_grad_(requires_grad))
+
+
+def make_step(
+    site: Site,
+    student: Views = None,
+    teacher: Views = None,
+    *,
+    labels: Tensor | None = None,
+    indices: Tensor | None = None,
+    images: Mapping[str, Tensor] | None = None,
+    epoch: int = 1,
+    seed: int = 0,
+) -> Step:
+    """A step. `student`, `teacher`: features of the normal view, or of each view by name. Indices are the first B unless given, labels
+    those of the training set at the indices."""
+    students, teachers = ({} if v is None else {"normal": v} if isinstance(v, Features) else dict(v) for v in (student, teacher))
+    if indices is None:
+        some = (students or teachers).values()
+        indices = torch.arange(len(next(iter(some)).logits) if labels is None else len(labels), device=site.device)
+    return Step(
+        labels=site.train_labels[indices] if labels is None else labels, indices=indices, images=images or {},
+        students=students, teachers=teachers, generator=torch.Generator().manual_seed(seed), epoch=epoch,
+    )
+
+
+def gradients(total: Tensor, features: Features) -> dict[str, bool]:
+    """Which parts of `features` (leaves) the gradient of `total` reaches with a value that is not zero. Checks that all are finite."""
+    leaves = {"stem": (features.stem,), "stages": features.stages, "preacts": features.preacts,
+              "embedding": (features.embedding,), "logits": (features.logits,)}
+    reached = {}
+    for part, tensors in leaves.items():
+        found = torch.autograd.grad(total, tensors, retain_graph=True, allow_unused=True) if total.requires_grad else (None,) * len(tensors)
+        assert all(bool(g.isfinite().all()) for g in found if g is not None), f"the gradient of {part} is not finite"
+        reached[part] = any(g is not None and bool(g.any()) for g in found)
+    return reached
+
+
+# --- guards ------------------------------------------------------------------------------------------------------------------
+
+
+class Poison:
+    """Stands where a part is that `needs` does not name: any use is an AssertionError."""
+
+    def __init__(self, what: str) -> None:
+        object.__setattr__(self, "_what", what)
+
+    def _fail(self, *_: Any, **__: Any) -> Any:
+        raise AssertionError(f"needs() does not name {object.__getattribute__(self, '_what')}, but it was read")
+
+    def __getattribute__(self, name: str) -> Any:
+        return object.__getattribute__(self, "_fail")() if not name.startswith("__") or name == "__dict__" else object.__getattribute__(self, name)
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise AssertionError(f"needs() does not name a part that {getattr(func, '__name__', func)} was handed")
+
+    __iter__ = __getitem__ = __len__ = __bool__ = __call__ = __setattr__ = _fail  # type: ignore[assignment]
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __neg__ = __matmul__ = __pow__ = _fail
+
+
+def poisoned(features: Features, allowed: frozenset[str], who: str = "the network") -> Features:
+    """The same features with a `Poison` in place of every part that is not allowed."""
+    return Features(*(getattr(features, p) if p in allowed else Poison(f"{p} of {who}") for p in PARTS))
+
+
+class _NoSync(TorchDispatchMode):
+    """Fails on every operator whose result's shape or value the host must wait for."""
+
+    FORBIDDEN = ("_local_scalar_dense", "item", "nonzero", "nonzero_static", "is_nonzero", "equal", "masked_select", "unique_dim", "_unique",
+                 "_unique2", "unique_consecutive", "repeat_interleave.Tensor", "bincount", "_assert_async")
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name in self.FORBIDDEN or f"{name}.{func._overloadname}" in self.FORBIDDEN:
+            raise AssertionError(f"host synchronisation: aten::{name}")
+        masks = args[1] if name in ("index", "index_put", "index_put_", "_index_put_impl_") else ()
+        if any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in masks):
+            raise AssertionError(f"host synchronisation: aten::{name} with a mask")
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def no_sync() -> Iterator[None]:
+    """Within it, whatever makes the host wait for the device (`.item()`, `if tensor`, masks as indices ...) is an AssertionError."""
+    with _NoSync():
+        yield
+
+
+# --- real networks and views ---------------------------------------------------------------------------------------------------
+
+
+def raw_batch(site: Site, indices: Tensor, seed: int = 0) -> RawBatch:
+    """Random 32x32 images, one for each index, the same for the same index and seed."""
+    images = torch.randint(0, 256, (site.num_train, 32, 32, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    half = torch.full((3,), 0.5)
+    return RawBatch(images[indices], site.train_labels[indices], indices, half, half)
+
+
+def batches(method_class: type[Method], site: Site, epoch_seed: int = 0) -> list[Tensor]:
+    """An epoch of the method's own sampler: positions in the training set, the last batch kept."""
+    generator = torch.Generator().manual_seed(epoch_seed)
+    return method_class.sampler.epoch(site.train_labels, site.batch_size, False, generator)
+
+
+def view_images(site: Site, needs: Needs, indices: Tensor, seed: int = 0) -> dict[str, Tensor]:
+    """Every view that `needs` names, made from random images as the trainer makes it: `[copies * B, 3, 32, 32]` by name."""
+    raw = raw_batch(site, indices, seed)
+    views = dict.fromkeys((NORMAL, *needs.views, *needs.passes))
+    draws = {v.name: v.draw(len(indices), torch.Generator().manual_seed(seed + 1 + k)) for k, v in enumerate(views)}
+    return {v.name: v.make(raw, draws[v.name], draws["normal"]) for v in views}
+
+
+def real_step(
+    site: Site, needs: Needs, indices: Tensor, *, seed: int = 0, epoch: int = 1, poison: bool = True,
+    wrap: Callable[[Features], Features] | None = None,
+) -> Step:
+    """A step as the trainer makes it, with the site's networks: the student runs all its views in one batch, the teacher each alone.
+
+    poison: parts that `needs` does not name are `Poison`. wrap: applied to the features of each pass of the student.
+    """
+    images = view_images(site, needs, indices, seed)
+    students: dict[str, Features] = {}
+    if needs.student and site.student_net is not None:
+        dtype = next(site.student_net.parameters()).dtype
+        features = site.student_net.features(torch.cat([images[v.name] for v in needs.views]).to(dtype))
+        start = 0
+        for view in needs.views:
+            rows = features.rows(slice(start, start + view.copies * len(indices)))
+            start += view.copies * len(indices)
+            rows = rows if wrap is None else wrap(rows)
+            students[view.name] = poisoned(rows, needs.student, "the student") if poison else rows
+    teachers: dict[str, Features] = {}
+    if site.teacher_net is not None:
+        for view in needs.passes:
+            with torch.no_grad():
+                found = site.teacher_net.features(images[view.name].to(next(site.teacher_net.parameters()).dtype))
+            teachers[view.name] = poisoned(found, needs.teacher, "the teacher") if poison else found
+    named = {v.name for v in (*needs.views, *needs.passes)}
+    return Step(
+        labels=site.train_labels[indices], indices=indices, images={k: v for k, v in images.items() if k in named}, students=students,
+        teachers=teachers, generator=torch.Generator().manual_seed(seed + 100), epoch=epoch,
+    )
+
+
+def site_for(method_class: type[Method], **overrides: Any) -> Site:
+    """A site at which this method can be built: without a student if it trains none, with what its prerequisites leave."""
+    student = "resnet8" if method_class.trains_student else None
+    site = make_site(**{"student": student, **overrides})
+    left = {}
+    for name in method_class.requires(method_class.Config()):
+        before = methods.get(name)
+        left[name] = build(name, site_for(before, **{**overrides, "student": None}), dtype=torch.float32).state_dict()
+    return dataclasses.replace(site, artifacts=left)
