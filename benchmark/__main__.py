@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import sys
 from collections.abc import Sequence
 
 from benchmark.errors import InputError
 
 FAMILIES = ("running", "state", "tables", "inform", "cluster", "bench")
+"""Modules of benchmark/cli, in the order of `--help`."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -20,10 +22,14 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser() -> argparse.ArgumentParser:
-    p = _Parser(prog="python -m benchmark", description="Regenerates the top-1 tables of knowledge-distillation papers and diffs them.")
+    p = _Parser(
+        prog="python -m benchmark",
+        description="Regenerates the top-1 tables of knowledge-distillation papers and diffs them.",
+    )
     verbs = p.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
     for family in FAMILIES:
-        importlib.import_module(f"benchmark.cli.{family}").register(verbs)
+        if importlib.util.find_spec(f"benchmark.cli.{family}"):
+            importlib.import_module(f"benchmark.cli.{family}").register(verbs)
     return p
 
 
@@ -35,7 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; everything up to the last finished epoch is kept, the same command goes on", file=sys.stderr)
+        print(
+            "interrupted; everything up to the last finished epoch is kept, the same command goes on", file=sys.stderr
+        )
         return 130
     except BrokenPipeError:
         return 0

@@ -96,7 +96,9 @@ def disk(runs: Sequence[Run], keep: str) -> tuple[int, int]:
     return left, peak
 
 
-def estimate(packs: Sequence[Sequence[Run]], device: str, keep: str = "all", macs_per_second: float | None = None) -> Estimate:
+def estimate(
+    packs: Sequence[Sequence[Run]], device: str, keep: str = "all", macs_per_second: float | None = None
+) -> Estimate:
     """The cost of packs that are trained one after another on one device."""
     seconds = sum(pack_seconds(p, device, macs_per_second) for p in packs)
     macs = sum(sum(map(student_macs, p)) + teacher_macs(p) for p in packs)
@@ -109,5 +111,7 @@ def assumptions(device: str, macs_per_second: float | None) -> str:
     if macs_per_second:
         return f"speed measured by earlier records on this kind of device: {macs_per_second / 1e12:.3g} T multiply-accumulates/s"
     kind = "one H100/H200-class GPU" if device == "cuda" else "two CPU cores"
-    return (f"assumed for {kind}, not measured: {ASSUMED[device] / 1e12:g} T multiply-accumulates/s and at least "
-            f"{1000 * STEP_SECONDS[device]:g} ms a student's step")
+    return (
+        f"assumed for {kind}, not measured: {ASSUMED[device] / 1e12:g} T multiply-accumulates/s and at least "
+        f"{1000 * STEP_SECONDS[device]:g} ms a student's step"
+    )

@@ -27,7 +27,14 @@ class Score:
 
 
 @torch.no_grad()
-def logits(net: Network, split: Split, mean: Tensor, std: Tensor, execution: Execution, predict: Callable[[Features], Tensor] | None = None) -> Tensor:
+def logits(
+    net: Network,
+    split: Split,
+    mean: Tensor,
+    std: Tensor,
+    execution: Execution,
+    predict: Callable[[Features], Tensor] | None = None,
+) -> Tensor:
     """Logits float32 `[N, C]` of a split's images, in eval mode (the network's mode is put back)."""
     training = [m for m in net.modules() if m.training]
     net.eval()
@@ -52,7 +59,13 @@ def score(z: Tensor, labels: Tensor) -> Score:
     return Score(100 * numbers[0] / n, 100 * numbers[1] / n, numbers[2] / n)
 
 
-def evaluate(net: Network, split: Split, mean: Tensor, std: Tensor, execution: Execution,
-             predict: Callable[[Features], Tensor] | None = None) -> Score:
+def evaluate(
+    net: Network,
+    split: Split,
+    mean: Tensor,
+    std: Tensor,
+    execution: Execution,
+    predict: Callable[[Features], Tensor] | None = None,
+) -> Score:
     """Top-1, top-5 (percent) and loss of a network on a split."""
     return score(logits(net, split, mean, std, execution, predict), split.labels)

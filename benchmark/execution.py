@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from benchmark.errors import InputError
 
@@ -73,10 +74,19 @@ class Execution:
             torch.set_num_threads(threads)
             torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32, conv
 
+    def place(self, net: nn.Module) -> None:
+        """Moves a network to the device, in the memory format that its convolutions like."""
+        net.to(self.torch_device)
+        if self.channels_last:
+            net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
     def describe(self) -> dict[str, Any]:
         device = torch.cuda.get_device_name(self.torch_device) if self.torch_device.type == "cuda" else _cpu_name()
         return {
-            "device": self.torch_device.type, "device_name": device, "precision": self.precision, "channels_last": self.channels_last,
+            "device": self.torch_device.type,
+            "device_name": device,
+            "precision": self.precision,
+            "channels_last": self.channels_last,
             "threads": self.threads or torch.get_num_threads(),
         }
 
@@ -114,8 +124,13 @@ def versions() -> dict[str, str]:
     """Versions of what computes."""
     import numpy
 
-    return {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__,
-            "cuda": torch.version.cuda or "", "platform": sys.platform}
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "cuda": torch.version.cuda or "",
+        "platform": sys.platform,
+    }
 
 
 @functools.cache
@@ -127,12 +142,24 @@ def git_state() -> dict[str, Any]:
         commit, _, dirty = snapshot.read_text().strip().partition(" ")
         return {"commit": commit, "dirty": dirty == "dirty"}
     try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
-        status = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], cwd=root, capture_output=True, text=True, check=True)
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        status = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
     except (OSError, subprocess.CalledProcessError):
         return {"commit": "unknown", "dirty": None}
     return {"commit": commit, "dirty": bool(status.stdout.strip())}
 
 
 def where() -> dict[str, Any]:
-    return {"host": socket.gethostname(), "job": os.environ.get("SLURM_JOB_ID", ""), "node": os.environ.get("SLURMD_NODENAME", "")}
+    return {
+        "host": socket.gethostname(),
+        "job": os.environ.get("SLURM_JOB_ID", ""),
+        "node": os.environ.get("SLURMD_NODENAME", ""),
+    }

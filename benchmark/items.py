@@ -102,10 +102,17 @@ class Item:
     failure: BaseException | None = None
     meter: Meter = field(default_factory=Meter)
     generators: dict[str, torch.Generator] = field(default_factory=dict)
+    until: int | None = None
 
     @staticmethod
-    def open(run: Run, folder: Path, execution: Execution, teacher: Network | None, train_labels: Tensor,
-             artifacts: Mapping[str, Mapping[str, Tensor]]) -> Item:
+    def open(
+        run: Run,
+        folder: Path,
+        execution: Execution,
+        teacher: Network | None,
+        train_labels: Tensor,
+        artifacts: Mapping[str, Mapping[str, Tensor]],
+    ) -> Item:
         """Builds the run's networks and modules from its seed, or reads them from its checkpoint in `folder`."""
         device = execution.torch_device
         info = data.info(run.dataset)
@@ -114,12 +121,18 @@ class Item:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed_of(run.seed, "init", run.student))
                 student = models.build(run.student, info.num_classes)
-            student.to(device, memory_format=torch.channels_last if execution.channels_last else torch.preserve_format)
+            execution.place(student)
         site = Site(
             student=None if student is None else models.info(run.student, info.num_classes),
             teacher=None if teacher is None else models.info(run.teacher, info.num_classes),
-            student_net=student, teacher_net=teacher, train_labels=train_labels, num_classes=info.num_classes,
-            epochs=run.recipe.epochs, batch_size=run.recipe.batch_size, device=device, artifacts=artifacts,
+            student_net=student,
+            teacher_net=teacher,
+            train_labels=train_labels,
+            num_classes=info.num_classes,
+            epochs=run.recipe.epochs,
+            batch_size=run.recipe.batch_size,
+            device=device,
+            artifacts=artifacts,
         )
         objective = Objective(run.spec, site, lambda name: seed_of(run.seed, "modules", name))
         init = [
@@ -146,12 +159,17 @@ class Item:
         if self.stage_index == len(self.stages) - 1 and self.epoch == self.stage.epochs:
             return None
         if self.stage.name == MAIN:
-            return 10**6, MAIN, self.epoch + 1
+            return None if self.stopped else (10**6, MAIN, self.epoch + 1)
         return self.stage_index, f"init{self.stage_index}", self.epoch + 1
 
     @property
+    def stopped(self) -> bool:
+        """Whether the run was to stop here, short of its end (`until` epochs of the main stage)."""
+        return self.until is not None and self.stage.name == MAIN and self.until <= self.epoch < self.stage.epochs
+
+    @property
     def finished(self) -> bool:
-        return self.next_unit is None and self.failure is None
+        return self.next_unit is None and self.failure is None and not self.stopped
 
     # --- an epoch ---------------------------------------------------------------------------------------------------------
 
@@ -171,11 +189,11 @@ class Item:
             self.objective.start_epoch(epoch)
         else:
             modules = self._init_modules()
-            for m in (self.student, self.objective):
-                if m is not None:
-                    m.eval()
-            for m in modules:
-                m.train()
+            if self.student is not None:
+                self.student.eval()
+            self.objective.eval()
+            for module in modules:
+                module.train()
         if self.optimizer is None:
             self.optimizer = self._make_optimizer()
         for group in self.optimizer.param_groups:
@@ -196,7 +214,11 @@ class Item:
         steps = {
             name: Step(batch.labels, batch.indices, batch.views, students, teachers, generator, self.epoch + 1)
             for name, generator in self.generators.items()
-        } or {"": Step(batch.labels, batch.indices, batch.views, students, teachers, torch.default_generator, self.epoch + 1)}
+        } or {
+            "": Step(
+                batch.labels, batch.indices, batch.views, students, teachers, torch.default_generator, self.epoch + 1
+            )
+        }
         if main:
             total, terms = self.objective(steps)
         else:
@@ -262,19 +284,32 @@ class Item:
             modules = self._init_modules()
         parameters = list({id(p): p for m in modules for p in m.parameters() if p.requires_grad}.values())
         r = self.run.recipe
-        return torch.optim.SGD(parameters, lr=self.lr, momentum=r.momentum, weight_decay=r.weight_decay, nesterov=r.nesterov, fused=True)
+        return torch.optim.SGD(
+            parameters, lr=self.lr, momentum=r.momentum, weight_decay=r.weight_decay, nesterov=r.nesterov, fused=True
+        )
 
     # --- checkpoints --------------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
         """Writes the checkpoint; after it, at most the next epoch can be lost."""
-        checkpoint.save(self.folder / "checkpoint.pt", {
-            "key": self.run.key, "stage_index": self.stage_index, "epoch": self.epoch,
-            "student": None if self.student is None else self.student.state_dict(), "objective": self.objective.state_dict(),
-            "optimizer": None if self.optimizer is None else self.optimizer.state_dict(), "curve": self.curve,
-            "best": [self.best.epoch, self.best.top1], "seconds": self.seconds, "share_seconds": self.share_seconds,
-            "resumes": self.resumes, "precision": self.execution.precision, "diverged": self.diverged,
-        })
+        checkpoint.save(
+            self.folder / "checkpoint.pt",
+            {
+                "key": self.run.key,
+                "stage_index": self.stage_index,
+                "epoch": self.epoch,
+                "student": None if self.student is None else self.student.state_dict(),
+                "objective": self.objective.state_dict(),
+                "optimizer": None if self.optimizer is None else self.optimizer.state_dict(),
+                "curve": self.curve,
+                "best": [self.best.epoch, self.best.top1],
+                "seconds": self.seconds,
+                "share_seconds": self.share_seconds,
+                "resumes": self.resumes,
+                "precision": self.execution.precision,
+                "diverged": self.diverged,
+            },
+        )
 
     def _resume(self) -> None:
         state = checkpoint.load(self.folder / "checkpoint.pt", self.execution.torch_device)
@@ -299,8 +334,11 @@ class Item:
 def _rows(f: Features, rows: slice) -> Features:
     empty: Any = None
     return Features(
-        empty if f.stem is None else f.stem[rows], tuple(x[rows] for x in f.stages), tuple(x[rows] for x in f.preacts),
-        empty if f.embedding is None else f.embedding[rows], empty if f.logits is None else f.logits[rows],
+        empty if f.stem is None else f.stem[rows],
+        tuple(x[rows] for x in f.stages),
+        tuple(x[rows] for x in f.preacts),
+        empty if f.embedding is None else f.embedding[rows],
+        empty if f.logits is None else f.logits[rows],
     )
 
 

@@ -79,8 +79,12 @@ def _many_gpus(plan: Plan, store: Store, environment: Environment, gpus: int, re
 
 def _start(pack: Pack, environment: Environment, gpu: int) -> subprocess.Popen[bytes]:
     env = {**os.environ, "CUDA_VISIBLE_DEVICES": str(gpu)}
-    process = subprocess.Popen([sys.executable, "-m", "benchmark", "work", "-"], stdin=subprocess.PIPE, env=env,
-                               cwd=Path(__file__).resolve().parent.parent)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmark", "work", "-"],
+        stdin=subprocess.PIPE,
+        env=env,
+        cwd=Path(__file__).resolve().parent.parent,
+    )
     assert process.stdin is not None
     process.stdin.write(work_order(pack.runs, environment).encode())
     process.stdin.close()
@@ -91,7 +95,9 @@ def _outcome(run: Run, store: Store) -> Outcome:
     state = store.state(run.key)
     if state in ("done", "diverged"):
         return Outcome(run, state)
-    return Outcome(run, "failed", str((store.failure(run.key) or {}).get("reason", "its worker ended without a record")))
+    return Outcome(
+        run, "failed", str((store.failure(run.key) or {}).get("reason", "its worker ended without a record"))
+    )
 
 
 def work(order_text: str, reporter: Reporter | None = None) -> list[Outcome]:

@@ -99,8 +99,27 @@ def table_names(folder: Path = FOLDER) -> tuple[str, ...]:
     return tuple(sorted(p.stem for p in folder.glob("*.toml")))
 
 
-_TOP = {"title": str, "paper": str, "table": str, "dataset": str, "protocol": str, "seeds": int, "columns": list, "rows": list, "note": str}
-_ROW = {"label": str, "method": str, "protocol": str, "set": dict, "published": str, "from": str, "not_comparable": str, "missing": str}
+_TOP = {
+    "title": str,
+    "paper": str,
+    "table": str,
+    "dataset": str,
+    "protocol": str,
+    "seeds": int,
+    "columns": list,
+    "rows": list,
+    "note": str,
+}
+_ROW = {
+    "label": str,
+    "method": str,
+    "protocol": str,
+    "set": dict,
+    "published": str,
+    "from": str,
+    "not_comparable": str,
+    "missing": str,
+}
 
 
 def _check(where: str, values: Mapping[str, Any], kinds: Mapping[str, type], required: Iterable[str]) -> None:
@@ -108,7 +127,9 @@ def _check(where: str, values: Mapping[str, Any], kinds: Mapping[str, type], req
         if key not in kinds:
             raise unknown(f"field in {where}:", key, kinds)
         if not isinstance(value, kinds[key]) or isinstance(value, bool):
-            raise InputError(f"{where}: {key} = {value!r} is not a {kinds[key].__name__}; allowed: a {kinds[key].__name__}")
+            raise InputError(
+                f"{where}: {key} = {value!r} is not a {kinds[key].__name__}; allowed: a {kinds[key].__name__}"
+            )
     for key in required:
         if key not in values:
             raise InputError(f"{where}: {key} is not there; needed: {', '.join(required)}")
@@ -122,7 +143,9 @@ def load_table(name: str, folder: Path = FOLDER) -> Table:
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path.name} is not valid TOML: {error}; allowed: the form described in benchmark/matrix.py") from error
+        raise InputError(
+            f"{path.name} is not valid TOML: {error}; allowed: the form described in benchmark/matrix.py"
+        ) from error
     _check(path.name, raw, _TOP, ("title", "paper", "table", "dataset", "protocol", "seeds", "columns", "rows"))
     protocols.get_protocol(raw["protocol"])
     data.info(raw["dataset"])
@@ -135,20 +158,44 @@ def load_table(name: str, folder: Path = FOLDER) -> Table:
             raise InputError(f"{where} is not a table; allowed: [[rows]]")
         _check(where, row, _ROW, ("label", "method"))
         protocols.get_protocol(row.get("protocol", raw["protocol"]))
-        settings = () if row.get("missing") else tuple(sorted((k, _check_override(k, v)) for k, v in row.get("set", {}).items()))
-        rows.append(Row(
-            row["label"], row["method"], row.get("protocol", raw["protocol"]), settings, row.get("published", row["method"]),
-            row.get("from", ""), row.get("not_comparable", ""), row.get("missing", ""),
-        ))
+        settings = (
+            ()
+            if row.get("missing")
+            else tuple(sorted((k, _check_override(k, v)) for k, v in row.get("set", {}).items()))
+        )
+        rows.append(
+            Row(
+                row["label"],
+                row["method"],
+                row.get("protocol", raw["protocol"]),
+                settings,
+                str(row.get("published", row["method"])),
+                row.get("from", ""),
+                row.get("not_comparable", ""),
+                row.get("missing", ""),
+            )
+        )
     if not all(isinstance(c, str) for c in raw["columns"]):
         raise InputError(f"{path.name}: columns must be pairs written teacher:student")
     columns = tuple(parse_pair(c) for c in raw["columns"])
-    return Table(path.stem, raw["title"], raw["paper"], raw["table"], raw["dataset"], raw["protocol"], raw["seeds"], columns, tuple(rows),
-                 raw.get("note", ""))
+    return Table(
+        path.stem,
+        raw["title"],
+        raw["paper"],
+        raw["table"],
+        raw["dataset"],
+        raw["protocol"],
+        raw["seeds"],
+        columns,
+        tuple(rows),
+        raw.get("note", ""),
+    )
 
 
 def _check_override(key: str, value: Any) -> Any:
-    return protocols.check_recipe_override(key, value) if key.startswith("recipe.") else methods.check_override(key, value)
+    return (
+        protocols.check_recipe_override(key, value) if key.startswith("recipe.") else methods.check_override(key, value)
+    )
 
 
 def parse_overrides(texts: Sequence[str]) -> tuple[tuple[str, Any], ...]:
@@ -157,13 +204,22 @@ def parse_overrides(texts: Sequence[str]) -> tuple[tuple[str, Any], ...]:
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals:
-            raise InputError(f"--set {text} is not of the form method.field=value; allowed: e.g. kd.temperature=8 or recipe.epochs=10")
+            raise InputError(
+                f"--set {text} is not of the form method.field=value; allowed: e.g. kd.temperature=8 or recipe.epochs=10"
+            )
         found[key.strip()] = _check_override(key.strip(), value.strip())
     return tuple(sorted(found.items()))
 
 
-def row_request(row: Row, table: Table, dataset: str, profile: str, teacher: str, student: str,
-                overrides: tuple[tuple[str, Any], ...]) -> Request:
+def row_request(
+    row: Row,
+    table: Table,
+    dataset: str,
+    profile: str,
+    teacher: str,
+    student: str,
+    overrides: tuple[tuple[str, Any], ...],
+) -> Request:
     """What a row asks for in a column."""
     protocol = table.protocol_override or row.protocol
     if row.method == "teacher":
@@ -188,8 +244,15 @@ def _recipe_only(overrides: tuple[tuple[str, Any], ...]) -> tuple[tuple[str, Any
 
 
 def expand(
-    table: Table, profile: str, resolver: Resolver | None = None, *, seeds: Sequence[int] | None = None, pairs: Sequence[str] = (),
-    only_methods: Sequence[str] = (), overrides: tuple[tuple[str, Any], ...] = (), dataset: str | None = None,
+    table: Table,
+    profile: str,
+    resolver: Resolver | None = None,
+    *,
+    seeds: Sequence[int] | None = None,
+    pairs: Sequence[str] = (),
+    only_methods: Sequence[str] = (),
+    overrides: tuple[tuple[str, Any], ...] = (),
+    dataset: str | None = None,
 ) -> Expansion:
     """All cells of a table under a profile, and the runs they need.
 
@@ -202,8 +265,13 @@ def expand(
     chosen = tuple(seeds) if seeds is not None else tuple(range(p.seeds or table.seeds))
     columns = _narrow("pair", table.columns, [parse_pair(x) for x in pairs], lambda c: {f"{c[0]}:{c[1]}"}, table.name)
     rows = [r for r in table.rows if r.method in ("teacher", "student")] + list(
-        _narrow("method", [r for r in table.rows if r.method not in ("teacher", "student")], [m.lower() for m in only_methods],
-                lambda r: {r.method.lower(), r.label.lower()}, table.name)
+        _narrow(
+            "method",
+            [r for r in table.rows if r.method not in ("teacher", "student")],
+            [m.lower() for m in only_methods],
+            lambda r: {r.method.lower(), r.label.lower()},
+            table.name,
+        )
     )
     rows = [r for r in table.rows if r in rows]
     cells, ordered = [], dict[str, Run]()
@@ -233,8 +301,17 @@ def _narrow(kind: str, items: Sequence[Any], wanted: Sequence[Any], names: Any, 
     return [i for i in items if names(i) & set(texts)]
 
 
-def _cell(row: Row, table: Table, dataset: str, profile: str, teacher: str, student: str, resolver: Resolver, seeds: tuple[int, ...],
-          overrides: tuple[tuple[str, Any], ...]) -> Cell:
+def _cell(
+    row: Row,
+    table: Table,
+    dataset: str,
+    profile: str,
+    teacher: str,
+    student: str,
+    resolver: Resolver,
+    seeds: tuple[int, ...],
+    overrides: tuple[tuple[str, Any], ...],
+) -> Cell:
     if row.missing:
         return Cell(row, teacher, student, reason=row.missing, missing=True)
     if row.method == "teacher" and teacher == NONE:
@@ -253,5 +330,14 @@ def _cell(row: Row, table: Table, dataset: str, profile: str, teacher: str, stud
 
 
 __all__ = [
-    "FOLDER", "Cell", "Expansion", "Row", "Table", "expand", "load_table", "network_info", "parse_overrides", "table_names",
+    "FOLDER",
+    "Cell",
+    "Expansion",
+    "Row",
+    "Table",
+    "expand",
+    "load_table",
+    "network_info",
+    "parse_overrides",
+    "table_names",
 ]

@@ -69,8 +69,15 @@ def closure(runs: Iterable[Run]) -> list[Run]:
     return list(ordered.values())
 
 
-def make_plan(runs: Sequence[Run], store: Store | None, *, max_pack: int = 16, skip_states: frozenset[str] = frozenset(),
-              max_seconds: float | None = None, seconds_of: Callable[[Sequence[Run]], float] | None = None) -> Plan:
+def make_plan(
+    runs: Sequence[Run],
+    store: Store | None,
+    *,
+    max_pack: int = 16,
+    skip_states: frozenset[str] = frozenset(),
+    max_seconds: float | None = None,
+    seconds_of: Callable[[Sequence[Run]], float] | None = None,
+) -> Plan:
     """The plan for runs (what they need is added).
 
     store: where finished runs lie (None: nothing is done). skip_states: states besides `done` and `diverged` that are left out of the packs
@@ -79,13 +86,17 @@ def make_plan(runs: Sequence[Run], store: Store | None, *, max_pack: int = 16, s
     everything = closure(runs)
     states = {r.key: "absent" if store is None else store.state(r.key) for r in everything}
     left_out = {"done", "diverged"} | skip_states
+    todo = [r for r in everything if states[r.key] not in left_out]
     levels: dict[str, int] = {}
+    highest: dict[tuple[Any, ...], int] = {}
+    needed = {n.key for r in todo for n in r.needs_runs}
+    for run in todo:
+        levels[run.key] = 1 + max((levels[n.key] for n in run.needs_runs if n.key in levels), default=-1)
+        highest[pack_key(run)] = max(highest.get(pack_key(run), 0), levels[run.key])
     groups: dict[tuple[Any, ...], list[Run]] = {}
-    for run in everything:
-        if states[run.key] in left_out:
-            continue
-        level = 1 + max((levels[n.key] for n in run.needs_runs if n.key in levels), default=-1)
-        levels[run.key] = level
+    for run in todo:
+        # a run that nobody waits for joins the pack-mates that must come later: one teacher pass instead of two
+        level = levels[run.key] if run.key in needed else highest[pack_key(run)]
         groups.setdefault((level, *pack_key(run)), []).append(run)
     packs: list[Pack] = []
     for group, members in groups.items():
@@ -95,7 +106,9 @@ def make_plan(runs: Sequence[Run], store: Store | None, *, max_pack: int = 16, s
     return Plan(tuple(everything), states, tuple(packs))
 
 
-def _cut(members: list[Run], max_pack: int, max_seconds: float | None, seconds_of: Callable[[Sequence[Run]], float] | None) -> list[list[Run]]:
+def _cut(
+    members: list[Run], max_pack: int, max_seconds: float | None, seconds_of: Callable[[Sequence[Run]], float] | None
+) -> list[list[Run]]:
     """Even parts of at most `max_pack` runs; then each part is halved while it is longer than allowed."""
     count = -(-len(members) // max_pack)
     size = -(-len(members) // count)
@@ -119,7 +132,15 @@ def summary(plan: Plan, device: str, keep: str = "all", macs_per_second: float |
     for state in plan.states.values():
         counts[state] = counts.get(state, 0) + 1
     return {
-        "runs": len(plan.runs), "states": counts, "missing": len(plan.missing), "packs": len(plan.packs), "levels": plan.levels,
-        "device": device, "gpu_hours" if device == "cuda" else "hours": round(found.hours, 3), "macs": found.macs,
-        "disk_bytes": found.disk_bytes, "checkpoint_bytes": found.peak_bytes, "assumptions": cost.assumptions(device, macs_per_second),
+        "runs": len(plan.runs),
+        "states": counts,
+        "missing": len(plan.missing),
+        "packs": len(plan.packs),
+        "levels": plan.levels,
+        "device": device,
+        "gpu_hours" if device == "cuda" else "hours": round(found.hours, 3),
+        "macs": found.macs,
+        "disk_bytes": found.disk_bytes,
+        "checkpoint_bytes": found.peak_bytes,
+        "assumptions": cost.assumptions(device, macs_per_second),
     }

@@ -28,7 +28,11 @@ def pack_title(runs: Sequence[Run]) -> str:
 
 def epoch_line(run: Run, row: Mapping[str, Any]) -> str:
     """An epoch of a run in one line."""
-    parts = [f"{run.pair} {run.method} seed {run.seed}", f"{row['stage']} epoch {row['epoch']}", f"loss {row.get('train_loss', float('nan')):.4f}"]
+    parts = [
+        f"{run.pair} {run.method} seed {run.seed}",
+        f"{row['stage']} epoch {row['epoch']}",
+        f"loss {row.get('train_loss', float('nan')):.4f}",
+    ]
     if row.get("test_acc") is not None:
         parts.append(f"top-1 {row['test_acc']:.2f}")
     return ", ".join(parts)
@@ -86,9 +90,14 @@ class Live(Reporter):
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.percentage:>3.0f}%"),
-            TextColumn("{task.fields[rate]:.0f} img/s"), TimeRemainingColumn(), TextColumn("{task.fields[last]}"),
-            console=Console(stderr=True), transient=False,
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[rate]:.0f} img/s"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[last]}"),
+            console=Console(stderr=True),
+            transient=False,
         )
         self._task: Any = None
         self._images = 0
@@ -97,7 +106,9 @@ class Live(Reporter):
     def begin(self, pack: Sequence[Run], steps_total: int, steps_done: int) -> None:
         self._images, self._began = 0, time.monotonic()
         self._progress.start()
-        self._task = self._progress.add_task(pack_title(pack), total=steps_total, completed=steps_done, rate=0.0, last="")
+        self._task = self._progress.add_task(
+            pack_title(pack), total=steps_total, completed=steps_done, rate=0.0, last=""
+        )
 
     def step(self, stage: str, epoch: int, steps: int, images: int) -> None:
         self._images += images

@@ -57,16 +57,29 @@ PROTOCOLS: dict[str, Protocol] = {
     p.name: p
     for p in (
         Protocol(
-            "crd", "CRD benchmark (RepDistiller)", report="last", teacher_epoch="last", teacher_protocol="crd",
+            "crd",
+            "CRD benchmark (RepDistiller)",
+            report="last",
+            teacher_epoch="last",
+            teacher_protocol="crd",
             note="Every method alone, except the KD combinations named so. Last epoch, mean of 5 (similar) or 3 (different) runs.",
         ),
         Protocol(
-            "sskd", "SSKD", report="best", teacher_epoch="best", teacher_protocol="sskd", mean=(0.5071, 0.4866, 0.4409),
+            "sskd",
+            "SSKD",
+            report="best",
+            teacher_epoch="best",
+            teacher_protocol="sskd",
+            mean=(0.5071, 0.4866, 0.4409),
             note="Best epoch on the test set. Competitors are run together with KD (`x+kd`): inferred from the printed numbers, "
             "which are far above CRD's and close to CRD's KD combinations; the released code does not contain them.",
         ),
         Protocol(
-            "dlkd", "DLKD (MLKD in arXiv)", report="both", teacher_epoch="best", teacher_protocol="sskd",
+            "dlkd",
+            "DLKD (MLKD in arXiv)",
+            report="both",
+            teacher_epoch="best",
+            teacher_protocol="sskd",
             mean=(0.5071, 0.4866, 0.4409),
             note="SSKD's teachers. The code saves the best and the last epoch; which one its own row prints is not known, so both are shown.",
         ),
@@ -94,8 +107,14 @@ PROFILES: dict[str, Profile] = {
     for p in (
         Profile("paper", "as published"),
         Profile("short", "15 epochs of the real data, milestones in proportion", epochs=15, seeds=1),
-        Profile("quick", "miniature on scikit-learn's digits: 512 images, 2 epochs, 1 seed; its numbers mean only that it works",
-                epochs=2, train_images=512, dataset="digits", seeds=1),
+        Profile(
+            "quick",
+            "miniature on scikit-learn's digits: 512 images, 2 epochs, 1 seed; its numbers mean only that it works",
+            epochs=2,
+            train_images=512,
+            dataset="digits",
+            seeds=1,
+        ),
     )
 }
 
@@ -143,7 +162,18 @@ class Recipe:
         return dataclasses.asdict(self)
 
 
-RECIPE_FIELDS = ("epochs", "batch_size", "lr", "decay", "momentum", "weight_decay", "nesterov", "drop_last", "train_images", "test_images")
+RECIPE_FIELDS = (
+    "epochs",
+    "batch_size",
+    "lr",
+    "decay",
+    "momentum",
+    "weight_decay",
+    "nesterov",
+    "drop_last",
+    "train_images",
+    "test_images",
+)
 
 
 def check_recipe_override(key: str, value: Any) -> Any:
@@ -153,7 +183,14 @@ def check_recipe_override(key: str, value: Any) -> Any:
     name = key.partition(".")[2]
     if name not in RECIPE_FIELDS:
         raise unknown("setting of recipe", name, RECIPE_FIELDS)
-    kind = {"epochs": int, "batch_size": int, "nesterov": bool, "drop_last": bool, "train_images": int, "test_images": int}.get(name, float)
+    kind = {
+        "epochs": int,
+        "batch_size": int,
+        "nesterov": bool,
+        "drop_last": bool,
+        "train_images": int,
+        "test_images": int,
+    }.get(name, float)
     value = _coerce(key, value, kind, None)
     low = 2 if name == "batch_size" else 1 if kind is int else 0
     if kind is not bool and value < low:
@@ -167,7 +204,11 @@ def scaled(n: int, epochs: int, published: int) -> int:
 
 
 def resolve(
-    protocol: Protocol, profile: Profile, network: str, available: tuple[int, int], schedule: Mapping[str, Any] | None = None,
+    protocol: Protocol,
+    profile: Profile,
+    network: str,
+    available: tuple[int, int],
+    schedule: Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Recipe:
     """The recipe of a run.
@@ -185,8 +226,18 @@ def resolve(
     test = overrides.pop("test_images", profile.test_images)
     lr = p.lr_small if network in p.small_lr_networks and "lr" not in (schedule or {}) else p.lr
     base = Recipe(
-        epochs=epochs, milestones=tuple(scaled(m, epochs, p.epochs) for m in p.milestones), published_epochs=p.epochs, decay=p.decay,
-        batch_size=p.batch_size, lr=lr, momentum=p.momentum, weight_decay=p.weight_decay, nesterov=p.nesterov, drop_last=p.drop_last,
-        augment=p.augment, train_images=min(train or available[0], available[0]), test_images=min(test or available[1], available[1]),
+        epochs=epochs,
+        milestones=tuple(scaled(m, epochs, p.epochs) for m in p.milestones),
+        published_epochs=p.epochs,
+        decay=p.decay,
+        batch_size=p.batch_size,
+        lr=lr,
+        momentum=p.momentum,
+        weight_decay=p.weight_decay,
+        nesterov=p.nesterov,
+        drop_last=p.drop_last,
+        augment=p.augment,
+        train_images=min(train or available[0], available[0]),
+        test_images=min(test or available[1], available[1]),
     )
     return dataclasses.replace(base, **overrides)

@@ -100,8 +100,15 @@ class Run:
         """The run as plain JSON data, from which `Resolver.from_order` makes it again in another process."""
         r = self.request
         return {
-            "dataset": r.dataset, "protocol": r.protocol, "profile": r.profile, "teacher": r.teacher, "student": r.student,
-            "method": r.method, "overrides": [list(o) for o in r.overrides], "seed": self.seed, "key": self.key,
+            "dataset": r.dataset,
+            "protocol": r.protocol,
+            "profile": r.profile,
+            "teacher": r.teacher,
+            "student": r.student,
+            "method": r.method,
+            "overrides": [list(o) for o in r.overrides],
+            "seed": self.seed,
+            "key": self.key,
             "evaluates": self.evaluates is not None,
         }
 
@@ -158,20 +165,26 @@ class Resolver:
     def from_order(self, order: Mapping[str, Any]) -> Run:
         """The run of an order. `InputError` if it resolves to another key here: the code or the imported teachers have changed since."""
         o = dict(order)
-        request = Request(*(o[f] for f in ("dataset", "protocol", "profile", "teacher", "student", "method")),
-                          tuple((k, v) for k, v in o["overrides"]))
+        names = ("dataset", "protocol", "profile", "teacher", "student", "method")
+        request = Request(**{f: o[f] for f in names}, overrides=tuple((k, v) for k, v in o["overrides"]))
         if o["evaluates"]:
             ref = self.imported.get((o["dataset"], o["student"]))
             if ref is None:
-                raise InputError(f"{o['key']}: the imported teacher is gone; allowed: TEACHERS= the folder that held it")
+                raise InputError(
+                    f"{o['key']}: the imported teacher is gone; allowed: TEACHERS= the folder that held it"
+                )
             run = self.imported_run(request.dataset, request.profile, ref, request.protocol)
         else:
             run = self.run(request, o["seed"])
         if run.key != o["key"]:
-            raise InputError(f"{o['key']} resolves to {run.key} here: code or teachers differ from those it was ordered with; order it again")
+            raise InputError(
+                f"{o['key']} resolves to {run.key} here: code or teachers differ from those it was ordered with; order it again"
+            )
         return run
 
-    def teacher(self, dataset: str, protocol: str, profile: str, network: str, overrides: tuple[tuple[str, Any], ...]) -> TeacherRef:
+    def teacher(
+        self, dataset: str, protocol: str, profile: str, network: str, overrides: tuple[tuple[str, Any], ...]
+    ) -> TeacherRef:
         """The teacher of that architecture: imported if there is one, else seed 0 of its plain training under the protocol's teacher protocol."""
         key = (dataset, protocol, profile, network, overrides)
         if key not in self._teachers:
@@ -199,16 +212,21 @@ class Resolver:
             raise InputError(f"method {spec.name} needs a teacher; allowed: a pair teacher:{r.student}")
         schedule = spec.components[0].method.schedule() if len(spec.components) == 1 else {}
         recipe = protocols.resolve(
-            protocol, profile, r.student, (dataset.train_images, dataset.test_images), schedule,
+            protocol,
+            profile,
+            r.student,
+            (dataset.train_images, dataset.test_images),
+            schedule,
             {k.partition(".")[2]: v for k, v in overrides.items() if k.startswith("recipe.")},
         )
         ref = None if r.teacher == NONE else self.teacher(r.dataset, r.protocol, r.profile, r.teacher, r.overrides)
-        recipe_only = tuple((k, v) for k, v in r.overrides if k.startswith("recipe."))
+        concerns_heads = ("recipe.train_images", "recipe.test_images", "recipe.batch_size")
         head_overrides = tuple(
-            (k, v) for k, v in r.overrides if k in recipe_only or k.partition(".")[0] in spec.requires or k == "recipe.train_images"
+            (k, v) for k, v in r.overrides if k in concerns_heads or k.partition(".")[0] in spec.requires
         )
         heads = tuple(
-            self.run(Request(r.dataset, r.protocol, r.profile, r.teacher, NONE, name, head_overrides), seed=0) for name in spec.requires
+            self.run(Request(r.dataset, r.protocol, r.profile, r.teacher, NONE, name, head_overrides), seed=0)
+            for name in spec.requires
         )
         mean, std = statistics(r.protocol, r.dataset)
         settings = {
@@ -217,7 +235,8 @@ class Resolver:
             "normalise": {"mean": mean, "std": std},
             "recipe": recipe.settings(),
             "init_epochs": {
-                c.method.name: protocols.scaled(c.method.init_epochs, recipe.epochs, recipe.published_epochs) for c in spec.init_stages
+                c.method.name: protocols.scaled(c.method.init_epochs, recipe.epochs, recipe.published_epochs)
+                for c in spec.init_stages
             },
             "teacher": None if ref is None else {"network": r.teacher, "identity": ref.identity},
             "student": None if r.student == NONE else r.student,
@@ -236,7 +255,22 @@ class Resolver:
         r = request
         digest = hashlib.sha256(f"{canonical}|seed={seed}".encode()).hexdigest()[:10]
         key = f"{r.dataset}/{r.protocol}/{r.profile}/{r.teacher}-{r.student}/{spec.name}/seed{seed}-{digest}"
-        return Run(r.dataset, r.protocol, r.profile, r.teacher, r.student, spec.name, seed, recipe, spec, ref, heads, canonical, key, r)
+        return Run(
+            r.dataset,
+            r.protocol,
+            r.profile,
+            r.teacher,
+            r.student,
+            spec.name,
+            seed,
+            recipe,
+            spec,
+            ref,
+            heads,
+            canonical,
+            key,
+            r,
+        )
 
     def imported_run(self, dataset: str, profile: str, ref: TeacherRef, protocol: str) -> Run:
         """The record-to-be of an imported checkpoint: nothing is trained, its top-1 on the test set is measured."""
@@ -244,7 +278,9 @@ class Resolver:
         plain = self.run(request, seed=0)
         settings = {"dataset": dataset, "normalise": plain.settings["normalise"], "imported": ref.weights}
         key = f"{dataset}/{protocol}/{profile}/{NONE}-{ref.network}/imported/{ref.weights}"
-        return dataclasses.replace(plain, method="imported", settings_json=json.dumps(settings, sort_keys=True), key=key, evaluates=ref)
+        return dataclasses.replace(
+            plain, method="imported", settings_json=json.dumps(settings, sort_keys=True), key=key, evaluates=ref
+        )
 
 
 def statistics(protocol: str, dataset: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
@@ -259,7 +295,8 @@ def statistics(protocol: str, dataset: str) -> tuple[tuple[float, float, float],
 @functools.cache
 def _skip(spec: MethodSpec, teacher: str, student: str, num_classes: int) -> str | None:
     return spec.skip(
-        None if student == NONE else network_info(student, num_classes), None if teacher == NONE else network_info(teacher, num_classes)
+        None if student == NONE else network_info(student, num_classes),
+        None if teacher == NONE else network_info(teacher, num_classes),
     )
 
 

@@ -38,7 +38,9 @@ class Imported:
 def network_of(path: Path) -> str | None:
     """The network that a checkpoint's file or folder is named after (the longest name that fits), or None."""
     for text in (path.name, path.parent.name):
-        fits = [n for n in models.names() if text.lower().startswith(n.lower()) and not text[len(n) : len(n) + 1].isalnum()]
+        fits = [
+            n for n in models.names() if text.lower().startswith(n.lower()) and not text[len(n) : len(n) + 1].isalnum()
+        ]
         if fits:
             return max(fits, key=len)
     return None
@@ -48,7 +50,9 @@ def read(path: Path, network: str | None = None) -> Imported:
     """Reads one checkpoint. `InputError` if no network can be told or the weights do not fit it."""
     network = network or network_of(path)
     if network is None:
-        raise InputError(f"{path}: no network is named so; allowed: a file or folder name that begins with one of {', '.join(models.names())}")
+        raise InputError(
+            f"{path}: no network is named so; allowed: a file or folder name that begins with one of {', '.join(models.names())}"
+        )
     reasons = []
     for num_classes in (100, 10):
         net = models.build(network, num_classes)
@@ -68,10 +72,14 @@ def scan(folder: Path | None) -> list[Imported]:
     if not folder.is_dir():
         raise InputError(f"TEACHERS: no folder {folder}; allowed: a folder of checkpoints ({', '.join(SUFFIXES)})")
     found: dict[str, Imported] = {}
-    for path in sorted(p for p in folder.rglob("*") if p.suffix in SUFFIXES and p.is_file() and not p.name.startswith(".")):
+    for path in sorted(
+        p for p in folder.rglob("*") if p.suffix in SUFFIXES and p.is_file() and not p.name.startswith(".")
+    ):
         teacher = read(path)
         if teacher.network in found:
-            raise InputError(f"TEACHERS: two checkpoints of {teacher.network}: {found[teacher.network].path} and {path}; allowed: one a network")
+            raise InputError(
+                f"TEACHERS: two checkpoints of {teacher.network}: {found[teacher.network].path} and {path}; allowed: one a network"
+            )
         found[teacher.network] = teacher
     return list(found.values())
 
@@ -92,5 +100,7 @@ def load_network(ref: TeacherRef, dataset: str, path: Path) -> models.Network:
     except models.WeightsError as error:
         raise InputError(str(error)) from error
     if ref.weights and models.weights_hash(net) != ref.weights:
-        raise InputError(f"{path}: the weights have changed since the run was planned; allowed: the same file, or plan again")
+        raise InputError(
+            f"{path}: the weights have changed since the run was planned; allowed: the same file, or plan again"
+        )
     return net.eval().requires_grad_(False)

@@ -48,7 +48,7 @@ class Reporter:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run of a pack ended. status: `done`, `diverged`, `failed`, `blocked` (what it needs is not there) or `busy` (someone else has it)."""
+    """How a run of a pack ended. status: `done`, `diverged`, `stopped` (as told), `failed`, `blocked` (what it needs is not there) or `busy` (someone else has it)."""
 
     run: Run
     status: str
@@ -57,12 +57,13 @@ class Outcome:
 
 @dataclass
 class Options:
-    """What a worker is told. keep: whether weights of finished runs are kept (`all`), or dropped where nobody builds on them (`none`)."""
+    """What a worker is told. until: stop after so many epochs of the main stage, to go on another time. keep: whether weights of finished runs are kept (`all`), or dropped where nobody builds on them (`none`)."""
 
     execution: Execution
     data_folder: Path = Path("data")
     keep: str = "all"
     reporter: Reporter = field(default_factory=Reporter)
+    until: int | None = None
     after_epoch: Callable[[Item], None] = lambda item: None
 
 
@@ -80,7 +81,9 @@ def train_pack(runs: Sequence[Run], store: Store, options: Options) -> list[Outc
                 outcomes[run.key] = Outcome(run, str((store.record(run.key) or {})["status"]))
             elif (claim := store.claim(run.key)) is None:
                 holder = store.holder(run.key) or {}
-                outcomes[run.key] = Outcome(run, "busy", f"works on it: process {holder.get('pid')} on {holder.get('host')}")
+                outcomes[run.key] = Outcome(
+                    run, "busy", f"works on it: process {holder.get('pid')} on {holder.get('host')}"
+                )
             elif store.is_done(run.key):  # it was finished between the look and the claim
                 claim.release()
                 outcomes[run.key] = Outcome(run, str((store.record(run.key) or {})["status"]))
@@ -144,18 +147,26 @@ class _Pack:
                 self._record_imported(run)
             return
         self.teacher, self.teacher_info = self._teacher(first)
-        self.stream = Stream(self.train_split, mean, std, first.spec.sampler, first.recipe.batch_size, first.recipe.drop_last, first.seed)
+        self.stream = Stream(
+            self.train_split, mean, std, first.spec.sampler, first.recipe.batch_size, first.recipe.drop_last, first.seed
+        )
         self.items = [item for r in ready if (item := self._open(r)) is not None]
         steps = self.stream.steps(MAIN, 1)
         left = sum(s.epochs for i in self.items for s in i.stages[i.stage_index :]) - sum(i.epoch for i in self.items)
         total = sum(s.epochs for i in self.items for s in i.stages)
         self.reporter.begin(ready, total * steps, (total - left) * steps)
         for item in self.items:
+            item.until = self.options.until
             if item.finished:
                 self._finish(item)
         while units := {u for i in self.items if (u := i.next_unit) is not None}:
             unit = min(units)
             self._epoch(unit, [i for i in self.items if i.next_unit == unit])
+        for item in self.items:
+            if item.stopped:
+                self.outcomes[item.run.key] = Outcome(
+                    item.run, "stopped", f"after epoch {item.epoch} of {item.stage.epochs}, as told"
+                )
 
     def _keep_precision(self, runs: list[Run]) -> None:
         """A run that was begun in one precision goes on in it; a pack has one, that of its first begun run."""
@@ -172,7 +183,10 @@ class _Pack:
     def _open(self, run: Run) -> Item | None:
         folder = self.store.path(run.key)
         folder.mkdir(parents=True, exist_ok=True)
-        artifacts = {h.method: checkpoint.load(self.store.path(h.key) / "state.pt", self.execution.torch_device) or {} for h in run.heads}
+        artifacts = {
+            h.method: checkpoint.load(self.store.path(h.key) / "state.pt", self.execution.torch_device) or {}
+            for h in run.heads
+        }
         try:
             item = Item.open(run, folder, self.execution, self.teacher, self.train_split.labels, artifacts)
         except InputError:
@@ -180,8 +194,11 @@ class _Pack:
         except Exception as error:
             self._fail(run, error)
             return None
-        self._log(run, f"{'going on at' if item.resumes else 'begin'} stage {item.stage.name}, epoch {item.epoch + 1}; "
-                       f"pack of {len(self.runs)}; {self.execution.describe()}")
+        self._log(
+            run,
+            f"{'going on at' if item.resumes else 'begin'} stage {item.stage.name}, epoch {item.epoch + 1}; "
+            f"pack of {len(self.runs)}; {self.execution.describe()}",
+        )
         return item
 
     def _blocked(self, run: Run) -> bool:
@@ -203,11 +220,15 @@ class _Pack:
         if ref is None:
             return None, None
         net = teachers.load_network(ref, run.dataset, teacher_path(ref, self.store))
-        fmt = torch.channels_last if self.execution.channels_last else torch.preserve_format
-        net.to(self.execution.torch_device, memory_format=fmt)
+        self.execution.place(net)
         found = evaluate(net, self.test_split, self.mean, self.std, self.execution)
-        return net, {"network": ref.network, "identity": ref.identity, "epoch": ref.epoch, "weights": models.weights_hash(net),
-                     "top1": found.top1}
+        return net, {
+            "network": ref.network,
+            "identity": ref.identity,
+            "epoch": ref.epoch,
+            "weights": models.weights_hash(net),
+            "top1": found.top1,
+        }
 
     # --- an epoch -----------------------------------------------------------------------------------------------------------
 
@@ -225,7 +246,9 @@ class _Pack:
         _, stream, epoch = unit
         images = 0
         for number, batch in enumerate(self.stream.epoch(stream, epoch, views.values())):
-            seen = {name: self._teacher_pass(batch.views[name], frozenset(parts)) for name, (_, parts) in passes.items()}
+            seen = {
+                name: self._teacher_pass(batch.views[name], frozenset(parts)) for name, (_, parts) in passes.items()
+            }
             for item in items:
                 if item.failure is None:
                     try:
@@ -291,8 +314,13 @@ class _Pack:
 
     def _save_weights(self, item: Item, name: str, found: Score | None) -> None:
         if item.student is not None:
-            models.save_weights(item.student, item.folder / name, epoch=item.epoch, key=item.run.key,
-                                **({} if found is None else {"top1": found.top1}))
+            models.save_weights(
+                item.student,
+                item.folder / name,
+                epoch=item.epoch,
+                key=item.run.key,
+                **({} if found is None else {"top1": found.top1}),
+            )
 
     def _finish(self, item: Item) -> None:
         run = item.run
@@ -301,18 +329,33 @@ class _Pack:
         if not item.diverged:
             self._save_weights(item, "last.pt", None)
             if run.spec.components and not run.spec.trains_student:
-                checkpoint.save(item.folder / "state.pt", item.objective.method(run.spec.components[0].method.name).state_dict())
+                checkpoint.save(
+                    item.folder / "state.pt", item.objective.method(run.spec.components[0].method.name).state_dict()
+                )
         trained = not item.diverged and item.student is not None
         record = {
-            **self._head(run), "status": "diverged" if item.diverged else "done", "settings": run.settings,
-            "order": run.order(), "top1_last": last.get("test_acc") if trained else None,
-            "top1_best": item.best.top1 if item.best.epoch else None, "best_epoch": item.best.epoch or None,
-            "best_chosen_on": "test set", "top5_last": last.get("test_acc_top5") if trained else None,
-            "test_loss_last": last.get("test_loss") if trained else None, "epochs": len(main),
-            "reason": f"loss not finite in stage {item.curve[-1]['stage']}, epoch {item.curve[-1]['epoch']}" if item.diverged else None,
-            "seconds": round(item.seconds, 3), "share_seconds": round(item.share_seconds, 3),
-            "images_per_second": round(sum(len(self.train_split.labels) for _ in item.curve) / max(item.share_seconds, 1e-9), 1),
-            "pack": len(self.runs), "resumes": item.resumes, "teacher_info": self.teacher_info,
+            **self._head(run),
+            "status": "diverged" if item.diverged else "done",
+            "settings": run.settings,
+            "order": run.order(),
+            "top1_last": last.get("test_acc") if trained else None,
+            "top1_best": item.best.top1 if item.best.epoch else None,
+            "best_epoch": item.best.epoch or None,
+            "best_chosen_on": "test set",
+            "top5_last": last.get("test_acc_top5") if trained else None,
+            "test_loss_last": last.get("test_loss") if trained else None,
+            "epochs": len(main),
+            "reason": f"loss not finite in stage {item.curve[-1]['stage']}, epoch {item.curve[-1]['epoch']}"
+            if item.diverged
+            else None,
+            "seconds": round(item.seconds, 3),
+            "share_seconds": round(item.share_seconds, 3),
+            "images_per_second": round(
+                sum(len(self.train_split.labels) for _ in item.curve) / max(item.share_seconds, 1e-9), 1
+            ),
+            "pack": len(self.runs),
+            "resumes": item.resumes,
+            "teacher_info": self.teacher_info,
             "student_params": None if item.student is None else sum(p.numel() for p in item.student.parameters()),
             "method_params": sum(p.numel() for p in item.objective.parameters() if p.requires_grad),
         }
@@ -323,32 +366,61 @@ class _Pack:
         (item.folder / "checkpoint.pt").unlink(missing_ok=True)
         (item.folder / "progress.json").unlink(missing_ok=True)
         self.outcomes[run.key] = Outcome(run, record["status"], record["reason"] or "")
-        self._log(run, f"{record['status']}: top-1 last {record['top1_last']}, best {record['top1_best']} (chosen on the test set)")
+        self._log(
+            run,
+            f"{record['status']}: top-1 last {record['top1_last']}, best {record['top1_best']} (chosen on the test set)",
+        )
         self.reporter.outcome(run, self.outcomes[run.key])
 
     def _record_imported(self, run: Run) -> None:
         ref = run.evaluates
         assert ref is not None
         began = time.perf_counter()
-        net = teachers.load_network(ref, run.dataset, Path(ref.path)).to(self.execution.torch_device, memory_format=torch.channels_last)
+        net = teachers.load_network(ref, run.dataset, Path(ref.path))
+        self.execution.place(net)
         # the accuracy of a checkpoint is a fact about it, so it is measured in the reference precision
         found = evaluate(net, self.test_split, self.mean, self.std, replace(self.execution, precision="fp32"))
         imported = teachers.read(Path(ref.path), ref.network)
         extra = {k: v for k, v in imported.extra.items() if isinstance(v, int | float | str | bool)}
-        self.store.write_record(run.key, {
-            **self._head(run), "precision": "fp32", "status": "done", "settings": run.settings, "order": run.order(),
-            "top1_last": found.top1, "top1_best": found.top1, "best_epoch": None, "top5_last": found.top5, "test_loss_last": found.loss,
-            "epochs": 0, "seconds": round(time.perf_counter() - began, 3), "share_seconds": 0.0,
-            "imported": {"file": Path(ref.path).name, "weights": ref.weights, "says": extra},
-        })
+        self.store.write_record(
+            run.key,
+            {
+                **self._head(run),
+                "precision": "fp32",
+                "status": "done",
+                "settings": run.settings,
+                "order": run.order(),
+                "top1_last": found.top1,
+                "top1_best": found.top1,
+                "best_epoch": None,
+                "top5_last": found.top5,
+                "test_loss_last": found.loss,
+                "epochs": 0,
+                "seconds": round(time.perf_counter() - began, 3),
+                "share_seconds": 0.0,
+                "imported": {"file": Path(ref.path).name, "weights": ref.weights, "says": extra},
+            },
+        )
         self.outcomes[run.key] = Outcome(run, "done")
         self.reporter.outcome(run, self.outcomes[run.key])
 
     def _head(self, run: Run) -> dict[str, Any]:
         return {
-            "schema": SCHEMA, "key": run.key, "dataset": run.dataset, "protocol": run.protocol, "profile": run.profile, "teacher": run.teacher,
-            "student": run.student, "method": run.method, "seed": run.seed, **self.execution.describe(), "versions": versions(),
-            "git": git_state(), **where(), "finished": _now(), "test_images": len(self.test_split.labels),
+            "schema": SCHEMA,
+            "key": run.key,
+            "dataset": run.dataset,
+            "protocol": run.protocol,
+            "profile": run.profile,
+            "teacher": run.teacher,
+            "student": run.student,
+            "method": run.method,
+            "seed": run.seed,
+            **self.execution.describe(),
+            "versions": versions(),
+            "git": git_state(),
+            **where(),
+            "finished": _now(),
+            "test_images": len(self.test_split.labels),
         }
 
     def _fail(self, run: Run, error: BaseException) -> None:
@@ -369,18 +441,32 @@ class _Pack:
         self._said = now
         for item in items:
             if item.failure is None:
-                done = sum(s.epochs for s in item.stages[: item.stage_index]) + item.epoch + (number + 1) / max(self.stream.steps(MAIN, 1), 1)
+                done = (
+                    sum(s.epochs for s in item.stages[: item.stage_index])
+                    + item.epoch
+                    + (number + 1) / max(self.stream.steps(MAIN, 1), 1)
+                )
                 self._progress(item, done, images / (time.perf_counter() - began))
 
     def _progress(self, item: Item, done: float, images_per_second: float) -> None:
         total = sum(s.epochs for s in item.stages)
         left = (total - done) * len(self.train_split.labels) / images_per_second if images_per_second else None
         top1 = next((r["test_acc"] for r in reversed(item.curve) if r.get("test_acc") is not None), None)
-        write_json(item.folder / "progress.json", {
-            "key": item.run.key, "stage": item.stage.name, "epoch": item.epoch, "epochs": item.stage.epochs, "done": round(done / total, 4),
-            "top1": top1, "images_per_second": round(images_per_second, 1), "eta_seconds": None if left is None else round(left),
-            "time": time.time(), **where(),
-        })
+        write_json(
+            item.folder / "progress.json",
+            {
+                "key": item.run.key,
+                "stage": item.stage.name,
+                "epoch": item.epoch,
+                "epochs": item.stage.epochs,
+                "done": round(done / total, 4),
+                "top1": top1,
+                "images_per_second": round(images_per_second, 1),
+                "eta_seconds": None if left is None else round(left),
+                "time": time.time(),
+                **where(),
+            },
+        )
 
 
 def teacher_path(ref: TeacherRef, store: Store) -> Path:
@@ -392,9 +478,18 @@ def pack_key(run: Run) -> tuple[Any, ...]:
     """Runs with equal pack keys can be trained together: same data, teacher, seed, batches and normalisation."""
     s = run.settings
     return (
-        run.dataset, run.recipe.train_images, run.recipe.test_images, None if run.teacher_ref is None else run.teacher_ref.identity, run.seed,
-        run.recipe.batch_size, run.recipe.drop_last, run.recipe.augment, run.spec.sampler.name, str(s["normalise"]),
-        run.evaluates is not None, run.profile,
+        run.dataset,
+        run.recipe.train_images,
+        run.recipe.test_images,
+        None if run.teacher_ref is None else run.teacher_ref.identity,
+        run.seed,
+        run.recipe.batch_size,
+        run.recipe.drop_last,
+        run.recipe.augment,
+        run.spec.sampler.name,
+        str(s["normalise"]),
+        run.evaluates is not None,
+        run.profile,
     )
 
 

@@ -27,7 +27,7 @@ def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
-        with os.fdopen(handle, mode, **({} if "b" in mode else {"encoding": "utf-8"})) as f:
+        with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as f:
             yield f
             f.flush()
             os.fsync(f.fileno())
@@ -37,7 +37,9 @@ def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
         raise
-    with contextlib.suppress(OSError):  # some network file systems refuse to sync a folder; the rename is done all the same
+    with contextlib.suppress(
+        OSError
+    ):  # some network file systems refuse to sync a folder; the rename is done all the same
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -98,8 +100,15 @@ class Claim:
         """Takes the claim, or returns None if a living holder has it. A dead holder's claim is taken over."""
         path.parent.mkdir(parents=True, exist_ok=True)
         token = uuid.uuid4().hex
-        me = {"token": token, "host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid()), "note": note,
-              "job": os.environ.get("SLURM_JOB_ID", ""), "time": time.time()}
+        me = {
+            "token": token,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started": _started(os.getpid()),
+            "note": note,
+            "job": os.environ.get("SLURM_JOB_ID", ""),
+            "time": time.time(),
+        }
         for _ in range(3):
             # written in full under another name, then linked: a reader never sees an empty claim
             draft = path.with_name(f".{path.name}.{token}")

@@ -1,12 +1,12 @@
 """The store: one folder a run, one record a finished run, one tidy DataFrame of them all.
 
-    <folder>/<key>/record.json      what the finished run leaves (its presence is what "done" means)
-                   curve.csv        a line an epoch: stage, epoch, lr, train_loss, terms, train_acc, test_acc, test_acc_top5, ...
-                   last.pt best.pt  weights of the last and the best epoch, in the common checkpoint format
-                   state.pt         method modules of a run that others build on (a teacher's head)
-                   checkpoint.pt    where a running run goes on from; removed when it is done
-                   claim            who works on it now; progress.json: how far it is
-                   failure.json     why it failed last time; log.txt
+<folder>/<key>/record.json      what the finished run leaves (its presence is what "done" means)
+               curve.csv        a line an epoch: stage, epoch, lr, train_loss, terms, train_acc, test_acc, test_acc_top5, ...
+               last.pt best.pt  weights of the last and the best epoch, in the common checkpoint format
+               state.pt         method modules of a run that others build on (a teacher's head)
+               checkpoint.pt    where a running run goes on from; removed when it is done
+               claim            who works on it now; progress.json: how far it is
+               failure.json     why it failed last time; log.txt
 """
 
 from __future__ import annotations
@@ -27,11 +27,34 @@ SCHEMA = 1
 REFERENCE = Path(__file__).resolve().parent / "reference"
 
 COLUMNS = {
-    "key": "string", "dataset": "string", "protocol": "string", "profile": "string", "teacher": "string", "student": "string",
-    "method": "string", "seed": "Int64", "status": "string", "top1_last": "float64", "top1_best": "float64", "best_epoch": "Int64",
-    "epochs": "Int64", "top5_last": "float64", "seconds": "float64", "images_per_second": "float64", "device": "string",
-    "precision": "string", "threads": "Int64", "teacher_key": "string", "teacher_hash": "string", "teacher_top1": "float64",
-    "commit": "string", "torch": "string", "host": "string", "finished": "string", "reason": "string", "settings": "string",
+    "key": "string",
+    "dataset": "string",
+    "protocol": "string",
+    "profile": "string",
+    "teacher": "string",
+    "student": "string",
+    "method": "string",
+    "seed": "Int64",
+    "status": "string",
+    "top1_last": "float64",
+    "top1_best": "float64",
+    "best_epoch": "Int64",
+    "epochs": "Int64",
+    "top5_last": "float64",
+    "seconds": "float64",
+    "images_per_second": "float64",
+    "device": "string",
+    "precision": "string",
+    "threads": "Int64",
+    "teacher_key": "string",
+    "teacher_hash": "string",
+    "teacher_top1": "float64",
+    "commit": "string",
+    "torch": "string",
+    "host": "string",
+    "finished": "string",
+    "reason": "string",
+    "settings": "string",
     "origin": "string",
 }
 """Columns of `load()`. top1_* in percent of the test set (`top1_best` is chosen on it, as the papers do); `settings` is JSON;
@@ -79,7 +102,9 @@ class Store:
         return found if isinstance(found, dict) else None
 
     def write_failure(self, key: str, reason: str, traceback: str, time: str) -> None:
-        write_json(self.path(key) / "failure.json", {"key": key, "reason": reason, "traceback": traceback, "time": time})
+        write_json(
+            self.path(key) / "failure.json", {"key": key, "reason": reason, "traceback": traceback, "time": time}
+        )
 
     def clear_failure(self, key: str) -> bool:
         """Forgets a failure, so that the run is tried again. Returns whether there was one."""
@@ -121,8 +146,17 @@ class Store:
 
 
 _REQUIRED: dict[str, type | tuple[type, ...]] = {
-    "schema": int, "key": str, "dataset": str, "protocol": str, "profile": str, "teacher": str, "student": str, "method": str, "seed": int,
-    "status": str, "settings": dict,
+    "schema": int,
+    "key": str,
+    "dataset": str,
+    "protocol": str,
+    "profile": str,
+    "teacher": str,
+    "student": str,
+    "method": str,
+    "seed": int,
+    "status": str,
+    "settings": dict,
 }
 
 
@@ -185,11 +219,18 @@ def frame(records: Iterable[dict[str, Any]], origin: str = "runs") -> pd.DataFra
     rows = []
     for r in records:
         teacher, git, versions = r.get("teacher_info") or {}, r.get("git") or {}, r.get("versions") or {}
-        rows.append({
-            **{c: r.get(c) for c in COLUMNS}, "teacher_key": teacher.get("identity"), "teacher_hash": teacher.get("weights"),
-            "teacher_top1": teacher.get("top1"), "commit": git.get("commit"), "torch": versions.get("torch"),
-            "settings": json.dumps(r["settings"], sort_keys=True), "origin": origin,
-        })
+        rows.append(
+            {
+                **{c: r.get(c) for c in COLUMNS},
+                "teacher_key": teacher.get("identity"),
+                "teacher_hash": teacher.get("weights"),
+                "teacher_top1": teacher.get("top1"),
+                "commit": git.get("commit"),
+                "torch": versions.get("torch"),
+                "settings": json.dumps(r["settings"], sort_keys=True),
+                "origin": origin,
+            }
+        )
     table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
     return table.sort_values("key", ignore_index=True)
 

@@ -35,33 +35,83 @@ def _env(name: str, default: str = "") -> str:
 
 def add_places(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("places")
-    group.add_argument("--results", default=None, metavar="DIR", help="where runs lie (default: $RESULTS, else results/runs)")
-    group.add_argument("--data", default=_env("DATA", "data"), metavar="DIR", help="folder of data sets (default: $DATA, else data; missing sets are downloaded)")
-    group.add_argument("--teachers", default=_env("TEACHERS"), metavar="DIR",
-                       help="folder of checkpoints that teach instead of teachers trained here (default: $TEACHERS)")
+    group.add_argument(
+        "--results", default=None, metavar="DIR", help="where runs lie (default: $RESULTS, else results/runs)"
+    )
+    group.add_argument(
+        "--data",
+        default=_env("DATA", "data"),
+        metavar="DIR",
+        help="folder of data sets (default: $DATA, else data; missing sets are downloaded)",
+    )
+    group.add_argument(
+        "--teachers",
+        default=_env("TEACHERS"),
+        metavar="DIR",
+        help="folder of checkpoints that teach instead of teachers trained here (default: $TEACHERS)",
+    )
 
 
 def add_selection(parser: argparse.ArgumentParser, table: bool = True) -> None:
     if table:
         parser.add_argument("table", metavar="TABLE", help=f"one of {', '.join(matrix.table_names())}, or a .toml file")
     group = parser.add_argument_group("which runs")
-    group.add_argument("--profile", default=_env("PROFILE") or None, help=f"{', '.join(protocols.PROFILES)} (default: paper with a GPU, quick without)")
-    group.add_argument("--protocol", default=_env("PROTOCOL") or None, help="overrides the table's protocol; makes it not comparable with the printed numbers")
-    group.add_argument("--seeds", default=_env("SEEDS") or None, metavar="N|A,B,..", help="number of seeds (0..N-1), or a list such as 0,3,7 or 5, (only seed 5)")
+    group.add_argument(
+        "--profile",
+        default=_env("PROFILE") or None,
+        help=f"{', '.join(protocols.PROFILES)} (default: paper with a GPU, quick without)",
+    )
+    group.add_argument(
+        "--protocol",
+        default=_env("PROTOCOL") or None,
+        help="overrides the table's protocol; makes it not comparable with the printed numbers",
+    )
+    group.add_argument(
+        "--seeds",
+        default=_env("SEEDS") or None,
+        metavar="N|A,B,..",
+        help="number of seeds (0..N-1), or a list such as 0,3,7 or 5, (only seed 5)",
+    )
     group.add_argument("--pairs", default="", metavar="T:S,..", help="only these columns")
     group.add_argument("--methods", default="", metavar="M,..", help="only these rows (Teacher and Student stay)")
-    group.add_argument("--only", default="", metavar="PATTERN", help="only runs whose key matches (shell pattern, or a part of the key)")
-    group.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", dest="settings",
-                       help="another hyper-parameter, e.g. kd.temperature=8, ce=0.5, recipe.epochs=10: another run with another key")
+    group.add_argument(
+        "--only",
+        default="",
+        metavar="PATTERN",
+        help="only runs whose key matches (shell pattern, or a part of the key)",
+    )
+    group.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        dest="settings",
+        help="another hyper-parameter, e.g. kd.temperature=8, ce=0.5, recipe.epochs=10: another run with another key",
+    )
 
 
 def add_execution(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("how")
     group.add_argument("--device", default=_env("DEVICE", "auto"), help="auto, cpu, cuda")
-    group.add_argument("--precision", default=_env("PRECISION", "auto"), help="auto, fp32, tf32, bf16 (recorded; in no key)")
-    group.add_argument("--threads", type=int, default=int(_env("THREADS", "0")), help="CPU threads (0: torch's choice; recorded)")
-    group.add_argument("--pack", type=int, default=0, metavar="N", help="most runs behind one teacher pass (default: 16 on a CPU, 32 on a GPU)")
-    group.add_argument("--keep", default=_env("KEEP", "all"), choices=("all", "none"), help="weights of finished students (default: all)")
+    group.add_argument(
+        "--precision", default=_env("PRECISION", "auto"), help="auto, fp32, tf32, bf16 (recorded; in no key)"
+    )
+    group.add_argument(
+        "--threads", type=int, default=int(_env("THREADS", "0")), help="CPU threads (0: torch's choice; recorded)"
+    )
+    group.add_argument(
+        "--pack",
+        type=int,
+        default=0,
+        metavar="N",
+        help="most runs behind one teacher pass (default: 16 on a CPU, 32 on a GPU)",
+    )
+    group.add_argument(
+        "--keep",
+        default=_env("KEEP", "all"),
+        choices=("all", "none"),
+        help="weights of finished students (default: all)",
+    )
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -118,14 +168,22 @@ def select(args: argparse.Namespace, name: str | None = None) -> Selection:
     protocols.get_profile(profile)
     overrides = matrix.parse_overrides(args.settings)
     expansion = matrix.expand(
-        table, profile, resolver_of(args), seeds=seeds_of(args.seeds), pairs=words(args.pairs), only_methods=words(args.methods), overrides=overrides,
+        table,
+        profile,
+        resolver_of(args),
+        seeds=seeds_of(args.seeds),
+        pairs=words(args.pairs),
+        only_methods=words(args.methods),
+        overrides=overrides,
     )
     _used(overrides, expansion)
     runs = expansion.runs
     if args.only:
         runs = tuple(r for r in runs if matches(r.key, args.only))
         if not runs:
-            raise InputError(f"--only {args.only}: no run of {table.name} matches; allowed: a part of a key, as `plan {table.name} --list` shows them")
+            raise InputError(
+                f"--only {args.only}: no run of {table.name} matches; allowed: a part of a key, as `plan {table.name} --list` shows them"
+            )
     return Selection(expansion, runs, profile, args.profile is None)
 
 
@@ -135,7 +193,9 @@ def _used(overrides: tuple[tuple[str, Any], ...], expansion: Expansion) -> None:
     for key, _ in overrides:
         name = key.partition(".")[0]
         if name not in ("ce", "recipe") and name not in methods:
-            raise InputError(f"--set {key}: no run of {expansion.table.name} has method {name}; allowed: {', '.join(sorted(methods))}")
+            raise InputError(
+                f"--set {key}: no run of {expansion.table.name} has method {name}; allowed: {', '.join(sorted(methods))}"
+            )
 
 
 def matches(key: str, pattern: str) -> bool:
@@ -153,8 +213,12 @@ def environment_of(args: argparse.Namespace) -> Environment:
     folder = store_of(args).folder
     absolute = {"results": folder, "data": Path(args.data).expanduser()}
     return Environment(
-        **{k: str(v.resolve()) for k, v in absolute.items()}, teachers=str(Path(args.teachers).expanduser().resolve()) if args.teachers else "",
-        device=args.device, precision=args.precision, threads=args.threads, keep=args.keep,
+        **{k: str(v.resolve()) for k, v in absolute.items()},
+        teachers=str(Path(args.teachers).expanduser().resolve()) if args.teachers else "",
+        device=args.device,
+        precision=args.precision,
+        threads=args.threads,
+        keep=args.keep,
     )
 
 

@@ -17,17 +17,24 @@ from benchmark.train import Options, train_pack
 
 
 def register(verbs: Any) -> None:
-    p = verbs.add_parser("methods", help="every method with formula, citation, needs, hyper-parameters and their sources")
+    p = verbs.add_parser(
+        "methods", help="every method with formula, citation, needs, hyper-parameters and their sources"
+    )
     p.add_argument("name", nargs="?", default="", metavar="NAME")
     p.add_argument("--bibtex", action="store_true", help="BibTeX entries")
     p.add_argument("--markdown", action="store_true", help="the README's table of methods")
     common.add_json(p)
     p.set_defaults(do=do_methods)
 
-    p = verbs.add_parser("teachers", help="teachers of the tables: which exist, their accuracy beside the published ones, where each came from")
+    p = verbs.add_parser(
+        "teachers",
+        help="teachers of the tables: which exist, their accuracy beside the published ones, where each came from",
+    )
     p.add_argument("--dataset", default="cifar100", help=", ".join(data.DATASETS))
     p.add_argument("--profile", default="paper", help=", ".join(protocols.PROFILES))
-    p.add_argument("--test", action="store_true", help="measure the checkpoints of TEACHERS= on the test set (stored as records)")
+    p.add_argument(
+        "--test", action="store_true", help="measure the checkpoints of TEACHERS= on the test set (stored as records)"
+    )
     common.add_places(p)
     common.add_json(p)
     p.set_defaults(do=do_teachers)
@@ -38,11 +45,22 @@ def describe(name: str) -> dict[str, Any]:
     m = methods.get(name)
     needs = methods.parse(name).needs()
     return {
-        "name": m.name, "title": m.title, "formula": m.formula, "paper": m.paper, "bibtex": m.bibtex, "revision": m.revision,
-        "student": sorted(needs.student), "teacher": sorted(needs.teacher), "views": [v.name for v in needs.views],
-        "teacher_views": [v.name for v in needs.passes], "sampler": m.sampler.name, "init_epochs": m.init_epochs,
-        "requires": list(methods.parse(name).requires), "trains_student": m.trains_student,
-        "combined": dict(m.combined), "hyper_parameters": methods.hyper_parameters(m.Config),
+        "name": m.name,
+        "title": m.title,
+        "formula": m.formula,
+        "paper": m.paper,
+        "bibtex": m.bibtex,
+        "revision": m.revision,
+        "student": sorted(needs.student),
+        "teacher": sorted(needs.teacher),
+        "views": [v.name for v in needs.views],
+        "teacher_views": [v.name for v in needs.passes],
+        "sampler": m.sampler.name,
+        "init_epochs": m.init_epochs,
+        "requires": list(methods.parse(name).requires),
+        "trains_student": m.trains_student,
+        "combined": dict(m.combined),
+        "hyper_parameters": methods.hyper_parameters(m.Config),
         "doc": inspect.getdoc(sys.modules[m.__module__]) or "",
     }
 
@@ -77,7 +95,9 @@ def do_methods(args: argparse.Namespace) -> int:
             print(f"{d['name']:<12} {d['title']}: {d['formula']}")
             print(f"{'':<12} {d['paper']}")
             values = ", ".join(f"{h['name']} {h['default']}" for h in d["hyper_parameters"])
-            print(f"{'':<12} reads {', '.join(d['student']) or 'no student'}; of the teacher {', '.join(d['teacher']) or 'nothing'}; {values}")
+            print(
+                f"{'':<12} reads {', '.join(d['student']) or 'no student'}; of the teacher {', '.join(d['teacher']) or 'nothing'}; {values}"
+            )
         print("\n`methods NAME` says where each constant comes from; `a+b` combines (kd+at).")
     return 0
 
@@ -85,8 +105,11 @@ def do_methods(args: argparse.Namespace) -> int:
 def _print_method(d: dict[str, Any]) -> None:
     print(f"{d['name']} (revision {d['revision']}): {d['title']}\n  {d['formula']}\n  {d['paper']}\n")
     print(d["doc"])
-    print(f"\nreads of the student: {', '.join(d['student']) or 'nothing'}; of the teacher: {', '.join(d['teacher']) or 'nothing'}; "
-          f"views: {', '.join(d['views'])}" + (f"; initialisation stage of {d['init_epochs']} epochs" if d["init_epochs"] else ""))
+    print(
+        f"\nreads of the student: {', '.join(d['student']) or 'nothing'}; of the teacher: {', '.join(d['teacher']) or 'nothing'}; "
+        f"views: {', '.join(d['views'])}"
+        + (f"; initialisation stage of {d['init_epochs']} epochs" if d["init_epochs"] else "")
+    )
     for h in d["hyper_parameters"]:
         print(f"  {h['name']} = {h['default']!r} ({h['type']}): {h['help']} [{h['source']}]")
     if d["combined"]:
@@ -112,25 +135,47 @@ def teacher_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
         run = resolver.run(Request(args.dataset, protocol, args.profile, NONE, network, methods.PLAIN), 0)
         record = store.record(run.key) or {}
         prints = published.load()
-        rule = prints[(prints["teacher"] == network) & (prints["method"] == "teacher") & (prints["paper"] == protocol) & (prints["dataset"] == args.dataset)]
+        rule = prints[
+            (prints["teacher"] == network)
+            & (prints["method"] == "teacher")
+            & (prints["paper"] == protocol)
+            & (prints["dataset"] == args.dataset)
+        ]
         values = sorted({float(v) for v in rule["value"].dropna()})
-        rows.append({
-            "network": network, "protocol": protocol, "origin": "trained here", "state": store.state(run.key), "top1_last": record.get("top1_last"),
-            "top1_best": record.get("top1_best"), "published": values, "key": run.key,
-        })
+        rows.append(
+            {
+                "network": network,
+                "protocol": protocol,
+                "origin": "trained here",
+                "state": store.state(run.key),
+                "top1_last": record.get("top1_last"),
+                "top1_best": record.get("top1_best"),
+                "published": values,
+                "key": run.key,
+            }
+        )
     for (dataset, network), ref in imported.items():
         if dataset != args.dataset:
             continue
         run = Resolver(imported).imported_run(dataset, args.profile, ref, "crd")
         record = store.record(run.key) or {}
         prints = published.load()
-        rule = prints[(prints["teacher"] == network) & (prints["method"] == "teacher") & (prints["dataset"] == args.dataset)]
+        rule = prints[
+            (prints["teacher"] == network) & (prints["method"] == "teacher") & (prints["dataset"] == args.dataset)
+        ]
         values = sorted({float(v) for v in rule["value"].dropna()})
-        rows.append({
-            "network": network, "protocol": "any", "origin": f"imported: {Path(ref.path).name} (weights {ref.weights})",
-            "state": "tested" if record else "not tested (--test)", "top1_last": record.get("top1_last"), "top1_best": record.get("top1_best"),
-            "published": values, "key": run.key,
-        })
+        rows.append(
+            {
+                "network": network,
+                "protocol": "any",
+                "origin": f"imported: {Path(ref.path).name} (weights {ref.weights})",
+                "state": "tested" if record else "not tested (--test)",
+                "top1_last": record.get("top1_last"),
+                "top1_best": record.get("top1_best"),
+                "published": values,
+                "key": run.key,
+            }
+        )
     return rows
 
 
@@ -152,10 +197,28 @@ def do_teachers(args: argparse.Namespace) -> int:
     if args.json:
         common.print_json(rows)
         return 0
+
     def number(x: float | None) -> str:
         return "" if x is None else f"{x:.2f}"
-    body = [[r["network"], r["protocol"], r["state"], number(r["top1_last"]), number(r["top1_best"]), " ".join(map(number, r["published"])), r["origin"]]
-            for r in rows]
-    print(tabulate(body, ["teacher", "protocol", "state", "top-1 last", "top-1 best*", "published", "origin"], disable_numparse=True))
+
+    body = [
+        [
+            r["network"],
+            r["protocol"],
+            r["state"],
+            number(r["top1_last"]),
+            number(r["top1_best"]),
+            " ".join(map(number, r["published"])),
+            r["origin"],
+        ]
+        for r in rows
+    ]
+    print(
+        tabulate(
+            body,
+            ["teacher", "protocol", "state", "top-1 last", "top-1 best*", "published", "origin"],
+            disable_numparse=True,
+        )
+    )
     print("* the best epoch is chosen on the test set, as the papers do")
     return 0

@@ -29,19 +29,32 @@ def register(verbs: Any) -> None:
     common.add_selection(p)
     common.add_places(p)
     common.add_execution(p)
+    p.add_argument(
+        "--until",
+        type=int,
+        default=None,
+        metavar="EPOCH",
+        help="stop after this epoch; the same command without it goes on",
+    )
     p.set_defaults(do=do_run)
 
     p = verbs.add_parser("reproduce", help="run, table and diff in one go (what `make reproduce-table1` calls)")
-    p.add_argument("table", nargs="?", default="", metavar="TABLE", help="a table's name (or choose by --paper and --number)")
+    p.add_argument(
+        "table", nargs="?", default="", metavar="TABLE", help="a table's name (or choose by --paper and --number)"
+    )
     common.add_selection(p, table=False)
     p.add_argument("--paper", default="dlkd", help="dlkd, sskd or crd: whose table")
-    p.add_argument("--number", type=int, choices=(1, 2), default=1, help="1: similar architectures, 2: different architectures")
+    p.add_argument(
+        "--number", type=int, choices=(1, 2), default=1, help="1: similar architectures, 2: different architectures"
+    )
     p.add_argument("--out", default="tables/out", metavar="DIR", help="where the files go")
     common.add_places(p)
     common.add_execution(p)
     p.set_defaults(do=do_reproduce)
 
-    p = verbs.add_parser("work", help="train one work order (JSON from a file or -): what worker processes and jobs call")
+    p = verbs.add_parser(
+        "work", help="train one work order (JSON from a file or -): what worker processes and jobs call"
+    )
     p.add_argument("order", metavar="FILE")
     p.set_defaults(do=do_work)
 
@@ -73,11 +86,13 @@ def _plan(args: argparse.Namespace, chosen: common.Selection) -> tuple[plan.Plan
 
 
 def _describe(numbers: dict[str, Any]) -> str:
-    hours = numbers.get("gpu_hours", numbers.get("hours"))
+    hours = float(numbers["gpu_hours"] if "gpu_hours" in numbers else numbers["hours"])
     unit = "GPU-hours" if "gpu_hours" in numbers else "hours on two CPU cores"
     amount = f"{hours:.1f}" if hours >= 1 else f"{hours:.3f}"
-    return (f"{plural(numbers['missing'], 'run')} to do in {plural(numbers['packs'], 'pack')}: about {amount} {unit}, "
-            f"{_size(numbers['disk_bytes'])} of disk ({_size(numbers['checkpoint_bytes'])} more while the largest pack trains)")
+    return (
+        f"{plural(numbers['missing'], 'run')} to do in {plural(numbers['packs'], 'pack')}: about {amount} {unit}, "
+        f"{_size(numbers['disk_bytes'])} of disk ({_size(numbers['checkpoint_bytes'])} more while the largest pack trains)"
+    )
 
 
 def _size(n: float) -> str:
@@ -93,14 +108,21 @@ def do_plan(args: argparse.Namespace) -> int:
     found, numbers = _plan(args, chosen)
     table = chosen.expansion.table
     if args.json:
-        packs = [{"name": p.name, "level": p.level, "runs": [r.key for r in p.runs]} for p in found.packs]
-        runs = [{"key": r.key, "state": found.states[r.key], "pair": r.pair, "method": r.method, "seed": r.seed} for r in found.runs]
-        extra = {"plan_runs": runs, "plan_packs": packs} if args.list else {}
-        common.print_json({"table": table.name, "profile": chosen.profile, "dataset": chosen.expansion.dataset, **numbers, **extra})
+        listed = [{"name": p.name, "level": p.level, "runs": [r.key for r in p.runs]} for p in found.packs]
+        runs = [
+            {"key": r.key, "state": found.states[r.key], "pair": r.pair, "method": r.method, "seed": r.seed}
+            for r in found.runs
+        ]
+        extra = {"plan_runs": runs, "plan_packs": listed} if args.list else {}
+        common.print_json(
+            {"table": table.name, "profile": chosen.profile, "dataset": chosen.expansion.dataset, **numbers, **extra}
+        )
         return 0
     print(f"{table.name}: {table.title}")
-    print(f"profile {chosen.profile} on {chosen.expansion.dataset}, {plural(len(chosen.expansion.seeds), 'seed')}: {plural(len(table.columns), 'pair')}, "
-          f"{plural(numbers['runs'], 'run')} with teachers ({', '.join(f'{n} {s}' for s, n in sorted(numbers['states'].items()))})")
+    print(
+        f"profile {chosen.profile} on {chosen.expansion.dataset}, {plural(len(chosen.expansion.seeds), 'seed')}: {plural(len(table.columns), 'pair')}, "
+        f"{plural(numbers['runs'], 'run')} with teachers ({', '.join(f'{n} {s}' for s, n in sorted(numbers['states'].items()))})"
+    )
     print(_describe(numbers))
     print(f"({numbers['assumptions']})")
     for level in range(found.levels):
@@ -131,24 +153,35 @@ def _announce(args: argparse.Namespace, chosen: common.Selection) -> None:
         full = common.select(again, name=args.table or None)
         packs = plan.make_plan(full.runs, None, max_pack=plan.DEFAULT_PACK["cuda"])
         hours = cost.estimate([p.runs for p in packs.packs], "cuda").hours
-        say(f"as published (PROFILE=paper): {plural(len(packs.runs), 'run')} in {plural(len(packs.packs), 'pack')}, about {hours:.1f} GPU-hours")
+        say(
+            f"as published (PROFILE=paper): {plural(len(packs.runs), 'run')} in {plural(len(packs.packs), 'pack')}, about {hours:.1f} GPU-hours"
+        )
         say(f"  ({cost.assumptions('cuda', None)})")
 
 
 def train_missing(args: argparse.Namespace, chosen: common.Selection) -> list[Outcome]:
     execution = common.execution_of(args, chosen.profile)
     store = common.store_of(args)
-    found = plan.make_plan(chosen.runs, store, max_pack=common.max_pack(args, execution), skip_states=frozenset({"failed"}))
+    found = plan.make_plan(
+        chosen.runs, store, max_pack=common.max_pack(args, execution), skip_states=frozenset({"failed"})
+    )
     failed = [r for r in found.runs if found.states[r.key] == "failed"]
     if failed:
-        say(f"{plural(len(failed), 'run')} failed before and {'is' if len(failed) == 1 else 'are'} left out: `python -m benchmark retry` tries again, `logs` says why")
+        say(
+            f"{plural(len(failed), 'run')} failed before and {'is' if len(failed) == 1 else 'are'} left out "
+            "(`python -m benchmark retry` tries again, `logs` says why)"
+        )
     done = sum(found.states[r.key] in ("done", "diverged") for r in found.runs)
     if not found.packs:
         say(f"nothing to train: {plural(done, 'run')} done")
         return [Outcome(r, "failed", (store.failure(r.key) or {}).get("reason", "")) for r in failed]
-    say(f"{plural(len(found.missing), 'run')} to train in {plural(len(found.packs), 'pack')}, {done} done; {execution.describe()['device_name']}, "
-        f"{execution.precision}, {plural(execution.describe()['threads'], 'thread')}; results in {store.folder}")
-    options = Options(execution, Path(args.data).expanduser(), args.keep, reporter())
+    say(
+        f"{plural(len(found.missing), 'run')} to train in {plural(len(found.packs), 'pack')}, {done} done; {execution.describe()['device_name']}, "
+        f"{execution.precision}, {plural(execution.describe()['threads'], 'thread')}; results in {store.folder}"
+    )
+    options = Options(
+        execution, Path(args.data).expanduser(), args.keep, reporter(), until=getattr(args, "until", None)
+    )
     outcomes = local.run_plan(found, store, options, common.environment_of(args))
     return outcomes + [Outcome(r, "failed", (store.failure(r.key) or {}).get("reason", "")) for r in failed]
 
@@ -158,7 +191,7 @@ def _verdict(outcomes: list[Outcome]) -> int:
     for o in bad:
         say(f"{o.status}: {o.run.key}: {o.reason}")
     for o in outcomes:
-        if o.status in ("diverged", "busy"):
+        if o.status in ("diverged", "busy", "stopped"):
             say(f"{o.status}: {o.run.key}{': ' + o.reason if o.reason else ''}")
     return 1 if bad else 0
 

@@ -37,7 +37,11 @@ def register(verbs: Any) -> None:
     p.set_defaults(do=do_retry)
 
     p = verbs.add_parser("clean", help="remove what is stale: runs of old keys, unfinished runs; shows it first")
-    p.add_argument("--unfinished", action="store_true", help="also runs that were begun and are not finished (their progress is lost)")
+    p.add_argument(
+        "--unfinished",
+        action="store_true",
+        help="also runs that were begun and are not finished (their progress is lost)",
+    )
     p.add_argument("--yes", action="store_true", help="remove; without it only shown")
     common.add_places(p)
     p.set_defaults(do=do_clean)
@@ -67,20 +71,43 @@ def rows_of(runs: tuple[Run, ...] | list[Run], store: Store) -> list[dict[str, A
     queued = queued_keys(store)
     groups: dict[tuple[str, str, str], dict[str, Any]] = {}
     for run in runs:
-        row = groups.setdefault((run.protocol, run.pair, run.method), {
-            "protocol": run.protocol, "pair": run.pair, "method": run.method, **dict.fromkeys(STATES, 0), "live": [], "errors": []})
+        row = groups.setdefault(
+            (run.protocol, run.pair, run.method),
+            {
+                "protocol": run.protocol,
+                "pair": run.pair,
+                "method": run.method,
+                **dict.fromkeys(STATES, 0),
+                "live": [],
+                "errors": [],
+            },
+        )
         state = state_of(run, store, queued)
         row[state] += 1
         if state == "running":
             progress, holder = store.progress(run.key) or {}, store.holder(run.key) or {}
-            row["live"].append({
-                "seed": run.seed, "stage": progress.get("stage"), "epoch": progress.get("epoch"), "epochs": progress.get("epochs"),
-                "top1": progress.get("top1"), "eta_seconds": progress.get("eta_seconds"), "node": holder.get("host"),
-                "heartbeat_age": round(holder.get("age", 0.0), 1), "job": holder.get("job"),
-            })
+            row["live"].append(
+                {
+                    "seed": run.seed,
+                    "stage": progress.get("stage"),
+                    "epoch": progress.get("epoch"),
+                    "epochs": progress.get("epochs"),
+                    "top1": progress.get("top1"),
+                    "eta_seconds": progress.get("eta_seconds"),
+                    "node": holder.get("host"),
+                    "heartbeat_age": round(holder.get("age", 0.0), 1),
+                    "job": holder.get("job"),
+                }
+            )
         if state == "failed":
             failure = store.failure(run.key) or {}
-            row["errors"].append({"key": run.key, "reason": failure.get("reason", ""), "last_lines": str(failure.get("traceback", "")).splitlines()[-3:]})
+            row["errors"].append(
+                {
+                    "key": run.key,
+                    "reason": failure.get("reason", ""),
+                    "last_lines": str(failure.get("traceback", "")).splitlines()[-3:],
+                }
+            )
     return list(groups.values())
 
 
@@ -102,12 +129,20 @@ def _live(row: dict[str, Any]) -> str:
     for x in row["live"][:2]:
         top1 = "" if x["top1"] is None else f" top-1 {x['top1']:.2f}"
         eta = "" if x["eta_seconds"] is None else f" {_span(x['eta_seconds'])} left"
-        parts.append(f"seed {x['seed']} {x['stage'] or ''} {x['epoch']}/{x['epochs']}{top1}{eta} on {x['node']} ({x['heartbeat_age']:.0f} s ago)")
+        parts.append(
+            f"seed {x['seed']} {x['stage'] or ''} {x['epoch']}/{x['epochs']}{top1}{eta} on {x['node']} ({x['heartbeat_age']:.0f} s ago)"
+        )
     return "; ".join(parts)
 
 
 def _span(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
+    return (
+        f"{seconds / 3600:.1f} h"
+        if seconds >= 3600
+        else f"{seconds / 60:.0f} min"
+        if seconds >= 60
+        else f"{seconds:.0f} s"
+    )
 
 
 def do_status(args: argparse.Namespace) -> int:
@@ -131,11 +166,19 @@ def find(store: Store, text: str) -> str:
     text = text.replace(":", "-").strip("/")
     if (store.folder / text / "log.txt").exists() or (store.folder / text / "failure.json").exists():
         return text
-    keys = sorted({p.parent.relative_to(store.folder).as_posix() for name in ("log.txt", "failure.json") for p in store.folder.rglob(name)})
+    keys = sorted(
+        {
+            p.parent.relative_to(store.folder).as_posix()
+            for name in ("log.txt", "failure.json")
+            for p in store.folder.rglob(name)
+        }
+    )
     found = [k for k in keys if common.matches(k, text)]
     if len(found) != 1:
         some = "; ".join(found[:5] or keys[:5]) or "none"
-        raise InputError(f"'{text}' means {len(found)} runs; allowed: one run's key, or a part of it that only one has, among: {some}")
+        raise InputError(
+            f"'{text}' means {len(found)} runs; allowed: one run's key, or a part of it that only one has, among: {some}"
+        )
     return found[0]
 
 
@@ -157,7 +200,11 @@ def do_retry(args: argparse.Namespace) -> int:
     cleared = [r.key for r in closure(chosen.runs) if store.clear_failure(r.key)]
     for key in cleared:
         print(key)
-    say(f"{plural(len(cleared), 'failure')} forgotten; `run` or `submit` will try again" if cleared else "no failed runs")
+    say(
+        f"{plural(len(cleared), 'failure')} forgotten; `run` or `submit` will try again"
+        if cleared
+        else "no failed runs"
+    )
     return 0
 
 
@@ -187,7 +234,9 @@ def stale(store: Store, args: argparse.Namespace) -> list[tuple[str, str]]:
         try:
             resolver.from_order(record["order"])
         except (InputError, KeyError) as error:
-            imported = isinstance(record.get("order"), dict) and record["order"].get("evaluates") or "weights:" in str(record.get("teacher_info"))
+            imported = (
+                isinstance(record.get("order"), dict) and record["order"].get("evaluates")
+            ) or "weights:" in str(record.get("teacher_info"))
             if imported:
                 continue  # its teacher is simply not at hand now
             found.append((key, f"old key ({error})" if isinstance(error, InputError) else "no order"))

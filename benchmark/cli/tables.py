@@ -19,7 +19,9 @@ from results.store import Store, load
 
 
 def register(verbs: Any) -> None:
-    p = verbs.add_parser("table", help="the regenerated table, from the records that are there; writes md, tex, csv, png")
+    p = verbs.add_parser(
+        "table", help="the regenerated table, from the records that are there; writes md, tex, csv, png"
+    )
     common.add_selection(p)
     common.add_places(p)
     p.add_argument("--out", default="tables/out", metavar="DIR", help="where the files go")
@@ -31,8 +33,15 @@ def register(verbs: Any) -> None:
     common.add_places(p)
     p.add_argument("--format", default="plain", choices=("plain", "md", "tex", "csv", "json"))
     p.add_argument("--json", action="store_true", help="the same as --format json")
-    p.add_argument("--against", default=None, metavar="PAPER", help="another paper's printed numbers for the same cells")
-    p.add_argument("--fail-on", default="above,below", metavar="V,..", help="verdicts that make the exit code 1: above, below, or none")
+    p.add_argument(
+        "--against", default=None, metavar="PAPER", help="another paper's printed numbers for the same cells"
+    )
+    p.add_argument(
+        "--fail-on",
+        default="above,below",
+        metavar="V,..",
+        help="verdicts that make the exit code 1: above, below, or none",
+    )
     p.add_argument("--curves", action="store_true", help="epoch by epoch against the published training curves")
     p.set_defaults(do=do_diff)
 
@@ -112,7 +121,9 @@ def do_report(args: argparse.Namespace) -> int:
     names = args.tables or list(matrix.table_names())
     expansions = [common.select(args, name=n).expansion for n in names]
     keys = set(frame["key"])
-    shown = [e for e in expansions if args.tables or any(r.key in keys for c in e.cells for r in c.runs)] or expansions[:1]
+    shown = [e for e in expansions if args.tables or any(r.key in keys for c in e.cells for r in c.runs)] or expansions[
+        :1
+    ]
     print(report.write_report(shown, frame, store, Path(args.out)))
     return 0
 
@@ -127,7 +138,9 @@ def do_published(args: argparse.Namespace) -> int:
         say(f"{len(problems)} problems" if problems else f"{len(published.load())} printed numbers, no problem")
         return 1 if problems else 0
     if not args.pair or not args.method:
-        raise InputError("published needs --pair T:S and --method M (or --validate); allowed: e.g. --pair resnet32x4:resnet8x4 --method kd")
+        raise InputError(
+            "published needs --pair T:S and --method M (or --validate); allowed: e.g. --pair resnet32x4:resnet8x4 --method kd"
+        )
     teacher, student = parse_pair(args.pair)
     if args.json:
         rows = published.cells(teacher=teacher, student=student, method=args.method.lower())

@@ -102,31 +102,64 @@ def _load_cifar(name: str, folder: Path) -> Dataset:
     for file, md5 in present:
         found = _md5(base / file)
         if found != md5:
-            raise InputError(f"{base / file}: md5 is {found}, not {md5}; allowed: the distributed file, or no file (it is downloaded then)")
+            raise InputError(
+                f"{base / file}: md5 is {found}, not {md5}; allowed: the distributed file, or no file (it is downloaded then)"
+            )
     download = len(present) < len(wanted)
     splits = []
     for train in (True, False):
         try:
             data = kind(str(folder), train=train, download=download)
-        except Exception as error:  # torchvision raises URLError, RuntimeError or OSError, by the way the download fails
+        except (
+            Exception
+        ) as error:  # torchvision raises URLError, RuntimeError or OSError, by the way the download fails
             raise InputError(
                 f"{name} is not in {folder} and cannot be downloaded ({type(error).__name__}: {error}); allowed: DATA= a folder that holds "
                 f"{kind.base_folder}/"
             ) from error
-        splits.append(Split(torch.from_numpy(np.ascontiguousarray(data.data)), torch.tensor(data.targets, dtype=torch.int64)))
+        splits.append(
+            Split(torch.from_numpy(np.ascontiguousarray(data.data)), torch.tensor(data.targets, dtype=torch.int64))
+        )
     return Dataset(name, splits[0], splits[1])
 
 
 DATASETS: dict[str, DatasetInfo] = {
     d.name: d
     for d in (
-        DatasetInfo("cifar100", "CIFAR-100", 100, 50_000, 10_000, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), 355_000_000,
-                    lambda folder: _load_cifar("cifar100", folder)),
-        DatasetInfo("cifar10", "CIFAR-10", 10, 50_000, 10_000, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), 356_000_000,
-                    lambda folder: _load_cifar("cifar10", folder)),
+        DatasetInfo(
+            "cifar100",
+            "CIFAR-100",
+            100,
+            50_000,
+            10_000,
+            (0.5071, 0.4867, 0.4408),
+            (0.2675, 0.2565, 0.2761),
+            355_000_000,
+            lambda folder: _load_cifar("cifar100", folder),
+        ),
+        DatasetInfo(
+            "cifar10",
+            "CIFAR-10",
+            10,
+            50_000,
+            10_000,
+            (0.4914, 0.4822, 0.4465),
+            (0.2470, 0.2435, 0.2616),
+            356_000_000,
+            lambda folder: _load_cifar("cifar10", folder),
+        ),
         # mean and std of the 1,397 training images (a test recomputes them)
-        DatasetInfo("digits", "scikit-learn digits", 10, 1_797 - DIGITS_TEST, DIGITS_TEST, (0.3058, 0.3058, 0.3058), (0.3761, 0.3761, 0.3761), 0,
-                    _load_digits),
+        DatasetInfo(
+            "digits",
+            "scikit-learn digits",
+            10,
+            1_797 - DIGITS_TEST,
+            DIGITS_TEST,
+            (0.3058, 0.3058, 0.3058),
+            (0.3761, 0.3761, 0.3761),
+            0,
+            _load_digits,
+        ),
     )
 }
 

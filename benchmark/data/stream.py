@@ -30,8 +30,16 @@ class Batch:
 class Stream:
     """Batches of a training split that lies on the device as one uint8 tensor."""
 
-    def __init__(self, split: Split, mean: tuple[float, ...], std: tuple[float, ...], sampler: Sampler, batch_size: int, drop_last: bool,
-                 seed: int) -> None:
+    def __init__(
+        self,
+        split: Split,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        sampler: Sampler,
+        batch_size: int,
+        drop_last: bool,
+        seed: int,
+    ) -> None:
         self.images, self.labels = split.images, split.labels
         device = split.images.device
         self.mean, self.std = torch.tensor(mean, device=device), torch.tensor(std, device=device)

@@ -32,8 +32,23 @@ if TYPE_CHECKING:
     from models import Features, NetInfo
 
 __all__ = [
-    "PARTS", "PLAIN", "Component", "Method", "MethodConfig", "MethodSpec", "Needs", "Objective", "Site", "Step", "Terms",
-    "check_override", "get", "hyper_parameters", "names", "param", "parse",
+    "PARTS",
+    "PLAIN",
+    "Component",
+    "Method",
+    "MethodConfig",
+    "MethodSpec",
+    "Needs",
+    "Objective",
+    "Site",
+    "Step",
+    "Terms",
+    "check_override",
+    "get",
+    "hyper_parameters",
+    "names",
+    "param",
+    "parse",
 ]
 
 PLAIN = "plain"
@@ -65,7 +80,12 @@ def _registry() -> dict[str, type[Method]]:
     methods: dict[str, type[Method]] = {}
     for module in _modules():
         for value in vars(module).values():
-            if isinstance(value, type) and issubclass(value, Method) and value.name and value.__module__ == module.__name__:
+            if (
+                isinstance(value, type)
+                and issubclass(value, Method)
+                and value.name
+                and value.__module__ == module.__name__
+            ):
                 if value.name in methods:
                     raise InputError(f"two methods are called '{value.name}'; allowed: one file for each name")
                 methods[value.name] = value

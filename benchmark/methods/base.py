@@ -28,7 +28,7 @@ from benchmark.data.samplers import SHUFFLE, Sampler
 from benchmark.data.views import NORMAL, View
 
 if TYPE_CHECKING:
-    from models import Features, Network, NetInfo
+    from models import Features, NetInfo, Network
 
 Terms = dict[str, Tensor]
 
@@ -240,12 +240,14 @@ def hyper_parameters(config_class: type[MethodConfig]) -> list[dict[str, Any]]:
     """Every field of a config: name, type, default, help, source, allowed values. For `methods NAME` and the docs."""
     rows = []
     for f in dataclasses.fields(config_class):
-        rows.append({
-            "name": f.name,
-            "type": f.type if isinstance(f.type, str) else f.type.__name__,
-            "default": f.default,
-            "help": f.metadata.get("help", ""),
-            "source": f.metadata.get("source", ""),
-            "allowed": f.metadata.get("allowed"),
-        })
+        rows.append(
+            {
+                "name": f.name,
+                "type": f.type if isinstance(f.type, str) else f.type.__name__,
+                "default": f.default,
+                "help": f.metadata.get("help", ""),
+                "source": f.metadata.get("source", ""),
+                "allowed": f.metadata.get("allowed"),
+            }
+        )
     return rows

@@ -27,9 +27,13 @@ def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(MethodConfig):
-    ce: float = param(0.1, "weight of the cross-entropy (1.0 in a combination)", "RepDistiller run_cifar_distill.sh -r 0.1")
-    weight: float = param(0.9, "weight of the KD term (1.0 in a combination)", "RepDistiller run_cifar_distill.sh -a 0.9")
+class KDConfig(MethodConfig):
+    ce: float = param(
+        0.1, "weight of the cross-entropy (1.0 in a combination)", "RepDistiller run_cifar_distill.sh -r 0.1"
+    )
+    weight: float = param(
+        0.9, "weight of the KD term (1.0 in a combination)", "RepDistiller run_cifar_distill.sh -a 0.9"
+    )
     temperature: float = param(4.0, "temperature T of both softmaxes", "RepDistiller train_student.py --kd_T 4")
 
 
@@ -45,10 +49,10 @@ class KD(Method):
   year    = {2015}
 }"""
     combined = {"ce": 1.0, "weight": 1.0}
-    Config = Config
+    Config = KDConfig
 
     @classmethod
-    def needs(cls, config: Config) -> Needs:
+    def needs(cls, config: KDConfig) -> Needs:
         return Needs.of("logits", "logits")
 
     def loss(self, step: Step) -> Terms:
