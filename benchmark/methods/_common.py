@@ -1,6 +1,7 @@
-"""What several feature methods share: pairing of stage maps, matching of their sizes, FitNet's regressor, spatial attention.
+"""What several feature methods share: pairs of stage maps, matching of their sizes, FitNet's regressor, attention maps.
 
-A paper's text leaves these open; they are as in the code that produced the tables (RepDistiller helper/util.py, models/util.py).
+A paper's text leaves these open; they are as in the code that produced the tables (RepDistiller models/util.py,
+distiller_zoo/AT.py).
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, TypeVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmark.errors import InputError
+
 if TYPE_CHECKING:
     from models import NetInfo
 
@@ -19,7 +22,7 @@ T = TypeVar("T")
 
 
 def match_spatial(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Both maps at the smaller one's size: the larger of `[B, C, H, W]` and `[B, D, h, w]` is adaptive-average-pooled to the other."""
+    """`[B, C, H, W]`, `[B, D, h, w]` -> both at the smaller size: the larger map is adaptive-average-pooled to it."""
     if a.shape[-2] > b.shape[-2]:
         return F.adaptive_avg_pool2d(a, (b.shape[-2], b.shape[-1])), b
     if a.shape[-2] < b.shape[-2]:
@@ -33,7 +36,7 @@ def pairs_of_stages(student: Sequence[T], teacher: Sequence[T]) -> list[tuple[T,
 
 
 def attention(maps: Tensor) -> Tensor:
-    """`[B, C, H, W]` -> `[B, H*W]`: mean over channels of the squares, flattened, L2-normalised in each row (AT's Q, FT's factor)."""
+    """`[B, C, H, W]` -> `[B, H*W]`: mean of squares over channels, flattened, each row L2-normalised (in AT and FT)."""
     return F.normalize(maps.square().mean(1).flatten(1), dim=1)
 
 
@@ -46,10 +49,11 @@ def cannot_regress(student: Shape, teacher: Shape) -> str | None:
 
 
 def regressor(student: Shape, teacher: Shape, *, relu: bool) -> nn.Sequential:
-    """A convolution from the student's (C, H, W) to the teacher's, with batch norm: FitNet's regressor (relu) and AB's connector (no relu).
+    """A convolution from the student's (C, H, W) to the teacher's, and batch norm; a ReLU in FitNet, none in AB.
 
-    Student side twice the teacher's: 3x3, stride 2, padding 1; half: transposed 4x4, stride 2, padding 1; equal or otherwise larger:
-    kernel 1 + (s - t), no padding. Convolutions have a bias. `ValueError` where `cannot_regress` has a reason.
+    Student side twice the teacher's: 3x3, stride 2, padding 1; half: transposed 4x4, stride 2, padding 1; equal or
+    otherwise larger: kernel 1 + (s - t), no padding. Convolutions have a bias. `ValueError` where `cannot_regress`
+    gives a reason.
     """
     if (reason := cannot_regress(student, teacher)) is not None:
         raise ValueError(reason)
@@ -69,3 +73,10 @@ def known(student: NetInfo | None, teacher: NetInfo | None) -> tuple[NetInfo, Ne
     if student is None or teacher is None:
         raise ValueError("this method needs a student and a teacher")
     return student, teacher
+
+
+def check_range(name: str, value: float, low: float, high: float | None = None, *, above: bool = False) -> None:
+    """`InputError` unless low <= value <= high (`above`: low < value)."""
+    if value < low or (above and value == low) or (high is not None and value > high):
+        allowed = f"{low} to {high}" if high is not None else f"{'above' if above else 'at least'} {low}"
+        raise InputError(f"{name}={value} is out of range; allowed: {allowed}")

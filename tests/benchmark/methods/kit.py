@@ -1,4 +1,4 @@
-"""What the tests of methods share: sites, features and steps in miniature, and guards that make a rule's breach an error.
+"""What the tests of methods share: sites, features and steps in miniature, and guards that turn a breach into an error.
 
     info = tiny_info(stages=((3, 4, 4), (5, 2, 2)), embedding=6)          # sizes of a network that does not exist
     site = make_site(info, tiny_info(...), num_classes=4, n=16)             # or names: make_site("resnet8", "resnet14")
@@ -51,7 +51,8 @@ def make_site(
 ) -> Site:
     """Where a method is put to work: `n` training labels, every class about equally often, in random order.
 
-    student, teacher: the name of a network, which is built (the teacher frozen, in eval mode); or a `NetInfo`, then there is no net.
+    student, teacher: the name of a network, which is built (the teacher frozen, in eval mode), or a `NetInfo`: no
+    network then.
     """
     generator = torch.Generator().manual_seed(seed)
     labels = (torch.arange(n) % num_classes)[torch.randperm(n, generator=generator)]
@@ -65,7 +66,8 @@ def make_site(
     infos = [models.info(which, num_classes) if isinstance(which, str) else which for which in (student, teacher)]
     return Site(
         student=infos[0], teacher=infos[1], student_net=nets[0], teacher_net=nets[1], train_labels=labels.to(device),
-        num_classes=num_classes, epochs=epochs, batch_size=batch_size, device=torch.device(device), artifacts=dict(artifacts or {}),
+        num_classes=num_classes, epochs=epochs, batch_size=batch_size, device=torch.device(device),
+        artifacts=dict(artifacts or {}),
     )
 
 
@@ -87,9 +89,9 @@ def fake_features(
     num_classes: int = 10,
     device: str = "cpu",
 ) -> Features:
-    """Random features of a network's shapes: pre-activations of both signs, maps their ReLU. With `requires_grad` every one is a leaf.
+    """Random features of a network's shapes: pre-activations of both signs, maps the ReLU of these plus 0.2.
 
-    The maps are shifted before the ReLU, so that a whole channel is zero now and then but hardly ever a whole map.
+    With `requires_grad` every tensor is a leaf of its own.
     """
     assert info is not None
     generator = torch.Generator().manual_seed(seed)
@@ -98,9 +100,8 @@ def fake_features(
         return torch.randn(batch, *shape, generator=generator, dtype=torch.float64).to(device, dtype)
 
     preacts = tuple(draw(*shape) for shape in info.stage_shapes)
-    features = Features(
-        draw(*info.stem_shape).relu(), tuple((p + 0.2).relu() for p in preacts), preacts, draw(info.embedding_dim), draw(num_classes)
-    )
+    stages = tuple((p + 0.2).relu() for p in preacts)
+    features = Features(draw(*info.stem_shape).relu(), stages, preacts, draw(info.embedding_dim), draw(num_classes))
     return features.map(lambda t: t.detach().clone().requires_grad_(requires_grad))
 
 
@@ -115,9 +116,12 @@ def make_step(
     epoch: int = 1,
     seed: int = 0,
 ) -> Step:
-    """A step. `student`, `teacher`: features of the normal view, or of each view by name. Indices are the first B unless given, labels
-    those of the training set at the indices."""
-    students, teachers = ({} if v is None else {"normal": v} if isinstance(v, Features) else dict(v) for v in (student, teacher))
+    """A step. `student`, `teacher`: features of the normal view, or of each view by name.
+
+    Indices are the first B unless given, labels those of the training set at the indices.
+    """
+    students = {"normal": student} if isinstance(student, Features) else dict(student or {})
+    teachers = {"normal": teacher} if isinstance(teacher, Features) else dict(teacher or {})
     if indices is None:
         some = (students or teachers).values()
         indices = torch.arange(len(next(iter(some)).logits) if labels is None else len(labels), device=site.device)
@@ -128,18 +132,20 @@ def make_step(
 
 
 def gradients(total: Tensor, features: Features) -> dict[str, bool]:
-    """Which parts of `features` (leaves) the gradient of `total` reaches with a value that is not zero. Checks that all are finite."""
-    leaves = {"stem": (features.stem,), "stages": features.stages, "preacts": features.preacts,
-              "embedding": (features.embedding,), "logits": (features.logits,)}
+    """Which parts of `features` (leaves) a gradient of `total` other than zero reaches. Checks that all are finite."""
     reached = {}
-    for part, tensors in leaves.items():
-        found = torch.autograd.grad(total, tensors, retain_graph=True, allow_unused=True) if total.requires_grad else (None,) * len(tensors)
+    for part in PARTS:
+        value = getattr(features, part)
+        tensors = value if isinstance(value, tuple) else (value,)
+        found: tuple[Tensor | None, ...] = (None,)
+        if total.requires_grad:
+            found = torch.autograd.grad(total, tensors, retain_graph=True, allow_unused=True)
         assert all(bool(g.isfinite().all()) for g in found if g is not None), f"the gradient of {part} is not finite"
         reached[part] = any(g is not None and bool(g.any()) for g in found)
     return reached
 
 
-# --- guards ------------------------------------------------------------------------------------------------------------------
+# --- guards -------------------------------------------------------------------------------------------------------
 
 
 class Poison:
@@ -152,26 +158,31 @@ class Poison:
         raise AssertionError(f"needs() does not name {object.__getattribute__(self, '_what')}, but it was read")
 
     def __getattribute__(self, name: str) -> Any:
-        return object.__getattribute__(self, "_fail")() if not name.startswith("__") or name == "__dict__" else object.__getattribute__(self, name)
+        if name.startswith("__"):
+            return object.__getattribute__(self, name)
+        return object.__getattribute__(self, "_fail")()
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         raise AssertionError(f"needs() does not name a part that {getattr(func, '__name__', func)} was handed")
 
-    __iter__ = __getitem__ = __len__ = __bool__ = __call__ = __setattr__ = _fail  # type: ignore[assignment]
+    __iter__ = __getitem__ = __len__ = __bool__ = __call__ = __setattr__ = _fail
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __neg__ = __matmul__ = __pow__ = _fail
 
 
 def poisoned(features: Features, allowed: frozenset[str], who: str = "the network") -> Features:
     """The same features with a `Poison` in place of every part that is not allowed."""
-    return Features(*(getattr(features, p) if p in allowed else Poison(f"{p} of {who}") for p in PARTS))
+    parts: list[Any] = [getattr(features, p) if p in allowed else Poison(f"{p} of {who}") for p in PARTS]
+    return Features(*parts)
 
 
 class _NoSync(TorchDispatchMode):
     """Fails on every operator whose result's shape or value the host must wait for."""
 
-    FORBIDDEN = ("_local_scalar_dense", "item", "nonzero", "nonzero_static", "is_nonzero", "equal", "masked_select", "unique_dim", "_unique",
-                 "_unique2", "unique_consecutive", "repeat_interleave.Tensor", "bincount", "_assert_async")
+    FORBIDDEN = (
+        "_local_scalar_dense", "item", "nonzero", "is_nonzero", "equal", "masked_select", "unique_dim", "_unique",
+        "_unique2", "unique_consecutive", "repeat_interleave.Tensor", "bincount",
+    )
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
@@ -185,17 +196,21 @@ class _NoSync(TorchDispatchMode):
 
 @contextmanager
 def no_sync() -> Iterator[None]:
-    """Within it, whatever makes the host wait for the device (`.item()`, `if tensor`, masks as indices ...) is an AssertionError."""
+    """Within it, whatever makes the host wait for the device (`.item()`, `if tensor`, masks as indices) fails.
+
+    `Tensor.tolist`, `.numpy`, `.cpu` and `torch.allclose` pass unseen on the CPU; a step on the meta device finds them.
+    """
     with _NoSync():
         yield
 
 
-# --- real networks and views ---------------------------------------------------------------------------------------------------
+# --- real networks and views --------------------------------------------------------------------------------------
 
 
 def raw_batch(site: Site, indices: Tensor, seed: int = 0) -> RawBatch:
     """Random 32x32 images, one for each index, the same for the same index and seed."""
-    images = torch.randint(0, 256, (site.num_train, 32, 32, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (site.num_train, 32, 32, 3), generator=generator, dtype=torch.uint8)
     half = torch.full((3,), 0.5)
     return RawBatch(images[indices], site.train_labels[indices], indices, half, half)
 
@@ -207,7 +222,7 @@ def batches(method_class: type[Method], site: Site, epoch_seed: int = 0) -> list
 
 
 def view_images(site: Site, needs: Needs, indices: Tensor, seed: int = 0) -> dict[str, Tensor]:
-    """Every view that `needs` names, made from random images as the trainer makes it: `[copies * B, 3, 32, 32]` by name."""
+    """Every view that `needs` names, of random images, as a trainer makes it: `[copies * B, 3, 32, 32]` by name."""
     raw = raw_batch(site, indices, seed)
     views = dict.fromkeys((NORMAL, *needs.views, *needs.passes))
     draws = {v.name: v.draw(len(indices), torch.Generator().manual_seed(seed + 1 + k)) for k, v in enumerate(views)}
@@ -218,7 +233,7 @@ def real_step(
     site: Site, needs: Needs, indices: Tensor, *, seed: int = 0, epoch: int = 1, poison: bool = True,
     wrap: Callable[[Features], Features] | None = None,
 ) -> Step:
-    """A step as the trainer makes it, with the site's networks: the student runs all its views in one batch, the teacher each alone.
+    """A step as the trainer makes it, with the site's networks; the student runs all of its views in one batch.
 
     poison: parts that `needs` does not name are `Poison`. wrap: applied to the features of each pass of the student.
     """
@@ -241,13 +256,13 @@ def real_step(
             teachers[view.name] = poisoned(found, needs.teacher, "the teacher") if poison else found
     named = {v.name for v in (*needs.views, *needs.passes)}
     return Step(
-        labels=site.train_labels[indices], indices=indices, images={k: v for k, v in images.items() if k in named}, students=students,
-        teachers=teachers, generator=torch.Generator().manual_seed(seed + 100), epoch=epoch,
+        labels=site.train_labels[indices], indices=indices, images={k: v for k, v in images.items() if k in named},
+        students=students, teachers=teachers, generator=torch.Generator().manual_seed(seed + 100), epoch=epoch,
     )
 
 
 def site_for(method_class: type[Method], **overrides: Any) -> Site:
-    """A site at which this method can be built: without a student if it trains none, with what its prerequisites leave."""
+    """A site at which this method can be built: no student if it trains none, and what its prerequisites leave."""
     student = "resnet8" if method_class.trains_student else None
     site = make_site(**{"student": student, **overrides})
     left = {}

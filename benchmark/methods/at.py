@@ -1,0 +1,53 @@
+"""AT: attention transfer. The student's stages look where the teacher's do.
+
+    L = ce * CE + weight * sum_l mean((Q(F_s^l) - Q(F_t^l))^2),   Q(F) = l2norm(vec(mean_c F_c^2))
+
+over the stages, the larger map adaptive-average-pooled to the smaller. No modules. The mean runs over batch and positions (the
+paper sums over positions), which the weight of 1000 makes up for.
+
+Zagoruyko, Komodakis: Paying More Attention to Attention. ICLR 2017, arXiv 1612.03928, section 3.1.
+Constants: RepDistiller distiller_zoo/AT.py, scripts/run_cifar_distill.sh (`-a 0 -b 1000`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from benchmark.methods._common import attention, match_spatial, pairs_of_stages
+from benchmark.methods.base import Method, MethodConfig, Needs, Step, Terms, param
+
+
+@dataclass(frozen=True, kw_only=True)
+class ATConfig(MethodConfig):
+    weight: float = param(1000.0, "weight of the attention term", "RepDistiller run_cifar_distill.sh --distill attention -b 1000")
+
+
+class AT(Method):
+    name = "at"
+    title = "AT"
+    formula = "CE + 1000 sum_l mean((Q(F_s^l) - Q(F_t^l))^2), Q(F) = l2norm(vec(mean_c F_c^2))"
+    paper = "Zagoruyko and Komodakis, Paying More Attention to Attention, ICLR 2017"
+    bibtex = """@inproceedings{zagoruyko2017paying,
+  title     = {Paying More Attention to Attention: Improving the Performance of Convolutional Neural Networks via
+               Attention Transfer},
+  author    = {Zagoruyko, Sergey and Komodakis, Nikos},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2017}
+}"""
+    Config = ATConfig
+
+    @classmethod
+    def needs(cls, config: ATConfig) -> Needs:
+        return Needs.of("stages logits", "stages")
+
+    def loss(self, step: Step) -> Terms:
+        if not self.active("at"):
+            return {}
+        distances = []
+        for f_s, f_t in pairs_of_stages(step.student.stages, step.teacher.stages):
+            f_s, f_t = match_spatial(f_s, f_t)
+            distances.append(F.mse_loss(attention(f_s), attention(f_t)))
+        return {"at": torch.stack(distances).sum()}

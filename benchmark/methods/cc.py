@@ -1,0 +1,61 @@
+"""CC: the "correlation" row of the CRD benchmark. It is not the method of the paper that it cites.
+
+    L = ce * CE + weight * mean_i sum_d |e_s - e_t|_{i,d} * |e_s - e_t|_{i+1,d}
+
+i runs over neighbours in the batch (B - 1 pairs). e_s, e_t are linear embeddings of the pooled vectors of `dim` numbers, **both**
+trained with the student (the teacher's too, so that a degenerate solution is possible). The paper instead matches matrices of
+Taylor-expanded RBF kernels over the batch, without modules: a row of CC must not be read as that method.
+
+Peng, Jin, Liu, Li, Wu, Liu, Zhou, Zhang: Correlation Congruence for Knowledge Distillation. ICCV 2019, arXiv 1904.01802.
+Constants: RepDistiller distiller_zoo/CC.py, scripts/run_cifar_distill.sh (`-a 0 -b 0.02`), `--feat_dim 128`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from benchmark.methods._common import check_range, known
+from benchmark.methods.base import Method, MethodConfig, Needs, Site, Step, Terms, param
+
+
+@dataclass(frozen=True, kw_only=True)
+class CCConfig(MethodConfig):
+    weight: float = param(0.02, "weight of the correlation term", "RepDistiller run_cifar_distill.sh --distill correlation -b 0.02")
+    dim: int = param(128, "length of both embeddings", "RepDistiller train_student.py --feat_dim 128")
+
+    def __post_init__(self) -> None:
+        check_range("cc.dim", self.dim, 1)
+
+
+class CC(Method):
+    name = "cc"
+    title = "CC"
+    formula = "CE + 0.02 mean_i sum_d |e_s - e_t|_{i,d} |e_s - e_t|_{i+1,d}, e = trained linear embedding of each net's vector"
+    paper = "RepDistiller's variant of Peng et al., Correlation Congruence for Knowledge Distillation, ICCV 2019"
+    bibtex = """@inproceedings{peng2019correlation,
+  title     = {Correlation Congruence for Knowledge Distillation},
+  author    = {Peng, Baoyun and Jin, Xiao and Liu, Jiaheng and Li, Dongsheng and Wu, Yichao and Liu, Yu and
+               Zhou, Shunfeng and Zhang, Zhaoning},
+  booktitle = {Proceedings of the IEEE/CVF International Conference on Computer Vision},
+  pages     = {5007--5016},
+  year      = {2019}
+}"""
+    Config = CCConfig
+
+    @classmethod
+    def needs(cls, config: CCConfig) -> Needs:
+        return Needs.of("embedding logits", "embedding")
+
+    def __init__(self, config: CCConfig, site: Site) -> None:
+        super().__init__(config, site)
+        student, teacher = known(site.student, site.teacher)
+        self.embed_s = nn.Linear(student.embedding_dim, config.dim)
+        self.embed_t = nn.Linear(teacher.embedding_dim, config.dim)
+
+    def loss(self, step: Step) -> Terms:
+        if not self.active("cc"):
+            return {}
+        delta = (self.embed_s(step.student.embedding) - self.embed_t(step.teacher.embedding)).abs()
+        return {"cc": (delta[:-1] * delta[1:]).sum(1).mean()}

@@ -1,0 +1,80 @@
+"""FitNet: one hidden map of the student is regressed to the teacher's.
+
+    L = ce * CE + weight * mean((r(F_s) - F_t)^2)
+
+F is the map of stage `layer` (0 is the stem). r is trained with the student: a convolution that matches size and channels, batch
+norm, ReLU. All is done in one stage, as in the code that produced the tables; the paper trains up to the hint layer first, then
+the whole student with KD.
+
+Romero, Ballas, Kahou, Chassang, Gatta, Bengio: FitNets: Hints for Thin Deep Nets. ICLR 2015, arXiv 1412.6550.
+Constants: RepDistiller scripts/run_cifar_distill.sh (`--distill hint -a 0 -b 100`), train_student.py (`--hint_layer 2`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+
+from benchmark.methods._common import Shape, cannot_regress, known, regressor
+from benchmark.methods.base import Method, MethodConfig, Needs, Site, Step, Terms, param
+
+if TYPE_CHECKING:
+    from models import NetInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitNetConfig(MethodConfig):
+    weight: float = param(100.0, "weight of the hint term", "RepDistiller run_cifar_distill.sh --distill hint -b 100")
+    layer: int = param(
+        2, "which map is the hint: 0 the stem, 1 the first stage ...", "RepDistiller train_student.py --hint_layer 2",
+        allowed=(0, 1, 2, 3, 4),
+    )
+
+
+def _shapes(info: NetInfo) -> tuple[Shape, ...]:
+    return (info.stem_shape, *info.stage_shapes)
+
+
+class FitNet(Method):
+    name = "fitnet"
+    title = "FitNet"
+    formula = "CE + 100 mean((r(F_s) - F_t)^2) at the 2nd stage; r = conv + BN + ReLU, trained with the student"
+    paper = "Romero et al., FitNets: Hints for Thin Deep Nets, ICLR 2015"
+    bibtex = """@inproceedings{romero2015fitnets,
+  title     = {{FitNets}: Hints for Thin Deep Nets},
+  author    = {Romero, Adriana and Ballas, Nicolas and Kahou, Samira Ebrahimi and Chassang, Antoine and Gatta, Carlo
+               and Bengio, Yoshua},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2015}
+}"""
+    Config = FitNetConfig
+
+    @classmethod
+    def skip(cls, config: FitNetConfig, student: NetInfo | None, teacher: NetInfo | None) -> str | None:
+        if student is None or teacher is None:
+            return None
+        for info in (student, teacher):
+            if config.layer >= len(_shapes(info)):
+                return f"FitNet reads stage {config.layer}; {info.name} has {len(info.stage_shapes)}"
+        reason = cannot_regress(_shapes(student)[config.layer], _shapes(teacher)[config.layer])
+        return reason and f"FitNet has {reason}"
+
+    @classmethod
+    def needs(cls, config: FitNetConfig) -> Needs:
+        part = "stages" if config.layer else "stem"
+        return Needs.of(f"{part} logits", part)
+
+    def __init__(self, config: FitNetConfig, site: Site) -> None:
+        super().__init__(config, site)
+        student, teacher = known(site.student, site.teacher)
+        self.regressor = regressor(_shapes(student)[config.layer], _shapes(teacher)[config.layer], relu=True)
+
+    def loss(self, step: Step) -> Terms:
+        if not self.active("fitnet"):
+            return {}
+        layer = self.config.layer
+        f_s = step.student.stages[layer - 1] if layer else step.student.stem
+        f_t = step.teacher.stages[layer - 1] if layer else step.teacher.stem
+        return {"fitnet": F.mse_loss(self.regressor(f_s), f_t)}

@@ -1,0 +1,87 @@
+"""RKD: relational knowledge distillation. Distances and angles between the images' vectors are those of the teacher.
+
+    L = ce * CE + weight * (distance * L_dist + angle * L_angle)
+    L_dist  = smooth_l1(d_s / mean(d_s), d_t / mean(d_t)),  d_ij = ||f_i - f_j||, all B^2 pairs
+    L_angle = smooth_l1(cos_s, cos_t),  cos_ijk = <(f_j - f_i) / d_ij, (f_k - f_i) / d_ik>, all B^3 triples
+
+f is the pooled vector. Squared distances are clamped to 1e-12 from below, those of an image to itself are 0; the means run over
+the strictly positive distances, hence over all i != j, and the student's is differentiated through. No modules.
+
+Park, Kim, Lu, Cho: Relational Knowledge Distillation. CVPR 2019, arXiv 1904.05068, eq. 5 to 9.
+Constants: RepDistiller distiller_zoo/RKD.py (25 and 50), scripts/run_cifar_distill.sh (`-a 0 -b 1`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmark.methods.base import Method, MethodConfig, Needs, Step, Terms, param
+
+EPS = 1e-12  # least squared distance, as in RepDistiller distiller_zoo/RKD.py
+
+
+@dataclass(frozen=True, kw_only=True)
+class RKDConfig(MethodConfig):
+    weight: float = param(1.0, "weight of the whole", "RepDistiller run_cifar_distill.sh --distill rkd -b 1")
+    distance: float = param(25.0, "weight of the distances within it", "RepDistiller distiller_zoo/RKD.py w_d")
+    angle: float = param(50.0, "weight of the angles within it", "RepDistiller distiller_zoo/RKD.py w_a")
+
+
+def differences(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """`[B, D]` -> differences `[B, B, D]` (entry i, j is f_j - f_i) and their lengths `[B, B]`, of which none is below 1e-6.
+
+    The lengths come from the differences and not from inner products, which lose the small ones to cancellation.
+    """
+    offsets = vectors.unsqueeze(0) - vectors.unsqueeze(1)
+    return offsets, offsets.square().sum(2).clamp_min(EPS).sqrt()
+
+
+def relative_distances(lengths: Tensor) -> Tensor:
+    """`[B, B]` lengths -> distances divided by the mean over i != j, with a zero diagonal."""
+    batch = lengths.shape[0]
+    distances = lengths * (1 - torch.eye(batch, dtype=lengths.dtype, device=lengths.device))
+    return distances / (distances.sum() / (batch * (batch - 1)))
+
+
+def angles(offsets: Tensor, lengths: Tensor) -> Tensor:
+    """`[B, B, B]`: the cosine at image i between the directions to j and to k."""
+    directions = offsets / lengths.unsqueeze(2)
+    return directions @ directions.transpose(1, 2)
+
+
+class RKD(Method):
+    name = "rkd"
+    title = "RKD"
+    formula = "CE + 25 smooth_l1(relative distances) + 50 smooth_l1(cosines of all triples), of the pooled vectors"
+    paper = "Park et al., Relational Knowledge Distillation, CVPR 2019"
+    bibtex = """@inproceedings{park2019relational,
+  title     = {Relational Knowledge Distillation},
+  author    = {Park, Wonpyo and Kim, Dongju and Lu, Yan and Cho, Minsu},
+  booktitle = {Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  pages     = {3967--3976},
+  year      = {2019}
+}"""
+    Config = RKDConfig
+
+    @classmethod
+    def needs(cls, config: RKDConfig) -> Needs:
+        return Needs.of("embedding logits", "embedding")
+
+    def weights(self) -> dict[str, float]:
+        c = self.config
+        return {"rkd_distance": c.weight * c.distance, "rkd_angle": c.weight * c.angle}
+
+    def loss(self, step: Step) -> Terms:
+        if not any(self.active(term) for term in self.weights()):
+            return {}
+        student, teacher = differences(step.student.embedding), differences(step.teacher.embedding)
+        terms: Terms = {}
+        if self.active("rkd_distance"):
+            terms["rkd_distance"] = F.smooth_l1_loss(relative_distances(student[1]), relative_distances(teacher[1]))
+        if self.active("rkd_angle"):
+            terms["rkd_angle"] = F.smooth_l1_loss(angles(*student), angles(*teacher))
+        return terms
