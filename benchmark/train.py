@@ -258,7 +258,7 @@ class _Pack:
                         self._fail(item.run, error)
             images += len(batch.labels)
             alive = sum(i.failure is None for i in items)
-            self.reporter.step(items[0].stage.name, epoch, alive, images * alive)
+            self.reporter.step(items[0].stage.name, epoch, alive, len(batch.labels) * alive)
             self._say(items, number, began, images)
             if not alive:
                 return
