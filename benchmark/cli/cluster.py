@@ -1,0 +1,75 @@
+"""submit, cancel: a table's missing runs as job arrays on a Slurm cluster."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from benchmark import data
+from benchmark.cli import common
+from benchmark.cli.common import plural, say
+from benchmark.errors import InputError
+from benchmark.execution import has_gpu
+from benchmark.plan import closure
+
+
+def register(verbs: Any) -> None:
+    p = verbs.add_parser("submit", help="submit what is missing to a Slurm cluster; returns at once and can be repeated")
+    common.add_selection(p)
+    common.add_places(p)
+    common.add_json(p)
+    p.add_argument("--cluster", required=True, metavar="NAME", help="a file of slurm/clusters, or the path of such a .toml file")
+    p.add_argument("--dry-run", action="store_true", help="print the batch scripts, arrays, dependencies, runs and hours; submit nothing")
+    p.add_argument("--pack", type=int, default=0, metavar="N", help="most runs behind one teacher pass (default: the cluster file's)")
+    p.add_argument("--keep", default="all", choices=("all", "none"), help="weights of finished students (default: all)")
+    p.set_defaults(do=do_submit)
+
+    p = verbs.add_parser("cancel", help="cancel a table's jobs; what was trained is kept, and submit goes on from there")
+    common.add_selection(p)
+    common.add_places(p)
+    p.set_defaults(do=do_cancel)
+
+
+def do_submit(args: argparse.Namespace) -> int:
+    from benchmark.cli.running import measured_speed
+    from slurm.cluster import load_cluster
+    from slurm.submit import format_report, submit_runs
+
+    cluster = load_cluster(args.cluster)
+    if args.pack < 0:
+        raise InputError(f"--pack {args.pack}; allowed: 1 and more (0: the cluster file's)")
+    if args.profile is None:
+        args.profile = "paper" if cluster.torch_device == "cuda" else "quick"
+        if args.profile != ("paper" if has_gpu() else "quick"):
+            say(f"profile {args.profile}, as {cluster.name} has GPUs: give `--profile {args.profile}` to status and table too")
+    args.device, args.precision, args.threads = cluster.torch_device, cluster.precision, cluster.cpus
+    chosen = common.select(args)
+    store = common.store_of(args)
+    if not args.dry_run:
+        for name in sorted({r.dataset for r in chosen.runs}):
+            data.load(name, Path(args.data).expanduser())  # nodes often have no way to the internet, and need not race for one file
+    report = submit_runs(
+        chosen.runs, chosen.expansion.table.name, store, common.environment_of(args), cluster, dry_run=args.dry_run, max_pack=args.pack,
+        macs_per_second=measured_speed(store, cluster.torch_device), say=say,
+    )
+    if args.json:
+        common.print_json(report.json())
+    else:
+        print(format_report(report))
+    return 0
+
+
+def do_cancel(args: argparse.Namespace) -> int:
+    from slurm import commands
+    from slurm.state import cancel
+
+    commands.require()
+    chosen = common.select(args)
+    found = cancel(common.store_of(args), {r.key for r in closure(chosen.runs)})
+    for job in found.ids:
+        print(job)
+    for job, why in found.kept:
+        say(f"job {job} is kept: {why}")
+    say(f"{plural(len(found.ids), 'job')} cancelled" if found.ids else "no jobs in the queue")
+    return 0
