@@ -56,4 +56,6 @@ class KD(Method):
         return Needs.of("logits", "logits")
 
     def loss(self, step: Step) -> Terms:
+        if not self.active("kd"):
+            return {}
         return {"kd": kd_loss(step.student.logits, step.teacher.logits, self.config.temperature)}

@@ -145,6 +145,26 @@ def gradients(total: Tensor, features: Features) -> dict[str, bool]:
     return reached
 
 
+def pooled(plane: list[list[float]], height: int, width: int) -> list[list[float]]:
+    """Adaptive average pooling of one H x W plane in plain loops: bin i covers floor(i H / h) to ceil((i + 1) H / h)."""
+    def bins(size: int, out: int) -> list[range]:
+        return [range(i * size // out, -(-(i + 1) * size // out)) for i in range(out)]
+
+    def mean(rows: range, cols: range) -> float:
+        return sum(plane[r][c] for r in rows for c in cols) / (len(rows) * len(cols))
+
+    return [[mean(r, c) for c in bins(len(plane[0]), width)] for r in bins(len(plane), height)]
+
+
+def stage_pairs(student: Features, teacher: Features) -> list[tuple[Any, Any]]:
+    """Paired stage maps as nested lists `[B][C][H][W]`, the larger of each pair pooled to the smaller, in plain loops."""
+    pairs = []
+    for s, t in zip(student.stages, teacher.stages, strict=False):
+        height, width = min(s.shape[2], t.shape[2]), min(s.shape[3], t.shape[3])
+        pairs.append(tuple([[pooled(p, height, width) for p in image] for image in m.tolist()] for m in (s, t)))
+    return pairs
+
+
 # --- guards -------------------------------------------------------------------------------------------------------
 
 
@@ -258,6 +278,19 @@ def real_step(
     return Step(
         labels=site.train_labels[indices], indices=indices, images={k: v for k, v in images.items() if k in named},
         students=students, teachers=teachers, generator=torch.Generator().manual_seed(seed + 100), epoch=epoch,
+    )
+
+
+def on_meta(step: Step, needs: Needs) -> Step:
+    """The step's shapes without its values: whatever asks for one, or mixes in a tensor of the host, raises an error."""
+    def move(features: Features, allowed: frozenset[str], who: str, grad: bool) -> Features:
+        return poisoned(features.map(lambda t: t.detach().to("meta").requires_grad_(grad)), allowed, who)
+
+    return dataclasses.replace(
+        step, labels=step.labels.to("meta"), indices=step.indices.to("meta"),
+        images={k: v.to("meta") for k, v in step.images.items()},
+        students={k: move(v, needs.student, "the student", True) for k, v in step.students.items()},
+        teachers={k: move(v, needs.teacher, "the teacher", False) for k, v in step.teachers.items()},
     )
 
 

@@ -1,0 +1,72 @@
+"""CC against its formula in plain loops."""
+
+import pytest
+import torch
+from kit import build, fake_features, gradients, make_site, make_step, tiny_info
+
+from benchmark import methods
+from benchmark.errors import InputError
+
+SITE = make_site(tiny_info(embedding=5), tiny_info(embedding=7))
+
+
+def linear(layer, row):
+    return [
+        sum(w * x for w, x in zip(weights, row, strict=True)) + b
+        for weights, b in zip(layer.weight.tolist(), layer.bias.tolist(), strict=True)
+    ]
+
+
+@pytest.mark.parametrize("batch", [2, 6])
+def test_value(batch):
+    method = build("cc", SITE, dim=4)
+    student, teacher = fake_features(SITE.student, batch), fake_features(SITE.teacher, batch, seed=1)
+    e_s = [linear(method.embed_s, row) for row in student.embedding.tolist()]
+    e_t = [linear(method.embed_t, row) for row in teacher.embedding.tolist()]
+    expected = sum(
+        abs(e_s[i][d] - e_t[i][d]) * abs(e_s[i + 1][d] - e_t[i + 1][d]) for i in range(batch - 1) for d in range(4)
+    ) / (batch - 1)
+    found = method.loss(make_step(SITE, student, teacher))["cc"]
+    assert found.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_gradient_reaches_the_embedding_and_both_embeddings_of_it():
+    method = build("cc", SITE)
+    student = fake_features(SITE.student, requires_grad=True)
+    loss = method.loss(make_step(SITE, student, fake_features(SITE.teacher, seed=1)))["cc"]
+    assert gradients(loss, student) == {
+        "stem": False, "stages": False, "preacts": False, "embedding": True, "logits": False,
+    }
+    loss.backward()
+    assert all(p.grad is not None and p.grad.any() for p in method.parameters())
+    assert {name for name, _ in method.named_parameters()} == {
+        "embed_s.weight", "embed_s.bias", "embed_t.weight", "embed_t.bias",
+    }
+
+
+def test_size_of_the_embeddings():
+    method = build("cc", SITE)
+    assert method.embed_s.weight.shape == (128, 5)
+    assert method.embed_t.weight.shape == (128, 7)
+
+
+def test_no_length_is_an_input_error():
+    with pytest.raises(InputError, match=r"cc.dim=0 .* allowed: at least 1"):
+        methods.parse("cc", {"cc.dim": 0})
+
+
+def test_weight_zero_is_not_computed():
+    step = make_step(SITE, fake_features(SITE.student), fake_features(SITE.teacher))
+    assert build("cc", SITE, weight=0.0).loss(step) == {}
+
+
+def test_identical_embeddings_have_finite_gradients():
+    """The absolute value has no derivative at zero."""
+    method = build("cc", SITE)
+    with torch.no_grad():
+        for p in method.parameters():
+            p.zero_()
+    student = fake_features(SITE.student, requires_grad=True)
+    loss = method.loss(make_step(SITE, student, fake_features(SITE.teacher)))["cc"]
+    assert loss.item() == 0.0
+    gradients(loss, student)
