@@ -1,0 +1,457 @@
+"""What every method must keep, whatever it computes. Runs over all that are found, so a new file is held to it unasked.
+
+Steps are made as the trainer makes them: the method's own sampler and views, small networks, a student that runs all its
+views in one batch.
+"""
+
+import copy
+import dataclasses
+import inspect
+import io
+import json
+import re
+
+import pytest
+import torch
+from kit import batches, build, no_sync, on_meta, poisoned, real_step, site_for
+from torch import nn
+
+from benchmark import methods
+from benchmark.methods import PARTS, Method, MethodConfig, Objective
+from models import info
+
+NAMES = methods.names()
+every_method = pytest.mark.parametrize("name", NAMES)
+N, BATCH = 30, 8  # the last batch of an epoch is smaller
+
+PAIRS = """wrn_40_2:wrn_16_2 wrn_40_2:wrn_40_1 resnet56:resnet20 resnet110:resnet20 resnet110:resnet32 resnet32x4:resnet8x4
+vgg13:vgg8 vgg13:MobileNetV2 ResNet50:MobileNetV2 ResNet50:vgg8 resnet32x4:ShuffleV1 resnet32x4:ShuffleV2 wrn_40_2:ShuffleV1"""
+
+
+def put_to_work(name, dtype=torch.float32, seed=0):
+    """`(method class, site, built method)`, the defaults of its config."""
+    method_class = methods.get(name)
+    site = site_for(method_class, n=N, batch_size=BATCH)
+    return method_class, site, build(name, site, dtype=dtype, seed=seed)
+
+
+def stages_of(method_class, config):
+    """What a training goes through: `(needs, attribute of the loss)` of the initialisation stage, if any, and of the main stage."""
+    init = [(method_class.init_needs(config), "init_loss")] if method_class.init_epochs else []
+    return [*init, (method_class.needs(config), "loss")]
+
+
+def total_of(terms):
+    return torch.stack(list(terms.values())).sum()
+
+
+# --- what it says about itself ---------------------------------------------------------------------------------------
+
+
+def bibtex_fields(entry):
+    """`{"": kind, field: value}` of one BibTeX entry; ValueError if it is none."""
+    head = re.match(r"\s*@(\w+)\s*\{\s*([\w:.-]+)\s*,", entry)
+    if not head:
+        raise ValueError("no @kind{key,")
+    fields, at = {"": head[1]}, head.end()
+    while not re.match(r"\s*\}\s*$", entry[at:]):
+        field = re.match(r"\s*(\w+)\s*=\s*\{", entry[at:])
+        if not field:
+            raise ValueError(f"no field = {{ at: {entry[at:at + 30]!r}")
+        start = at = at + field.end()
+        depth = 1
+        while depth:
+            if at == len(entry):
+                raise ValueError(f"the brace of {field[1]} is not closed")
+            depth += {"{": 1, "}": -1}.get(entry[at], 0)
+            at += 1
+        fields[field[1].lower()] = " ".join(entry[start : at - 1].split())
+        if comma := re.match(r"\s*,", entry[at:]):
+            at += comma.end()
+        elif not re.match(r"\s*\}\s*$", entry[at:]):
+            raise ValueError(f"no comma after {field[1]}")
+    return fields
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ["@article{a, title = {x}", "article{a, title = {x}}", "@article{a, title = {x} year = {y}}", "@article{a, title = {{x}, year = {y}}"],
+)
+def test_a_broken_entry_does_not_parse(entry):
+    with pytest.raises(ValueError):
+        bibtex_fields(entry)
+
+
+@every_method
+def test_documentation_is_complete(name):
+    method = methods.get(name)
+    assert re.fullmatch(r"[a-z][a-z0-9_]*", name)
+    assert method.__module__.rpartition(".")[2] == name, "a method's file has its name"
+    assert method.title and method.formula and method.paper
+    assert all("\n" not in text for text in (method.title, method.formula, method.paper)), "one line each"
+    assert len(inspect.getmodule(method).__doc__.splitlines()) > 3, "the module's docstring has the formula and the sources"
+    assert isinstance(method.revision, int) and method.revision >= 1
+
+
+@every_method
+def test_bibtex_parses(name):
+    fields = bibtex_fields(methods.get(name).bibtex)
+    assert {"title", "author", "year"} <= fields.keys()
+    assert re.fullmatch(r"(19|20)\d\d", fields["year"])
+    assert {"article": "journal", "inproceedings": "booktitle"}.get(fields[""], "title") in fields
+
+
+@every_method
+def test_hyper_parameters_are_documented_json_scalars(name):
+    method = methods.get(name)
+    assert issubclass(method.Config, MethodConfig)
+    assert method.Config.__dataclass_params__.frozen
+    for field in dataclasses.fields(method.Config):
+        assert field.metadata.get("help") and field.metadata.get("source"), field.name
+        assert type(field.default) in (bool, int, float, str), field.name
+        assert field.type == type(field.default).__name__, f"{field.name}: annotation and default differ"
+        allowed = field.metadata["allowed"]
+        assert allowed is None or field.default in allowed, field.name
+    assert [row["name"] for row in methods.hyper_parameters(method.Config)] == [f.name for f in dataclasses.fields(method.Config)]
+
+
+@every_method
+def test_combined_defaults_are_fields_of_their_type(name):
+    method = methods.get(name)
+    defaults = {f.name: f.default for f in dataclasses.fields(method.Config)}
+    for field, value in method.combined.items():
+        assert type(value) is type(defaults[field])
+
+
+@every_method
+def test_settings_are_stable_and_complete(name):
+    spec = methods.parse(name)
+    settings = spec.settings()
+    assert json.loads(json.dumps(settings)) == settings == methods.parse(name).settings()
+    listed = settings["components"][name]
+    assert listed.keys() - {"revision"} == {f.name for f in dataclasses.fields(spec.components[0].config)} - {"ce"}
+    assert listed["revision"] == methods.get(name).revision
+
+
+@every_method
+def test_resolved_values_given_as_words_are_the_same_run(name):
+    """As they come from a command line."""
+    spec = methods.parse(name)
+    words = {f"{name}.{k}": str(v) for k, v in dataclasses.asdict(spec.components[0].config).items()}
+    assert methods.parse(name, words) == spec
+
+
+@every_method
+@pytest.mark.parametrize("pair", PAIRS.split())
+def test_a_reason_is_one_line(name, pair):
+    method = methods.get(name)
+    teacher, student = (info(network, 100) for network in pair.split(":"))
+    for networks in ((student, teacher), (None, teacher), (student, None), (None, None)):
+        reason = method.skip(method.Config(), *networks)
+        assert reason is None or (reason and "\n" not in reason)
+
+
+@every_method
+def test_needs_are_of_known_parts_and_views(name):
+    method = methods.get(name)
+    for needs, _ in stages_of(method, method.Config()):
+        assert (needs.student | needs.teacher) <= set(PARTS)
+        assert len({v.name for v in needs.views}) == len(needs.views)
+        assert all(view.name != "normal" for view in needs.views[1:]), "the normal view comes first"
+    if not method.trains_student:
+        assert not method.needs(method.Config()).student
+
+
+# --- what it does in a step ------------------------------------------------------------------------------------------
+
+
+def walk(name, check, dtype=torch.float32):
+    """Calls `check(method, needs, loss, step)` for each stage and each batch of an epoch; what is not needed is poison."""
+    method_class, site, method = put_to_work(name, dtype)
+    if site.student_net is not None:
+        site.student_net.to(dtype)
+    site.teacher_net.to(dtype)
+    for needs, loss in stages_of(method_class, method.config):
+        if loss == "loss":
+            if method_class.init_epochs:
+                method.after_init()
+            method.start_epoch(1)
+        for k, indices in enumerate(batches(method_class, site)):
+            check(method, needs, getattr(method, loss), real_step(site, needs, indices, seed=k))
+
+
+@every_method
+def test_needs_are_honest_and_the_host_never_waits(name):
+    """Parts that needs() does not name are poison, in a full batch and in the smaller last one."""
+    sizes = []
+
+    def check(method, needs, loss, step):
+        sizes.append(len(step.labels))
+        with no_sync():
+            terms = loss(step)
+            task = method.task_loss(step) if method.trains_student else None
+            for value in (*terms.values(), *([] if task is None else [task])):
+                value.backward(retain_graph=True)
+
+    walk(name, check)
+    assert len(set(sizes)) > 1 and min(sizes) > 1
+
+
+@every_method
+def test_a_step_works_without_values(name):
+    """On the meta device: shapes are static, no tensor of the host is mixed in, nothing is read back."""
+
+    def check(method, needs, loss, step):
+        plain = dataclasses.replace(step)
+        method = copy.deepcopy(method).to("meta")
+        terms = getattr(method, loss.__name__)(on_meta(plain, needs))
+        if terms:
+            total_of(terms).backward()
+
+    method_class, site, method = put_to_work(name)
+    for needs, loss in stages_of(method_class, method.config):
+        if loss == "loss" and method_class.init_epochs:
+            method.after_init()
+        step = real_step(site, needs, torch.arange(BATCH), poison=False)
+        check(method, needs, getattr(method, loss), step)
+
+
+@every_method
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_terms_are_scalars_that_weights_names(name, dtype):
+    def check(method, needs, loss, step):
+        terms = loss(step)
+        for term, value in terms.items():
+            assert term == name or term.startswith(f"{name}_"), "a term has its method's name"
+            assert value.shape == () and value.dtype == dtype and value.isfinite()
+            assert value.requires_grad
+        if loss.__name__ == "loss":
+            assert terms.keys() == {term for term, weight in method.weights().items() if weight}
+        else:
+            assert terms
+
+    walk(name, check, dtype)
+
+
+@every_method
+def test_a_term_of_weight_zero_is_not_computed(name):
+    method_class, site, method = put_to_work(name)
+    needs = method_class.needs(method.config)
+    step = real_step(site, needs, torch.arange(BATCH))
+    weights = method.weights()
+    for off in weights:
+        method.weights = lambda off=off: {term: 0.0 if term == off else weights[term] for term in weights}
+        assert off not in method.loss(step)
+    method.weights = lambda: dict.fromkeys(weights, 0.0)
+    blind = dataclasses.replace(
+        step,
+        students={k: poisoned(v, frozenset(), "the student") for k, v in step.students.items()},
+        teachers={k: poisoned(v, frozenset(), "the teacher") for k, v in step.teachers.items()},
+    )
+    assert method.loss(blind) == {}
+
+
+@every_method
+def test_weights_scale_with_the_config(name):
+    """Where a config has the field `weight`, twice the weight is twice every weight."""
+    method_class, site, method = put_to_work(name)
+    if not hasattr(method.config, "weight"):
+        assert not any(f.name == "weight" for f in dataclasses.fields(method_class.Config))
+        return
+    twice = build(name, site, weight=2 * method.config.weight)
+    assert twice.weights() == {term: 2 * weight for term, weight in method.weights().items()}
+
+
+@every_method
+def test_gradients_reach_every_trainable_tensor_and_no_teacher(name):
+    """Of the method's own in one of its stages; of the student where the method trains it."""
+    method_class, site, method = put_to_work(name)
+    own = {k for k, p in method.named_parameters() if p.requires_grad}
+    reached = set()
+    for needs, loss in stages_of(method_class, method.config):
+        if loss == "loss" and method_class.init_epochs:
+            method.after_init()
+        terms = getattr(method, loss)(real_step(site, needs, torch.arange(BATCH)))
+        if terms:
+            total_of(terms).backward()
+        reached |= {k for k, p in method.named_parameters() if p.grad is not None and p.grad.any()}
+    assert reached == own
+    assert all(p.grad is None for p in site.teacher_net.parameters())
+    if method.trains_student:
+        assert any(p.grad is not None and p.grad.any() for p in site.student_net.parameters())
+
+
+@every_method
+def test_networks_are_not_part_of_its_state(name):
+    _, site, method = put_to_work(name)
+    nets = [net for net in (site.student_net, site.teacher_net) if net is not None]
+    foreign = {p.data_ptr() for net in nets for p in net.parameters()}
+    assert not foreign & {t.data_ptr() for t in (*method.parameters(), *method.buffers()) if t.numel()}
+
+
+@every_method
+def test_dead_and_equal_features_give_finite_gradients(name):
+    """All images alike, and all maps zero: square roots and norms at zero."""
+
+    def check(change):
+        method_class, site, method = put_to_work(name, torch.float64)
+        for needs, loss in stages_of(method_class, method.config):
+            if loss == "loss" and method_class.init_epochs:
+                method.after_init()
+            leaves = []
+
+            def leaf(t, leaves=leaves):
+                leaves.append(change(t.detach().double()).requires_grad_())
+                return leaves[-1]
+
+            step = real_step(site, needs, torch.arange(4), poison=False, wrap=lambda f, leaf=leaf: f.map(leaf))
+            step = dataclasses.replace(
+                step, teachers={k: v.map(lambda t: change(t.double())) for k, v in step.teachers.items()}
+            )
+            terms = getattr(method, loss)(step)
+            if not terms:
+                continue
+            total = total_of(terms)
+            assert total.isfinite()
+            tensors = [*leaves, *(p for p in method.parameters() if p.requires_grad)]
+            found = torch.autograd.grad(total, tensors, allow_unused=True)
+            assert all(g.isfinite().all() for g in found if g is not None)
+
+    check(lambda t: t[:1].expand_as(t).clone())
+    check(torch.zeros_like)
+
+
+@every_method
+def test_draws_come_from_the_steps_generator_alone(name):
+    """Two twins on one step agree bit by bit, and the global generator is not touched."""
+    values = []
+    for _ in range(2):
+        method_class, site, method = put_to_work(name)
+        for needs, loss in stages_of(method_class, method.config):
+            step = real_step(site, needs, torch.arange(BATCH))
+            before = torch.get_rng_state()
+            values.append(getattr(method, loss)(step))
+            assert torch.equal(before, torch.get_rng_state())
+            torch.rand(3)  # what the global generator does in between must not matter
+    half = len(values) // 2
+    for one, other in zip(values[:half], values[half:], strict=True):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[term], other[term]) for term in one)
+
+
+@every_method
+def test_modules_depend_on_the_seed_alone(name):
+    one, other = (put_to_work(name)[2].state_dict() for _ in range(2))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[k], other[k]) for k in one)
+
+
+@every_method
+def test_state_dict_is_all_that_a_checkpoint_needs(name):
+    """A method of another seed that is given the state goes on bit by bit; the file is read with weights_only."""
+    method_class, site, method = put_to_work(name)
+    needs = method_class.needs(method.config)
+    epoch = batches(method_class, site)
+    steps = [real_step(site, needs, indices, seed=k) for k, indices in enumerate(epoch)]
+    method.start_epoch(1)
+    for step in steps[:2]:
+        method.loss(step)
+    file = io.BytesIO()
+    torch.save(method.state_dict(), file)
+    file.seek(0)
+    resumed = build(name, site, dtype=torch.float32, seed=1)
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    resumed.start_epoch(1)
+    for step in steps[2:]:
+        state = step.generator.get_state()
+        expected = method.loss(step)
+        step.generator.set_state(state)
+        found = resumed.loss(step)
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[term], expected[term]) for term in found)
+
+
+@every_method
+def test_an_epochs_schedule_depends_on_its_number_alone(name):
+    one, other = (put_to_work(name)[2] for _ in range(2))
+    for epoch in (1, 2, 3):
+        one.start_epoch(epoch)
+    other.start_epoch(3)
+    assert one.weights() == other.weights()
+    state = other.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in one.state_dict().items())
+
+
+@every_method
+def test_prediction_reads_what_is_needed_alone(name):
+    method_class, site, method = put_to_work(name)
+    if site.student_net is None:
+        assert not method_class.trains_student
+        return
+    needs = method_class.needs(method.config)
+    with torch.no_grad():
+        features = site.student_net.eval().features(torch.zeros(3, 3, 32, 32))
+    logits = method.eval().predict(poisoned(features, needs.student | {"logits"}, "the student"))
+    assert logits is None or logits.shape == (3, site.num_classes)
+
+
+@every_method
+def test_initialisation_stage_trains_what_it_says(name):
+    method_class, site, method = put_to_work(name)
+    if not method_class.init_epochs:
+        assert list(method.init_modules(site.student_net)) == []
+        with pytest.raises(NotImplementedError):
+            method.init_loss(None)
+        return
+    modules = list(method.init_modules(site.student_net))
+    named = [p for module in modules for p in module.parameters()]
+    assert named and all(isinstance(module, nn.Module) for module in modules)
+    assert method.init_lr("resnet8", 0.05) > 0
+    step = real_step(site, method_class.init_needs(method.config), torch.arange(BATCH))
+    total_of(method.init_loss(step)).backward()
+    assert all(p.grad is not None for p in named), "every tensor that is said to train gets a gradient"
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if methods.get(n).trains_student])
+def test_objective_is_the_weighted_sum_and_combines(name):
+    """`x` and `x+kd`: total = ce * CE + sum of weight * term, and a step of it trains the student."""
+    for text in (name, f"{name}+kd" if name != "kd" else "kd"):
+        spec = methods.parse(text)
+        site = site_for(methods.get(name), n=N, batch_size=BATCH)
+        objective = Objective(spec, site, lambda _: 0)
+        if any(stage for stage in spec.init_stages):
+            for m in objective:
+                m.after_init()
+        objective.start_epoch(1)
+        step = real_step(site, spec.needs(), torch.arange(BATCH))
+        total, terms = objective({c.method.name: step for c in spec.components})
+        weights = {"ce": spec.ce, **{t: w for m in objective for t, w in m.weights().items()}}
+        expected = sum(weights[term] * value for term, value in terms.items())
+        torch.testing.assert_close(total, expected)
+        total.backward()
+        assert all(p.grad is not None for p in site.student_net.linear_head().parameters())
+
+
+def test_the_guard_sees_a_dishonest_method():
+    """A method that reads what it does not name, waits for the device, or keeps a tensor of the host is caught."""
+    method_class, site, _ = put_to_work("kd")
+    needs = method_class.needs(method_class.Config())
+    step = real_step(site, needs, torch.arange(BATCH))
+    with pytest.raises(AssertionError, match="needs\\(\\) does not name embedding of the student"):
+        step.student.embedding.sum()
+    with pytest.raises(AssertionError, match="needs\\(\\) does not name"):
+        torch.relu(step.teacher.stem)
+    for wait in (torch.Tensor.item, torch.nonzero, torch.unique, bool, lambda t: t[t > 0], lambda t: 1 if t > 0 else 0):
+        with no_sync(), pytest.raises(AssertionError, match="host synchronisation"):
+            wait(step.student.logits.sum())
+    meta = on_meta(real_step(site, needs, torch.arange(BATCH), poison=False), needs)
+    for wait in (torch.Tensor.tolist, torch.Tensor.cpu, lambda t: t + torch.ones(10)):
+        with pytest.raises((NotImplementedError, RuntimeError)):
+            wait(meta.student.logits)
+
+
+def test_every_method_is_there():
+    """The rows of the three benchmark tables."""
+    rows = {"kd", "fitnet", "at", "sp", "cc", "vid", "rkd", "pkt", "ab", "ft", "fsp", "nst", "crd", "sskd", "dlkd"}
+    assert rows <= set(NAMES)
+    assert all(issubclass(methods.get(name), Method) for name in NAMES)

@@ -1,0 +1,325 @@
+"""SSKD and its teacher's head, against plain loops over the papers' formulas (rows image after image, as the formula is written)."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from kit import batches, build, fake_features, gradients, make_site, make_step, no_sync, poisoned, real_step, site_for, tiny_info
+from torch import Tensor, nn
+
+from benchmark import methods
+from benchmark.data.views import NORMAL, ROTATED
+from benchmark.errors import InputError
+from benchmark.methods import Method, Objective, Site, Step
+from benchmark.methods._rotations import rank_of_truth, selected
+from models import Features
+
+B, CLASSES = 5, 7
+STUDENT, TEACHER = tiny_info(embedding=4), tiny_info(embedding=6)
+
+
+# --- the formula in plain loops ------------------------------------------------------------------------------------------------
+
+
+def softmax(row: list[float], temperature: float) -> list[float]:
+    exps = [math.exp(v / temperature) for v in row]
+    return [e / sum(exps) for e in exps]
+
+
+def kl(teacher: list[float], student: list[float], temperature: float) -> float:
+    p, q = softmax(teacher, temperature), softmax(student, temperature)
+    return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+
+
+def cosine(a: list[float], b: list[float]) -> float:
+    dot = sum(x * y for x, y in zip(a, b, strict=True))
+    return dot / math.sqrt(sum(x * x for x in a)) / math.sqrt(sum(x * x for x in b))
+
+
+def run_head(head: nn.Sequential, row: list[float]) -> list[float]:
+    (w1, b1), (w2, b2) = ((layer.weight.tolist(), layer.bias.tolist()) for layer in (head[0], head[2]))
+    hidden = [max(0.0, sum(w * x for w, x in zip(ws, row, strict=True)) + b) for ws, b in zip(w1, b1, strict=True)]
+    return [sum(w * x for w, x in zip(ws, hidden, strict=True)) + b for ws, b in zip(w2, b2, strict=True)]
+
+
+def image_after_image(rotated: Tensor) -> list[list[float]]:
+    """The rows of the rotated view in the formula's order: the 3 turned copies of image 0, of image 1, ..."""
+    batch = len(rotated) // 3
+    return [rotated[turn * batch + image].tolist() for image in range(batch) for turn in range(3)]
+
+
+def cosines(head: nn.Sequential, normal: Tensor, rotated: Tensor) -> list[list[float]]:
+    unturned = [run_head(head, row) for row in normal.tolist()]
+    return [[cosine(run_head(head, row), other) for other in unturned] for row in image_after_image(rotated)]
+
+
+def kept_rows(teacher: list[list[float]], truth: list[int], ratio: float) -> list[int]:
+    ranks = [sorted(range(len(row)), key=lambda j, row=row: -row[j]).index(t) for row, t in zip(teacher, truth, strict=True)]
+    right = [r for r, rank in enumerate(ranks) if rank == 0]
+    wrong = sorted((r for r, rank in enumerate(ranks) if rank > 0), key=lambda r: ranks[r])
+    return right + wrong[: math.floor(ratio * len(wrong))]
+
+
+def kept_kl(teacher: list[list[float]], student: list[list[float]], truth: list[int], temperature: float, ratio: float) -> float:
+    kept = kept_rows(teacher, truth, ratio)
+    return temperature**2 * sum(kl(teacher[r], student[r], temperature) for r in kept) / len(kept)
+
+
+# --- the pieces under test -------------------------------------------------------------------------------------------------------
+
+
+def site() -> Site:
+    plain = make_site(STUDENT, TEACHER, num_classes=CLASSES)
+    return dataclasses.replace(plain, artifacts={"sskd_head": build("sskd_head", head_site(), seed=3).state_dict()})
+
+
+def head_site() -> Site:
+    return make_site(None, TEACHER, num_classes=CLASSES)
+
+
+def both_views(info, seed: int, requires_grad: bool = False) -> dict[str, Features]:
+    draw = {"num_classes": CLASSES, "requires_grad": requires_grad}
+    return {"normal": fake_features(info, B, seed=seed, **draw), "rotated": fake_features(info, 3 * B, seed=seed + 1, **draw)}
+
+
+def step(where: Site, requires_grad: bool = False) -> Step:
+    labels = torch.tensor([2, 0, 6, 2, 1])
+    return make_step(where, both_views(STUDENT, 10, requires_grad), both_views(TEACHER, 20), labels=labels)
+
+
+@pytest.mark.parametrize(("tf_ratio", "ss_ratio"), [(1.0, 0.75), (0.6, 0.3), (0.0, 1.0)])
+def test_sskd_value(tf_ratio: float, ss_ratio: float) -> None:
+    method = build("sskd", site(), tf_ratio=tf_ratio, ss_ratio=ss_ratio)
+    s = step(site())
+    terms = method.loss(s)
+    s_normal, t_normal = s.student.logits.tolist(), s.teacher.logits.tolist()
+    s_turned, t_turned = (image_after_image(x["rotated"].logits) for x in (s.students, s.teachers))
+    a_s = cosines(method.student_head, s.student.embedding, s.students["rotated"].embedding)
+    a_t = cosines(method.teacher_head, s.teacher.embedding, s.teachers["rotated"].embedding)
+    labels = [int(y) for y in s.labels for _ in range(3)]
+    images = [i for i in range(B) for _ in range(3)]
+    expected = {
+        "sskd_kd": 16 * sum(kl(t, z, 4.0) for t, z in zip(t_normal, s_normal, strict=True)) / B,
+        "sskd_tf": kept_kl(t_turned, s_turned, labels, 4.0, tf_ratio) if tf_ratio or any(
+            row.index(max(row)) == y for row, y in zip(t_turned, labels, strict=True)) else 0.0,
+        "sskd_ss": kept_kl(a_t, a_s, images, 0.5, ss_ratio),
+    }
+    assert {k: v.item() for k, v in terms.items()} == pytest.approx(expected, rel=1e-10)
+    assert method.weights() == {"sskd_kd": 0.9, "sskd_tf": 2.7, "sskd_ss": 10.0}
+
+
+def test_sskd_total_is_the_weighted_sum() -> None:
+    spec = methods.parse("sskd")
+    objective = Objective(spec, site(), lambda name: 5).double()
+    s = step(site())
+    total, terms = objective({"sskd": s})
+    ce = -sum(math.log(softmax(row, 1.0)[y]) for row, y in zip(s.student.logits.tolist(), s.labels.tolist(), strict=True)) / B
+    assert terms["ce"].item() == pytest.approx(ce, rel=1e-10)
+    parts = [0.1 * ce, 0.9 * terms["sskd_kd"].item(), 2.7 * terms["sskd_tf"].item(), 10.0 * terms["sskd_ss"].item()]
+    assert total.item() == pytest.approx(sum(parts), rel=1e-10)
+
+
+@given(st.data())
+def test_selection_of_rows(data: st.DataObject) -> None:
+    """Every first-ranked row is kept, of the others exactly floor(ratio * W) and none that ranks behind one left out."""
+    ranks = data.draw(st.integers(2, 6).flatmap(lambda b: st.lists(st.integers(0, 4), min_size=3 * b, max_size=3 * b)))
+    ratio = data.draw(st.sampled_from([0.0, 0.1, 0.5, 0.7, 0.75, 1.0]))
+    keep = selected(torch.tensor(ranks), ratio).tolist()
+    wrong = sum(r > 0 for r in ranks)
+    assert sum(keep) == len(ranks) - wrong + int(ratio * wrong)
+    assert all(k for k, r in zip(keep, ranks, strict=True) if r == 0)
+    left_out = [r for k, r in zip(keep, ranks, strict=True) if not k]
+    assert not left_out or max((r for k, r in zip(keep, ranks, strict=True) if k), default=0) <= min(left_out)
+
+
+def test_selection_breaks_ties_image_after_image() -> None:
+    # 2 images, 6 rows of equal rank: of floor(0.75 * 6) = 4 the three copies of image 0 and the first copy of image 1
+    assert selected(torch.ones(6, dtype=torch.int64), 0.75).tolist() == [True, True, True, False, True, False]
+
+
+def test_rank_of_truth_counts_ties_as_a_stable_sort() -> None:
+    scores = torch.tensor([[1.0, 3.0, 3.0], [1.0, 3.0, 3.0], [2.0, 2.0, 2.0], [5.0, 1.0, 9.0]])
+    assert rank_of_truth(scores, torch.tensor([1, 2, 2, 1])).tolist() == [0, 1, 2, 2]
+
+
+def test_true_column_is_the_image_itself() -> None:
+    """A teacher that embeds all copies of an image alike ranks every row's truth first, whatever `ss_ratio`; another order does not."""
+    method = build("sskd", site(), ss_ratio=0.0)
+    s = step(site(), requires_grad=False)
+    alike = s.teacher._replace(embedding=s.teacher.embedding.repeat(3, 1), logits=s.teachers["rotated"].logits)
+    everything = build("sskd", site(), ss_ratio=1.0)
+    same = dataclasses.replace(s, teachers={"normal": s.teacher, "rotated": alike})
+    assert method.loss(same)["sskd_ss"].item() == pytest.approx(everything.loss(same)["sskd_ss"].item(), rel=1e-12)
+    mixed = alike._replace(embedding=s.teacher.embedding.repeat_interleave(3, 0))
+    other = dataclasses.replace(s, teachers={"normal": s.teacher, "rotated": mixed})
+    assert method.loss(other)["sskd_ss"].item() != pytest.approx(everything.loss(other)["sskd_ss"].item(), rel=1e-6)
+
+
+def test_no_row_kept_is_zero_not_nan() -> None:
+    method = build("sskd", site(), tf_ratio=0.0, kd=0.0, ss=0.0)
+    s = step(site(), requires_grad=True)
+    never = s.teachers["rotated"].logits.clone()
+    never[torch.arange(3 * B), s.labels.repeat(3)] = -9.0
+    teachers = {**s.teachers, "rotated": s.teachers["rotated"]._replace(logits=never)}
+    loss = method.loss(dataclasses.replace(s, teachers=teachers))["sskd_tf"]
+    assert loss.item() == 0.0
+    assert not gradients(loss, s.students["rotated"])["logits"]
+
+
+def test_sskd_gradients() -> None:
+    method = build("sskd", site())
+    s = step(site(), requires_grad=True)
+    with no_sync():
+        terms = method.loss(s)
+    total = sum(method.weights()[k] * v for k, v in terms.items())
+    for view in ("normal", "rotated"):
+        assert gradients(total, s.students[view]) == {
+            "stem": False, "stages": False, "preacts": False, "embedding": True, "logits": True}
+    total.backward()
+    assert all(bool(p.grad.any()) for p in method.student_head.parameters())
+    assert all(p.grad is None and not p.requires_grad for p in method.teacher_head.parameters())
+
+
+def test_teacher_head_is_what_stage_a_left() -> None:
+    where = site()
+    method = build("sskd", where, seed=8)
+    left = where.artifacts["sskd_head"]
+    assert left.keys() == {"head.0.weight", "head.0.bias", "head.2.weight", "head.2.bias"}
+    for key, value in method.teacher_head.state_dict().items():
+        assert torch.equal(value, left[f"head.{key}"].double())
+
+
+@pytest.mark.parametrize("left", [{}, {"sskd_head": {}}])
+def test_missing_head_is_said(left: dict) -> None:
+    with pytest.raises(InputError, match="head is missing; allowed"):
+        build("sskd", dataclasses.replace(site(), artifacts=left))
+
+
+def test_head_of_another_teacher_is_said() -> None:
+    other = build("sskd_head", make_site(None, tiny_info(embedding=9)))
+    with pytest.raises(InputError, match="does not fit an embedding of 6"):
+        build("sskd", dataclasses.replace(site(), artifacts={"sskd_head": other.state_dict()}))
+
+
+WITHOUT = {
+    # weights off -> (student parts, teacher parts, student views, teacher passes, prerequisites)
+    (): ({"logits", "embedding"}, {"logits", "embedding"}, (NORMAL, ROTATED), (NORMAL, ROTATED), ("sskd_head",)),
+    ("kd",): ({"logits", "embedding"}, {"logits", "embedding"}, (NORMAL, ROTATED), (NORMAL, ROTATED), ("sskd_head",)),
+    ("tf",): ({"logits", "embedding"}, {"logits", "embedding"}, (NORMAL, ROTATED), (NORMAL, ROTATED), ("sskd_head",)),
+    ("kd", "tf"): ({"logits", "embedding"}, {"embedding"}, (NORMAL, ROTATED), (NORMAL, ROTATED), ("sskd_head",)),
+    ("ss",): ({"logits"}, {"logits"}, (NORMAL, ROTATED), (NORMAL, ROTATED), ()),
+    ("kd", "ss"): ({"logits"}, {"logits"}, (NORMAL, ROTATED), (ROTATED,), ()),
+    ("tf", "ss"): ({"logits"}, {"logits"}, (NORMAL,), (NORMAL,), ()),
+    ("kd", "tf", "ss"): ({"logits"}, set(), (NORMAL,), (), ()),
+}
+
+
+@pytest.mark.parametrize("off", WITHOUT)
+def test_switched_off_terms_are_neither_computed_nor_asked_for(off: tuple[str, ...]) -> None:
+    method_class = methods.get("sskd")
+    config = method_class.Config(**dict.fromkeys(off, 0.0))
+    needs = method_class.needs(config)
+    student, teacher, views, passes, before = WITHOUT[off]
+    assert (needs.student, needs.teacher, needs.views, needs.passes) == (student, teacher, views, passes)
+    assert method_class.requires(config) == before
+    where = site() if before else make_site(STUDENT, TEACHER, num_classes=CLASSES)
+    method = build("sskd", where, **dict.fromkeys(off, 0.0))
+    s = step(where)
+    only = dataclasses.replace(
+        s,
+        students={v.name: poisoned(s.students[v.name], needs.student, "the student") for v in views},
+        teachers={v.name: poisoned(s.teachers[v.name], needs.teacher, "the teacher") for v in passes},
+    )
+    terms = method.loss(only)
+    assert terms.keys() == {f"sskd_{t}" for t in ("kd", "tf", "ss") if t not in off}
+    full = build("sskd", site()).loss(s)
+    for name in terms.keys() - {"sskd_ss"}:
+        assert terms[name].item() == full[name].item()
+    assert bool(list(method.parameters())) == ("ss" not in off)
+
+
+@pytest.mark.parametrize(("key", "value"), [("ss_ratio", 1.5), ("tf_ratio", -0.1), ("ss_temperature", 0.0), ("tf", -1.0)])
+def test_settings_out_of_range(key: str, value: float) -> None:
+    with pytest.raises(InputError, match=rf"sskd\.{key}=.* is out of range; allowed"):
+        methods.parse("sskd", {f"sskd.{key}": value})
+
+
+def test_with_kd_there_is_one_kd_term_of_weight_one() -> None:
+    spec = methods.parse("kd+sskd")
+    assert spec.name == "sskd+kd" and spec.ce == 1.0
+    assert spec.requires == ("sskd_head",)
+    objective = Objective(spec, site(), lambda name: 5).double()
+    s = step(site())
+    total, terms = objective({"sskd": s, "kd": s})
+    assert terms.keys() == {"sskd_tf", "sskd_ss", "kd", "ce"}
+    expected = terms["ce"] + terms["kd"] + 2.7 * terms["sskd_tf"] + 10.0 * terms["sskd_ss"]
+    assert total.item() == pytest.approx(expected.item(), rel=1e-12)
+    back = Objective(methods.parse("sskd+kd", {"sskd.kd": 0.9}), site(), lambda name: 5).double()
+    again, found = back({"sskd": s, "kd": s})
+    assert found["sskd_kd"].item() == pytest.approx(found["kd"].item(), rel=1e-12)
+    assert again.item() == pytest.approx((expected + 0.9 * terms["kd"]).item(), rel=1e-10)
+
+
+# --- the teacher's head ----------------------------------------------------------------------------------------------------------
+
+
+def test_head_value_and_gradients() -> None:
+    method = build("sskd_head", head_site(), seed=3)
+    teachers = both_views(TEACHER, 20)
+    s = make_step(head_site(), None, teachers, labels=torch.zeros(B, dtype=torch.int64))
+    with no_sync():
+        loss = method.loss(s)["sskd_head"]
+    rows = cosines(method.head, teachers["normal"].embedding, teachers["rotated"].embedding)
+    expected = -sum(math.log(softmax(row, 1.0)[r // 3]) for r, row in enumerate(rows)) / (3 * B)
+    assert loss.item() == pytest.approx(expected, rel=1e-10)
+    loss.backward()
+    assert all(bool(p.grad.any()) for p in method.head.parameters())
+
+
+def test_head_trains_alone_on_a_teacher() -> None:
+    head = methods.get("sskd_head")
+    needs = methods.parse("sskd_head").needs()
+    assert not head.trains_student and needs.student == frozenset()
+    assert needs.teacher == {"embedding"} and needs.passes == (NORMAL, ROTATED)
+    assert head.schedule() == {"epochs": 60, "milestones": (30, 45)}
+    assert head.skip(head.Config(), None, TEACHER) is None
+    assert "no student" in (head.skip(head.Config(), STUDENT, TEACHER) or "")
+    with pytest.raises(InputError, match="trains no student"):
+        methods.parse("sskd_head+kd")
+
+
+def test_head_learns_to_find_the_image() -> None:
+    """On a real, untrained teacher's embeddings a few steps lower the loss below that of a blind guess, log B."""
+    where = site_for(methods.get("sskd_head"), batch_size=8)
+    method = build("sskd_head", where, dtype=torch.float32)
+    needs = methods.get("sskd_head").needs(method.config)
+    s = real_step(where, needs, torch.arange(8))
+    optimizer = torch.optim.SGD(method.parameters(), lr=0.05, momentum=0.9)
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = method.loss(s)["sskd_head"]
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < math.log(8)
+    assert all(p.grad is None for p in where.teacher_net.parameters())
+
+
+# --- with real networks ------------------------------------------------------------------------------------------------------------
+
+
+def test_sskd_on_real_networks_and_a_smaller_last_batch() -> None:
+    where = site_for(methods.get("sskd"), n=19, batch_size=8)
+    method: Method = build("sskd", where, dtype=torch.float32)
+    needs = methods.parse("sskd").needs()
+    for indices in batches(methods.get("sskd"), where):
+        s = real_step(where, needs, indices)
+        assert len(s.students["rotated"].logits) == 3 * len(indices)
+        total = sum(method.weights()[k] * v for k, v in method.loss(s).items())
+        assert total.dtype == torch.float32 and bool(total.isfinite())
+    where.student_net.zero_grad()
+    total.backward()
+    assert all(p.grad is not None for p in where.student_net.parameters())
+    assert all(p.grad is None for p in where.teacher_net.parameters())

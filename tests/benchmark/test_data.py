@@ -1,0 +1,126 @@
+"""Crop, flip and turn as tensors: each equals its definition, and the draws are distributed as torchvision's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from benchmark import data
+from benchmark.data.stream import Stream
+from benchmark.errors import InputError
+from models import import_torchvision
+
+N = 6000
+
+
+def raw(n: int = 8) -> data.RawBatch:
+    images = torch.randint(0, 256, (n, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    return data.RawBatch(images, torch.arange(n), torch.arange(n), torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.2, 0.3, 0.4]))
+
+
+def test_the_normal_view_is_pad_crop_flip_normalise() -> None:
+    batch = raw()
+    draws = data.NORMAL.draw(8, torch.Generator().manual_seed(0))
+    found = data.NORMAL.make(batch, draws, draws)
+    assert found.shape == (8, 3, 32, 32) and found.is_contiguous(memory_format=torch.channels_last)
+    for i, (top, left, flip) in enumerate(draws.tolist()):
+        image = batch.images[i].numpy()
+        image = image[:, ::-1] if flip else image
+        padded = np.zeros((40, 40, 3), np.uint8)  # zeros before normalising: black, not grey
+        padded[4:36, 4:36] = image
+        wanted = (padded[top : top + 32, left : left + 32] / 255 - np.array([0.5, 0.4, 0.3])) / np.array([0.2, 0.3, 0.4])
+        assert np.allclose(found[i].permute(1, 2, 0).numpy(), wanted, atol=1e-6)
+
+
+def test_the_rotated_view_turns_counter_clockwise_and_crops_each_copy_by_itself() -> None:
+    batch = raw()
+    normal = data.NORMAL.draw(8, torch.Generator().manual_seed(0))
+    draws = data.ROTATED.draw(8, torch.Generator().manual_seed(2))
+    found = data.ROTATED.make(batch, draws, normal)
+    assert found.shape == (24, 3, 32, 32)
+    for k in (1, 2, 3):
+        for i in range(8):
+            image = batch.images[i].numpy()
+            image = np.rot90(image[:, ::-1] if normal[i, 2] else image, k)
+            padded = np.zeros((40, 40, 3), np.uint8)
+            padded[4:36, 4:36] = image
+            top, left = draws[i, 2 * k - 2 : 2 * k].tolist()
+            wanted = (padded[top : top + 32, left : left + 32] / 255 - np.array([0.5, 0.4, 0.3])) / np.array([0.2, 0.3, 0.4])
+            assert np.allclose(found[(k - 1) * 8 + i].permute(1, 2, 0).numpy(), wanted, atol=1e-6)
+
+
+def uniform(counts: np.ndarray) -> float:
+    return float(stats.chisquare(counts).pvalue)
+
+
+def test_crop_and_flip_are_distributed_as_torchvisions() -> None:
+    """81 crops x 2 flips, uniform and independent: chi-squared of ours, of torchvision's, and of the two against each other."""
+    import_torchvision()
+    from torchvision import transforms
+
+    ours = data.NORMAL.draw(N, torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    image = torch.zeros(3, 32, 32)
+    image[0] += torch.arange(1, 33).view(32, 1)
+    image[1] += torch.arange(1, 33).view(1, 32)
+    crop, flip = transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()
+    theirs = []
+    for _ in range(N):
+        out = flip(crop(image))
+        middle = out[:, 16, 16]  # always inside the image: says which pixel came here
+        flipped = bool(out[1, 16, 17] < out[1, 16, 16])
+        column = 31 - 16 if flipped else 16
+        theirs.append((int(middle[0]) - 1 - 16 + 4, int(middle[1]) - 1 - column + 4, int(flipped)))
+    cells = [np.bincount(np.ravel_multi_index(np.asarray(d).T, (9, 9, 2)), minlength=162) for d in (ours, theirs)]
+    assert uniform(cells[0]) > 1e-3 and uniform(cells[1]) > 1e-3
+    assert stats.chi2_contingency(np.stack(cells)).pvalue > 1e-3
+    assert uniform(np.bincount(np.minimum(ours[:, 0], 7))) < 1e-3, "the test notices a wrong distribution"
+
+
+def test_epochs_differ_and_repeat_with_the_seed() -> None:
+    split = data.load("digits").train.take(130)
+
+    def epoch(seed: int, number: int) -> list[torch.Tensor]:
+        stream = Stream(split, (0.5,) * 3, (0.5,) * 3, data.SHUFFLE, 64, False, seed)
+        return [b.views["normal"] for b in stream.epoch("main", number, [data.NORMAL])]
+
+    a, again, later, other = epoch(0, 1), epoch(0, 1), epoch(0, 2), epoch(1, 1)
+    assert [len(x) for x in a] == [64, 64, 2]
+    assert all(torch.equal(x, y) for x, y in zip(a, again, strict=True))
+    assert not torch.equal(a[0], later[0]) and not torch.equal(a[0], other[0])
+
+
+@pytest.mark.parametrize(("n", "sizes"), [(130, [64, 64, 2]), (129, [64, 64]), (128, [64, 64]), (65, [64]), (10, [10])])
+def test_no_batch_of_one_image(n: int, sizes: list[int]) -> None:
+    assert [len(b) for b in data.cut(torch.arange(n), 64, drop_last=False)] == sizes
+
+
+def test_every_image_once_an_epoch() -> None:
+    order = data.SHUFFLE.epoch(torch.zeros(200), 64, False, torch.Generator().manual_seed(0))
+    assert sorted(torch.cat(order).tolist()) == list(range(200))
+
+
+def test_digits_are_split_evenly_and_normalised_by_their_own_statistics() -> None:
+    digits = data.load("digits")
+    info = data.info("digits")
+    assert (len(digits.train.labels), len(digits.test.labels)) == (info.train_images, info.test_images)
+    assert digits.train.labels[:512].bincount().tolist() == [52, 52] + [51] * 8
+    assert digits.test.labels.bincount().tolist() == [40] * 10
+    pixels = digits.train.images.double() / 255
+    assert pixels.mean().item() == pytest.approx(info.mean[0], abs=6e-5) and pixels.std().item() == pytest.approx(info.std[0], abs=6e-5)
+
+
+def test_a_wrong_md5_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cifar-100-python").mkdir()
+    (tmp_path / "cifar-100-python" / "train").write_bytes(b"not the file")
+    with pytest.raises(InputError, match=r"train: md5 is .* not 16019d7e3df5f24257cddd939b257f8d"):
+        data.load("cifar100", tmp_path)
+
+
+def test_unknown_data_set() -> None:
+    with pytest.raises(InputError, match="allowed: cifar100, cifar10, digits"):
+        data.load("imagenet21k")

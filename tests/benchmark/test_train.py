@@ -1,0 +1,234 @@
+"""A number depends on its run alone: not on the pack, not on interruptions. And what a finished run leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from training_kit import FP32, small_run, train, weights
+
+import models
+from benchmark import methods
+from benchmark.runs import Run
+from benchmark.train import Options, Reporter, train_pack
+from results.store import Store
+
+ROOT = Path(__file__).resolve().parents[2]
+SINGLE_VIEW = ("fitnet", "at", "sp", "cc", "vid", "rkd", "pkt", "nst")
+
+
+def test_alone_in_a_pack_of_two_and_of_nine_the_weights_are_the_same(tmp_path: Path) -> None:
+    run = small_run("kd")
+    others = [small_run(m) for m in SINGLE_VIEW]
+    train([run], tmp_path / "alone")
+    train([run, others[0]], tmp_path / "two")
+    train([*others[:4], run, *others[4:]], tmp_path / "nine")
+    assert len({weights(run, tmp_path / f) for f in ("alone", "two", "nine")}) == 1
+    assert len({weights(r, tmp_path / "nine") for r in (run, *others)}) == 9, "the methods differ from each other"
+
+
+def test_a_pack_may_mix_students_and_methods_with_stages_and_views(tmp_path: Path) -> None:
+    mixed = [small_run("ft"), small_run("ab", student="resnet14"), small_run("dlkd", protocol="crd"), small_run("crd+kd")]
+    train(mixed, tmp_path / "mixed")
+    for run in mixed:
+        train([run], tmp_path / "alone")
+        assert weights(run, tmp_path / "alone") == weights(run, tmp_path / "mixed"), run.method
+
+
+class KillAt(Reporter):
+    """Ends the process, without any chance to clean up, at the n-th step of its pack."""
+
+    def __init__(self, n: int) -> None:
+        self.left = n
+
+    def step(self, stage: str, epoch: int, steps: int, images: int) -> None:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), 9)
+
+
+def kill_and_go_on(runs: list[Run], folder: Path, at: int) -> None:
+    """Trains the runs' needs here, the pack itself in a process that is killed at step `at`, then here to the end."""
+    first = runs[0]
+    train([first] if not first.needs_runs else list(first.needs_runs), folder)
+    code = textwrap.dedent("""
+        import json, sys
+        from pathlib import Path
+        sys.path[:0] = [sys.argv[1], sys.argv[2]]
+        import torch
+        torch.set_num_threads(1)
+        from benchmark.runs import Resolver
+        from benchmark.train import Options, train_pack
+        from results.store import Store
+        from test_train import KillAt
+        from training_kit import FP32
+        runs = [Resolver().from_order(o) for o in json.loads(sys.argv[4])]
+        train_pack(runs, Store(Path(sys.argv[3])), Options(FP32, reporter=KillAt(int(sys.argv[5]))))
+    """)
+    orders = json.dumps([r.order() for r in runs])
+    command = [sys.executable, "-c", code, str(ROOT), str(Path(__file__).parent), str(folder), orders, str(at)]
+    killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert killed.returncode == -9, killed.stderr
+    assert not any(Store(folder).is_done(r.key) for r in runs)
+    assert [o.status for o in train_pack(runs, Store(folder), Options(FP32))] == ["done"] * len(runs)
+
+
+POINTS = [int(n) for n in np.random.default_rng(7).integers(1, 4, size=2)]
+
+
+@pytest.mark.parametrize("at", sorted({*POINTS, 3}))
+def test_killed_in_the_main_stage_and_gone_on_bit_equal(tmp_path: Path, at: int) -> None:
+    pack = [small_run("kd"), small_run("crd")]
+    train(pack, tmp_path / "whole")
+    kill_and_go_on(pack, tmp_path / "killed", at)
+    for run in pack:
+        for name in ("last.pt", "best.pt"):
+            assert weights(run, tmp_path / "whole", name) == weights(run, tmp_path / "killed", name)
+        curves = [Store(tmp_path / f).curve(run.key).drop(columns="seconds") for f in ("whole", "killed")]
+        assert curves[0].equals(curves[1])
+
+
+@pytest.mark.parametrize("method", ["ab", "fsp", "ft"])
+def test_killed_in_the_initialisation_stage_and_gone_on_bit_equal(tmp_path: Path, method: str) -> None:
+    run = small_run(method)
+    train([run], tmp_path / "whole")
+    kill_and_go_on([run], tmp_path / "killed", 1)
+    assert weights(run, tmp_path / "whole") == weights(run, tmp_path / "killed")
+
+
+def test_killed_in_the_training_of_sskds_head_and_gone_on_bit_equal(tmp_path: Path) -> None:
+    run = small_run("sskd")
+    (head,) = run.heads
+    train([run], tmp_path / "whole")
+    kill_and_go_on([head], tmp_path / "killed", 1)
+    train([run], tmp_path / "killed")
+    for r in (head, run):
+        assert weights(r, tmp_path / "whole") == weights(r, tmp_path / "killed")
+
+
+def test_killed_between_two_runs_checkpoints_the_one_behind_catches_up(tmp_path: Path) -> None:
+    pack = [small_run("kd"), small_run("at")]
+    train(pack, tmp_path / "whole")
+    calls = 0
+
+    class Stop(BaseException):
+        pass
+
+    def stop(item: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(pack, tmp_path / "cut", after_epoch=stop)
+    assert (tmp_path / "cut" / pack[0].key / "checkpoint.pt").exists()
+    assert not (tmp_path / "cut" / pack[1].key / "checkpoint.pt").exists()
+    train(pack, tmp_path / "cut")
+    for run in pack:
+        assert weights(run, tmp_path / "whole") == weights(run, tmp_path / "cut")
+
+
+def test_a_run_stops_where_it_is_told_and_goes_on_bit_equal(tmp_path: Path) -> None:
+    run = small_run("kd")
+    train([run], tmp_path / "whole")
+    assert [o.status for o in train([run], tmp_path / "parts", until=1)] == ["stopped"]
+    assert Store(tmp_path / "parts").state(run.key) == "started"
+    assert [o.status for o in train([run], tmp_path / "parts")] == ["done"]
+    assert weights(run, tmp_path / "whole") == weights(run, tmp_path / "parts")
+
+
+def test_a_diverged_run_is_a_result_and_leaves_the_pack(tmp_path: Path) -> None:
+    good, bad = small_run("kd"), small_run("at", at__weight=1e30)
+    assert [o.status for o in train([bad, good], tmp_path)] == ["diverged", "done"]
+    record = Store(tmp_path).record(bad.key)
+    assert record is not None and record["top1_last"] is None and "not finite" in record["reason"]
+    train([good], tmp_path / "alone")
+    assert weights(good, tmp_path) == weights(good, tmp_path / "alone")
+
+
+def test_an_error_of_one_method_ends_that_run_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: object, step: object) -> object:
+        raise ZeroDivisionError("planted")
+
+    good, bad = small_run("kd"), small_run("at")
+    monkeypatch.setattr(methods.get("at"), "loss", broken)
+    assert [o.status for o in train([bad, good], tmp_path)] == ["failed", "done"]
+    failure = Store(tmp_path).failure(bad.key)
+    assert failure is not None and failure["reason"] == "ZeroDivisionError: planted" and "Traceback" in failure["traceback"]
+    assert "planted" in (tmp_path / bad.key / "log.txt").read_text()
+
+
+def test_without_its_teacher_a_run_is_blocked_with_the_reason(tmp_path: Path) -> None:
+    run = small_run("kd")
+    (outcome,) = train_pack([run], Store(tmp_path), Options(FP32))
+    assert outcome.status == "blocked" and run.needs_runs[0].key in outcome.reason and "absent" in outcome.reason
+
+
+def test_what_a_finished_run_leaves(tmp_path: Path) -> None:
+    run = small_run("kd")
+    train([run], tmp_path)
+    store = Store(tmp_path)
+    record, curve = store.record(run.key), store.curve(run.key)
+    assert record is not None and curve is not None
+    assert list(curve["epoch"]) == [1, 2] and set(curve["stage"]) == {"main"}
+    assert {"lr", "train_loss", "train_acc", "test_acc", "test_acc_top5", "test_loss", "seconds", "term_ce", "term_kd"} <= set(curve.columns)
+    assert np.allclose(curve["train_loss"], 0.1 * curve["term_ce"] + 0.9 * curve["term_kd"])
+    assert record["top1_last"] == curve["test_acc"].iloc[-1] and record["top1_best"] == curve["test_acc"].max()
+    assert record["teacher_info"]["weights"] and record["teacher_info"]["top1"] >= 0
+    assert record["settings"]["method"]["components"]["kd"]["temperature"] == 4.0
+    assert not (tmp_path / run.key / "checkpoint.pt").exists() and not (tmp_path / run.key / "claim").exists()
+    net = models.build("resnet8", 10)
+    models.load_weights(net, tmp_path / run.key / "last.pt")
+    assert train_pack([run], store, Options(FP32))[0].status == "done", "a second call finds it done"
+
+
+def test_keep_none_drops_students_weights_and_keeps_teachers(tmp_path: Path) -> None:
+    run = small_run("kd")
+    train([run], tmp_path, keep="none")
+    assert not (tmp_path / run.key / "last.pt").exists() and Store(tmp_path).is_done(run.key)
+    assert (tmp_path / run.needs_runs[0].key / "last.pt").exists()
+
+
+def test_methods_of_a_seed_start_from_the_same_student_and_see_the_same_batches() -> None:
+    from benchmark import data
+    from benchmark.data.stream import Stream
+    from benchmark.items import Item
+
+    labels = torch.arange(10)
+    a, b = (Item.open(small_run(m, teacher="resnet14"), Path("/nonexistent"), FP32, None, labels, {}) for m in ("at", "kd"))
+    assert a.student is not None and b.student is not None
+    assert models.weights_hash(a.student) == models.weights_hash(b.student)
+    split = data.load("digits").train.take(100)
+
+    def first(*views: data.View) -> torch.Tensor:
+        return next(Stream(split, (0.5,) * 3, (0.5,) * 3, data.SHUFFLE, 64, False, seed=3).epoch("main", 1, views)).views["normal"]
+
+    assert torch.equal(first(data.NORMAL), first(data.ROTATED, data.NORMAL))
+
+
+@pytest.mark.parametrize("method", ["plain", "kd", "at+kd", "fitnet", "sp", "cc", "vid", "rkd", "pkt", "nst", "ab", "ft", "fsp", "crd", "sskd", "dlkd"])
+def test_every_row_learns(tmp_path: Path, method: str) -> None:
+    """On digits, four epochs end above the plain student's start: its top-1 before any training (chance, 10%)."""
+    from benchmark import data
+    from benchmark.evaluate import evaluate
+    from benchmark.items import Item
+
+    run = small_run(method, recipe__epochs=6, recipe__train_images=512, recipe__test_images=400)
+    store = Store(tmp_path)
+    test = data.load("digits").test
+    mean, std = (torch.tensor(run.settings["normalise"][k]) for k in ("mean", "std"))
+    fresh = Item.open(small_run("plain"), tmp_path / "none", FP32, None, test.labels, {}).student
+    assert fresh is not None
+    start = evaluate(fresh, test, mean, std, FP32).top1
+    outcomes = train([run], tmp_path)
+    record = store.record(run.key)
+    assert outcomes[0].status == "done" and record is not None
+    assert record["top1_best"] > start + 10, (method, start, record["top1_best"])

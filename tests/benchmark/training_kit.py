@@ -1,0 +1,42 @@
+"""Small runs for the tests of the trainer: digits, the smallest networks, two epochs of 128 images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import models
+import torch
+from benchmark.execution import Execution
+from benchmark.runs import Request, Resolver, Run
+from benchmark.train import Options, Outcome, train_pack
+from results.store import Store
+
+SMALL = (("recipe.test_images", 100), ("recipe.train_images", 128))
+FP32 = Execution("cpu", "fp32", threads=1)
+
+
+def small_run(
+    method: str = "kd", student: str = "resnet8", teacher: str = "resnet14", seed: int = 0, protocol: str = "crd", resolver: Resolver | None = None, **settings: object
+) -> Run:
+    overrides = tuple(sorted((*SMALL, *((k.replace("__", "."), v) for k, v in settings.items()))))
+    request = Request("digits", protocol, "quick", "none" if method == "plain" else teacher, student, method, overrides)
+    return (resolver or Resolver()).run(request, seed)
+
+
+def train(runs: list[Run], folder: Path, **options: object) -> list[Outcome]:
+    """Trains what the runs need, then the runs in one pack."""
+    store = Store(folder)
+    needed = {n.key: n for r in runs for h in r.needs_runs for n in (*h.needs_runs, h)}
+    for run in needed.values():
+        if not store.is_done(run.key):
+            assert [o.status for o in train_pack([run], store, Options(FP32))] == ["done"]
+    return train_pack(runs, store, Options(FP32, **options))  # type: ignore[arg-type]
+
+
+def weights(run: Run, folder: Path, name: str = "last.pt") -> str:
+    """Hash of what a finished run left."""
+    path = folder / run.key / name
+    if run.student == "none":
+        state = torch.load(folder / run.key / "state.pt", weights_only=True)
+        return models.weights_hash(state)
+    return models.weights_hash(torch.load(path, weights_only=True)["model"])

@@ -1,0 +1,109 @@
+"""Records and claims: what is damaged is named and skipped; a claim has one holder and outlives no process."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import results
+from results.files import STALE_SECONDS, Claim, atomic, write_json
+from results.store import Store, problems
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def record(key: str = "digits/crd/quick/a-b/kd/seed0-1", **changes: Any) -> dict[str, Any]:
+    return {"schema": 1, "key": key, "dataset": "digits", "protocol": "crd", "profile": "quick", "teacher": "a", "student": "b", "method": "kd",
+            "seed": 0, "status": "done", "settings": {}, "top1_last": 50.0, "top1_best": 51.0, **changes}  # fmt: skip
+
+
+def test_records_become_one_frame(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for i in range(3):
+        store.write_record(f"x/s{i}", record(f"x/s{i}", seed=i))
+    frame = results.load(tmp_path)
+    assert list(frame["seed"]) == [0, 1, 2] and list(frame.columns) == list(results.COLUMNS)
+    assert results.load(tmp_path / "nothing").empty
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 1}', json.dumps(record("elsewhere")), json.dumps(record("x/bad", top1_last=140))])
+def test_a_damaged_or_foreign_record_is_named_and_skipped_never_deleted(tmp_path: Path, text: str) -> None:
+    Store(tmp_path).write_record("x/good", record("x/good"))
+    bad = tmp_path / "x" / "bad" / "record.json"
+    bad.parent.mkdir()
+    bad.write_text(text)
+    with pytest.warns(UserWarning, match="bad"):
+        frame = results.load(tmp_path)
+    assert list(frame["key"]) == ["x/good"] and str(bad) in frame.attrs["skipped"][0]
+    assert bad.read_text() == text and Store(tmp_path).record("x/bad") is None
+
+
+def test_a_record_of_another_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="its key"):
+        Store(tmp_path).write_record("x", record("y"))
+    assert problems(record()) == ""
+
+
+def test_atomic_leaves_the_old_file_when_writing_fails(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), atomic(path) as f:
+        f.write("new")
+        raise RuntimeError
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+    with pytest.raises(ValueError):
+        write_json(path, float("nan"))
+
+
+def test_states(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert store.state("x") == "absent"
+    claim = store.claim("x")
+    assert claim is not None and store.state("x") == "running" and store.claim("x") is None
+    claim.release()
+    (tmp_path / "x" / "checkpoint.pt").touch()
+    assert store.state("x") == "started"
+    store.write_failure("x", "because", "", "")
+    assert store.state("x") == "failed" and store.clear_failure("x") and not store.clear_failure("x")
+    store.write_record("x", record("x", status="diverged"))
+    assert store.state("x") == "diverged"
+
+
+def test_a_dead_holders_claim_is_taken_over(tmp_path: Path) -> None:
+    code = "import sys,time; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from results.files import Claim; assert Claim.take(Path(sys.argv[2])); print('ok', flush=True); time.sleep(60)"
+    holder = subprocess.Popen([sys.executable, "-c", code, str(ROOT), str(tmp_path / "claim")], stdout=subprocess.PIPE)
+    assert holder.stdout is not None and holder.stdout.readline() == b"ok\n"
+    assert Claim.take(tmp_path / "claim") is None, "its holder lives"
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    claim = Claim.take(tmp_path / "claim")
+    assert claim is not None and claim.mine()
+
+
+def test_a_claim_of_another_machine_dies_with_its_heartbeat(tmp_path: Path) -> None:
+    path = tmp_path / "claim"
+    path.write_text(json.dumps({"token": "t", "host": "elsewhere", "pid": 1, "started": "1"}))
+    assert Claim.take(path) is None
+    old = time.time() - STALE_SECONDS - 5
+    os.utime(path, (old, old))
+    assert Claim.take(path) is not None
+
+
+def _take(path: str) -> bool:
+    claim = Claim.take(Path(path))
+    time.sleep(0.5)
+    return claim is not None
+
+
+def test_of_many_at_once_one_gets_the_claim(tmp_path: Path) -> None:
+    with multiprocessing.get_context("spawn").Pool(4) as pool:
+        assert sum(pool.map(_take, [str(tmp_path / "claim")] * 4)) == 1
