@@ -1,0 +1,248 @@
+"""Static figures, drawn with matplotlib's Agg, readable in grey: what colour says is also written or hatched.
+
+Every function returns the PNG's bytes; matplotlib is imported when the first one is drawn.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from benchmark.matrix import Expansion
+from results.files import atomic
+from results.store import Store
+from tables.cells import CellResult, collect, column_title, rank_rule
+from tables.diff import CellDiff, diff_table
+from tables.statistics import ASSUMED_STD, interval
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INCH_A_ROW = 0.32
+
+
+def _figure(width: float, height: float) -> Figure:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, max(height, 1.8)), dpi=120, layout="constrained")
+
+
+def _png(figure: Figure) -> bytes:
+    out = io.BytesIO()
+    figure.savefig(out, format="png", metadata={"Software": None})
+    return out.getvalue()
+
+
+def _grid(
+    axes: Any,
+    values: np.ndarray,
+    texts: Sequence[Sequence[str]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    cmap: str,
+    limits: tuple[float, float],
+    label: str,
+) -> None:
+    import matplotlib
+
+    low, high = limits
+    colours = matplotlib.colormaps[cmap].copy()
+    colours.set_bad("white")
+    image = axes.imshow(np.ma.masked_invalid(values), cmap=colours, vmin=low, vmax=high, aspect="auto")
+    for i, line in enumerate(texts):
+        for j, text in enumerate(line):
+            shade = colours((values[i, j] - low) / (high - low)) if np.isfinite(values[i, j]) else (1, 1, 1, 1)
+            dark = 0.299 * shade[0] + 0.587 * shade[1] + 0.114 * shade[2] < 0.5
+            axes.text(j, i, text, ha="center", va="center", fontsize=7.5, color="white" if dark else "black")
+    axes.set_xticks(range(len(columns)), columns, fontsize=7.5)
+    axes.set_yticks(range(len(rows)), rows, fontsize=8)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.set_xticks(np.arange(-0.5, len(columns)), minor=True)
+    axes.set_yticks(np.arange(-0.5, len(rows)), minor=True)
+    axes.grid(which="minor", color="0.6", linewidth=0.5)
+    axes.tick_params(which="minor", length=0)
+    bar = axes.figure.colorbar(image, ax=axes, shrink=0.8, pad=0.01)
+    bar.ax.tick_params(labelsize=7)
+    bar.set_label(label, fontsize=7.5)
+
+
+def _title(figure: Figure, expansion: Expansion, what: str) -> None:
+    loud = "" if expansion.profile == "paper" else f"\nprofile {expansion.profile}: the numbers mean only that it works"
+    if expansion.profile == "short":
+        loud = "\nprofile short: not comparable with printed numbers"
+    figure.suptitle(f"{expansion.table.title}\n{what}{loud}", fontsize=8.5)
+
+
+def heat_map_png(expansion: Expansion, results: Sequence[CellResult]) -> bytes:
+    """The table: top-1 in each cell, shaded by what it gains over the plain student of its column."""
+    rows = list(dict.fromkeys(r.cell.row for r in results))
+    columns = list(dict.fromkeys((r.cell.teacher, r.cell.student) for r in results))
+    rule = rank_rule(expansion.table)
+    values, texts = np.full((len(rows), len(columns)), np.nan), [[""] * len(columns) for _ in rows]
+    plain: dict[tuple[str, str], float] = {}
+    for r in results:
+        if r.cell.row.method == "student" and (s := r.sample(rule)) is not None:
+            plain[r.cell.teacher, r.cell.student] = s.mean
+    for r in results:
+        i, j = rows.index(r.cell.row), columns.index((r.cell.teacher, r.cell.student))
+        sample = r.sample(rule)
+        if sample is None:
+            texts[i][j] = "N/A" if not r.runs and not r.cell.missing else "missing" if r.cell.missing else r.absence()
+            continue
+        texts[i][j] = f"{sample.mean:.2f}"
+        values[i, j] = sample.mean - plain.get((r.cell.teacher, r.cell.student), np.nan)
+    seen = values[np.isfinite(values)]
+    limits = (float(seen.min()), float(seen.max())) if seen.size and seen.max() > seen.min() else (-1.0, 1.0)
+    figure = _figure(2.6 + 1.15 * len(columns), 1.5 + INCH_A_ROW * len(rows))
+    epoch = "best epoch (chosen on the test set)" if rule == "best" else "last epoch"
+    _title(figure, expansion, f"top-1 of the {epoch}")
+    _grid(
+        figure.subplots(),
+        values,
+        texts,
+        [r.label for r in rows],
+        [column_title(*c) for c in columns],
+        "Greys",
+        limits,
+        "gain over the plain student",
+    )
+    return _png(figure)
+
+
+def delta_map_png(expansion: Expansion, diffs: Sequence[CellDiff]) -> bytes:
+    """Ours minus published in each cell. Below the band is hatched //, above it \\\\; a tilde: not comparable."""
+    from matplotlib.patches import Rectangle
+
+    rows = list(dict.fromkeys(d.label for d in diffs))
+    columns = list(dict.fromkeys((d.teacher, d.student) for d in diffs))
+    values, texts = np.full((len(rows), len(columns)), np.nan), [["."] * len(columns) for _ in rows]
+    figure = _figure(2.6 + 1.15 * len(columns), 1.6 + INCH_A_ROW * len(rows))
+    axes = figure.subplots()
+    for d in diffs:
+        i, j = rows.index(d.label), columns.index((d.teacher, d.student))
+        if d.delta is None:
+            continue
+        if d.verdict == "not comparable":
+            texts[i][j] = f"~ {d.delta:+.2f}"
+            continue
+        values[i, j], texts[i][j] = d.delta, f"{d.delta:+.2f}"
+        if d.verdict in ("above", "below"):
+            hatch = "\\\\\\" if d.verdict == "above" else "///"
+            axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, hatch=hatch, edgecolor="0.4", linewidth=0))
+    seen = values[np.isfinite(values)]
+    most = max(1.0, float(np.abs(seen).max())) if seen.size else 1.0
+    _title(figure, expansion, "ours minus published; hatched: outside the band; ~ not comparable; . missing")
+    _grid(axes, values, texts, rows, [column_title(*c) for c in columns], "PuOr", (-most, most), "percentage points")
+    return _png(figure)
+
+
+def spread(mean: float, std: float | None, n: int | None) -> tuple[float, float, bool]:
+    """The 95% interval to draw, and whether it rests on an assumed std (then +-2 of it)."""
+    if std is not None and n is not None and n > 1:
+        low, high = interval(mean, std, n)
+        return low, high, False
+    return mean - 2 * ASSUMED_STD, mean + 2 * ASSUMED_STD, True
+
+
+def forest_png(expansion: Expansion, diffs: Sequence[CellDiff]) -> bytes:
+    """Ours (filled circle) and published (open square) of every cell that has both, with 95% intervals (dashed: std assumed)."""
+    columns = list(dict.fromkeys((d.teacher, d.student) for d in diffs))
+    both = {
+        c: [d for d in diffs if (d.teacher, d.student) == c and d.ours is not None and d.published is not None]
+        for c in columns
+    }
+    both = {c: found for c, found in both.items() if found}
+    if not both:
+        figure = _figure(6, 2)
+        _title(figure, expansion, "no cell has both a number of ours and a printed one")
+        return _png(figure)
+    across = min(len(both), 3)
+    down = -(-len(both) // across)
+    figure = _figure(3.6 * across, 0.9 + down * (0.7 + 0.3 * max(map(len, both.values()))))
+    _title(
+        figure, expansion, "● ours   □ published   95% intervals, dashed where the std is assumed   ~ not comparable"
+    )
+    axes = list(figure.subplots(down, across, squeeze=False).flat)
+    for ax, (column, found) in zip(axes, both.items(), strict=False):
+        for i, d in enumerate(found):
+            assert d.ours is not None and d.published is not None
+            for mean, std, n, y, mark, fill in (
+                (d.ours, d.ours_std, d.n, i - 0.14, "o", "black"),
+                (d.published, d.published_std, d.published_n, i + 0.14, "s", "white"),
+            ):
+                low, high, assumed = spread(mean, std, n)
+                ax.plot([low, high], [y, y], color="0.35", linewidth=1, linestyle=":" if assumed else "-")
+                ax.plot([mean], [y], mark, color="black", markerfacecolor=fill, markersize=4)
+        marks = {"not comparable": "~ ", "above": "+ ", "below": "- "}
+        ax.set_yticks(range(len(found)), [marks.get(d.verdict, "") + d.label for d in found], fontsize=7)
+        ax.invert_yaxis()
+        ax.set_title(column_title(*column, arrow=" → "), fontsize=8)
+        ax.tick_params(axis="x", labelsize=7)
+        ax.grid(axis="x", color="0.85", linewidth=0.5)
+    for ax in axes[len(both) :]:
+        ax.set_axis_off()
+    return _png(figure)
+
+
+def curves_png(
+    title: str, ours: Mapping[str, pd.DataFrame], published: Mapping[str, pd.DataFrame] | None = None
+) -> bytes:
+    """Test top-1 and train loss by epoch: our runs (solid, one shade each) over published ones (dashed)."""
+    figure = _figure(8, 3.2)
+    figure.suptitle(title, fontsize=9)
+    for ax, column, label in zip(
+        figure.subplots(1, 2),
+        ("test_acc", "train_loss"),
+        ("test top-1 (%)", "train loss (mean total of the epoch)"),
+        strict=True,
+    ):
+        for i, (name, curve) in enumerate(ours.items()):
+            main = curve[curve["stage"] == "main"] if "stage" in curve else curve
+            if column in main:
+                ax.plot(main["epoch"], main[column], color=str(0.55 * i / max(len(ours), 1)), linewidth=1.2, label=name)
+        for name, curve in (published or {}).items():
+            ax.plot(curve["epoch"], curve[column], color="0.5", linewidth=1, linestyle="--", label=f"published: {name}")
+        ax.set_xlabel("epoch", fontsize=8)
+        ax.set_ylabel(label, fontsize=8)
+        ax.tick_params(labelsize=7)
+        ax.grid(color="0.9", linewidth=0.5)
+    figure.axes[0].legend(fontsize=6.5, frameon=False)
+    return _png(figure)
+
+
+def write_figures(expansion: Expansion, frame: pd.DataFrame, store: Store, out_dir: Path) -> list[Path]:
+    """`<table>-<profile>-{delta,forest}.png`, and `...-curves-<row>-<teacher>-<student>.png` for every cell whose runs left curves."""
+    from tables.curves import cell_curves
+
+    diffs = diff_table(expansion, frame, store=store)
+    stem = f"{expansion.table.name}-{expansion.profile}"
+    files = {f"{stem}-delta.png": delta_map_png(expansion, diffs), f"{stem}-forest.png": forest_png(expansion, diffs)}
+    for cell in collect(expansion, frame, store):
+        found = {
+            f"seed {r.run.seed}": curve
+            for r in cell.runs
+            if r.row is not None and (curve := store.curve(r.run.key)) is not None
+        }
+        if found:
+            c = cell.cell
+            title = f"{c.row.label}, {column_title(c.teacher, c.student, arrow=' → ')} (profile {expansion.profile})"
+            slug = re.sub(r"[^\w+]+", "-", c.row.label).strip("-")
+            files[f"{stem}-curves-{slug}-{c.teacher}-{c.student}.png"] = curves_png(
+                title, found, cell_curves(cell)
+            )
+    paths = []
+    for name, content in files.items():
+        with atomic(Path(out_dir) / name, "wb") as f:
+            f.write(content)
+        paths.append(Path(out_dir) / name)
+    return paths
