@@ -73,6 +73,8 @@ class SSKDHead(Method):
         self.head = projection_head(site.teacher.embedding_dim)
 
     def loss(self, step: Step) -> Terms:
+        if not self.active("sskd_head"):
+            return {}
         normal: Tensor = self.head(step.teacher.embedding)
         rotated: Tensor = self.head(step.teachers["rotated"].embedding)
         cosines = similarities(rotated, normal)
