@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import importlib
 import importlib.util
+import math
 import os
 import pkgutil
 from collections.abc import Mapping
@@ -196,7 +197,8 @@ def check_override(key: str, value: Any) -> Any:
 
 
 def _coerce(key: str, value: Any, kind: type, allowed: tuple[Any, ...] | None) -> Any:
-    error = InputError(f"{key}={value!r} is not of type {kind.__name__}; allowed: a {kind.__name__}")
+    what = {bool: "true or false", int: "an int", float: "a finite float"}.get(kind, "a word")
+    error = InputError(f"{key}={value!r} is not of type {kind.__name__}; allowed: {what}")
     if isinstance(value, str) and kind is not str:
         words = {"true": True, "false": False}
         try:
@@ -204,8 +206,11 @@ def _coerce(key: str, value: Any, kind: type, allowed: tuple[Any, ...] | None) -
         except (ValueError, KeyError):
             raise error from None
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if type(value) is not kind or (kind is float and not torch.isfinite(torch.tensor(value))):
+        try:
+            value = float(value)
+        except OverflowError:
+            raise error from None
+    if type(value) is not kind or (kind is float and not math.isfinite(value)):
         raise error
     if allowed is not None and value not in allowed:
         raise InputError(f"{key}={value!r} is not allowed; allowed: {', '.join(map(str, allowed))}")
@@ -222,6 +227,8 @@ def parse(text: str, overrides: Mapping[str, Any] | None = None) -> MethodSpec:
     words = [w.strip() for w in text.split("+")]
     if words == [PLAIN]:
         return MethodSpec(PLAIN, (), float(overrides.get("ce", 1.0)))
+    if PLAIN in words:
+        raise InputError(f"method '{text}': {PLAIN} is training without any method; allowed: it alone")
     if len(set(words)) < len(words):
         raise InputError(f"method '{text}' names a method twice; allowed: each once")
     classes = [get(w) for w in words]
@@ -238,8 +245,10 @@ def parse(text: str, overrides: Mapping[str, Any] | None = None) -> MethodSpec:
     if not all(m.trains_student for m in classes) and len(classes) > 1:
         raise InputError(f"'{text}': a method that trains no student cannot be combined; allowed: it alone")
     ce = components[0].config.ce if len(components) == 1 else 1.0
-    explicit = [v for k, v in overrides.items() if k.endswith(".ce") and k.partition(".")[0] in words]
-    ce = explicit[-1] if explicit else overrides.get("ce", ce)
+    explicit = {v for k, v in overrides.items() if k.endswith(".ce") and k.partition(".")[0] in words}
+    if len(explicit) > 1:
+        raise InputError(f"'{text}': its methods are given different weights of the cross-entropy; allowed: one, as ce=")
+    ce = explicit.pop() if explicit else overrides.get("ce", ce)
     return MethodSpec("+".join(m.name for m in classes), tuple(components), float(ce))
 
 

@@ -1,0 +1,298 @@
+"""Discovery, combination and settings of methods: what a user may write, and the one line that answers anything else."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from kit import fake_features, make_site, make_step, tiny_info
+
+from benchmark import methods
+from benchmark.errors import InputError
+from benchmark.methods import Objective, check_override, parse
+
+SITE = make_site(tiny_info(), tiny_info())
+
+TOY = '''
+from dataclasses import dataclass
+
+from benchmark.data.samplers import Sampler
+from benchmark.methods.base import Method, MethodConfig, Needs, param
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyConfig(MethodConfig):
+    weight: float = param(1.0, "weight", "nowhere")
+    times: int = param(3, "a number", "nowhere")
+    flag: bool = param(False, "a switch", "nowhere")
+    kind: str = param("one", "a word", "nowhere", allowed=("one", "two"))
+
+
+class {cls}(Method):
+    name = "{name}"
+    Config = ToyConfig
+    {body}
+'''
+
+
+@pytest.fixture
+def toys(tmp_path, monkeypatch):
+    """`toys(file=body)`: writes method files of these class bodies and has them found; the method is called like the file."""
+    def write(**bodies):
+        for name, body in bodies.items():
+            (tmp_path / f"{name}.py").write_text(TOY.format(cls=name.title(), name=name, body=body))
+        monkeypatch.setenv("KD_METHODS", str(tmp_path))
+        methods._registry.cache_clear()
+        return tmp_path
+
+    yield write
+    monkeypatch.undo()
+    methods._registry.cache_clear()
+
+
+def fails(match, text, overrides=None):
+    with pytest.raises(InputError, match=match) as caught:
+        parse(text, overrides)
+    assert "\n" not in str(caught.value)
+
+
+# --- names -------------------------------------------------------------------------------------------------------------------
+
+
+def test_order_does_not_matter():
+    assert parse("kd+at") == parse("at+kd") == parse(" at + kd ")
+    assert parse("kd+at").name == "at+kd"
+    assert parse("vid+kd+at").name == "at+vid+kd"
+    assert parse("kd+at").settings() == parse("at+kd").settings()
+
+
+def test_plain_has_no_components():
+    spec = parse("plain")
+    assert (spec.name, spec.components, spec.ce) == ("plain", (), 1.0)
+    assert not spec.needs_teacher and spec.trains_student and spec.skip(None, None) is None
+    assert spec.needs().student == {"logits"}
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("fitnett", r"unknown method 'fitnett' \(did you mean fitnet\?\); allowed: plain, .*at.*kd"),
+        ("kd+nope", r"unknown method 'nope'.*; allowed: "),
+        ("", r"unknown method ''.*; allowed: "),
+        ("kd+", r"unknown method ''.*; allowed: "),
+        ("KD", r"unknown method 'KD'.*; allowed: "),
+        ("at+at", r"'at\+at' names a method twice; allowed: each once"),
+        ("plain+kd", r"'plain\+kd'.*plain.*; allowed: "),
+        ("sskd_head+kd", r"'sskd_head\+kd': a method that trains no student cannot be combined; allowed: it alone"),
+    ],
+)
+def test_wrong_names(text, match):
+    fails(match, text)
+
+
+# --- settings ------------------------------------------------------------------------------------------------------------------
+
+
+def test_settings_reach_the_config():
+    spec = parse("kd", {"kd.temperature": "2.5", "kd.weight": 3})
+    config = spec.components[0].config
+    assert (config.temperature, config.weight, config.ce) == (2.5, 3.0, 0.1)
+    assert type(config.weight) is float
+
+
+def test_settings_of_other_methods_are_ignored_but_checked():
+    assert parse("kd", {"at.weight": 5.0}) == parse("kd")
+    fails(r"unknown setting of at 'wieght' \(did you mean weight\?\); allowed: ce, weight", "kd", {"at.wieght": 5.0})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "match"),
+    [
+        ({"kd.temprature": 1.0}, r"unknown setting of kd 'temprature' \(did you mean temperature\?\); allowed: ce, "),
+        ({"kdd.temperature": 1.0}, r"unknown method 'kdd'"),
+        ({"kd": 1.0}, r"unknown setting of kd ''"),
+        ({"kd.temperature": "warm"}, r"kd.temperature='warm' is not of type float; allowed: a finite float"),
+        ({"kd.temperature": "nan"}, r"kd.temperature='nan' .* allowed: a finite float"),
+        ({"kd.temperature": float("inf")}, r"kd.temperature=inf.* allowed: a finite float"),
+        ({"kd.temperature": 10**400}, r"kd.temperature=10+ is not of type float"),
+        ({"kd.temperature": True}, r"kd.temperature=True is not of type float"),
+        ({"kd.temperature": None}, r"kd.temperature=None is not of type float"),
+        ({"cc.dim": "1.5"}, r"cc.dim='1.5' is not of type int; allowed: an int"),
+        ({"cc.dim": 1.5}, r"cc.dim=1.5 is not of type int"),
+        ({"cc.dim": True}, r"cc.dim=True is not of type int"),
+        ({"fitnet.layer": 9}, r"fitnet.layer=9 is not allowed; allowed: 0, 1, 2, 3, 4"),
+        ({"ce": "much"}, r"ce='much' is not of type float; allowed: a finite float"),
+    ],
+)
+def test_wrong_settings(overrides, match):
+    fails(match, "kd", overrides)
+
+
+def test_switches_and_words(toys):
+    toys(toy="pass")
+    config = parse("toy", {"toy.flag": "True", "toy.kind": "two", "toy.times": "7"}).components[0].config
+    assert (config.flag, config.kind, config.times) == (True, "two", 7)
+    fails(r"toy.flag='yes' is not of type bool", "toy", {"toy.flag": "yes"})
+    fails(r"toy.flag=1 is not of type bool", "toy", {"toy.flag": 1})
+    fails(r"toy.kind='three' is not allowed; allowed: one, two", "toy", {"toy.kind": "three"})
+    fails(r"toy.kind=2 is not of type str", "toy", {"toy.kind": 2})
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False, width=32))
+def test_a_number_as_a_word_is_the_same_number(value):
+    assert check_override("kd.temperature", repr(value)) == check_override("kd.temperature", value) == value
+
+
+@given(st.text(max_size=12), st.one_of(st.text(max_size=8), st.integers(), st.floats(), st.booleans(), st.none()))
+def test_any_input_is_taken_or_answered_in_one_line(key, value):
+    for k in (key, f"kd.{key}", f"{key}.weight", "kd.temperature", "cc.dim", "ce"):
+        try:
+            check_override(k, value)
+        except InputError as error:
+            assert "allowed: " in str(error)
+
+
+# --- weight of the cross-entropy -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "ce"),
+    [
+        ("kd", {}, 0.1),
+        ("at", {}, 1.0),
+        ("at+kd", {}, 1.0),
+        ("kd", {"ce": 0.5}, 0.5),
+        ("kd", {"kd.ce": 0.5}, 0.5),
+        ("kd", {"ce": 0.5, "kd.ce": 0.25}, 0.25),
+        ("at+kd", {"ce": 0.5}, 0.5),
+        ("at+kd", {"kd.ce": 0.5}, 0.5),
+        ("at", {"kd.ce": 0.5}, 1.0),
+        ("plain", {"ce": "0.5"}, 0.5),
+        ("kd", {"ce": 0}, 0.0),
+    ],
+)
+def test_ce(text, overrides, ce):
+    assert parse(text, overrides).ce == ce
+    assert parse(text, overrides).settings()["ce"] == ce
+
+
+def test_two_weights_of_the_cross_entropy_do_not_depend_on_their_order():
+    assert parse("at+kd", {"at.ce": 0.5, "kd.ce": 0.5}).ce == 0.5
+    for keys in (("at.ce", "kd.ce"), ("kd.ce", "at.ce")):
+        fails(r"'at\+kd'.*cross-entropy.*; allowed: ", "at+kd", dict(zip(keys, (0.5, 0.25), strict=True)))
+
+
+def test_combined_defaults_and_settings():
+    assert parse("at+kd").components[-1].config.weight == 1.0
+    assert parse("at+kd", {"kd.weight": 0.9}).components[-1].config.weight == 0.9
+
+
+# --- combinations ------------------------------------------------------------------------------------------------------------
+
+
+def test_needs_are_the_union():
+    needs = parse("at+rkd+kd").needs()
+    assert needs.student == {"stages", "embedding", "logits"}
+    assert needs.teacher == {"stages", "embedding", "logits"}
+    assert [v.name for v in needs.views] == ["normal"] == [v.name for v in needs.passes]
+
+
+def test_needs_of_turned_views():
+    needs = parse("sskd+kd").needs()
+    assert [v.name for v in needs.views] == ["normal", "rotated"]
+    assert parse("sskd").requires == ("sskd_head",)
+
+
+def test_one_component_that_cannot_is_enough():
+    student, teacher = tiny_info(stages=((2, 8, 8), (2, 3, 3))), tiny_info(stages=((2, 8, 8), (2, 4, 4)))
+    assert "FitNet" in parse("fitnet+kd").skip(student, teacher)
+    assert parse("at+kd").skip(student, teacher) is None
+
+
+TASK = "def task_loss(self, step): return step.student.logits.sum()"
+
+
+def test_two_that_replace_the_cross_entropy(toys):
+    toys(one=TASK, two=TASK, three="pass")
+    assert parse("one+three").name == "one+three"
+    fails(r"'one\+two': more than one of these methods replaces the cross-entropy; allowed: one that does", "one+two")
+
+
+def test_two_samplers(toys):
+    own = 'sampler = Sampler("{}", None)'
+    toys(one=own.format("pairs"), two=own.format("halves"), three=own.format("pairs"), four="pass")
+    assert parse("one+three").sampler.name == parse("four+one").sampler.name == "pairs"
+    assert parse("four").sampler.name == "shuffle"
+    fails(r"'one\+two': these methods need different samplers; allowed: one", "one+two")
+
+
+# --- discovery ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_in_a_folder_of_ones_own_is_a_method(toys):
+    toys(mine="pass")
+    assert "mine" in methods.names()
+    assert parse("mine+kd", {"mine.times": 4}).components[0].config.times == 4
+
+
+def test_underscored_files_are_not_methods(toys):
+    folder = toys(mine="pass")
+    (folder / "_parts.py").write_text("raise RuntimeError")
+    methods._registry.cache_clear()
+    assert "mine" in methods.names()
+    assert not any(name.startswith("_") for name in methods.names())
+
+
+def test_a_name_twice(toys):
+    toys(kd="pass")
+    with pytest.raises(InputError, match="two methods are called 'kd'; allowed: one file for each name"):
+        methods.names()
+
+
+def test_a_file_that_cannot_be_imported(toys):
+    (toys(mine="pass") / "broken.py").write_text("import nothing_of_this_name")
+    methods._registry.cache_clear()
+    with pytest.raises(InputError, match=r"KD_METHODS: .*broken.py cannot be imported: ModuleNotFoundError"):
+        methods.names()
+
+
+def test_a_folder_that_is_not_there(toys, monkeypatch):
+    monkeypatch.setenv("KD_METHODS", str(toys(mine="pass") / "gone"))
+    methods._registry.cache_clear()
+    with pytest.raises(InputError, match=r"KD_METHODS: no folder .*gone; allowed: folders"):
+        methods.names()
+
+
+# --- objective ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_replaced_cross_entropy_is_used_and_weighted(toys):
+    toys(mine=TASK)
+    step = make_step(SITE, fake_features(SITE.student), fake_features(SITE.teacher))
+    total, terms = Objective(parse("mine", {"ce": 0.5}), SITE, lambda _: 0)({"mine": step})
+    torch.testing.assert_close(total, 0.5 * step.student.logits.sum())
+    assert set(terms) == {"ce"}
+
+
+def test_cross_entropy_of_weight_zero_is_not_computed():
+    step = make_step(SITE, fake_features(SITE.student), fake_features(SITE.teacher))
+    _, terms = Objective(parse("at", {"ce": 0}), SITE, lambda _: 0)({"at": step})
+    assert set(terms) == {"at"}
+
+
+def test_nothing_to_minimise():
+    step = make_step(SITE, fake_features(SITE.student), fake_features(SITE.teacher))
+    objective = Objective(parse("at", {"ce": 0, "at.weight": 0}), SITE, lambda _: 0)
+    with pytest.raises(InputError, match=r"'at': every term has weight 0; allowed: at least one that is not"):
+        objective({"at": step})
+
+
+def test_each_method_is_built_under_its_own_seed():
+    """So a method starts alike alone and in a combination, and building leaves the global generator alone."""
+    seeds = {"cc": 1, "vid": 2, "kd": 3}
+    before = torch.get_rng_state()
+    alone, together = (Objective(parse(text), SITE, seeds.__getitem__) for text in ("cc", "cc+vid+kd"))
+    assert torch.equal(before, torch.get_rng_state())
+    for key, value in alone.state_dict().items():
+        assert torch.equal(value, together.state_dict()[key])
+    other = Objective(parse("cc"), SITE, lambda _: 5)
+    assert not torch.equal(other.method("cc").embed_s.weight, alone.method("cc").embed_s.weight)
