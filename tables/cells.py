@@ -20,6 +20,9 @@ from tables.statistics import Sample
 
 ON_TEST_SET = "best = the best epoch, chosen on the test set, as the papers do; last = the last epoch"
 
+RULES = {"last": "last epoch", "best": "best epoch, chosen on the test set", "both": "epoch not known, both shown"}
+"""Reporting rules in words."""
+
 STATE_WORDS = {
     "absent": "not run",
     "started": "begun, not finished",
@@ -190,7 +193,7 @@ def header(expansion: Expansion, results: list[CellResult]) -> list[str]:
     lines = [
         table.title,
         f"profile {profile.name} ({profile.title}); data set {expansion.dataset}; protocol "
-        + ", ".join(f"{p} ({protocols.get_protocol(p).report} epoch)" for p in used)
+        + ", ".join(f"{p} ({RULES[protocols.get_protocol(p).report]})" for p in used)
         + f"; seeds {', '.join(map(str, expansion.seeds))}",
         f"conditions: {conditions(results)}; {done} of {sum(c.expected for c in results)} runs of the cells done",
     ]

@@ -109,8 +109,8 @@ def diff_table(
 def _cell(expansion: Expansion, result: CellResult, printed: Printed | None, against: str | None) -> CellDiff:
     cell, row = result.cell, result.cell.row
     rule = result.rule
-    if printed is not None and printed.rule in ("last", "best") and (rule == "both" or against is not None):
-        rule = printed.rule
+    if printed is not None and (rule == "both" or against is not None):
+        rule = printed.rule if printed.rule in ("last", "best") else "both"
     last, best = result.sample("last"), result.sample("best")
     ours = best if rule == "best" else last
     base = CellDiff(
@@ -134,7 +134,9 @@ def _cell(expansion: Expansion, result: CellResult, printed: Printed | None, aga
         base = dataclasses.replace(base, printed_in=printed.place, origin=printed.origin, source=printed.source)
     if printed is not None and value is not None:
         base = dataclasses.replace(base, published=value, published_std=printed.std, published_n=printed.n)
-        if ours is not None:
+        if (
+            ours is not None and expansion.dataset == expansion.table.dataset
+        ):  # of other data a difference is not even shown
             base = dataclasses.replace(base, delta=ours.mean - value)
 
     def final(verdict: str, reason: str, judgement: Judgement | None = None) -> CellDiff:

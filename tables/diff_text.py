@@ -103,7 +103,7 @@ def _row(c: CellDiff, reasons: dict[str, int]) -> list[str]:
 def _below(diffs: Sequence[CellDiff], reasons: dict[str, int]) -> list[str]:
     counts = {v: sum(c.verdict == v for c in diffs) for v in VERDICTS}
     lines = (
-        [f"{len(diffs)} cells: " + ", ".join(f"{n} {v}" for v, n in counts.items() if n) + "."]
+        [f"{len(diffs)} cells: " + ", ".join(f"{v} {n}" for v, n in counts.items() if n) + "."]
         if len(diffs)
         else ["no cells."]
     )
@@ -119,7 +119,7 @@ def _below(diffs: Sequence[CellDiff], reasons: dict[str, int]) -> list[str]:
             "epoch both: which one the paper reports is not known; ours is shown as last / best, with a verdict where both say the same."
         )
     if counts["agrees"] + counts["above"] + counts["below"]:
-        lines.append("; ".join(power_note(n) for n in sorted({c.n for c in diffs if c.band is not None})))
+        lines.append(power_note(max(c.n for c in diffs if c.band is not None)))
     lines += [f"[{i}] {text}" for text, i in reasons.items()]
     if isinstance(diffs, Diff) and diffs.note:
         lines.append(f"Note: {diffs.note}")

@@ -237,9 +237,7 @@ def write_figures(expansion: Expansion, frame: pd.DataFrame, store: Store, out_d
             c = cell.cell
             title = f"{c.row.label}, {column_title(c.teacher, c.student, arrow=' → ')} (profile {expansion.profile})"
             slug = re.sub(r"[^\w+]+", "-", c.row.label).strip("-")
-            files[f"{stem}-curves-{slug}-{c.teacher}-{c.student}.png"] = curves_png(
-                title, found, cell_curves(cell)
-            )
+            files[f"{stem}-curves-{slug}-{c.teacher}-{c.student}.png"] = curves_png(title, found, cell_curves(cell))
     paths = []
     for name, content in files.items():
         with atomic(Path(out_dir) / name, "wb") as f:

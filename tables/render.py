@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,12 +31,18 @@ PLAIN_ROWS = ("teacher", "student")
 
 @dataclass(frozen=True)
 class Entry:
-    """A cell as shown. text: without marks; place: 1 best of its column, 2 second, 0 neither; notes: numbers of the reasons below the table."""
+    """A cell as shown. parts: one text, or those of the last and the best epoch; place: 1 best of its column, 2 second, 0 neither;
+    ranked: the part that the place is about; notes: numbers of the reasons below the table."""
 
-    text: str
+    parts: tuple[str, ...]
     place: int = 0
+    ranked: int = 0
     notes: tuple[int, ...] = ()
     flag: str = ""
+
+    def text(self, marks: Callable[[str, int], str], joint: str = " / ") -> str:
+        """The cell with `marks(text, place)` applied to the part that has the place."""
+        return joint.join(marks(p, self.place if i == self.ranked else 0) for i, p in enumerate(self.parts))
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ def lay_out(expansion: Expansion, frame: pd.DataFrame, store: Store | None = Non
     rule = rank_rule(expansion.table)
     places = _places(results, rule)
     reasons: dict[str, int] = {}
-    entries = [[_entry(at[row, *c], places.get((row, *c), 0), reasons) for c in columns] for row in rows]
+    entries = [[_entry(at[row, *c], places.get((row, *c), 0), rule, reasons) for c in columns] for row in rows]
     return Layout(
         header(expansion, results), columns, rows, entries, _below(expansion, results, entries, rule, reasons), results
     )
@@ -86,23 +92,24 @@ def _places(results: Sequence[CellResult], rule: str) -> dict[tuple[Row, str, st
     return found
 
 
-def _entry(result: CellResult, place: int, reasons: dict[str, int]) -> Entry:
+def _entry(result: CellResult, place: int, rule: str, reasons: dict[str, int]) -> Entry:
     def note(*texts: str) -> tuple[int, ...]:
         return tuple(reasons.setdefault(t, len(reasons) + 1) for t in texts if t)
 
     if result.cell.missing:
-        return Entry("missing", notes=note(result.cell.reason))
+        return Entry(("missing",), notes=note(result.cell.reason))
     if not result.runs:
-        return Entry("N/A", notes=note(result.cell.reason))
+        return Entry(("N/A",), notes=note(result.cell.reason))
     last, best = result.sample("last"), result.sample("best")
     if last is None or best is None:
-        return Entry(f"({result.absence()})", notes=note(*result.reasons()))
-    text = f"{show(last)} / {show(best)}" if result.rule == "both" else show(best if result.rule == "best" else last)
+        return Entry((f"({result.absence()})",), notes=note(*result.reasons()))
+    parts = (show(last), show(best)) if result.rule == "both" else (show(best if result.rule == "best" else last),)
+    ranked = int(rule == "best") if len(parts) == 2 else 0
     flag = ("†" if result.is_reference else "") + (
         "‡" if result.imported and result.runs[0].run.evaluates is not None else ""
     )
     incomplete = f"{result.absence()}: not in the mean" if result.absence() else ""
-    return Entry(text, place, note(incomplete, *result.reasons()), flag)
+    return Entry(parts, place, ranked, note(incomplete, *result.reasons()), flag)
 
 
 def _below(
@@ -164,14 +171,11 @@ def _plain(layout: Layout, expansion: Expansion) -> str:
     from tables.diff_text import _wrap
 
     def text(e: Entry) -> str:
-        marks = {1: "**", 2: "_"}.get(e.place, "")
-        return f"{marks}{e.text}{marks}{e.flag}" + "".join(f" [{i}]" for i in e.notes)
+        text = e.text(lambda t, place: {1: f"**{t}**", 2: f"_{t}_"}.get(place, t).replace(" ± ", "±"), joint="\n/ ")
+        return text + e.flag + "".join(f" [{i}]" for i in e.notes)
 
     # a cell of two epochs is as wide as two columns: it takes two lines instead
-    rows = [
-        [row.label, *(text(e).replace(" / ", "\n/ ") for e in line)]
-        for row, line in zip(layout.rows, layout.entries, strict=True)
-    ]
+    rows = [[row.label, *(text(e) for e in line)] for row, line in zip(layout.rows, layout.entries, strict=True)]
     heads = ["", *(column_title(*c) for c in layout.columns)]
     table = tabulate(
         rows, heads, tablefmt="simple", disable_numparse=True, colalign=("left", *["right"] * len(layout.columns))
@@ -189,7 +193,7 @@ def _plain(layout: Layout, expansion: Expansion) -> str:
 
 def _md(layout: Layout, expansion: Expansion) -> str:
     def text(e: Entry) -> str:
-        marked = {1: f"**{e.text}**", 2: f"<u>{e.text}</u>"}.get(e.place, e.text)
+        marked = e.text(lambda t, place: {1: f"**{t}**", 2: f"<u>{t}</u>"}.get(place, t))
         return marked + e.flag + (f" <sup>{', '.join(map(str, e.notes))}</sup>" if e.notes else "")
 
     def plain(value: str) -> str:
@@ -213,8 +217,8 @@ def _md(layout: Layout, expansion: Expansion) -> str:
 
 def _tex(layout: Layout, expansion: Expansion) -> str:
     def text(e: Entry) -> str:
-        value = escape_tex(e.text)
-        value = {1: rf"\textbf{{{value}}}", 2: rf"\underline{{{value}}}"}.get(e.place, value)
+        marks = {1: r"\textbf{%s}", 2: r"\underline{%s}"}
+        value = e.text(lambda t, place: marks.get(place, "%s") % escape_tex(t))
         value += e.flag.replace("†", r"$^\dagger$").replace("‡", r"$^\ddagger$")
         return value + (rf"$^{{{','.join(map(str, e.notes))}}}$" if e.notes else "")
 

@@ -1,0 +1,316 @@
+"""Verdicts: golden records agree; each verdict is reached for its reason; order changes nothing."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import random
+from pathlib import Path
+
+import pytest
+import records_kit as kit
+
+from benchmark import matrix
+from benchmark.errors import InputError
+from benchmark.runs import Resolver, TeacherRef
+from results.store import Store, load
+from tables import diff
+from tables.diff import VERDICTS, Diff, diff_table, format_diff
+from tables.printed import Prints
+
+
+@pytest.fixture
+def expansion(tmp_path: Path) -> matrix.Expansion:
+    return kit.small(tmp_path)
+
+
+def run_diff(e: matrix.Expansion, records: list, numbers: Prints, **options: object) -> Diff:
+    return diff_table(e, kit.as_frame(records), prints=numbers, **options)  # type: ignore[arg-type]
+
+
+def only(e: matrix.Expansion, method: str, student: str = "resnet20") -> matrix.Cell:
+    (cell,) = [c for c in e.cells if c.row.method == method and c.student == student]
+    return cell
+
+
+def pick(found: Diff, label: str, student: str = "resnet20") -> diff.CellDiff:
+    (cell,) = [c for c in found if c.label == label and c.student == student]
+    return cell
+
+
+def test_golden_records_agree_and_one_moved_cell_is_named(expansion: matrix.Expansion) -> None:
+    numbers = kit.prints(expansion, kit.simple_value, std=0.2, n=3)
+    records = kit.golden(expansion, numbers)
+    found = run_diff(expansion, records, numbers)
+    assert {c.verdict for c in found} == {"agrees"} and len(found) == len(expansion.cells)
+    assert diff.exit_code(found) == 0
+
+    for by, verdict in ((1.0, "above"), (-1.0, "below")):
+        moved = run_diff(expansion, kit.move(records, only(expansion, "kd").runs, by), numbers)
+        assert [(c.label, c.pair, c.verdict) for c in moved if c.verdict != "agrees"] == [
+            ("KD", "resnet56:resnet20", verdict)
+        ]
+        assert diff.exit_code(moved) == 1
+        assert diff.exit_code(moved, {verdict}) == 1 and diff.exit_code(moved, {"above", "below"} - {verdict}) == 0
+        assert diff.exit_code(moved, set()) == 0
+        assert f"{verdict}: KD resnet56:resnet20 ({by:+.2f})" in format_diff(moved)
+
+
+@pytest.mark.parametrize("name", matrix.table_names())
+def test_golden_records_of_every_table(name: str) -> None:
+    e = matrix.expand(matrix.load_table(name), "paper")
+    numbers = Prints.read(e.table.dataset)
+    records = kit.golden(e, numbers)
+    found = run_diff(e, records, numbers)
+    unlike = [c for c in found if c.verdict not in ("agrees", "not comparable", "missing")]
+    assert unlike == [] and diff.exit_code(found) == 0
+    for c in found:
+        if c.verdict == "not comparable":
+            assert c.label == "KD" and c.reason
+        if c.verdict == "missing":
+            assert c.published is None and c.reason
+    assert name == "dlkd-ablation" or any(c.verdict == "agrees" for c in found)
+    some = next((c for c in e.cells if c.row.method == "sp" or c.row.method == "sp+kd"), None)
+    if some is not None:
+        moved = run_diff(e, kit.move(records, some.runs, 1.0), numbers)
+        assert [(c.label, c.pair) for c in moved if c.verdict == "above"] == [(some.row.label, some.pair)]
+        assert diff.exit_code(moved) == 1
+
+
+def test_reporting_rule_of_the_protocol_decides(tmp_path: Path) -> None:
+    for protocol, rule, expected in (("crd", "last", "below"), ("sskd", "best", "agrees")):
+        e = kit.small(tmp_path, text=kit.SMALL.replace('protocol = "crd"', f'protocol = "{protocol}"'))
+        numbers = kit.prints(e, lambda c: 72.0, std=0.1, n=3, rule=rule)
+        records = [kit.record(r, 71.0, 72.0) for c in e.cells for r in c.runs]
+        cell = pick(run_diff(e, records, numbers), "KD")
+        assert (cell.rule, cell.verdict, cell.last, cell.best) == (rule, expected, 71.0, 72.0)
+
+
+def test_unknown_rule_judges_both_epochs(tmp_path: Path) -> None:
+    e = kit.small(tmp_path, text=kit.SMALL.replace('protocol = "crd"', 'protocol = "dlkd"'))
+    numbers = kit.prints(e, lambda c: 72.0, std=0.1, n=3, rule="unknown")
+    same = run_diff(e, [kit.record(r, 71.9, 72.1) for c in e.cells for r in c.runs], numbers)
+    assert pick(same, "KD").verdict == "agrees" and pick(same, "KD").rule == "both"
+    other = run_diff(e, [kit.record(r, 71.0, 72.1) for c in e.cells for r in c.runs], numbers)
+    assert pick(other, "KD").verdict == "not comparable"
+    assert "last would be 'below', best 'agrees'" in pick(other, "KD").reason
+    known = kit.prints(e, lambda c: 72.0, std=0.1, n=3, rule="best")
+    decided = pick(run_diff(e, [kit.record(r, 71.0, 72.1) for c in e.cells for r in c.runs], known), "KD")
+    assert (decided.rule, decided.verdict) == ("best", "agrees")
+
+
+def test_missing_says_which_side(expansion: matrix.Expansion) -> None:
+    numbers = kit.prints(expansion, lambda c: None if c.row.method == "at" else 70.0)
+    records = [kit.record(r, 70.0) for c in expansion.cells if c.row.method != "sp" for r in c.runs]
+    found = run_diff(expansion, records, numbers)
+    assert pick(found, "AT").verdict == pick(found, "SP").verdict == "missing"
+    assert pick(found, "AT").reason == "nothing printed"
+    assert pick(found, "SP").reason == "our runs: not run"
+
+
+@pytest.mark.parametrize(
+    ("options", "text", "reason"),
+    [
+        ({"profile": "quick"}, kit.SMALL, "profile quick"),
+        ({"profile": "short"}, kit.SMALL, "profile short"),
+        ({"dataset": "cifar10"}, kit.SMALL, "our runs are of cifar10"),
+        ({"overrides": (("kd.temperature", 8.0),)}, kit.SMALL, "kd.temperature=8.0"),
+        (
+            {},
+            kit.SMALL.replace('label = "KD"', 'label = "KD"\nnot_comparable = "someone else ran it"'),
+            "someone else ran it",
+        ),
+    ],
+)
+def test_not_comparable_for_its_reason(tmp_path: Path, options: dict, text: str, reason: str) -> None:
+    e = kit.small(tmp_path, text=text, **options)
+    numbers = kit.prints(e, lambda c: 70.0)
+    found = run_diff(e, [kit.record(r, 75.0) for c in e.cells for r in c.runs], numbers)
+    cell = pick(found, "KD")
+    assert cell.verdict == "not comparable" and reason in cell.reason
+    # of another data set a difference is not even shown
+    assert cell.delta == (pytest.approx(5.0) if e.dataset == "cifar100" else None)
+    assert diff.exit_code([cell]) == 0
+
+
+def test_a_setting_with_the_published_value_changes_nothing(tmp_path: Path) -> None:
+    e = kit.small(tmp_path, overrides=(("kd.temperature", 4.0),))
+    numbers = kit.prints(e, lambda c: 70.0)
+    assert pick(run_diff(e, kit.golden(e, numbers), numbers), "KD").verdict == "agrees"
+
+
+def test_protocol_override_is_not_comparable(tmp_path: Path) -> None:
+    table = dataclasses.replace(kit.small_table(tmp_path), protocol_override="sskd")
+    e = matrix.expand(table, "paper")
+    numbers = kit.prints(e, lambda c: 70.0)
+    cell = pick(run_diff(e, kit.golden(e, numbers), numbers), "KD")
+    assert cell.verdict == "not comparable" and "protocol sskd" in cell.reason
+
+
+def test_printed_under_another_rule_is_not_comparable(expansion: matrix.Expansion) -> None:
+    numbers = kit.prints(expansion, lambda c: 70.0, rule="best")
+    cell = pick(run_diff(expansion, kit.golden(expansion, numbers), numbers), "KD")
+    assert cell.verdict == "not comparable" and "best epoch" in cell.reason
+
+
+def test_missing_rows_and_impossible_pairs(tmp_path: Path) -> None:
+    text = kit.SMALL.replace('label = "SP"', 'label = "SP"\nmissing = "comes later"')
+    found = run_diff(kit.small(tmp_path, text=text), [], kit.prints(kit.small(tmp_path, text=text), lambda c: 70.0))
+    assert pick(found, "SP").verdict == "missing" and pick(found, "SP").reason == "comes later"
+    text = kit.SMALL.replace("resnet56:resnet20", "none:resnet20")
+    e = kit.small(
+        tmp_path, text=text.replace('[[rows]]\nlabel = "KD"\nmethod = "kd"\n', "").split('[[rows]]\nlabel = "AT"')[0]
+    )
+    found = run_diff(e, [], kit.prints(e, lambda c: 70.0))
+    assert pick(found, "Teacher").reason == "N/A: no teacher"
+
+
+def test_diverged_failed_and_incomplete_runs(expansion: matrix.Expansion, tmp_path: Path) -> None:
+    numbers = kit.prints(expansion, lambda c: 70.0, std=0.2, n=3)
+    store = Store(tmp_path / "runs")
+    kd, at, sp = (only(expansion, m).runs for m in ("kd", "at", "sp"))
+    kit.write(
+        store,
+        [
+            kit.record(kd[0], 70.0),
+            kit.record(kd[1], 70.2),
+            kit.record(kd[2], None, status="diverged", reason="loss not finite"),
+        ],
+    )
+    kit.write(store, [kit.record(r, None, status="diverged", reason="loss not finite") for r in at])
+    store.write_failure(sp[0].key, "OutOfMemoryError: of memory", "", "")
+    found = diff_table(expansion, load(store.folder), store=store, prints=numbers)
+    assert (pick(found, "KD").verdict, pick(found, "KD").n, pick(found, "KD").seeds) == ("agrees", 2, 3)
+    assert pick(found, "KD").notes == ("1 of 3 diverged: not in the mean",)
+    assert pick(found, "AT").reason == "our runs: diverged; loss not finite"
+    assert pick(found, "SP").reason == "our runs: 2 of 3 not run, 1 of 3 failed; OutOfMemoryError: of memory"
+
+
+def test_imported_teachers_show(tmp_path: Path) -> None:
+    resolver = Resolver({("cifar100", "resnet56"): TeacherRef("resnet56", weights="abcdef0123456789", path="x.pth")})
+    e = matrix.expand(kit.small_table(tmp_path), "paper", resolver)
+    numbers = kit.prints(e, lambda c: 73.44)
+    found = run_diff(e, kit.golden(e, numbers), numbers)
+    assert pick(found, "Teacher").notes == ("measures an imported checkpoint (weights abcdef0123)",)
+    assert pick(found, "KD").notes == ("learnt from an imported checkpoint (weights abcdef0123)",)
+    assert pick(found, "KD", "wrn_16_2").notes == ()
+
+
+def test_our_own_record_wins_over_a_reference_record(expansion: matrix.Expansion) -> None:
+    import pandas as pd
+
+    from results.store import frame
+
+    numbers = kit.prints(expansion, lambda c: 70.0, std=0.1, n=3)
+    runs, at = only(expansion, "kd").runs, only(expansion, "at").runs
+    both = pd.concat(
+        [
+            frame([kit.record(r, 75.0) for r in (*runs, *at)], "reference"),
+            kit.as_frame([kit.record(r, 70.0) for r in runs]),
+        ]
+    )
+    for order in (both, both.iloc[::-1]):
+        found = diff_table(expansion, order, prints=numbers)
+        assert pick(found, "KD").ours == 70.0 and pick(found, "KD").notes == ()
+        assert pick(found, "AT").ours == 75.0 and pick(found, "AT").notes == ("reference records",)
+
+
+def test_against_another_paper(expansion: matrix.Expansion) -> None:
+    import pandas as pd
+
+    def with_paper(paper: str, **fields: object) -> Prints:
+        own = kit.printed(expansion, lambda c: 70.0)
+        other = kit.printed(expansion, lambda c: 71.0, paper=paper, table="t", **fields)
+        return Prints(pd.concat([own, other]), "cifar100")
+
+    records = [kit.record(r, 70.0, 71.0) for c in expansion.cells for r in c.runs]
+    best = pick(run_diff(expansion, records, with_paper("ttm", rule="best"), against="ttm"), "KD")
+    assert (best.verdict, best.rule, best.printed_in) == ("agrees", "best", "ttm/t")
+    assert (
+        pick(run_diff(expansion, records, with_paper("ttm", recipe="480 epochs"), against="ttm"), "KD").reason
+        == "another recipe: 480 epochs"
+    )
+    assert (
+        pick(run_diff(expansion, records, with_paper("ttm", epochs=480), against="ttm"), "KD").verdict
+        == "not comparable"
+    )
+    assert "protocol of its own" in pick(run_diff(expansion, records, with_paper("sskd"), against="sskd"), "KD").reason
+    with pytest.raises(InputError, match="unknown paper 'nobody'"):
+        run_diff(expansion, records, with_paper("ttm"), against="nobody")
+
+
+def test_printed_number_of_the_place_that_the_row_names(tmp_path: Path) -> None:
+    e = kit.small(tmp_path, text=kit.SMALL.replace('label = "KD"', 'label = "KD"\nfrom = "crd/appendix"'))
+    own = kit.printed(e, lambda c: None if c.row.method == "kd" else 70.0)
+    import pandas as pd
+
+    numbers = Prints(pd.concat([own, kit.printed(e, lambda c: 72.0, table="appendix")]), "cifar100")
+    cell = pick(run_diff(e, kit.golden(e, numbers), numbers), "KD")
+    assert (cell.verdict, cell.published, cell.printed_in) == ("agrees", 72.0, "crd/appendix")
+
+
+def test_every_verdict_is_reached_in_one_table_and_every_format_shows_it(tmp_path: Path) -> None:
+    e = kit.small(
+        tmp_path, text=kit.SMALL.replace('label = "Student"', 'label = "Student"\nnot_comparable = "other students"')
+    )
+    values = {"kd": 70.0, "at": 69.0, "sp": 71.5, "teacher": None, "student": 70.0}
+    numbers = kit.prints(e, lambda c: values[c.row.method], std=0.2, n=3)
+    found = run_diff(e, [kit.record(r, 70.0) for c in e.cells for r in c.runs], numbers)
+    assert {c.verdict for c in found} == set(VERDICTS) and all(found.counts().values())
+    for fmt in ("plain", "md", "tex"):
+        text = format_diff(found, fmt)
+        for word in (
+            *VERDICTS,
+            "max(0.3",
+            "chosen on the test set",
+            "other students",
+            "nothing printed",
+            "made for tests",
+        ):
+            assert word in text.replace("$<$", "<").replace("\\", ""), (fmt, word)
+    rows = list(csv.DictReader(io.StringIO(format_diff(found, "csv"))))
+    assert [r["verdict"] for r in rows] == [c.verdict for c in found]
+    data = json.loads(format_diff(found, "json"))
+    assert data["counts"] == found.counts() and "max(0.3" in data["rule"] and len(data["cells"]) == len(found)
+    with pytest.raises(InputError, match="unknown format 'html'"):
+        format_diff(found, "html")
+
+
+def test_colours_only_when_asked(expansion: matrix.Expansion) -> None:
+    numbers = kit.prints(expansion, kit.simple_value)
+    found = run_diff(expansion, kit.golden(expansion, numbers), numbers)
+    assert "\x1b[" not in format_diff(found) and "\x1b[32m= agrees" in format_diff(found, color=True)
+    import re
+
+    assert re.sub(r"\x1b\[\d+m", "", format_diff(found, color=True)) == format_diff(found)
+
+
+def test_assumptions_are_marked(expansion: matrix.Expansion) -> None:
+    numbers = kit.prints(expansion, lambda c: 70.0)
+    text = format_diff(run_diff(expansion, kit.golden(expansion, numbers), numbers))
+    assert "70.00 ± 0.25*" in text and "1*" in text
+
+
+def test_permuting_records_changes_nothing(expansion: matrix.Expansion) -> None:
+    numbers = kit.prints(expansion, kit.simple_value, std=0.2, n=3)
+    rng = random.Random(0)
+    records = [kit.record(r, rng.uniform(69, 72), rng.uniform(72, 73)) for c in expansion.cells for r in c.runs]
+    expected = list(run_diff(expansion, records, numbers))
+    for _ in range(5):
+        rng.shuffle(records)
+        assert list(run_diff(expansion, records, numbers)) == expected
+    # seeds exchange their numbers: means, spreads and verdicts stay
+    at = {r.key: r for r in only(expansion, "kd").runs}
+    own = [r for r in records if r["key"] in at]
+    turned = [
+        {**r, "top1_last": o["top1_last"], "top1_best": o["top1_best"]}
+        for r, o in zip(own, own[1:] + own[:1], strict=True)
+    ]
+    assert list(run_diff(expansion, [r for r in records if r["key"] not in at] + turned, numbers)) == expected
+
+
+def test_wrong_fail_on(expansion: matrix.Expansion) -> None:
+    with pytest.raises(InputError, match="cannot fail a diff"):
+        diff.exit_code([], {"missing"})
