@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 
 from benchmark.errors import InputError
+from models import WeightsError
+from results.published.reader import PublishedError
 
 FAMILIES = ("running", "state", "tables", "inform", "cluster", "bench")
 """Modules of benchmark/cli, in the order of `--help`."""
@@ -37,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = parser().parse_args(argv)
         return int(args.do(args))
-    except InputError as error:
+    except (InputError, PublishedError, WeightsError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

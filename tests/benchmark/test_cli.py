@@ -66,7 +66,9 @@ WRONG = [
 
 
 @pytest.mark.parametrize("argv", WRONG, ids=" ".join)
-def test_wrong_input_is_one_line_and_exit_code_2(argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_input_is_one_line_and_exit_code_2(
+    argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RESULTS", str(tmp_path / "runs"))
     try:
         code = main(argv)
@@ -89,15 +91,32 @@ def bad_checkpoint(folder: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["empty", "text", "another network"])
-def test_a_wrong_checkpoint_is_one_line_and_exit_code_2(kind: str, tmp_path: Path, table: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_checkpoint_is_one_line_and_exit_code_2(
+    kind: str, tmp_path: Path, table: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     bad_checkpoint(tmp_path / "teachers", kind)
-    assert main(["run", table, *FAST, "--results", str(tmp_path / "runs"), "--teachers", str(tmp_path / "teachers")]) == 2
+    assert (
+        main(["run", table, *FAST, "--results", str(tmp_path / "runs"), "--teachers", str(tmp_path / "teachers")]) == 2
+    )
     errors = capsys.readouterr().err.strip().splitlines()
     assert len(errors) == 1 and "resnet14.pth" in errors[0]
 
 
 def test_every_verb_has_help(capsys: pytest.CaptureFixture[str]) -> None:
-    verbs = ["plan", "run", "status", "logs", "retry", "clean", "table", "diff", "report", "methods", "teachers", "published"]
+    verbs = [
+        "plan",
+        "run",
+        "status",
+        "logs",
+        "retry",
+        "clean",
+        "table",
+        "diff",
+        "report",
+        "methods",
+        "teachers",
+        "published",
+    ]
     for verb in verbs:
         with pytest.raises(SystemExit) as stop:
             parser().parse_args([verb, "--help"])
@@ -148,4 +167,8 @@ def test_another_setting_is_another_run(tmp_path: Path, table: str) -> None:
 def test_plan_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "crd-table1", "--profile", "paper", "--results", str(tmp_path), "--json"]) == 0
     numbers = json.loads(capsys.readouterr().out)
-    assert numbers["missing"] == numbers["runs"] > 400 and numbers["gpu_hours"] > 0 and numbers["packs"] < numbers["runs"] / 5
+    assert (
+        numbers["missing"] == numbers["runs"] > 400
+        and numbers["gpu_hours"] > 0
+        and numbers["packs"] < numbers["runs"] / 5
+    )

@@ -19,7 +19,9 @@ N = 6000
 
 def raw(n: int = 8) -> data.RawBatch:
     images = torch.randint(0, 256, (n, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    return data.RawBatch(images, torch.arange(n), torch.arange(n), torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.2, 0.3, 0.4]))
+    return data.RawBatch(
+        images, torch.arange(n), torch.arange(n), torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.2, 0.3, 0.4])
+    )
 
 
 def test_the_normal_view_is_pad_crop_flip_normalise() -> None:
@@ -32,7 +34,9 @@ def test_the_normal_view_is_pad_crop_flip_normalise() -> None:
         image = image[:, ::-1] if flip else image
         padded = np.zeros((40, 40, 3), np.uint8)  # zeros before normalising: black, not grey
         padded[4:36, 4:36] = image
-        wanted = (padded[top : top + 32, left : left + 32] / 255 - np.array([0.5, 0.4, 0.3])) / np.array([0.2, 0.3, 0.4])
+        wanted = (padded[top : top + 32, left : left + 32] / 255 - np.array([0.5, 0.4, 0.3])) / np.array(
+            [0.2, 0.3, 0.4]
+        )
         assert np.allclose(found[i].permute(1, 2, 0).numpy(), wanted, atol=1e-6)
 
 
@@ -49,7 +53,9 @@ def test_the_rotated_view_turns_counter_clockwise_and_crops_each_copy_by_itself(
             padded = np.zeros((40, 40, 3), np.uint8)
             padded[4:36, 4:36] = image
             top, left = draws[i, 2 * k - 2 : 2 * k].tolist()
-            wanted = (padded[top : top + 32, left : left + 32] / 255 - np.array([0.5, 0.4, 0.3])) / np.array([0.2, 0.3, 0.4])
+            wanted = (padded[top : top + 32, left : left + 32] / 255 - np.array([0.5, 0.4, 0.3])) / np.array(
+                [0.2, 0.3, 0.4]
+            )
             assert np.allclose(found[(k - 1) * 8 + i].permute(1, 2, 0).numpy(), wanted, atol=1e-6)
 
 
@@ -111,7 +117,9 @@ def test_digits_are_split_evenly_and_normalised_by_their_own_statistics() -> Non
     assert digits.train.labels[:512].bincount().tolist() == [52, 52] + [51] * 8
     assert digits.test.labels.bincount().tolist() == [40] * 10
     pixels = digits.train.images.double() / 255
-    assert pixels.mean().item() == pytest.approx(info.mean[0], abs=6e-5) and pixels.std().item() == pytest.approx(info.std[0], abs=6e-5)
+    assert pixels.mean().item() == pytest.approx(info.mean[0], abs=6e-5) and pixels.std().item() == pytest.approx(
+        info.std[0], abs=6e-5
+    )
 
 
 def test_a_wrong_md5_is_named(tmp_path: Path) -> None:

@@ -9,7 +9,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("benchmark", "models", "results", "tables", "slurm")
-MAY = {"models": set(), "results": set(), "benchmark": {"models", "results"}, "slurm": {"benchmark", "models", "results"}, "tables": {"benchmark", "results", "models"}}
+MAY = {
+    "models": set(),
+    "results": set(),
+    "benchmark": {"models", "results"},
+    "slurm": {"benchmark", "models", "results"},
+    "tables": {"benchmark", "results", "models"},
+}
 
 
 def imported(path: Path) -> set[str]:
@@ -33,7 +39,13 @@ def test_imports_run_one_way(room: str) -> None:
 def test_the_trainer_names_no_method() -> None:
     from benchmark import methods
 
-    names = {n for n in methods.names()} - {"at", "ft", "ab", "cc", "sp"}  # words of English and of tensors are looked for below
+    names = {n for n in methods.names()} - {
+        "at",
+        "ft",
+        "ab",
+        "cc",
+        "sp",
+    }  # words of English and of tensors are looked for below
     for file in ("train.py", "items.py"):
         for node in ast.walk(ast.parse((ROOT / "benchmark" / file).read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):

@@ -14,7 +14,14 @@ from results.store import Store
 
 
 def key(method: str = "kd", **changes: object) -> str:
-    values = {"dataset": "cifar100", "protocol": "crd", "profile": "paper", "teacher": "resnet56", "student": "resnet20", "overrides": ()}
+    values = {
+        "dataset": "cifar100",
+        "protocol": "crd",
+        "profile": "paper",
+        "teacher": "resnet56",
+        "student": "resnet20",
+        "overrides": (),
+    }
     return Resolver().run(Request(method=method, **{**values, **changes}), 0).key  # type: ignore[arg-type]
 
 
@@ -27,7 +34,13 @@ def test_a_key_is_readable_and_stable() -> None:
 def test_every_hyper_parameter_the_teacher_and_the_revision_are_in_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmark import methods
 
-    keys = [key(), key(overrides=(("kd.temperature", 8.0),)), key(overrides=(("recipe.epochs", 10),)), key(profile="short"), key("kd+sp")]
+    keys = [
+        key(),
+        key(overrides=(("kd.temperature", 8.0),)),
+        key(overrides=(("recipe.epochs", 10),)),
+        key(profile="short"),
+        key("kd+sp"),
+    ]
     imported = Resolver({("cifar100", "resnet56"): TeacherRef("resnet56", weights="ab12")})
     keys.append(imported.run(Request("cifar100", "crd", "paper", "resnet56", "resnet20", "kd"), 0).key)
     monkeypatch.setattr(methods.get("kd"), "revision", 99)
@@ -63,9 +76,14 @@ def test_schedules_keep_their_proportions() -> None:
 
 def test_teachers_are_shared_and_of_the_protocols_epoch() -> None:
     resolver = Resolver()
-    runs = {p: resolver.run(Request("cifar100", p, "paper", "resnet56", "resnet20", "kd"), 3) for p in ("crd", "sskd", "dlkd")}
+    runs = {
+        p: resolver.run(Request("cifar100", p, "paper", "resnet56", "resnet20", "kd"), 3)
+        for p in ("crd", "sskd", "dlkd")
+    }
     refs = {p: r.teacher_ref for p, r in runs.items()}
-    assert refs["crd"].epoch == "last" and refs["sskd"].epoch == "best" and refs["dlkd"].identity == refs["sskd"].identity  # type: ignore[union-attr]
+    assert (
+        refs["crd"].epoch == "last" and refs["sskd"].epoch == "best" and refs["dlkd"].identity == refs["sskd"].identity
+    )  # type: ignore[union-attr]
     assert all(r.needs_runs[0].seed == 0 for r in runs.values())
 
 
@@ -87,7 +105,10 @@ def test_every_table_expands_and_names_a_reason_for_each_empty_cell(name: str) -
 
 
 def test_runs_shared_by_tables_are_the_same_runs() -> None:
-    keys = {n: {r.key for r in matrix.expand(matrix.load_table(n), "paper").runs} for n in ("dlkd-table1", "sskd-table3", "crd-table1")}
+    keys = {
+        n: {r.key for r in matrix.expand(matrix.load_table(n), "paper").runs}
+        for n in ("dlkd-table1", "sskd-table3", "crd-table1")
+    }
     assert len(keys["dlkd-table1"] & keys["sskd-table3"]) > 100 and not keys["crd-table1"] & keys["sskd-table3"]
 
 
@@ -107,12 +128,19 @@ def test_a_plan_counts_packs_and_puts_teachers_first(tmp_path: Path) -> None:
 
 
 def test_packs_share_the_cost_of_the_teacher() -> None:
-    runs = [Resolver().run(Request("cifar100", "crd", "paper", "resnet32x4", "resnet8x4", m), 0) for m in ("kd", "at", "sp", "crd")]
+    runs = [
+        Resolver().run(Request("cifar100", "crd", "paper", "resnet32x4", "resnet8x4", m), 0)
+        for m in ("kd", "at", "sp", "crd")
+    ]
     together = cost.estimate([runs], "cuda").macs
     apart = cost.estimate([[r] for r in runs], "cuda").macs
     assert apart - together == pytest.approx(3 * cost.teacher_macs(runs))
-    assert cost.teacher_macs([Resolver().run(Request("cifar100", "crd", "paper", "resnet56", "resnet20", "ab"), 0)]) == pytest.approx(
-        30 / 240 * cost.teacher_macs([Resolver().run(Request("cifar100", "crd", "paper", "resnet56", "resnet20", "kd"), 0)])
+    assert cost.teacher_macs(
+        [Resolver().run(Request("cifar100", "crd", "paper", "resnet56", "resnet20", "ab"), 0)]
+    ) == pytest.approx(
+        30
+        / 240
+        * cost.teacher_macs([Resolver().run(Request("cifar100", "crd", "paper", "resnet56", "resnet20", "kd"), 0)])
     )
 
 
@@ -133,8 +161,20 @@ def test_a_broken_table_is_one_line(tmp_path: Path, text: str, problem: str) -> 
 
 
 def test_settings_are_checked() -> None:
-    assert matrix.parse_overrides(["kd.temperature=8", "recipe.epochs=3", "ce=0.5"]) == (("ce", 0.5), ("kd.temperature", 8.0), ("recipe.epochs", 3))
-    for wrong in ("kd.temperature", "kd.tau=3", "nope.x=1", "kd.temperature=warm", "recipe.epochs=0", "recipe.wings=2", "kd.temperature=nan"):
+    assert matrix.parse_overrides(["kd.temperature=8", "recipe.epochs=3", "ce=0.5"]) == (
+        ("ce", 0.5),
+        ("kd.temperature", 8.0),
+        ("recipe.epochs", 3),
+    )
+    for wrong in (
+        "kd.temperature",
+        "kd.tau=3",
+        "nope.x=1",
+        "kd.temperature=warm",
+        "recipe.epochs=0",
+        "recipe.wings=2",
+        "kd.temperature=nan",
+    ):
         with pytest.raises(InputError, match="allowed"):
             matrix.parse_overrides([wrong])
 

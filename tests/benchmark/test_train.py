@@ -35,7 +35,12 @@ def test_alone_in_a_pack_of_two_and_of_nine_the_weights_are_the_same(tmp_path: P
 
 
 def test_a_pack_may_mix_students_and_methods_with_stages_and_views(tmp_path: Path) -> None:
-    mixed = [small_run("ft"), small_run("ab", student="resnet14"), small_run("dlkd", protocol="crd"), small_run("crd+kd")]
+    mixed = [
+        small_run("ft"),
+        small_run("ab", student="resnet14"),
+        small_run("dlkd", protocol="crd"),
+        small_run("crd+kd"),
+    ]
     train(mixed, tmp_path / "mixed")
     for run in mixed:
         train([run], tmp_path / "alone")
@@ -162,7 +167,11 @@ def test_an_error_of_one_method_ends_that_run_alone(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(methods.get("at"), "loss", broken)
     assert [o.status for o in train([bad, good], tmp_path)] == ["failed", "done"]
     failure = Store(tmp_path).failure(bad.key)
-    assert failure is not None and failure["reason"] == "ZeroDivisionError: planted" and "Traceback" in failure["traceback"]
+    assert (
+        failure is not None
+        and failure["reason"] == "ZeroDivisionError: planted"
+        and "Traceback" in failure["traceback"]
+    )
     assert "planted" in (tmp_path / bad.key / "log.txt").read_text()
 
 
@@ -179,7 +188,17 @@ def test_what_a_finished_run_leaves(tmp_path: Path) -> None:
     record, curve = store.record(run.key), store.curve(run.key)
     assert record is not None and curve is not None
     assert list(curve["epoch"]) == [1, 2] and set(curve["stage"]) == {"main"}
-    assert {"lr", "train_loss", "train_acc", "test_acc", "test_acc_top5", "test_loss", "seconds", "term_ce", "term_kd"} <= set(curve.columns)
+    assert {
+        "lr",
+        "train_loss",
+        "train_acc",
+        "test_acc",
+        "test_acc_top5",
+        "test_loss",
+        "seconds",
+        "term_ce",
+        "term_kd",
+    } <= set(curve.columns)
     assert np.allclose(curve["train_loss"], 0.1 * curve["term_ce"] + 0.9 * curve["term_kd"])
     assert record["top1_last"] == curve["test_acc"].iloc[-1] and record["top1_best"] == curve["test_acc"].max()
     assert record["teacher_info"]["weights"] and record["teacher_info"]["top1"] >= 0
@@ -203,18 +222,42 @@ def test_methods_of_a_seed_start_from_the_same_student_and_see_the_same_batches(
     from benchmark.items import Item
 
     labels = torch.arange(10)
-    a, b = (Item.open(small_run(m, teacher="resnet14"), Path("/nonexistent"), FP32, None, labels, {}) for m in ("at", "kd"))
+    a, b = (
+        Item.open(small_run(m, teacher="resnet14"), Path("/nonexistent"), FP32, None, labels, {}) for m in ("at", "kd")
+    )
     assert a.student is not None and b.student is not None
     assert models.weights_hash(a.student) == models.weights_hash(b.student)
     split = data.load("digits").train.take(100)
 
     def first(*views: data.View) -> torch.Tensor:
-        return next(Stream(split, (0.5,) * 3, (0.5,) * 3, data.SHUFFLE, 64, False, seed=3).epoch("main", 1, views)).views["normal"]
+        return next(
+            Stream(split, (0.5,) * 3, (0.5,) * 3, data.SHUFFLE, 64, False, seed=3).epoch("main", 1, views)
+        ).views["normal"]
 
     assert torch.equal(first(data.NORMAL), first(data.ROTATED, data.NORMAL))
 
 
-@pytest.mark.parametrize("method", ["plain", "kd", "at+kd", "fitnet", "sp", "cc", "vid", "rkd", "pkt", "nst", "ab", "ft", "fsp", "crd", "sskd", "dlkd"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "plain",
+        "kd",
+        "at+kd",
+        "fitnet",
+        "sp",
+        "cc",
+        "vid",
+        "rkd",
+        "pkt",
+        "nst",
+        "ab",
+        "ft",
+        "fsp",
+        "crd",
+        "sskd",
+        "dlkd",
+    ],
+)
 def test_every_row_learns(tmp_path: Path, method: str) -> None:
     """On digits, four epochs end above the plain student's start: its top-1 before any training (chance, 10%)."""
     from benchmark import data

@@ -16,7 +16,13 @@ FP32 = Execution("cpu", "fp32", threads=1)
 
 
 def small_run(
-    method: str = "kd", student: str = "resnet8", teacher: str = "resnet14", seed: int = 0, protocol: str = "crd", resolver: Resolver | None = None, **settings: object
+    method: str = "kd",
+    student: str = "resnet8",
+    teacher: str = "resnet14",
+    seed: int = 0,
+    protocol: str = "crd",
+    resolver: Resolver | None = None,
+    **settings: object,
 ) -> Run:
     overrides = tuple(sorted((*SMALL, *((k.replace("__", "."), v) for k, v in settings.items()))))
     request = Request("digits", protocol, "quick", "none" if method == "plain" else teacher, student, method, overrides)

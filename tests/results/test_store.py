@@ -35,7 +35,10 @@ def test_records_become_one_frame(tmp_path: Path) -> None:
     assert results.load(tmp_path / "nothing").empty
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 1}', json.dumps(record("elsewhere")), json.dumps(record("x/bad", top1_last=140))])
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", '{"schema": 1}', json.dumps(record("elsewhere")), json.dumps(record("x/bad", top1_last=140))],
+)
 def test_a_damaged_or_foreign_record_is_named_and_skipped_never_deleted(tmp_path: Path, text: str) -> None:
     Store(tmp_path).write_record("x/good", record("x/good"))
     bad = tmp_path / "x" / "bad" / "record.json"
@@ -79,7 +82,10 @@ def test_states(tmp_path: Path) -> None:
 
 
 def test_a_dead_holders_claim_is_taken_over(tmp_path: Path) -> None:
-    code = "import sys,time; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from results.files import Claim; assert Claim.take(Path(sys.argv[2])); print('ok', flush=True); time.sleep(60)"
+    code = (
+        "import sys,time; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from results.files import Claim; "
+        "assert Claim.take(Path(sys.argv[2])); print('ok', flush=True); time.sleep(60)"
+    )
     holder = subprocess.Popen([sys.executable, "-c", code, str(ROOT), str(tmp_path / "claim")], stdout=subprocess.PIPE)
     assert holder.stdout is not None and holder.stdout.readline() == b"ok\n"
     assert Claim.take(tmp_path / "claim") is None, "its holder lives"
