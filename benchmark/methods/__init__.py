@@ -210,7 +210,7 @@ def _coerce(key: str, value: Any, kind: type, allowed: tuple[Any, ...] | None) -
             value = float(value)
         except OverflowError:
             raise error from None
-    if type(value) is not kind or (kind is float and not math.isfinite(value)):
+    if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
         raise error
     if allowed is not None and value not in allowed:
         raise InputError(f"{key}={value!r} is not allowed; allowed: {', '.join(map(str, allowed))}")

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmark.data.views import NORMAL, ROTATED
-from benchmark.errors import InputError
 
 if TYPE_CHECKING:
     from models import Features
@@ -78,10 +77,3 @@ def selected(rank: Tensor, ratio: float) -> Tensor:
 def mean_of_selected(values: Tensor, keep: Tensor) -> Tensor:
     """Mean of `values` `[R]` over the rows in `keep` (bool `[R]`); 0 if there is none."""
     return torch.where(keep, values, 0.0).sum() / keep.sum().clamp(min=1)
-
-
-def check_range(name: str, value: float, low: float, high: float | None = None, *, above: bool = False) -> None:
-    """`InputError` unless low <= value <= high (`above`: low < value)."""
-    if value < low or (above and value == low) or (high is not None and value > high):
-        allowed = f"{low} to {high}" if high is not None else f"{'above' if above else 'at least'} {low}"
-        raise InputError(f"{name}={value} is out of range; allowed: {allowed}")

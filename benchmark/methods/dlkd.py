@@ -45,7 +45,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.errors import InputError
-from benchmark.methods._rotations import VIEWS, check_range, embeddings, kl_of_rows, similarities
+from benchmark.methods._common import check_range
+from benchmark.methods._rotations import VIEWS, embeddings, kl_of_rows, similarities
 from benchmark.methods.base import Method, MethodConfig, Needs, Site, Step, Terms, param
 
 TERMS = ("align", "corr", "sup")

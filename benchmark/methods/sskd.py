@@ -38,8 +38,8 @@ from torch import Tensor, nn
 
 from benchmark.data.views import NORMAL, ROTATED
 from benchmark.errors import InputError
+from benchmark.methods._common import check_range
 from benchmark.methods._rotations import (
-    check_range,
     kl_of_rows,
     mean_of_selected,
     own_columns,

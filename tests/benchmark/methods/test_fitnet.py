@@ -54,6 +54,9 @@ AT = {
 }
 
 
+KERNEL = {"twice": 3, "half": 4, "equal": 1, "larger": 3}  # the last one is 1 + (5 - 3)
+
+
 def norm_relu(x, bn):
     """Batch norm with the batch's own statistics, then ReLU, in plain loops."""
     result = [[None] * len(x[0]) for _ in x]
@@ -74,6 +77,7 @@ def test_value(case):
     site = site_of(*CASES[case])
     method = build("fitnet", site)
     conv, bn, _ = method.regressor
+    assert conv.kernel_size == (KERNEL[case],) * 2
     with torch.no_grad():
         bn.weight.uniform_(0.5, 1.5)
         bn.bias.uniform_(-0.5, 0.5)
@@ -137,9 +141,12 @@ def test_a_smaller_map_that_is_not_half_is_a_reason():
     assert "3x3" in reason and "4x4" in reason
 
 
-def test_a_layer_that_is_not_there_is_a_reason():
-    reason = skip(tiny_info(name="small"), tiny_info(stages=((2, 8, 8),) * 4), layer=4)
-    assert "small has 2" in reason
+@pytest.mark.parametrize("layer", [3, 4])
+def test_a_layer_that_is_not_there_is_a_reason(layer):
+    small, large = tiny_info(name="small"), tiny_info(stages=((2, 4, 4),) * 4)
+    for student, teacher in ((small, large), (large, small)):
+        assert "small has 2" in skip(student, teacher, layer=layer)
+    assert skip(small, large, layer=1) is None
 
 
 PAIRS = """wrn_40_2:wrn_16_2 wrn_40_2:wrn_40_1 resnet56:resnet20 resnet110:resnet20 resnet110:resnet32 resnet32x4:resnet8x4
