@@ -1,0 +1,130 @@
+"""What a click on a cell of the report shows, as plain JSON data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from benchmark.matrix import Expansion
+from results.store import Store
+from tables.cells import CellResult, RunResult, number, rank_rule
+from tables.curves import cell_curves, comparable_epochs, compare
+from tables.diff import CellDiff
+from tables.render import PLAIN_ROWS
+from tables.statistics import Paired, paired
+
+CURVE_POINTS = 120
+"""Points of a curve that ride along with the page."""
+
+
+def details(
+    e: Expansion, r: CellResult, d: CellDiff, results: Sequence[CellResult], store: Store, published: dict[str, Any]
+) -> dict[str, Any]:
+    """What a click on a cell shows."""
+    theirs = cell_curves(r)
+    name = f"{r.protocol}|{d.pair}|{d.method}"
+    if theirs:
+        published[name] = {run: _thin(curve) for run, curve in theirs.items()}
+    runs = [_run_details(x.run.key, x, store, theirs) for x in r.runs]
+    settings = r.runs[0].settings if r.runs else {}
+    return {
+        "label": d.label, "method": d.method, "pair": d.pair, "protocol": d.protocol, "verdict": d.verdict, "reason": d.reason, "rule": d.rule,
+        "notes": list(d.notes), "last": _text(r, "last"), "best": _text(r, "best"), "n": d.n, "seeds": d.seeds,
+        "published": None if d.published is None else f"{d.published:.2f}" + (f" ± {d.published_std:.2f}" if d.published_std is not None else ""),
+        "published_n": d.published_n, "delta": d.delta, "band": d.band, "assumed": list(d.assumed), "printed_in": d.printed_in, "origin": d.origin,
+        "source": d.source, "runs": runs, "settings": _flat(settings), "curves": name if theirs else "", "paired": _paired(e, r, results),
+    }  # fmt: skip
+
+
+def _text(r: CellResult, which: str) -> str:
+    sample = r.sample(which)
+    return "" if sample is None else f"{sample.mean:.2f}" + (f" ± {sample.std:.2f}" if sample.std is not None else "")
+
+
+def _run_details(key: str, x: RunResult, store: Store, theirs: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "key": key,
+        "seed": x.run.seed,
+        "state": x.state,
+        "reason": x.reason,
+        "last": x.last,
+        "best": x.best,
+    }
+    row = x.row or {}
+    for field in ("best_epoch", "epochs", "seconds", "images_per_second", "threads", "teacher_top1"):
+        found[field] = number(row.get(field))
+    for field in (
+        "device",
+        "precision",
+        "teacher_key",
+        "teacher_hash",
+        "commit",
+        "torch",
+        "host",
+        "finished",
+        "origin",
+    ):
+        value = row.get(field)
+        found[field] = value if isinstance(value, str) else ""
+    curve = store.curve(key) if row else None
+    if curve is not None:
+        found["curve"] = _thin(curve)
+        epochs, reason = comparable_epochs(x.run) if theirs else (0, "")
+        found["curve_verdicts"] = [
+            {
+                "run": name,
+                "verdict": "not comparable" if reason else compare(curve, other, epochs)[0],
+                "epochs": epochs,
+                "reason": reason,
+            }
+            for name, other in theirs.items()
+        ]
+    return found
+
+
+def _thin(curve: pd.DataFrame) -> dict[str, list[float | None]]:
+    """Epoch, test top-1 and train loss, at most `CURVE_POINTS` of them, the first and last among them."""
+    if "stage" in curve:
+        curve = curve[curve["stage"] == "main"]
+    step = max(1, -(-len(curve) // CURVE_POINTS))
+    keep = sorted({*range(0, len(curve), step), len(curve) - 1}) if len(curve) else []
+    curve = curve.iloc[keep]
+    digits = {"epoch": 0, "test_acc": 2, "train_loss": 4}
+    return {
+        k: [None if (x := number(v)) is None else round(x, n) for v in curve[k].tolist()]
+        for k, n in digits.items()
+        if k in curve
+    }
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for k, v in settings.items():
+        if isinstance(v, dict):
+            flat |= _flat(v, f"{prefix}{k}.")
+        else:
+            flat[prefix + k] = v if v is None or isinstance(v, bool | int | float | str) else ", ".join(map(str, v))
+    return flat
+
+
+def _paired(e: Expansion, r: CellResult, results: Sequence[CellResult]) -> list[dict[str, Any]]:
+    """This cell against the other methods of its column, by seed."""
+    rule = rank_rule(e.table)
+    if r.cell.row.method in PLAIN_ROWS:
+        return []
+    found = []
+    for other in results:
+        if other is r or other.cell.pair != r.cell.pair or other.cell.row.method == "teacher":
+            continue
+        p = paired(r.by_seed(rule), other.by_seed(rule))
+        if p is not None:
+            found.append({"label": other.cell.row.label, **_paired_text(p)})
+    return found
+
+
+def _paired_text(p: Paired) -> dict[str, Any]:
+    around = "" if p.low is None or p.high is None else f"{p.low:+.2f} to {p.high:+.2f}"
+    needed = "settled" if p.settled else "" if p.needed is None else f"{p.needed}"
+    return {"n": len(p.seeds), "mean": f"{p.mean:+.2f}", "interval": around, "needed": needed}

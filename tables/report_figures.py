@@ -1,0 +1,85 @@
+"""The report's figures under a table, with their captions."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+
+from benchmark.matrix import Expansion
+from tables import svg
+from tables.cells import CellResult, number, rank_rule
+from tables.diff import CellDiff
+from tables.render import PLAIN_ROWS
+from tables.statistics import power_note, ranks
+
+FOREST = (
+    "● regenerated, □ published. Student's t interval where std and n are known; dashed: ±2 of the assumed std 0.25. "
+    "Intervals that leave the plot are cut. Faint: not comparable."
+)
+HEAT = (
+    "Regenerated minus published, in percentage points; the mark is the verdict: = agrees, + above, − below, ~ not comparable, "
+    ". missing. Shaded are those that can be compared."
+)
+RANKS = (
+    "Mean rank by the {epoch} over {pairs} pairs, 1 = best, with a 95% bootstrap interval over the pairs (2000 draws, fixed seed). "
+    "Overlapping intervals: no order is shown."
+)
+LAST_BEST = (
+    "Mean top-1 over the table's cells of the last (●) and the best epoch (○). The best is chosen on the test set: the distance is "
+    "what that choice adds."
+)
+COST = "Hours of training that the row's records took. Records that rows or tables share count in each of them."
+
+
+def figures(e: Expansion, results: Sequence[CellResult], diffs: Sequence[CellDiff]) -> str:
+    """Forest plot, heat map of differences, ranks, last against best, cost: each foldable, those left out that have nothing to show."""
+    rule = rank_rule(e.table)
+    scores: dict[str, dict[str, float]] = {}
+    for r in results:
+        if r.cell.row.method not in PLAIN_ROWS and (s := r.sample(rule)) is not None:
+            scores.setdefault(r.cell.pair, {})[r.cell.row.label] = s.mean
+    ranked, left_out = ranks(scores)
+    epoch = "best epoch (chosen on the test set)" if rule == "best" else "last epoch"
+    out = f" Left out, for want of a number on some pair: {', '.join(left_out)}." if left_out else ""
+    rank_caption = RANKS.format(epoch=epoch, pairs=ranked[0].pairs if ranked else 0) + out
+    n = max((r.n for r in results if r.cell.row.method not in PLAIN_ROWS), default=0)
+    return "".join(
+        [
+            _fold("Forest plot: regenerated and published with 95% intervals", svg.forest(diffs), FOREST),
+            _fold("Heat map of differences", svg.heat_map(diffs), HEAT),
+            _fold("Ranks of the methods over the pairs", svg.ranks(ranked), rank_caption),
+            _fold("Last versus best epoch", svg.dumbbells(_last_best(results)), LAST_BEST),
+            _fold("Cost of each row", svg.bars(_costs(results), "h"), COST),
+            f'<p class="meta">Power: {html.escape(power_note(n))}</p>' if n else "",
+        ]
+    )
+
+
+def _fold(title: str, body: str, caption: str) -> str:
+    if not body:
+        return ""
+    return (
+        f'<details class="figure" open><summary>{html.escape(title)}</summary>'
+        f'<p class="meta">{html.escape(caption)}</p><div class="scroll">{body}</div></details>'
+    )
+
+
+def _last_best(results: Sequence[CellResult]) -> list[tuple[str, float, float]]:
+    """Row label, mean of the last and of the best epoch over the cells that have both."""
+    by_row: dict[str, list[tuple[float, float]]] = {}
+    for r in results:
+        last, best = r.sample("last"), r.sample("best")
+        if last is not None and best is not None and not (r.imported and r.runs[0].run.evaluates):
+            by_row.setdefault(r.cell.row.label, []).append((last.mean, best.mean))
+    return [(k, math.fsum(a for a, _ in v) / len(v), math.fsum(b for _, b in v) / len(v)) for k, v in by_row.items()]
+
+
+def _costs(results: Sequence[CellResult]) -> list[tuple[str, float]]:
+    """Row label and hours of its runs, each run once."""
+    by_row: dict[str, dict[str, float]] = {}
+    for r in results:
+        for run in r.runs:
+            if run.row is not None and (seconds := number(run.row.get("seconds"))) is not None:
+                by_row.setdefault(r.cell.row.label, {})[run.run.key] = seconds / 3600
+    return [(k, math.fsum(v.values())) for k, v in by_row.items()]

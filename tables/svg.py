@@ -1,0 +1,194 @@
+"""Inline SVG for the report: small drawings whose colours come from the page's style sheet, so that they follow light and dark."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+
+from tables.diff import CellDiff
+from tables.diff_text import MARKS
+from tables.plots import spread
+from tables.statistics import Rank
+
+ROW = 18
+LABEL = 150
+
+
+def _text(x: float, y: float, text: str, anchor: str = "start", css: str = "") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{css}">{html.escape(text)}</text>'
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, css: str) -> str:
+    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="{css}"/>'
+
+
+def _svg(width: float, height: float, body: Sequence[str], label: str) -> str:
+    return (
+        f'<svg viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}" role="img" '
+        f'aria-label="{html.escape(label, quote=True)}">{"".join(body)}</svg>'
+    )
+
+
+def ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """Round numbers between `low` and `high`, at most `most` or one more."""
+    width = max(high - low, 1e-9)
+    step = 10 ** math.floor(math.log10(width / most))
+    step = next(step * k for k in (1, 2, 5, 10) if width / (step * k) <= most)
+    first = math.ceil(low / step - 1e-9)
+    return [round(i * step, 10) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+class _Scale:
+    def __init__(self, low: float, high: float, left: float, right: float) -> None:
+        pad = 0.04 * (high - low) or 0.5
+        self.low, self.high, self.left, self.right = low - pad, high + pad, left, right
+
+    def __call__(self, value: float) -> float:
+        return self.left + (value - self.low) / (self.high - self.low) * (self.right - self.left)
+
+    def axis(self, top: float, bottom: float) -> list[str]:
+        found = []
+        for t in ticks(self.low, self.high):
+            found += [
+                _line(self(t), top, self(t), bottom, "rule"),
+                _text(self(t), bottom + 12, f"{t:g}", "middle", "tick"),
+            ]
+        return found
+
+
+def forest(diffs: Sequence[CellDiff]) -> str:
+    """One small plot a pair: ours (circle) and published (square) with intervals. "" if no cell has both."""
+    parts = []
+    for pair in dict.fromkeys(d.pair for d in diffs):
+        found = [
+            d
+            for d in diffs
+            if d.pair == pair and d.ours is not None and d.published is not None and d.delta is not None
+        ]
+        if found:
+            parts.append(
+                f'<figure data-pair="{html.escape(pair, quote=True)}"><figcaption>{html.escape(pair.replace(":", " → "))}</figcaption>'
+                + _forest(found, pair)
+                + "</figure>"
+            )
+    return f'<div class="small-multiples">{"".join(parts)}</div>' if parts else ""
+
+
+def _forest(found: Sequence[CellDiff], pair: str) -> str:
+    marks = []
+    for d in found:
+        assert d.ours is not None and d.published is not None
+        marks.append(
+            (
+                d,
+                d.ours,
+                spread(d.ours, d.ours_std, d.n),
+                d.published,
+                spread(d.published, d.published_std, d.published_n),
+            )
+        )
+    # a single wide interval (n = 2 or 3) must not squeeze the rest: the axis follows the points, intervals are clipped
+    points = [v for _, ours, _, theirs, _ in marks for v in (ours, theirs)]
+    scale = _Scale(min(points) - 1, max(points) + 1, LABEL, 380)
+    bottom = ROW * len(found) + 6
+    body = scale.axis(2, bottom)
+    for i, (d, ours, (low, high, assumed), theirs, (low2, high2, assumed2)) in enumerate(marks):
+        y = ROW * i + 12
+        faint = " faint" if d.verdict == "not comparable" else ""
+        body.append(
+            _text(LABEL - 8, y + 4, f"{MARKS[d.verdict]} {d.label}", "end", f"label t-{d.verdict.replace(' ', '-')}")
+        )
+        for mean, a, b, dashed, dy, square in (
+            (ours, low, high, assumed, -3, False),
+            (theirs, low2, high2, assumed2, 4, True),
+        ):
+            a, b = (min(max(scale(v), LABEL), 384) for v in (a, b))
+            body.append(_line(a, y + dy, b, y + dy, f"whisker{' dashed' if dashed else ''}{faint}"))
+            x = scale(mean)
+            body.append(f'<rect x="{x - 3:.1f}" y="{y + dy - 3:.1f}" width="6" height="6" class="square{faint}"/>' if square else
+                        f'<circle cx="{x:.1f}" cy="{y + dy:.1f}" r="3.2" class="dot v-{d.verdict.replace(" ", "-")}{faint}"/>')  # fmt: skip
+    return _svg(400, bottom + 20, body, f"regenerated and published top-1 of {pair}")
+
+
+def heat_map(diffs: Sequence[CellDiff]) -> str:
+    """Deltas as a grid, shaded by size. "" if there is no delta."""
+    known = [abs(d.delta) for d in diffs if d.delta is not None]
+    if not known:
+        return ""
+    rows, columns = list(dict.fromkeys(d.label for d in diffs)), list(dict.fromkeys(d.pair for d in diffs))
+    most, width, height = max(1.0, *known), 92, 22
+    left = LABEL
+    body = []
+    for j, pair in enumerate(columns):
+        for k, name in enumerate(pair.split(":")):
+            body.append(_text(left + width * (j + 0.5), 11 + 12 * k, name, "middle", "tick"))
+    for d in diffs:
+        i, j = rows.index(d.label), columns.index(d.pair)
+        x, y = left + width * j, 30 + height * i
+        share = 0.0 if d.delta is None or d.verdict == "not comparable" else abs(d.delta) / most
+        sign = "over" if (d.delta or 0) > 0 else "under"
+        body.append(
+            f'<rect x="{x}" y="{y}" width="{width - 2}" height="{height - 2}" class="heat {sign}" style="--share:{share:.3f}"/>'
+        )
+        shown = MARKS[d.verdict].replace("-", "\u2212") + (
+            "" if d.delta is None else f" {d.delta:+.2f}".replace("-", "\u2212")
+        )
+        body.append(
+            _text(
+                x + width / 2 - 1,
+                y + 14,
+                shown,
+                "middle",
+                "value" + (" strong" if d.verdict in ("above", "below") else ""),
+            )
+        )
+    body += [_text(left - 8, 30 + height * i + 14, label, "end", "label") for i, label in enumerate(rows)]
+    return _svg(left + width * len(columns), 34 + height * len(rows), body, "heat map of differences")
+
+
+def ranks(found: Sequence[Rank]) -> str:
+    """Mean ranks with intervals, best on top."""
+    if not found:
+        return ""
+    scale = _Scale(1, max(r.high for r in found), LABEL, 480)
+    bottom = ROW * len(found) + 6
+    body = scale.axis(2, bottom)
+    for i, r in enumerate(found):
+        y = ROW * i + 12
+        body += [
+            _text(LABEL - 8, y + 4, r.method, "end", "label"),
+            _line(scale(r.low), y, scale(r.high), y, "whisker"),
+            f'<circle cx="{scale(r.mean):.1f}" cy="{y}" r="3.5" class="dot"/>',
+            _text(490, y + 4, f"{r.mean:.1f}", "start", "value"),
+        ]
+    return _svg(530, bottom + 20, body, "mean ranks of the methods")
+
+
+def dumbbells(rows: Sequence[tuple[str, float, float]]) -> str:
+    """Label, last, best: two marks on a line."""
+    if not rows:
+        return ""
+    scale = _Scale(min(a for _, a, _ in rows), max(b for _, _, b in rows), LABEL, 480)
+    bottom = ROW * len(rows) + 6
+    body = scale.axis(2, bottom)
+    for i, (label, last, best) in enumerate(rows):
+        y = ROW * i + 12
+        body += [_text(LABEL - 8, y + 4, label, "end", "label"), _line(scale(last), y, scale(best), y, "whisker"),
+                 f'<circle cx="{scale(best):.1f}" cy="{y}" r="4" class="ring"/>', f'<circle cx="{scale(last):.1f}" cy="{y}" r="3" class="dot"/>',
+                 _text(490, y + 4, f"{best - last:+.2f}", "start", "value")]  # fmt: skip
+    return _svg(540, bottom + 20, body, "last and best top-1 of each row")
+
+
+def bars(rows: Sequence[tuple[str, float]], unit: str) -> str:
+    """Label, value: horizontal bars from zero."""
+    if not rows or max(v for _, v in rows) <= 0:
+        return ""
+    most = max(v for _, v in rows)
+    body = []
+    for i, (label, value) in enumerate(rows):
+        y = ROW * i + 12
+        length = 320 * value / most
+        body += [_text(LABEL - 8, y + 4, label, "end", "label"), f'<rect x="{LABEL}" y="{y - 6}" width="{length:.1f}" height="12" class="bar"/>',
+                 _text(LABEL + length + 6, y + 4, f"{value:.3g} {unit}", "start", "value")]  # fmt: skip
+    return _svg(560, ROW * len(rows) + 12, body, "cost of each row")
