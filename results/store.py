@@ -189,7 +189,8 @@ def record_files(folder: Path) -> Iterator[Path]:
             with os.scandir(stack.pop()) as entries:
                 for entry in entries:
                     if entry.is_dir(follow_symlinks=True):
-                        stack.append(entry.path)
+                        if not entry.name.startswith("."):  # `.slurm`: the cluster's files, no runs
+                            stack.append(entry.path)
                     elif entry.name == "record.json":
                         found.append(entry.path)
         except (FileNotFoundError, NotADirectoryError, PermissionError):

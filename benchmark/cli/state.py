@@ -61,6 +61,28 @@ def queued_keys(store: Store) -> dict[str, str]:
     return queued(store.folder)
 
 
+def lost_jobs(runs: tuple[Run, ...] | list[Run], store: Store) -> list[dict[str, Any]]:
+    """Slurm jobs of these runs that ended without a result and without saying why (see `slurm.state.lost`)."""
+    if not (store.folder / ".slurm").is_dir():
+        return []
+    from slurm.commands import SlurmError
+    from slurm.registry import places
+    from slurm.state import lost
+
+    try:
+        queued = places(store.folder)
+    except SlurmError:
+        return []
+    return lost(store, {r.key: store.state(r.key) for r in runs if r.key not in queued})
+
+
+def format_lost(jobs: list[dict[str, Any]]) -> str:
+    return "".join(
+        f"\njob {j['job']} ended without a result ({j['says']}): {', '.join(j['keys'][:3])}{' ...' if len(j['keys']) > 3 else ''}; submit again"
+        + "".join(f"\n    {line}" for line in j["last_lines"]) for j in jobs
+    )
+
+
 def state_of(run: Run, store: Store, queued: dict[str, str]) -> str:
     state = store.state(run.key)
     return "queued" if state in ("absent", "started", "failed") and run.key in queued else state
@@ -94,11 +116,13 @@ def rows_of(runs: tuple[Run, ...] | list[Run], store: Store) -> list[dict[str, A
                     "epochs": progress.get("epochs"),
                     "top1": progress.get("top1"),
                     "eta_seconds": progress.get("eta_seconds"),
-                    "node": holder.get("host"),
+                    "node": progress.get("node") or holder.get("host"),
                     "heartbeat_age": round(holder.get("age", 0.0), 1),
                     "job": holder.get("job"),
                 }
             )
+        if state == "queued" and queued[run.key] not in row["jobs"]:
+            row["jobs"].append(queued[run.key])
         if state == "failed":
             failure = store.failure(run.key) or {}
             row["errors"].append(
@@ -150,11 +174,11 @@ def do_status(args: argparse.Namespace) -> int:
     store = common.store_of(args)
     runs = closure(chosen.runs)
     while True:
-        rows = rows_of(runs, store)
+        rows, lost = rows_of(runs, store), lost_jobs(runs, store)
         if args.json:
-            common.print_json({"table": chosen.expansion.table.name, "profile": chosen.profile, "rows": rows})
+            common.print_json({"table": chosen.expansion.table.name, "profile": chosen.profile, "rows": rows, "lost_jobs": lost})
         else:
-            print(format_status(rows), flush=True)
+            print(format_status(rows) + format_lost(lost), flush=True)
         if not args.watch or not any(r["running"] or r["queued"] for r in rows):
             return 0
         time.sleep(5)
@@ -191,6 +215,13 @@ def do_logs(args: argparse.Namespace) -> int:
     if failure := store.failure(key):
         print(f"failed {failure.get('time', '')}: {failure.get('reason', '')}")
         print(failure.get("traceback", ""))
+    if (store.folder / ".slurm").is_dir():
+        from slurm.registry import last_job
+
+        if job := last_job(store.folder, key):
+            print(f"last submitted as job {job[0]}; the end of {job[1]}:")
+            for line in tail(job[1], args.lines):
+                print(line)
     return 0
 
 

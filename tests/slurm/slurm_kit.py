@@ -1,0 +1,183 @@
+"""A real one-machine Slurm for the tests, and what the drills share: a small table, its submission, and what must be true at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import models
+from benchmark import matrix
+from benchmark.local import Environment
+from benchmark.plan import closure
+from benchmark.runs import Run
+from results.store import Store
+from slurm import commands, registry
+from slurm.cluster import load_cluster
+from slurm.submit import Report, submit_runs
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SETTINGS = ("recipe.epochs=6", "recipe.train_images=64", "recipe.test_images=50")
+TABLE = """
+title = "Two pairs, three methods"
+paper = "crd"
+table = "drill"
+dataset = "digits"
+protocol = "crd"
+seeds = 1
+columns = ["resnet14:resnet8", "wrn_16_2:wrn_16_1"]
+rows = [
+    { label = "Teacher", method = "teacher" },
+    { label = "Student", method = "student" },
+    { label = "KD", method = "kd" },
+    { label = "AT", method = "at" },
+    { label = "SP", method = "sp" },
+]
+"""
+
+
+def wait_for(what: str, true: Callable[[], Any], seconds: float = 240) -> Any:
+    """Polls until `true()` is truthy, and returns it."""
+    until = time.monotonic() + seconds
+    while not (found := true()):
+        assert time.monotonic() < until, f"in vain: {what}\n{commands.call('squeue', '-a')}"
+        time.sleep(0.2)
+    return found
+
+
+@contextmanager
+def cluster_of_nodes(port: int, **options: str) -> Iterator[Path]:
+    """A running lab; SLURM_CONF points to it. munge refuses folders that others cannot enter, so it is no `tmp_path`."""
+    folder = Path(tempfile.mkdtemp(prefix="slurm-lab-"))
+    folder.chmod(0o755)
+    env = {**os.environ, "LAB_PORT": str(port), **options}
+    before = os.environ.get("SLURM_CONF")
+    try:
+        done = subprocess.run([ROOT / "slurm/lab.sh", "start", folder], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        assert done.returncode == 0, done.stdout
+        os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
+        yield folder
+    finally:
+        subprocess.run([ROOT / "slurm/lab.sh", "stop", folder], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        os.environ.pop("SLURM_CONF", None)
+        if before is not None:
+            os.environ["SLURM_CONF"] = before
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def drill_runs(folder: Path) -> list[Run]:
+    """All runs of the small table, teachers included."""
+    path = folder / "drill.toml"
+    path.write_text(TABLE, encoding="utf-8")
+    return closure(matrix.expand(matrix.load_table(str(path)), "quick", overrides=matrix.parse_overrides(SETTINGS)).runs)
+
+
+def outcome(store: Store, run: Run) -> dict[str, Any]:
+    """What must not depend on who trained a run: its weights' hash, and its curve without the seconds."""
+    record = store.record(run.key)
+    assert record is not None and record["status"] == "done", f"{run.key}: {store.state(run.key)} {store.failure(run.key)}"
+    weights = torch.load(store.path(run.key) / "last.pt", weights_only=True)["model"]
+    curve = store.curve(run.key)
+    assert curve is not None
+    numbers = {k: record[k] for k in ("top1_last", "top1_best", "best_epoch", "test_loss_last", "threads", "precision")}
+    return {"weights": models.weights_hash(weights), "curve": curve.drop(columns="seconds").to_csv(), **numbers}
+
+
+@dataclass
+class Drill:
+    """One submission of the small table into a results folder of its own."""
+
+    folder: Path
+    runs: list[Run]
+    expected: dict[str, dict[str, Any]]
+    store: Store = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.store = Store(self.folder / "results")
+
+    def cluster_file(self, **changes: Any) -> Path:
+        """lab.toml with other fields."""
+        lines = (ROOT / "slurm/clusters/lab.toml").read_text(encoding="utf-8").splitlines()
+        lines = [line for line in lines if line.partition(" =")[0] not in changes]
+        lines += [f"{k} = {json.dumps(v)}" for k, v in changes.items()]
+        path = self.folder / "drill-cluster.toml"
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return path
+
+    def slow_disk(self, seconds: float = 0.05) -> list[str]:
+        """Setup lines that make every fsync take longer in the first start of the lone job, the plain trainings': time to interrupt it in,
+        and the same numbers."""
+        site = self.folder / "slow"
+        site.mkdir(exist_ok=True)
+        text = f"import os, time\nfsync = os.fsync\nos.fsync = lambda f: (time.sleep({seconds}), fsync(f))[1]\n"
+        (site / "sitecustomize.py").write_text(text, encoding="utf-8")
+        return [f'[ -n "$SLURM_ARRAY_TASK_ID$SLURM_RESTART_COUNT" ] || export PYTHONPATH={site}']
+
+    def submit(self, only: list[Run] | None = None, max_pack: int = 0, table: str = "drill", **changes: Any) -> Report:
+        environment = Environment(str(self.store.folder), str(self.folder / "data"))
+        return submit_runs(only or self.runs, table, self.store, environment, load_cluster(str(self.cluster_file(**changes))), max_pack=max_pack)
+
+    def command(self, verb: str, *more: str, cwd: Path = ROOT) -> subprocess.Popen[str]:
+        """`python -m benchmark VERB` for the small table, in a process of its own."""
+        settings = [word for s in SETTINGS for word in ("--set", s)]
+        line = [sys.executable, "-m", "benchmark", verb, str(self.folder / "drill.toml"), "--profile", "quick", "--results", str(self.store.folder)]
+        return subprocess.Popen([*line, *settings, *more], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def teacher(self, network: str = "resnet14") -> Run:
+        return next(r for r in self.runs if r.student == network)
+
+    def log(self, run: Run) -> str:
+        path = self.store.path(run.key) / "log.txt"
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+
+    def mid_run(self, run: Run, epochs: int = 2) -> dict[str, Any]:
+        """Waits until the run has done some epochs and is not finished; returns who holds it."""
+        wait_for(f"{epochs} epochs of {run.key}", lambda: self.log(run).count(" epoch=") >= epochs)
+        holder = self.store.holder(run.key)
+        assert holder is not None, "the run was over before it could be interrupted"
+        return holder
+
+    def job_of(self, run: Run) -> commands.Queued:
+        return registry.places(self.store.folder)[run.key].job
+
+    def wait(self, seconds: float = 240) -> None:
+        """Until no job is in the queue."""
+        wait_for("the end of the jobs", lambda: not registry.places(self.store.folder), seconds)
+
+    def output(self) -> str:
+        """What all jobs printed."""
+        files = sorted((self.store.folder / ".slurm/jobs").rglob("*_log.*"))
+        return "\n".join(f"== {f.name}\n{f.read_text(encoding='utf-8', errors='replace')}" for f in files)
+
+    def check(self, runs: list[Run] | None = None) -> None:
+        """Nothing is lost, nothing ran twice, and the table is the local one bit for bit."""
+        for run in runs or self.runs:
+            assert outcome(self.store, run) == self.expected[run.key], run.key
+            epochs = re.findall(r"stage=main epoch=(\d+)", self.log(run))
+            assert epochs == sorted(set(epochs)), f"{run.key} trained an epoch twice:\n{self.log(run)}"
+            assert self.store.holder(run.key) is None
+
+    def resumed(self) -> list[Run]:
+        """Runs that went on from a checkpoint, not from the start."""
+        found = [r for r in self.runs if (self.store.record(r.key) or {}).get("resumes")]
+        for run in found:
+            assert re.search(r"going on at stage main, epoch [2-9]", self.log(run)), self.log(run)
+        return found
+
+
+def local_environment(environment: Environment) -> Environment:
+    """What `lab.toml` asks for: the same threads and device, for a table trained on this machine."""
+    cluster = load_cluster("lab")
+    return replace(environment, device=cluster.torch_device, precision=cluster.precision, threads=cluster.cpus)

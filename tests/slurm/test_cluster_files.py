@@ -1,0 +1,114 @@
+"""Cluster files and what is said without a cluster. These need no Slurm, but for the unknown partition."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from slurm_kit import ROOT, drill_runs
+
+from benchmark.__main__ import main
+from benchmark.errors import InputError
+from benchmark.local import Environment
+from results.store import Store
+from slurm.cluster import Cluster, cluster_names, load_cluster
+from slurm.submit import format_report, submit_runs
+
+BROKEN = {
+    'partition = "gpu"\npartitions = "x"': "unknown field in broken.toml: 'partitions' (did you mean partition?)",
+    'partition = "gpu"\nname = "x"': "unknown field in broken.toml: 'name'",
+    'partition = "gpu"\ngpus = "two"': "gpus = 'two' is of the wrong type; allowed: a whole number",
+    'partition = "gpu"\ngpus = true': "gpus = True is of the wrong type",
+    'partition = "gpu"\nsetup = "module load"': "setup = 'module load' is of the wrong type; allowed: a list of texts",
+    'partition = "gpu"\nextra = { nice = 5 }': "allowed: a table of texts",
+    'partition = "gpu"\ntime_minutes = 0': "time_minutes = 0 is too small; allowed: 1 and more",
+    'partition = "gpu"\ndevice = "tpu"': "device = 'tpu'; allowed: auto, cuda, cpu",
+    "gpus = 1": "partition is not there",
+    "partition = gpu": "not valid TOML",
+}
+
+
+def submit(folder: Path, cluster: str, *more: str) -> int:
+    drill_runs(folder)
+    return main(["submit", str(folder / "drill.toml"), "--profile", "quick", "--results", str(folder / "results"), "--cluster", cluster, *more])
+
+
+@pytest.mark.parametrize("text", BROKEN, ids=range(len(BROKEN)))
+def test_a_broken_file_is_answered_with_one_line(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_text(text, encoding="utf-8")
+    assert submit(tmp_path, str(path)) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and len(said.err.splitlines()) == 1 and BROKEN[text] in said.err, said.err
+
+
+def test_an_unknown_cluster(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert submit(tmp_path, "labb") == 2
+    assert "unknown cluster 'labb' (did you mean lab?); allowed: gpu-example, lab, " in capsys.readouterr().err
+
+
+def test_an_unknown_partition(cluster: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('partition = "gpus"', encoding="utf-8")
+    assert submit(tmp_path, str(path)) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert said == ["error: unknown partition in mine.toml: 'gpus' (did you mean gpu?); allowed: gpu, spare"]
+    assert not (tmp_path / "results/.slurm/arrays").exists()
+
+
+def test_what_sbatch_refuses(cluster: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('partition = "gpu"\ngpu_type = "h100"\ndevice = "cpu"', encoding="utf-8")
+    assert submit(tmp_path, str(path)) == 2
+    assert "error: the cluster refuses the jobs of mine.toml: " in capsys.readouterr().err
+    assert list((tmp_path / "results/.slurm/arrays").iterdir()) == [] and not list((tmp_path / "results/.slurm/jobs").rglob("*.pkl"))
+
+
+def test_without_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert submit(tmp_path, "lab") == 2
+    said = capsys.readouterr().err
+    assert "no Slurm here: sbatch, " in said and "python -m benchmark run" in said
+    assert submit(tmp_path, "gpu-example", "--dry-run") == 0
+    out = capsys.readouterr().out
+    options = "gpus-per-node=h100:1 account=my-group time=480 signal=USR2@120 cpus-per-task=8 mem=32GB array=0-1%2 mail-type=FAIL"
+    for option in options.split():
+        assert f"#SBATCH --{option}" in out
+    begun = "10 runs in 3 jobs would be submitted to gpu-example"
+    for line in (begun, "module load cuda", "OMP_NUM_THREADS=8 MKL_NUM_THREADS=8", "--cpu-bind=none", "--dependency='afterany:<drill-"):
+        assert line in out
+    assert "wckey" not in out and "GPU-hours" in out
+    assert not (tmp_path / "results").exists(), "a dry run leaves nothing"
+
+
+def test_packs_fit_the_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The slower the earlier packs were, the smaller the packs."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    runs, places = drill_runs(tmp_path), Environment(str(tmp_path / "results"), str(tmp_path))
+    jobs = [
+        submit_runs(runs, "drill", Store(tmp_path / "results"), places, load_cluster("lab"), dry_run=True, macs_per_second=speed).jobs
+        for speed in (1e11, 2e7, 1e3)
+    ]  # fmt: skip
+    assert jobs[0] == 3 < jobs[1] < jobs[2] == len(runs)
+
+
+def test_array_parallelism(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    places = Environment(str(tmp_path / "results"), str(tmp_path))
+    cluster = dataclasses.replace(load_cluster("lab"), parallelism=2)
+    text = format_report(submit_runs(drill_runs(tmp_path), "drill", Store(tmp_path / "results"), places, cluster, dry_run=True, max_pack=1))
+    assert "#SBATCH --array=0-3%2" in text
+
+
+def test_every_field_is_described() -> None:
+    readme = (ROOT / "slurm/README.md").read_text(encoding="utf-8")
+    for field in dataclasses.fields(Cluster):
+        assert field.name == "name" or f"`{field.name}`" in readme, field.name
+    for name in cluster_names():
+        load_cluster(name)
+
+
+def test_errors_are_input_errors(tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        load_cluster("../lab")

@@ -1,0 +1,79 @@
+"""Drills: a table is submitted, something interrupts its jobs in mid-run, and the table is the same."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+from slurm_kit import Drill, wait_for
+
+from slurm import commands
+
+
+def test_requeue(cluster: Path, drill: Drill) -> None:
+    drill.submit(setup=drill.slow_disk())
+    drill.mid_run(drill.teacher())
+    subprocess.run(["scontrol", "requeue", drill.job_of(drill.teacher()).id], check=True)
+    drill.wait()
+    drill.check()
+    assert drill.teacher() in drill.resumed()
+
+
+def test_preemption(cluster: Path, drill: Drill) -> None:
+    drill.submit(partition="spare", setup=drill.slow_disk())
+    drill.mid_run(drill.teacher())
+    subprocess.run(["sbatch", "-p", "gpu", "-N", "2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 2"], check=True)
+    drill.wait()
+    drill.check()
+    assert drill.teacher() in drill.resumed()
+    assert "Calling checkpoint method" in drill.output()
+
+
+def test_time_limit(cluster: Path, drill: Drill) -> None:
+    """Slurm looks at time limits every 30 s and gives its warning up to a minute early, so a one-minute job is warned within 30 s; the slow
+    disk makes the first pack longer than that."""
+    drill.submit(time_minutes=1, setup=drill.slow_disk(0.2))
+    drill.wait(420)
+    drill.check()
+    assert drill.resumed()
+    assert "Requeued job" in drill.output() or "was killed (exit code 140)" in drill.output()
+
+
+def test_kill_9(cluster: Path, drill: Drill) -> None:
+    drill.submit(setup=drill.slow_disk())
+    os.kill(drill.mid_run(drill.teacher())["pid"], signal.SIGKILL)
+    drill.wait()
+    drill.check()
+    assert drill.teacher() in drill.resumed()
+    assert "was killed (exit code 137)" in drill.output()
+
+
+def test_kill_9_without_restarts(cluster: Path, drill: Drill) -> None:
+    """Where jobs are not started again, status names the job that ended, and the next submit goes on from the last epoch."""
+    drill.submit(max_kills=0, setup=drill.slow_disk())
+    os.kill(drill.mid_run(drill.teacher())["pid"], signal.SIGKILL)
+    drill.wait()
+    assert drill.store.state(drill.teacher().key) == "started"
+    students = [r for r in drill.runs if r.teacher == "resnet14"]
+    assert all(drill.store.failure(r.key)["reason"] == f"needs {drill.teacher().key}, which is started" for r in students)  # type: ignore[index]
+    assert drill.submit().runs == len(drill.runs), "the students' failures were only that their teacher was not there"
+    drill.wait()
+    drill.check()
+    assert drill.teacher() in drill.resumed()
+
+
+def test_node_down(cluster: Path, drill: Drill) -> None:
+    drill.submit(setup=drill.slow_disk())
+    drill.mid_run(drill.teacher())
+    node = drill.job_of(drill.teacher()).node
+    try:
+        subprocess.run(["scontrol", "update", f"nodename={node}", "state=down", "reason=drill"], check=True)
+        drill.wait()
+    finally:
+        subprocess.run(["scontrol", "update", f"nodename={node}", "state=resume"], check=True)
+    drill.check()
+    assert drill.teacher() in drill.resumed()
+    assert (drill.store.record(drill.teacher().key) or {})["node"] != node
+    wait_for("the node", lambda: node in commands.call("sinfo", "-h", "-N", "-p", "gpu", "-t", "idle", "-o", "%N"))
