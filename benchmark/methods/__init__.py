@@ -14,6 +14,7 @@ import importlib.util
 import math
 import os
 import pkgutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,9 +69,11 @@ def _modules() -> list[ModuleType]:
             spec = importlib.util.spec_from_file_location(f"kd_methods_{path.stem}", path)
             assert spec is not None and spec.loader is not None
             module = importlib.util.module_from_spec(spec)
+            sys.modules[spec.name] = module  # a dataclass whose annotations are words looks its module up there
             try:
                 spec.loader.exec_module(module)
             except Exception as error:
+                del sys.modules[spec.name]
                 raise InputError(f"KD_METHODS: {path} cannot be imported: {type(error).__name__}: {error}") from error
             found.append(module)
     return found
@@ -196,7 +199,7 @@ def check_override(key: str, value: Any) -> Any:
     return _coerce(key, value, type(f.default), f.metadata.get("allowed"))
 
 
-def _coerce(key: str, value: Any, kind: type, allowed: tuple[Any, ...] | None) -> Any:
+def _coerce(key: str, value: Any, kind: type[Any], allowed: tuple[Any, ...] | None) -> Any:
     what = {bool: "true or false", int: "an int", float: "a finite float"}.get(kind, "a word")
     error = InputError(f"{key}={value!r} is not of type {kind.__name__}; allowed: {what}")
     if isinstance(value, str) and kind is not str:
