@@ -88,16 +88,17 @@ def make_plan(
     left_out = {"done", "diverged"} | skip_states
     todo = [r for r in everything if states[r.key] not in left_out]
     levels: dict[str, int] = {}
+    keys = {r.key: pack_key(r) for r in todo}
     highest: dict[tuple[Any, ...], int] = {}
     needed = {n.key for r in todo for n in r.needs_runs}
     for run in todo:
         levels[run.key] = 1 + max((levels[n.key] for n in run.needs_runs if n.key in levels), default=-1)
-        highest[pack_key(run)] = max(highest.get(pack_key(run), 0), levels[run.key])
+        highest[keys[run.key]] = max(highest.get(keys[run.key], 0), levels[run.key])
     groups: dict[tuple[Any, ...], list[Run]] = {}
     for run in todo:
         # a run that nobody waits for joins the pack-mates that must come later: one teacher pass instead of two
-        level = levels[run.key] if run.key in needed else highest[pack_key(run)]
-        groups.setdefault((level, *pack_key(run)), []).append(run)
+        level = levels[run.key] if run.key in needed else highest[keys[run.key]]
+        groups.setdefault((level, *keys[run.key]), []).append(run)
     packs: list[Pack] = []
     for group, members in groups.items():
         for part in _cut(members, max_pack, max_seconds, seconds_of):

@@ -160,6 +160,7 @@ class Resolver:
         """imported: `(dataset, network)` -> the checkpoint that teaches instead of a run of ours."""
         self.imported = dict(imported or {})
         self._prepared: dict[Request, tuple[Any, ...]] = {}
+        self._runs: dict[tuple[Request, int], Run] = {}
         self._teachers: dict[tuple[Any, ...], TeacherRef] = {}
 
     def from_order(self, order: Mapping[str, Any]) -> Run:
@@ -249,13 +250,16 @@ class Resolver:
 
     def run(self, request: Request, seed: int) -> Run:
         """The run of a request and a seed. `InputError` for names that do not exist; whether the pair can be done is `skip_reason`'s business."""
+        known = self._runs.get((request, seed))
+        if known is not None:
+            return known
         if request not in self._prepared:
             self._prepared[request] = self._prepare(request)
         recipe, spec, ref, heads, canonical = self._prepared[request]
         r = request
         digest = hashlib.sha256(f"{canonical}|seed={seed}".encode()).hexdigest()[:10]
         key = f"{r.dataset}/{r.protocol}/{r.profile}/{r.teacher}-{r.student}/{spec.name}/seed{seed}-{digest}"
-        return Run(
+        found = self._runs[request, seed] = Run(
             r.dataset,
             r.protocol,
             r.profile,
@@ -271,6 +275,7 @@ class Resolver:
             key,
             r,
         )
+        return found
 
     def imported_run(self, dataset: str, profile: str, ref: TeacherRef, protocol: str) -> Run:
         """The record-to-be of an imported checkpoint: nothing is trained, its top-1 on the test set is measured."""

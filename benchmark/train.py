@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
+import json
 import math
 import threading
 import time
@@ -476,7 +478,6 @@ def teacher_path(ref: TeacherRef, store: Store) -> Path:
 
 def pack_key(run: Run) -> tuple[Any, ...]:
     """Runs with equal pack keys can be trained together: same data, teacher, seed, batches and normalisation."""
-    s = run.settings
     return (
         run.dataset,
         run.recipe.train_images,
@@ -487,10 +488,16 @@ def pack_key(run: Run) -> tuple[Any, ...]:
         run.recipe.drop_last,
         run.recipe.augment,
         run.spec.sampler.name,
-        str(s["normalise"]),
+        _normalisation(run.settings_json),
         run.evaluates is not None,
         run.profile,
     )
+
+
+@functools.lru_cache(maxsize=4096)
+def _normalisation(settings_json: str) -> str:
+    """Runs that differ in their seed alone share their settings, so plans of very many runs parse few of them."""
+    return str(json.loads(settings_json)["normalise"])
 
 
 def _base_predict() -> Any:
