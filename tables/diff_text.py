@@ -72,11 +72,23 @@ def _spread(mean: float | None, std: float | None, assumed: bool) -> str:
     )
 
 
+def _delta_and_band(c: CellDiff) -> tuple[str, str]:
+    """With two decimals; with three where two would show a difference equal to a band that it is not."""
+    if c.delta is None:
+        return "", ""
+    if c.band is None:
+        return f"{c.delta:+.2f}", ""
+    digits = 3 if c.verdict != "agrees" and f"{abs(c.delta):.2f}" == f"{c.band:.2f}" else 2
+    return f"{c.delta:+.{digits}f}", f"{c.band:.{digits}f}"
+
+
 def _row(c: CellDiff, reasons: dict[str, int]) -> list[str]:
     """The texts of `_SHOWN`; a reason or note gets a number that `_below` explains."""
     marks = ""
-    for text in ([c.reason] if c.reason else []) + list(c.notes):
-        marks += f" [{reasons.setdefault(text, len(reasons) + 1)}]"
+    for i in sorted(
+        reasons.setdefault(text, len(reasons) + 1) for text in [*([c.reason] if c.reason else []), *c.notes]
+    ):
+        marks += f" [{i}]"
     ours = _spread(c.ours, c.ours_std, any(a.startswith("std of ours") for a in c.assumed))
     if c.rule == "both" and c.last is not None and c.best is not None:
         ours = f"{c.last:.2f} / {c.best:.2f}"
@@ -94,8 +106,7 @@ def _row(c: CellDiff, reasons: dict[str, int]) -> list[str]:
         else "1*"
         if c.band is not None
         else "?",
-        "" if c.delta is None else f"{c.delta:+.2f}",
-        "" if c.band is None else f"{c.band:.2f}",
+        *_delta_and_band(c),
         f"{MARKS[c.verdict]} {c.verdict}{marks}",
     ]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -43,10 +43,10 @@ class Printed:
 class Prints:
     """All printed top-1 numbers of one data set."""
 
-    def __init__(self, frame: pd.DataFrame, dataset: str) -> None:
-        """frame: with the columns of `results.published.load()`."""
+    def __init__(self, frame: pd.DataFrame, dataset: str, errata: Sequence[Mapping[str, str]] = ()) -> None:
+        """frame: with the columns of `results.published.load()`. errata: rows of `results.published.errata()`, which join the notes."""
         chosen = frame[(frame["dataset"] == dataset) & frame["metric"].isin(TOP1)]
-        self._all = [_printed(r) for r in chosen.to_dict("records")]
+        self._all = [_with_errata(_printed(r), errata) for r in chosen.to_dict("records")]
         self._by_place: dict[tuple[str, str, str, str, str], Printed] = {}
         for p in self._all:
             self._by_place.setdefault((p.paper, p.table, p.teacher, p.student, p.method), p)
@@ -55,7 +55,7 @@ class Prints:
     def read(dataset: str) -> Prints:
         from results import published
 
-        return Prints(published.load(), dataset)
+        return Prints(published.load(), dataset, published.errata())
 
     @property
     def papers(self) -> list[str]:
@@ -94,6 +94,17 @@ def _pairs(cell: Cell) -> list[tuple[str, str]]:
     """The pair, and the ways in which a plain training may stand in the registry without its partner."""
     alone = {"teacher": [(cell.teacher, NONE), (NONE, cell.teacher)], "student": [(NONE, cell.student)]}
     return [(cell.teacher, cell.student), *alone.get(cell.row.method, [])]
+
+
+def _with_errata(number: Printed, errata: Sequence[Mapping[str, str]]) -> Printed:
+    """The number with what is known to be wrong with it: errata of its paper that name its method (or no method, but its pair)."""
+    found = []
+    for e in errata:
+        own = {"paper": number.paper, "teacher": number.teacher, "student": number.student, "method": number.method}
+        narrow = e["method"] or e["teacher"] or e["student"]
+        if narrow and all(not e[k] or e[k] == v for k, v in own.items()):
+            found.append(f"erratum: {e['what']}")
+    return replace(number, note="; ".join(filter(None, [number.note, *found]))) if found else number
 
 
 def _printed(row: Mapping[Any, Any]) -> Printed:

@@ -94,7 +94,7 @@ def _places(results: Sequence[CellResult], rule: str) -> dict[tuple[Row, str, st
 
 def _entry(result: CellResult, place: int, rule: str, reasons: dict[str, int]) -> Entry:
     def note(*texts: str) -> tuple[int, ...]:
-        return tuple(reasons.setdefault(t, len(reasons) + 1) for t in texts if t)
+        return tuple(sorted(reasons.setdefault(t, len(reasons) + 1) for t in texts if t))
 
     if result.cell.missing:
         return Entry(("missing",), notes=note(result.cell.reason))

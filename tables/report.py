@@ -21,12 +21,12 @@ from results.store import Store
 from tables.cells import ON_TEST_SET, column_title, header
 from tables.curves import BAND
 from tables.diff import VERDICTS, CellDiff, diff_table
-from tables.diff_text import MARKS
 from tables.printed import Prints
 from tables.render import PLAIN_ROWS, Entry, lay_out
 from tables.report_details import details
 from tables.report_figures import figures
 from tables.statistics import RULE
+from tables.svg import MARKS
 
 PAGE = Path(__file__).resolve().parent / "page"
 MINUS = "\u2212"
@@ -162,26 +162,27 @@ def _column(teacher: str, student: str) -> str:
 
 
 def _ours(entry: Entry) -> str:
+    notes = entry.flag + (f"<sup>{','.join(map(str, entry.notes))}</sup>" if entry.notes else "")
+    parts = list(entry.parts)
+
     def part(text: str, place: int) -> str:
         mean, sign, spread = text.partition(" ± ")
         mean = {1: f"<b>{_e(mean)}</b>", 2: f"<u>{_e(mean)}</u>"}.get(place, _e(mean))
-        return mean + (f"<small>±{_e(spread)}</small>" if sign else "")
+        return mean + (notes if text == parts[-1] else "") + (f"<small>±{_e(spread)}</small>" if sign else "")
 
-    notes = f"<sup>{','.join(map(str, entry.notes))}</sup>" if entry.notes else ""
-    return entry.text(part, joint=" / ") + entry.flag + notes
+    return entry.text(part, joint="<small>last / best</small>")
 
 
 def _published(d: CellDiff) -> str:
     if d.published is None:
         return '<span class="dim">–</span>'
     std = f"±{d.published_std:.2f}" if d.published_std is not None else ""
-    n = f" n={d.published_n}" if d.published_n is not None and std else ""
-    return f"{d.published:.2f}" + (f"<small>{std}{n}</small>" if std else "")
+    return f"{d.published:.2f}" + (f"<small>{std}</small>" if std else "")
 
 
 def _delta(d: CellDiff) -> str:
     text = "" if d.delta is None else f"{d.delta:+.2f}".replace("-", MINUS)
-    return f'<span class="mark" aria-hidden="true">{MARKS[d.verdict].replace("-", MINUS)}</span> {text}'
+    return f'<span class="mark" aria-hidden="true">{MARKS[d.verdict]}</span> {text}'
 
 
 def _tip(d: CellDiff) -> str:

@@ -18,8 +18,8 @@ FOREST = (
     "Intervals that leave the plot are cut. Faint: not comparable."
 )
 HEAT = (
-    "Regenerated minus published, in percentage points; the mark is the verdict: = agrees, + above, − below, ~ not comparable, "
-    ". missing. Shaded are those that can be compared."
+    "Regenerated minus published, in percentage points; the mark is the verdict: = agrees, ▲ above, ▼ below, ~ not comparable, "
+    "· missing. Shaded are those that can be compared."
 )
 RANKS = (
     "Mean rank by the {epoch} over {pairs} pairs, 1 = best, with a 95% bootstrap interval over the pairs (2000 draws, fixed seed). "
@@ -44,23 +44,26 @@ def figures(e: Expansion, results: Sequence[CellResult], diffs: Sequence[CellDif
     out = f" Left out, for want of a number on some pair: {', '.join(left_out)}." if left_out else ""
     rank_caption = RANKS.format(epoch=epoch, pairs=ranked[0].pairs if ranked else 0) + out
     n = max((r.n for r in results if r.cell.row.method not in PLAIN_ROWS), default=0)
-    return "".join(
+    found = "".join(
         [
-            _fold("Forest plot: regenerated and published with 95% intervals", svg.forest(diffs), FOREST),
+            _fold(
+                "Forest plot: regenerated and published with 95% intervals", svg.forest(diffs), FOREST, "figure wide"
+            ),
             _fold("Heat map of differences", svg.heat_map(diffs), HEAT),
             _fold("Ranks of the methods over the pairs", svg.ranks(ranked), rank_caption),
             _fold("Last versus best epoch", svg.dumbbells(_last_best(results)), LAST_BEST),
             _fold("Cost of each row", svg.bars(_costs(results), "h"), COST),
-            f'<p class="meta">Power: {html.escape(power_note(n))}</p>' if n else "",
         ]
     )
+    power = f'<p class="meta">Power: {html.escape(power_note(n))}</p>' if n else ""
+    return f'<div class="figures">{found}</div>{power}'
 
 
-def _fold(title: str, body: str, caption: str) -> str:
+def _fold(title: str, body: str, caption: str, css: str = "figure") -> str:
     if not body:
         return ""
     return (
-        f'<details class="figure" open><summary>{html.escape(title)}</summary>'
+        f'<details class="{css}" open><summary>{html.escape(title)}</summary>'
         f'<p class="meta">{html.escape(caption)}</p><div class="scroll">{body}</div></details>'
     )
 

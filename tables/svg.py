@@ -7,9 +7,11 @@ import math
 from collections.abc import Sequence
 
 from tables.diff import CellDiff
-from tables.diff_text import MARKS
 from tables.plots import spread
 from tables.statistics import Rank
+
+MARKS = {"agrees": "=", "above": "▲", "below": "▼", "missing": "·", "not comparable": "~"}
+"""The verdicts' marks on the page: a sign beside a signed number would be read as part of it."""
 
 ROW = 18
 LABEL = 150
@@ -131,9 +133,7 @@ def heat_map(diffs: Sequence[CellDiff]) -> str:
         body.append(
             f'<rect x="{x}" y="{y}" width="{width - 2}" height="{height - 2}" class="heat {sign}" style="--share:{share:.3f}"/>'
         )
-        shown = MARKS[d.verdict].replace("-", "\u2212") + (
-            "" if d.delta is None else f" {d.delta:+.2f}".replace("-", "\u2212")
-        )
+        shown = MARKS[d.verdict] + ("" if d.delta is None else f" {d.delta:+.2f}".replace("-", "\u2212"))
         body.append(
             _text(
                 x + width / 2 - 1,
