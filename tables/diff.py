@@ -249,8 +249,11 @@ def to_frame(diffs: Iterable[CellDiff]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[f.name for f in dataclasses.fields(CellDiff)])
 
 
-def format_diff(diffs: Sequence[CellDiff], fmt: str = "plain", color: bool = False) -> str:
-    """The diff as text: `plain` (terminal), `md`, `tex`, `csv` or `json`; the rule stands below the first three, in the last."""
+def format_diff(diffs: Sequence[CellDiff], fmt: str = "plain", color: bool = False, head: bool = True) -> str:
+    """The diff as text: `plain` (terminal), `md`, `tex`, `csv` or `json`; the rule stands below the first three, in the last.
+
+    head: whether title and conditions stand above it (not needed where the table itself was printed before).
+    """
     from tables.diff_text import format_as
 
-    return format_as(diffs, fmt, color)
+    return format_as(diffs, fmt, color, head)

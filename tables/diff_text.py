@@ -22,7 +22,7 @@ _COLORS = {"agrees": "32", "above": "34", "below": "31", "missing": "2", "not co
 _SHOWN = ("method", "pair", "epoch", "ours", "n", "published", "n", "delta", "band", "verdict")
 
 
-def format_as(diffs: Sequence[CellDiff], fmt: str, color: bool) -> str:
+def format_as(diffs: Sequence[CellDiff], fmt: str, color: bool, show_head: bool = True) -> str:
     """See `tables.diff.format_diff`."""
     if fmt not in FORMATS:
         raise unknown("format", fmt, FORMATS)
@@ -32,7 +32,7 @@ def format_as(diffs: Sequence[CellDiff], fmt: str, color: bool) -> str:
         return as_json(diffs)
     reasons: dict[str, int] = {}
     rows = [_row(c, reasons) for c in diffs]
-    head = diffs.head if isinstance(diffs, Diff) else []
+    head = diffs.head if isinstance(diffs, Diff) and show_head else []
     below = _below(diffs, reasons)
     if fmt == "tex":
         return _tex(rows, head, below)

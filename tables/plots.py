@@ -55,8 +55,7 @@ def _grid(
     import matplotlib
 
     low, high = limits
-    colours = matplotlib.colormaps[cmap].copy()
-    colours.set_bad("white")
+    colours = matplotlib.colormaps[cmap].with_extremes(bad="white")
     image = axes.imshow(np.ma.masked_invalid(values), cmap=colours, vmin=low, vmax=high, aspect="auto")
     for i, line in enumerate(texts):
         for j, text in enumerate(line):

@@ -1,0 +1,158 @@
+"""The table as text: golden files, places, marks, and what is not there."""
+
+from __future__ import annotations
+
+import csv
+import io
+import random
+from pathlib import Path
+
+import pytest
+import records_kit as kit
+
+from benchmark import matrix
+from benchmark.errors import InputError
+from benchmark.matrix import Expansion
+from benchmark.runs import Resolver, TeacherRef
+from results.store import Store, load
+from tables import render
+
+GOLDEN = Path(__file__).parent / "golden"
+TEXT = kit.SMALL.replace('label = "SP"', 'label = "SP"\nprotocol = "dlkd"') + (
+    '[[rows]]\nlabel = "CRD"\nmethod = "crd"\nmissing = "comes with another issue"\n'
+)
+
+
+def golden_case(folder: Path) -> tuple[Expansion, list[dict]]:
+    """Every kind of cell: done, incomplete, diverged, not run, missing, both epochs, ties."""
+    e = kit.small(folder, text=TEXT)
+    last = {"teacher": 75.0, "student": 69.0, "kd": 70.5, "at": 70.5, "sp": 71.0}
+    records = []
+    for c in e.cells:
+        for r in c.runs:
+            value = last[c.row.method] + 0.1 * r.seed + (0.4 if c.student == "wrn_16_2" and c.row.method == "at" else 0)
+            if (c.row.method, c.student, r.seed) == ("kd", "wrn_16_2", 2):
+                continue
+            if (c.row.method, c.student) == ("sp", "wrn_16_2"):
+                records.append(kit.record(r, None, status="diverged", reason="loss not finite in stage main, epoch 3"))
+            else:
+                records.append(kit.record(r, round(value, 2), round(value + 0.3, 2)))
+    return e, records
+
+
+@pytest.mark.parametrize("fmt", render.FORMATS)
+def test_golden_text(tmp_path: Path, fmt: str) -> None:
+    e, records = golden_case(tmp_path)
+    frame = kit.as_frame(records)
+    text = render.render(e, frame, fmt).rstrip("\n") + "\n"
+    suffix = {"plain": "txt"}.get(fmt, fmt)
+    assert text == (GOLDEN / f"small.{suffix}").read_text(encoding="utf-8")
+
+
+def test_places(tmp_path: Path) -> None:
+    e, records = golden_case(tmp_path)
+    layout = render.lay_out(e, kit.as_frame(records))
+    places = {
+        (r.label, c[1]): x.place
+        for r, line in zip(layout.rows, layout.entries, strict=True)
+        for c, x in zip(layout.columns, line, strict=True)
+    }
+    assert places["SP", "resnet20"] == 1  # 71.1, in the last epoch, the table's rule
+    assert places["KD", "resnet20"] == places["AT", "resnet20"] == 2  # a tie shares the place
+    assert places["AT", "wrn_16_2"] == 1 and places["KD", "wrn_16_2"] == 2
+    assert places["Teacher", "resnet20"] == places["Student", "resnet20"] == places["CRD", "resnet20"] == 0
+
+
+def test_nobody_wins_alone(tmp_path: Path) -> None:
+    e = kit.small(tmp_path)
+    only = [kit.record(r, 70.0) for c in e.cells if c.row.method in ("kd", "student") for r in c.runs]
+    assert all(x.place == 0 for line in render.lay_out(e, kit.as_frame(only)).entries for x in line)
+
+
+def test_the_rule_that_orders_follows_the_protocol(tmp_path: Path) -> None:
+    for protocol, winner in (("crd", "KD"), ("sskd", "AT"), ("dlkd", "KD")):
+        e = kit.small(tmp_path, text=kit.SMALL.replace('protocol = "crd"', f'protocol = "{protocol}"'))
+        numbers = {"kd": (71.0, 71.1), "at": (70.0, 72.0), "sp": (69.0, 70.0)}
+        records = [kit.record(r, *numbers[c.row.method]) for c in e.cells if c.row.method in numbers for r in c.runs]
+        layout = render.lay_out(e, kit.as_frame(records))
+        best = [r.label for r, line in zip(layout.rows, layout.entries, strict=True) if line[0].place == 1]
+        assert best == [winner], protocol
+
+
+def test_quick_is_loud_in_every_text(tmp_path: Path) -> None:
+    e = kit.small(tmp_path, profile="quick")
+    frame = kit.as_frame([kit.record(r, 70.0) for c in e.cells for r in c.runs])
+    for fmt in ("plain", "md", "tex"):
+        assert "mean only that it works" in render.render(e, frame, fmt), fmt
+    assert "quick" in render.render(e, frame, "csv")
+    assert "mean only" not in render.render(kit.small(tmp_path), frame, "md").split("\n\n")[1]
+
+
+@pytest.mark.parametrize("protocol", ["crd", "sskd", "dlkd"])
+def test_best_is_said_to_be_chosen_on_the_test_set(tmp_path: Path, protocol: str) -> None:
+    e = kit.small(tmp_path, text=kit.SMALL.replace('protocol = "crd"', f'protocol = "{protocol}"'))
+    frame = kit.as_frame([kit.record(r, 70.0, 71.0) for c in e.cells for r in c.runs])
+    for fmt in ("plain", "md", "tex"):
+        assert "chosen on the test set" in " ".join(render.render(e, frame, fmt).split())
+    rows = list(csv.DictReader(io.StringIO(render.render(e, frame, "csv"))))
+    assert rows[4]["best_on_test_set_mean"] == "71.0000" and rows[4]["last_mean"] == "70.0000"
+    assert rows[4]["mean"] == {"crd": "70.0000", "sskd": "71.0000", "dlkd": ""}[protocol]
+
+
+def test_conditions_of_mixed_records_are_told(tmp_path: Path) -> None:
+    e = kit.small(tmp_path)
+    records = [
+        kit.record(r, 70.0, **({"device": "cuda", "precision": "bf16"} if r.seed else {}))
+        for c in e.cells
+        for r in c.runs
+    ]
+    text = render.render(e, kit.as_frame(records), "plain")
+    assert "cpu, fp32 (10 runs); cuda, bf16 (16 runs)" in text
+    assert "conditions: no records yet; 0 of 26 runs" in render.render(e, kit.as_frame([]), "plain")
+
+
+def test_imported_and_reference_flags(tmp_path: Path) -> None:
+    from results.store import frame as frame_of
+
+    resolver = Resolver({("cifar100", "resnet56"): TeacherRef("resnet56", weights="abcdef0123456789", path="x.pth")})
+    e = matrix.expand(kit.small_table(tmp_path), "paper", resolver)
+    text = render.render(e, frame_of([kit.record(r, 70.0) for c in e.cells for r in c.runs], "reference"), "md")
+    assert (
+        "70.00†‡" in text
+        and "‡ an imported checkpoint, measured here: resnet56 (abcdef0123)" in text
+        and "† reference records" in text
+    )
+
+
+def test_state_of_what_is_not_done(tmp_path: Path) -> None:
+    e = kit.small(tmp_path)
+    store = Store(tmp_path / "runs")
+    first = e.cells[4].runs
+    for r in first:
+        store.write_failure(r.key, "RuntimeError: no", "", "")
+    text = render.render(e, load(store.folder), "md", store=store)
+    assert "(failed) <sup>1</sup>" in text and "<sup>1</sup> RuntimeError: no" in text and "(not run)" in text
+
+
+def test_order_of_records_changes_nothing(tmp_path: Path) -> None:
+    e, records = golden_case(tmp_path)
+    expected = [render.render(e, kit.as_frame(records), fmt) for fmt in render.FORMATS]
+    random.Random(3).shuffle(records)
+    assert [render.render(e, kit.as_frame(records).iloc[::-1], fmt) for fmt in render.FORMATS] == expected
+
+
+def test_files_and_alias(tmp_path: Path) -> None:
+    e, records = golden_case(tmp_path)
+    paths = render.write_all(e, kit.as_frame(records), tmp_path / "out", alias="table1")
+    names = {p.name for p in (tmp_path / "out").iterdir()}
+    assert (
+        names == {f"{stem}.{s}" for stem in ("small-paper", "table1") for s in render.FILES} == {p.name for p in paths}
+    )
+    for s in render.FILES:
+        assert (tmp_path / "out" / f"small-paper.{s}").read_bytes() == (tmp_path / "out" / f"table1.{s}").read_bytes()
+    assert (tmp_path / "out" / "table1.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_unknown_format(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="unknown format 'pdf'; allowed: plain, md, tex, csv"):
+        render.render(kit.small(tmp_path), kit.as_frame([]), "pdf")
