@@ -10,7 +10,7 @@ import pandas as pd
 from benchmark.matrix import Expansion
 from results.store import Store
 from tables.cells import CellResult, RunResult, number, rank_rule
-from tables.curves import cell_curves, comparable_epochs, compare
+from tables.curves import cell_curves, comparable_epochs, compare, strange
 from tables.diff import CellDiff
 from tables.render import PLAIN_ROWS
 from tables.statistics import Paired, paired
@@ -72,15 +72,13 @@ def _run_details(key: str, x: RunResult, store: Store, theirs: Mapping[str, pd.D
     if curve is not None:
         found["curve"] = _thin(curve)
         epochs, reason = comparable_epochs(x.run) if theirs else (0, "")
-        found["curve_verdicts"] = [
-            {
-                "run": name,
-                "verdict": "not comparable" if reason else compare(curve, other, epochs)[0],
-                "epochs": epochs,
-                "reason": reason,
-            }
-            for name, other in theirs.items()
-        ]
+        found["curve_verdicts"] = []
+        for name, other in theirs.items():
+            why = reason or strange(other, x.run.protocol)
+            verdict = "not comparable" if why else compare(curve, other, epochs)[0]
+            found["curve_verdicts"].append(
+                {"run": name, "verdict": verdict, "epochs": 0 if why else epochs, "reason": why}
+            )
     return found
 
 
