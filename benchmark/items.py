@@ -229,6 +229,8 @@ class Item:
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         self.optimizer.step()
+        if main:
+            self.objective.after_step()
         correct = None
         if main and self.student is not None:
             z = students["normal"].logits

@@ -91,7 +91,8 @@ PROTOCOLS: dict[str, Protocol] = {
 class Profile:
     """How much of a protocol is done. epochs: of a 240-epoch schedule, other lengths in proportion (None: as published);
     train_images: only so many training images (None: all); dataset: replaces the table's data set (None: the table's);
-    seeds: replaces the table's number of seeds."""
+    seeds: replaces the table's number of seeds; batch_size: replaces the protocol's (so few images need small batches: with 64 the
+    batch norms' running statistics would not get near those of the data)."""
 
     name: str
     title: str
@@ -100,6 +101,7 @@ class Profile:
     test_images: int | None = None
     dataset: str | None = None
     seeds: int | None = None
+    batch_size: int | None = None
 
 
 PROFILES: dict[str, Profile] = {
@@ -109,11 +111,12 @@ PROFILES: dict[str, Profile] = {
         Profile("short", "15 epochs of the real data, milestones in proportion", epochs=15, seeds=1),
         Profile(
             "quick",
-            "miniature on scikit-learn's digits: 512 images, 2 epochs, 1 seed; its numbers mean only that it works",
+            "miniature on scikit-learn's digits: 512 images, 2 epochs of batch 16, 1 seed; its numbers mean only that it works",
             epochs=2,
             train_images=512,
             dataset="digits",
             seeds=1,
+            batch_size=16,
         ),
     )
 }
@@ -230,7 +233,7 @@ def resolve(
         milestones=tuple(scaled(m, epochs, p.epochs) for m in p.milestones),
         published_epochs=p.epochs,
         decay=p.decay,
-        batch_size=p.batch_size,
+        batch_size=profile.batch_size or p.batch_size,
         lr=lr,
         momentum=p.momentum,
         weight_decay=p.weight_decay,

@@ -306,6 +306,11 @@ class Objective(nn.Module):
             raise InputError(f"'{self.spec.name}': every term has weight 0; allowed: at least one that is not")
         return total, terms
 
+    @torch.no_grad()
+    def after_step(self) -> None:
+        for m in self:
+            m.after_step()
+
     def predict(self, features: Features) -> Tensor:
         for m in self:
             if (logits := m.predict(features)) is not None:

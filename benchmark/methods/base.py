@@ -9,7 +9,7 @@ of any method; it asks these questions:
     init_needs(config), init_...     the same for the stage before epoch 1, where there is one
     weights()                        the weight of each term of the loss
     loss(step)                       the terms, unweighted; the total is  ce * CE + sum of weight * term
-    start_epoch(epoch)               a place for schedules (warm-up, curricula)
+    start_epoch(epoch), after_step() places for schedules (warm-up, curricula) and for updates of memory
 
 To add a method, put one file beside this one (CONTRIBUTING.md has a worked example). Nothing has to be registered.
 """
@@ -217,6 +217,10 @@ class Method(nn.Module):
 
     def start_epoch(self, epoch: int) -> None:
         """Called before each epoch of the main stage (counted from 1); the place for schedules. Must depend on `epoch` alone."""
+
+    def after_step(self) -> None:
+        """Called after each optimiser step of the main stage, without gradients; the place for what must not change before the backward
+        pass has read it (memory banks)."""
 
     # --- the initialisation stage (only with init_epochs > 0) --------------------------------------------------------------
 

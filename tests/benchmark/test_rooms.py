@@ -39,7 +39,7 @@ def test_imports_run_one_way(room: str) -> None:
 def test_the_trainer_names_no_method() -> None:
     from benchmark import methods
 
-    names = {n for n in methods.names()} - {
+    names = set(methods.names()) - {
         "at",
         "ft",
         "ab",

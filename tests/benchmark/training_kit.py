@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import models
 import torch
+
+import models
 from benchmark.execution import Execution
 from benchmark.runs import Request, Resolver, Run
 from benchmark.train import Options, Outcome, train_pack

@@ -7,7 +7,19 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kit import batches, build, fake_features, gradients, make_site, make_step, no_sync, poisoned, real_step, site_for, tiny_info
+from kit import (
+    batches,
+    build,
+    fake_features,
+    gradients,
+    make_site,
+    make_step,
+    no_sync,
+    poisoned,
+    real_step,
+    site_for,
+    tiny_info,
+)
 from torch import Tensor, nn
 
 from benchmark import methods

@@ -1,0 +1,91 @@
+"""AB: the student first learns which of the teacher's neurons are active, then the task alone.
+
+Initialisation stage (30 epochs), over the pre-activations s (student, through a connector) and t (teacher) of each stage:
+
+    L_init = 3/1000 * sum_i 2^(i-n+1) * (1/B) * sum over elements of
+             (s + m)^2 [s > -m and t <= 0] + (s - m)^2 [s <= m and t > 0],      margin m = 1, i = 0 .. n-1
+
+so the last stage has weight 1, the one before 1/2, and so on. Main stage: nothing (plain cross-entropy). The benchmark's scripts pass
+`-b 1` for the main stage, where the code then sets the loss to 0; there is no such weight here. The connector is a convolution and a
+batch norm (FitNet's regressor without its ReLU) where channels or size differ, else the identity. The stage trains the student's stem
+and stages and the connectors, in train mode, by a fresh SGD at the student's constant learning rate; all else stays untrained.
+
+Heo, Lee, Yun, Choi: Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons. AAAI 2019, arXiv 1811.03233.
+Constants: RepDistiller distiller_zoo/AB.py, helper/pretrain.py, train_student.py (`--distill abound`, 30 epochs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.methods._common import cannot_regress, known, pairs_of_stages, regressor
+from benchmark.methods.base import Method, MethodConfig, Needs, Site, Step, Terms, param
+
+if TYPE_CHECKING:
+    from models import NetInfo, Network
+
+
+def boundary_loss(student: Tensor, teacher: Tensor, margin: float) -> Tensor:
+    """Sum over all elements of the squared distance to the margin on the side where the teacher is. Same shapes -> scalar."""
+    inactive = (student + margin).square() * ((student > -margin) & (teacher <= 0))
+    active = (student - margin).square() * ((student <= margin) & (teacher > 0))
+    return (inactive + active).sum()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ABConfig(MethodConfig):
+    init_weight: float = param(0.003, "factor of the initialisation loss", "RepDistiller helper/pretrain.py, loss / bsz / 1000 * 3")
+    margin: float = param(1.0, "margin m of the activation boundary", "RepDistiller distiller_zoo/AB.py, margin 1.0")
+
+
+class AB(Method):
+    name = "ab"
+    title = "AB"
+    formula = "initialisation: margin loss on the signs of pre-activations, 3/1000 sum_i 2^(i-n+1) L_i / B; then CE alone"
+    paper = "Heo et al., Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons, AAAI 2019"
+    bibtex = """@inproceedings{heo2019knowledge,
+  title     = {Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons},
+  author    = {Heo, Byeongho and Lee, Minsik and Yun, Sangdoo and Choi, Jin Young},
+  booktitle = {AAAI Conference on Artificial Intelligence},
+  year      = {2019}
+}"""
+    init_epochs = 30
+    Config = ABConfig
+
+    @classmethod
+    def skip(cls, config: ABConfig, student: NetInfo | None, teacher: NetInfo | None) -> str | None:
+        if student is None or teacher is None:
+            return None
+        for s, t in pairs_of_stages(student.stage_shapes, teacher.stage_shapes):
+            if s != t and (reason := cannot_regress(s, t)):
+                return f"AB has {reason}"
+        return None
+
+    @classmethod
+    def init_needs(cls, config: ABConfig) -> Needs:
+        return Needs.of("preacts", "preacts")
+
+    def __init__(self, config: ABConfig, site: Site) -> None:
+        super().__init__(config, site)
+        student, teacher = known(site.student, site.teacher)
+        pairs = pairs_of_stages(student.stage_shapes, teacher.stage_shapes)
+        self.connectors = nn.ModuleList(nn.Identity() if s == t else regressor(s, t, relu=False) for s, t in pairs)
+
+    def init_modules(self, student: Network | None) -> Iterable[nn.Module]:
+        return [*(student.feature_modules() if student is not None else ()), self.connectors]
+
+    def init_loss(self, step: Step) -> Terms:
+        n = len(self.connectors)
+        losses = []
+        for i, (connector, s, t) in enumerate(zip(self.connectors, step.student.preacts, step.teacher.preacts, strict=False)):
+            losses.append(2.0 ** (i - n + 1) * boundary_loss(connector(s), t, self.config.margin))
+        return {"ab": self.config.init_weight * torch.stack(losses).sum() / len(step.labels)}
+
+    def after_init(self) -> None:
+        """The connectors have done their work: without gradients they are left out of the main stage's optimiser."""
+        self.connectors.requires_grad_(False)

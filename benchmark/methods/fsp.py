@@ -1,0 +1,82 @@
+"""FSP: the student first learns the teacher's flow between layers, then the task alone.
+
+Initialisation stage (30 epochs), over consecutive maps (stem and stages) of each network:
+
+    L_init = sum_i mean((G_i(student) - G_i(teacher))^2),      G_i = (1 / HW) sum over positions of F_i F_{i+1}^T
+
+F_i and F_{i+1} are brought to the smaller of their two sizes by average pooling. Main stage: nothing (plain cross-entropy); the
+benchmark's scripts pass `-b 50` for it, which has no effect. The matrices of both networks must have the same shape: equal channel
+counts of every map, so every pair of different architectures, and wrn_40_2 -> wrn_40_1, is N/A.
+
+Yim, Joo, Bae, Kim: A Gift from Knowledge Distillation. CVPR 2017.
+Constants: RepDistiller distiller_zoo/FSP.py, helper/pretrain.py, train_student.py (30 epochs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmark.methods._common import match_spatial
+from benchmark.methods.base import Method, MethodConfig, Needs, Step, Terms, param
+
+if TYPE_CHECKING:
+    from models import NetInfo, Network
+
+
+def flow(first: Tensor, second: Tensor) -> Tensor:
+    """The FSP matrix of two maps `[B, C, H, W]`, `[B, D, h, w]` -> `[B, C, D]`."""
+    first, second = match_spatial(first, second)
+    positions = first.shape[-1] * first.shape[-2]
+    return torch.bmm(first.flatten(2), second.flatten(2).transpose(1, 2)) / positions
+
+
+def flow_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """Sum over consecutive maps of the mean squared difference of the FSP matrices."""
+    pairs = zip(student, student[1:], teacher, teacher[1:], strict=False)
+    return torch.stack([F.mse_loss(flow(a, b), flow(c, d)) for a, b, c, d in pairs]).sum()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FSPConfig(MethodConfig):
+    init_weight: float = param(1.0, "factor of the initialisation loss", "RepDistiller helper/pretrain.py, unweighted sum")
+
+
+class FSP(Method):
+    name = "fsp"
+    title = "FSP"
+    formula = "initialisation: sum_i MSE(G_i^s, G_i^t), G_i = F_i F_{i+1}^T / HW; then CE alone"
+    paper = "Yim et al., A Gift from Knowledge Distillation, CVPR 2017"
+    bibtex = """@inproceedings{yim2017gift,
+  title     = {A Gift from Knowledge Distillation: Fast Optimization, Network Minimization and Transfer Learning},
+  author    = {Yim, Junho and Joo, Donggyu and Bae, Jihoon and Kim, Junmo},
+  booktitle = {IEEE Conference on Computer Vision and Pattern Recognition},
+  year      = {2017}
+}"""
+    init_epochs = 30
+    Config = FSPConfig
+
+    @classmethod
+    def skip(cls, config: FSPConfig, student: NetInfo | None, teacher: NetInfo | None) -> str | None:
+        if student is None or teacher is None:
+            return None
+        counts = [[shape[0] for shape in (info.stem_shape, *info.stage_shapes)] for info in (student, teacher)]
+        if counts[0] == counts[1]:
+            return None
+        mine, theirs = ("-".join(map(str, c)) for c in counts)
+        return f"FSP needs equal channel counts: {student.name} has {mine}, {teacher.name} has {theirs}"
+
+    @classmethod
+    def init_needs(cls, config: FSPConfig) -> Needs:
+        return Needs.of("stem stages", "stem stages")
+
+    def init_modules(self, student: Network | None) -> Iterable[nn.Module]:
+        return [] if student is None else student.feature_modules()
+
+    def init_loss(self, step: Step) -> Terms:
+        return {"fsp": self.config.init_weight * flow_loss(step.student.maps, step.teacher.maps)}

@@ -1,0 +1,107 @@
+"""FT: factors of the teacher's last map, found by a paraphraser, are taught to a translator on the student's.
+
+Initialisation stage (30 epochs): the paraphraser, a convolutional auto-encoder of the teacher's last stage map with factors of
+k * C_t channels, is trained by the mean squared error of its reconstruction. No student pass is made. Then, with it frozen:
+
+    L = ce * CE + weight * mean |Q(T(F_s)) - Q(P(F_t))|,      Q(F) = l2norm(vec(mean over channels of F^2))
+
+P: the paraphraser's encoder; T: the translator, the same encoder from the student's channels, with batch norms, trained with the
+student. The larger factor is average-pooled to the smaller's size. Encoder: three 3x3 convolutions (C -> C -> kC -> kC), each with a
+LeakyReLU of slope 0.1; the decoder mirrors it by transposed convolutions, with a LeakyReLU after the last too.
+
+Kim, Park, Kwak: Paraphrasing Complex Network: Network Compression via Factor Transfer. NeurIPS 2018, arXiv 1802.04977.
+Constants: RepDistiller distiller_zoo/FT.py, models/util.py (Paraphraser, Translator), train_student.py (`--distill factor -b 200`,
+30 epochs; the stage's learning rate is 0.01 when the student is a resnet or wrn, else the student's).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmark.methods._common import attention, known, match_spatial
+from benchmark.methods.base import Method, MethodConfig, Needs, Site, Step, Terms, param
+
+if TYPE_CHECKING:
+    from models import Network
+
+SLOPE = 0.1
+
+
+def encoder(channels: int, factors: int, *, normed: bool) -> nn.Sequential:
+    """Three 3x3 convolutions from `channels` to `factors`; `normed` puts a batch norm after each."""
+    layers: list[nn.Module] = []
+    for c_in, c_out in ((channels, channels), (channels, factors), (factors, factors)):
+        layers += [nn.Conv2d(c_in, c_out, 3, padding=1), *([nn.BatchNorm2d(c_out)] if normed else []), nn.LeakyReLU(SLOPE)]
+    return nn.Sequential(*layers)
+
+
+def decoder(channels: int, factors: int) -> nn.Sequential:
+    """Three transposed 3x3 convolutions back from `factors` to `channels`."""
+    layers: list[nn.Module] = []
+    for c_in, c_out in ((factors, factors), (factors, channels), (channels, channels)):
+        layers += [nn.ConvTranspose2d(c_in, c_out, 3, padding=1), nn.LeakyReLU(SLOPE)]
+    return nn.Sequential(*layers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FTConfig(MethodConfig):
+    weight: float = param(200.0, "weight of the factor term", "RepDistiller run_cifar_distill.sh --distill factor -b 200")
+    k: float = param(0.5, "factor channels as a part of the teacher's", "RepDistiller models/util.py, k = 0.5")
+    init_lr: float = param(0.01, "learning rate of the paraphraser for resnet and wrn students", "RepDistiller train_student.py")
+
+
+class FT(Method):
+    name = "ft"
+    title = "FT"
+    formula = "initialisation: paraphraser (auto-encoder of F_t); then CE + 200 mean|Q(T(F_s)) - Q(P(F_t))|"
+    paper = "Kim et al., Paraphrasing Complex Network: Network Compression via Factor Transfer, NeurIPS 2018"
+    bibtex = """@inproceedings{kim2018paraphrasing,
+  title     = {Paraphrasing Complex Network: Network Compression via Factor Transfer},
+  author    = {Kim, Jangho and Park, SeongUk and Kwak, Nojun},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2018}
+}"""
+    init_epochs = 30
+    Config = FTConfig
+
+    @classmethod
+    def needs(cls, config: FTConfig) -> Needs:
+        return Needs.of("stages logits", "stages")
+
+    @classmethod
+    def init_needs(cls, config: FTConfig) -> Needs:
+        return Needs.of("", "stages")
+
+    def __init__(self, config: FTConfig, site: Site) -> None:
+        super().__init__(config, site)
+        student, teacher = known(site.student, site.teacher)
+        c_s, c_t = student.stage_shapes[-1][0], teacher.stage_shapes[-1][0]
+        factors = max(1, int(c_t * config.k))
+        self.paraphraser = nn.ModuleDict({"encoder": encoder(c_t, factors, normed=False), "decoder": decoder(c_t, factors)})
+        self.translator = encoder(c_s, factors, normed=True)
+
+    def init_modules(self, student: Network | None) -> Iterable[nn.Module]:
+        return [self.paraphraser]
+
+    def init_lr(self, student_name: str, lr: float) -> float:
+        return float(self.config.init_lr) if student_name.startswith(("resnet", "wrn")) else lr
+
+    def init_loss(self, step: Step) -> Terms:
+        f_t = step.teacher.stages[-1]
+        return {"ft_reconstruction": F.mse_loss(self.paraphraser["decoder"](self.paraphraser["encoder"](f_t)), f_t)}
+
+    def after_init(self) -> None:
+        self.paraphraser.requires_grad_(False)
+
+    def loss(self, step: Step) -> Terms:
+        if not self.active("ft"):
+            return {}
+        factor_s: Tensor = self.translator(step.student.stages[-1])
+        factor_t: Tensor = self.paraphraser["encoder"](step.teacher.stages[-1])
+        a, b = match_spatial(factor_s, factor_t)
+        return {"ft": (attention(a) - attention(b)).abs().mean()}

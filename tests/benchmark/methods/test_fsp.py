@@ -1,0 +1,60 @@
+"""FSP's initialisation loss against its formula in plain loops; N/A with a reason where channels differ."""
+
+import pytest
+import torch
+from kit import build, fake_features, make_site, make_step, pooled, tiny_info
+
+import models
+from benchmark import methods
+
+SITE = make_site(tiny_info(((3, 4, 4), (4, 2, 2))), tiny_info(((3, 8, 8), (4, 2, 2)), stem=(2, 8, 8)))
+
+
+def matrix(first, second):
+    """G[c][d] = mean over positions of first[c] * second[d], both pooled to the smaller size."""
+    size = min(len(first[0]), len(second[0]))
+    first, second = ([pooled(p, size, size) if len(p) > size else p for p in maps] for maps in (first, second))
+    return [
+        [sum(a[y][x] * b[y][x] for y in range(size) for x in range(size)) / size**2 for b in second] for a in first
+    ]
+
+
+def plain(student, teacher):
+    total = 0.0
+    for i in range(len(student) - 1):
+        terms = []
+        for n in range(len(student[0])):
+            g_s, g_t = (matrix(f[i][n].tolist(), f[i + 1][n].tolist()) for f in (student, teacher))
+            terms += [(a - b) ** 2 for row_s, row_t in zip(g_s, g_t, strict=True) for a, b in zip(row_s, row_t, strict=True)]
+        total += sum(terms) / len(terms)
+    return total
+
+
+def test_value():
+    student, teacher = fake_features(SITE.student, 4), fake_features(SITE.teacher, 4, seed=1)
+    found = build("fsp", SITE).init_loss(make_step(SITE, student, teacher))["fsp"]
+    assert found.item() == pytest.approx(plain(student.maps, teacher.maps), rel=1e-12)
+
+
+def test_gradients_reach_stem_and_stages():
+    student = fake_features(SITE.student, requires_grad=True)
+    build("fsp", SITE).init_loss(make_step(SITE, student, fake_features(SITE.teacher, seed=1)))["fsp"].backward()
+    assert all(m.grad is not None and bool(m.grad.any()) for m in student.maps)
+    assert student.embedding.grad is None and student.logits.grad is None
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "can"),
+    [
+        ("wrn_40_2", "wrn_16_2", True), ("resnet56", "resnet20", True), ("vgg13", "vgg8", True), ("resnet32x4", "resnet8x4", True),
+        ("wrn_40_2", "wrn_40_1", False), ("vgg13", "MobileNetV2", False), ("ResNet50", "vgg8", False), ("wrn_40_2", "ShuffleV1", False),
+    ],
+)  # fmt: skip
+def test_unequal_channels_are_answered_by_a_reason(teacher, student, can):
+    reason = methods.parse("fsp").skip(models.info(student, 100), models.info(teacher, 100))
+    assert (reason is None) == can and (can or "equal channel counts" in reason)
+
+
+def test_the_main_stage_has_no_term_and_needs_no_teacher():
+    assert build("fsp", SITE, dtype=torch.float64).loss(make_step(SITE, fake_features(SITE.student), fake_features(SITE.teacher))) == {}
+    assert not methods.parse("fsp").needs().passes

@@ -1,0 +1,75 @@
+"""FT against its formula in plain loops: the reconstruction of its first stage, the factor distance of its second."""
+
+import math
+
+import pytest
+import torch
+from kit import build, fake_features, gradients, make_site, make_step, pooled, tiny_info
+
+from benchmark import methods
+
+SITE = make_site(tiny_info(((3, 4, 4), (3, 4, 4))), tiny_info(((2, 4, 4), (6, 2, 2))))
+
+
+def factor(maps):
+    """mean over channels of the square, flattened, L2-normalised."""
+    size = len(maps[0])
+    flat = [sum(c[y][x] ** 2 for c in maps) / len(maps) for y in range(size) for x in range(size)]
+    norm = math.sqrt(sum(v * v for v in flat))
+    return [v / norm for v in flat]
+
+
+def test_value_of_the_main_stage():
+    method = build("ft", SITE)
+    student, teacher = fake_features(SITE.student, 4), fake_features(SITE.teacher, 4, seed=1)
+    found = method.loss(make_step(SITE, student, teacher))["ft"]
+    f_s = method.translator(student.stages[-1]).tolist()
+    f_t = method.paraphraser["encoder"](teacher.stages[-1]).tolist()
+    differences = []
+    for image_s, image_t in zip(f_s, f_t, strict=True):
+        a = factor([pooled(plane, 2, 2) for plane in image_s])
+        differences += [abs(x - y) for x, y in zip(a, factor(image_t), strict=True)]
+    assert found.item() == pytest.approx(sum(differences) / len(differences), rel=1e-12)
+
+
+def test_value_of_the_initialisation_stage():
+    method = build("ft", SITE)
+    teacher = fake_features(SITE.teacher, 4, seed=1)
+    found = method.init_loss(make_step(SITE, None, teacher))["ft_reconstruction"]
+    rebuilt = method.paraphraser["decoder"](method.paraphraser["encoder"](teacher.stages[-1]))
+    pairs = list(zip(rebuilt.flatten().tolist(), teacher.stages[-1].flatten().tolist(), strict=True))
+    assert found.item() == pytest.approx(sum((a - b) ** 2 for a, b in pairs) / len(pairs), rel=1e-12)
+
+
+def test_the_paraphraser_is_as_described():
+    method = build("ft", SITE)
+    shapes = [tuple(m.weight.shape) for m in method.paraphraser.modules() if hasattr(m, "weight")]
+    assert shapes == [(6, 6, 3, 3), (3, 6, 3, 3), (3, 3, 3, 3), (3, 3, 3, 3), (3, 6, 3, 3), (6, 6, 3, 3)]
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in method.paraphraser.modules())
+    assert sum(isinstance(m, torch.nn.BatchNorm2d) for m in method.translator.modules()) == 3
+    assert all(m.negative_slope == 0.1 for m in method.modules() if isinstance(m, torch.nn.LeakyReLU))
+
+
+def test_gradients():
+    method = build("ft", SITE)
+    method.init_loss(make_step(SITE, None, fake_features(SITE.teacher, seed=1)))["ft_reconstruction"].backward()
+    assert all(p.grad is not None for p in method.paraphraser.parameters())
+    assert all(p.grad is None for p in method.translator.parameters())
+    assert list(method.init_modules(None)) == [method.paraphraser]
+    method.after_init()
+    method.zero_grad()
+    student = fake_features(SITE.student, requires_grad=True)
+    loss = method.loss(make_step(SITE, student, fake_features(SITE.teacher, seed=1)))["ft"]
+    assert gradients(loss, student) == {"stem": False, "stages": True, "preacts": False, "embedding": False, "logits": False}
+    loss.backward()
+    assert all(p.grad is None and not p.requires_grad for p in method.paraphraser.parameters())
+    assert any(p.grad is not None and bool(p.grad.any()) for p in method.translator.parameters())
+
+
+def test_settings():
+    method = build("ft", SITE)
+    assert [method.init_lr(n, 0.05) for n in ("resnet20", "wrn_16_2", "vgg8")] == [0.01, 0.01, 0.05]
+    assert method.init_lr("ShuffleV1", 0.01) == 0.01
+    assert not methods.get("ft").init_needs(method.config).student, "the paraphraser needs no student pass"
+    step = make_step(SITE, fake_features(SITE.student), fake_features(SITE.teacher))
+    assert build("ft", SITE, weight=0.0).loss(step) == {}
