@@ -87,7 +87,15 @@ class Prints:
             if p.paper == paper and p.method in names and (p.teacher, p.student) in pairs and p.value is not None
         ]
         found.sort(key=lambda p: (names.index(p.method), "cop" in p.origin or "from" in p.origin))
-        return found[0] if found else None
+        return self._with_rule_of_its_origin(found[0]) if found else None
+
+    def _with_rule_of_its_origin(self, number: Printed) -> Printed:
+        """A copied number was reported by the rule of the table that it comes from."""
+        paper, _, table = number.origin.removeprefix("copied from ").partition("/")
+        original = self._by_place.get((paper, table, number.teacher, number.student, number.method))
+        if number.rule in ("last", "best") or original is None:
+            return number
+        return replace(number, rule=original.rule)
 
 
 def _pairs(cell: Cell) -> list[tuple[str, str]]:
