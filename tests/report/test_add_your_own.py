@@ -1,0 +1,55 @@
+"""docs/add-your-own.md, executed: its three files, its five commands; both the method and the printed numbers end in the report."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs" / "add-your-own.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("own")
+    blocks = re.findall(r"```\w+\n# (\S+)\n(.*?)```", TEXT, re.DOTALL)
+    assert [name for name, _ in blocks] == ["methods/mse.py", "published/mypaper/table1.csv", "mytable.toml"]
+    for name, content in blocks:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, encoding="utf-8")
+    return folder
+
+
+def test_both_end_in_the_report(place: Path) -> None:
+    shell = re.findall(r"^    (export .*|python .*)$", TEXT, re.MULTILINE)
+    exported = dict(word.split("=") for word in shell[0].split()[1:])
+    environment = {
+        **os.environ,
+        **exported,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "RESULTS": str(place / "runs"),
+        "DEVICE": "cpu",
+    }
+    outputs = []
+    for line in shell[1:]:
+        command = [sys.executable, *line.split()[1:]]
+        done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+        outputs.append(done.stdout)
+    validated, _, difference, _ = outputs
+    assert validated == ""
+    assert re.search(
+        r"MSE \(ours\) +resnet14:resnet8 +last +\d+\.\d+ +1/1 +60\.90 ± 0\.25 +3 +~ not comparable", difference
+    )
+    page = (place / "report" / "index.html").read_text(encoding="utf-8")
+    assert "Our table" in page and 'title="mse, protocol crd"' in page
+    assert re.search(r'data-pair="resnet14:resnet8">60\.90<small>±0\.25', page)
+    assert re.search(r'"label":"MSE \(ours\)","method":"mse".*?"last":"\d+\.\d+"', page)
+    assert '"method.components.mse.weight":0.1' in page
