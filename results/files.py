@@ -54,10 +54,11 @@ def write_json(path: Path, value: Any) -> None:
         f.write(text + "\n")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path | str) -> Any:
     """The content of a JSON file, or None if there is no file. Raises `ValueError` for a damaged one."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with open(path, "rb") as f:
+            return json.loads(f.read())
     except (FileNotFoundError, NotADirectoryError):
         return None
 
@@ -132,7 +133,8 @@ class Claim:
     def holder(path: Path) -> dict[str, Any] | None:
         """Who holds the claim, if he lives: on this machine his process is looked at, elsewhere the heartbeat's age."""
         try:
-            age = _now(path.parent) - path.stat().st_mtime
+            beat = path.stat().st_mtime  # first: most runs have no claim, and their folders need no probe of the clock
+            age = _now(path.parent) - beat
             who: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None

@@ -78,7 +78,7 @@ class Store:
     def record(self, key: str) -> dict[str, Any] | None:
         """The record of a finished run, None if it is not finished. A damaged record counts as none (it is named by `load`)."""
         try:
-            found = read_json(self.path(key) / "record.json")
+            found = read_json(f"{self.folder}/{key}/record.json")
         except ValueError:
             return None
         return found if not problems(found, key) else None
@@ -135,6 +135,8 @@ class Store:
 
     def state(self, key: str) -> str:
         """`done`, `diverged`, `running`, `failed`, `started` (has a checkpoint, nobody works on it) or `absent`."""
+        if not os.path.isdir(f"{self.folder}/{key}"):  # strings are faster than paths, and `status` asks for very many
+            return "absent"
         record = self.record(key)
         if record is not None:
             return str(record["status"])

@@ -16,7 +16,7 @@ from benchmark.execution import git_state
 
 ROOMS = ("benchmark", "models", "results", "slurm", "tables")
 SUFFIXES = (".py", ".toml", ".json", ".csv")
-LEFT_OUT = ("__pycache__", "runs", "reference", "published", "out")
+LEFT_OUT = ("__pycache__", "runs", "reference", "out")
 ROOT = Path(__file__).resolve().parent.parent
 
 

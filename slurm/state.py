@@ -49,15 +49,20 @@ def cancel(store: Store, keys: Collection[str]) -> Cancelled:
 
 def lost(store: Store, states: dict[str, str]) -> list[dict[str, Any]]:
     """Runs that were submitted, are no longer in the queue, and have neither a result nor a failure: their jobs ended before they could
-    say why (a kill, a broken node or setup line). `{job, keys, says, last_lines}` a job; `says` is accounting's word where there is one."""
+    say why (a kill, a broken node or setup line). `{job, keys, says, last_lines}` a job; `says` is accounting's word where there is one.
+    states: of each run by key. Empty if Slurm does not answer."""
     jobs: dict[str, tuple[Path, list[str]]] = {}
     known = registry.arrays(store.folder)
+    try:
+        queued = registry.places(store.folder, known)
+    except commands.SlurmError:
+        return []
     latest: dict[str, tuple[str, str]] = {}
     for array in known:
         for job_id, pack in zip(array.ids(), array.packs, strict=False):
             latest.update((key, (job_id, array.folder)) for key in pack)
     for key, state in states.items():
-        if state in ("absent", "started") and key in latest:
+        if state in ("absent", "started") and key in latest and key not in queued:
             job_id, folder = latest[key]
             jobs.setdefault(job_id, (Path(folder) / f"{job_id}_0_log.err", []))[1].append(key)
     says = commands.sacct(list(jobs)[:500])

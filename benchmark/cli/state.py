@@ -61,26 +61,22 @@ def queued_keys(store: Store) -> dict[str, str]:
     return queued(store.folder)
 
 
-def lost_jobs(runs: tuple[Run, ...] | list[Run], store: Store) -> list[dict[str, Any]]:
-    """Slurm jobs of these runs that ended without a result and without saying why (see `slurm.state.lost`)."""
+def lost_jobs(states: dict[str, str], store: Store) -> list[dict[str, Any]]:
+    """Slurm jobs of these runs (key -> state) that ended without a result and without saying why (see `slurm.state.lost`)."""
     if not (store.folder / ".slurm").is_dir():
         return []
-    from slurm.commands import SlurmError
-    from slurm.registry import places
     from slurm.state import lost
 
-    try:
-        queued = places(store.folder)
-    except SlurmError:
-        return []
-    return lost(store, {r.key: store.state(r.key) for r in runs if r.key not in queued})
+    return lost(store, states)
 
 
 def format_lost(jobs: list[dict[str, Any]]) -> str:
-    return "".join(
-        f"\njob {j['job']} ended without a result ({j['says']}): {', '.join(j['keys'][:3])}{' ...' if len(j['keys']) > 3 else ''}; submit again"
-        + "".join(f"\n    {line}" for line in j["last_lines"]) for j in jobs
-    )
+    text = ""
+    for j in jobs:
+        keys = ", ".join(j["keys"][:3]) + (" ..." if len(j["keys"]) > 3 else "")
+        text += f"\njob {j['job']} ended without a result ({j['says']}): {keys}; submit again"
+        text += "".join(f"\n    {line}" for line in j["last_lines"])
+    return text
 
 
 def state_of(run: Run, store: Store, queued: dict[str, str]) -> str:
@@ -88,8 +84,11 @@ def state_of(run: Run, store: Store, queued: dict[str, str]) -> str:
     return "queued" if state in ("absent", "started", "failed") and run.key in queued else state
 
 
-def rows_of(runs: tuple[Run, ...] | list[Run], store: Store) -> list[dict[str, Any]]:
-    """A row for each pair and method: counts by state, and what the running ones say."""
+def rows_of(
+    runs: tuple[Run, ...] | list[Run], store: Store, states: dict[str, str] | None = None
+) -> list[dict[str, Any]]:
+    """A row for each pair and method: counts by state, and what the running ones say. states: is filled with each run's."""
+    states = {} if states is None else states
     queued = queued_keys(store)
     groups: dict[tuple[str, str, str], dict[str, Any]] = {}
     for run in runs:
@@ -101,10 +100,11 @@ def rows_of(runs: tuple[Run, ...] | list[Run], store: Store) -> list[dict[str, A
                 "method": run.method,
                 **dict.fromkeys(STATES, 0),
                 "live": [],
+                "jobs": [],
                 "errors": [],
             },
         )
-        state = state_of(run, store, queued)
+        state = states[run.key] = state_of(run, store, queued)
         row[state] += 1
         if state == "running":
             progress, holder = store.progress(run.key) or {}, store.holder(run.key) or {}
@@ -156,6 +156,7 @@ def _live(row: dict[str, Any]) -> str:
         parts.append(
             f"seed {x['seed']} {x['stage'] or ''} {x['epoch']}/{x['epochs']}{top1}{eta} on {x['node']} ({x['heartbeat_age']:.0f} s ago)"
         )
+    parts += [f"job {j}" for j in row["jobs"][:2]]
     return "; ".join(parts)
 
 
@@ -174,7 +175,8 @@ def do_status(args: argparse.Namespace) -> int:
     store = common.store_of(args)
     runs = closure(chosen.runs)
     while True:
-        rows, lost = rows_of(runs, store), lost_jobs(runs, store)
+        states: dict[str, str] = {}
+        rows, lost = rows_of(runs, store, states), lost_jobs(states, store)
         if args.json:
             common.print_json({"table": chosen.expansion.table.name, "profile": chosen.profile, "rows": rows, "lost_jobs": lost})
         else:

@@ -129,11 +129,19 @@ class Drill:
         environment = Environment(str(self.store.folder), str(self.folder / "data"))
         return submit_runs(only or self.runs, table, self.store, environment, load_cluster(str(self.cluster_file(**changes))), max_pack=max_pack)
 
-    def command(self, verb: str, *more: str, cwd: Path = ROOT) -> subprocess.Popen[str]:
+    def command(self, verb: str, *more: str, cwd: Path = ROOT, table: bool = True) -> subprocess.Popen[str]:
         """`python -m benchmark VERB` for the small table, in a process of its own."""
         settings = [word for s in SETTINGS for word in ("--set", s)]
-        line = [sys.executable, "-m", "benchmark", verb, str(self.folder / "drill.toml"), "--profile", "quick", "--results", str(self.store.folder)]
-        return subprocess.Popen([*line, *settings, *more], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        chosen = [str(self.folder / "drill.toml"), "--profile", "quick", *settings] if table else []
+        line = [sys.executable, "-m", "benchmark", verb, *chosen, "--results", str(self.store.folder), *more]
+        return subprocess.Popen(line, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def done(self, verb: str, *more: str, cwd: Path = ROOT, table: bool = True) -> str:
+        """What the command printed; it must end with 0."""
+        process = self.command(verb, *more, cwd=cwd, table=table)
+        out, err = process.communicate()
+        assert process.returncode == 0, err
+        return out
 
     def teacher(self, network: str = "resnet14") -> Run:
         return next(r for r in self.runs if r.student == network)

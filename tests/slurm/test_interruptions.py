@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -58,6 +59,8 @@ def test_kill_9_without_restarts(cluster: Path, drill: Drill) -> None:
     assert drill.store.state(drill.teacher().key) == "started"
     students = [r for r in drill.runs if r.teacher == "resnet14"]
     assert all(drill.store.failure(r.key)["reason"] == f"needs {drill.teacher().key}, which is started" for r in students)  # type: ignore[index]
+    lost = json.loads(drill.done("status", "--json"))["lost_jobs"]
+    assert drill.teacher().key in {k for job in lost for k in job["keys"]} and "FAILED" in lost[0]["says"], lost
     assert drill.submit().runs == len(drill.runs), "the students' failures were only that their teacher was not there"
     drill.wait()
     drill.check()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -39,7 +40,7 @@ def test_a_teacher_that_fails(cluster: Path, drill: Drill) -> None:
     drill.check(others)
     assert drill.submit().jobs == 0, "failed runs wait for retry"
     broken.unlink(missing_ok=True)
-    assert drill.command("retry").wait() == 0
+    drill.done("retry")
     assert drill.submit().runs == len(students) + 1
     drill.wait()
     drill.check()
@@ -82,12 +83,17 @@ def test_the_lock_of_a_dead_submitter(cluster: Path, drill: Drill) -> None:
 
 
 def test_without_accounting(unaccounted: Path, drill: Drill) -> None:
-    drill.submit(setup=drill.slow_disk())
+    drill.submit(setup=drill.slow_disk(0.15))
     drill.mid_run(drill.teacher())
     assert commands.sacct(["1"]) == {}
     assert drill.submit().states == {"running": 4, "queued": 6}
+    rows = {(r["pair"], r["method"]): r for r in json.loads(drill.done("status", "--json"))["rows"]}
+    live = rows["none:resnet14", "plain"]["live"][0]
+    assert live["epoch"] >= 2 and live["epochs"] == 6 and live["node"] == "node1" and live["job"] == "1" and live["top1"] is not None
+    assert rows["wrn_16_2:wrn_16_1", "sp"]["queued"] == 1 and "PENDING (Dependency)" in rows["wrn_16_2:wrn_16_1", "sp"]["jobs"][0]
     drill.wait()
     drill.check()
+    assert "last submitted as job 1;" in drill.done("logs", drill.teacher().key, table=False)
 
 
 def test_cancel_and_submit_again(cluster: Path, drill: Drill) -> None:
@@ -137,7 +143,7 @@ def test_source_edited_while_jobs_are_queued(cluster: Path, drill: Drill) -> Non
     commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
     subprocess.run(["scontrol", "update", "partitionname=gpu", "state=down"], check=True)
     try:
-        assert drill.command("submit", "--cluster", str(drill.cluster_file()), cwd=copy).wait() == 0
+        drill.done("submit", "--cluster", str(drill.cluster_file()), cwd=copy)
         (copy / "benchmark/train.py").write_text("raise RuntimeError('edited after the submission')")
         assert len(registry.places(drill.store.folder)) == len(drill.runs)
     finally:
