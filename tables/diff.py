@@ -146,12 +146,14 @@ def _cell(expansion: Expansion, result: CellResult, printed: Printed | None, aga
             base, verdict=verdict, reason=reason, delta=judgement.delta, band=judgement.band, assumed=judgement.assumed
         )
 
+    nothing_printed = "nothing printed" + (f" by {against}" if against else "")
     if not result.runs:
         return final("missing", cell.reason if cell.missing else f"N/A: {cell.reason}")
     if ours is None or last is None or best is None:
-        return final("missing", "; ".join([f"our runs: {result.absence()}", *result.reasons()]))
+        blank = [nothing_printed] if value is None else []
+        return final("missing", "; ".join([f"our runs: {result.absence()}", *result.reasons(), *blank]))
     if printed is None or value is None:
-        return final("missing", f"nothing printed{f' by {against}' if against else ''}")
+        return final("missing", nothing_printed)
     if reason := _not_comparable(expansion, result, printed, against):
         return final("not comparable", reason)
     theirs = Sample(value, printed.std, printed.n)
