@@ -17,7 +17,7 @@ LOCAL_WAY = "`python -m benchmark run TABLE` (make reproduce-table1) trains on t
 GONE = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT")
 
 
-class SlurmError(RuntimeError):
+class SlurmError(InputError):
     """A command of Slurm failed; its message in one line."""
 
 

@@ -4,7 +4,6 @@
 #   slurm/lab.sh install          Debian, Ubuntu: what it needs, by apt (root)
 #   slurm/lab.sh start DIR        then: . DIR/env.sh, and `python -m benchmark submit TABLE --cluster lab`
 #   slurm/lab.sh stop DIR
-#   slurm/lab.sh node DIR NAME    starts the daemon of one node again
 #
 # LAB_NODES=2  LAB_GPUS=4 (of each node; pretended)  LAB_DB=1 (0: no accounting)  LAB_MAX_ARRAY=10001  LAB_PORT=17000 (first of 10 + nodes)
 # LAB_AUTH=munge (none: without munged)
@@ -12,7 +11,7 @@
 set -euo pipefail
 export PATH=$PATH:/usr/sbin:/sbin
 
-usage() { sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 2; }
+usage() { sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 2; }
 fail() { echo "lab.sh: $*" >&2; exit 1; }
 
 packages="slurm-wlm munge"
@@ -167,6 +166,5 @@ start_all() {
 case $action in
 start) start_all ;;
 stop) stop_all ;;
-node) . "$dir/env.sh" && slurmd -N "$3" ;;
 *) usage ;;
 esac

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmark.errors import InputError
 from results.files import Claim, read_json, tail, write_json
 from slurm import commands
 from slurm.commands import Queued
@@ -81,7 +82,8 @@ def lock(results: Path, say: Callable[[str], None] = lambda text: None, patience
             say(f"waiting: process {holder.get('pid')} on {holder.get('host')} is submitting into {results}")
             told = True
         if time.monotonic() > until:
-            raise TimeoutError(f"{path} is held by process {holder.get('pid')} on {holder.get('host')}")
+            who = f"process {holder.get('pid')} on {holder.get('host')}"
+            raise InputError(f"{who} has been submitting into {results} for long; allowed: to wait, or to end it")
         time.sleep(0.3)
     stop = threading.Event()
 

@@ -30,10 +30,11 @@ OF_THE_LIMIT = 0.8
 """Part of the time limit that a pack is sized to."""
 
 
+@dataclass(frozen=True)
 class _Seen(Store):
     """A store whose states were looked up before (and know of the queue)."""
 
-    states: dict[str, str]
+    states: dict[str, str] = field(default_factory=dict)
 
     def state(self, key: str) -> str:
         return self.states[key]
@@ -134,8 +135,7 @@ def _submit(runs: Sequence[Run], table: str, store: Store, environment: Environm
     device = cluster.torch_device
     everything = closure(runs)
     places = registry.places(store.folder) if site is not None else {}
-    seen = _Seen(store.folder)
-    object.__setattr__(seen, "states", survey(everything, store, places))
+    seen = _Seen(store.folder, survey(everything, store, places))
     plan = make_plan(
         everything, seen, max_pack=max_pack or cluster.max_pack or DEFAULT_PACK[device],
         skip_states=frozenset({"running", "queued", "failed", "blocked"}), max_seconds=OF_THE_LIMIT * 60 * cluster.time_minutes,
@@ -232,8 +232,8 @@ def format_report(report: Report) -> str:
     lines.append(f"{_count(sum(report.states.values()), 'run')} with teachers: {states}")
     for a in report.arrays:
         waits = f", after {', '.join(a.array.depends)}" if a.array.depends else ""
-        seeds = sum(len(p.runs) for p in a.packs)
-        lines.append(f"level {a.level}: {'' if report.dry_run else f'job {a.array.job}, '}array of {len(a.packs)} ({_count(seeds, 'run')}){waits}")
+        runs = sum(len(p.runs) for p in a.packs)
+        lines.append(f"level {a.level}: {'' if report.dry_run else f'job {a.array.job}, '}array of {len(a.packs)} ({_count(runs, 'run')}){waits}")
         if report.dry_run:
             lines += [f"    {i}: {p.name}" + "".join(f"\n        {r.key}" for r in p.runs) for i, p in enumerate(a.packs)]
     unit = "GPU-hours" if report.cluster.torch_device == "cuda" else "CPU hours"

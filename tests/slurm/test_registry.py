@@ -1,0 +1,91 @@
+"""The registry, the snapshot and the survey of states. They need no Slurm."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from slurm_kit import ROOT, drill_runs
+
+from benchmark.errors import InputError
+from results.store import Store, record_files
+from slurm import commands, registry, snapshot
+from slurm.commands import Queued
+from slurm.registry import Array
+from slurm.submit import survey
+
+
+def array(name: str, job: str = "7", depends: tuple[str, ...] = ()) -> Array:
+    return Array(name, "t", "lab", "/nowhere", (("a", "b"), ("c",)), depends, job, time=float(len(name)))
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    registry.write(tmp_path, array("one", depends=("3_1",)))
+    (tmp_path / ".slurm/arrays/damaged.json").write_text("{")
+    (tmp_path / ".slurm/arrays/foreign.json").write_text('{"packs": []}')
+    assert registry.arrays(tmp_path) == [array("one", depends=("3_1",))]
+    assert registry.last_job(tmp_path, "c") == ("7_1", Path("/nowhere/7_1_0_log.err"))
+    registry.forget(tmp_path, array("one"))
+    assert registry.arrays(tmp_path) == []
+
+
+@pytest.mark.parametrize("job", ["7", ""], ids=["its id is known", "its submitter died before it wrote the id"])
+def test_places(job: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = [Queued("7_0", "one", "RUNNING", "node1", "None", "me"), Queued("8_1", "else", "PENDING", "", "Priority", "me")]
+    monkeypatch.setattr(commands, "squeue", lambda names: [q for q in queue if q.name in names])
+    registry.write(tmp_path, array("one", job))
+    assert registry.queued(tmp_path) == {"a": "7_0 RUNNING on node1", "b": "7_0 RUNNING on node1"}
+
+
+def test_one_submits_at_a_time(tmp_path: Path) -> None:
+    said: list[str] = []
+    with registry.lock(tmp_path):
+        waiting = threading.Thread(target=lambda: registry.lock(tmp_path, said.append).__enter__())
+        waiting.start()
+        with pytest.raises(InputError, match="has been submitting into"), registry.lock(tmp_path, patience=0.1):
+            pass
+        while not said:
+            time.sleep(0.01)
+        assert waiting.is_alive() and "is submitting into" in said[0]
+    waiting.join(timeout=20)
+    assert not waiting.is_alive()
+
+
+def test_the_clusters_files_are_no_records(tmp_path: Path) -> None:
+    for folder in ("a/b", ".slurm/snapshots/x"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "record.json").write_text("{}")
+    assert list(record_files(tmp_path)) == [tmp_path / "a/b/record.json"]
+
+
+def test_snapshots(tmp_path: Path) -> None:
+    one, same = snapshot.take(tmp_path), snapshot.take(tmp_path)
+    assert one == same and (one / "benchmark/train.py").read_bytes() == (ROOT / "benchmark/train.py").read_bytes()
+    assert (one / "slurm/job.py").exists() and not list(one.rglob("__pycache__"))
+    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    assert (one / "SNAPSHOT").read_text().split()[0] == (git or "unknown")
+    other = tmp_path / "root"
+    for path in snapshot.files():
+        (other / path).parent.mkdir(parents=True, exist_ok=True)
+        (other / path).write_bytes((ROOT / path).read_bytes())
+    assert snapshot.take(tmp_path, other) == one
+    (other / "benchmark/train.py").write_text("edited")
+    assert snapshot.take(tmp_path, other) != one
+
+
+def test_survey(tmp_path: Path) -> None:
+    """Students of a failed teacher are blocked; a failure that was only its absence is none any more when it can be trained."""
+    runs, store = drill_runs(tmp_path), Store(tmp_path / "results")
+    teachers = {r.student: r for r in runs if r.teacher == "none"}
+    students = {(r.student, r.method): r for r in runs if r.teacher != "none"}
+    store.write_failure(teachers["resnet14"].key, "ValueError: no", "", "now")
+    store.write_failure(students["resnet8", "at"].key, "needs x, which is failed", "", "now")
+    store.write_failure(students["wrn_16_1", "at"].key, "needs x, which is absent", "", "now")
+    store.write_failure(students["wrn_16_1", "sp"].key, "ValueError: no", "", "now")
+    states = survey(runs, store, {teachers["wrn_16_2"].key: "queued"})
+    assert states[teachers["resnet14"].key] == "failed" and states[teachers["wrn_16_2"].key] == "queued"
+    assert {states[students["resnet8", m].key] for m in ("kd", "at", "sp")} == {"blocked"}
+    assert [states[students["wrn_16_1", m].key] for m in ("kd", "at", "sp")] == ["absent", "absent", "failed"]
