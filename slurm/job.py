@@ -53,17 +53,3 @@ class PackJob:
     def checkpoint(self) -> DelayedSubmission:
         """Called at a time limit or a preemption: the same again."""
         return DelayedSubmission(self)
-
-
-@dataclass(frozen=True)
-class Sleep:
-    """A job that only waits: for measuring the cluster (`python -m slurm.scale`)."""
-
-    seconds: float
-
-    def __call__(self) -> str:
-        time.sleep(self.seconds)
-        return "done"
-
-    def checkpoint(self) -> DelayedSubmission:
-        return DelayedSubmission(self)

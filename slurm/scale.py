@@ -1,6 +1,6 @@
 """How the suite behaves with very many runs: `python -m slurm.scale plan|status|submit` prints what was measured, and its conditions.
 
-plan     every table under every protocol and profile with 20 seeds: seconds to resolve them all and to cut them into packs
+plan     every table under every protocol and profile with --seeds seeds (37 make 10^5 runs): seconds to resolve them all and to cut them into packs
 status   a record for each of them in a temporary folder: seconds for the states of all (what `status` does), and to load all records
 submit   N jobs that sleep, on the cluster that SLURM_CONF points to (slurm/lab.sh): seconds to submit them, to list them, to cancel them
 """
@@ -24,11 +24,8 @@ from benchmark.runs import Resolver, Run
 from results.store import SCHEMA, Store, load
 from slurm import commands, registry, script, snapshot
 from slurm.cluster import load_cluster
-from slurm.job import Sleep
 from slurm.registry import Array
-from slurm.submit import survey
-
-SEEDS = 20
+from slurm.sleep import Sleep
 
 
 @contextmanager
@@ -43,28 +40,28 @@ def conditions() -> str:
     return f"{os.cpu_count()} CPUs, load {load_1:.1f}"
 
 
-def all_runs(most: int = 0) -> list[Run]:
-    """The runs of every table under every protocol and profile, each once (the first `most` of them, if given)."""
+def all_runs(seeds: int) -> list[Run]:
+    """The runs of every table under every protocol and profile, each once."""
     resolver, found = Resolver(), dict[str, Run]()
     for name in matrix.table_names():
         table = matrix.load_table(name)
         for protocol in protocols.PROTOCOLS:
             for profile in protocols.PROFILES:
-                expansion = matrix.expand(replace(table, protocol_override=protocol), profile, resolver, seeds=range(SEEDS))
+                expansion = matrix.expand(replace(table, protocol_override=protocol), profile, resolver, seeds=range(seeds))
                 found.update((r.key, r) for r in expansion.runs)
-    return list(found.values())[: most or None]
+    return list(found.values())
 
 
-def measure_plan(number: int) -> None:
-    with clock(f"resolving all tables, {len(protocols.PROTOCOLS)} protocols, {len(protocols.PROFILES)} profiles, {SEEDS} seeds"):
-        runs = all_runs(number)
+def measure_plan(seeds: int) -> None:
+    with clock(f"resolving all tables, {len(protocols.PROTOCOLS)} protocols, {len(protocols.PROFILES)} profiles, {seeds} seeds"):
+        runs = all_runs(seeds)
     with clock(f"plan of {len(runs):,} runs, none of them done"):
         packs = len(make_plan(runs, None, max_pack=32).packs)
     print(f"{packs:,} packs")
 
 
-def measure_status(number: int) -> None:
-    runs = closure(all_runs())
+def measure_status(number: int, seeds: int) -> None:
+    runs = closure(all_runs(seeds))
     rounds = -(-number // len(runs))
     folder = Path(tempfile.mkdtemp(prefix="scale-"))
     try:
@@ -79,7 +76,8 @@ def measure_status(number: int) -> None:
         store = Store(folder)
         with clock(f"states of {len(keys):,} runs with a record, the queue's registry included"):
             registry.queued(folder)
-            survey([replace(r, key=key) for key, r in keys], store, {})
+            for key, _ in keys:
+                store.state(key)
         with clock(f"states of {len(keys):,} runs without one"):
             for key, _ in keys:
                 store.state(f"{key}-absent")
@@ -102,7 +100,7 @@ def _record(key: str, run: Run) -> str:
 
 def measure_submit(number: int, seconds: float, watch: bool) -> None:
     commands.require()
-    site, cluster = commands.site(), replace(load_cluster("lab"), memory_gb=1)
+    site, cluster = commands.site(), replace(load_cluster("lab"), memory_gb=1, gpus=0)
     folder = Path(tempfile.mkdtemp(prefix="scale-"))
     try:
         code = snapshot.take(registry.home(folder) / "snapshots")
@@ -116,14 +114,14 @@ def measure_submit(number: int, seconds: float, watch: bool) -> None:
                 registry.write(folder, replace(array, job=job))
                 sent += n
         with clock(f"asking the queue where {number:,} runs are"):
-            print(f"{len(registry.queued(folder)):,} in the queue")
+            print(f"{len(registry.places(folder)):,} in the queue")
         if watch:
-            while left := len(registry.queued(folder)):
+            while left := len(registry.places(folder)):
                 print(f"{time.perf_counter() - began:6.0f} s: {left:,} left", flush=True)
                 time.sleep(20)
         with clock("cancelling what is left"):
             commands.scancel([a.job for a in registry.arrays(folder)])
-            while registry.queued(folder):
+            while registry.places(folder):
                 time.sleep(0.5)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -132,15 +130,16 @@ def measure_submit(number: int, seconds: float, watch: bool) -> None:
 def main() -> None:
     p = argparse.ArgumentParser(prog="python -m slurm.scale", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("what", choices=("plan", "status", "submit"))
-    p.add_argument("--number", type=int, default=0, help="runs or jobs (default: all runs; 100,000 records; 5,000 jobs)")
+    p.add_argument("--seeds", type=int, default=37, help="seeds of every cell")
+    p.add_argument("--number", type=int, default=0, help="records or jobs (default: 100,000; 5,000)")
     p.add_argument("--seconds", type=float, default=1.0, help="how long a job sleeps")
     p.add_argument("--watch", action="store_true", help="let the jobs run to their end")
     args = p.parse_args()
     print(conditions())
     if args.what == "plan":
-        measure_plan(args.number)
+        measure_plan(args.seeds)
     elif args.what == "status":
-        measure_status(args.number or 100_000)
+        measure_status(args.number or 100_000, args.seeds)
     else:
         measure_submit(args.number or 5_000, args.seconds, args.watch)
         version = subprocess.run(["sbatch", "--version"], capture_output=True, text=True).stdout.strip()
