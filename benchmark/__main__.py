@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from benchmark.errors import InputError
 from models import WeightsError
-from results.published.reader import PublishedError
+from results.published import PublishedError
 
 FAMILIES = ("running", "state", "tables", "inform", "cluster", "bench")
 """Modules of benchmark/cli, in the order of `--help`."""

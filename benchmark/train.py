@@ -50,7 +50,8 @@ class Reporter:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run of a pack ended. status: `done`, `diverged`, `stopped` (as told), `failed`, `blocked` (what it needs is not there) or `busy` (someone else has it)."""
+    """How a run of a pack ended. status: `done`, `diverged`, `stopped` (as told), `failed`, `blocked` (what it needs is not there) or
+    `busy` (someone else has it)."""
 
     run: Run
     status: str
@@ -59,7 +60,8 @@ class Outcome:
 
 @dataclass
 class Options:
-    """What a worker is told. until: stop after so many epochs of the main stage, to go on another time. keep: whether weights of finished runs are kept (`all`), or dropped where nobody builds on them (`none`)."""
+    """What a worker is told. until: stop after so many epochs of the main stage, to go on another time. keep: whether weights of finished
+    runs are kept (`all`), or dropped where nobody builds on them (`none`)."""
 
     execution: Execution
     data_folder: Path = Path("data")

@@ -32,9 +32,9 @@ def import_torchvision() -> None:
     # The failed import leaves half-made modules behind.
     for module in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
         del sys.modules[module]
-    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+    library = torch.library.Library("torchvision", "FRAGMENT")
     for name, schema in _SCHEMAS.items():
         if not hasattr(torch.ops.torchvision, name):
-            library.define(name + schema)  # type: ignore[no-untyped-call]
+            library.define(name + schema)
     _libraries.append(library)
     importlib.import_module("torchvision")

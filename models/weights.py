@@ -129,7 +129,7 @@ def _read(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except WeightsError:
         raise
-    except Exception as error:  # noqa: BLE001 - a damaged file can make the reader fail in any way
+    except Exception as error:  # a damaged file can make the reader fail in any way
         text = " ".join(str(error).split())
         if found := re.search(r"GLOBAL ([\w.]+)", text):
             raise WeightsError(f"{path}: refused, it holds {found[1]}; expected only tensors and plain data") from None

@@ -120,7 +120,8 @@ def do_plan(args: argparse.Namespace) -> int:
         return 0
     print(f"{table.name}: {table.title}")
     print(
-        f"profile {chosen.profile} on {chosen.expansion.dataset}, {plural(len(chosen.expansion.seeds), 'seed')}: {plural(len(table.columns), 'pair')}, "
+        f"profile {chosen.profile} on {chosen.expansion.dataset}, {plural(len(chosen.expansion.seeds), 'seed')}: "
+        f"{plural(len(table.columns), 'pair')}, "
         f"{plural(numbers['runs'], 'run')} with teachers ({', '.join(f'{n} {s}' for s, n in sorted(numbers['states'].items()))})"
     )
     print(_describe(numbers))

@@ -1,114 +1,86 @@
-"""Reads the registry: every CSV below this folder, and below the folders named in KD_PUBLISHED."""
+"""Reads the registry: every table below this folder, and below the folders that a user adds to it."""
 
 from __future__ import annotations
 
-import csv
 import functools
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-HERE = Path(__file__).resolve().parent
-RULES = ("last", "best", "unknown")
-METRICS = ("top1", "top5")
+from results.published.schema import (
+    COLUMNS,
+    ERRATA_COLUMNS,
+    FLOATS,
+    HERE,
+    WHOLES,
+    PublishedError,
+    PublishedNumber,
+    parse,
+    read_rows,
+    table_files,
+)
+
+VARIABLE = "KD_PUBLISHED"
+_added: list[Path] = []
+_Stamp = tuple[tuple[Path, int, int], ...]
 
 
-class PublishedError(ValueError):
-    """A file of the registry is wrong: one line with file, line, what is wrong and what is allowed."""
+def add_folder(path: str | os.PathLike[str]) -> None:
+    """Adds a folder of tables to the registry, for this process. Raises `PublishedError` if there is none."""
+    folder = _folder(str(path), "add_folder")
+    if folder not in _added:
+        _added.append(folder)
 
 
-@dataclass(frozen=True)
-class PublishedNumber:
-    """One printed number. value, std: percent of the test set (None: printed blank, N/A, or not printed); n: runs behind it;
-    rule: epoch that was reported; origin: who ran it; recipe: how its training differs from the benchmark's."""
-
-    paper: str
-    year: int
-    table: str
-    dataset: str
-    metric: str
-    teacher: str
-    student: str
-    method: str
-    value: float | None
-    std: float | None
-    n: int | None
-    epochs: int | None
-    rule: str
-    origin: str
-    recipe: str
-    source: str
-    note: str
+def folders() -> tuple[Path, ...]:
+    """This folder, those of KD_PUBLISHED (separated as PATH is), and those of `add_folder`."""
+    named = [_folder(p, VARIABLE) for p in os.environ.get(VARIABLE, "").split(os.pathsep) if p]
+    return tuple(dict.fromkeys((HERE, *named, *_added)))
 
 
-COLUMNS = tuple(f.name for f in fields(PublishedNumber))
-_FLOATS, _WHOLES = ("value", "std"), ("year", "n", "epochs")
+def _folder(text: str, who: str) -> Path:
+    folder = Path(text).expanduser()
+    if not folder.is_dir():
+        raise PublishedError(f"{who}: no folder {folder}; allowed: folders of CSV files")
+    return folder.resolve()
 
 
-def folders() -> list[Path]:
-    """This folder and those of KD_PUBLISHED (separated as PATH is)."""
-    extra = [Path(p) for p in os.environ.get("KD_PUBLISHED", "").split(os.pathsep) if p]
-    for folder in extra:
-        if not folder.is_dir():
-            raise PublishedError(f"KD_PUBLISHED: no folder {folder}; allowed: folders of CSV files")
-    return [HERE, *extra]
-
-
-def files(folder: Path) -> list[Path]:
-    """The tables of a folder (curves and errata are no tables)."""
-    return sorted(
-        p for p in folder.rglob("*.csv") if p.name != "errata.csv" and "curves" not in p.relative_to(folder).parts
-    )
-
-
-def rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """`(line, row)` of one file, all text. `PublishedError` if its columns are not `COLUMNS`."""
-    with path.open(encoding="utf-8", newline="") as f:
-        reader = csv.DictReader(f)
-        missing = [c for c in COLUMNS if c not in (reader.fieldnames or ())]
-        if missing:
-            raise PublishedError(f"{path}:1: columns missing: {', '.join(missing)}; allowed: {', '.join(COLUMNS)}")
-        for row in reader:
-            yield reader.line_num, {c: (row[c] or "").strip() for c in COLUMNS}
-
-
-def parse(path: Path, line: int, row: dict[str, str]) -> PublishedNumber:
-    """A row with its types; `PublishedError` for a text that is no number, or an unknown rule."""
-    typed: dict[str, Any] = dict(row)
-    for name in (*_FLOATS, *_WHOLES):
-        kind = float if name in _FLOATS else int
-        try:
-            typed[name] = kind(row[name]) if row[name] else None
-        except ValueError:
-            raise PublishedError(
-                f"{path}:{line}: {name} = '{row[name]}'; allowed: a {kind.__name__}, or blank"
-            ) from None
-    if typed["year"] is None:
-        raise PublishedError(f"{path}:{line}: year is blank; allowed: the year of the paper")
-    if row["rule"] not in RULES:
-        raise PublishedError(f"{path}:{line}: rule = '{row['rule']}'; allowed: {', '.join(RULES)}")
-    return PublishedNumber(**typed)
-
-
-@functools.lru_cache(maxsize=8)
-def _numbers(places: tuple[Path, ...]) -> tuple[PublishedNumber, ...]:
-    return tuple(parse(path, line, row) for folder in places for path in files(folder) for line, row in rows(path))
+def _stamp(paths: list[Path]) -> _Stamp:
+    """Files with their times and sizes: what is cached by it is read again once a file has changed."""
+    return tuple((p, p.stat().st_mtime_ns, p.stat().st_size) for p in paths)
 
 
 def numbers() -> tuple[PublishedNumber, ...]:
-    """All printed numbers, in the order of the files."""
-    return _numbers(tuple(folders()))
+    """All printed numbers, in the order of the files. A blank gives way to a value for the same cell of the same table in an added folder."""
+    return _numbers(_tables_stamp())
+
+
+def _tables_stamp() -> _Stamp:
+    return _stamp([p for folder in folders() for p in table_files(folder)])
+
+
+@functools.lru_cache(maxsize=4)
+def _numbers(stamp: _Stamp) -> tuple[PublishedNumber, ...]:
+    found = [parse(path, line, row) for path, _, _ in stamp for line, row in read_rows(path)]
+    known = {(x.place, *x.cell) for x in found if x.value is not None}
+    return tuple(x for x in found if x.value is not None or (x.place, *x.cell) not in known)
+
+
+@functools.lru_cache(maxsize=4)
+def _frame(stamp: _Stamp) -> pd.DataFrame:
+    return as_frame(_numbers(stamp))
+
+
+def as_frame(found: list[PublishedNumber] | tuple[PublishedNumber, ...]) -> pd.DataFrame:
+    """Numbers as a DataFrame with the columns `COLUMNS`: floats, nullable whole numbers, strings."""
+    kinds = {c: "float64" if c in FLOATS else "Int64" if c in WHOLES else "string" for c in COLUMNS}
+    return pd.DataFrame([[getattr(x, c) for c in COLUMNS] for x in found], columns=list(COLUMNS)).astype(kinds)
 
 
 def load() -> pd.DataFrame:
-    """All printed numbers as a DataFrame with the columns `COLUMNS`."""
-    kinds = {c: "float64" if c in _FLOATS else "Int64" if c in _WHOLES else "string" for c in COLUMNS}
-    frame = pd.DataFrame([[getattr(x, c) for c in COLUMNS] for x in numbers()], columns=list(COLUMNS))
-    return frame.astype(kinds)
+    """All printed numbers as a DataFrame with the columns `COLUMNS` (a copy: change it as you like)."""
+    return _frame(_tables_stamp()).copy()
 
 
 def papers() -> tuple[str, ...]:
@@ -116,10 +88,12 @@ def papers() -> tuple[str, ...]:
 
 
 def tables(paper: str) -> tuple[str, ...]:
+    """The tables of a paper that are in the registry; none for a paper that is not."""
     return tuple(sorted({x.table for x in numbers() if x.paper == paper}))
 
 
-def _chosen(**wanted: str | None) -> list[PublishedNumber]:
+def choose(**wanted: str | None) -> list[PublishedNumber]:
+    """The numbers whose columns equal all that is given; None fits everything."""
     return [x for x in numbers() if all(w is None or getattr(x, k) == w for k, w in wanted.items())]
 
 
@@ -132,76 +106,41 @@ def cells(
     dataset: str | None = "cifar100",
     metric: str | None = "top1",
 ) -> pd.DataFrame:
-    """The printed numbers that fit all that is given; None fits everything."""
-    frame = load()
+    """The printed numbers that fit all that is given, as a DataFrame; None fits everything."""
     wanted = {"paper": paper, "table": table, "teacher": teacher, "student": student, "method": method}
-    for name, w in {**wanted, "dataset": dataset, "metric": metric}.items():
-        if w is not None:
-            frame = frame[frame[name] == w]
-    return frame.reset_index(drop=True)
+    return as_frame(choose(**wanted, dataset=dataset, metric=metric))
 
 
-def value(paper: str, table: str, teacher: str, student: str, method: str) -> PublishedNumber | None:
-    """One printed top-1 on CIFAR-100, None if the table has no such cell."""
+def value(
+    paper: str,
+    table: str,
+    teacher: str,
+    student: str,
+    method: str,
+    dataset: str = "cifar100",
+    metric: str = "top1",
+) -> PublishedNumber | None:
+    """One printed number, None if the table has no such cell (a blank cell is a number whose `value` is None)."""
     wanted = {"paper": paper, "table": table, "teacher": teacher, "student": student, "method": method}
-    found = _chosen(**wanted, dataset="cifar100", metric="top1")
+    found = choose(**wanted, dataset=dataset, metric=metric)
     return found[0] if found else None
 
 
-def is_copy(number: PublishedNumber) -> bool:
-    """Whether somebody else ran it: a copy is no new evidence."""
-    return number.origin.startswith(("copied", "second-hand", "derived"))
-
-
-def disagreements(teacher: str, student: str, method: str, dataset: str = "cifar100") -> pd.DataFrame:
-    """Every printed top-1 of a cell: columns of `COLUMNS` and `copy`. `.attrs` has `spread` (largest - smallest, percentage points)
-    over all values and `spread_own` over those that their paper ran itself."""
-    found = _chosen(teacher=teacher, student=student, method=method, dataset=dataset, metric="top1")
-    found = [x for x in found if x.value is not None]
-    frame = pd.DataFrame([[getattr(x, c) for c in COLUMNS] for x in found], columns=list(COLUMNS))
-    frame["copy"] = [is_copy(x) for x in found]
-    own = [x.value for x in found if not is_copy(x) and x.value is not None]
-    every = [x.value for x in found if x.value is not None]
-    frame.attrs["spread"] = max(every) - min(every) if every else 0.0
-    frame.attrs["spread_own"] = max(own) - min(own) if own else 0.0
-    return frame
-
-
-@functools.cache
 def errata() -> tuple[dict[str, str], ...]:
-    """Known errata: paper, teacher, student, method (blank: any), what, source. Recorded here, not silently corrected in the tables."""
-    with (HERE / "errata.csv").open(encoding="utf-8", newline="") as f:
-        return tuple(csv.DictReader(f))
+    """What is known to be wrong or misleading in print, recorded and never silently corrected in the tables.
+
+    Keys `ERRATA_COLUMNS`; a blank paper, table, teacher, student or method fits any.
+    """
+    found = [folder / "errata.csv" for folder in folders()]
+    return _errata(_stamp([p for p in found if p.is_file()]))
 
 
-def format_cell(teacher: str, student: str, method: str, dataset: str = "cifar100") -> str:
-    """The text of `published --pair T:S --method M`."""
-    from tabulate import tabulate
+@functools.lru_cache(maxsize=4)
+def _errata(stamp: _Stamp) -> tuple[dict[str, str], ...]:
+    return tuple(row for path, _, _ in stamp for _, row in read_rows(path, ERRATA_COLUMNS))
 
-    frame = disagreements(teacher, student, method, dataset)
-    if frame.empty:
-        return f"{teacher}:{student} {method} on {dataset}: no printed top-1"
-    body = []
-    for r in frame.to_dict("records"):
-        std = "" if pd.isna(r["std"]) else f" ± {r['std']:g}"
-        n = "" if pd.isna(r["n"]) else f"{int(r['n'])}"
-        why = "; ".join(t for t in (r["recipe"], r["note"]) if t)
-        body.append(
-            [
-                f"{r['paper']}/{r['table']}",
-                f"{r['value']:g}{std}",
-                n,
-                r["rule"],
-                r["origin"],
-                why[:70],
-                r["source"][:60],
-            ]
-        )
-    text = tabulate(body, ["printed in", "top-1", "n", "epoch", "origin", "differs", "source"], disable_numparse=True)
-    text += f"\nspread {frame.attrs['spread']:.2f} over {len(frame)} printed values"
-    text += f", {frame.attrs['spread_own']:.2f} over the {int((~frame['copy']).sum())} that their paper ran itself (a copy is no new evidence)"
-    for e in errata():
-        fits = all(not e[k] or e[k] == v for k, v in (("teacher", teacher), ("student", student), ("method", method)))
-        if fits and e["paper"] in set(frame["paper"]):
-            text += f"\nerratum ({e['paper']}): {e['what']}"
-    return text
+
+def errata_of(number: PublishedNumber) -> list[dict[str, str]]:
+    """The errata that speak of a number."""
+    own = {c: getattr(number, c) for c in ERRATA_COLUMNS[:5]}
+    return [e for e in errata() if all(not e[c] or e[c] == w for c, w in own.items())]

@@ -2,119 +2,228 @@
 
 from __future__ import annotations
 
-import csv
+import re
+import statistics
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+import models
 from results import published
-from results.published.reader import HERE, files, rows
+from results.published import reader
+from results.published.evidence import kind, named_place
+from results.published.schema import HERE, table_files
+from results.published.validate import NETWORKS
+
+SIMILAR = (
+    *("wrn_40_2:wrn_16_2", "wrn_40_2:wrn_40_1", "resnet56:resnet20", "resnet110:resnet20", "resnet110:resnet32"),
+    *("resnet32x4:resnet8x4", "vgg13:vgg8"),
+)
+CROSS = (
+    *("vgg13:MobileNetV2", "ResNet50:MobileNetV2", "ResNet50:vgg8", "resnet32x4:ShuffleV1", "resnet32x4:ShuffleV2"),
+    "wrn_40_2:ShuffleV1",
+)
+SSKD_SIMILAR = tuple(p for p in SIMILAR if not p.startswith("resnet110"))
+
+
+def row(paper: str, table: str, method: str, pairs: tuple[str, ...]) -> list[float | None]:
+    found = [published.value(paper, table, *pair.split(":"), method) for pair in pairs]
+    assert all(x is not None for x in found)
+    return [x.value for x in found if x is not None]
 
 
 def test_the_registry_is_sound() -> None:
     assert published.validate() == []
-    assert len(published.load()) > 2500
+    assert len(published.load()) == 3003 and len(published.papers()) == 36
 
 
 @pytest.mark.parametrize(
-    ("place", "count"),
+    ("place", "count", "blank"),
     [
-        ("crd/table1", 105),
-        ("crd/table2", 84),
-        ("sskd/table3", 65),
-        ("sskd/table4", 78),
-        ("dlkd/table1", 70),
-        ("dlkd/table2", 84),
+        ("crd/table1", 105, 1),
+        ("crd/table2", 84, 0),
+        ("sskd/table3", 65, 0),
+        ("sskd/table4", 78, 0),
+        ("dlkd/table1", 70, 5),
+        ("dlkd/table2", 84, 6),
     ],
 )
-def test_the_six_tables_are_whole(place: str, count: int) -> None:
+def test_the_six_tables_are_whole(place: str, count: int, blank: int) -> None:
     paper, table = place.split("/")
-    assert len(published.cells(paper, table)) == count
+    found = published.cells(paper, table)
+    assert len(found) == count and found["value"].isna().sum() == blank
+    per_pair = found.groupby(["teacher", "student"])["method"].nunique()
+    assert per_pair.nunique() == 1 and per_pair.sum() == count
 
 
-def test_printed_values() -> None:
-    kd = published.value("crd", "table1", "wrn_40_2", "wrn_16_2", "kd")
-    assert kd is not None and kd.value == 74.92 and kd.n == 5 and kd.rule == "last" and kd.source
-    copied = published.value("sskd", "table3", "wrn_40_2", "wrn_16_2", "kd")
-    assert (
-        copied is not None
-        and copied.value == kd.value
-        and copied.origin == "copied from crd/table1"
-        and copied.rule == "last"
-    )
-    own = published.value("dlkd", "table1", "wrn_40_2", "wrn_16_2", "dlkd")
-    assert own is not None and own.value is None and "fill it in" in own.note
+def test_rows_as_they_are_printed() -> None:
+    assert row("crd", "table1", "kd", SIMILAR) == [74.92, 73.54, 70.66, 70.67, 73.08, 73.33, 72.98]
+    assert row("crd", "table1", "teacher", SIMILAR) == [75.61, 75.61, 72.34, 74.31, 74.31, 79.42, 74.64]
+    assert row("crd", "table2", "kd", CROSS) == [67.37, 67.35, 73.81, 74.07, 74.45, 74.83]
+    assert row("sskd", "table3", "kd", SSKD_SIMILAR) == [74.92, 73.54, 70.66, 73.33, 72.98]
+    assert row("sskd", "table4", "sskd", CROSS) == [71.53, 72.57, 75.76, 78.44, 78.61, 77.40]
+    assert row("sskd", "table4", "teacher", CROSS) == [75.38, 79.10, 79.10, 79.63, 79.63, 76.46]
+    assert row("dlkd", "table2", "sskd", CROSS) == row("sskd", "table4", "sskd", CROSS)
+    assert row("dlkd", "table1", "dlkd", SSKD_SIMILAR) == [None] * 5
+    assert row("lskd", "table2", "mlld+ls", ("resnet32x4:resnet8x4",)) == [78.28]
+    assert published.value("pskd", "readme", "none", "DenseNet121", "ps-kd").value == 81.27  # type: ignore[union-attr]
     assert published.value("crd", "table1", "wrn_40_2", "wrn_16_2", "nope") is None
-    assert "mlkd" not in published.papers() and published.tables("crd") == ("appendix", "table1", "table2")
+
+
+def test_provenance_of_the_six_tables() -> None:
+    kd = published.value("crd", "table1", "wrn_40_2", "wrn_16_2", "kd")
+    assert kd is not None
+    assert (kd.year, kd.std, kd.n, kd.epochs, kd.rule) == (2020, 0.28, 5, 240, "last") and "README.md:L80" in kd.source
+    assert published.value("crd", "table2", "vgg13", "MobileNetV2", "sp").n == 3  # type: ignore[union-attr]
+    copied = published.value("sskd", "table3", "wrn_40_2", "wrn_16_2", "kd")
+    assert copied is not None
+    assert (copied.origin, copied.rule, copied.value) == ("copied from crd/table1", "last", kd.value)
+    fitnet = published.value("dlkd", "table1", "wrn_40_2", "wrn_16_2", "fitnet")
+    assert fitnet is not None and "together with KD" in fitnet.recipe
+    assert (fitnet.origin, fitnet.rule) == ("derived: copied from sskd/table3", "best")
+    own = published.value("dlkd", "table1", "wrn_40_2", "wrn_16_2", "dlkd")
+    assert own is not None and (own.value, own.rule) == (None, "unknown") and "fill it in" in own.note
+
+
+def test_names() -> None:
+    assert "mlkd" not in published.papers()
+    assert published.tables("crd") == ("appendix", "table1", "table2") and published.tables("nobody") == ()
+    wanted = {"crd", "sskd", "dlkd", "ttm", "dkd", "reviewkd", "lskd", "rltf", "hsakd", "simkd", "semckd", "dist"}
+    wanted |= {"ctkd", "kdpp", "itrd", "norm", "wsld", "supermix", "selfkdlib", "pskd", "bake", "byot", "tfkd"}
+    assert wanted <= set(published.papers())
+    assert set(NETWORKS) - set(models.names()) == {"ResNet34", "none"}
+    for path in table_files(HERE):
+        assert path.parent.name in published.papers()
+
+
+def test_error_rates_are_turned_round() -> None:
+    notes = published.load().dropna(subset=["value"])
+    errors = notes["note"].str.extract(r"as an error (?:of |\()([\d.]+)")[0]
+    turned = notes[errors.notna()]
+    assert len(turned) > 100
+    assert ((turned["value"] + errors.dropna().astype(float) - 100).abs() < 1e-9).all()
+
+
+def test_means_of_reproductions_are_those_of_their_runs() -> None:
+    found = published.cells("reproductions", student="resnet8x4")
+    for mean in found[found["n"] == 5].to_dict("records"):
+        runs = found[
+            (found["method"] == mean["method"])
+            & found["origin"].str.startswith(f"part of reproductions/{mean['table']}: one of")
+        ]
+        if mean["table"].endswith("-best"):
+            continue
+        assert len(runs) == 5
+        assert statistics.mean(runs["value"]) == pytest.approx(mean["value"], abs=0.0006)
+        assert statistics.stdev(runs["value"]) == pytest.approx(mean["std"], abs=0.0006)
 
 
 def test_a_copy_is_no_new_evidence() -> None:
     found = published.disagreements("resnet32x4", "resnet8x4", "kd")
-    assert found["copy"].any() and not found["copy"].all()
-    assert found.attrs["spread_own"] <= found.attrs["spread"]
+    crd = found[found["result"] == "crd/table1"]
+    assert len(crd) > 8 and set(crd["value"]) == {73.33} and (~crd["copy"]).sum() == 1
+    assert {"sskd", "dlkd", "itrd"} <= set(crd["paper"])  # a copy of a copy too
+    assert found.attrs["results"] == (~found["copy"]).sum() == 4 < len(found)
+    assert found.attrs["spread"] == pytest.approx(74.42 - 72.86)
+    assert found.attrs["spread_own"] == pytest.approx(74.42 - 73.174)
+    repeated = published.disagreements("vgg13", "vgg8", "reviewkd")
+    assert not repeated.empty and repeated[~repeated["copy"]]["value"].is_unique
+    assert published.disagreements("vgg13", "vgg8", "nope").attrs == {
+        "spread": 0.0,
+        "spread_own": 0.0,
+        "results": 0,
+        "own": 0,
+    }
+
+
+def test_every_cell_of_the_registry_can_be_shown() -> None:
+    cells = published.load().dropna(subset=["value"])[["teacher", "student", "method", "dataset"]].drop_duplicates()
+    for cell in cells.sample(60, random_state=0).itertuples(index=False):
+        assert "spread" in published.format_cell(cell.teacher, cell.student, cell.method, cell.dataset) or (
+            published.disagreements(cell.teacher, cell.student, cell.method, cell.dataset).empty
+        )
+
+
+def test_the_text_of_a_cell() -> None:
     text = published.format_cell("resnet32x4", "resnet8x4", "kd")
-    assert "crd/table1" in text and "spread" in text and "erratum (sskd)" in text
-    assert "no printed" in published.format_cell("resnet32x4", "resnet8x4", "nope")
+    assert "73.33 ± 0.25" in text and "= sskd/table3" in text and "22 printed values of 4 results" in text
+    assert "per-seed-4 73.40" in text  # not 73.4
+    assert "erratum (sskd): the KD row is CRD's" in text
+    assert "no printed top1" in published.format_cell("resnet32x4", "resnet8x4", "nope")
 
 
-def planted(folder: Path, **changes: str) -> list[str]:
-    row = next(rows(HERE / "crd" / "table1.csv"))[1]
-    (folder / "mine").mkdir(exist_ok=True)
-    with (folder / "mine" / "t.csv").open("w", newline="") as f:
-        writer = csv.DictWriter(f, published.COLUMNS)
-        writer.writeheader()
-        writer.writerow(row)
-        if changes:
-            writer.writerow({**row, "method": "kd", **changes})
-    return published.validate(folder)
+def test_errata_speak_of_numbers_that_are_there() -> None:
+    numbers = reader.numbers()
+    for erratum in published.errata():
+        spoken = [x for x in numbers if erratum in published.errata_of(x)]
+        assert spoken, erratum
+        digits = re.match(r"printed (\d\d\.\d\d)", erratum["what"])
+        if digits:
+            assert {x.value for x in spoken} == {float(digits[1])}
+    ctkd = published.value("ctkd", "readme", "resnet110", "resnet20", "kd")
+    assert ctkd is not None and ctkd.value == 70.66  # as printed, not as CRD has it
+    assert any("70.67" in e["what"] for e in published.errata_of(ctkd))
+    similar = published.value("crd", "table1", "vgg13", "vgg8", "kd")
+    assert similar is not None and published.errata_of(similar) == []
 
 
-@pytest.mark.parametrize(
-    ("changes", "problem"),
-    [
-        ({"method": "teacher"}, "the same cell"),
-        ({"source": ""}, "no source"),
-        ({"origin": ""}, "no origin"),
-        ({"value": "175.1"}, "1 to 100"),
-        ({"value": ""}, "no note says why"),
-        ({"value": "many"}, "value = 'many'"),
-        ({"std": "12"}, "std 12"),
-        ({"n": "0"}, "n 0"),
-        ({"rule": "median"}, "rule = 'median'"),
-        ({"metric": "mIoU"}, "metric 'mIoU'"),
-        ({"dataset": "CIFAR"}, "dataset 'CIFAR'"),
-        ({"method": "KD"}, "lower case"),
-        ({"paper": "My Paper"}, "paper/table"),
-        ({"year": "20"}, "year 20"),
-        ({"origin": "copied from crd/table9"}, "has no such cell"),
-        ({"origin": "copied from crd/table1", "table": "x", "method": "teacher", "value": "10"}, "where it is"),
-    ],
-)
-def test_each_fault_is_found(tmp_path: Path, changes: dict[str, str], problem: str) -> None:
-    assert planted(tmp_path) == []
-    assert any(problem in line for line in planted(tmp_path, **changes))
+def test_origins_are_of_known_kinds() -> None:
+    assert kind("run by this paper") == "run" and kind("derived: copied from a/b") == "copy"
+    assert kind("derived: 100 - error") == "derived" and kind("copied") is None
+    assert named_place("derived: copied from sskd/table3") == "sskd/table3"
+    assert named_place("part of a/b: one run") == "a/b" and named_place("unknown: from a/b") is None
+
+
+def test_types() -> None:
+    frame = published.load()
+    assert tuple(frame.columns) == published.COLUMNS
+    assert frame["value"].dtype == "float64" and frame["n"].dtype == "Int64" and frame["note"].notna().all()
+    frame["value"] = 0.0
+    assert published.load()["value"].max() > 1  # a caller's changes stay his own
+    assert isinstance(published.cells("crd", "table1"), pd.DataFrame) and published.cells("crd", "nope").empty
+
+
+def add(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "_added", [])
+
+
+HEADER = ",".join(published.COLUMNS)
+MINE = "mine,2026,t1,cifar100,top1,resnet56,resnet20,my-kd,{value},,3,240,last,run by this paper,,our paper,"
 
 
 def test_a_users_own_folder_joins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    planted(tmp_path, paper="mine", table="t1", value="99.5")
-    monkeypatch.setenv("KD_PUBLISHED", str(tmp_path / "mine"))
-    assert "mine" in published.papers()
-    (tmp_path / "mine" / "t.csv").write_text("paper,table\nx,y\n")
-    assert any("columns missing" in line for line in published.validate(tmp_path))
-    monkeypatch.setenv("KD_PUBLISHED", str(tmp_path / "nothing"))
+    add(monkeypatch)
+    path = tmp_path / "deep" / "t.csv"
+    path.parent.mkdir()
+    path.write_text(f"# our table\n{HEADER}\n{MINE.format(value=71.5)}\n", encoding="utf-8-sig")
+    assert "mine" not in published.papers()
+    monkeypatch.setenv("KD_PUBLISHED", str(tmp_path))
+    assert published.value("mine", "t1", "resnet56", "resnet20", "my-kd").value == 71.5  # type: ignore[union-attr]
+    assert published.validate() == []
+    path.write_text(f"{HEADER}\n{MINE.format(value=72)}5\n{MINE.format(value=72)}\n")
+    assert published.value("mine", "t1", "resnet56", "resnet20", "my-kd").value == 72  # type: ignore[union-attr]
+    assert [line for line in published.validate() if "same cell" in line and f"{path}:3" in line]
+    monkeypatch.delenv("KD_PUBLISHED")
+    assert "mine" not in published.papers()
+    published.add_folder(tmp_path)
+    published.add_folder(str(tmp_path))
+    assert len(published.cells("mine")) == 2
     with pytest.raises(published.PublishedError, match="no folder"):
+        published.add_folder(tmp_path / "nothing")
+    monkeypatch.setenv("KD_PUBLISHED", str(tmp_path / "nothing"))
+    with pytest.raises(published.PublishedError, match="KD_PUBLISHED: no folder"):
         published.load()
 
 
-def test_curves_are_whole() -> None:
-    found = published.curves("resnet56", "resnet20", "kd")
-    assert list(found["epoch"]) == list(range(1, 241)) and found["train_loss"].iloc[0] == 11.8
-    lengths = (
-        published.curves().groupby(["recipe", "teacher", "student", "method", "run"])["epoch"].agg(["count", "max"])
-    )
-    assert (lengths["count"] == lengths["max"]).all() and len(lengths) == 65
-
-
-def test_every_erratum_is_of_a_paper_that_is_there() -> None:
-    assert {e["paper"] for e in published.errata()} <= set(published.papers())
-    assert len(list(files(HERE))) > 50
+def test_a_user_fills_in_a_blank_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(monkeypatch)
+    before = len(published.load())
+    filled = "dlkd,2020,table1,cifar100,top1,vgg13,vgg8,dlkd,70.00,,,240,best,run by this paper,,the paper's table,"
+    (tmp_path / "dlkd.csv").write_text(f"{HEADER}\n{filled}\n")
+    (tmp_path / "errata.csv").write_text("paper,table,teacher,student,method,what,source\ndlkd,table1,,,dlkd,mine,me\n")
+    published.add_folder(tmp_path)
+    own = published.value("dlkd", "table1", "vgg13", "vgg8", "dlkd")
+    assert own is not None and (own.value, own.rule) == (70.0, "best") and len(published.load()) == before
+    assert published.validate() == []
+    assert "mine" in {e["what"] for e in published.errata_of(own)}
