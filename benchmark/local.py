@@ -110,6 +110,6 @@ def work(order_text: str, reporter: Reporter | None = None) -> list[Outcome]:
     environment = Environment(**order["environment"])
     resolver = Resolver(teachers.imported(Path(environment.teachers) if environment.teachers else None))
     runs = [resolver.from_order(o) for o in order["runs"]]
-    execution = choose(environment.device, environment.precision, environment.threads, runs[0].profile)
+    execution = choose(environment.device, environment.precision, environment.threads)
     options = Options(execution, Path(environment.data), environment.keep, reporter or Reporter())
     return train_pack(runs, Store(Path(environment.results)), options)

@@ -111,9 +111,10 @@ PROFILES: dict[str, Profile] = {
         Profile("short", "15 epochs of the real data, milestones in proportion", epochs=15, seeds=1),
         Profile(
             "quick",
-            "miniature on scikit-learn's digits: 512 images, 2 epochs of batch 16, 1 seed; its numbers mean only that it works",
+            "miniature on scikit-learn's digits: 512 images, 2 epochs of batch 16, 256 test images, 1 seed; its numbers mean only that it works",
             epochs=2,
             train_images=512,
+            test_images=256,
             dataset="digits",
             seeds=1,
             batch_size=16,

@@ -3,10 +3,16 @@
 A file belongs to the network whose name its own name, or its folder's, begins with (`resnet56_sskd.pth`, `resnet56.pth`,
 `resnet56_vanilla/ckpt_epoch_240.pth`). Every format that `models.load_weights` reads is accepted; a file that does not fit is
 refused with its reason before anything is trained.
+
+A `.json` file in its place (`resnet56.json`: network, num_classes, weights = the hash, top1, source) only describes a checkpoint that is not
+here. Tables, diffs and reports find the records of its students by it; nothing can be trained with it. `results/reference/teachers` has
+those of the reference results.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +25,7 @@ from benchmark.errors import InputError
 from benchmark.runs import TeacherRef
 
 SUFFIXES = (".pth", ".pt", ".tar", ".ckpt")
+DESCRIBED = ".json"
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,29 @@ def read(path: Path, network: str | None = None) -> Imported:
     raise InputError(reasons[0])
 
 
+def described(path: Path) -> Imported:
+    """A description of a checkpoint that is not here. `InputError` if it lacks network, num_classes (10 or 100) or the weights' hash."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        network, num_classes, weights = found["network"], found["num_classes"], found["weights"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: no description of a teacher ({type(error).__name__}: {error}); allowed: JSON with network, num_classes, weights"
+        ) from error
+    if network not in models.names() or num_classes not in (10, 100) or not isinstance(weights, str) or not weights:
+        raise InputError(f"{path}: no description of a teacher; allowed: a network of models/, 10 or 100 classes, a hash of weights")
+    return Imported(network, num_classes, path, weights, {k: v for k, v in found.items() if k not in ("network", "num_classes", "weights")})
+
+
+def need_weights(refs: Iterable[TeacherRef | None]) -> None:
+    """`InputError` if something is to be trained with a teacher that is only described."""
+    for ref in refs:
+        if ref is not None and ref.run is None and Path(ref.path).suffix == DESCRIBED:
+            raise InputError(
+                f"{ref.path}: only describes {ref.network} ({ref.weights}), nothing can be trained with it; allowed: TEACHERS= with its checkpoint"
+            )
+
+
 def scan(folder: Path | None) -> list[Imported]:
     """Every checkpoint of a folder, one a network; `InputError` for a missing folder, a file that does not fit, or two of one network."""
     if folder is None:
@@ -73,9 +103,9 @@ def scan(folder: Path | None) -> list[Imported]:
         raise InputError(f"TEACHERS: no folder {folder}; allowed: a folder of checkpoints ({', '.join(SUFFIXES)})")
     found: dict[str, Imported] = {}
     for path in sorted(
-        p for p in folder.rglob("*") if p.suffix in SUFFIXES and p.is_file() and not p.name.startswith(".")
+        p for p in folder.rglob("*") if p.suffix in (*SUFFIXES, DESCRIBED) and p.is_file() and not p.name.startswith(".")
     ):
-        teacher = read(path)
+        teacher = described(path) if path.suffix == DESCRIBED else read(path)
         if teacher.network in found:
             raise InputError(
                 f"TEACHERS: two checkpoints of {teacher.network}: {found[teacher.network].path} and {path}; allowed: one a network"

@@ -128,10 +128,13 @@ class Store:
         """The living worker of a run, or None."""
         return Claim.holder(self.path(key) / "claim")
 
-    def curve(self, key: str) -> pd.DataFrame | None:
-        """The run's curve, a row an epoch, or None."""
-        path = self.path(key) / "curve.csv"
-        return pd.read_csv(path) if path.exists() else None
+    def curve(self, key: str, reference: bool = False) -> pd.DataFrame | None:
+        """The run's curve, a row an epoch, or None. reference: where it is not here, that of the reference results."""
+        for folder in (self.folder, REFERENCE) if reference else (self.folder,):
+            path = folder / key / "curve.csv"
+            if path.exists():
+                return pd.read_csv(path)
+        return None
 
     def state(self, key: str) -> str:
         """`done`, `diverged`, `running`, `failed`, `started` (has a checkpoint, nobody works on it) or `absent`."""

@@ -167,7 +167,7 @@ def diff_curves(expansion: Expansion, frame: pd.DataFrame, store: Store) -> list
     for cell in collect(expansion, frame, store):
         theirs = cell_curves(cell)
         for result in cell.runs if theirs else ():
-            curve = store.curve(result.run.key)
+            curve = store.curve(result.run.key, reference=True)
             if curve is None:
                 continue
             epochs, reason = comparable_epochs(result.run)

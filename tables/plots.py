@@ -230,7 +230,7 @@ def write_figures(expansion: Expansion, frame: pd.DataFrame, store: Store, out_d
         found = {
             f"seed {r.run.seed}": curve
             for r in cell.runs
-            if r.row is not None and (curve := store.curve(r.run.key)) is not None
+            if r.row is not None and (curve := store.curve(r.run.key, reference=True)) is not None
         }
         if found:
             c = cell.cell

@@ -68,7 +68,7 @@ def _run_details(key: str, x: RunResult, store: Store, theirs: Mapping[str, pd.D
     ):
         value = row.get(field)
         found[field] = value if isinstance(value, str) else ""
-    curve = store.curve(key) if row else None
+    curve = store.curve(key, reference=True)
     if curve is not None:
         found["curve"] = _thin(curve)
         epochs, reason = comparable_epochs(x.run) if theirs else (0, "")

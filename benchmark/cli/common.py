@@ -206,7 +206,7 @@ def matches(key: str, pattern: str) -> bool:
 def execution_of(args: argparse.Namespace, profile: str) -> Execution:
     if args.threads < 0:
         raise InputError(f"--threads {args.threads}; allowed: 0 (torch's choice) and more")
-    return choose(args.device, args.precision, args.threads, profile)
+    return choose(args.device, args.precision, args.threads)
 
 
 def environment_of(args: argparse.Namespace) -> Environment:

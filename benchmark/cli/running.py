@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmark import cost, local, plan
+from benchmark import cost, local, plan, teachers
 from benchmark.cli import common
 from benchmark.cli.common import plural, say
 from benchmark.execution import has_gpu
@@ -176,6 +176,7 @@ def train_missing(args: argparse.Namespace, chosen: common.Selection) -> list[Ou
     if not found.packs:
         say(f"nothing to train: {plural(done, 'run')} done")
         return [Outcome(r, "failed", (store.failure(r.key) or {}).get("reason", "")) for r in failed]
+    teachers.need_weights(ref for pack in found.packs for r in pack.runs for ref in (r.teacher_ref, r.evaluates))
     say(
         f"{plural(len(found.missing), 'run')} to train in {plural(len(found.packs), 'pack')}, {done} done; {execution.describe()['device_name']}, "
         f"{execution.precision}, {plural(execution.describe()['threads'], 'thread')}; results in {store.folder}"
@@ -199,6 +200,7 @@ def _verdict(outcomes: list[Outcome]) -> int:
 
 def do_run(args: argparse.Namespace) -> int:
     chosen = common.select(args)
+    common.execution_of(args, chosen.profile)
     _announce(args, chosen)
     return _verdict(train_missing(args, chosen))
 
@@ -209,6 +211,7 @@ def do_reproduce(args: argparse.Namespace) -> int:
     number = "" if args.table else f"table{args.number}"
     args.table = args.table or common.paper_table(args.paper, args.number)
     chosen = common.select(args)
+    common.execution_of(args, chosen.profile)  # what is wrong with it is said before anything else
     _announce(args, chosen)
     code = _verdict(train_missing(args, chosen))
     table_verbs.show(chosen, common.store_of(args), Path(args.out), alias=number or None)
