@@ -203,7 +203,7 @@ def matches(key: str, pattern: str) -> bool:
     return pattern in key or fnmatch.fnmatch(key, pattern)
 
 
-def execution_of(args: argparse.Namespace, profile: str) -> Execution:
+def execution_of(args: argparse.Namespace) -> Execution:
     if args.threads < 0:
         raise InputError(f"--threads {args.threads}; allowed: 0 (torch's choice) and more")
     return choose(args.device, args.precision, args.threads)

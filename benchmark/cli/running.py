@@ -78,7 +78,7 @@ def measured_speed(store: Store, device: str) -> float | None:
 
 
 def _plan(args: argparse.Namespace, chosen: common.Selection) -> tuple[plan.Plan, dict[str, Any]]:
-    execution = common.execution_of(args, chosen.profile)
+    execution = common.execution_of(args)
     store = common.store_of(args)
     found = plan.make_plan(chosen.runs, store, max_pack=common.max_pack(args, execution))
     device = "cuda" if chosen.profile == "paper" and args.device == "auto" else execution.torch_device.type
@@ -161,7 +161,7 @@ def _announce(args: argparse.Namespace, chosen: common.Selection) -> None:
 
 
 def train_missing(args: argparse.Namespace, chosen: common.Selection) -> list[Outcome]:
-    execution = common.execution_of(args, chosen.profile)
+    execution = common.execution_of(args)
     store = common.store_of(args)
     found = plan.make_plan(
         chosen.runs, store, max_pack=common.max_pack(args, execution), skip_states=frozenset({"failed"})
@@ -200,7 +200,7 @@ def _verdict(outcomes: list[Outcome]) -> int:
 
 def do_run(args: argparse.Namespace) -> int:
     chosen = common.select(args)
-    common.execution_of(args, chosen.profile)
+    common.execution_of(args)
     _announce(args, chosen)
     return _verdict(train_missing(args, chosen))
 
@@ -211,7 +211,7 @@ def do_reproduce(args: argparse.Namespace) -> int:
     number = "" if args.table else f"table{args.number}"
     args.table = args.table or common.paper_table(args.paper, args.number)
     chosen = common.select(args)
-    common.execution_of(args, chosen.profile)  # what is wrong with it is said before anything else
+    common.execution_of(args)  # what is wrong with it is said before anything else
     _announce(args, chosen)
     code = _verdict(train_missing(args, chosen))
     table_verbs.show(chosen, common.store_of(args), Path(args.out), alias=number or None)
