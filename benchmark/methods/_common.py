@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.errors import InputError
+from benchmark.protocols import scaled
 
 if TYPE_CHECKING:
     from models import NetInfo
@@ -80,3 +82,23 @@ def check_range(name: str, value: float, low: float, high: float | None = None, 
     if value < low or (above and value == low) or (high is not None and value > high):
         allowed = f"{low} to {high}" if high is not None else f"{'above' if above else 'at least'} {low}"
         raise InputError(f"{name}={value} is out of range; allowed: {allowed}")
+
+
+class WarmUp:
+    """A linear rise of a weight from the first epoch: `factor` is min(epoch / length, 1).
+
+    length: `epochs` of a 240-epoch schedule, in proportion (at least 1; 0 for none). 1 before the first epoch.
+    """
+
+    def __init__(self, epochs: int, total: int, published: int = 240) -> None:
+        self.length = scaled(epochs, total, published) if epochs else 1
+        self.epoch = self.length
+
+    @property
+    def factor(self) -> float:
+        return min(self.epoch / self.length, 1.0)
+
+
+def one_hot(labels: Tensor, like: Tensor) -> Tensor:
+    """int64 `[B]` -> `[B, C]` of ones and zeros, in the type and width of `like` (torch's own looks at the labels first)."""
+    return torch.zeros_like(like).scatter_(1, labels[:, None], 1.0)
