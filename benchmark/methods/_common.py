@@ -17,7 +17,7 @@ from benchmark.errors import InputError
 from benchmark.protocols import scaled
 
 if TYPE_CHECKING:
-    from models import NetInfo
+    from models import NetInfo, Network
 
 Shape = tuple[int, int, int]
 T = TypeVar("T")
@@ -102,3 +102,21 @@ class WarmUp:
 def one_hot(labels: Tensor, like: Tensor) -> Tensor:
     """int64 `[B]` -> `[B, C]` of ones and zeros, in the type and width of `like` (torch's own looks at the labels first)."""
     return torch.zeros_like(like).scatter_(1, labels[:, None], 1.0)
+
+
+class FrozenHead(nn.Module):
+    """A copy of a network's classifier as buffers: it never trains, and it is part of the method's state."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, net: Network | None) -> None:
+        super().__init__()
+        if net is None:
+            raise ValueError("this method needs the teacher's classifier")
+        head = net.linear_head()
+        self.register_buffer("weight", head.weight.detach().clone())
+        self.register_buffer("bias", head.bias.detach().clone())
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        return F.linear(embedding, self.weight, self.bias)
