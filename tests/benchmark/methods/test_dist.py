@@ -25,7 +25,7 @@ def test_value(temperature):
     student, teacher = fake_features(SITE.student), fake_features(SITE.teacher, seed=1)
     p_s, p_t = ([softmax(row, temperature) for row in f.logits.tolist()] for f in (student, teacher))
     terms = build("dist", SITE, temperature=temperature).loss(make_step(SITE, student, teacher))
-    for term, (a, b) in {"dist_inter": (p_s, p_t), "dist_intra": (list(zip(*p_s)), list(zip(*p_t)))}.items():
+    for term, (a, b) in {"dist_inter": (p_s, p_t), "dist_intra": (list(zip(*p_s, strict=True)), list(zip(*p_t, strict=True)))}.items():
         distances = [1 - pearson(x, y) for x, y in zip(a, b, strict=True)]
         assert terms[term].item() == pytest.approx(temperature**2 * sum(distances) / len(distances), rel=1e-7)
 
