@@ -89,7 +89,7 @@ class LS(Method):
             return {"weight": 9.0}
         if other == "mlld":
             temperature, weight = MLLD.get(pair, (2.0, 9.0))
-            return {"temperature": temperature, "weight": weight}
+            return {"temperature": temperature, "levels": weight}
         return {}
 
     def transform(self, step: Step) -> Step:
