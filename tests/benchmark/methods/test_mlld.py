@@ -76,11 +76,11 @@ def test_the_strong_view_is_other_images_of_the_same_kind():
 
 
 def test_changes_of_shape():
-    images = torch.rand(6, 8, 8, 3)
+    images = torch.rand(6, 32, 32, 3)
     found = reshape(images, torch.arange(6), torch.ones(6))
     assert torch.equal(found[0], images[0])
-    assert torch.equal(found[4, :, :-1], images[4, :, 1:]), "a shift by 0.3 of half of 8 is one column"
-    assert torch.equal(found[5, :-1], images[5, 1:])
+    assert torch.equal(found[4, :, :-5], images[4, :, 5:]), "a shift by 0.3 of half the width is 5 columns"
+    assert torch.equal(found[5, :-5], images[5, 5:])
     assert all(not torch.equal(found[k], images[k]) for k in range(1, 6))
 
 
