@@ -1,6 +1,6 @@
 """Protocols (a paper's training recipe and reporting rule) and profiles (how much of it is done).
 
-`crd`, `sskd` and `dlkd` share one recipe (RepDistiller's, inherited by the other two): 240 epochs, batch 64, SGD with momentum 0.9 and
+All share one recipe (RepDistiller's, which the others inherited): 240 epochs, batch 64, SGD with momentum 0.9 and
 weight decay 5e-4, learning rate 0.05 (0.01 for MobileNet and ShuffleNet students), divided by 10 after epochs 150, 180, 210.
 They differ in what they report, in the teacher's checkpoint, and in what is trained together with KD (that is the rows' business:
 `tables/*.toml`).
@@ -82,6 +82,22 @@ PROTOCOLS: dict[str, Protocol] = {
             teacher_protocol="sskd",
             mean=(0.5071, 0.4866, 0.4409),
             note="SSKD's teachers. The code saves the best and the last epoch; which one its own row prints is not known, so both are shown.",
+        ),
+        Protocol(
+            "mdistiller",
+            "mdistiller (DKD, LSKD)",
+            report="best",
+            teacher_epoch="last",
+            teacher_protocol="crd",
+            note="CRD's recipe and teachers, best epoch on the test set, mean of 4 or 5 runs.",
+        ),
+        Protocol(
+            "repdistiller",
+            "papers on CRD's recipe that do not say which epoch they report",
+            report="both",
+            teacher_epoch="last",
+            teacher_protocol="crd",
+            note="CRD's recipe and teachers; which epoch is printed is not known, so both are shown.",
         ),
     )
 }

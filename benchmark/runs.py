@@ -203,7 +203,8 @@ class Resolver:
         overrides = dict(r.overrides)
         protocol, profile = protocols.get_protocol(r.protocol), protocols.get_profile(r.profile)
         dataset = data.info(r.dataset)
-        spec = methods_room.parse(r.method, {k: v for k, v in overrides.items() if not k.startswith("recipe.")})
+        own = {k: v for k, v in overrides.items() if not k.startswith("recipe.")}
+        spec = methods_room.parse(r.method, own, r.teacher, r.student)
         for name in (r.teacher, r.student):
             if name != NONE:
                 network_info(name, dataset.num_classes)

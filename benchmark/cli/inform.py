@@ -43,7 +43,8 @@ def register(verbs: Any) -> None:
 def describe(name: str) -> dict[str, Any]:
     """All that a method says of itself, as JSON data."""
     m = methods.get(name)
-    needs = methods.parse(name).needs()
+    spec = methods.MethodSpec(name, (methods.Component(m, m.Config()),), 1.0)  # not parsed: a wrapper cannot stand alone
+    needs = spec.needs()
     return {
         "name": m.name,
         "title": m.title,
@@ -57,9 +58,10 @@ def describe(name: str) -> dict[str, Any]:
         "teacher_views": [v.name for v in needs.passes],
         "sampler": m.sampler.name,
         "init_epochs": m.init_epochs,
-        "requires": list(methods.parse(name).requires),
+        "requires": list(spec.requires),
         "trains_student": m.trains_student,
         "combined": dict(m.combined),
+        "at_test": m.at_test,
         "hyper_parameters": methods.hyper_parameters(m.Config),
         "doc": inspect.getdoc(sys.modules[m.__module__]) or "",
     }
@@ -110,6 +112,8 @@ def _print_method(d: dict[str, Any]) -> None:
         f"views: {', '.join(d['views'])}"
         + (f"; initialisation stage of {d['init_epochs']} epochs" if d["init_epochs"] else "")
     )
+    if d["at_test"]:
+        print(f"kept at test time beside the student: {d['at_test']}")
     for h in d["hyper_parameters"]:
         print(f"  {h['name']} = {h['default']!r} ({h['type']}): {h['help']} [{h['source']}]")
     if d["combined"]:

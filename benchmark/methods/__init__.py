@@ -121,8 +121,8 @@ class Component:
 class MethodSpec:
     """A resolved combination of methods.
 
-    name: canonical (components sorted, `kd` last, so that `kd+at` and `at+kd` are one run); `plain` for none.
-    ce: weight of the cross-entropy: that of the one method, 1.0 in a combination, unless set.
+    name: canonical (components sorted, `kd` last, then wrappers, so that `kd+at` and `at+kd` are one run); `plain` for none.
+    ce: weight of the cross-entropy: that of the one method (wrappers do not count), 1.0 in a combination, unless set.
     """
 
     name: str
@@ -220,8 +220,11 @@ def _coerce(key: str, value: Any, kind: type[Any], allowed: tuple[Any, ...] | No
     return value
 
 
-def parse(text: str, overrides: Mapping[str, Any] | None = None) -> MethodSpec:
+def parse(text: str, overrides: Mapping[str, Any] | None = None, teacher: str = "", student: str = "") -> MethodSpec:
     """Resolves `a+b` and the settings that concern it.
+
+    teacher, student: the pair's names, where constants were chosen by pair. A default is the config's; then comes `combined`,
+    then `for_pair`, then what another method of the combination gives it (`for_other`), then the overrides.
 
     overrides: `method.field` or `ce` -> value; settings of methods that are not in the combination are ignored here (their
     existence is checked by `check_override`). Raises `InputError` for unknown methods, fields, types.
@@ -235,10 +238,23 @@ def parse(text: str, overrides: Mapping[str, Any] | None = None) -> MethodSpec:
     if len(set(words)) < len(words):
         raise InputError(f"method '{text}' names a method twice; allowed: each once")
     classes = [get(w) for w in words]
-    classes.sort(key=lambda m: (m.name == "kd", m.name))
+    classes.sort(key=lambda m: (m.is_wrapper(), m.name == "kd", m.name))
+    losses = [m for m in classes if not m.is_wrapper()]
+    for wrapper in classes[len(losses) :]:
+        read = wrapper.needs(wrapper.Config()).teacher
+        if not any(read & m.needs(m.Config()).teacher for m in losses):
+            what = " and ".join(sorted(read))
+            raise InputError(
+                f"'{text}': {wrapper.name} changes the {what} that other methods read of the teacher, and none here does; "
+                f"allowed: one that does, e.g. kd+{wrapper.name}"
+            )
     components = []
     for method in classes:
-        values = dict(method.combined) if len(classes) > 1 else {}
+        values = dict(method.combined) if len(losses) > 1 else {}
+        values |= method.for_pair(teacher, student)
+        for other in classes:
+            if other is not method:
+                values |= other.for_other(method.name, teacher, student)
         own = {k.partition(".")[2]: v for k, v in overrides.items() if k.partition(".")[0] == method.name and "." in k}
         components.append(Component(method, method.Config(**{**values, **own})))
     if sum(m.task_loss is not Method.task_loss for m in classes) > 1:
@@ -247,7 +263,7 @@ def parse(text: str, overrides: Mapping[str, Any] | None = None) -> MethodSpec:
         raise InputError(f"'{text}': these methods need different samplers; allowed: one that is not the usual shuffle")
     if not all(m.trains_student for m in classes) and len(classes) > 1:
         raise InputError(f"'{text}': a method that trains no student cannot be combined; allowed: it alone")
-    ce = components[0].config.ce if len(components) == 1 else 1.0
+    ce = components[0].config.ce if len(losses) == 1 else 1.0
     explicit = {v for k, v in overrides.items() if k.endswith(".ce") and k.partition(".")[0] in words}
     if len(explicit) > 1:
         raise InputError(f"'{text}': its methods are given different weights of the cross-entropy; allowed: one, as ce=")
@@ -285,10 +301,14 @@ class Objective(nn.Module):
         """`(total, terms)`. `steps` holds the step as each component sees it (own generator); terms are unweighted, `ce` among them."""
         terms: Terms = {}
         total: Tensor | None = None
+        wrappers = [m for m in self if m.is_wrapper()]
         for name, m in self.methods.items():
             assert isinstance(m, Method)
             weights = m.weights()
-            for term, value in m.loss(steps[name]).items():
+            step = steps[name]
+            for wrapper in wrappers:
+                step = wrapper.transform(step) if wrapper is not m else step
+            for term, value in m.loss(step).items():
                 terms[term] = value
                 part = weights[term] * value
                 total = part if total is None else total + part

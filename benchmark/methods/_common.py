@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.errors import InputError
+from benchmark.protocols import scaled
 
 if TYPE_CHECKING:
-    from models import NetInfo
+    from models import NetInfo, Network
 
 Shape = tuple[int, int, int]
 T = TypeVar("T")
@@ -80,3 +82,41 @@ def check_range(name: str, value: float, low: float, high: float | None = None, 
     if value < low or (above and value == low) or (high is not None and value > high):
         allowed = f"{low} to {high}" if high is not None else f"{'above' if above else 'at least'} {low}"
         raise InputError(f"{name}={value} is out of range; allowed: {allowed}")
+
+
+class WarmUp:
+    """A linear rise of a weight from the first epoch: `factor` is min(epoch / length, 1).
+
+    length: `epochs` of a 240-epoch schedule, in proportion (at least 1; 0 for none). 1 before the first epoch.
+    """
+
+    def __init__(self, epochs: int, total: int, published: int = 240) -> None:
+        self.length = scaled(epochs, total, published) if epochs else 1
+        self.epoch = self.length
+
+    @property
+    def factor(self) -> float:
+        return min(self.epoch / self.length, 1.0)
+
+
+def one_hot(labels: Tensor, like: Tensor) -> Tensor:
+    """int64 `[B]` -> `[B, C]` of ones and zeros, in the type and width of `like` (torch's own looks at the labels first)."""
+    return torch.zeros_like(like).scatter_(1, labels[:, None], 1.0)
+
+
+class FrozenHead(nn.Module):
+    """A copy of a network's classifier as buffers: it never trains, and it is part of the method's state."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, net: Network | None) -> None:
+        super().__init__()
+        if net is None:
+            raise ValueError("this method needs the teacher's classifier")
+        head = net.linear_head()
+        self.register_buffer("weight", head.weight.detach().clone())
+        self.register_buffer("bias", head.bias.detach().clone())
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        return F.linear(embedding, self.weight, self.bias)

@@ -10,6 +10,8 @@ of any method; it asks these questions:
     weights()                        the weight of each term of the loss
     loss(step)                       the terms, unweighted; the total is  ce * CE + sum of weight * term
     start_epoch(epoch), after_step() places for schedules (warm-up, curricula) and for updates of memory
+    for_pair(...), for_other(...)    defaults that the paper chose for a pair, or for another method of the combination
+    transform(step)                  what the other methods of a combination see instead (only a wrapper, such as `ls`, has it)
 
 To add a method, put one file beside this one (CONTRIBUTING.md has a worked example). Nothing has to be registered.
 """
@@ -143,6 +145,7 @@ class Method(nn.Module):
     name: lower case, as written in tables and on the command line.
     title: the name as papers print it; formula: plain text; paper: authors, venue and year; bibtex: one entry.
     revision: raise it when the loss is mended, so that records of the old loss no longer count.
+    at_test: what the student keeps at test time beyond itself; "" for most, which leave a bare student.
     combined: defaults that differ when the method is one of several (`x+kd`), by field name of its config.
     init_epochs: length of the initialisation stage in the paper's schedule (scaled with it), 0 for none.
     trains_student: False for a run that leaves only the method's own modules (SSKD's teacher head).
@@ -155,6 +158,7 @@ class Method(nn.Module):
     paper: ClassVar[str] = ""
     bibtex: ClassVar[str] = ""
     revision: ClassVar[int] = 1
+    at_test: ClassVar[str] = ""
     combined: ClassVar[Mapping[str, Any]] = {}
     init_epochs: ClassVar[int] = 0
     trains_student: ClassVar[bool] = True
@@ -189,6 +193,21 @@ class Method(nn.Module):
         return ()
 
     @classmethod
+    def for_pair(cls, teacher: str, student: str) -> Mapping[str, Any]:
+        """Defaults that differ on this pair of networks, by field name of the config, where the paper tuned them by pair."""
+        return {}
+
+    @classmethod
+    def for_other(cls, other: str, teacher: str, student: str) -> Mapping[str, Any]:
+        """Defaults that this method gives to the method `other` of the same combination on this pair (names may be empty: any pair)."""
+        return {}
+
+    @classmethod
+    def is_wrapper(cls) -> bool:
+        """Whether it changes what the other methods of a combination see (it has `transform`). A wrapper cannot stand alone."""
+        return cls.transform is not Method.transform
+
+    @classmethod
     def schedule(cls) -> dict[str, Any]:
         """Protocol fields that this method's own run replaces, in the paper's length (e.g. epochs=60, milestones=(30, 45))."""
         return {}
@@ -206,6 +225,10 @@ class Method(nn.Module):
     def loss(self, step: Step) -> Terms:
         """The terms of the loss, unweighted scalars (float32), named as in `weights()`; {} if there is none in the main stage."""
         return {}
+
+    def transform(self, step: Step) -> Step:
+        """The step as the other methods of the combination see it; the cross-entropy with the labels keeps the step as it is."""
+        return step
 
     def task_loss(self, step: Step) -> Tensor | None:
         """Replaces the cross-entropy with the labels on the normal view; None leaves it as it is."""

@@ -1,0 +1,94 @@
+"""CTKD: KD whose temperature learns to make the task harder, step by step.
+
+    L = ce * CE + weight * T^2 * KL(softmax(z_t / T) || softmax(z_s / T)),    T = 1 + 20 * sigmoid(theta)
+
+theta (one number, from 1) is trained with the student, but *against* the loss: its gradient is multiplied by -lambda. The curriculum:
+lambda rises from 0 to 1 as (1 - cos(pi * epoch / 10)) / 2 over 10 epochs of 240 (in proportion in another length), and stays 1. Global
+temperature, the version of the table (the paper also has one that reads each image's logits). theta is dropped at test time.
+In the papers this stands as KD+CTKD; the KD term is in it.
+
+Li, Li, Yang, Zhao, Song, Luo, Li, Yang: Curriculum Temperature for Knowledge Distillation. AAAI 2023, arXiv 2211.16231.
+Constants: CTKD@7d52522 train_student.py, scripts (-r 0.1 -a 0.9, --t_start 1 --t_end 20 --decay_loops 10; unverified).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmark.methods._common import check_range
+from benchmark.methods.base import Method, MethodConfig, Needs, Site, Step, Terms, param
+from benchmark.protocols import scaled
+
+
+class _Against(torch.autograd.Function):
+    """The identity; its gradient is multiplied by -scale."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:
+        ctx.scale = scale
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return -ctx.scale * grads[0], None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CTKDConfig(MethodConfig):
+    ce: float = param(0.1, "weight of the cross-entropy (1.0 in a combination)", "CTKD scripts -r 0.1 (unverified)")
+    weight: float = param(0.9, "weight of the KD term (1.0 in a combination)", "CTKD scripts -a 0.9 (unverified)")
+    low: float = param(1.0, "lowest temperature", "CTKD scripts --t_start 1 (unverified)")
+    span: float = param(20.0, "highest temperature less the lowest", "CTKD scripts --t_end 20 (unverified)")
+    start: float = param(1.0, "theta at the start", "CTKD models/temp_global.py (unverified)")
+    rise: int = param(10, "epochs (of 240) in which lambda rises to 1", "CTKD scripts --decay_loops 10 (unverified)")
+
+    def __post_init__(self) -> None:
+        check_range("ctkd.low", self.low, 0.0, above=True)
+        check_range("ctkd.span", self.span, 0.0)
+        check_range("ctkd.rise", self.rise, 1)
+
+
+class CTKD(Method):
+    name = "ctkd"
+    title = "CTKD"
+    formula = "0.1 CE + 0.9 T^2 KL(softmax(z_t/T) || softmax(z_s/T)), T = 1 + 20 sigmoid(theta), theta trained against the loss"
+    paper = "Li et al., Curriculum Temperature for Knowledge Distillation, AAAI 2023"
+    bibtex = """@inproceedings{li2023curriculum,
+  title     = {Curriculum Temperature for Knowledge Distillation},
+  author    = {Li, Zheng and Li, Xiang and Yang, Lingfeng and Zhao, Borui and Song, Renjie and Luo, Lei and Li, Jun and Yang, Jian},
+  booktitle = {Proceedings of the AAAI Conference on Artificial Intelligence},
+  pages     = {1504--1512},
+  year      = {2023}
+}"""
+    combined = {"ce": 1.0, "weight": 1.0}
+    Config = CTKDConfig
+
+    @classmethod
+    def needs(cls, config: CTKDConfig) -> Needs:
+        return Needs.of("logits", "logits")
+
+    def __init__(self, config: CTKDConfig, site: Site) -> None:
+        super().__init__(config, site)
+        self.theta = nn.Parameter(torch.tensor(config.start))
+        self.rise = scaled(config.rise, site.epochs, 240)
+        self.against = 1.0
+
+    def start_epoch(self, epoch: int) -> None:
+        self.against = (1 - math.cos(math.pi * min(epoch / self.rise, 1.0))) / 2
+
+    def temperature(self) -> Tensor:
+        theta: Tensor = _Against.apply(self.theta, self.against)
+        return self.config.low + self.config.span * torch.sigmoid(theta)
+
+    def loss(self, step: Step) -> Terms:
+        if not self.active("ctkd"):
+            return {}
+        t = self.temperature()
+        log_p, log_q = (F.log_softmax(f.logits / t, dim=1) for f in (step.student, step.teacher))
+        return {"ctkd": F.kl_div(log_p, log_q, reduction="batchmean", log_target=True) * t**2}

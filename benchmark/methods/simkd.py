@@ -1,0 +1,97 @@
+"""SimKD: the student takes over the teacher's classifier; a projector learns to feed it.
+
+    L = weight * mean((P(F_s) - F_t)^2)        (no cross-entropy, no softened outputs)
+    at test: W_t pool(P(F_s)) + b_t
+    P = conv1x1 (s -> t/2)-BN-ReLU-conv3x3 depthwise-BN-ReLU-conv1x1 (t/2 -> t)-BN-ReLU, no biases
+
+F: the last map; of the teacher, the one whose pooled value its classifier reads (after the last ReLU); the larger is
+adaptive-average-pooled to the smaller. W_t, b_t are the teacher's classifier, frozen.
+
+**The student has extra parameters at test time**: P (trained) and the teacher's classifier in place of its own. A record counts P
+under `method_params`. The student's own classifier is not trained, so its training accuracy in the curves is chance and its
+file of weights alone does not predict. The table's rows f = 4 and f = 8 divide t by 4 and 8 (`factor`).
+
+Chen, Mei, Zhang, Wang, Feng, Chen: Knowledge Distillation with the Reused Teacher Classifier. CVPR 2022, arXiv 2203.14001.
+Constants: SimKD@2b389c3 models/util.py, scripts (`--distill simkd -c 0 -d 0 -b 1`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmark.methods._common import FrozenHead, check_range, known, match_spatial
+from benchmark.methods.base import Method, MethodConfig, Needs, Site, Step, Terms, param
+
+if TYPE_CHECKING:
+    from models import Features, NetInfo
+
+
+def projector(c_s: int, c_t: int, factor: int) -> nn.Sequential:
+    """Channels c_s -> c_t, positive; c_t / factor in between."""
+    mid = c_t // factor
+    return nn.Sequential(
+        nn.Conv2d(c_s, mid, 1, bias=False), nn.BatchNorm2d(mid), nn.ReLU(),
+        nn.Conv2d(mid, mid, 3, padding=1, groups=mid, bias=False), nn.BatchNorm2d(mid), nn.ReLU(),
+        nn.Conv2d(mid, c_t, 1, bias=False), nn.BatchNorm2d(c_t), nn.ReLU(),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimKDConfig(MethodConfig):
+    ce: float = param(0.0, "weight of the cross-entropy: none, the student's classifier is not used", "SimKD scripts -c 0")
+    weight: float = param(1.0, "weight of the maps' distance", "SimKD scripts -b 1")
+    factor: int = param(2, "by which the projector's inner channels are fewer than the teacher's", "SimKD models/util.py factor=2")
+
+    def __post_init__(self) -> None:
+        check_range("simkd.factor", self.factor, 1)
+
+
+class SimKD(Method):
+    name = "simkd"
+    title = "SimKD"
+    formula = "mean((P(F_s) - F_t)^2), no CE; at test the teacher's classifier on pool(P(F_s)): extra parameters"
+    paper = "Chen et al., Knowledge Distillation with the Reused Teacher Classifier, CVPR 2022"
+    bibtex = """@inproceedings{chen2022knowledge,
+  title     = {Knowledge Distillation with the Reused Teacher Classifier},
+  author    = {Chen, Defang and Mei, Jian-Ping and Zhang, Hailin and Wang, Can and Feng, Yan and Chen, Chun},
+  booktitle = {Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  pages     = {11933--11942},
+  year      = {2022}
+}"""
+    at_test = "the projector and the teacher's classifier (extra parameters; the student's own classifier is not trained)"
+    Config = SimKDConfig
+
+    @classmethod
+    def skip(cls, config: SimKDConfig, student: NetInfo | None, teacher: NetInfo | None) -> str | None:
+        if teacher is not None and teacher.stage_shapes[-1][0] != teacher.embedding_dim:
+            return f"the classifier of {teacher.name} does not read its last map (a layer stands between them)"
+        return None
+
+    @classmethod
+    def needs(cls, config: SimKDConfig) -> Needs:
+        return Needs.of("stages logits", "preacts")
+
+    def __init__(self, config: SimKDConfig, site: Site) -> None:
+        super().__init__(config, site)
+        student, teacher = known(site.student, site.teacher)
+        (c_s, *_), (c_t, size, _) = student.stage_shapes[-1], teacher.stage_shapes[-1]
+        self.size = size
+        self.projector = projector(c_s, c_t, config.factor)
+        self.head = FrozenHead(site.teacher_net)
+
+    def loss(self, step: Step) -> Terms:
+        if not self.active("simkd"):
+            return {}
+        # A WRN's last map is raw; after batch norm and ReLU it is what the classifier reads, in every network.
+        f_s, f_t = match_spatial(step.student.stages[-1], F.relu(step.teacher.preacts[-1]))
+        return {"simkd": F.mse_loss(self.projector(f_s), f_t)}
+
+    def predict(self, features: Features) -> Tensor:
+        f_s = features.stages[-1]
+        if f_s.shape[-2] > self.size:
+            f_s = F.adaptive_avg_pool2d(f_s, self.size)
+        return self.head(F.adaptive_avg_pool2d(self.projector(f_s), 1).flatten(1))

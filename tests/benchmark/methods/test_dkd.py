@@ -1,0 +1,84 @@
+"""DKD against its formula in plain loops."""
+
+import math
+
+import pytest
+import torch
+from kit import build, fake_features, gradients, make_site, make_step, tiny_info
+
+from benchmark import methods
+
+SITE = make_site(tiny_info(), tiny_info(), epochs=240)
+
+
+def softmax(row):
+    exps = [math.exp(z) for z in row]
+    return [e / sum(exps) for e in exps]
+
+
+def kl(p, q):
+    return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+
+
+def expected(z_s, z_t, labels, temperature):
+    target = other = 0.0
+    for s, t, y in zip(z_s.tolist(), z_t.tolist(), labels.tolist(), strict=True):
+        p_s, p_t = (softmax([z / temperature for z in row]) for row in (s, t))
+        target += kl([p_t[y], 1 - p_t[y]], [p_s[y], 1 - p_s[y]])
+        q_s, q_t = ([p / (1 - row[y]) for c, p in enumerate(row) if c != y] for row in (p_s, p_t))
+        other += kl(q_t, q_s)
+    return temperature**2 * target / len(labels), temperature**2 * other / len(labels)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_value(temperature):
+    student, teacher = fake_features(SITE.student), fake_features(SITE.teacher, seed=1)
+    step = make_step(SITE, student, teacher)
+    terms = build("dkd", SITE, temperature=temperature).loss(step)
+    target, other = expected(student.logits, teacher.logits, step.labels, temperature)
+    assert terms["dkd_target"].item() == pytest.approx(target, rel=1e-10)
+    assert terms["dkd_other"].item() == pytest.approx(other, rel=1e-10)
+
+
+def test_kd_is_the_sum_with_the_teachers_doubt_as_weight():
+    """The paper's identity: KD = TCKD + (1 - p_t,y) NCKD for each image."""
+    site = make_site(tiny_info(), tiny_info())
+    student, teacher = fake_features(SITE.student, 1), fake_features(SITE.teacher, 1, seed=1)
+    step = make_step(site, student, teacher)
+    terms = build("dkd", site).loss(step)
+    doubt = 1 - torch.softmax(teacher.logits / 4, 1)[0, step.labels[0]]
+    kd = build("kd", site, temperature=4.0).loss(step)["kd"]
+    torch.testing.assert_close(kd, terms["dkd_target"] + doubt * terms["dkd_other"])
+
+
+def test_sharp_logits_in_fp32_are_finite():
+    info = SITE.student
+    student, teacher = (fake_features(info, seed=k).map(lambda t: (t * 300).float().requires_grad_()) for k in (0, 1))
+    terms = build("dkd", SITE, dtype=torch.float32).loss(make_step(SITE, student, teacher))
+    total = terms["dkd_target"] + terms["dkd_other"]
+    assert total.isfinite() and gradients(total, student)["logits"]
+
+
+def test_gradient_reaches_the_students_logits_alone():
+    student = fake_features(SITE.student, requires_grad=True)
+    terms = build("dkd", SITE).loss(make_step(SITE, student, fake_features(SITE.teacher, seed=1)))
+    for term in terms.values():
+        assert [k for k, reached in gradients(term, student).items() if reached] == ["logits"]
+
+
+@pytest.mark.parametrize(("epochs", "length"), [(240, 20), (120, 10), (15, 1), (2, 1)])
+def test_warm_up_in_proportion(epochs, length):
+    method = build("dkd", make_site(tiny_info(), tiny_info(), epochs=epochs), alpha=2.0, beta=3.0)
+    for epoch in range(1, epochs + 1):
+        method.start_epoch(epoch)
+        factor = min(epoch / length, 1)
+        assert method.weights() == pytest.approx({"dkd_target": 2 * factor, "dkd_other": 3 * factor})
+
+
+@pytest.mark.parametrize(("teacher", "beta"), [("resnet56", 2.0), ("wrn_40_2", 6.0), ("vgg13", 6.0), ("resnet32x4", 8.0)])
+def test_beta_is_the_teachers_unless_set(teacher, beta):
+    def used(spec):
+        return spec.components[0].config.beta
+
+    assert used(methods.parse("dkd", {}, teacher, "resnet20")) == beta
+    assert used(methods.parse("dkd", {"dkd.beta": 5.0}, teacher, "resnet20")) == 5.0

@@ -1,0 +1,100 @@
+"""LS: what a wrapped method sees, in plain loops; its constants; that it cannot stand alone."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from kit import build, fake_features, make_site, make_step, tiny_info
+
+from benchmark import methods
+from benchmark.errors import InputError
+from benchmark.methods.ls import standardise
+from benchmark.runs import Request, Resolver
+
+SITE = make_site(tiny_info(), tiny_info())
+
+
+def in_loops(logits):
+    rows = []
+    for row in logits.tolist():
+        mean = sum(row) / len(row)
+        std = math.sqrt(sum((z - mean) ** 2 for z in row) / (len(row) - 1))
+        rows.append([(z - mean) / (std + 1e-7) for z in row])
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def test_value():
+    logits = fake_features(SITE.student).logits
+    torch.testing.assert_close(standardise(logits), in_loops(logits), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["kd", "dkd", "rkd+kd"])
+def test_the_others_see_standardised_logits_and_the_cross_entropy_does_not(method):
+    student, teacher = fake_features(SITE.student), fake_features(SITE.teacher, seed=1)
+    step = make_step(SITE, student, teacher)
+    spec = methods.parse(f"{method}+ls")
+    objective = methods.Objective(spec, SITE, lambda name: 0)
+    total, terms = objective({c.method.name: step for c in spec.components})
+    changed = make_step(
+        SITE, student._replace(logits=in_loops(student.logits)), teacher._replace(logits=in_loops(teacher.logits))
+    )
+    weighted = spec.ce * F.cross_entropy(student.logits, step.labels)
+    for m in objective:
+        for term, value in m.loss(changed).items():
+            torch.testing.assert_close(terms[term], value)
+            weighted = weighted + m.weights()[term] * value
+    torch.testing.assert_close(total, weighted)
+
+
+def test_scale_and_shift_of_a_networks_logits_do_not_matter():
+    student, teacher = fake_features(SITE.student), fake_features(SITE.teacher, seed=1)
+    ls, kd = build("ls", SITE), build("kd", SITE)
+
+    def value(a, b):
+        return kd.loss(ls.transform(make_step(SITE, a, b)))["kd"]
+
+    moved = teacher._replace(logits=7 * teacher.logits + 3)
+    torch.testing.assert_close(value(student, teacher), value(student, moved), rtol=1e-6, atol=0)
+
+
+def test_equal_logits_have_a_finite_gradient():
+    z = torch.zeros(2, 5, requires_grad=True)
+    (standardise(z) * torch.arange(5)).sum().backward()
+    assert z.grad.isfinite().all()
+
+
+def test_gradient_of_the_student_is_right():
+    z = fake_features(SITE.student, 2, requires_grad=True).logits
+    assert torch.autograd.gradcheck(standardise, z)
+
+
+def test_constants_are_the_pairs_unless_set():
+    def kd(pair, **settings):
+        teacher, student = pair.split(":")
+        config = methods.parse("kd+ls", {k.replace("__", "."): v for k, v in settings.items()}, teacher, student)
+        return config.ce, config.components[0].config.temperature, config.components[0].config.weight
+
+    assert kd("resnet56:resnet20") == (0.1, 2.0, 9.0)
+    assert kd("resnet110:resnet20") == (0.1, 4.0, 12.0)
+    assert kd("resnet110:resnet20", kd__weight=1.0) == (0.1, 4.0, 1.0)
+    dkd = methods.parse("ls+dkd", {}, "wrn_40_2", "wrn_16_2")
+    assert dkd.name == "dkd+ls" and dkd.ce == 1.0
+    config = dkd.components[0].config
+    assert (config.temperature, config.alpha, config.beta) == (2.0, 12.0, 24.0)
+    assert methods.parse("at+kd+ls").ce == 1.0, "a combination of losses"
+
+
+@pytest.mark.parametrize("text", ["ls", "at+ls"])
+def test_it_cannot_stand_where_nothing_reads_logits(text):
+    with pytest.raises(InputError, match=r"kd\+ls"):
+        methods.parse(text)
+
+
+def test_a_runs_key_holds_the_pairs_constants():
+    def settings(pair):
+        teacher, student = pair.split(":")
+        run = Resolver().run(Request("cifar100", "crd", "paper", teacher, student, "kd+ls"), 0)
+        return run.settings["method"]["components"]["kd"]
+
+    assert settings("vgg13:vgg8")["temperature"] == 3.0 and settings("resnet56:resnet20")["temperature"] == 2.0

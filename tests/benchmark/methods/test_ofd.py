@@ -1,0 +1,88 @@
+"""OFD against its formula in plain loops; the margin against the mean of a truncated Gaussian."""
+
+import math
+
+import pytest
+import torch
+from kit import build, fake_features, gradients, make_site, make_step
+from scipy import integrate, stats
+
+import models
+from benchmark.methods.ofd import margin, norms_before_relu
+
+SITE = make_site("resnet8", "resnet14")
+
+
+def small(site_info, batch, seed, size=3, **kwargs):
+    """Features whose maps are cut to a corner."""
+    f = fake_features(site_info, batch, seed=seed)
+    cut = tuple(p[..., :size, :size].detach().clone() for p in f.preacts)
+    return f._replace(preacts=cut).map(lambda t: t.requires_grad_(kwargs.get("grad", False)))
+
+
+def test_value():
+    student, teacher = small(SITE.student, 2, 0), small(SITE.teacher, 2, 1)
+    method = build("ofd", SITE).eval()
+    total = 0.0
+    for level, (p_s, p_t) in enumerate(zip(student.preacts, teacher.preacts, strict=True)):
+        weight = method.connectors[level][0].weight[:, :, 0, 0].tolist()
+        margins = method.get_buffer(f"margin_{level}").flatten().tolist()
+        for s, t in zip(p_s.tolist(), p_t.tolist(), strict=True):
+            for c, row in enumerate(weight):
+                for y in range(3):
+                    for x in range(3):
+                        a = sum(w * s[k][y][x] for k, w in enumerate(row)) / math.sqrt(1 + 1e-5)
+                        b = max(t[c][y][x], margins[c])
+                        total += (a - b) ** 2 * (a > b or b > 0) / 2 ** (2 - level)
+    assert method.loss(make_step(SITE, student, teacher))["ofd"].item() == pytest.approx(total / 2, rel=1e-6)
+
+
+@pytest.mark.parametrize(("gamma", "beta"), [(1.0, 0.0), (0.5, -0.7), (-2.0, 1.0), (0.3, 0.5), (0.1, 1.0)])
+def test_margin_is_the_mean_below_zero(gamma, beta):
+    norm = torch.nn.BatchNorm2d(1)
+    torch.nn.init.constant_(norm.weight, gamma)
+    torch.nn.init.constant_(norm.bias, beta)
+    law = stats.norm(norm.bias.item(), abs(norm.weight.item()))
+    below = law.cdf(0)
+    low = law.mean() - 12 * law.std()
+    expected = integrate.quad(lambda x: x * law.pdf(x), low, 0)[0] / below if below > 0.001 else -3 * law.std()
+    assert margin(norm).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("resnet8", ["layer1.0.bn2", "layer2.0.bn2", "layer3.0.bn2"]),
+        ("wrn_16_2", ["block2.layer.0.bn1", "block3.layer.0.bn1", "bn1"]),
+        ("ResNet50", ["layer1.2.bn3", "layer2.3.bn3", "layer3.5.bn3", "layer4.2.bn3"]),
+    ],
+)
+def test_the_batch_norms_before_the_relus(name, expected):
+    net = models.build(name, 10).eval()
+    names = {id(m): k for k, m in net.named_modules()}
+    assert [names[id(m)] for m in norms_before_relu(net)] == expected
+
+
+@pytest.mark.parametrize("name", ["vgg13", "ShuffleV1", "MobileNetV2", "wrn_40_2"])
+def test_its_channels_are_the_maps(name):
+    net = models.build(name, 10).eval()
+    assert [m.num_features for m in norms_before_relu(net)] == [s[0] for s in models.info(name, 10).stage_shapes]
+
+
+def test_a_student_below_a_negative_target_is_free():
+    method = build("ofd", SITE).eval()
+    student, teacher = small(SITE.student, 2, 0, grad=True), small(SITE.teacher, 2, 1)
+    for connector in method.connectors:
+        torch.nn.init.constant_(connector[1].bias, -1e3)
+    negative = teacher._replace(preacts=tuple(-p.abs() for p in teacher.preacts))
+    assert method.loss(make_step(SITE, student, negative))["ofd"].item() == 0.0
+
+
+def test_gradient_reaches_the_preactivations_and_connectors_and_not_the_teacher():
+    student = fake_features(SITE.student, requires_grad=True)
+    method = build("ofd", SITE)
+    loss = method.loss(make_step(SITE, student, fake_features(SITE.teacher, seed=1)))["ofd"]
+    assert [k for k, reached in gradients(loss, student).items() if reached] == ["preacts"]
+    loss.backward()
+    assert all(p.grad.any() for p in (*student.preacts, *method.parameters()))
+    assert all(p.grad is None for p in SITE.teacher_net.parameters())

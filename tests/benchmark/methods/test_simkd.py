@@ -1,0 +1,94 @@
+"""SimKD against its formula in plain loops, and what it predicts with."""
+
+import math
+
+import pytest
+import torch
+from kit import build, fake_features, gradients, make_site, make_step, pooled
+
+import models
+from benchmark import methods
+
+SITE = make_site("resnet8", "resnet14")
+
+
+def layer(x, weight, groups=False):
+    """1x1, or depthwise 3x3 with padding 1; then a fresh batch norm in eval mode and ReLU. `[C][H][W]`."""
+    height, width = len(x[0]), len(x[0][0])
+
+    def at(c, r, q):
+        return x[c][r][q] if 0 <= r < height and 0 <= q < width else 0.0
+
+    def one(d, r, q):
+        if groups:
+            total = sum(weight[d][0][i][j] * at(d, r + i - 1, q + j - 1) for i in range(3) for j in range(3))
+        else:
+            total = sum(weight[d][c][0][0] * x[c][r][q] for c in range(len(x)))
+        return max(total / math.sqrt(1 + 1e-5), 0.0)
+
+    return [[[one(d, r, q) for q in range(width)] for r in range(height)] for d in range(len(weight))]
+
+
+def project(method, x):
+    p = method.projector
+    x = layer(x, p[0].weight.tolist())
+    x = layer(x, p[3].weight.tolist(), groups=True)
+    return layer(x, p[6].weight.tolist())
+
+
+def small(site, size, seed):
+    """Features of one image with a small last map."""
+    f = fake_features(site.student, 1, seed=seed)
+    cut = f.preacts[-1][..., :size, :size]
+    return f._replace(preacts=(*f.preacts[:-1], cut), stages=(*f.stages[:-1], cut.relu()))
+
+
+def test_value_with_a_larger_student_map():
+    student, teacher = small(SITE, 4, 0), small(SITE, 2, 1)
+    method = build("simkd", SITE).eval()
+    x = [pooled(p, 2, 2) for p in student.stages[-1][0].tolist()]
+    found = torch.tensor(project(method, x), dtype=torch.float64)
+    expected = (found - teacher.preacts[-1][0].relu()).square().mean()
+    torch.testing.assert_close(method.loss(make_step(SITE, student, teacher))["simkd"], expected)
+
+
+def test_prediction_is_the_teachers_classifier_on_the_projected_map():
+    student = small(SITE, 3, 0)
+    method = build("simkd", SITE).eval()
+    x = project(method, student.stages[-1][0].tolist())
+    means = [sum(map(sum, plane)) / 9 for plane in x]
+    head = SITE.teacher_net.linear_head()
+    expected = [sum(a * m for a, m in zip(row, means, strict=True)) for row in head.weight.tolist()]
+    found = (method.predict(student)[0] - head.bias.double()).tolist()
+    assert found == pytest.approx(expected, rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("teacher", ["resnet14", "wrn_16_2", "vgg8", "ResNet50"])
+def test_a_perfect_projection_predicts_as_the_teacher(teacher):
+    """The map that is imitated is the one whose pooled value the teacher's classifier reads."""
+    site = make_site("resnet8", teacher)
+    method = build("simkd", site, dtype=torch.float32).eval()
+    f = site.teacher_net.features(torch.randn(2, 3, 32, 32))
+    method.projector = torch.nn.Identity()
+    target = f._replace(stages=(f.preacts[-1].relu(),))
+    torch.testing.assert_close(method.predict(target), f.logits)
+
+
+def test_gradient_reaches_the_last_map_and_the_projector_and_not_the_classifier():
+    student = fake_features(SITE.student, requires_grad=True)
+    method = build("simkd", SITE)
+    loss = method.loss(make_step(SITE, student, fake_features(SITE.teacher, seed=1)))["simkd"]
+    assert [k for k, reached in gradients(loss, student).items() if reached] == ["stages"]
+    loss.backward()
+    assert {k for k, p in method.named_parameters() if p.grad.any()} == {f"projector.{k}" for k, _ in method.projector.named_parameters()}
+    assert all(p.grad is None for p in SITE.teacher_net.parameters())
+
+
+def test_no_cross_entropy_alone():
+    assert methods.parse("simkd").ce == 0.0
+
+
+def test_a_teacher_with_a_layer_between_map_and_classifier_is_a_reason():
+    method, config = methods.get("simkd"), methods.get("simkd").Config()
+    assert "MobileNetV2" in method.skip(config, models.info("vgg8"), models.info("MobileNetV2"))
+    assert method.skip(config, models.info("MobileNetV2"), models.info("vgg13")) is None
