@@ -152,7 +152,8 @@ class _Pack:
             return
         self.teacher, self.teacher_info = self._teacher(first)
         self.stream = Stream(
-            self.train_split, mean, std, first.spec.sampler, first.recipe.batch_size, first.recipe.drop_last, first.seed
+            self.train_split, mean, std, first.spec.sampler, first.recipe.batch_size, first.recipe.drop_last, first.seed,
+            first.recipe.augment,
         )
         self.items = [item for r in ready if (item := self._open(r)) is not None]
         steps = self.stream.steps(MAIN, 1)

@@ -1,13 +1,30 @@
 """Data sets, samplers, and views (batched augmentation), all driven by a run's seed."""
 
 from benchmark.data.datasets import DATASETS, Dataset, DatasetInfo, Split, info, load
-from benchmark.data.samplers import SHUFFLE, Sampler, cut
-from benchmark.data.views import NORMAL, PAD, ROTATED, SECOND, RawBatch, View, batch_crop, batch_flip, clean
+from benchmark.data.samplers import GROUPS, HALVES, PAIRS, SHUFFLE, Sampler, cut
+from benchmark.data.views import (
+    AUGMENTS,
+    NORMAL,
+    PAD,
+    ROTATED,
+    SECOND,
+    RawBatch,
+    View,
+    batch_crop,
+    batch_flip,
+    batch_resized_crop,
+    clean,
+    under,
+)
 
 __all__ = [
+    "AUGMENTS",
     "DATASETS",
+    "GROUPS",
+    "HALVES",
     "NORMAL",
     "PAD",
+    "PAIRS",
     "ROTATED",
     "SECOND",
     "SHUFFLE",
@@ -19,8 +36,10 @@ __all__ = [
     "View",
     "batch_crop",
     "batch_flip",
+    "batch_resized_crop",
     "clean",
     "cut",
     "info",
     "load",
+    "under",
 ]
