@@ -17,7 +17,7 @@ from training_kit import FP32, small_run, train, weights
 import models
 from benchmark import methods
 from benchmark.runs import Run
-from benchmark.train import Options, Reporter, train_pack
+from benchmark.train import Options, Reporter, pack_key, train_pack
 from results.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,6 +98,26 @@ def test_killed_in_the_main_stage_and_gone_on_bit_equal(tmp_path: Path, at: int)
             assert weights(run, tmp_path / "whole", name) == weights(run, tmp_path / "killed", name)
         curves = [Store(tmp_path / f).curve(run.key).drop(columns="seconds") for f in ("whole", "killed")]
         assert curves[0].equals(curves[1])
+
+
+SELF = ("label_smoothing", "tfkd", "pskd", "cskd", "dlb", "drg+dsr")
+"""Rows without a teacher, two of one sampler at least."""
+
+
+def test_without_a_teacher_alone_in_a_pack_and_stopped_between_the_weights_are_the_same(tmp_path: Path) -> None:
+    """Every method's memory (last batch, last epoch) comes back with the checkpoint."""
+    runs = [small_run(m) for m in ("plain", *SELF)]
+    packs: dict[tuple[object, ...], list[Run]] = {}
+    for run in runs:
+        packs.setdefault(pack_key(run), []).append(run)
+    assert max(map(len, packs.values())) > 3 and all(r.teacher_ref is None or r.method == "tfkd_self" for r in runs)
+    for pack in packs.values():
+        train(pack, tmp_path / "packed")
+    for run in runs:
+        assert [o.status for o in train([run], tmp_path / "alone", until=1)] == ["stopped"]
+        assert [o.status for o in train([run], tmp_path / "alone")] == ["done"]
+        assert weights(run, tmp_path / "packed") == weights(run, tmp_path / "alone"), run.method
+    assert len({weights(r, tmp_path / "packed") for r in runs}) == len(runs), "the methods differ from each other"
 
 
 @pytest.mark.parametrize("method", ["ab", "fsp", "ft"])
@@ -259,12 +279,20 @@ def test_methods_of_a_seed_start_from_the_same_student_and_see_the_same_batches(
     ],
 )
 def test_every_row_learns(tmp_path: Path, method: str) -> None:
-    """On digits, four epochs end above the plain student's start: its top-1 before any training (chance, 10%)."""
+    """On digits, a few epochs end above the plain student's start: its top-1 before any training (chance, 10%)."""
+    learns(tmp_path, small_run(method, recipe__epochs=6, recipe__train_images=512, recipe__test_images=400))
+
+
+@pytest.mark.parametrize("method", SELF)
+def test_every_row_without_a_teacher_learns(tmp_path: Path, method: str) -> None:
+    learns(tmp_path, small_run(method, recipe__epochs=4, recipe__train_images=320))
+
+
+def learns(tmp_path: Path, run: Run) -> None:
     from benchmark import data
     from benchmark.evaluate import evaluate
     from benchmark.items import Item
 
-    run = small_run(method, recipe__epochs=6, recipe__train_images=512, recipe__test_images=400)
     store = Store(tmp_path)
     test = data.load("digits").test
     mean, std = (torch.tensor(run.settings["normalise"][k]) for k in ("mean", "std"))
@@ -274,4 +302,4 @@ def test_every_row_learns(tmp_path: Path, method: str) -> None:
     outcomes = train([run], tmp_path)
     record = store.record(run.key)
     assert outcomes[0].status == "done" and record is not None
-    assert record["top1_best"] > start + 10, (method, start, record["top1_best"])
+    assert record["top1_best"] > start + 10, (run.method, start, record["top1_best"])
