@@ -232,7 +232,8 @@ def row_request(
     for key, value in overrides:
         if key.startswith("recipe.") or key == "ce" or key.partition(".")[0] in words or _is_required(key, row.method):
             own[key] = value
-    if teacher != NONE and not methods.parse(row.method, {k: v for k, v in own.items() if not k.startswith("recipe.")}).needs_teacher:
+    spec = methods.parse(row.method, {k: v for k, v in own.items() if not k.startswith("recipe.")})
+    if spec.self_teacher or not spec.needs_teacher:
         teacher = NONE  # trained once for all columns of its student
     return Request(dataset, protocol, profile, teacher, student, row.method, tuple(sorted(own.items())))
 

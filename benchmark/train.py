@@ -364,7 +364,7 @@ class _Pack:
             "student_params": None if item.student is None else sum(p.numel() for p in item.student.parameters()),
             "method_params": sum(p.numel() for p in item.objective.parameters() if p.requires_grad),
         }
-        if self.options.keep == "none" and run.teacher != NONE:
+        if self.options.keep == "none" and run.spec.components:
             for name in ("last.pt", "best.pt"):
                 (item.folder / name).unlink(missing_ok=True)
         self.store.write_record(run.key, record)

@@ -19,10 +19,12 @@ Epoch = Callable[[Tensor, int, bool, torch.Generator], list[Tensor]]
 @dataclass(frozen=True)
 class Sampler:
     """name: part of a pack's identity. epoch: `(labels [N], batch_size, drop_last, generator) -> batches of positions in 0..N-1`,
-    each int64 `[B]`; all but the last have the same size (`batch_size` unless the sampler says otherwise), and no batch has one image (batch norm cannot be trained on one)."""
+    each int64 `[B]`; all but the last have the same size (`batch_size` unless the sampler says otherwise), and no batch has one image (batch norm cannot be trained on one).
+    rows: of an epoch, for each training image (what it costs)."""
 
     name: str
     epoch: Epoch
+    rows: int = 1
 
     def __repr__(self) -> str:
         return f"Sampler({self.name})"
@@ -49,7 +51,7 @@ def _halves(labels: Tensor, batch_size: int, drop_last: bool, generator: torch.G
     return [torch.cat(pair) for pair in itertools.pairwise(halves)] or halves
 
 
-HALVES = Sampler("halves", _halves)
+HALVES = Sampler("halves", _halves, rows=2)
 """The first half of each batch is the second half of the one before it: every image twice, in neighbouring batches (the first and the last
 half once). DLB."""
 
@@ -64,7 +66,7 @@ def _pairs(labels: Tensor, batch_size: int, drop_last: bool, generator: torch.Ge
     return batches
 
 
-PAIRS = Sampler("pairs", _pairs)
+PAIRS = Sampler("pairs", _pairs, rows=2)
 """Every image once in the first half of a batch; in the second half an image of its class for each, drawn with replacement (it may be the same).
 A batch has twice `batch_size` rows. CS-KD."""
 

@@ -100,7 +100,7 @@ def test_killed_in_the_main_stage_and_gone_on_bit_equal(tmp_path: Path, at: int)
         assert curves[0].equals(curves[1])
 
 
-SELF = ("label_smoothing", "tfkd", "pskd", "cskd", "dlb", "drg+dsr")
+SELF = ("label_smoothing", "tfkd", "tfkd_self", "pskd", "cskd", "dlb", "drg+dsr", "ddgsd", "byot", "bake")
 """Rows without a teacher, two of one sampler at least."""
 
 

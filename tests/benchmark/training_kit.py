@@ -27,7 +27,8 @@ def small_run(
     **settings: object,
 ) -> Run:
     overrides = tuple(sorted((*SMALL, *((k.replace("__", "."), v) for k, v in settings.items()))))
-    teacher = teacher if methods.parse(method).needs_teacher else "none"
+    spec = methods.parse(method)
+    teacher = teacher if spec.needs_teacher and not spec.self_teacher else "none"
     request = Request("digits", protocol, "quick", teacher, student, method, overrides)
     return (resolver or Resolver()).run(request, seed)
 
