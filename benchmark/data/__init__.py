@@ -4,6 +4,7 @@ from benchmark.data.datasets import DATASETS, Dataset, DatasetInfo, Split, info,
 from benchmark.data.samplers import GROUPS, HALVES, PAIRS, SHUFFLE, Sampler, cut
 from benchmark.data.views import (
     AUGMENTS,
+    MIXED,
     NORMAL,
     PAD,
     ROTATED,
@@ -14,6 +15,7 @@ from benchmark.data.views import (
     batch_flip,
     batch_resized_crop,
     clean,
+    mixing,
     under,
 )
 
@@ -22,6 +24,7 @@ __all__ = [
     "DATASETS",
     "GROUPS",
     "HALVES",
+    "MIXED",
     "NORMAL",
     "PAD",
     "PAIRS",
@@ -41,5 +44,6 @@ __all__ = [
     "cut",
     "info",
     "load",
+    "mixing",
     "under",
 ]

@@ -145,11 +145,32 @@ def _make_resized(raw: RawBatch, draws: Tensor, _normal: Tensor) -> Tensor:
     return raw.normalise(batch_flip(batch_resized_crop(raw.images, draws[:, :4]), draws[:, 4]))
 
 
+def mixing(rows: int, device: torch.device) -> Tensor:
+    """`[rows]`: the share of its own image in each row of `MIXED`, (i + 1/2) / rows. Rows are in random order, so this is uniform on 0..1, and
+    a method knows it without being told of a draw."""
+    return (torch.arange(rows, device=device) + 0.5) / rows
+
+
+def _mixed(make: Make) -> View:
+    def mix(raw: RawBatch, _draws: Tensor, normal: Tensor) -> Tensor:
+        images = make(raw, normal, normal)
+        share = mixing(len(images), images.device).view(-1, 1, 1, 1)
+        return (share * images + (1 - share) * images.roll(-1, 0)).contiguous(memory_format=torch.channels_last)
+
+    return View("mixed", 1, lambda n, generator: torch.empty(n, 0, dtype=torch.int64), mix)
+
+
+MIXED = _mixed(_make_normal)
+"""Virtual samples: row i of the normal view mixed with row i + 1 (the last with the first) in the shares of `mixing` (STKD)."""
+
 AUGMENTS: Mapping[str, Mapping[str, View]] = {
     "crop-flip": {},
-    "resized-crop-flip": {v.name: View(v.name, v.copies, _draw_resized, _make_resized) for v in (NORMAL, SECOND)},
+    "resized-crop-flip": {
+        **{v.name: View(v.name, v.copies, _draw_resized, _make_resized) for v in (NORMAL, SECOND)},
+        MIXED.name: _mixed(_make_resized),
+    },
 }
-"""A protocol's augmentation: the views that it makes in another way than `NORMAL` and `SECOND` above, by name."""
+"""A protocol's augmentation: the views that it makes in another way than those above, by name."""
 
 
 def under(augment: str, view: View) -> View:

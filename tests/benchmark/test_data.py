@@ -125,6 +125,18 @@ def test_an_augmentation_reaches_the_stream() -> None:
     assert torch.equal(plain.indices, resized.indices) and not torch.equal(plain.views["normal"], resized.views["normal"])
 
 
+@pytest.mark.parametrize("augment", list(data.AUGMENTS))
+def test_the_mixed_view_mixes_neighbours_of_the_normal_view(augment: str) -> None:
+    batch = raw(5)
+    draws = data.under(augment, data.NORMAL).draw(5, torch.Generator().manual_seed(0))
+    normal = data.under(augment, data.NORMAL).make(batch, draws, draws)
+    view = data.under(augment, data.MIXED)
+    found = view.make(batch, view.draw(5, torch.Generator()), draws)
+    assert found.shape == normal.shape and found.is_contiguous(memory_format=torch.channels_last)
+    for i, share in enumerate([0.1, 0.3, 0.5, 0.7, 0.9]):
+        torch.testing.assert_close(found[i], share * normal[i] + (1 - share) * normal[(i + 1) % 5])
+
+
 def test_halves_overlap_by_half() -> None:
     batches = data.HALVES.epoch(torch.zeros(30), 8, False, torch.Generator().manual_seed(0))
     assert [len(b) for b in batches] == [8] * 6 + [6]
