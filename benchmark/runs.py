@@ -210,7 +210,9 @@ class Resolver:
         if spec.name == PLAIN and r.teacher != NONE:
             raise InputError(f"method {PLAIN} has no teacher; allowed: the pair {NONE}:{r.student}")
         if spec.self_teacher and r.teacher != NONE:
-            raise InputError(f"method {spec.name} is taught by a network of the student's own kind; allowed: the pair {NONE}:{r.student}")
+            raise InputError(
+                f"method {spec.name} is taught by a network of the student's own kind; allowed: the pair {NONE}:{r.student}"
+            )
         taught_by = r.student if spec.self_teacher else r.teacher
         if spec.needs_teacher and taught_by == NONE:
             raise InputError(f"method {spec.name} needs a teacher; allowed: a pair teacher:{r.student}")

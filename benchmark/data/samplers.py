@@ -19,7 +19,8 @@ Epoch = Callable[[Tensor, int, bool, torch.Generator], list[Tensor]]
 @dataclass(frozen=True)
 class Sampler:
     """name: part of a pack's identity. epoch: `(labels [N], batch_size, drop_last, generator) -> batches of positions in 0..N-1`,
-    each int64 `[B]`; all but the last have the same size (`batch_size` unless the sampler says otherwise), and no batch has one image (batch norm cannot be trained on one).
+    each int64 `[B]`; all but the last have the same size (`batch_size` unless the sampler says otherwise), and no batch has one image
+    (batch norm cannot be trained on one).
     rows: of an epoch, for each training image (what it costs)."""
 
     name: str

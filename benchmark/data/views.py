@@ -126,7 +126,8 @@ def _draw_resized(n: int, generator: torch.Generator, size: int = 32) -> Tensor:
 
 
 def _stretch(start: Tensor, length: Tensor, size: int) -> Tensor:
-    """`[B, size, size]`: rows of weights that bring pixels start .. start + length - 1 to `size` of them, bilinearly (pixel centres, edges repeated)."""
+    """`[B, size, size]`: rows of weights that bring pixels start .. start + length - 1 to `size` of them, bilinearly
+    (pixel centres, edges repeated)."""
     centre = (torch.arange(size, device=start.device) + 0.5) * (length[:, None] / size) - 0.5
     centre = torch.minimum(centre.clamp(min=0), length[:, None] - 1.0) + start[:, None]
     distance = (centre[:, :, None] - torch.arange(size, device=start.device)).abs()
@@ -134,7 +135,8 @@ def _stretch(start: Tensor, length: Tensor, size: int) -> Tensor:
 
 
 def batch_resized_crop(images: Tensor, box: Tensor) -> Tensor:
-    """uint8 `[B, H, H, 3]` cut at `box` `[B, 4]` (top, left, height, width) and brought back to its size; rounded half up after each axis, as PIL does."""
+    """uint8 `[B, H, H, 3]` cut at `box` `[B, 4]` (top, left, height, width) and brought back to its size; rounded half up
+    after each axis, as PIL does."""
     size = images.shape[1]
     columns, rows = _stretch(box[:, 1], box[:, 3], size), _stretch(box[:, 0], box[:, 2], size)
     wide = torch.einsum("bij,bhjc->bhic", columns, images.float()).add(0.5).floor()

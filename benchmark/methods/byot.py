@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class BYOTConfig(MethodConfig):
-    ce: float = param(0.9, "weight of the deepest cross-entropy, 1 - alpha (1.0 in a combination)", "luanyunteng, alpha 0.1")
+    ce: float = param(
+        0.9, "weight of the deepest cross-entropy, 1 - alpha (1.0 in a combination)", "luanyunteng, alpha 0.1"
+    )
     early: float = param(0.9, "weight of the earlier classifiers' cross-entropy, 1 - alpha", "luanyunteng, alpha 0.1")
     soft: float = param(0.1, "weight alpha of the KL with the deepest classifier", "luanyunteng, alpha 0.1")
     hint: float = param(1e-6, "weight beta of the distance of the embeddings", "luanyunteng, beta 1e-6")
@@ -102,7 +104,9 @@ class BYOT(Method):
             "byot_soft": [kd_loss(c, step.student.logits.detach(), self.config.temperature) for c in outputs]
             if "byot_soft" in active
             else [],
-            "byot_hint": [_hint(e, step.student.embedding.detach()) for e in embeddings] if "byot_hint" in active else [],
+            "byot_hint": [_hint(e, step.student.embedding.detach()) for e in embeddings]
+            if "byot_hint" in active
+            else [],
         }
         return {term: sum(found[term][1:], found[term][0]) for term in active}
 

@@ -36,9 +36,13 @@ from benchmark.methods.kd import kd_loss
 
 @dataclass(frozen=True, kw_only=True)
 class CCKDConfig(MethodConfig):
-    ce: float = param(0.1, "weight of the cross-entropy (1.0 in a combination)", "as the benchmark's KD row; unverified")
+    ce: float = param(
+        0.1, "weight of the cross-entropy (1.0 in a combination)", "as the benchmark's KD row; unverified"
+    )
     kd: float = param(0.9, "weight of KD (0.0 in a combination)", "as the benchmark's KD row; unverified")
-    congruence: float = param(100.0, "weight of the kernel matrices' distance", "AberHu train.py --lambda_kd 100; unverified")
+    congruence: float = param(
+        100.0, "weight of the kernel matrices' distance", "AberHu train.py --lambda_kd 100; unverified"
+    )
     kernel: str = param("gaussian", "the kernel k", "Peng et al. section 3.4", allowed=("gaussian", "bilinear"))
     gamma: float = param(0.4, "width gamma of the Gaussian kernel", "Peng et al.; AberHu --gamma 0.4; unverified")
     order: int = param(2, "order P of the Taylor series", "Peng et al., P = 2; AberHu --P_order 2; unverified")

@@ -25,11 +25,15 @@ from benchmark.methods._common import check_range
 from benchmark.methods.base import Method, MethodConfig, Needs, Site, Step, Terms, param
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class DarkRankConfig(MethodConfig):
     weight: float = param(1.0, "weight of the ranking term", "unverified")
-    kind: str = param("hard", "hard: likelihood of the teacher's order; soft: KL over all orders", "Chen et al.", allowed=("hard", "soft"))
+    kind: str = param(
+        "hard",
+        "hard: likelihood of the teacher's order; soft: KL over all orders",
+        "Chen et al.",
+        allowed=("hard", "soft"),
+    )
     alpha: float = param(3.0, "factor alpha of the scores", "Chen et al. / lenscloth/RKD, alpha = 3; unverified")
     beta: float = param(3.0, "exponent beta of the distance", "Chen et al. / lenscloth/RKD, beta = 3; unverified")
     length: int = param(4, "images that are ranked", "lenscloth/RKD, permute_len = 4; unverified")

@@ -76,7 +76,9 @@ class DRG(Method):
     name = "drg"
     title = "DRG"
     formula = "CE(z) + CE(z_aux) + 0.2 T^2 KL(softmax(sg z_aux/T) || softmax(z/T)), z_aux from stage 2, T = 4"
-    paper = "Wang et al., Lightweight Self-Knowledge Distillation with Multi-source Information Fusion, 2023 (unverified)"
+    paper = (
+        "Wang et al., Lightweight Self-Knowledge Distillation with Multi-source Information Fusion, 2023 (unverified)"
+    )
     bibtex = """@article{wang2023lightweight,
   title   = {Lightweight Self-Knowledge Distillation with Multi-source Information Fusion},
   author  = {Wang, Xucong and Han, Pengchao and Guo, Lei},

@@ -25,7 +25,9 @@ from benchmark.methods.base import Method, MethodConfig, Site, Step, param
 
 @dataclass(frozen=True, kw_only=True)
 class PSKDConfig(MethodConfig):
-    alpha: float = param(0.8, "share of the past prediction in the last epoch's target", "PS-KD-Pytorch main.py --alpha_T 0.8")
+    alpha: float = param(
+        0.8, "share of the past prediction in the last epoch's target", "PS-KD-Pytorch main.py --alpha_T 0.8"
+    )
 
     def __post_init__(self) -> None:
         check_range("pskd.alpha", self.alpha, 0.0, 1.0)

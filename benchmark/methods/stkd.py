@@ -28,7 +28,9 @@ from benchmark.methods.kd import kd_loss
 
 @dataclass(frozen=True, kw_only=True)
 class STKDConfig(MethodConfig):
-    label: float = param(0.1, "weight of the cross-entropy with the mixed labels", "as KD's weight of the labels; unverified")
+    label: float = param(
+        0.1, "weight of the cross-entropy with the mixed labels", "as KD's weight of the labels; unverified"
+    )
     kd: float = param(0.9, "weight of KD on the mixed images", "as the benchmark's KD row; unverified")
     temperature: float = param(4.0, "temperature T of KD", "as the benchmark's KD row; unverified")
 

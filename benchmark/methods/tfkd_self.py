@@ -3,8 +3,8 @@
     L = ce * CE(z, y) + weight * multiplier * T^2 * KL(softmax(z_t / T) || softmax(z / T))
 
 summed over classes, divided by the batch: KD, whose teacher is the seed-0 plain training of the student's own network under the same
-protocol (the checkpoint that the protocol's teachers are read from), so a column needs no teacher. ce = 1 - alpha and weight = alpha are set apart here.
-The released code takes the KL's mean over all B x C elements times a multiplier for each network; C of those are the 1 of here.
+protocol (the checkpoint that the protocol's teachers are read from), so a column needs no teacher. ce = 1 - alpha and weight = alpha are set
+apart here. The released code takes the KL's mean over all B x C elements times a multiplier for each network; C of those are the 1 of here.
 
 Yuan, Tay, Li, Wang, Feng: Revisiting Knowledge Distillation via Label Smoothing Regularization. CVPR 2020, arXiv 1909.11723.
 Constants: alpha 0.95 and T 20 stand for a params.json that differs by network (unverified).
@@ -21,7 +21,9 @@ from benchmark.methods.kd import kd_loss
 
 @dataclass(frozen=True, kw_only=True)
 class TFKDSelfConfig(MethodConfig):
-    ce: float = param(0.05, "weight of the cross-entropy, 1 - alpha (1.0 in a combination)", "TF-KD params.json; unverified")
+    ce: float = param(
+        0.05, "weight of the cross-entropy, 1 - alpha (1.0 in a combination)", "TF-KD params.json; unverified"
+    )
     weight: float = param(0.95, "weight of the KL, alpha", "TF-KD params.json, alpha; unverified")
     temperature: float = param(20.0, "temperature T of both softmaxes", "TF-KD params.json, temperature; unverified")
     multiplier: float = param(1.0, "factor of the KL", "TF-KD --multiplier, per network; unverified")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -122,7 +123,9 @@ def test_an_augmentation_reaches_the_stream() -> None:
     split = data.load("digits").train.take(64)
     streams = [Stream(split, (0.5,) * 3, (0.5,) * 3, data.SHUFFLE, 64, False, 0, augment=a) for a in data.AUGMENTS]
     plain, resized = (next(s.epoch("main", 1, [data.NORMAL, data.ROTATED])) for s in streams)
-    assert torch.equal(plain.indices, resized.indices) and not torch.equal(plain.views["normal"], resized.views["normal"])
+    assert torch.equal(plain.indices, resized.indices) and not torch.equal(
+        plain.views["normal"], resized.views["normal"]
+    )
 
 
 @pytest.mark.parametrize("augment", list(data.AUGMENTS))
@@ -140,7 +143,7 @@ def test_the_mixed_view_mixes_neighbours_of_the_normal_view(augment: str) -> Non
 def test_halves_overlap_by_half() -> None:
     batches = data.HALVES.epoch(torch.zeros(30), 8, False, torch.Generator().manual_seed(0))
     assert [len(b) for b in batches] == [8] * 6 + [6]
-    assert all(torch.equal(b[:4], a[4:]) for a, b in zip(batches, batches[1:], strict=False))
+    assert all(torch.equal(b[:4], a[4:]) for a, b in itertools.pairwise(batches))
     assert torch.cat(batches).bincount().max() == 2 and len(torch.cat(batches).unique()) == 30
 
 

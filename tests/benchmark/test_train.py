@@ -101,16 +101,18 @@ def test_killed_in_the_main_stage_and_gone_on_bit_equal(tmp_path: Path, at: int)
 
 
 SELF = ("label_smoothing", "tfkd", "tfkd_self", "pskd", "cskd", "dlb", "drg+dsr", "ddgsd", "byot", "bake")
-"""Rows without a teacher, two of one sampler at least."""
+"""Rows without a teacher."""
+RELATIONS = ("cckd", "stkd", "darkrank", "seed", "iusp")
 
 
-def test_without_a_teacher_alone_in_a_pack_and_stopped_between_the_weights_are_the_same(tmp_path: Path) -> None:
-    """Every method's memory (last batch, last epoch) comes back with the checkpoint."""
-    runs = [small_run(m) for m in ("plain", *SELF)]
+@pytest.mark.parametrize("rows", [("plain", *SELF), RELATIONS], ids=["self", "relations"])
+def test_alone_in_a_pack_and_stopped_between_the_weights_are_the_same(tmp_path: Path, rows: tuple[str, ...]) -> None:
+    """Every method's memory (last batch, last epoch, queue) comes back with the checkpoint."""
+    runs = [small_run(m) for m in rows]
     packs: dict[tuple[object, ...], list[Run]] = {}
     for run in runs:
         packs.setdefault(pack_key(run), []).append(run)
-    assert max(map(len, packs.values())) > 3 and all(r.teacher_ref is None or r.method == "tfkd_self" for r in runs)
+    assert max(map(len, packs.values())) > 3
     for pack in packs.values():
         train(pack, tmp_path / "packed")
     for run in runs:
@@ -283,9 +285,15 @@ def test_every_row_learns(tmp_path: Path, method: str) -> None:
     learns(tmp_path, small_run(method, recipe__epochs=6, recipe__train_images=512, recipe__test_images=400))
 
 
-@pytest.mark.parametrize("method", SELF)
-def test_every_row_without_a_teacher_learns(tmp_path: Path, method: str) -> None:
-    learns(tmp_path, small_run(method, recipe__epochs=4, recipe__train_images=320))
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder of results, so that a teacher is trained once."""
+    return tmp_path_factory.mktemp("shared")
+
+
+@pytest.mark.parametrize("method", [*SELF, *RELATIONS])
+def test_every_newer_row_learns(shared: Path, method: str) -> None:
+    learns(shared, small_run(method, recipe__epochs=4, recipe__train_images=320))
 
 
 def learns(tmp_path: Path, run: Run) -> None:
