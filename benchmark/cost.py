@@ -46,7 +46,7 @@ def student_macs(run: Run) -> float:
         return 0.0
     classes = data.info(run.dataset).num_classes
     one = network_info(run.student, classes).macs
-    copies = sum(v.copies for v in run.spec.needs().views)
+    copies = sum(v.copies for v in run.spec.needs().views) * run.spec.sampler.rows
     training = 3.0 * one * run.recipe.train_images * copies * run.recipe.epochs
     for component, (_, epochs) in zip(run.spec.init_stages, run.init_epochs, strict=True):
         if component.method.init_needs(component.config).student:
@@ -57,9 +57,9 @@ def student_macs(run: Run) -> float:
 def teacher_macs(runs: Sequence[Run]) -> float:
     """Multiply-accumulates of a pack's teacher passes: each view once an epoch, however many students read it."""
     first = runs[0]
-    if first.teacher == NONE:
+    if first.teacher_ref is None:
         return 0.0
-    one = network_info(first.teacher, data.info(first.dataset).num_classes).macs
+    one = network_info(first.teacher_ref.network, data.info(first.dataset).num_classes).macs
     images = 0
     main: dict[tuple[str, int], int] = {}
     for run in runs:
@@ -71,7 +71,7 @@ def teacher_macs(runs: Sequence[Run]) -> float:
     for run in runs:
         stages = zip(run.spec.init_stages, run.init_epochs, strict=True)
         init = max(init, sum(e for c, (_, e) in stages if c.method.init_needs(c.config).teacher))
-    return float(one) * first.recipe.train_images * (images + init)
+    return float(one) * first.recipe.train_images * first.spec.sampler.rows * (images + init)
 
 
 def pack_seconds(runs: Sequence[Run], device: str, macs_per_second: float | None = None) -> float:
@@ -87,7 +87,7 @@ def disk(runs: Sequence[Run], keep: str) -> tuple[int, int]:
     left = peak = 0
     for run in runs:
         params = 0 if run.student == NONE else network_info(run.student, data.info(run.dataset).num_classes).params
-        if keep == "all" or run.teacher == NONE:
+        if keep == "all" or not run.spec.components:
             left += 2 * WEIGHTS_BYTES * params
         left += 200 * run.recipe.epochs + 4096
         peak += 2 * WEIGHTS_BYTES * params

@@ -124,7 +124,9 @@ class Item:
             execution.place(student)
         site = Site(
             student=None if student is None else models.info(run.student, info.num_classes),
-            teacher=None if teacher is None else models.info(run.teacher, info.num_classes),
+            teacher=None
+            if run.teacher_ref is None or teacher is None
+            else models.info(run.teacher_ref.network, info.num_classes),
             student_net=student,
             teacher_net=teacher,
             train_labels=train_labels,

@@ -9,6 +9,7 @@ A table file states a printed table: its title, paper, protocol, columns (pairs)
     protocol = "crd"                   of all rows that do not name their own
     seeds = 5                          runs a cell
     columns = ["wrn_40_2:wrn_16_2"]    pairs, teacher:student (or none:student where there is no teacher)
+    quick_columns = ["none:resnet20"]  optional: the columns that profile `quick` makes, where all would take a laptop hours
     note = "..."                       printed below the table
 
     [[rows]]
@@ -17,7 +18,7 @@ A table file states a printed table: its title, paper, protocol, columns (pairs)
     protocol = "sskd"                  optional
     set = { "kd.temperature" = 4.0 }   optional settings
     published = "kd"                   optional: the row's name in results/published (default: the method's)
-    from = "crd/table1"                optional: which paper's table really produced the printed numbers
+    from = "crd/table1"                optional: which paper's table really produced the printed numbers (several: "a/x, b/y", the first that has one)
     not_comparable = "..."             optional: why a comparison with the printed numbers means nothing
     missing = "..."                    optional: why the row cannot be run yet
 """
@@ -51,6 +52,11 @@ class Row:
     not_comparable: str = ""
     missing: str = ""
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The places that `source` names."""
+        return tuple(filter(None, (place.strip() for place in self.source.split(","))))
+
 
 @dataclass(frozen=True)
 class Table:
@@ -65,6 +71,7 @@ class Table:
     rows: tuple[Row, ...]
     note: str = ""
     protocol_override: str = ""
+    quick_columns: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,6 +114,7 @@ _TOP = {
     "protocol": str,
     "seeds": int,
     "columns": list,
+    "quick_columns": list,
     "rows": list,
     "note": str,
 }
@@ -175,8 +183,11 @@ def load_table(name: str, folder: Path = FOLDER) -> Table:
                 row.get("missing", ""),
             )
         )
-    if not all(isinstance(c, str) for c in raw["columns"]):
+    quick = raw.get("quick_columns", [])
+    if not all(isinstance(c, str) for c in [*raw["columns"], *quick]):
         raise InputError(f"{path.name}: columns must be pairs written teacher:student")
+    if strange := [c for c in quick if c not in raw["columns"]]:
+        raise InputError(f"{path.name}: quick_columns has {', '.join(strange)}; allowed: {', '.join(raw['columns'])}")
     columns = tuple(parse_pair(c) for c in raw["columns"])
     return Table(
         path.stem,
@@ -189,6 +200,7 @@ def load_table(name: str, folder: Path = FOLDER) -> Table:
         columns,
         tuple(rows),
         raw.get("note", ""),
+        quick_columns=tuple(parse_pair(c) for c in quick),
     )
 
 
@@ -232,6 +244,9 @@ def row_request(
     for key, value in overrides:
         if key.startswith("recipe.") or key == "ce" or key.partition(".")[0] in words or _is_required(key, row.method):
             own[key] = value
+    spec = methods.parse(row.method, {k: v for k, v in own.items() if not k.startswith("recipe.")})
+    if spec.self_teacher or not spec.needs_teacher:
+        teacher = NONE  # trained once for all columns of its student
     return Request(dataset, protocol, profile, teacher, student, row.method, tuple(sorted(own.items())))
 
 
@@ -263,7 +278,8 @@ def expand(
     p = protocols.get_profile(profile)
     where = dataset or p.dataset or table.dataset
     chosen = tuple(seeds) if seeds is not None else tuple(range(p.seeds or table.seeds))
-    columns = _narrow("pair", table.columns, [parse_pair(x) for x in pairs], lambda c: {f"{c[0]}:{c[1]}"}, table.name)
+    made = table.quick_columns if profile == "quick" and table.quick_columns and not pairs else table.columns
+    columns = _narrow("pair", made, [parse_pair(x) for x in pairs], lambda c: {f"{c[0]}:{c[1]}"}, table.name)
     rows = [r for r in table.rows if r.method in ("teacher", "student")] + list(
         _narrow(
             "method",

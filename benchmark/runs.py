@@ -210,7 +210,12 @@ class Resolver:
                 network_info(name, dataset.num_classes)
         if spec.name == PLAIN and r.teacher != NONE:
             raise InputError(f"method {PLAIN} has no teacher; allowed: the pair {NONE}:{r.student}")
-        if spec.needs_teacher and r.teacher == NONE:
+        if spec.self_teacher and r.teacher != NONE:
+            raise InputError(
+                f"method {spec.name} is taught by a network of the student's own kind; allowed: the pair {NONE}:{r.student}"
+            )
+        taught_by = r.student if spec.self_teacher else r.teacher
+        if spec.needs_teacher and taught_by == NONE:
             raise InputError(f"method {spec.name} needs a teacher; allowed: a pair teacher:{r.student}")
         schedule = spec.components[0].method.schedule() if len(spec.components) == 1 else {}
         recipe = protocols.resolve(
@@ -221,7 +226,7 @@ class Resolver:
             schedule,
             {k.partition(".")[2]: v for k, v in overrides.items() if k.startswith("recipe.")},
         )
-        ref = None if r.teacher == NONE else self.teacher(r.dataset, r.protocol, r.profile, r.teacher, r.overrides)
+        ref = None if taught_by == NONE else self.teacher(r.dataset, r.protocol, r.profile, taught_by, r.overrides)
         concerns_heads = ("recipe.train_images", "recipe.test_images", "recipe.batch_size")
         head_overrides = tuple(
             (k, v) for k, v in r.overrides if k in concerns_heads or k.partition(".")[0] in spec.requires
@@ -240,7 +245,7 @@ class Resolver:
                 c.method.name: protocols.scaled(c.method.init_epochs, recipe.epochs, recipe.published_epochs)
                 for c in spec.init_stages
             },
-            "teacher": None if ref is None else {"network": r.teacher, "identity": ref.identity},
+            "teacher": None if ref is None else {"network": taught_by, "identity": ref.identity},
             "student": None if r.student == NONE else r.student,
             "method": {"name": spec.name, **spec.settings()},
             "sampler": spec.sampler.name,

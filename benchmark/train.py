@@ -31,7 +31,7 @@ from benchmark.errors import InputError
 from benchmark.evaluate import Score, evaluate
 from benchmark.execution import Execution, git_state, versions, where
 from benchmark.items import MAIN, Best, Item, select, stored_precision
-from benchmark.runs import NONE, Run, TeacherRef
+from benchmark.runs import Run, TeacherRef
 from models import Features, Network
 from results.files import Claim, append_line, write_json
 from results.store import SCHEMA, Store
@@ -152,7 +152,14 @@ class _Pack:
             return
         self.teacher, self.teacher_info = self._teacher(first)
         self.stream = Stream(
-            self.train_split, mean, std, first.spec.sampler, first.recipe.batch_size, first.recipe.drop_last, first.seed
+            self.train_split,
+            mean,
+            std,
+            first.spec.sampler,
+            first.recipe.batch_size,
+            first.recipe.drop_last,
+            first.seed,
+            first.recipe.augment,
         )
         self.items = [item for r in ready if (item := self._open(r)) is not None]
         steps = self.stream.steps(MAIN, 1)
@@ -363,7 +370,7 @@ class _Pack:
             "student_params": None if item.student is None else sum(p.numel() for p in item.student.parameters()),
             "method_params": sum(p.numel() for p in item.objective.parameters() if p.requires_grad),
         }
-        if self.options.keep == "none" and run.teacher != NONE:
+        if self.options.keep == "none" and run.spec.components:
             for name in ("last.pt", "best.pt"):
                 (item.folder / name).unlink(missing_ok=True)
         self.store.write_record(run.key, record)

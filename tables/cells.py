@@ -204,6 +204,9 @@ def header(expansion: Expansion, results: list[CellResult]) -> list[str]:
             1,
             f"PROFILE {profile.name.upper()}: not the published schedule. These numbers cannot be compared with printed ones.",
         )
+    made = len({c.cell.pair for c in results})
+    if profile.name == "quick" and table.quick_columns and made < len(table.columns):
+        lines.append(f"{made} of {len(table.columns)} columns: the others are left out of this profile")
     if table.protocol_override:
         lines.append(
             f"protocol {table.protocol_override} instead of the table's own: not comparable with the printed numbers"

@@ -227,7 +227,7 @@ def _notes(result: CellResult, printed: Printed | None) -> tuple[str, ...]:
         notes.append(
             f"{'measures' if measured else 'learnt from'} an imported checkpoint (weights {result.imported[:10]})"
         )
-    if result.cell.row.source and printed is not None and result.cell.row.source != printed.place:
+    if result.cell.row.source and printed is not None and printed.place not in result.cell.row.sources:
         notes.append(f"printed number really from {result.cell.row.source}")
     if printed is not None and printed.note:
         notes.append(printed.note)

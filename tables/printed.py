@@ -62,10 +62,10 @@ class Prints:
         return sorted({p.paper for p in self._all})
 
     def of(self, table: Table, cell: Cell) -> Printed | None:
-        """The number that a table prints in a cell; where the table has none, that of the place which the row names (`from`)."""
+        """The number that a table prints in a cell; where the table has none, that of the first place with one which the row names (`from`)."""
         places = [(table.paper, table.table)]
-        if cell.row.source:
-            paper, _, name = cell.row.source.partition("/")
+        for source in cell.row.sources:
+            paper, _, name = source.partition("/")
             places.append((paper, name))
         blank = None
         for paper, name in places:

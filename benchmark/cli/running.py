@@ -121,7 +121,7 @@ def do_plan(args: argparse.Namespace) -> int:
     print(f"{table.name}: {table.title}")
     print(
         f"profile {chosen.profile} on {chosen.expansion.dataset}, {plural(len(chosen.expansion.seeds), 'seed')}: "
-        f"{plural(len(table.columns), 'pair')}, "
+        f"{plural(len({c.pair for c in chosen.expansion.cells}), 'pair')}, "
         f"{plural(numbers['runs'], 'run')} with teachers ({', '.join(f'{n} {s}' for s, n in sorted(numbers['states'].items()))})"
     )
     print(_describe(numbers))

@@ -1,13 +1,33 @@
 """Data sets, samplers, and views (batched augmentation), all driven by a run's seed."""
 
 from benchmark.data.datasets import DATASETS, Dataset, DatasetInfo, Split, info, load
-from benchmark.data.samplers import SHUFFLE, Sampler, cut
-from benchmark.data.views import NORMAL, PAD, ROTATED, SECOND, RawBatch, View, batch_crop, batch_flip, clean
+from benchmark.data.samplers import GROUPS, HALVES, PAIRS, SHUFFLE, Sampler, cut
+from benchmark.data.views import (
+    AUGMENTS,
+    MIXED,
+    NORMAL,
+    PAD,
+    ROTATED,
+    SECOND,
+    RawBatch,
+    View,
+    batch_crop,
+    batch_flip,
+    batch_resized_crop,
+    clean,
+    mixing,
+    under,
+)
 
 __all__ = [
+    "AUGMENTS",
     "DATASETS",
+    "GROUPS",
+    "HALVES",
+    "MIXED",
     "NORMAL",
     "PAD",
+    "PAIRS",
     "ROTATED",
     "SECOND",
     "SHUFFLE",
@@ -19,8 +39,11 @@ __all__ = [
     "View",
     "batch_crop",
     "batch_flip",
+    "batch_resized_crop",
     "clean",
     "cut",
     "info",
     "load",
+    "mixing",
+    "under",
 ]

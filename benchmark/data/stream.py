@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmark.data.datasets import Split
 from benchmark.data.samplers import Sampler
-from benchmark.data.views import NORMAL, RawBatch, View
+from benchmark.data.views import NORMAL, RawBatch, View, under
 from benchmark.runs import seed_of
 
 
@@ -39,11 +39,13 @@ class Stream:
         batch_size: int,
         drop_last: bool,
         seed: int,
+        augment: str = "crop-flip",
     ) -> None:
         self.images, self.labels = split.images, split.labels
         device = split.images.device
         self.mean, self.std = torch.tensor(mean, device=device), torch.tensor(std, device=device)
         self.sampler, self.batch_size, self.drop_last, self.seed = sampler, batch_size, drop_last, seed
+        self.augment = augment
         self._labels_cpu = split.labels.cpu()
 
     def steps(self, stage: str, epoch: int) -> int:
@@ -56,12 +58,12 @@ class Stream:
 
     def epoch(self, stage: str, epoch: int, views: Iterable[View]) -> Iterator[Batch]:
         """The batches of one epoch (counted from 1) with these views. Draws are made on the CPU, once, and moved to the device."""
-        wanted = {v.name: v for v in views}
+        wanted = {v.name: under(self.augment, v) for v in views}
         device = self.images.device
         order = self._order(stage, epoch)
         total = sum(map(len, order))
         draws = {}
-        for view in {NORMAL.name: NORMAL, **wanted}.values():
+        for view in {NORMAL.name: under(self.augment, NORMAL), **wanted}.values():
             generator = torch.Generator().manual_seed(seed_of(self.seed, "view", view.name, stage, epoch))
             draws[view.name] = view.draw(total, generator).to(device)
         positions = torch.cat(order).to(device)

@@ -10,7 +10,8 @@ convolutions like); views return float32 `[copies * B, 3, H, W]` in channels_las
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -49,7 +50,7 @@ class View:
     name: stands in checkpoints' settings and in pack plans; two views of one name must be the same view.
     copies: rows a raw image becomes (the view has `copies * B` rows, copy-major: all images of copy 0, then of copy 1 ...).
     draw: `(n, generator) -> [n, k]` the epoch's random draws for n positions.
-    make: `(raw, draws of this view [B, k], draws of the normal view [B, 3]) -> [copies * B, 3, H, W]`.
+    make: `(raw, draws of this view [B, k], draws of the normal view, the last of which is its flip) -> [copies * B, 3, H, W]`.
     """
 
     name: str
@@ -93,7 +94,7 @@ def _draw_rotated(n: int, generator: torch.Generator) -> Tensor:
 
 def _make_rotated(raw: RawBatch, draws: Tensor, normal: Tensor) -> Tensor:
     """The flip of the normal view, then a quarter turn, then a crop of its own for each copy (SSKD's order)."""
-    flipped = batch_flip(raw.images, normal[:, 2])
+    flipped = batch_flip(raw.images, normal[:, -1])
     copies = [batch_crop(torch.rot90(flipped, k, (1, 2)), draws[:, 2 * k - 2 : 2 * k]) for k in (1, 2, 3)]
     return raw.normalise(torch.cat(copies))
 
@@ -106,6 +107,77 @@ ROTATED = View("rotated", 3, _draw_rotated, _make_rotated)
 
 SECOND = View("second", 1, _draw_crop_flip, _make_normal)
 """A second, independent crop and flip of the same images (DDGSD, DLB)."""
+
+
+def _draw_resized(n: int, generator: torch.Generator, size: int = 32) -> Tensor:
+    """`[n, 5]`: top, left, height, width, flip. RandomResizedCrop(size), scale 0.08..1 of the area and ratio 3/4..4/3 (logarithmic): the first
+    of ten tries that fits; where none does, the whole image (as torchvision for a square one)."""
+    u = torch.rand(n, 10, 2, generator=generator, dtype=torch.float64)
+    place = torch.rand(n, 2, generator=generator, dtype=torch.float64)
+    flips = torch.randint(0, 2, (n, 1), generator=generator)
+    area, ratio = size * size * (0.08 + 0.92 * u[..., 0]), torch.exp(math.log(4 / 3) * (2 * u[..., 1] - 1))
+    height, width = (area / ratio).sqrt().round().long(), (area * ratio).sqrt().round().long()
+    fits = (height > 0) & (height <= size) & (width > 0) & (width <= size)
+    first = fits.long().argmax(dim=1, keepdim=True)
+    found = fits.any(dim=1, keepdim=True)
+    height, width = (torch.where(found, side.gather(1, first), size) for side in (height, width))
+    top, left = ((p[:, None] * (size - side + 1)).long() for p, side in zip(place.T, (height, width), strict=True))
+    return torch.cat([top, left, height, width, flips], dim=1)
+
+
+def _stretch(start: Tensor, length: Tensor, size: int) -> Tensor:
+    """`[B, size, size]`: rows of weights that bring pixels start .. start + length - 1 to `size` of them, bilinearly
+    (pixel centres, edges repeated)."""
+    centre = (torch.arange(size, device=start.device) + 0.5) * (length[:, None] / size) - 0.5
+    centre = torch.minimum(centre.clamp(min=0), length[:, None] - 1.0) + start[:, None]
+    distance = (centre[:, :, None] - torch.arange(size, device=start.device)).abs()
+    return (1 - distance).clamp(min=0)
+
+
+def batch_resized_crop(images: Tensor, box: Tensor) -> Tensor:
+    """uint8 `[B, H, H, 3]` cut at `box` `[B, 4]` (top, left, height, width) and brought back to its size; rounded half up
+    after each axis, as PIL does."""
+    size = images.shape[1]
+    columns, rows = _stretch(box[:, 1], box[:, 3], size), _stretch(box[:, 0], box[:, 2], size)
+    wide = torch.einsum("bij,bhjc->bhic", columns, images.float()).add(0.5).floor()
+    return torch.einsum("bij,bjwc->biwc", rows, wide).add(0.5).floor().to(torch.uint8)
+
+
+def _make_resized(raw: RawBatch, draws: Tensor, _normal: Tensor) -> Tensor:
+    return raw.normalise(batch_flip(batch_resized_crop(raw.images, draws[:, :4]), draws[:, 4]))
+
+
+def mixing(rows: int, device: torch.device) -> Tensor:
+    """`[rows]`: the share of its own image in each row of `MIXED`, (i + 1/2) / rows. Rows are in random order, so this is uniform on 0..1, and
+    a method knows it without being told of a draw."""
+    return (torch.arange(rows, device=device) + 0.5) / rows
+
+
+def _mixed(make: Make) -> View:
+    def mix(raw: RawBatch, _draws: Tensor, normal: Tensor) -> Tensor:
+        images = make(raw, normal, normal)
+        share = mixing(len(images), images.device).view(-1, 1, 1, 1)
+        return (share * images + (1 - share) * images.roll(-1, 0)).contiguous(memory_format=torch.channels_last)
+
+    return View("mixed", 1, lambda n, generator: torch.empty(n, 0, dtype=torch.int64), mix)
+
+
+MIXED = _mixed(_make_normal)
+"""Virtual samples: row i of the normal view mixed with row i + 1 (the last with the first) in the shares of `mixing` (STKD)."""
+
+AUGMENTS: Mapping[str, Mapping[str, View]] = {
+    "crop-flip": {},
+    "resized-crop-flip": {
+        **{v.name: View(v.name, v.copies, _draw_resized, _make_resized) for v in (NORMAL, SECOND)},
+        MIXED.name: _mixed(_make_resized),
+    },
+}
+"""A protocol's augmentation: the views that it makes in another way than those above, by name."""
+
+
+def under(augment: str, view: View) -> View:
+    """The view as this augmentation makes it."""
+    return AUGMENTS[augment].get(view.name, view)
 
 
 def clean(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -154,6 +154,11 @@ class MethodSpec:
         return all(c.method.trains_student for c in self.components)
 
     @property
+    def self_teacher(self) -> bool:
+        """Whether the teacher is the plain training of the student's own architecture."""
+        return any(c.method.self_teacher for c in self.components)
+
+    @property
     def needs_teacher(self) -> bool:
         """Whether any stage reads a teacher."""
         return bool(self.needs().teacher) or any(c.method.init_needs(c.config).teacher for c in self.init_stages)

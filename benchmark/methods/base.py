@@ -88,7 +88,8 @@ class Site:
     student, teacher: shapes and sizes (`models.NetInfo`), None where the run has no such network.
     student_net, teacher_net: the networks themselves; the teacher is frozen and in eval mode.
     train_labels: int64 `[N]`, on the run's device; num_classes: classes of the data set.
-    epochs: length of the main stage; batch_size: nominal rows of a raw batch (the last batch of an epoch may be smaller).
+    epochs: length of the main stage; batch_size: the recipe's: nominal rows of a raw batch (the last
+    of an epoch may be smaller; some samplers make twice as many of it).
     artifacts: for each prerequisite (see `Method.requires`) the state dict that its run left.
     """
 
@@ -150,6 +151,7 @@ class Method(nn.Module):
     init_epochs: length of the initialisation stage in the paper's schedule (scaled with it), 0 for none.
     trains_student: False for a run that leaves only the method's own modules (SSKD's teacher head).
     sampler: how an epoch is cut into batches; runs of a pack share it.
+    self_teacher: True if the teacher is the plain training of the student's own architecture; the pair is `none:student` then.
     """
 
     name: ClassVar[str] = ""
@@ -163,6 +165,7 @@ class Method(nn.Module):
     init_epochs: ClassVar[int] = 0
     trains_student: ClassVar[bool] = True
     sampler: ClassVar[Sampler] = SHUFFLE
+    self_teacher: ClassVar[bool] = False
     Config: ClassVar[type[MethodConfig]] = MethodConfig
 
     def __init__(self, config: Any, site: Site) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,81 @@ def test_crop_and_flip_are_distributed_as_torchvisions() -> None:
     assert uniform(cells[0]) > 1e-3 and uniform(cells[1]) > 1e-3
     assert stats.chi2_contingency(np.stack(cells)).pvalue > 1e-3
     assert uniform(np.bincount(np.minimum(ours[:, 0], 7))) < 1e-3, "the test notices a wrong distribution"
+
+
+def test_the_resized_crop_is_pils() -> None:
+    """Cut and bilinear resizing of PIL, to one grey level (its weights are rounded to integers), then the flip."""
+    from PIL import Image
+
+    batch = raw(40)
+    view = data.under("resized-crop-flip", data.NORMAL)
+    draws = view.draw(40, torch.Generator().manual_seed(0))
+    found = view.make(batch, draws, draws)
+    assert found.shape == (40, 3, 32, 32) and found.is_contiguous(memory_format=torch.channels_last)
+    for i, (top, left, height, width, flip) in enumerate(draws.tolist()):
+        cut = Image.fromarray(batch.images[i].numpy()).crop((left, top, left + width, top + height))
+        wanted = np.asarray(cut.resize((32, 32), Image.Resampling.BILINEAR)).astype(int)
+        wanted = wanted[:, ::-1] if flip else wanted
+        pixels = (found[i].permute(1, 2, 0) * batch.std + batch.mean) * 255
+        assert np.abs(pixels.numpy() - wanted).max() < 1.01
+
+
+def test_resized_crops_are_distributed_as_torchvisions() -> None:
+    """Kolmogorov-Smirnov of height, width and top, ours against torchvision's."""
+    import_torchvision()
+    from torchvision import transforms
+
+    ours = data.under("resized-crop-flip", data.NORMAL).draw(2000, torch.Generator().manual_seed(0)).numpy()
+    torch.manual_seed(0)
+    image = torch.zeros(3, 32, 32)
+    params = [transforms.RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(2000)]
+    theirs = np.array([[top, left, height, width] for top, left, height, width in params])
+    assert all(stats.ks_2samp(ours[:, k], theirs[:, k]).pvalue > 1e-3 for k in range(4))
+    assert set(ours[:, 4]) == {0, 1}
+
+
+def test_an_augmentation_reaches_the_stream() -> None:
+    split = data.load("digits").train.take(64)
+    streams = [Stream(split, (0.5,) * 3, (0.5,) * 3, data.SHUFFLE, 64, False, 0, augment=a) for a in data.AUGMENTS]
+    plain, resized = (next(s.epoch("main", 1, [data.NORMAL, data.ROTATED])) for s in streams)
+    assert torch.equal(plain.indices, resized.indices) and not torch.equal(
+        plain.views["normal"], resized.views["normal"]
+    )
+
+
+@pytest.mark.parametrize("augment", list(data.AUGMENTS))
+def test_the_mixed_view_mixes_neighbours_of_the_normal_view(augment: str) -> None:
+    batch = raw(5)
+    draws = data.under(augment, data.NORMAL).draw(5, torch.Generator().manual_seed(0))
+    normal = data.under(augment, data.NORMAL).make(batch, draws, draws)
+    view = data.under(augment, data.MIXED)
+    found = view.make(batch, view.draw(5, torch.Generator()), draws)
+    assert found.shape == normal.shape and found.is_contiguous(memory_format=torch.channels_last)
+    for i, share in enumerate([0.1, 0.3, 0.5, 0.7, 0.9]):
+        torch.testing.assert_close(found[i], share * normal[i] + (1 - share) * normal[(i + 1) % 5])
+
+
+def test_halves_overlap_by_half() -> None:
+    batches = data.HALVES.epoch(torch.zeros(30), 8, False, torch.Generator().manual_seed(0))
+    assert [len(b) for b in batches] == [8] * 6 + [6]
+    assert all(torch.equal(b[:4], a[4:]) for a, b in itertools.pairwise(batches))
+    assert torch.cat(batches).bincount().max() == 2 and len(torch.cat(batches).unique()) == 30
+
+
+def test_pairs_are_of_one_class() -> None:
+    labels = torch.arange(30) % 4
+    batches = data.PAIRS.epoch(labels, 8, False, torch.Generator().manual_seed(0))
+    assert [len(b) for b in batches] == [16, 16, 16, 12]
+    first, second = (torch.cat([b.chunk(2)[k] for b in batches]) for k in (0, 1))
+    assert sorted(first.tolist()) == list(range(30)) and torch.equal(labels[first], labels[second])
+
+
+def test_groups_are_four_of_a_class_and_every_image_once() -> None:
+    labels = torch.arange(96) % 8
+    batches = data.GROUPS.epoch(labels, 16, False, torch.Generator().manual_seed(0))
+    assert sorted(torch.cat(batches).tolist()) == list(range(96))
+    assert all(len(set(labels[group].tolist())) == 1 for b in batches for group in b.split(4))
+    assert len({tuple(labels[b].tolist()) for b in batches}) > 3, "the groups are shuffled"
 
 
 def test_epochs_differ_and_repeat_with_the_seed() -> None:

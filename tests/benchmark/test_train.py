@@ -16,7 +16,6 @@ from training_kit import FP32, small_run, train, weights
 
 import models
 from benchmark import data, methods
-from benchmark.evaluate import evaluate
 from benchmark.items import Item
 from benchmark.runs import Run
 from benchmark.train import Options, Reporter, pack_key, train_pack
@@ -100,6 +99,28 @@ def test_killed_in_the_main_stage_and_gone_on_bit_equal(tmp_path: Path, at: int)
             assert weights(run, tmp_path / "whole", name) == weights(run, tmp_path / "killed", name)
         curves = [Store(tmp_path / f).curve(run.key).drop(columns="seconds") for f in ("whole", "killed")]
         assert curves[0].equals(curves[1])
+
+
+SELF = ("label_smoothing", "tfkd", "tfkd_self", "pskd", "cskd", "dlb", "drg+dsr", "ddgsd", "byot", "bake")
+"""Rows without a teacher."""
+RELATIONS = ("cckd", "stkd", "darkrank", "seed", "iusp")
+
+
+@pytest.mark.parametrize("rows", [("plain", *SELF), RELATIONS], ids=["self", "relations"])
+def test_alone_in_a_pack_and_stopped_between_the_weights_are_the_same(tmp_path: Path, rows: tuple[str, ...]) -> None:
+    """Every method's memory (last batch, last epoch, queue) comes back with the checkpoint."""
+    runs = [small_run(m) for m in rows]
+    packs: dict[tuple[object, ...], list[Run]] = {}
+    for run in runs:
+        packs.setdefault(pack_key(run), []).append(run)
+    assert max(map(len, packs.values())) > 3
+    for pack in packs.values():
+        train(pack, tmp_path / "packed")
+    for run in runs:
+        assert [o.status for o in train([run], tmp_path / "alone", until=1)] == ["stopped"]
+        assert [o.status for o in train([run], tmp_path / "alone")] == ["done"]
+        assert weights(run, tmp_path / "packed") == weights(run, tmp_path / "alone"), run.method
+    assert len({weights(r, tmp_path / "packed") for r in runs}) == len(runs), "the methods differ from each other"
 
 
 @pytest.mark.parametrize("method", ["ab", "fsp", "ft"])
@@ -220,7 +241,6 @@ def test_keep_none_drops_students_weights_and_keeps_teachers(tmp_path: Path) -> 
 
 def test_methods_of_a_seed_start_from_the_same_student_and_see_the_same_batches() -> None:
     from benchmark.data.stream import Stream
-    from benchmark.items import Item
 
     labels = torch.arange(10)
     a, b = (
@@ -236,42 +256,3 @@ def test_methods_of_a_seed_start_from_the_same_student_and_see_the_same_batches(
         ).views["normal"]
 
     assert torch.equal(first(data.NORMAL), first(data.ROTATED, data.NORMAL))
-
-
-LEARNERS = ("plain", "at+kd", "crd+kd", *(n for n in methods.names() if methods.get(n).trains_student))
-
-
-@pytest.fixture(scope="module")
-def learned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, float]]:
-    """Every method that is found, trained for six epochs of digits: its outcome and its best top-1."""
-    folder = tmp_path_factory.mktemp("learned")
-    packs: dict[object, list[Run]] = {}
-    for name in dict.fromkeys(LEARNERS):
-        run = small_run(name, recipe__epochs=6, recipe__train_images=320, recipe__test_images=300)
-        packs.setdefault(pack_key(run), []).append(run)
-    store = Store(folder)
-    done = {o.run.method: o.status for runs in packs.values() for o in train(runs, folder)}
-    return {
-        r.method: (done[r.method], float((store.record(r.key) or {}).get("top1_best", 0)))
-        for runs in packs.values()
-        for r in runs
-    }
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> float:
-    """The plain student's top-1 before any training (chance, 10%)."""
-    test = data.load("digits").test
-    run = small_run("plain")
-    mean, std = (torch.tensor(run.settings["normalise"][k]) for k in ("mean", "std"))
-    fresh = Item.open(run, tmp_path_factory.mktemp("fresh"), FP32, None, test.labels, {}).student
-    assert fresh is not None
-    return evaluate(fresh, test, mean, std, FP32).top1
-
-
-@pytest.mark.parametrize("method", LEARNERS)
-def test_every_row_learns(learned: dict[str, tuple[str, float]], start: float, method: str) -> None:
-    """On digits every method ends above the plain student's start."""
-    status, best = learned[methods.parse(method).name if method != "plain" else "plain"]
-    assert status == "done"
-    assert best > start + 10, (method, start, best)

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 import models
+from benchmark import methods
 from benchmark.execution import Execution
 from benchmark.runs import Request, Resolver, Run
 from benchmark.train import Options, Outcome, train_pack
@@ -26,7 +27,9 @@ def small_run(
     **settings: object,
 ) -> Run:
     overrides = tuple(sorted((*SMALL, *((k.replace("__", "."), v) for k, v in settings.items()))))
-    request = Request("digits", protocol, "quick", "none" if method == "plain" else teacher, student, method, overrides)
+    spec = methods.parse(method)
+    teacher = teacher if spec.needs_teacher and not spec.self_teacher else "none"
+    request = Request("digits", protocol, "quick", teacher, student, method, overrides)
     return (resolver or Resolver()).run(request, seed)
 
 

@@ -286,9 +286,13 @@ def test_gradients_reach_every_trainable_tensor_and_no_teacher(name):
     for needs, loss in stages_of(method_class, method.config):
         if loss == "loss" and method_class.init_epochs:
             method.after_init()
-        terms = getattr(method, loss)(real_step(site, needs, torch.arange(BATCH)))
-        if terms:
-            total_of(terms).backward()
+        for k, indices in enumerate(batches(method_class, site)[:2]):  # some terms compare with the batch before
+            step = real_step(site, needs, indices, seed=k)
+            terms = getattr(method, loss)(step)
+            if loss == "loss" and method.trains_student and (task := method.task_loss(step)) is not None:
+                terms = {**terms, "ce": task}
+            if terms:
+                total_of(terms).backward()
         reached |= {k for k, p in method.named_parameters() if p.grad is not None and p.grad.any()}
     assert reached == own
     assert all(p.grad is None for p in site.teacher_net.parameters())

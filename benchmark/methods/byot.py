@@ -1,0 +1,116 @@
+"""BYOT, be your own teacher: the deepest classifier teaches classifiers that sit on the earlier stages.
+
+    L = ce * CE(z, y) + sum over the earlier stages i of  early * CE(c_i, y) + soft * T^2 * KL(softmax(sg z / T) || softmax(c_i / T))
+                                                        + hint * sum over batch and channels of (e_i - sg e)^2 [e_i > 0 or e > 0]
+
+e: the network's embedding; e_i: that of stage i behind a bottleneck (1x1 to a quarter of e's channels, k x k with stride k, 1x1 to e's
+channels, each with BN and ReLU, then pooled; k brings the map to the last stage's size), c_i = Linear(e_i). KL and CE are means over
+the batch, the hint is a *sum* over it. ce = early = 1 - alpha, soft = alpha. All of this trains with the network and is dropped at
+test, so the number is the deepest classifier's ("classifier 4/4"; the paper's ensemble is not made).
+
+Zhang, Song, Gao, Chen, Bao, Ma: Be Your Own Teacher: Improve the Performance of Convolutional Neural Networks via Self Distillation.
+ICCV 2019, arXiv 1905.08094. Constants: luanyunteng/pytorch-be-your-own-teacher at 8045079, unofficial (alpha 0.1, T 3,
+beta 1e-6); the form of the bottleneck and of the hint are from memory of it (unverified).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmark.methods._common import check_range
+from benchmark.methods.base import Method, MethodConfig, Needs, Site, Step, Terms, param
+from benchmark.methods.kd import kd_loss
+
+if TYPE_CHECKING:
+    from models import NetInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class BYOTConfig(MethodConfig):
+    ce: float = param(
+        0.9, "weight of the deepest cross-entropy, 1 - alpha (1.0 in a combination)", "luanyunteng, alpha 0.1"
+    )
+    early: float = param(0.9, "weight of the earlier classifiers' cross-entropy, 1 - alpha", "luanyunteng, alpha 0.1")
+    soft: float = param(0.1, "weight alpha of the KL with the deepest classifier", "luanyunteng, alpha 0.1")
+    hint: float = param(1e-6, "weight beta of the distance of the embeddings", "luanyunteng, beta 1e-6")
+    temperature: float = param(3.0, "temperature T of both softmaxes", "luanyunteng, temperature 3")
+
+    def __post_init__(self) -> None:
+        for name in ("early", "soft", "hint"):
+            check_range(f"byot.{name}", getattr(self, name), 0.0)
+        check_range("byot.temperature", self.temperature, 0.0, above=True)
+
+
+def bottleneck(channels: int, outputs: int, shrink: int) -> nn.Sequential:
+    """1x1, `shrink` x `shrink` with that stride, 1x1, each with BN and ReLU; then the mean over the map."""
+    middle = max(1, outputs // 4)
+
+    def layer(inputs: int, out: int, kernel: int) -> list[nn.Module]:
+        return [nn.Conv2d(inputs, out, kernel, kernel, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
+
+    layers = [*layer(channels, middle, 1), *layer(middle, middle, shrink), *layer(middle, outputs, 1)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+class BYOT(Method):
+    name = "byot"
+    title = "BYOT"
+    formula = "0.9 CE + sum_i 0.9 CE(c_i) + 0.1 T^2 KL(softmax(sg z/T) || softmax(c_i/T)) + 1e-6 |e_i - sg e|^2, T = 3"
+    paper = "Zhang et al., Be Your Own Teacher, ICCV 2019"
+    bibtex = """@inproceedings{zhang2019be,
+  title     = {Be Your Own Teacher: Improve the Performance of Convolutional Neural Networks via Self Distillation},
+  author    = {Zhang, Linfeng and Song, Jiebo and Gao, Anni and Chen, Jingwei and Bao, Chenglong and Ma, Kaisheng},
+  booktitle = {IEEE/CVF International Conference on Computer Vision (ICCV)},
+  year      = {2019}
+}"""
+    combined = {"ce": 1.0}
+    Config = BYOTConfig
+
+    @classmethod
+    def skip(cls, config: BYOTConfig, student: NetInfo | None, teacher: NetInfo | None) -> str | None:
+        if student is not None and len(student.stage_shapes) < 2:
+            return "BYOT needs a stage before the last, and the student has one"
+        return None
+
+    @classmethod
+    def needs(cls, config: BYOTConfig) -> Needs:
+        return Needs.of("stages embedding logits" if config.hint else "stages logits")
+
+    def __init__(self, config: BYOTConfig, site: Site) -> None:
+        super().__init__(config, site)
+        if site.student is None:
+            raise ValueError("byot needs a student")
+        *early, last = site.student.stage_shapes
+        out = site.student.embedding_dim
+        self.bottlenecks = nn.ModuleList(bottleneck(c, out, max(1, size // last[1])) for c, size, _ in early)
+        self.classifiers = nn.ModuleList(nn.Linear(out, site.num_classes) for _ in early)
+
+    def weights(self) -> dict[str, float]:
+        c: BYOTConfig = self.config
+        return {"byot_early": c.early, "byot_soft": c.soft, "byot_hint": c.hint}
+
+    def loss(self, step: Step) -> Terms:
+        active = [term for term in self.weights() if self.active(term)]
+        if not active:
+            return {}
+        embeddings = [b(x) for b, x in zip(self.bottlenecks, step.student.stages, strict=False)]
+        outputs = [classify(e) for classify, e in zip(self.classifiers, embeddings, strict=True)]
+        found: dict[str, list[Tensor]] = {
+            "byot_early": [F.cross_entropy(c, step.labels) for c in outputs] if "byot_early" in active else [],
+            "byot_soft": [kd_loss(c, step.student.logits.detach(), self.config.temperature) for c in outputs]
+            if "byot_soft" in active
+            else [],
+            "byot_hint": [_hint(e, step.student.embedding.detach()) for e in embeddings]
+            if "byot_hint" in active
+            else [],
+        }
+        return {term: sum(found[term][1:], found[term][0]) for term in active}
+
+
+def _hint(early: Tensor, deepest: Tensor) -> Tensor:
+    """Squared difference where one of the two is positive, summed over `[B, D]`."""
+    return ((early - deepest).square() * ((early > 0) | (deepest > 0))).sum()

@@ -1,0 +1,72 @@
+"""DDGSD: two distortions of an image are to give the same outputs and the same mean features.
+
+    L = ce * (CE(z_1, y) + CE(z_2, y)) / 2 + mutual * T^2 * [KL(sg p_2 || p_1) + KL(sg p_1 || p_2)] + mmd * |mean f_1 - mean f_2|^2
+
+z_1, z_2: outputs of two crops and flips of one batch (views `normal` and `second`), run through the network in one train-mode batch; p =
+softmax(z / T), each KL summed over classes and divided by the batch, its target without gradient (sg), f: the embeddings, their mean
+over the batch, the squared distance summed over channels. No modules.
+
+Xu, Liu: Data-Distortion Guided Self-Distillation for Deep Neural Networks. AAAI 2019.
+Constants: mmd = 5e-4 as in Self-KD-Lib; T = 4 (Self-KD-Lib's for all methods), mutual =
+1, the mean (not the sum) of the two cross-entropies and the targets' lack of a gradient are unverified.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmark.data.views import NORMAL, SECOND
+from benchmark.methods._common import check_range
+from benchmark.methods.base import Method, MethodConfig, Needs, Step, Terms, param
+from benchmark.methods.kd import kd_loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class DDGSDConfig(MethodConfig):
+    mutual: float = param(1.0, "weight of the two KLs", "Xu and Liu; unverified")
+    mmd: float = param(5e-4, "weight of the distance of the mean embeddings", "Self-KD-Lib, 5e-4")
+    temperature: float = param(4.0, "temperature T of all softmaxes", "Self-KD-Lib, T = 4; unverified")
+
+    def __post_init__(self) -> None:
+        check_range("ddgsd.mutual", self.mutual, 0.0)
+        check_range("ddgsd.mmd", self.mmd, 0.0)
+        check_range("ddgsd.temperature", self.temperature, 0.0, above=True)
+
+
+class DDGSD(Method):
+    name = "ddgsd"
+    title = "DDGSD"
+    formula = "CE of two crops + T^2 [KL(sg p_2 || p_1) + KL(sg p_1 || p_2)] + 5e-4 |mean f_1 - mean f_2|^2, T = 4"
+    paper = "Xu and Liu, Data-Distortion Guided Self-Distillation for Deep Neural Networks, AAAI 2019"
+    bibtex = """@inproceedings{xu2019data,
+  title     = {Data-Distortion Guided Self-Distillation for Deep Neural Networks},
+  author    = {Xu, Ting-Bing and Liu, Cheng-Lin},
+  booktitle = {AAAI Conference on Artificial Intelligence},
+  year      = {2019}
+}"""
+    Config = DDGSDConfig
+
+    @classmethod
+    def needs(cls, config: DDGSDConfig) -> Needs:
+        return Needs.of("embedding logits" if config.mmd else "logits", views=(NORMAL, SECOND))
+
+    def weights(self) -> dict[str, float]:
+        return {"ddgsd_mutual": self.config.mutual, "ddgsd_mmd": self.config.mmd}
+
+    def loss(self, step: Step) -> Terms:
+        terms: Terms = {}
+        if self.active("ddgsd_mutual"):
+            one, two = step.student.logits, step.students["second"].logits
+            t = self.config.temperature
+            terms["ddgsd_mutual"] = kd_loss(one, two.detach(), t) + kd_loss(two, one.detach(), t)
+        if self.active("ddgsd_mmd"):
+            one, two = step.student.embedding, step.students["second"].embedding
+            terms["ddgsd_mmd"] = (one.mean(0) - two.mean(0)).square().sum()
+        return terms
+
+    def task_loss(self, step: Step) -> Tensor:
+        one, two = (F.cross_entropy(step.students[view].logits, step.labels) for view in ("normal", "second"))
+        return (one + two) / 2

@@ -1,0 +1,119 @@
+"""DRG, the reverse guidance of LightSKD: an auxiliary classifier half way up teaches the network that it sits on.
+
+    L = ce * CE(z, y) + aux * CE(z_aux, y) + guide * T^2 * KL(softmax(sg z_aux / T) || softmax(z / T))
+
+summed over classes, divided by the batch; sg: no gradient. The auxiliary classifier reads the map x of the second stage (C channels):
+
+    attention = sigmoid(upsample(ReLU(BN(SepConv(C -> C, stride 2)(x)))))     bilinear, aligned corners
+    z_aux = Linear(pool(SepConv(2C -> 4C, stride 2)(SepConv(C -> 2C, stride 2)(x * attention))))
+
+SepConv = depthwise 3x3 (with the stride), 1x1, BN, ReLU, depthwise 3x3, 1x1 (changes the width), BN, ReLU, no biases. It trains with
+the network and is dropped at test. LightSKD's full method is the combination `drg+dsr`.
+
+Wang, Han, Guo: Lightweight Self-Knowledge Distillation with Multi-source Information Fusion. arXiv 2305.09183 (citation from memory,
+unverified; the paper's tables were not to be had). Constants and modules: xucong-parsifal/LightSKD train.py (alpha = 0.2, T = 4), read at
+b3a3bf9, where an adapter of 512 channels does not fit ResNet18's 128: here it takes the stage's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmark.methods._common import check_range
+from benchmark.methods.base import Method, MethodConfig, Needs, Site, Step, Terms, param
+from benchmark.methods.kd import kd_loss
+
+if TYPE_CHECKING:
+    from models import NetInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class DRGConfig(MethodConfig):
+    guide: float = param(0.2, "weight alpha of the auxiliary classifier's guidance", "LightSKD train.py, alpha = 0.2")
+    aux: float = param(1.0, "weight of the auxiliary classifier's own cross-entropy", "LightSKD train.py, no factor")
+    temperature: float = param(4.0, "temperature T of both softmaxes", "LightSKD train.py, T = 4")
+
+    def __post_init__(self) -> None:
+        check_range("drg.temperature", self.temperature, 0.0, above=True)
+        check_range("drg.guide", self.guide, 0.0)
+        check_range("drg.aux", self.aux, 0.0)
+
+
+def separable(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    """SepConv: two depthwise 3x3, each with its 1x1, BN and ReLU; the first has the stride, the second changes the width."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, inputs, 3, stride, 1, groups=inputs, bias=False),
+        nn.Conv2d(inputs, inputs, 1, bias=False),
+        nn.BatchNorm2d(inputs),
+        nn.ReLU(),
+        nn.Conv2d(inputs, inputs, 3, 1, 1, groups=inputs, bias=False),
+        nn.Conv2d(inputs, outputs, 1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(),
+    )
+
+
+class Auxiliary(nn.Module):
+    """The classifier on a stage's map `[B, C, H, W]` -> `[B, classes]`."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.attention = nn.Sequential(separable(channels, channels, 2), nn.BatchNorm2d(channels), nn.ReLU())
+        self.deeper = nn.Sequential(separable(channels, 2 * channels, 2), separable(2 * channels, 4 * channels, 2))
+        self.classify = nn.Linear(4 * channels, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = F.interpolate(self.attention(x), size=x.shape[-2:], mode="bilinear", align_corners=True)
+        return self.classify(self.deeper(x * torch.sigmoid(weight)).mean((2, 3)))
+
+
+class DRG(Method):
+    name = "drg"
+    title = "DRG"
+    formula = "CE(z) + CE(z_aux) + 0.2 T^2 KL(softmax(sg z_aux/T) || softmax(z/T)), z_aux from stage 2, T = 4"
+    paper = (
+        "Wang et al., Lightweight Self-Knowledge Distillation with Multi-source Information Fusion, 2023 (unverified)"
+    )
+    bibtex = """@article{wang2023lightweight,
+  title   = {Lightweight Self-Knowledge Distillation with Multi-source Information Fusion},
+  author  = {Wang, Xucong and Han, Pengchao and Guo, Lei},
+  journal = {arXiv preprint arXiv:2305.09183},
+  year    = {2023},
+  note    = {entry from memory, unverified}
+}"""
+    Config = DRGConfig
+
+    @classmethod
+    def skip(cls, config: DRGConfig, student: NetInfo | None, teacher: NetInfo | None) -> str | None:
+        if student is not None and len(student.stage_shapes) < 2:
+            return "DRG's classifier sits on a second stage, and the student has one"
+        return None
+
+    @classmethod
+    def needs(cls, config: DRGConfig) -> Needs:
+        return Needs.of("stages logits")
+
+    def __init__(self, config: DRGConfig, site: Site) -> None:
+        super().__init__(config, site)
+        if site.student is None:
+            raise ValueError("drg needs a student")
+        self.auxiliary = Auxiliary(site.student.stage_shapes[1][0], site.num_classes)
+
+    def weights(self) -> dict[str, float]:
+        return {"drg": self.config.guide, "drg_aux": self.config.aux}
+
+    def loss(self, step: Step) -> Terms:
+        if not self.active("drg") and not self.active("drg_aux"):
+            return {}
+        z, z_aux = step.student.logits, self.auxiliary(step.student.stages[1])
+        terms: Terms = {}
+        if self.active("drg"):
+            terms["drg"] = kd_loss(z, z_aux.detach(), self.config.temperature)
+        if self.active("drg_aux"):
+            terms["drg_aux"] = F.cross_entropy(z_aux, step.labels)
+        return terms

@@ -1,0 +1,81 @@
+"""DSR, the shape-wise regularisation of LightSKD: outputs of neighbouring batches are to have the same ranked shape.
+
+    L = ce * CE(z, y) + weight * T^2 * KL(softmax(sort(z_prev) / T) || softmax(sort(z) / T))
+
+sort: ascending along the classes, so which class is where does not matter, only how the sorted values fall off. z_prev: the outputs of
+the batch before, row by row (row i with row i), without gradient; summed over classes, divided by the rows. An epoch's first batch has no
+such term. No modules, nothing but a buffer of one batch's outputs.
+
+Two choices where the released train.py cannot be followed: it renews z_prev only if DRG is on (DSR alone would be compared with
+noise for ever); here it is renewed in every step. And DSR alone has no auxiliary classifier, so its loss is CE + DSR.
+
+Wang, Han, Guo: Lightweight Self-Knowledge Distillation with Multi-source Information Fusion. arXiv 2305.09183 (citation from memory,
+unverified). Constants: xucong-parsifal/LightSKD train.py (beta = 1, T = 4), read at b3a3bf9.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmark.methods._common import check_range
+from benchmark.methods.base import Method, MethodConfig, Site, Step, Terms, param
+
+
+@dataclass(frozen=True, kw_only=True)
+class DSRConfig(MethodConfig):
+    weight: float = param(1.0, "weight beta of the KL of sorted outputs", "LightSKD train.py, beta = 1")
+    temperature: float = param(4.0, "temperature T of both softmaxes", "LightSKD train.py, T = 4")
+
+    def __post_init__(self) -> None:
+        check_range("dsr.temperature", self.temperature, 0.0, above=True)
+
+
+class DSR(Method):
+    name = "dsr"
+    title = "DSR"
+    formula = "CE + T^2 KL(softmax(sort(z_prev)/T) || softmax(sort(z)/T)), z_prev of the batch before, T = 4"
+    paper = (
+        "Wang et al., Lightweight Self-Knowledge Distillation with Multi-source Information Fusion, 2023 (unverified)"
+    )
+    bibtex = """@article{wang2023lightweight,
+  title   = {Lightweight Self-Knowledge Distillation with Multi-source Information Fusion},
+  author  = {Wang, Xucong and Han, Pengchao and Guo, Lei},
+  journal = {arXiv preprint arXiv:2305.09183},
+  year    = {2023},
+  note    = {entry from memory, unverified}
+}"""
+    Config = DSRConfig
+    past: Tensor
+    past_epoch: Tensor
+    epoch: Tensor
+
+    def __init__(self, config: DSRConfig, site: Site) -> None:
+        super().__init__(config, site)
+        self.register_buffer("past", torch.zeros(site.batch_size, site.num_classes))
+        self.register_buffer("past_epoch", torch.tensor(-1))
+        self.register_buffer("epoch", torch.tensor(0), persistent=False)
+
+    def start_epoch(self, epoch: int) -> None:
+        self.epoch.fill_(epoch)
+
+    def loss(self, step: Step) -> Terms:
+        if not self.active("dsr"):
+            return {}
+        z, t = step.student.logits, self.config.temperature
+        n = min(len(z), len(self.past))
+        ordered = z.sort(dim=1).values
+        kl = F.kl_div(
+            F.log_softmax(ordered[:n] / t, dim=1),
+            F.log_softmax(self.past[:n].to(z.dtype) / t, dim=1),
+            reduction="batchmean",
+            log_target=True,
+        )
+        loss = kl * (self.past_epoch == self.epoch).to(z.dtype) * t**2
+        with torch.no_grad():
+            self.past[:n] = ordered[:n].to(self.past.dtype)
+            self.past_epoch.copy_(self.epoch)
+        return {"dsr": loss}

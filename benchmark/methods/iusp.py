@@ -1,0 +1,59 @@
+"""IUSP, intra-utterance similarity: how the frames of one sample resemble each other is handed on, sample by sample.
+
+    L = ce * CE + weight / B * sum over samples of (1 / N^2) |N(G_t) - N(G_s)|_F^2,    G = F F^T
+
+F: `[N, C]`, the N frames of a sample; N(.): rows L2-normalised. It is SP inside a sample instead of across the batch. No modules.
+
+The paper tags sounds: F are the frames of a recurrent network. The networks here read images, so their frames are the positions of the last
+stage's map (N = H W, the larger map pooled to the smaller): an adaptation to this suite, not the paper's setting, and its
+metric (micro-AUPRC on DCASE 2019 Task 5) is not measured here.
+
+Intra-Utterance Similarity Preserving Knowledge Distillation for Audio Tagging. Interspeech 2020, arXiv 2009.01759 (Chang, Kao, Sun, Wang; names
+from memory, unverified). Only the abstract was to be had: the weight is SP's (unverified).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmark.methods._common import match_spatial
+from benchmark.methods.base import Method, MethodConfig, Needs, Step, Terms, param
+
+
+@dataclass(frozen=True, kw_only=True)
+class IUSPConfig(MethodConfig):
+    weight: float = param(3000.0, "weight of the similarities' distance", "as SP, RepDistiller -b 3000; unverified")
+
+
+def similarities(maps: Tensor) -> Tensor:
+    """`[B, C, H, W]` -> `[B, HW, HW]`: row-normalised products of a sample's positions."""
+    frames = maps.flatten(2).transpose(1, 2)
+    return F.normalize(frames @ frames.transpose(1, 2), dim=2)
+
+
+class IUSP(Method):
+    name = "iusp"
+    title = "IUSP"
+    formula = "CE + 3000/B sum_b 1/N^2 |N(F_t F_t^T) - N(F_s F_s^T)|^2, F = the N positions of one image's last map"
+    paper = "Chang et al., Intra-Utterance Similarity Preserving Knowledge Distillation for Audio Tagging, Interspeech 2020 (authors unverified)"
+    bibtex = """@inproceedings{chang2020intra,
+  title     = {Intra-Utterance Similarity Preserving Knowledge Distillation for Audio Tagging},
+  author    = {Chang, Chun-Chieh and Kao, Chieh-Chi and Sun, Ming and Wang, Chao},
+  booktitle = {Interspeech},
+  year      = {2020},
+  note      = {authors from memory, unverified}
+}"""
+    Config = IUSPConfig
+
+    @classmethod
+    def needs(cls, config: IUSPConfig) -> Needs:
+        return Needs.of("stages logits", "stages")
+
+    def loss(self, step: Step) -> Terms:
+        if not self.active("iusp"):
+            return {}
+        student, teacher = match_spatial(step.student.stages[-1], step.teacher.stages[-1])
+        return {"iusp": F.mse_loss(similarities(student), similarities(teacher))}

@@ -1,0 +1,60 @@
+"""TF-KD by self-training ("TF-KD self"): KD from a finished plain training of the same architecture.
+
+    L = ce * CE(z, y) + weight * multiplier * T^2 * KL(softmax(z_t / T) || softmax(z / T))
+
+summed over classes, divided by the batch: KD, whose teacher is the seed-0 plain training of the student's own network under the same
+protocol (the checkpoint that the protocol's teachers are read from), so a column needs no teacher. ce = 1 - alpha and weight = alpha are set
+apart here. The released code takes the KL's mean over all B x C elements times a multiplier for each network; C of those are the 1 of here.
+
+Yuan, Tay, Li, Wang, Feng: Revisiting Knowledge Distillation via Label Smoothing Regularization. CVPR 2020, arXiv 1909.11723.
+Constants: alpha 0.95 and T 20 stand for a params.json that differs by network (unverified).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from benchmark.methods._common import check_range
+from benchmark.methods.base import Method, MethodConfig, Needs, Step, Terms, param
+from benchmark.methods.kd import kd_loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class TFKDSelfConfig(MethodConfig):
+    ce: float = param(
+        0.05, "weight of the cross-entropy, 1 - alpha (1.0 in a combination)", "TF-KD params.json; unverified"
+    )
+    weight: float = param(0.95, "weight of the KL, alpha", "TF-KD params.json, alpha; unverified")
+    temperature: float = param(20.0, "temperature T of both softmaxes", "TF-KD params.json, temperature; unverified")
+    multiplier: float = param(1.0, "factor of the KL", "TF-KD --multiplier, per network; unverified")
+
+    def __post_init__(self) -> None:
+        check_range("tfkd_self.temperature", self.temperature, 0.0, above=True)
+
+
+class TFKDSelf(Method):
+    name = "tfkd_self"
+    title = "TF-KD (self)"
+    formula = "0.05 CE + 0.95 T^2 KL(softmax(z_t/T) || softmax(z/T)), the teacher a plain training of the same network, T = 20"
+    paper = "Yuan et al., Revisiting Knowledge Distillation via Label Smoothing Regularization, CVPR 2020"
+    bibtex = """@inproceedings{yuan2020revisiting,
+  title     = {Revisiting Knowledge Distillation via Label Smoothing Regularization},
+  author    = {Yuan, Li and Tay, Francis E. H. and Li, Guilin and Wang, Tao and Feng, Jiashi},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
+  year      = {2020}
+}"""
+    combined = {"ce": 1.0}
+    self_teacher = True
+    Config = TFKDSelfConfig
+
+    @classmethod
+    def needs(cls, config: TFKDSelfConfig) -> Needs:
+        return Needs.of("logits", "logits")
+
+    def weights(self) -> dict[str, float]:
+        return {"tfkd_self": self.config.weight * self.config.multiplier}
+
+    def loss(self, step: Step) -> Terms:
+        if not self.active("tfkd_self"):
+            return {}
+        return {"tfkd_self": kd_loss(step.student.logits, step.teacher.logits, self.config.temperature)}

@@ -1,0 +1,49 @@
+"""BAKE against its formula in plain loops: the propagation as a sum over walks instead of an inverse."""
+
+import math
+
+import pytest
+from kit import build, fake_features, make_site, make_step, tiny_info
+from selfkd_kit import kl, reaches, softmax
+
+from benchmark import methods
+
+SITE = make_site(tiny_info(), None)
+
+
+def affinity(embedding):
+    rows = [[v / math.sqrt(sum(x * x for x in row)) for v in row] for row in embedding]
+    n = len(rows)
+    weights = [[math.exp(sum(a * b for a, b in zip(rows[i], rows[j], strict=True))) if i != j else 0 for j in range(n)] for i in range(n)]
+    return [[w / sum(row) for w in row] for row in weights]
+
+
+def propagate(a, p, omega, walks=400):
+    """(1 - w) sum_t (w A)^t P."""
+    n, classes = len(p), len(p[0])
+    now, total = p, [[(1 - omega) * v for v in row] for row in p]
+    for _ in range(walks):
+        now = [[omega * sum(a[i][k] * now[k][c] for k in range(n)) for c in range(classes)] for i in range(n)]
+        total = [[t + (1 - omega) * v for t, v in zip(x, y, strict=True)] for x, y in zip(total, now, strict=True)]
+    return total
+
+
+@pytest.mark.parametrize(("omega", "temperature"), [(0.5, 4.0), (0.9, 1.0), (0.0, 2.0)])
+def test_value(omega, temperature):
+    student = fake_features(SITE.student, 5)
+    z = student.logits.tolist()
+    targets = propagate(affinity(student.embedding.tolist()), [softmax(row, temperature) for row in z], omega)
+    assert all(sum(row) == pytest.approx(1) for row in targets)
+    expected = temperature**2 * sum(kl(q, row, temperature) for q, row in zip(targets, z, strict=True)) / 5
+    found = build("bake", SITE, omega=omega, temperature=temperature).loss(make_step(SITE, student))["bake"]
+    assert found.item() == pytest.approx(expected, rel=1e-9, abs=1e-14)
+
+
+def test_gradient_reaches_the_logits_alone():
+    student = fake_features(SITE.student, requires_grad=True)
+    assert reaches(build("bake", SITE).loss(make_step(SITE, student))["bake"], student, "logits")
+
+
+def test_its_batches_are_groups_of_a_class():
+    assert methods.parse("bake").sampler.name == "groups"
+    assert build("bake", SITE, weight=0.0).loss(make_step(SITE, fake_features(SITE.student))) == {}

@@ -1,0 +1,66 @@
+"""DarkRank, hard and soft, against its formula in plain loops."""
+
+import itertools
+import math
+
+import pytest
+from kit import build, fake_features, make_site, make_step, tiny_info
+from selfkd_kit import reaches
+
+from benchmark import methods
+from benchmark.errors import InputError
+
+SITE = make_site(tiny_info(embedding=5), tiny_info(embedding=7))
+
+
+def scores(rows, alpha, beta):
+    unit = [[v / math.sqrt(sum(x * x for x in row)) for v in row] for row in rows]
+    return [[-alpha * math.dist(a, b) ** beta for b in unit] for a in unit]
+
+
+def log_p(order, row):
+    """Plackett-Luce: one image after the other out of those that are left."""
+    return sum(row[i] - math.log(sum(math.exp(row[j]) for j in order[k:])) for k, i in enumerate(order))
+
+
+def expected(student, teacher, kind, alpha, beta, length):
+    s, t = (scores(f.embedding.tolist(), alpha, beta) for f in (student, teacher))
+    total = 0.0
+    for i in range(len(s)):
+        best = sorted((j for j in range(len(s)) if j != i), key=lambda j: -t[i][j])[:length]
+        if kind == "hard":
+            total -= log_p(best, s[i])
+        else:
+            pairs = [(log_p(order, t[i]), log_p(order, s[i])) for order in itertools.permutations(best)]
+            assert sum(math.exp(a) for a, _ in pairs) == pytest.approx(1)
+            total += sum(math.exp(a) * (a - b) for a, b in pairs)
+    return total / len(s)
+
+
+@pytest.mark.parametrize("kind", ["hard", "soft"])
+@pytest.mark.parametrize(("alpha", "beta", "length", "batch"), [(3.0, 3.0, 4, 6), (1.0, 2.0, 3, 5), (3.0, 3.0, 4, 3)])
+def test_value(kind, alpha, beta, length, batch):
+    """The last: fewer other images than are ranked."""
+    student, teacher = fake_features(SITE.student, batch), fake_features(SITE.teacher, batch, seed=1)
+    method = build("darkrank", SITE, kind=kind, alpha=alpha, beta=beta, length=length)
+    found = method.loss(make_step(SITE, student, teacher))["darkrank"].item()
+    assert found == pytest.approx(expected(student, teacher, kind, alpha, beta, min(length, batch - 1)), rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["hard", "soft"])
+def test_gradient_reaches_the_embedding_alone(kind):
+    student = fake_features(SITE.student, requires_grad=True)
+    loss = build("darkrank", SITE, kind=kind).loss(make_step(SITE, student, fake_features(SITE.teacher, seed=1)))["darkrank"]
+    assert reaches(loss, student, "embedding")
+
+
+def test_a_perfect_student_has_no_soft_loss():
+    features = fake_features(SITE.student)
+    assert build("darkrank", SITE, kind="soft").loss(make_step(SITE, features, features))["darkrank"].item() == pytest.approx(0)
+
+
+def test_settings():
+    with pytest.raises(InputError, match=r"length=9 is out of range; allowed: 2 to 6"):
+        methods.parse("darkrank", {"darkrank.length": 9})
+    step = make_step(SITE, fake_features(SITE.student), fake_features(SITE.teacher))
+    assert build("darkrank", SITE, weight=0.0).loss(step) == {} and "orders" not in build("darkrank", SITE).state_dict()

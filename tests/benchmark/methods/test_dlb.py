@@ -1,0 +1,52 @@
+"""DLB against its formula in plain loops, over three batches."""
+
+import pytest
+import torch
+from kit import build, fake_features, make_site, make_step, tiny_info
+from selfkd_kit import kl, softmax
+
+SITE = make_site(tiny_info(), None, batch_size=6)
+FIRST, SECOND, LAST = torch.tensor([1, 2, 3, 4, 5, 6]), torch.tensor([4, 5, 6, 7, 8, 9]), torch.tensor([7, 8, 9, 10, 11])
+
+
+def walk(method, orders, grad=False):
+    """`(loss, features)` of each batch."""
+    found = []
+    for k, rows in enumerate(orders):
+        student = fake_features(SITE.student, len(rows), seed=k, requires_grad=grad)
+        found.append((method.loss(make_step(SITE, student, indices=rows))["dlb"], student))
+    return found
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_value(temperature):
+    steps = walk(build("dlb", SITE, temperature=temperature), [FIRST, SECOND, LAST])
+    z = [features.logits.tolist() for _, features in steps]
+    assert steps[0][0].item() == 0
+    for k in (1, 2):
+        rows = [kl(softmax(z[k - 1][3 + i], temperature), z[k][i], temperature) for i in range(3)]
+        assert steps[k][0].item() == pytest.approx(temperature**2 * sum(rows) / 3, rel=1e-12)
+
+
+def test_only_the_repeated_rows_count():
+    """Of the three rows two were not there before."""
+    steps = walk(build("dlb", SITE, temperature=1.0), [FIRST, torch.tensor([20, 5, 21, 7, 8, 9])])
+    z = [features.logits.tolist() for _, features in steps]
+    assert steps[1][0].item() == pytest.approx(kl(softmax(z[0][4]), z[1][1]), rel=1e-12)
+
+
+def test_after_an_epochs_end_nothing_repeats():
+    steps = walk(build("dlb", SITE), [LAST, torch.tensor([30, 31, 32, 33, 34, 35])])
+    assert steps[1][0].item() == 0
+
+
+def test_gradient_reaches_the_repeated_half_alone():
+    loss, student = walk(build("dlb", SITE), [FIRST, SECOND], grad=True)[1]
+    loss.backward()
+    assert student.logits.grad[:3].any(1).all() and not student.logits.grad[3:].any()
+
+
+def test_the_last_outputs_are_in_the_state():
+    method = build("dlb", SITE)
+    (_, student), = walk(method, [FIRST])
+    assert torch.equal(method.state_dict()["past"], student.logits[3:]) and method.rows.tolist() == [4, 5, 6]

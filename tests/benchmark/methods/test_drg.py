@@ -1,0 +1,66 @@
+"""DRG against its formula in plain loops; the auxiliary classifier against a plain walk through its layers."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from kit import build, fake_features, make_site, make_step, tiny_info
+from selfkd_kit import kl, reaches, softmax
+
+from benchmark import methods
+
+SITE = make_site(tiny_info(stages=((3, 8, 8), (4, 8, 8), (5, 4, 4))), None)
+
+
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_value(temperature):
+    student = fake_features(SITE.student)
+    step = make_step(SITE, student)
+    method = build("drg", SITE, temperature=temperature)
+    z_aux = method.auxiliary(student.stages[1]).tolist()
+    terms = method.loss(step)
+    guidance = [kl(softmax(a, temperature), z, temperature) for a, z in zip(z_aux, student.logits.tolist(), strict=True)]
+    assert terms["drg"].item() == pytest.approx(temperature**2 * sum(guidance) / 6, rel=1e-12)
+    own = [-torch.log(torch.tensor(softmax(a)[y])).item() for a, y in zip(z_aux, step.labels.tolist(), strict=True)]
+    assert terms["drg_aux"].item() == pytest.approx(sum(own) / 6, rel=1e-6)
+
+
+def test_the_auxiliary_classifier_layer_by_layer():
+    x = fake_features(SITE.student).stages[1]
+    net = build("drg", SITE).auxiliary.eval()
+    state = {k: v for k, v in net.state_dict().items() if "num_batches" not in k}
+
+    def norm(x, name):
+        mean, var, weight, bias = (state[f"{name}.{k}"] for k in ("running_mean", "running_var", "weight", "bias"))
+        return F.relu((x - mean[:, None, None]) / (var[:, None, None] + 1e-5).sqrt() * weight[:, None, None] + bias[:, None, None])
+
+    def separable(x, name, stride):
+        for first, step in ((0, stride), (4, 1)):
+            x = F.conv2d(x, state[f"{name}.{first}.weight"], stride=step, padding=1, groups=x.shape[1])
+            x = norm(F.conv2d(x, state[f"{name}.{first + 1}.weight"]), f"{name}.{first + 2}")
+        return x
+
+    small = norm(separable(x, "attention.0", 2), "attention.1")
+    where = torch.linspace(0, 3, 8, dtype=x.dtype)  # aligned corners: 4 positions over 8
+    weights = (1 - (where[:, None] - torch.arange(4)).abs()).clamp(min=0)
+    attended = x * torch.sigmoid(torch.einsum("ih,jw,bchw->bcij", weights, weights, small))
+    pooled = separable(separable(attended, "deeper.0", 2), "deeper.1", 2).mean((2, 3))
+    torch.testing.assert_close(net(x), pooled @ state["classify.weight"].t() + state["classify.bias"])
+    assert pooled.shape[1] == 16 and sum(k.endswith("bias") for k in state) == 8, "biases of norms and classifier alone"
+
+
+def test_gradients():
+    """The guidance reaches the outputs alone, the classifier's cross-entropy the second stage."""
+    student = fake_features(SITE.student, requires_grad=True)
+    terms = build("drg", SITE).loss(make_step(SITE, student))
+    assert reaches(terms["drg"], student, "logits") and reaches(terms["drg_aux"], student, "stages")
+    terms["drg_aux"].backward()
+    assert student.stages[0].grad is None and student.stages[1].grad.any()
+
+
+def test_weights_and_skip():
+    assert build("drg", SITE).weights() == {"drg": 0.2, "drg_aux": 1.0} and methods.parse("drg+dsr").ce == 1.0
+    assert build("drg", SITE, guide=0.0, aux=0.0).loss(make_step(SITE, fake_features(SITE.student))) == {}
+    assert "second stage" in methods.get("drg").skip(None, tiny_info(stages=((3, 4, 4),)), None)
+    assert methods.get("drg").skip(None, SITE.student, None) is None

@@ -1,0 +1,41 @@
+"""IUSP against its formula in plain loops."""
+
+import math
+
+import pytest
+from kit import build, fake_features, make_site, make_step, pooled, tiny_info
+from selfkd_kit import reaches
+
+SITE = make_site(tiny_info(stages=((3, 4, 4), (4, 3, 2))), tiny_info(stages=((3, 4, 4), (5, 6, 4))))
+
+
+def similarities(image):
+    """One image's planes `[C][H][W]` -> row-normalised products of its positions."""
+    frames = list(zip(*([v for row in plane for v in row] for plane in image), strict=True))
+    products = [[sum(a * b for a, b in zip(x, y, strict=True)) for y in frames] for x in frames]
+    return [[v / (math.sqrt(sum(w * w for w in row)) or 1) for v in row] for row in products]  # a dead position has none
+
+
+def test_value():
+    student, teacher = fake_features(SITE.student, 3), fake_features(SITE.teacher, 3, seed=1)
+    total = 0.0
+    for s, t in zip(student.stages[-1].tolist(), teacher.stages[-1].tolist(), strict=True):
+        g_s, g_t = similarities(s), similarities([pooled(plane, 3, 2) for plane in t])
+        assert len(g_s) == len(g_t) == 6
+        total += sum((a - b) ** 2 for x, y in zip(g_s, g_t, strict=True) for a, b in zip(x, y, strict=True)) / 36
+    found = build("iusp", SITE).loss(make_step(SITE, student, teacher))["iusp"]
+    assert found.item() == pytest.approx(total / 3, rel=1e-9)
+
+
+def test_gradient_reaches_the_last_map_alone():
+    student = fake_features(SITE.student, requires_grad=True)
+    loss = build("iusp", SITE).loss(make_step(SITE, student, fake_features(SITE.teacher, seed=1)))["iusp"]
+    assert reaches(loss, student, "stages")
+    loss.backward()
+    assert student.stages[0].grad is None and student.stages[1].grad.any()
+
+
+def test_a_perfect_student_has_no_loss_and_weight_zero_is_not_computed():
+    features = fake_features(SITE.student)
+    step = make_step(SITE, features, features)
+    assert build("iusp", SITE).loss(step)["iusp"].item() == 0 and build("iusp", SITE, weight=0.0).loss(step) == {}

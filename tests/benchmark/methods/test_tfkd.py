@@ -1,0 +1,41 @@
+"""TF-KD's virtual teacher against its formula in plain loops."""
+
+import pytest
+import torch
+from kit import build, fake_features, make_site, make_step, tiny_info
+from selfkd_kit import kl, reaches, softmax
+
+from benchmark import methods
+
+SITE = make_site(tiny_info(), None)
+
+
+@pytest.mark.parametrize(("temperature", "correct"), [(20.0, 0.99), (1.0, 0.6)])
+def test_value(temperature, correct):
+    student = fake_features(SITE.student)
+    step = make_step(SITE, student)
+    total = 0.0
+    for label, z in zip(step.labels.tolist(), student.logits.tolist(), strict=True):
+        virtual = [correct if c == label else (1 - correct) / 9 for c in range(10)]
+        total += kl(softmax(virtual, temperature), z)
+    found = build("tfkd", SITE, temperature=temperature, correct=correct).loss(step)["tfkd"]
+    assert found.item() == pytest.approx(total / 6, rel=1e-12)
+
+
+def test_gradient():
+    student = fake_features(SITE.student, requires_grad=True)
+    step = make_step(SITE, student)
+    loss = build("tfkd", SITE).loss(step)["tfkd"]
+    assert reaches(loss, student, "logits")
+    loss.backward()
+    for grad, label, z in zip(student.logits.grad.tolist(), step.labels.tolist(), student.logits.tolist(), strict=True):
+        target = softmax([0.99 if c == label else 0.01 / 9 for c in range(10)], 20.0)
+        assert grad == pytest.approx([(q - t) / 6 for q, t in zip(softmax(z), target, strict=True)], rel=1e-9)
+
+
+def test_weights():
+    assert methods.parse("tfkd").ce == 0.9
+    assert build("tfkd", SITE, multiplier=50.0).weights() == {"tfkd": pytest.approx(5.0)}
+    assert build("tfkd", SITE, weight=0.0).loss(make_step(SITE, fake_features(SITE.student))) == {}
+    assert not methods.parse("tfkd").needs_teacher
+    assert torch.is_tensor(build("tfkd", SITE).loss(make_step(SITE, fake_features(SITE.student)))["tfkd"])

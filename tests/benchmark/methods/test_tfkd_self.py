@@ -1,0 +1,44 @@
+"""TF-KD by self-training against its formula in plain loops, and who its teacher is."""
+
+import pytest
+from kit import build, fake_features, make_site, make_step, tiny_info
+from selfkd_kit import kl, reaches, softmax
+
+from benchmark import matrix, methods
+from benchmark.errors import InputError
+from benchmark.runs import Request, Resolver
+
+SITE = make_site(tiny_info(), tiny_info())
+
+
+@pytest.mark.parametrize("temperature", [1.0, 20.0])
+def test_value_and_gradient(temperature):
+    student, teacher = fake_features(SITE.student, requires_grad=True), fake_features(SITE.teacher, seed=1)
+    loss = build("tfkd_self", SITE, temperature=temperature).loss(make_step(SITE, student, teacher))["tfkd_self"]
+    rows = zip(teacher.logits.tolist(), student.logits.tolist(), strict=True)
+    expected = sum(kl(softmax(t, temperature), s, temperature) for t, s in rows)
+    assert loss.item() == pytest.approx(temperature**2 * expected / 6, rel=1e-9)
+    assert reaches(loss, student, "logits")
+
+
+def test_weights():
+    assert methods.parse("tfkd_self").ce == 0.05
+    assert build("tfkd_self", SITE, multiplier=2.0).weights() == {"tfkd_self": pytest.approx(1.9)}
+
+
+def test_the_teacher_is_the_plain_training_of_the_same_network():
+    resolver = Resolver()
+    run = resolver.run(Request("cifar100", "lightskd", "paper", "none", "ResNet18", "tfkd_self"), 2)
+    plain = resolver.run(Request("cifar100", "lightskd", "paper", "none", "ResNet18", "plain"), 0)
+    assert run.needs_runs == (plain,) and run.teacher == "none" and run.teacher_ref.epoch == "best"
+    assert resolver.from_order(run.order()) == run
+    with pytest.raises(InputError, match="of the student's own kind; allowed: the pair none:resnet20"):
+        resolver.run(Request("cifar100", "crd", "paper", "resnet56", "resnet20", "tfkd_self"), 0)
+
+
+def test_in_a_column_with_a_teacher_a_row_without_is_one_run_for_its_student():
+    table = matrix.load_table("crd-table1")
+    for method in ("tfkd_self", "dsr", "label_smoothing"):
+        row = matrix.Row(method, method, "crd")
+        requests = {matrix.row_request(row, table, "cifar100", "paper", t, "resnet20", ()) for t in ("resnet56", "resnet110")}
+        assert {r.teacher for r in requests} == {"none"} and len(requests) == 1
