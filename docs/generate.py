@@ -1,0 +1,63 @@
+"""Fills in what documents show of the program: `make docs` writes, `--check` (a test) only compares.
+
+A block begins with the command that makes it and ends with `<!-- end -->`:
+
+    <!-- python -m benchmark methods --markdown -->
+    ...
+    <!-- end -->
+
+Commands run from the root of the project, without the user's environment variables and on an empty results folder: what they show is the
+committed reference results, or what needs none. Markdown stands as it is, other output in a fence.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = ("README.md", "docs/reference-results.md")
+BLOCK = re.compile(r"<!-- (python -m [^>]+?) -->\n(.*?)<!-- end -->", re.DOTALL)
+OURS = ("PROFILE", "SEEDS", "PROTOCOL", "DATA", "TEACHERS", "RESULTS", "PRECISION", "THREADS", "KEEP", "KD_METHODS", "KD_PUBLISHED")
+
+
+def output(command: str) -> str:
+    """What a command prints, as it stands in a document. `RuntimeError` if it fails."""
+    with tempfile.TemporaryDirectory() as empty:
+        environment = {**{k: v for k, v in os.environ.items() if k not in OURS}, "RESULTS": empty, "DEVICE": "cpu", "COLUMNS": "140"}
+        done = subprocess.run(
+            [sys.executable, *shlex.split(command)[1:]], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
+    if done.returncode not in (0, 1):  # 1: a diff that found something
+        raise RuntimeError(f"{command}: exit code {done.returncode}: {done.stderr.strip()}")
+    text = "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
+    return f"{text}\n" if "markdown" in command or "--format md" in command else f"```\n{text}\n```\n"
+
+
+def fill(text: str, run: Callable[[str], str] = output) -> str:
+    """The document with every block as its command prints it now."""
+    return BLOCK.sub(lambda m: f"<!-- {m[1]} -->\n{run(m[1])}<!-- end -->", text)
+
+
+def main() -> int:
+    stale = []
+    for name in DOCUMENTS:
+        path = ROOT / name
+        before = path.read_text(encoding="utf-8")
+        after = fill(before)
+        if after != before:
+            stale.append(name)
+            if "--check" not in sys.argv:
+                path.write_text(after, encoding="utf-8")
+    print(f"{'stale' if '--check' in sys.argv else 'written'}: {', '.join(stale) or 'none'}")
+    return 1 if stale and "--check" in sys.argv else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
