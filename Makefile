@@ -13,14 +13,14 @@ endif
 BENCH := $(PY) -m benchmark
 
 .PHONY: help setup reproduce reproduce-table1 reproduce-table2 plan-table1 plan-table2 submit-table1 submit-table2 diff-table1 diff-table2 \
-	status-table1 status-table2 status report bench test test-slurm test-report test-all lint docs clean
+	status-table1 status-table2 status report bench test test-slurm test-report test-all lint docs drill clean
 
 help:
 	@echo "make reproduce-table1 [PAPER=dlkd|sskd|crd] [PROFILE=quick|short|paper]   similar architectures: train what is missing, table, diff"
 	@echo "make reproduce-table2                                                     different architectures"
 	@echo "make reproduce TABLE=crd-table1                                           any table of tables/*.toml"
 	@echo "make plan-table1 submit-table1 status-table1 diff-table1 (CLUSTER=name)   the same for -table2"
-	@echo "make report bench test test-slurm test-report lint setup"
+	@echo "make report bench docs drill test test-slurm test-report lint setup"
 
 .venv/.installed: pyproject.toml constraints.txt
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
@@ -86,6 +86,14 @@ test-all: test test-slurm test-report
 lint: $(DEV)
 	$(PY) -m ruff check .
 	$(PY) -m mypy
+
+# The blocks of README.md and docs/ that commands make.
+docs: $(ENV)
+	$(PY) docs/generate.py
+
+# Kills at truly random moments, as long as you like: make drill ARGS="--minutes 10"
+drill: $(ENV)
+	$(PY) tests/drill_kill.py $(ARGS)
 
 clean: $(ENV)
 	$(BENCH) clean $(ARGS)

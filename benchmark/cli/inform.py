@@ -20,8 +20,8 @@ def register(verbs: Any) -> None:
     p = verbs.add_parser(
         "methods", help="every method with formula, citation, needs, hyper-parameters and their sources"
     )
-    p.add_argument("name", nargs="?", default="", metavar="NAME")
-    p.add_argument("--bibtex", action="store_true", help="BibTeX entries")
+    p.add_argument("name", nargs="?", default="", metavar="NAME", help="a method, a combination (kd+at), or a table: all its methods")
+    p.add_argument("--bibtex", action="store_true", help="BibTeX entries; of a table: all that it rests on")
     p.add_argument("--markdown", action="store_true", help="the README's table of methods")
     common.add_json(p)
     p.set_defaults(do=do_methods)
@@ -80,13 +80,17 @@ def markdown_table() -> str:
 
 
 def do_methods(args: argparse.Namespace) -> int:
-    names = [args.name.lower()] if args.name else list(methods.names())
-    names = [w for n in names for w in n.split("+")]
+    if args.name in matrix.table_names():
+        of_rows = [r.method for r in matrix.load_table(args.name).rows if r.method not in ("teacher", "student")]
+        names = [n for n in of_rows if all(w in methods.names() for w in n.split("+"))]
+    else:
+        names = [args.name.lower()] if args.name else list(methods.names())
+    names = list(dict.fromkeys(w for n in names for w in n.split("+")))
     found = [describe(n) for n in names]
     if args.json:
         common.print_json(found[0] if args.name and len(found) == 1 else found)
     elif args.bibtex:
-        print("\n\n".join(d["bibtex"] for d in found))
+        print("\n\n".join(dict.fromkeys(d["bibtex"] for d in found)))
     elif args.markdown:
         print(markdown_table())
     elif args.name:

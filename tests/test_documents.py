@@ -1,0 +1,84 @@
+"""README and CONTRIBUTING are true: their blocks are what the commands print, their example works, their commands and files exist."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmark.__main__ import main
+from benchmark.__main__ import parser as command_line
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def generator():  # type: ignore[no-untyped-def]
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_blocks_are_what_the_commands_print() -> None:
+    docs = generator()
+    found = 0
+    for name in docs.DOCUMENTS:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        found += len(docs.BLOCK.findall(text))
+        assert docs.fill(text) == text, f"{name} is stale: make docs"
+    assert found >= 5
+
+
+def test_a_stale_block_is_found() -> None:
+    docs = generator()
+    text = "a\n<!-- python -m benchmark methods --markdown -->\nold\n<!-- end -->\nb\n"
+    assert docs.fill(text, lambda command: f"new {command}\n") == text.replace("old", "new python -m benchmark methods --markdown")
+
+
+def test_links_and_commands_of_the_readme_exist() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)#]+)\)", text):
+        assert (ROOT / link).exists(), link
+    targets = set(re.findall(r"^([\w%-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for target in re.findall(r"^    make ([\w-]+)", text, re.MULTILINE):
+        assert target in targets or re.sub(r"table\d$", "table%", target) in targets, target
+    for line in re.findall(r"^    (?:\.venv/bin/)?python -m benchmark (.+?)(?:  #.*)?$", text, re.MULTILINE):
+        command_line().parse_args(line.split())
+    tables = {p.stem for p in (ROOT / "tables").glob("*.toml")}
+    named = set(re.findall(r"`([a-z]+-(?:table\d?|ablation)|lightskd|selfkdlib)`", text))
+    assert named == tables
+
+
+def test_the_method_of_contributing_trains(tmp_path: Path) -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n# benchmark/methods/huber.py\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "methods").mkdir()
+    (tmp_path / "methods" / "huber.py").write_text(code, encoding="utf-8")
+    (tmp_path / "own.toml").write_text(
+        'title = "One more row"\npaper = "own"\ntable = "t"\ndataset = "digits"\nprotocol = "crd"\nseeds = 1\n'
+        'columns = ["resnet14:resnet8"]\n[[rows]]\nlabel = "Huber"\nmethod = "huber"\n',
+        encoding="utf-8",
+    )
+    environment = {**os.environ, "KD_METHODS": str(tmp_path / "methods"), "RESULTS": str(tmp_path / "runs"), "PYTHONPATH": str(ROOT)}
+    small = ["--profile", "quick", "--set", "recipe.train_images=96", "--set", "recipe.test_images=50"]
+    outputs = []
+    for argv in (["methods", "huber"], ["run", "own.toml", *small, "--threads", "1", "--device", "cpu"], ["table", "own.toml", *small, "--out", str(tmp_path / "out")]):
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmark", *argv], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        outputs.append(done.stdout)
+    assert "CE + 0.5 mean(huber(z_s - z_t))" in outputs[0] and "weight = 0.5 (float): weight of the term [an example]" in outputs[0]
+    assert re.search(r"Huber +\d+\.\d\d", outputs[2]), outputs[2]
+
+
+def test_a_tables_bibtex_is_that_of_its_methods(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["methods", "crd-table1", "--bibtex"]) == 0
+    entries = re.findall(r"^@\w+\{([^,]+),", capsys.readouterr().out, re.MULTILINE)
+    assert len(entries) == len(set(entries)) >= 12
