@@ -73,7 +73,7 @@ bench: $(ENV)
 
 # The suite without services. One thread a worker: the tests' nets are tiny.
 test: $(DEV)
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile tests --ignore=tests/slurm --ignore=tests/report $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadscope tests --ignore=tests/slurm --ignore=tests/report $(ARGS)
 
 test-slurm: $(DEV)
 	$(PY) -m pytest -q tests/slurm $(ARGS)

@@ -93,7 +93,11 @@ class LS(Method):
         return {}
 
     def transform(self, step: Step) -> Step:
+        def one(f: Features) -> Features:
+            """A teacher's pass that only other runs of the pack asked for may have no logits."""
+            return f if f.logits is None else f._replace(logits=standardise(f.logits, self.config.eps))
+
         def change(passes: Mapping[str, Features]) -> dict[str, Features]:
-            return {name: f._replace(logits=standardise(f.logits, self.config.eps)) for name, f in passes.items()}
+            return {name: one(f) for name, f in passes.items()}
 
         return dataclasses.replace(step, students=change(step.students), teachers=change(step.teachers))

@@ -14,8 +14,10 @@ from benchmark.train import pack_key
 from results.store import Store
 
 COMBINATIONS = ("plain", "at+kd", "crd+kd", "kd+ls", "kd+at+sp")
-SINGLE = tuple(n for n in methods.names() if methods.get(n).trains_student and not methods.get(n).is_wrapper)
+SINGLE = tuple(n for n in methods.names() if methods.get(n).trains_student and not methods.get(n).is_wrapper())
 SETTINGS = {"recipe__epochs": 6, "recipe__train_images": 256, "recipe__test_images": 200}
+GENTLER = {"semckd": {"recipe__lr": 0.01}}
+"""SemCKD's weight of 400 makes the first steps of batches of 16 diverge at 0.05."""
 
 
 @pytest.fixture(scope="module")
@@ -25,14 +27,14 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, fl
     store = Store(folder)
     packs: dict[object, list[tuple[str, Run]]] = {}
     for name in (*COMBINATIONS, *SINGLE):
-        run = small_run(name, **SETTINGS)
+        run = small_run(name, **SETTINGS, **GENTLER.get(name, {}))
         assert skip_reason(run) is None, name
         packs.setdefault(pack_key(run), []).append((name, run))
     found = {}
     for pack in packs.values():
         outcomes = train([run for _, run in pack], folder)
         for (name, run), outcome in zip(pack, outcomes, strict=True):
-            found[name] = (outcome.status + outcome.reason, float((store.record(run.key) or {}).get("top1_best", 0)))
+            found[name] = (outcome.status + outcome.reason, float((store.record(run.key) or {}).get("top1_best") or 0))
     return found
 
 

@@ -58,6 +58,14 @@ def test_scale_and_shift_of_a_networks_logits_do_not_matter():
     torch.testing.assert_close(value(student, teacher), value(student, moved), rtol=1e-6, atol=0)
 
 
+def test_a_pass_of_the_pack_without_logits_is_left_as_it_is():
+    student, teacher = fake_features(SITE.student), fake_features(SITE.teacher, seed=1)
+    step = make_step(SITE, student, {"normal": teacher, "rotated": teacher._replace(logits=None)})
+    found = build("ls", SITE).transform(step)
+    assert found.teachers["rotated"].logits is None
+    torch.testing.assert_close(found.teacher.logits, in_loops(teacher.logits))
+
+
 def test_equal_logits_have_a_finite_gradient():
     z = torch.zeros(2, 5, requires_grad=True)
     (standardise(z) * torch.arange(5)).sum().backward()
