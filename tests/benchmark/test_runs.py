@@ -104,6 +104,24 @@ def test_every_table_expands_and_names_a_reason_for_each_empty_cell(name: str) -
     assert all(ordered.index(n.key) < ordered.index(r.key) for r in expansion.runs for n in r.needs_runs)
 
 
+def test_self_distillation_has_columns_without_a_teacher() -> None:
+    table = matrix.load_table("lightskd")
+    e = matrix.expand(table, "paper")
+    assert {c.teacher for c in e.cells} == {"none"} and {r.teacher for r in e.runs} == {"none"}
+    (recipe,) = {(r.recipe.epochs, r.recipe.batch_size, r.recipe.drop_last, r.recipe.augment) for r in e.runs}
+    assert recipe == (200, 128, True, "resized-crop-flip")
+    assert {c.pair for c in matrix.expand(table, "quick").cells} == {"none:ResNet18"}, "its quick columns"
+    chosen = matrix.expand(table, "quick", pairs=["none:ResNet101"])
+    assert {c.pair for c in chosen.cells} == {"none:ResNet101"}, "a column that is asked for is made"
+
+
+def test_quick_columns_are_columns(tmp_path: Path) -> None:
+    text = (matrix.FOLDER / "lightskd.toml").read_text().replace('quick_columns = ["none:', 'quick_columns = ["none:resnet8", "none:')
+    (tmp_path / "t.toml").write_text(text)
+    with pytest.raises(InputError, match=r"quick_columns has none:resnet8; allowed: none:ResNet18, "):
+        matrix.load_table("t", tmp_path)
+
+
 def test_runs_shared_by_tables_are_the_same_runs() -> None:
     keys = {
         n: {r.key for r in matrix.expand(matrix.load_table(n), "paper").runs}

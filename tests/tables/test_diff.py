@@ -73,7 +73,7 @@ def test_golden_records_of_every_table(name: str) -> None:
             assert c.reason
         if c.verdict == "missing":
             assert (c.published is None or rows[c.label].missing) and c.reason
-    assert name == "dlkd-ablation" or any(c.verdict == "agrees" for c in found)
+    assert name in ("dlkd-ablation", "lightskd") or any(c.verdict == "agrees" for c in found)
     some = next((c for c in e.cells if c.row.method == "sp" or c.row.method == "sp+kd"), None)
     if some is not None:
         moved = run_diff(e, kit.move(records, some.runs, 1.0), numbers)
@@ -251,6 +251,16 @@ def test_printed_number_of_the_place_that_the_row_names(tmp_path: Path) -> None:
     numbers = Prints(pd.concat([own, kit.printed(e, lambda c: 72.0, table="appendix")]), "cifar100")
     cell = pick(run_diff(e, kit.golden(e, numbers), numbers), "KD")
     assert (cell.verdict, cell.published, cell.printed_in) == ("agrees", 72.0, "crd/appendix")
+
+
+def test_printed_numbers_of_several_places_are_taken_in_their_order() -> None:
+    """The rivals in LightSKD's table: one code's ResNet18, another paper's DenseNet121, each said in the diff."""
+    e = matrix.expand(matrix.load_table("lightskd"), "paper")
+    found = run_diff(e, [], Prints.read("cifar100"))
+    bake = {c.student: (c.published, c.printed_in) for c in found if c.label == "BAKE" and c.published}
+    assert bake == {"ResNet18": (76.93, "selfkdlib/readme"), "DenseNet121": (79.26, "bake/readme")}
+    assert not any(c.published for c in found if c.label in ("DRG", "DSR", "DRG+DSR")), "LightSKD's own are blank"
+    assert all(not any("really from" in n for n in c.notes) for c in found)
 
 
 def test_every_verdict_is_reached_in_one_table_and_every_format_shows_it(tmp_path: Path) -> None:
