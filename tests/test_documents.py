@@ -68,7 +68,8 @@ def test_the_method_of_contributing_trains(tmp_path: Path) -> None:
     environment = {**os.environ, "KD_METHODS": str(tmp_path / "methods"), "RESULTS": str(tmp_path / "runs"), "PYTHONPATH": str(ROOT)}
     small = ["--profile", "quick", "--set", "recipe.train_images=96", "--set", "recipe.test_images=50"]
     outputs = []
-    for argv in (["methods", "huber"], ["run", "own.toml", *small, "--threads", "1", "--device", "cpu"], ["table", "own.toml", *small, "--out", str(tmp_path / "out")]):
+    run = ["run", "own.toml", *small, "--threads", "1", "--device", "cpu"]
+    for argv in (["methods", "huber"], run, ["table", "own.toml", *small, "--out", str(tmp_path / "out")]):
         done = subprocess.run(
             [sys.executable, "-m", "benchmark", *argv], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
         )
