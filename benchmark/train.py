@@ -26,13 +26,13 @@ import models
 from benchmark import checkpoint, data, teachers
 from benchmark.data.samplers import SHUFFLE
 from benchmark.data.stream import Stream
-from benchmark.data.views import View
 from benchmark.errors import InputError
 from benchmark.evaluate import Score, evaluate
 from benchmark.execution import Execution, git_state, versions, where
-from benchmark.items import MAIN, Best, Item, select, stored_precision
+from benchmark.items import MAIN, Best, Item, stored_precision
+from benchmark.lockstep import Lockstep
 from benchmark.runs import NONE, Run, TeacherRef
-from models import Features, Network
+from models import Network
 from results.files import Claim, append_line, write_json
 from results.store import SCHEMA, Store
 
@@ -240,28 +240,12 @@ class _Pack:
         began = time.perf_counter()
         for item in items:
             item.begin_epoch()
-        passes: dict[str, tuple[View, set[str]]] = {}
-        views: dict[str, View] = {}
-        for needs in (i.stage.needs for i in items):
-            for view in needs.passes:
-                passes.setdefault(view.name, (view, set()))[1].update(needs.teacher)
-            for view in (*needs.views, *needs.passes):
-                views[view.name] = view
+        lockstep = Lockstep(items, self.teacher, self.execution)
         _, stream, epoch = unit
         images = 0
-        for number, batch in enumerate(self.stream.epoch(stream, epoch, views.values())):
-            seen = {
-                name: self._teacher_pass(batch.views[name], frozenset(parts)) for name, (_, parts) in passes.items()
-            }
-            for item in items:
-                if item.failure is None:
-                    try:
-                        item.step(batch, seen)
-                    except Exception as error:  # one run's error must not end the others
-                        item.failure = error
-                        self._fail(item.run, error)
+        for number, batch in enumerate(lockstep.batches(self.stream, stream, epoch)):
+            alive = lockstep.step(batch, lambda item, error: self._fail(item.run, error))
             images += len(batch.labels)
-            alive = sum(i.failure is None for i in items)
             self.reporter.step(items[0].stage.name, epoch, alive, len(batch.labels) * alive)
             self._say(items, number, began, images)
             if not alive:
@@ -272,15 +256,6 @@ class _Pack:
             item.seconds += wall
             item.share_seconds += wall / len(alive_items)
             self._close_epoch(item, wall, images)
-
-    @torch.no_grad()
-    def _teacher_pass(self, x: torch.Tensor, parts: frozenset[str]) -> Features:
-        assert self.teacher is not None
-        with self.execution.autocast():
-            if parts == {"logits"}:
-                empty: Any = None
-                return Features(empty, (), (), empty, self.teacher(x).float())
-            return select(self.teacher.features(x), parts)
 
     def _close_epoch(self, item: Item, wall: float, images: int) -> None:
         main = item.stage.name == MAIN
