@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 import models
-from benchmark import checkpoint, data, teachers
+from benchmark import checkpoint, data, teacher_table, teachers
 from benchmark.data.samplers import SHUFFLE
 from benchmark.data.stream import Stream
 from benchmark.errors import InputError
@@ -32,6 +32,7 @@ from benchmark.execution import Execution, git_state, versions, where
 from benchmark.items import MAIN, Best, Item, stored_precision
 from benchmark.lockstep import Lockstep
 from benchmark.runs import NONE, Run, TeacherRef
+from benchmark.teacher_table import TeacherTable
 from models import Network
 from results.files import Claim, append_line, write_json
 from results.store import SCHEMA, Store
@@ -61,7 +62,8 @@ class Outcome:
 @dataclass
 class Options:
     """What a worker is told. until: stop after so many epochs of the main stage, to go on another time. keep: whether weights of finished
-    runs are kept (`all`), or dropped where nobody builds on them (`none`)."""
+    runs are kept (`all`), or dropped where nobody builds on them (`none`). cached_teachers: identities of the teachers whose outputs are
+    read from a table (`teacher_table.chosen`)."""
 
     execution: Execution
     data_folder: Path = Path("data")
@@ -69,6 +71,7 @@ class Options:
     reporter: Reporter = field(default_factory=Reporter)
     until: int | None = None
     after_epoch: Callable[[Item], None] = lambda item: None
+    cached_teachers: frozenset[str] = frozenset()
 
 
 def train_pack(runs: Sequence[Run], store: Store, options: Options) -> list[Outcome]:
@@ -154,6 +157,7 @@ class _Pack:
         self.stream = Stream(
             self.train_split, mean, std, first.spec.sampler, first.recipe.batch_size, first.recipe.drop_last, first.seed
         )
+        self.table = self._table(ready)
         self.items = [item for r in ready if (item := self._open(r)) is not None]
         steps = self.stream.steps(MAIN, 1)
         left = sum(s.epochs for i in self.items for s in i.stages[i.stage_index :]) - sum(i.epoch for i in self.items)
@@ -234,13 +238,26 @@ class _Pack:
             "top1": found.top1,
         }
 
+    def _table(self, runs: list[Run]) -> TeacherTable | None:
+        """The teacher's table, built if it is not there, where the plan chose one and some run can read it."""
+        ref = runs[0].teacher_ref
+        if self.teacher is None or ref is None or ref.identity not in self.options.cached_teachers:
+            return None
+        parts = teacher_table.parts_of(runs)
+        if not parts:
+            return None
+        folder = self.store.folder / teacher_table.FOLDER
+        return TeacherTable.open(
+            folder, self.teacher, self.train_split, (self.mean, self.std), self.execution, parts, self.reporter.note
+        )
+
     # --- an epoch -----------------------------------------------------------------------------------------------------------
 
     def _epoch(self, unit: tuple[int, str, int], items: list[Item]) -> None:
         began = time.perf_counter()
         for item in items:
             item.begin_epoch()
-        lockstep = Lockstep(items, self.teacher, self.execution)
+        lockstep = Lockstep(items, self.teacher, self.execution, self.table)
         _, stream, epoch = unit
         images = 0
         for number, batch in enumerate(lockstep.batches(self.stream, stream, epoch)):
@@ -334,6 +351,7 @@ class _Pack:
             ),
             "pack": len(self.runs),
             "resumes": item.resumes,
+            "teacher_cache": item.teacher_cache if run.teacher_ref is not None else "off",
             "teacher_info": self.teacher_info,
             "student_params": None if item.student is None else sum(p.numel() for p in item.student.parameters()),
             "method_params": sum(p.numel() for p in item.objective.parameters() if p.requires_grad),

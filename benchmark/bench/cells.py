@@ -66,7 +66,11 @@ def summary(found: dict[str, list[float]]) -> dict[str, Any]:
         if name != "naive":
             ratios = [s / n for s, n in zip(speeds, found["naive"], strict=True)]
             quiet = max(speeds) / max(found["naive"])
-            rows[name] |= {"ratio": statistics.median(ratios), "turn_ratios": [round(r, 3) for r in ratios], "quiet_ratio": quiet}
+            rows[name] |= {
+                "ratio": statistics.median(ratios),
+                "turn_ratios": [round(r, 3) for r in ratios],
+                "quiet_ratio": quiet,
+            }
     return rows
 
 
@@ -79,7 +83,9 @@ def naive_data(split: Split, mean: Any, std: Any, batch_size: int) -> Iterator[N
         batches.close()
 
 
-def measure_pair(table: str, pair: str, split: Split, batches: NaiveData, execution: Execution, effort: Effort) -> dict[str, Any]:
+def measure_pair(
+    table: str, pair: str, split: Split, batches: NaiveData, execution: Execution, effort: Effort
+) -> dict[str, Any]:
     """One row of the bench: all modes of one pair."""
     device = execution.device
     runs = pair_runs(table, pair)
@@ -100,17 +106,21 @@ def measure_pair(table: str, pair: str, split: Split, batches: NaiveData, execut
 
 
 def measure(
-    cells: Sequence[tuple[str, str]], split: Split, execution: Execution, effort: Effort, told: Callable[[str], None]
+    cells: Sequence[tuple[str, str]],
+    split: Split,
+    execution: Execution,
+    effort: Effort,
+    told: Callable[[str, list[dict[str, Any]]], None],
 ) -> list[dict[str, Any]]:
-    """Rows for `(table, pair)`s."""
-    rows = []
+    """Rows for `(table, pair)`s. told: called after each with a line and all rows so far."""
+    rows: list[dict[str, Any]] = []
     first = pair_runs(*cells[0])[0]
     normalise = first.settings["normalise"]
     with naive_data(split, normalise["mean"], normalise["std"], first.recipe.batch_size) as batches:
         for table, pair in cells:
             began = time.perf_counter()
             rows.append(measure_pair(table, pair, split, batches, execution, effort))
-            told(f"{table} {pair}: {time.perf_counter() - began:.0f} s")
+            told(f"{table} {pair}: {time.perf_counter() - began:.0f} s", rows)
     return rows
 
 

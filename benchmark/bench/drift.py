@@ -74,4 +74,11 @@ def measure(run: Run, steps: int) -> dict[str, Any]:
     found = compare(losses(run, "bf16", steps), reference)
     floor = compare(losses(run, "fp32", steps, nudge=1e-6), reference)["gap"]
     within = found["gap"] <= GAP and abs(found["bias"]) <= BIAS
-    return {"method": run.method, "first": reference[0], "last": reference[-1], **found, "floor": floor, "within": within}
+    return {
+        "method": run.method,
+        "first": reference[0],
+        "last": reference[-1],
+        **found,
+        "floor": floor,
+        "within": within,
+    }

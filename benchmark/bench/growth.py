@@ -30,7 +30,9 @@ def fit(run: Any, measured: dict[int, float], device: str) -> float:
     return statistics.median(found)
 
 
-def measure(table: str, pair: str, counts: Sequence[int], split: Split, execution: Execution, repeats: int, budget: float) -> dict[str, Any]:
+def measure(
+    table: str, pair: str, counts: Sequence[int], split: Split, execution: Execution, repeats: int, budget: float
+) -> dict[str, Any]:
     """Milliseconds of a step of 1, 2, 4 ... KD students, in turns; the model's lines with its assumed and with the fitted speed."""
     run = next(r for r in pair_runs(table, pair) if r.method == "kd")
     device = execution.device
@@ -59,7 +61,13 @@ def measure(table: str, pair: str, counts: Sequence[int], split: Split, executio
         }
         for n, ms in measured.items()
     ]
-    return {"table": table, "pair": pair, "macs_per_second": speed, "assumed_macs_per_second": cost.ASSUMED[kind], "rows": rows}
+    return {
+        "table": table,
+        "pair": pair,
+        "macs_per_second": speed,
+        "assumed_macs_per_second": cost.ASSUMED[kind],
+        "rows": rows,
+    }
 
 
 def plot(found: Sequence[dict[str, Any]], path: Path) -> None:
@@ -77,7 +85,9 @@ def plot(found: Sequence[dict[str, Any]], path: Path) -> None:
         left.plot(n, [r["model_ms"] for r in one["rows"]], "-", color=colour, linewidth=1)
         first = one["rows"][0]
         right.plot(n, [r["step_ms"] / r["students"] / first["step_ms"] for r in one["rows"]], "o", color=colour)
-        right.plot(n, [r["model_ms"] / r["students"] / first["model_ms"] for r in one["rows"]], "-", color=colour, linewidth=1)
+        right.plot(
+            n, [r["model_ms"] / r["students"] / first["model_ms"] for r in one["rows"]], "-", color=colour, linewidth=1
+        )
     left.set_ylabel("ms a step of the pack")
     right.set_ylabel("cost a student, of that alone")
     right.set_ylim(bottom=0)

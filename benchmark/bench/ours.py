@@ -31,7 +31,11 @@ def pair_runs(table: str, pair: str, profile: str = "paper") -> list[Run]:
     """Every method of a table on one pair, seed 0: what `run` would train in one pack, the shortest needs first."""
     found = matrix.expand(matrix.load_table(table), profile, seeds=[0], pairs=[pair])
     return [
-        run for cell in found.cells if cell.row.method not in ("teacher", "student") for run in cell.runs if run.spec.components
+        run
+        for cell in found.cells
+        if cell.row.method not in ("teacher", "student")
+        for run in cell.runs
+        if run.spec.components
     ]
 
 
@@ -45,7 +49,12 @@ def build_teacher(run: Run, execution: Execution) -> Network:
 
 
 def open_items(
-    runs: Sequence[Run], split: Split, execution: Execution, folder: Path, teacher: Network | None = None, main: bool = True
+    runs: Sequence[Run],
+    split: Split,
+    execution: Execution,
+    folder: Path,
+    teacher: Network | None = None,
+    main: bool = True,
 ) -> tuple[Network | None, list[Item]]:
     """The teacher (built unless given) and an item a run. main: put at the start of the main stage, with modules as they are
     after an initialisation stage that learnt nothing; else at the very start. A head that a method needs is an untrained one."""

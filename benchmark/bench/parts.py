@@ -3,6 +3,7 @@ compiled networks against eager ones, warm-up included."""
 
 from __future__ import annotations
 
+import functools
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -34,10 +35,7 @@ def _loss_call(item: Item, batch: Batch, seen: dict[str, Features]) -> Callable[
     parameters = [p for p in item.objective.parameters() if p.requires_grad]
 
     def call() -> None:
-        students = {
-            n: Features(*(_leaves(v) for v in f))  # type: ignore[arg-type]
-            for n, f in passed.items()
-        }
+        students = {n: Features(*(_leaves(v) for v in f)) for n, f in passed.items()}
         steps = {
             name: Step(batch.labels, batch.indices, batch.views, students, seen, generator, 1)
             for name, generator in item.generators.items()
@@ -84,25 +82,43 @@ def measure_parts(table: str, pair: str, split: Split, execution: Execution, bud
         with naive_data(split, normalise["mean"], normalise["std"], recipe.batch_size) as batches:
             for _ in range(24):
                 next(batches)  # what was fetched ahead
-            row("data, naive", clock.seconds(lambda: next(batches), device, 48), "PIL in 8 workers, nothing else running")
+            row(
+                "data, naive",
+                clock.seconds(lambda: next(batches), device, 48),
+                "PIL in 8 workers, nothing else running",
+            )
         teacher = build_teacher(runs[0], execution)
         alone = Ours([plain_run(runs[0])], split, execution, folder / "plain", teacher)
         made = alone.batches()
-        row("data, ours", clock.settled(lambda: next(made), device, budget), "crop and flip of one batch, draws included")
+        row(
+            "data, ours",
+            clock.settled(lambda: next(made), device, budget),
+            "crop and flip of one batch, draws included",
+        )
         batch = next(alone.stream.epoch("main", 1, [NORMAL, ROTATED]))
         item = alone.items[0]
         lock = Lockstep([], teacher, execution)
         x = batch.views[NORMAL.name]
         row("teacher pass, logits", clock.settled(lambda: lock._pass(x, frozenset({"logits"})), device, budget))
         row("teacher pass, all parts", clock.settled(lambda: lock._pass(x, frozenset(PARTS)), device, budget))
-        row("student step", clock.settled(lambda: item.step(batch, {}), device, budget), "forward, backward, SGD; cross-entropy")
+        row(
+            "student step",
+            clock.settled(lambda: item.step(batch, {}), device, budget),
+            "forward, backward, SGD; cross-entropy",
+        )
         row("evaluation", _evaluation(alone, split.take(1000), execution, budget), "1,000 test images")
         for run in runs:
             _, (one,) = open_items([run], split, execution, folder / run.method, teacher)
             one.begin_epoch()
             with torch.no_grad(), execution.autocast():
-                seen = {v: select(teacher.features(batch.views[v]), frozenset(PARTS)) for v in (NORMAL.name, ROTATED.name)}
-            row(f"loss {run.method}", clock.settled(_loss_call(one, batch, seen), device, budget), "and its gradient to the features")
+                seen = {
+                    v: select(teacher.features(batch.views[v]), frozenset(PARTS)) for v in (NORMAL.name, ROTATED.name)
+                }
+            row(
+                f"loss {run.method}",
+                clock.settled(_loss_call(one, batch, seen), device, budget),
+                "and its gradient to the features",
+            )
     return rows
 
 
@@ -122,7 +138,8 @@ def measure_forms(budget: float) -> list[dict[str, Any]]:
         (v1, g1), (v2, g2) = (plain.value_and_gradient(f, student, teacher) for f in (pair.ours, pair.plain))
         times = {}
         for name, form in (("ours", pair.ours), ("plain", pair.plain)):
-            times[name] = clock.settled(lambda f=form: plain.value_and_gradient(f, student, teacher), "cpu", budget)  # type: ignore[misc]
+            call = functools.partial(plain.value_and_gradient, form, student, teacher)
+            times[name] = clock.settled(call, "cpu", budget)
         rows.append(
             {
                 "loss": pair.name,
@@ -136,7 +153,9 @@ def measure_forms(budget: float) -> list[dict[str, Any]]:
     return rows
 
 
-def measure_compile(pairs: Sequence[tuple[str, str]], split: Split, execution: Execution, budget: float) -> list[dict[str, Any]]:
+def measure_compile(
+    pairs: Sequence[tuple[str, str]], split: Split, execution: Execution, budget: float
+) -> list[dict[str, Any]]:
     """`torch.compile` of the teacher's pass and of the student's network, in the real step: seconds of warm-up, milliseconds before and
     after, and after how many epochs the warm-up is paid back (None: never)."""
     rows = []
@@ -149,7 +168,14 @@ def measure_compile(pairs: Sequence[tuple[str, str]], split: Split, execution: E
             assert item.student is not None
             teacher = build_teacher(run, execution)
             for what, net in (("teacher", teacher), ("student", item.student)):
-                rows.append({"pair": pair, "network": net.name, "what": what, **_compiled(what, net, item, batch, execution, budget, steps)})
+                rows.append(
+                    {
+                        "pair": pair,
+                        "network": net.name,
+                        "what": what,
+                        **_compiled(what, net, item, batch, execution, budget, steps),
+                    }
+                )
     return rows
 
 

@@ -22,18 +22,45 @@ KINDS = ("parts", "students", "compile", "drift")
 
 
 def register(verbs: Any) -> None:
-    p = verbs.add_parser("bench", help="the usual loop against this one: student-images/s, ratio, peak memory; parts of a step")
-    p.add_argument("--tables", default=",".join(TABLES), metavar="T,..", help=f"whose pairs and packs (default: {','.join(TABLES)})")
+    p = verbs.add_parser(
+        "bench", help="the usual loop against this one: student-images/s, ratio, peak memory; parts of a step"
+    )
+    p.add_argument(
+        "--tables",
+        default=",".join(TABLES),
+        metavar="T,..",
+        help=f"whose pairs and packs (default: {','.join(TABLES)})",
+    )
     p.add_argument("--pairs", default="", metavar="T:S,..", help="only these pairs")
-    p.add_argument("--parts", action="store_true", help="instead: data, teacher pass, student step, losses, evaluation; fast losses against plain ones")
-    p.add_argument("--students", default="", metavar="N,..", help="instead: cost of a step with so many students, e.g. 1,2,4,8,16")
-    p.add_argument("--compile", action="store_true", help="instead: torch.compile of teacher and student, warm-up included")
+    p.add_argument(
+        "--parts",
+        action="store_true",
+        help="instead: data, teacher pass, student step, losses, evaluation; fast losses against plain ones",
+    )
+    p.add_argument(
+        "--students", default="", metavar="N,..", help="instead: cost of a step with so many students, e.g. 1,2,4,8,16"
+    )
+    p.add_argument(
+        "--compile", action="store_true", help="instead: torch.compile of teacher and student, warm-up included"
+    )
     p.add_argument("--drift", action="store_true", help="instead: losses in bf16 against fp32, every method")
     p.add_argument("--steps", type=int, default=200, metavar="N", help="steps of --drift (default: 200)")
     p.add_argument("--methods", default="", metavar="M,..", help="only these methods of --drift")
     p.add_argument("--repeats", type=int, default=5, metavar="N", help="turns of each loop (default: 5)")
-    p.add_argument("--budget", type=float, default=10.0, metavar="SECONDS", help="measuring time of one loop of one pair, or of all of one part's calls (default: 10)")
-    p.add_argument("--images", type=int, default=50_000, metavar="N", help="random training images (default: 50000; CRD's banks have as many rows)")
+    p.add_argument(
+        "--budget",
+        type=float,
+        default=10.0,
+        metavar="SECONDS",
+        help="measuring time of one loop of one pair, or of all of one part's calls (default: 10)",
+    )
+    p.add_argument(
+        "--images",
+        type=int,
+        default=50_000,
+        metavar="N",
+        help="random training images (default: 50000; CRD's banks have as many rows)",
+    )
     p.add_argument("--device", default="auto", help="auto, cpu, cuda")
     p.add_argument("--precision", default="auto", help="of our loop: auto, fp32, tf32, bf16 (the naive one is fp32)")
     p.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's choice)")
@@ -53,7 +80,12 @@ def _numbers(args: argparse.Namespace) -> list[int]:
 
 
 def _check(args: argparse.Namespace) -> None:
-    for name, value, low in (("repeats", args.repeats, 1), ("steps", args.steps, 1), ("images", args.images, 200), ("threads", args.threads, 0)):
+    for name, value, low in (
+        ("repeats", args.repeats, 1),
+        ("steps", args.steps, 1),
+        ("images", args.images, 200),
+        ("threads", args.threads, 0),
+    ):
         if value < low:
             raise InputError(f"--{name} {value}; allowed: {low} and more")
     if not (math.isfinite(args.budget) and args.budget > 0):
@@ -131,26 +163,54 @@ def _mb(n: int | None) -> str:
     return "" if n is None else f"{n / 1e6:.0f}"
 
 
-def _cells(args: argparse.Namespace, chosen: list[tuple[str, str]], split: Any, execution: Execution, report: dict[str, Any]) -> None:
-    rows = report["cells"] = cells.measure(chosen, split, execution, cells.Effort(args.repeats, args.budget), say)
+def _cells(
+    args: argparse.Namespace, chosen: list[tuple[str, str]], split: Any, execution: Execution, report: dict[str, Any]
+) -> None:
+    def told(line: str, rows: list[dict[str, Any]]) -> None:
+        say(line)
+        if args.json:  # what there is stays, should the rest be interrupted
+            write_json(Path(args.json), {**report, "cells": rows})
+
+    rows = report["cells"] = cells.measure(chosen, split, execution, cells.Effort(args.repeats, args.budget), told)
     body = []
     for r in rows:
         n, a, p = r["naive"], r["alone"], r["pack"]
         body.append(
-            [r["table"], r["pair"], f"{n['images_per_second']:.0f}", f"{a['images_per_second']:.0f}", f"{a['ratio']:.2f}", p["students"],
-             f"{p['images_per_second']:.0f}", f"{p['ratio']:.2f}", f"{min(p['turn_ratios']):.1f}-{max(p['turn_ratios']):.1f}", f"{p['quiet_ratio']:.2f}",
-             " / ".join(_mb(m["peak_bytes"]) for m in (n, a, p))]
-        )  # fmt: skip
+            [
+                r["table"],
+                r["pair"],
+                f"{n['images_per_second']:.0f}",
+                f"{a['images_per_second']:.0f}",
+                f"{a['ratio']:.2f}",
+                p["students"],
+                f"{p['images_per_second']:.0f}",
+                f"{p['ratio']:.2f}",
+                f"{min(p['turn_ratios']):.1f}-{max(p['turn_ratios']):.1f}",
+                f"{p['quiet_ratio']:.2f}",
+                " / ".join(_mb(m["peak_bytes"]) for m in (n, a, p)),
+            ]
+        )
     _table(body, ["table", "pair", "naive", "alone", "ratio", "students", "pack", "ratio", "turns", "quiet", "peak MB"])
     means = report["geometric_means"] = cells.geometric_means(rows)
     for table, m in means.items():
-        print(f"{table}: geometric mean of the ratios, alone {m['alone_ratio']:.2f} (quiet {m['alone_quiet_ratio']:.2f}), "
-              f"pack {m['pack_ratio']:.2f} (quiet {m['pack_quiet_ratio']:.2f})")  # fmt: skip
-    print("student-images/s; ratio to the naive loop of the same turn, median of turns (turns: least and most; quiet: fastest turn of both); peak MB (naive / alone / pack): "
-          + ("of the GPU" if execution.torch_device.type == "cuda" else "resident memory of the process, images and all loops' networks included"))  # fmt: skip
+        print(
+            f"{table}: geometric mean of the ratios, alone {m['alone_ratio']:.2f} (quiet {m['alone_quiet_ratio']:.2f}), "
+            f"pack {m['pack_ratio']:.2f} (quiet {m['pack_quiet_ratio']:.2f})"
+        )
+    print(
+        "student-images/s; ratio to the naive loop of the same turn, median of turns (turns: least and most; quiet: fastest "
+        "turn of both); peak MB (naive / alone / pack): "
+        + (
+            "of the GPU"
+            if execution.torch_device.type == "cuda"
+            else "resident memory of the process, images and all loops' networks included"
+        )
+    )
 
 
-def _parts(args: argparse.Namespace, chosen: list[tuple[str, str]], split: Any, execution: Execution, report: dict[str, Any]) -> None:
+def _parts(
+    args: argparse.Namespace, chosen: list[tuple[str, str]], split: Any, execution: Execution, report: dict[str, Any]
+) -> None:
     report["parts"] = []
     for table, pair in chosen:
         rows = parts.measure_parts(table, pair, split, execution, args.budget)
@@ -160,27 +220,58 @@ def _parts(args: argparse.Namespace, chosen: list[tuple[str, str]], split: Any, 
     forms = report["forms"] = parts.measure_forms(args.budget)
     print("\nlosses with their gradient, fp32, batch of 64, on the CPU")
     _table(
-        [[r["loss"], f"{r['ours_ms']:.2f}", f"{r['plain_ms']:.2f}", f"{r['ratio']:.1f}", f"{r['value_difference']:.0e}", f"{r['gradient_difference']:.0e}"] for r in forms],
+        [
+            [
+                r["loss"],
+                f"{r['ours_ms']:.2f}",
+                f"{r['plain_ms']:.2f}",
+                f"{r['ratio']:.1f}",
+                f"{r['value_difference']:.0e}",
+                f"{r['gradient_difference']:.0e}",
+            ]
+            for r in forms
+        ],
         ["loss", "ours ms", "plain ms", "ratio", "value differs by", "gradient by"],
-    )  # fmt: skip
+    )
 
 
-def _students(args: argparse.Namespace, chosen: list[tuple[str, str]], counts: list[int], split: Any, execution: Execution, report: dict[str, Any]) -> None:
+def _students(
+    args: argparse.Namespace,
+    chosen: list[tuple[str, str]],
+    counts: list[int],
+    split: Any,
+    execution: Execution,
+    report: dict[str, Any],
+) -> None:
     report["students"] = []
     for table, pair in chosen:
         one = growth.measure(table, pair, counts, split, execution, args.repeats, args.budget)
         report["students"].append(one)
-        print(f"\n{pair}: fitted {one['macs_per_second'] / 1e9:.0f} G multiply-accumulates/s (assumed without a measurement: {one['assumed_macs_per_second'] / 1e9:.0f})")
+        print(
+            f"\n{pair}: fitted {one['macs_per_second'] / 1e9:.0f} G multiply-accumulates/s "
+            f"(assumed without a measurement: {one['assumed_macs_per_second'] / 1e9:.0f})"
+        )
         _table(
-            [[r["students"], f"{r['step_ms']:.1f}", f"{r['student_images_per_second']:.0f}", f"{r['model_ms']:.1f}", f"{r['assumed_ms']:.1f}"] for r in one["rows"]],
+            [
+                [
+                    r["students"],
+                    f"{r['step_ms']:.1f}",
+                    f"{r['student_images_per_second']:.0f}",
+                    f"{r['model_ms']:.1f}",
+                    f"{r['assumed_ms']:.1f}",
+                ]
+                for r in one["rows"]
+            ],
             ["students", "ms a step", "student-images/s", "model, fitted", "model, assumed"],
-        )  # fmt: skip
+        )
     if args.plot:
         growth.plot(report["students"], Path(args.plot))
         say(f"plot: {args.plot}")
 
 
-def _compile(args: argparse.Namespace, chosen: list[tuple[str, str]], split: Any, execution: Execution, report: dict[str, Any]) -> None:
+def _compile(
+    args: argparse.Namespace, chosen: list[tuple[str, str]], split: Any, execution: Execution, report: dict[str, Any]
+) -> None:
     rows = report["compile"] = parts.measure_compile(chosen, split, execution, args.budget)
     body = []
     for r in rows:
@@ -188,7 +279,16 @@ def _compile(args: argparse.Namespace, chosen: list[tuple[str, str]], split: Any
             body.append([r["pair"], f"{r['what']} {r['network']}", f"{r['eager_ms']:.1f}", r["error"], "", ""])
             continue
         back = r["epochs_to_pay_back"]
-        body.append([r["pair"], f"{r['what']} {r['network']}", f"{r['eager_ms']:.1f}", f"{r['compiled_ms']:.1f}", f"{r['warm_up_seconds']:.0f}", "never" if back is None else f"{back:.2f}"])
+        body.append(
+            [
+                r["pair"],
+                f"{r['what']} {r['network']}",
+                f"{r['eager_ms']:.1f}",
+                f"{r['compiled_ms']:.1f}",
+                f"{r['warm_up_seconds']:.0f}",
+                "never" if back is None else f"{back:.2f}",
+            ]
+        )
     _table(body, ["pair", "network", "eager ms", "compiled ms", "warm-up s", "paid back after epochs"])
 
 
@@ -200,11 +300,27 @@ def _drift(args: argparse.Namespace, report: dict[str, Any]) -> int:
             raise unknown("method", name, every)
     rows = report["drift"] = []
     for name in wanted:
-        rows.append(drift.measure(drift.drift_run(name, "resnet14" if name in ("ab", "fsp") else "resnet8"), args.steps))
+        rows.append(
+            drift.measure(drift.drift_run(name, "resnet14" if name in ("ab", "fsp") else "resnet8"), args.steps)
+        )
         say(f"{name} done")
     _table(
-        [[r["method"], f"{r['first']:.4g}", f"{r['last']:.4g}", f"{100 * r['gap']:.2f}%", f"{100 * r['bias']:+.2f}%", f"{100 * r['floor']:.2f}%", "yes" if r["within"] else "NO"] for r in rows],
+        [
+            [
+                r["method"],
+                f"{r['first']:.4g}",
+                f"{r['last']:.4g}",
+                f"{100 * r['gap']:.2f}%",
+                f"{100 * r['bias']:+.2f}%",
+                f"{100 * r['floor']:.2f}%",
+                "yes" if r["within"] else "NO",
+            ]
+            for r in rows
+        ],
         ["method", "first loss", "last loss", "gap", "bias", "floor", "within"],
-    )  # fmt: skip
-    print(f"{args.steps} steps; bounds: gap {100 * drift.GAP:g}%, bias {100 * drift.BIAS:g}% of the mean fp32 loss; floor: gap of fp32 to fp32 from weights moved by 1e-6")
+    )
+    print(
+        f"{args.steps} steps; bounds: gap {100 * drift.GAP:g}%, bias {100 * drift.BIAS:g}% of the mean fp32 loss; "
+        "floor: gap of fp32 to fp32 from weights moved by 1e-6"
+    )
     return 0 if all(r["within"] for r in rows) else 1

@@ -21,8 +21,12 @@ from benchmark.lockstep import Lockstep
 def test_a_fast_loss_and_its_plain_form_have_one_value_and_one_gradient(pair: plain.Pair) -> None:
     torch.manual_seed(1)
     student, teacher = pair.inputs() if "crd" not in pair.name else (torch.randn(64, 128), torch.randn(500, 128))
-    (v1, g1), (v2, g2) = (plain.value_and_gradient(f, student[:16] if "crd" not in pair.name else student, teacher[:16] if "crd" not in pair.name else teacher)
-                          for f in (pair.ours, pair.plain))  # fmt: skip
+    (v1, g1), (v2, g2) = (
+        plain.value_and_gradient(
+            f, student[:16] if "crd" not in pair.name else student, teacher[:16] if "crd" not in pair.name else teacher
+        )
+        for f in (pair.ours, pair.plain)
+    )
     torch.testing.assert_close(v1, v2, rtol=1e-4, atol=1e-7)
     torch.testing.assert_close(g1, g2, rtol=1e-3, atol=1e-4 * float(g2.abs().max()))
 
@@ -121,13 +125,30 @@ def test_bench_prints_its_conditions_and_writes_json(tmp_path: Path, capsys: pyt
 @pytest.mark.parametrize(
     "wrong",
     [
-        ["--pairs", "resnet8:resnet9"], ["--pairs", "nope"], ["--tables", "nope"], ["--tables", ","], ["--students", "0"], ["--students", "a"],
-        ["--repeats", "0"], ["--budget", "0"], ["--budget", "nan"], ["--parts", "--drift"], ["--plot", "x.png"], ["--images", "1"],
-        ["--students", "1", "--plot", "x.gif"], ["--json", "no-such-folder/x.json"], ["--precision", "fp7"], ["--threads", "-1"],
-        ["--drift", "--methods", "nope"], ["--drift", "--methods", "sskd_head"], ["--methods", "kd"], ["--device", "cuda"], ["--device", "nope"],
+        ["--pairs", "resnet8:resnet9"],
+        ["--pairs", "nope"],
+        ["--tables", "nope"],
+        ["--tables", ","],
+        ["--students", "0"],
+        ["--students", "a"],
+        ["--repeats", "0"],
+        ["--budget", "0"],
+        ["--budget", "nan"],
+        ["--parts", "--drift"],
+        ["--plot", "x.png"],
+        ["--images", "1"],
+        ["--students", "1", "--plot", "x.gif"],
+        ["--json", "no-such-folder/x.json"],
+        ["--precision", "fp7"],
+        ["--threads", "-1"],
+        ["--drift", "--methods", "nope"],
+        ["--drift", "--methods", "sskd_head"],
+        ["--methods", "kd"],
+        ["--device", "cuda"],
+        ["--device", "nope"],
     ],
     ids=" ".join,
-)  # fmt: skip
+)
 def test_wrong_input_is_one_line_and_exit_code_2(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     if wrong == ["--device", "cuda"] and torch.cuda.is_available():
         pytest.skip("there is a GPU")
