@@ -303,13 +303,16 @@ def _drift(args: argparse.Namespace, report: dict[str, Any]) -> int:
         rows.append(
             drift.measure(drift.drift_run(name, "resnet14" if name in ("ab", "fsp") else "resnet8"), args.steps)
         )
-        say(f"{name} done")
+        say(
+            f"{name}: gap {100 * rows[-1]['gap']:.2f}%, bias {100 * rows[-1]['bias']:+.2f}%, floor {100 * rows[-1]['floor']:.2f}%"
+        )
     _table(
         [
             [
                 r["method"],
-                f"{r['first']:.4g}",
-                f"{r['last']:.4g}",
+                f"{r['loss_first']:.4g}",
+                f"{r['loss_last']:.4g}",
+                f"{100 * r['first']:.2f}%",
                 f"{100 * r['gap']:.2f}%",
                 f"{100 * r['bias']:+.2f}%",
                 f"{100 * r['floor']:.2f}%",
@@ -317,10 +320,10 @@ def _drift(args: argparse.Namespace, report: dict[str, Any]) -> int:
             ]
             for r in rows
         ],
-        ["method", "first loss", "last loss", "gap", "bias", "floor", "within"],
+        ["method", "first loss", "last loss", "first step", "gap", "bias", "floor", "within"],
     )
     print(
-        f"{args.steps} steps; bounds: gap {100 * drift.GAP:g}%, bias {100 * drift.BIAS:g}% of the mean fp32 loss; "
-        "floor: gap of fp32 to fp32 from weights moved by 1e-6"
+        f"{args.steps} steps; bounds: first step {100 * drift.FIRST:g}%, gap {100 * drift.GAP:g}% + {drift.FLOORS:g} x floor, of the mean fp32 loss; "
+        "floor: gap of fp32 to fp32 from weights moved by 2^-9"
     )
     return 0 if all(r["within"] for r in rows) else 1
