@@ -99,10 +99,16 @@ def choose(device: str = "auto", precision: str = "auto", threads: int = 0) -> E
     """
     if device == "auto":
         device = "cuda" if has_gpu() else "cpu"
-    if torch.device(device).type == "cuda" and not has_gpu():
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        kind = ""
+    if kind not in ("cpu", "cuda"):
+        raise InputError(f"device {device}; allowed: auto, cpu, cuda, cuda:0 ...")
+    if kind == "cuda" and not has_gpu():
         raise InputError(f"device {device}: no GPU is to be seen; allowed: cpu")
     if precision == "auto":
-        fast = torch.device(device).type == "cuda" or cpu_has_bf16()
+        fast = kind == "cuda" or cpu_has_bf16()
         precision = "bf16" if fast else "fp32"
     if precision not in PRECISIONS:
         raise InputError(f"precision {precision}; allowed: auto, {', '.join(PRECISIONS)}")

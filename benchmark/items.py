@@ -103,6 +103,7 @@ class Item:
     meter: Meter = field(default_factory=Meter)
     generators: dict[str, torch.Generator] = field(default_factory=dict)
     until: int | None = None
+    teacher_cache: str = ""
 
     @staticmethod
     def open(
@@ -174,6 +175,10 @@ class Item:
         return self.next_unit is None and self.failure is None and not self.stopped
 
     # --- an epoch ---------------------------------------------------------------------------------------------------------
+
+    def note_teacher_cache(self, state: str) -> None:
+        """Keeps whether the main stage read the teacher from its table: `on`, `off`, or `mixed` if it changed between two epochs."""
+        self.teacher_cache = state if self.teacher_cache in ("", state) else "mixed"
 
     def begin_epoch(self) -> None:
         """Modes, learning rate, the methods' generators and schedules for the next epoch."""
@@ -312,6 +317,7 @@ class Item:
                 "resumes": self.resumes,
                 "precision": self.execution.precision,
                 "diverged": self.diverged,
+                "teacher_cache": self.teacher_cache,
             },
         )
 
@@ -331,6 +337,7 @@ class Item:
             self.optimizer = self._make_optimizer()
             self.optimizer.load_state_dict(state["optimizer"])
         self.curve, self.best = state["curve"], Best(*state["best"])
+        self.teacher_cache = state.get("teacher_cache", "off")
         self.seconds, self.share_seconds = state["seconds"], state["share_seconds"]
         self.resumes, self.diverged = state["resumes"] + 1, state["diverged"]
 

@@ -12,11 +12,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from benchmark import teacher_table
 from benchmark.plan import Pack, Plan
 from benchmark.runs import Run
 from benchmark.train import Options, Outcome, Reporter, train_pack
@@ -34,13 +35,16 @@ class Environment:
     precision: str = "auto"
     threads: int = 0
     keep: str = "all"
+    teacher_cache: str = "auto"
 
 
 def run_plan(plan: Plan, store: Store, options: Options, environment: Environment) -> list[Outcome]:
     """Trains all packs of a plan; returns the outcomes of all runs. A pack that fails does not stop the others."""
+    cached = teacher_table.chosen(environment.teacher_cache, [p.runs for p in plan.packs], options.execution)
     gpus = torch.cuda.device_count() if options.execution.device == "cuda" else 0
     if gpus > 1 and len(plan.packs) > 1:
-        return _many_gpus(plan, store, environment, gpus, options.reporter)
+        return _many_gpus(plan, store, environment, gpus, options.reporter, cached)
+    options = replace(options, cached_teachers=cached)
     outcomes: list[Outcome] = []
     for pack in plan.packs:
         outcomes += train_pack(pack.runs, store, options)
@@ -52,7 +56,9 @@ def work_order(runs: Sequence[Run], environment: Environment) -> str:
     return json.dumps({"runs": [r.order() for r in runs], "environment": environment.__dict__})
 
 
-def _many_gpus(plan: Plan, store: Store, environment: Environment, gpus: int, reporter: Reporter) -> list[Outcome]:
+def _many_gpus(
+    plan: Plan, store: Store, environment: Environment, gpus: int, reporter: Reporter, cached: frozenset[str]
+) -> list[Outcome]:
     """One worker process a GPU; a level is begun when the level before has ended."""
     outcomes: list[Outcome] = []
     for level in range(plan.levels):
@@ -63,7 +69,9 @@ def _many_gpus(plan: Plan, store: Store, environment: Environment, gpus: int, re
                 for gpu in range(gpus):
                     if gpu not in working and waiting:
                         pack = waiting.pop(0)
-                        working[gpu] = (_start(pack, environment, gpu), pack)
+                        on = teacher_table.identity(pack.runs) in cached  # decided for the plan, not again for each pack
+                        own = replace(environment, teacher_cache="on" if on else "off")
+                        working[gpu] = (_start(pack, own, gpu), pack)
                         reporter.note(f"GPU {gpu}: {pack.name}")
                 for gpu, (process, pack) in list(working.items()):
                     if process.poll() is not None:
@@ -111,5 +119,8 @@ def work(order_text: str, reporter: Reporter | None = None) -> list[Outcome]:
     resolver = Resolver(teachers.imported(Path(environment.teachers) if environment.teachers else None))
     runs = [resolver.from_order(o) for o in order["runs"]]
     execution = choose(environment.device, environment.precision, environment.threads)
-    options = Options(execution, Path(environment.data), environment.keep, reporter or Reporter())
+    cached = teacher_table.chosen(environment.teacher_cache, [runs], execution)
+    options = Options(
+        execution, Path(environment.data), environment.keep, reporter or Reporter(), cached_teachers=cached
+    )
     return train_pack(runs, Store(Path(environment.results)), options)

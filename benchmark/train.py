@@ -23,16 +23,17 @@ from typing import Any
 import torch
 
 import models
-from benchmark import checkpoint, data, teachers
+from benchmark import checkpoint, data, teacher_table, teachers
 from benchmark.data.samplers import SHUFFLE
 from benchmark.data.stream import Stream
-from benchmark.data.views import View
 from benchmark.errors import InputError
 from benchmark.evaluate import Score, evaluate
 from benchmark.execution import Execution, git_state, versions, where
-from benchmark.items import MAIN, Best, Item, select, stored_precision
+from benchmark.items import MAIN, Best, Item, stored_precision
+from benchmark.lockstep import Lockstep
 from benchmark.runs import Run, TeacherRef
-from models import Features, Network
+from benchmark.teacher_table import TeacherTable
+from models import Network
 from results.files import Claim, append_line, write_json
 from results.store import SCHEMA, Store
 
@@ -61,7 +62,8 @@ class Outcome:
 @dataclass
 class Options:
     """What a worker is told. until: stop after so many epochs of the main stage, to go on another time. keep: whether weights of finished
-    runs are kept (`all`), or dropped where nobody builds on them (`none`)."""
+    runs are kept (`all`), or dropped where nobody builds on them (`none`). cached_teachers: identities of the teachers whose outputs are
+    read from a table (`teacher_table.chosen`)."""
 
     execution: Execution
     data_folder: Path = Path("data")
@@ -69,6 +71,7 @@ class Options:
     reporter: Reporter = field(default_factory=Reporter)
     until: int | None = None
     after_epoch: Callable[[Item], None] = lambda item: None
+    cached_teachers: frozenset[str] = frozenset()
 
 
 def train_pack(runs: Sequence[Run], store: Store, options: Options) -> list[Outcome]:
@@ -161,6 +164,7 @@ class _Pack:
             first.seed,
             first.recipe.augment,
         )
+        self.table = self._table(ready)
         self.items = [item for r in ready if (item := self._open(r)) is not None]
         steps = self.stream.steps(MAIN, 1)
         left = sum(s.epochs for i in self.items for s in i.stages[i.stage_index :]) - sum(i.epoch for i in self.items)
@@ -241,34 +245,31 @@ class _Pack:
             "top1": found.top1,
         }
 
+    def _table(self, runs: list[Run]) -> TeacherTable | None:
+        """The teacher's table, built if it is not there, where the plan chose one and some run can read it."""
+        ref = runs[0].teacher_ref
+        if self.teacher is None or ref is None or ref.identity not in self.options.cached_teachers:
+            return None
+        parts = teacher_table.parts_of(runs)
+        if not parts:
+            return None
+        folder = self.store.folder / teacher_table.FOLDER
+        return TeacherTable.open(
+            folder, self.teacher, self.train_split, (self.mean, self.std), self.execution, parts, self.reporter.note
+        )
+
     # --- an epoch -----------------------------------------------------------------------------------------------------------
 
     def _epoch(self, unit: tuple[int, str, int], items: list[Item]) -> None:
         began = time.perf_counter()
         for item in items:
             item.begin_epoch()
-        passes: dict[str, tuple[View, set[str]]] = {}
-        views: dict[str, View] = {}
-        for needs in (i.stage.needs for i in items):
-            for view in needs.passes:
-                passes.setdefault(view.name, (view, set()))[1].update(needs.teacher)
-            for view in (*needs.views, *needs.passes):
-                views[view.name] = view
+        lockstep = Lockstep(items, self.teacher, self.execution, self.table)
         _, stream, epoch = unit
         images = 0
-        for number, batch in enumerate(self.stream.epoch(stream, epoch, views.values())):
-            seen = {
-                name: self._teacher_pass(batch.views[name], frozenset(parts)) for name, (_, parts) in passes.items()
-            }
-            for item in items:
-                if item.failure is None:
-                    try:
-                        item.step(batch, seen)
-                    except Exception as error:  # one run's error must not end the others
-                        item.failure = error
-                        self._fail(item.run, error)
+        for number, batch in enumerate(lockstep.batches(self.stream, stream, epoch)):
+            alive = lockstep.step(batch, lambda item, error: self._fail(item.run, error))
             images += len(batch.labels)
-            alive = sum(i.failure is None for i in items)
             self.reporter.step(items[0].stage.name, epoch, alive, len(batch.labels) * alive)
             self._say(items, number, began, images)
             if not alive:
@@ -279,15 +280,6 @@ class _Pack:
             item.seconds += wall
             item.share_seconds += wall / len(alive_items)
             self._close_epoch(item, wall, images)
-
-    @torch.no_grad()
-    def _teacher_pass(self, x: torch.Tensor, parts: frozenset[str]) -> Features:
-        assert self.teacher is not None
-        with self.execution.autocast():
-            if parts == {"logits"}:
-                empty: Any = None
-                return Features(empty, (), (), empty, self.teacher(x).float())
-            return select(self.teacher.features(x), parts)
 
     def _close_epoch(self, item: Item, wall: float, images: int) -> None:
         main = item.stage.name == MAIN
@@ -366,6 +358,7 @@ class _Pack:
             ),
             "pack": len(self.runs),
             "resumes": item.resumes,
+            "teacher_cache": item.teacher_cache if run.teacher_ref is not None else "off",
             "teacher_info": self.teacher_info,
             "student_params": None if item.student is None else sum(p.numel() for p in item.student.parameters()),
             "method_params": sum(p.numel() for p in item.objective.parameters() if p.requires_grad),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark import matrix, plan, protocols, teachers
+from benchmark import matrix, plan, protocols, teacher_table, teachers
 from benchmark.errors import InputError
 from benchmark.execution import Execution, choose, has_gpu
 from benchmark.local import Environment
@@ -111,6 +111,12 @@ def add_execution(parser: argparse.ArgumentParser) -> None:
         default=_env("KEEP", "all"),
         choices=("all", "none"),
         help="weights of finished students (default: all)",
+    )
+    group.add_argument(
+        "--teacher-cache",
+        default=_env("TEACHER_CACHE", "auto"),
+        metavar="auto|on|off",
+        help="read teachers' logits and embeddings from a table of all 162 crops and flips (recorded; auto: in bf16, where it saves passes)",
     )
 
 
@@ -211,6 +217,7 @@ def execution_of(args: argparse.Namespace) -> Execution:
 
 def environment_of(args: argparse.Namespace) -> Environment:
     folder = store_of(args).folder
+    teacher_table.check_mode(args.teacher_cache)
     absolute = {"results": folder, "data": Path(args.data).expanduser()}
     return Environment(
         **{k: str(v.resolve()) for k, v in absolute.items()},
@@ -219,6 +226,7 @@ def environment_of(args: argparse.Namespace) -> Environment:
         precision=args.precision,
         threads=args.threads,
         keep=args.keep,
+        teacher_cache=args.teacher_cache,
     )
 
 

@@ -7,7 +7,7 @@ with the very batches it would have seen.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -20,11 +20,13 @@ from benchmark.runs import seed_of
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's images: `views[name]` is float32 `[copies * B, 3, H, W]`; labels and indices int64 `[B]`."""
+    """One step's images: `views[name]` is float32 `[copies * B, 3, H, W]`; labels and indices int64 `[B]`; `draws[name]` the random draws
+    of each view, `[B, k]`."""
 
     views: dict[str, Tensor]
     labels: Tensor
     indices: Tensor
+    draws: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Stream:
@@ -56,14 +58,18 @@ class Stream:
         generator = torch.Generator().manual_seed(seed_of(self.seed, "order", self.sampler.name, stage, epoch))
         return self.sampler.epoch(self._labels_cpu, self.batch_size, self.drop_last, generator)
 
-    def epoch(self, stage: str, epoch: int, views: Iterable[View]) -> Iterator[Batch]:
-        """The batches of one epoch (counted from 1) with these views. Draws are made on the CPU, once, and moved to the device."""
+    def epoch(self, stage: str, epoch: int, views: Iterable[View], drawn: Iterable[View] = ()) -> Iterator[Batch]:
+        """The batches of one epoch (counted from 1) with these views. Draws are made on the CPU, once, and moved to the device.
+
+        drawn: views of which the draws are wanted and not the images.
+        """
         wanted = {v.name: under(self.augment, v) for v in views}
         device = self.images.device
         order = self._order(stage, epoch)
         total = sum(map(len, order))
         draws = {}
-        for view in {NORMAL.name: under(self.augment, NORMAL), **wanted}.values():
+        others = {v.name: under(self.augment, v) for v in (NORMAL, *drawn)}
+        for view in {**others, **wanted}.values():
             generator = torch.Generator().manual_seed(seed_of(self.seed, "view", view.name, stage, epoch))
             draws[view.name] = view.draw(total, generator).to(device)
         positions = torch.cat(order).to(device)
@@ -74,5 +80,6 @@ class Stream:
             labels = self.labels[index]
             raw = RawBatch(self.images[index], labels, index, self.mean, self.std)
             normal = draws[NORMAL.name][rows]
-            yield Batch({name: v.make(raw, draws[name][rows], normal) for name, v in wanted.items()}, labels, index)
+            made = {name: v.make(raw, draws[name][rows], normal) for name, v in wanted.items()}
+            yield Batch(made, labels, index, {name: d[rows] for name, d in draws.items()})
             start += size

@@ -180,6 +180,26 @@ def under(augment: str, view: View) -> View:
     return AUGMENTS[augment].get(view.name, view)
 
 
+VARIANTS = 2 * (2 * PAD + 1) ** 2
+"""Different outcomes of a crop and a flip of one image: 162."""
+
+
+def is_plain(view: View) -> bool:
+    """Whether a view is one crop and one flip, so that each image has `VARIANTS` outcomes and no more."""
+    return view.make is _make_normal
+
+
+def variant(draws: Tensor) -> Tensor:
+    """Draws `[n, 3]` of a plain view -> which outcome, int64 `[n]` in 0..VARIANTS-1."""
+    return (draws[:, 0] * (2 * PAD + 1) + draws[:, 1]) * 2 + draws[:, 2]
+
+
+def every_variant() -> Tensor:
+    """The draws `[VARIANTS, 3]` of all outcomes, in the order of `variant`."""
+    n = torch.arange(VARIANTS)
+    return torch.stack([n // (2 * (2 * PAD + 1)), n // 2 % (2 * PAD + 1), n % 2], dim=1)
+
+
 def clean(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Test images: normalised only. uint8 `[n, H, W, 3]` -> float32 `[n, 3, H, W]`."""
     empty = torch.empty(0, dtype=torch.int64, device=images.device)

@@ -1,0 +1,130 @@
+"""Losses written the plain way, as their papers' code writes them: what the methods' faster forms are compared with, value and time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmark.methods import crd, nst, pkt, rkd, sp
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def nst_plain(f_s: Tensor, f_t: Tensor) -> Tensor:
+    """All pairs of channels as broadcast products `[B, C, D, HW]` (RepDistiller distiller_zoo/NST.py)."""
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return (a[:, :, None, :] * b[:, None, :, :]).sum(-1).pow(2).mean()
+
+    a, b = (F.normalize(f.reshape(f.shape[0], f.shape[1], -1), dim=2) for f in (f_s, f_t))
+    return kernel(b, b) + kernel(a, a) - 2 * kernel(a, b)
+
+
+def rkd_plain(f_s: Tensor, f_t: Tensor) -> Tensor:
+    """Distances from inner products, boolean masks, angles by normalised differences (RepDistiller distiller_zoo/RKD.py)."""
+
+    def distances(e: Tensor) -> Tensor:
+        square = e.pow(2).sum(1)
+        d = (square[:, None] + square[None, :] - 2 * e @ e.t()).clamp(min=1e-12).sqrt().clone()
+        d[range(len(e)), range(len(e))] = 0
+        return d / d[d > 0].mean()
+
+    def angles(e: Tensor) -> Tensor:
+        unit = F.normalize(e[None, :] - e[:, None], p=2, dim=2)
+        return torch.bmm(unit, unit.transpose(1, 2)).view(-1)
+
+    with torch.no_grad():
+        d_t, a_t = distances(f_t), angles(f_t)
+    return 25 * F.smooth_l1_loss(distances(f_s), d_t) + 50 * F.smooth_l1_loss(angles(f_s), a_t)
+
+
+def rkd_ours(f_s: Tensor, f_t: Tensor) -> Tensor:
+    s, t = rkd.differences(f_s), rkd.differences(f_t)
+    distance = F.smooth_l1_loss(rkd.relative_distances(s[1]), rkd.relative_distances(t[1]))
+    return 25 * distance + 50 * F.smooth_l1_loss(rkd.angles(*s), rkd.angles(*t))
+
+
+def pkt_plain(f_s: Tensor, f_t: Tensor) -> Tensor:
+    """RepDistiller distiller_zoo/PKT.py."""
+    eps = 1e-7
+
+    def model(e: Tensor) -> Tensor:
+        e = e / (e.pow(2).sum(1, keepdim=True).sqrt() + eps)
+        similarity = (torch.mm(e, e.transpose(0, 1)) + 1.0) / 2.0
+        return similarity / similarity.sum(1, keepdim=True)
+
+    q, p = model(f_s), model(f_t)
+    return (p * torch.log((p + eps) / (q + eps))).mean()
+
+
+def pkt_ours(f_s: Tensor, f_t: Tensor) -> Tensor:
+    q, p = pkt.neighbourhoods(f_s), pkt.neighbourhoods(f_t)
+    return (p * ((p + pkt.EPS) / (q + pkt.EPS)).log()).mean()
+
+
+def sp_plain(f_s: Tensor, f_t: Tensor) -> Tensor:
+    """Maps flattened in NCHW order, whatever the memory's (RepDistiller distiller_zoo/SP.py)."""
+    a, b = f_s.reshape(len(f_s), -1), f_t.reshape(len(f_t), -1)
+    g_s, g_t = F.normalize(a @ a.t()), F.normalize(b @ b.t())
+    return (g_t - g_s).square().sum() / len(f_s) ** 2
+
+
+def sp_ours(f_s: Tensor, f_t: Tensor) -> Tensor:
+    return F.mse_loss(sp.similarities(f_s), sp.similarities(f_t))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A loss in two forms of one value. inputs: `() -> (student's, teacher's)` as a 64-image step of CIFAR size has them."""
+
+    name: str
+    ours: Loss
+    plain: Loss
+    inputs: Callable[[], tuple[Tensor, Tensor]]
+
+
+def _maps(channels: int, side: int) -> Callable[[], tuple[Tensor, Tensor]]:
+    def make() -> tuple[Tensor, Tensor]:
+        a, b = (torch.randn(64, channels, side, side).contiguous(memory_format=torch.channels_last) for _ in range(2))
+        return a.relu(), b.relu()
+
+    return make
+
+
+def _vectors(n: int) -> tuple[Tensor, Tensor]:
+    return torch.randn(64, n).relu(), torch.randn(64, n).relu()
+
+
+def crd_pair(rows: int = 50_000, negatives: int = 16_384) -> Pair:
+    """CRD's scores, squared and averaged, so that a gradient flows to the anchors; the bank stands in the teacher's place."""
+    index = torch.randint(rows, (64, negatives + 1), generator=torch.Generator().manual_seed(0))
+    return Pair(
+        "crd: product with the bank, then gather",
+        lambda a, bank: crd.scores(a, bank, index).square().mean(),
+        lambda a, bank: crd.scores_by_rows(a, bank, index).square().mean(),
+        lambda: (F.normalize(torch.randn(64, 128), dim=1), F.normalize(torch.randn(rows, 128), dim=1)),
+    )
+
+
+def pairs() -> list[Pair]:
+    """The five; maps are those of the stages of wrn_40_2's pairs, vectors its embeddings."""
+    return [
+        crd_pair(),
+        Pair("nst: batched product, 32 channels of 32x32", nst.discrepancy, nst_plain, _maps(32, 32)),
+        Pair("nst: batched product, 128 channels of 8x8", nst.discrepancy, nst_plain, _maps(128, 8)),
+        Pair("rkd: no boolean masks", rkd_ours, rkd_plain, lambda: _vectors(128)),
+        Pair("pkt", pkt_ours, pkt_plain, lambda: _vectors(128)),
+        Pair("sp: in the memory's own order", sp_ours, sp_plain, _maps(128, 8)),
+    ]
+
+
+def value_and_gradient(loss: Loss, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss of copies of these inputs, and its gradient to the student's."""
+    leaf = student.detach().clone().requires_grad_(True)
+    value = loss(leaf, teacher)
+    (gradient,) = torch.autograd.grad(value, leaf)
+    return value.detach(), gradient

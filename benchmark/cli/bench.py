@@ -1,0 +1,329 @@
+"""bench: how fast the naive loop and ours are, in one process, turn by turn."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+from typing import Any
+
+from benchmark import methods
+from benchmark.bench import cells, clock, drift, growth, parts
+from benchmark.bench.ours import random_split
+from benchmark.cli import common
+from benchmark.cli.common import say
+from benchmark.errors import InputError, unknown
+from benchmark.execution import Execution, choose
+from benchmark.matrix import load_table
+from results.files import write_json
+
+TABLES = ("crd-table1", "crd-table2")
+KINDS = ("parts", "students", "compile", "drift")
+
+
+def register(verbs: Any) -> None:
+    p = verbs.add_parser(
+        "bench", help="the usual loop against this one: student-images/s, ratio, peak memory; parts of a step"
+    )
+    p.add_argument(
+        "--tables",
+        default=",".join(TABLES),
+        metavar="T,..",
+        help=f"whose pairs and packs (default: {','.join(TABLES)})",
+    )
+    p.add_argument("--pairs", default="", metavar="T:S,..", help="only these pairs")
+    p.add_argument(
+        "--parts",
+        action="store_true",
+        help="instead: data, teacher pass, student step, losses, evaluation; fast losses against plain ones",
+    )
+    p.add_argument(
+        "--students", default="", metavar="N,..", help="instead: cost of a step with so many students, e.g. 1,2,4,8,16"
+    )
+    p.add_argument(
+        "--compile", action="store_true", help="instead: torch.compile of teacher and student, warm-up included"
+    )
+    p.add_argument("--drift", action="store_true", help="instead: losses in bf16 against fp32, every method")
+    p.add_argument("--steps", type=int, default=200, metavar="N", help="steps of --drift (default: 200)")
+    p.add_argument("--methods", default="", metavar="M,..", help="only these methods of --drift")
+    p.add_argument("--repeats", type=int, default=5, metavar="N", help="turns of each loop (default: 5)")
+    p.add_argument(
+        "--budget",
+        type=float,
+        default=10.0,
+        metavar="SECONDS",
+        help="measuring time of one loop of one pair, or of all of one part's calls (default: 10)",
+    )
+    p.add_argument(
+        "--images",
+        type=int,
+        default=50_000,
+        metavar="N",
+        help="random training images (default: 50000; CRD's banks have as many rows)",
+    )
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda")
+    p.add_argument("--precision", default="auto", help="of our loop: auto, fp32, tf32, bf16 (the naive one is fp32)")
+    p.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's choice)")
+    p.add_argument("--plot", default="", metavar="FILE", help="with --students: the plot, .png or .pdf")
+    p.add_argument("--json", default="", metavar="FILE", help="all numbers, for programs")
+    p.set_defaults(do=do_bench)
+
+
+def _numbers(args: argparse.Namespace) -> list[int]:
+    try:
+        found = [int(w) for w in common.words(args.students)]
+    except ValueError:
+        found = []
+    if args.students and (not found or min(found) < 1 or len(set(found)) < len(found)):
+        raise InputError(f"--students {args.students}; allowed: different numbers of 1 and more, such as 1,2,4,8,16")
+    return found
+
+
+def _check(args: argparse.Namespace) -> None:
+    for name, value, low in (
+        ("repeats", args.repeats, 1),
+        ("steps", args.steps, 1),
+        ("images", args.images, 200),
+        ("threads", args.threads, 0),
+    ):
+        if value < low:
+            raise InputError(f"--{name} {value}; allowed: {low} and more")
+    if not (math.isfinite(args.budget) and args.budget > 0):
+        raise InputError(f"--budget {args.budget}; allowed: seconds above 0")
+    chosen = [k for k in KINDS if getattr(args, k)]
+    if len(chosen) > 1:
+        raise InputError(f"--{' and --'.join(chosen)}; allowed: one of them")
+    if args.plot and not args.students:
+        raise InputError("--plot without --students; allowed: both")
+    if args.plot and Path(args.plot).suffix not in (".png", ".pdf", ".svg"):
+        raise InputError(f"--plot {args.plot}; allowed: a .png, .pdf or .svg file")
+    if args.methods and not args.drift:
+        raise InputError("--methods without --drift; allowed: both (a pack has all methods of its table)")
+    for option in ("json", "plot"):
+        path = getattr(args, option)
+        if path and not Path(path).resolve().parent.is_dir():
+            raise InputError(f"--{option} {path}: no such folder; allowed: a file in a folder that is there")
+
+
+def chosen_cells(args: argparse.Namespace) -> list[tuple[str, str]]:
+    """`(table, pair)` of all that is measured; each wanted pair must be in some table."""
+    names = common.words(args.tables)
+    if not names:
+        raise InputError("--tables is empty; allowed: names of tables")
+    found = [(name, f"{a}:{b}") for name in names for a, b in load_table(name).columns if a != "none"]
+    wanted = common.words(args.pairs)
+    for pair in wanted:
+        if pair not in {p for _, p in found}:
+            raise unknown(f"pair in {args.tables}:", pair, sorted({p for _, p in found}))
+    return [(t, p) for t, p in found if not wanted or p in wanted]
+
+
+def do_bench(args: argparse.Namespace) -> int:
+    _check(args)
+    counts = _numbers(args)
+    chosen = chosen_cells(args)
+    execution = choose(args.device, args.precision, args.threads)
+    report: dict[str, Any] = {"conditions": clock.conditions(execution)}
+    _print_conditions(report["conditions"])
+    with execution.applied():
+        if args.drift:
+            code = _drift(args, report)
+        else:
+            split = random_split(args.images, 100, seed=0).to(execution.torch_device)
+            code = 0
+            if args.parts:
+                _parts(args, chosen, split, execution, report)
+            elif counts:
+                _students(args, chosen, counts, split, execution, report)
+            elif args.compile:
+                _compile(args, chosen, split, execution, report)
+            else:
+                _cells(args, chosen, split, execution, report)
+    if args.json:
+        write_json(Path(args.json), report)
+    return code
+
+
+def _print_conditions(c: dict[str, Any]) -> None:
+    v = c["versions"]
+    print(
+        f"{c['device_name']}; {c['cores_allowed']} of {c['cores_of_machine']} cores, {common.plural(c['threads'], 'thread')}, load {c['load']}; "
+        f"ours {c['precision']}{', channels_last' if c['channels_last'] else ''}; naive fp32; torch {v['torch']}, Python {v['python']}, "
+        f"commit {c['git']['commit'][:10]}{' (changed)' if c['git']['dirty'] else ''}"
+    )
+
+
+def _table(rows: list[list[Any]], head: list[str]) -> None:
+    from tabulate import tabulate
+
+    print(tabulate(rows, head, tablefmt="github", disable_numparse=True))
+
+
+def _mb(n: int | None) -> str:
+    return "" if n is None else f"{n / 1e6:.0f}"
+
+
+def _cells(
+    args: argparse.Namespace, chosen: list[tuple[str, str]], split: Any, execution: Execution, report: dict[str, Any]
+) -> None:
+    def told(line: str, rows: list[dict[str, Any]]) -> None:
+        say(line)
+        if args.json:  # what there is stays, should the rest be interrupted
+            write_json(Path(args.json), {**report, "cells": rows})
+
+    rows = report["cells"] = cells.measure(chosen, split, execution, cells.Effort(args.repeats, args.budget), told)
+    body = []
+    for r in rows:
+        n, a, p = r["naive"], r["alone"], r["pack"]
+        body.append(
+            [
+                r["table"],
+                r["pair"],
+                f"{n['images_per_second']:.0f}",
+                f"{a['images_per_second']:.0f}",
+                f"{a['ratio']:.2f}",
+                p["students"],
+                f"{p['images_per_second']:.0f}",
+                f"{p['ratio']:.2f}",
+                f"{min(p['turn_ratios']):.1f}-{max(p['turn_ratios']):.1f}",
+                f"{p['quiet_ratio']:.2f}",
+                " / ".join(_mb(m["peak_bytes"]) for m in (n, a, p)),
+            ]
+        )
+    _table(body, ["table", "pair", "naive", "alone", "ratio", "students", "pack", "ratio", "turns", "quiet", "peak MB"])
+    means = report["geometric_means"] = cells.geometric_means(rows)
+    for table, m in means.items():
+        print(
+            f"{table}: geometric mean of the ratios, alone {m['alone_ratio']:.2f} (quiet {m['alone_quiet_ratio']:.2f}), "
+            f"pack {m['pack_ratio']:.2f} (quiet {m['pack_quiet_ratio']:.2f})"
+        )
+    print(
+        "student-images/s; ratio to the naive loop of the same turn, median of turns (turns: least and most; quiet: fastest "
+        "turn of both); peak MB (naive / alone / pack): "
+        + (
+            "of the GPU"
+            if execution.torch_device.type == "cuda"
+            else "resident memory of the process, images and all loops' networks included"
+        )
+    )
+
+
+def _parts(
+    args: argparse.Namespace, chosen: list[tuple[str, str]], split: Any, execution: Execution, report: dict[str, Any]
+) -> None:
+    report["parts"] = []
+    for table, pair in chosen:
+        rows = parts.measure_parts(table, pair, split, execution, args.budget)
+        report["parts"] += rows
+        print(f"\n{table} {pair}")
+        _table([[r["part"], f"{r['ms']:.2f}", r["note"]] for r in rows], ["part", "ms", ""])
+    forms = report["forms"] = parts.measure_forms(args.budget)
+    print("\nlosses with their gradient, fp32, batch of 64, on the CPU")
+    _table(
+        [
+            [
+                r["loss"],
+                f"{r['ours_ms']:.2f}",
+                f"{r['plain_ms']:.2f}",
+                f"{r['ratio']:.1f}",
+                f"{r['value_difference']:.0e}",
+                f"{r['gradient_difference']:.0e}",
+            ]
+            for r in forms
+        ],
+        ["loss", "ours ms", "plain ms", "ratio", "value differs by", "gradient by"],
+    )
+
+
+def _students(
+    args: argparse.Namespace,
+    chosen: list[tuple[str, str]],
+    counts: list[int],
+    split: Any,
+    execution: Execution,
+    report: dict[str, Any],
+) -> None:
+    report["students"] = []
+    for table, pair in chosen:
+        one = growth.measure(table, pair, counts, split, execution, args.repeats, args.budget)
+        report["students"].append(one)
+        print(
+            f"\n{pair}: fitted {one['macs_per_second'] / 1e9:.0f} G multiply-accumulates/s "
+            f"(assumed without a measurement: {one['assumed_macs_per_second'] / 1e9:.0f})"
+        )
+        _table(
+            [
+                [
+                    r["students"],
+                    f"{r['step_ms']:.1f}",
+                    f"{r['student_images_per_second']:.0f}",
+                    f"{r['model_ms']:.1f}",
+                    f"{r['assumed_ms']:.1f}",
+                ]
+                for r in one["rows"]
+            ],
+            ["students", "ms a step", "student-images/s", "model, fitted", "model, assumed"],
+        )
+    if args.plot:
+        growth.plot(report["students"], Path(args.plot))
+        say(f"plot: {args.plot}")
+
+
+def _compile(
+    args: argparse.Namespace, chosen: list[tuple[str, str]], split: Any, execution: Execution, report: dict[str, Any]
+) -> None:
+    rows = report["compile"] = parts.measure_compile(chosen, split, execution, args.budget)
+    body = []
+    for r in rows:
+        if "error" in r:
+            body.append([r["pair"], f"{r['what']} {r['network']}", f"{r['eager_ms']:.1f}", r["error"], "", ""])
+            continue
+        back = r["epochs_to_pay_back"]
+        body.append(
+            [
+                r["pair"],
+                f"{r['what']} {r['network']}",
+                f"{r['eager_ms']:.1f}",
+                f"{r['compiled_ms']:.1f}",
+                f"{r['warm_up_seconds']:.0f}",
+                "never" if back is None else f"{back:.2f}",
+            ]
+        )
+    _table(body, ["pair", "network", "eager ms", "compiled ms", "warm-up s", "paid back after epochs"])
+
+
+def _drift(args: argparse.Namespace, report: dict[str, Any]) -> int:
+    every = ["plain", *(n for n in methods.names() if methods.get(n).trains_student)]
+    wanted = common.words(args.methods) or every
+    for name in wanted:
+        if name not in every:
+            raise unknown("method", name, every)
+    rows = report["drift"] = []
+    for name in wanted:
+        rows.append(
+            drift.measure(drift.drift_run(name, "resnet14" if name in ("ab", "fsp") else "resnet8"), args.steps)
+        )
+        say(
+            f"{name}: gap {100 * rows[-1]['gap']:.2f}%, bias {100 * rows[-1]['bias']:+.2f}%, floor {100 * rows[-1]['floor']:.2f}%"
+        )
+    _table(
+        [
+            [
+                r["method"],
+                f"{r['loss_first']:.4g}",
+                f"{r['loss_last']:.4g}",
+                f"{100 * r['first']:.2f}%",
+                f"{100 * r['gap']:.2f}%",
+                f"{100 * r['bias']:+.2f}%",
+                f"{100 * r['floor']:.2f}%",
+                "yes" if r["within"] else "NO",
+            ]
+            for r in rows
+        ],
+        ["method", "first loss", "last loss", "first step", "gap", "bias", "floor", "within"],
+    )
+    print(
+        f"{args.steps} steps; bounds: first step {100 * drift.FIRST:g}%, gap {100 * drift.GAP:g}% + {drift.FLOORS:g} x floor, of the mean fp32 loss; "
+        "floor: gap of fp32 to fp32 from weights moved by 2^-9"
+    )
+    return 0 if all(r["within"] for r in rows) else 1
