@@ -41,9 +41,11 @@ def pair_runs(table: str, pair: str, profile: str = "paper") -> list[Run]:
 
 def build_teacher(run: Run, execution: Execution) -> Network:
     """The run's teacher with random weights, frozen and in eval mode."""
+    assert run.teacher_ref is not None
+    network = run.teacher_ref.network
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(0, "bench", run.teacher))
-        net = models.build(run.teacher, data.info(run.dataset).num_classes)
+        torch.manual_seed(seed_of(0, "bench", network))
+        net = models.build(network, data.info(run.dataset).num_classes)
     execution.place(net.eval().requires_grad_(False))
     return net
 

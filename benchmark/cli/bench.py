@@ -293,7 +293,7 @@ def _compile(
 
 
 def _drift(args: argparse.Namespace, report: dict[str, Any]) -> int:
-    every = ["plain", *(n for n in methods.names() if methods.get(n).trains_student)]
+    every = ["plain", *(n for n in methods.names() if methods.get(n).trains_student and not methods.get(n).is_wrapper())]
     wanted = common.words(args.methods) or every
     for name in wanted:
         if name not in every:

@@ -43,9 +43,9 @@ class Synchronisations(TorchDispatchMode):
 
 
 def rows() -> list[Run]:
-    names = [n for n in methods.names() if methods.get(n).trains_student]
+    names = [n for n in methods.names() if methods.get(n).trains_student and not methods.get(n).is_wrapper()]
     students = {"ab": "resnet14"}
-    return [small_run(n, student=students.get(n, "resnet8")) for n in ("plain", *names, "crd+kd")]
+    return [small_run(n, student=students.get(n, "resnet8")) for n in ("plain", *names, "crd+kd", "kd+ls")]
 
 
 @pytest.mark.parametrize("run", rows(), ids=lambda r: r.method)
@@ -67,7 +67,7 @@ def test_an_epoch_of_every_method_reads_nothing_back(run: Run, tmp_path: Path) -
             for batch in batches:
                 lockstep.step(batch)
         assert not counted.found, f"{run.method}, stage {item.stage.name}: {dict(counted.found)}"
-        assert item.meter.images == 48
+        assert item.meter.images >= 48  # pairs and halves show images again
         item.epoch = item.stage.epochs - 1
         item.end_epoch()
 
