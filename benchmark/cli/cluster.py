@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from benchmark import data
+from benchmark import data, teachers
 from benchmark.cli import common
 from benchmark.cli.common import plural, say
 from benchmark.errors import InputError
@@ -23,6 +23,7 @@ def register(verbs: Any) -> None:
     p.add_argument("--dry-run", action="store_true", help="print the batch scripts, arrays, dependencies, runs and hours; submit nothing")
     p.add_argument("--pack", type=int, default=0, metavar="N", help="most runs behind one teacher pass (default: the cluster file's)")
     p.add_argument("--keep", default="all", choices=("all", "none"), help="weights of finished students (default: all)")
+    common.add_teacher_cache(p)
     p.set_defaults(do=do_submit)
 
     p = verbs.add_parser("cancel", help="cancel a table's jobs; what was trained is kept, and submit goes on from there")
@@ -47,6 +48,8 @@ def do_submit(args: argparse.Namespace) -> int:
     chosen = common.select(args)
     store = common.store_of(args)
     if not args.dry_run:
+        waiting = [r for r in closure(chosen.runs) if not store.is_done(r.key)]
+        teachers.need_weights(ref for r in waiting for ref in (r.teacher_ref, r.evaluates))
         for name in sorted({r.dataset for r in chosen.runs}):
             data.load(name, Path(args.data).expanduser())  # nodes often have no way to the internet, and need not race for one file
     report = submit_runs(

@@ -112,6 +112,10 @@ def add_execution(parser: argparse.ArgumentParser) -> None:
         choices=("all", "none"),
         help="weights of finished students (default: all)",
     )
+    add_teacher_cache(group)
+
+
+def add_teacher_cache(group: Any) -> None:
     group.add_argument(
         "--teacher-cache",
         default=_env("TEACHER_CACHE", "auto"),
