@@ -1,18 +1,24 @@
 """How the arithmetic is done: device, precision, memory format, threads. Recorded with every result, in no key.
 
-The reference is fp32 on the CPU: there, at the same number of threads, a run's weights are the same bit for bit whatever it was packed
+The reference is fp32 on the CPU: there, at the same numbers of threads, a run's weights are the same bit for bit whatever it was packed
 with and however often it was interrupted.
+
+On a CPU the students of a pack are stepped side by side, each on `student_threads` threads: in batches of 64 small images most operators
+are too short to be shared by two threads (docs/speed.md has the measurement). The number belongs to the execution and not to the pack,
+since sums are split by it: a run alone in its pack is stepped on as many threads as one of twelve, and gets the same bits.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import platform
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -40,15 +46,53 @@ def cpu_has_bf16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
+BF16_GAIN = 1.15
+"""So many times faster bf16 has to be than fp32, the reference, to be taken by `auto` on a CPU."""
+
+
+@functools.cache
+def bf16_gain(threads: int = 0) -> float:
+    """How many times faster this CPU trains a few convolutions in bf16 than in fp32; about a second, measured once a process.
+
+    That a processor has the instructions does not decide it: they double the speed of one kind and slow another down (docs/speed.md). Taken
+    is the fastest turn of each, in turns, so that other work on the machine weighs little.
+    """
+    was = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        cases = []
+        for channels, side in ((16, 32), (64, 16), (128, 8)):
+            layers = [m for _ in range(2) for m in (nn.Conv2d(channels, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU())]
+            net = nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            x = torch.randn(64, channels, side, side).contiguous(memory_format=torch.channels_last)
+            cases.append((net, x))
+    best = {True: math.inf, False: math.inf}
+    torch.set_num_threads(threads or was)
+    try:
+        for _ in range(6):
+            for bf16 in best:
+                began = time.perf_counter()
+                for net, x in cases:
+                    with torch.autocast("cpu", torch.bfloat16, enabled=bf16, cache_enabled=False):
+                        out = net(x)
+                    out.float().square().mean().backward()
+                best[bf16] = min(best[bf16], time.perf_counter() - began)
+    finally:
+        torch.set_num_threads(was)
+    return best[False] / best[True]
+
+
 @dataclass(frozen=True)
 class Execution:
     """device: `cpu` or `cuda[:n]`. precision: `fp32`; `tf32` (GPU: matrix products in TF32); `bf16` (networks under autocast, losses and
-    weights in fp32). threads: of the CPU, 0 leaves torch's own choice."""
+    weights in fp32). threads: of the CPU, 0 leaves torch's own choice. student_threads: those of one student's step; `threads //
+    student_threads` students are stepped at the same time."""
 
     device: str
     precision: str
     threads: int = 0
     channels_last: bool = True
+    student_threads: int = 1
 
     @property
     def torch_device(self) -> torch.device:
@@ -58,7 +102,8 @@ class Execution:
         """The context for a network's forward pass."""
         if self.precision != "bf16":
             return contextlib.nullcontext()
-        return torch.autocast(self.torch_device.type, torch.bfloat16)
+        # no cache of cast weights: each is read once in a forward pass, and the cache is one for all threads
+        return torch.autocast(self.torch_device.type, torch.bfloat16, cache_enabled=False)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
@@ -88,14 +133,15 @@ class Execution:
             "precision": self.precision,
             "channels_last": self.channels_last,
             "threads": self.threads or torch.get_num_threads(),
+            "student_threads": self.student_threads if self.torch_device.type == "cpu" else None,
         }
 
 
-def choose(device: str = "auto", precision: str = "auto", threads: int = 0) -> Execution:
+def choose(device: str = "auto", precision: str = "auto", threads: int = 0, student_threads: int = 1) -> Execution:
     """The execution of a plan, by rule and not by what is in it.
 
-    device auto: the GPU if there is one. precision auto: bf16 on a GPU, and on a CPU that has it (measured on two such cores: half the time for
-    the ResNets, VGGs and WRNs, the same for MobileNet and ShuffleNet); else fp32, which is the reference.
+    device auto: the GPU if there is one. precision auto: bf16 on a GPU, and on a CPU that has it and is `BF16_GAIN` times faster by it, as
+    measured here and now; else fp32, which is the reference.
     """
     if device == "auto":
         device = "cuda" if has_gpu() else "cpu"
@@ -108,11 +154,11 @@ def choose(device: str = "auto", precision: str = "auto", threads: int = 0) -> E
     if kind == "cuda" and not has_gpu():
         raise InputError(f"device {device}: no GPU is to be seen; allowed: cpu")
     if precision == "auto":
-        fast = kind == "cuda" or cpu_has_bf16()
+        fast = kind == "cuda" or (cpu_has_bf16() and bf16_gain(threads) >= BF16_GAIN)
         precision = "bf16" if fast else "fp32"
     if precision not in PRECISIONS:
         raise InputError(f"precision {precision}; allowed: auto, {', '.join(PRECISIONS)}")
-    return Execution(device, precision, threads)
+    return Execution(device, precision, threads, student_threads=student_threads)
 
 
 def _cpu_name() -> str:

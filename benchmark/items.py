@@ -212,7 +212,7 @@ class Item:
         recipe = self.run.recipe
         if self.stage.name == MAIN:
             return recipe.lr_at(self.epoch + 1)
-        return self._init_method().init_lr(self.run.student, recipe.lr)
+        return self._init_method().init_lr(self.run.student, recipe.lr / self.run.lr_scale) * self.run.lr_scale
 
     def step(self, batch: Batch, teachers: Mapping[str, Features]) -> None:
         """One optimisation step. Nothing here waits for the device."""
@@ -239,7 +239,7 @@ class Item:
         if main:
             self.objective.after_step()
         correct = None
-        if main and self.student is not None:
+        if main and self.student is not None and not self.objective.predictors:  # what stands in its place has no training accuracy
             z = students["normal"].logits
             correct = (z.detach().argmax(dim=1) == batch.labels).sum()
         self.meter.add(total, terms, correct, len(batch.labels))

@@ -36,6 +36,7 @@ class Environment:
     threads: int = 0
     keep: str = "all"
     teacher_cache: str = "auto"
+    student_threads: int = 1
 
 
 def run_plan(plan: Plan, store: Store, options: Options, environment: Environment) -> list[Outcome]:
@@ -118,7 +119,7 @@ def work(order_text: str, reporter: Reporter | None = None) -> list[Outcome]:
     environment = Environment(**order["environment"])
     resolver = Resolver(teachers.imported(Path(environment.teachers) if environment.teachers else None))
     runs = [resolver.from_order(o) for o in order["runs"]]
-    execution = choose(environment.device, environment.precision, environment.threads)
+    execution = choose(environment.device, environment.precision, environment.threads, environment.student_threads)
     cached = teacher_table.chosen(environment.teacher_cache, [runs], execution)
     options = Options(
         execution, Path(environment.data), environment.keep, reporter or Reporter(), cached_teachers=cached

@@ -96,6 +96,11 @@ class Run:
             for c in self.spec.init_stages
         )
 
+    @property
+    def lr_scale(self) -> float:
+        """What the profile multiplies published learning rates by; in `recipe.lr` already, not in those that a method's own code fixes."""
+        return protocols.get_profile(self.request.profile).lr_scale(protocols.get_protocol(self.request.protocol))
+
     def order(self) -> dict[str, Any]:
         """The run as plain JSON data, from which `Resolver.from_order` makes it again in another process."""
         r = self.request

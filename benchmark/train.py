@@ -309,8 +309,7 @@ class _Pack:
     def _evaluate(self, item: Item) -> Score:
         assert item.student is not None
         item.objective.eval()
-        replaces = any(type(m).predict is not _base_predict() for m in item.objective)
-        predict = (lambda f: item.objective.predict(f.float())) if replaces else None
+        predict = (lambda f: item.objective.predict(f.float())) if item.objective.predictors else None
         return evaluate(item.student, self.test_split, self.mean, self.std, self.execution, predict)
 
     # --- what is left on disk -------------------------------------------------------------------------------------------------
@@ -323,6 +322,7 @@ class _Pack:
                 epoch=item.epoch,
                 key=item.run.key,
                 **({} if found is None else {"top1": found.top1}),
+                **{f"at_test_{m.name}": m.state_dict() for m in item.objective.predictors},
             )
 
     def _finish(self, item: Item) -> None:
@@ -500,12 +500,6 @@ def pack_key(run: Run) -> tuple[Any, ...]:
 def _normalisation(settings_json: str) -> str:
     """Runs that differ in their seed alone share their settings, so plans of very many runs parse few of them."""
     return str(json.loads(settings_json)["normalise"])
-
-
-def _base_predict() -> Any:
-    from benchmark.methods import Method
-
-    return Method.predict
 
 
 def _finite(value: Any) -> Any:

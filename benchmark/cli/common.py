@@ -100,6 +100,13 @@ def add_execution(parser: argparse.ArgumentParser) -> None:
         "--threads", type=int, default=int(_env("THREADS", "0")), help="CPU threads (0: torch's choice; recorded)"
     )
     group.add_argument(
+        "--student-threads",
+        type=int,
+        default=int(_env("STUDENT_THREADS", "1")),
+        metavar="N",
+        help="of these, threads of one student's step: so many fewer students are stepped side by side (default: 1; recorded)",
+    )
+    group.add_argument(
         "--pack",
         type=int,
         default=0,
@@ -216,7 +223,9 @@ def matches(key: str, pattern: str) -> bool:
 def execution_of(args: argparse.Namespace) -> Execution:
     if args.threads < 0:
         raise InputError(f"--threads {args.threads}; allowed: 0 (torch's choice) and more")
-    return choose(args.device, args.precision, args.threads)
+    if args.student_threads < 1:
+        raise InputError(f"--student-threads {args.student_threads}; allowed: 1 and more")
+    return choose(args.device, args.precision, args.threads, args.student_threads)
 
 
 def environment_of(args: argparse.Namespace) -> Environment:
@@ -229,6 +238,7 @@ def environment_of(args: argparse.Namespace) -> Environment:
         device=args.device,
         precision=args.precision,
         threads=args.threads,
+        student_threads=args.student_threads,
         keep=args.keep,
         teacher_cache=args.teacher_cache,
     )

@@ -336,6 +336,11 @@ class Objective(nn.Module):
         for m in self:
             m.after_step()
 
+    @property
+    def predictors(self) -> list[Method]:
+        """The methods that put something in the place of the student's own logits at test time."""
+        return [m for m in self if type(m).predict is not Method.predict]
+
     def predict(self, features: Features) -> Tensor:
         for m in self:
             if (logits := m.predict(features)) is not None:

@@ -8,8 +8,9 @@ F: the last map; of the teacher, the one whose pooled value its classifier reads
 adaptive-average-pooled to the smaller. W_t, b_t are the teacher's classifier, frozen.
 
 **The student has extra parameters at test time**: P (trained) and the teacher's classifier in place of its own. A record counts P
-under `method_params`. The student's own classifier is not trained, so its training accuracy in the curves is chance and its
-file of weights alone does not predict. The table's rows f = 4 and f = 8 divide t by 4 and 8 (`factor`).
+under `method_params`. The student's own classifier is not trained: the curves have no training accuracy, and the files of
+weights hold P and the teacher's classifier beside the student, under `at_test_simkd`. The table's rows f = 4 and f = 8 divide
+t by 4 and 8 (`factor`).
 
 Chen, Mei, Zhang, Wang, Feng, Chen: Knowledge Distillation with the Reused Teacher Classifier. CVPR 2022, arXiv 2203.14001.
 Constants: SimKD@2b389c3 models/util.py, scripts (`--distill simkd -c 0 -d 0 -b 1`).

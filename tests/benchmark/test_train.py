@@ -16,7 +16,9 @@ from training_kit import FP32, small_run, train, weights
 
 import models
 from benchmark import data, methods
+from benchmark.execution import Execution
 from benchmark.items import Item
+from benchmark.lockstep import lanes
 from benchmark.runs import Run
 from benchmark.train import Options, Reporter, pack_key, train_pack
 from results.store import Store
@@ -46,6 +48,29 @@ def test_a_pack_may_mix_students_and_methods_with_stages_and_views(tmp_path: Pat
     for run in mixed:
         train([run], tmp_path / "alone")
         assert weights(run, tmp_path / "alone") == weights(run, tmp_path / "mixed"), run.method
+
+
+def test_side_by_side_in_lanes_the_weights_are_the_same(tmp_path: Path) -> None:
+    """Two threads, one a student: alone, in a pack of five, and in the same pack begun from its other end."""
+    two = Execution("cpu", "fp32", threads=2, student_threads=1)
+    runs = [small_run(m) for m in ("kd", "crd", "at", "vid", "dlkd")]
+    for run in runs:
+        train([run], tmp_path / "alone", two)
+    train(runs, tmp_path / "five", two)
+    train(runs[::-1], tmp_path / "turned", two)
+    for run in runs:
+        assert len({weights(run, tmp_path / f) for f in ("alone", "five", "turned")}) == 1, run.method
+
+
+def test_a_lane_has_its_own_number_of_threads() -> None:
+    """Otherwise two lanes of two threads each wait for each other on two cores: measured, a quarter of the speed."""
+    execution = Execution("cpu", "fp32", threads=2, student_threads=1)
+    with execution.applied():
+        pool = lanes(execution)
+        assert pool is not None
+        assert {f.result() for f in [pool.submit(torch.get_num_threads) for _ in range(8)]} == {1}
+        assert torch.get_num_threads() == 2
+    assert lanes(FP32) is None and lanes(Execution("cpu", "fp32", 2, student_threads=2)) is None
 
 
 class KillAt(Reporter):

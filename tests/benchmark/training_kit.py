@@ -33,14 +33,14 @@ def small_run(
     return (resolver or Resolver()).run(request, seed)
 
 
-def train(runs: list[Run], folder: Path, **options: object) -> list[Outcome]:
+def train(runs: list[Run], folder: Path, execution: Execution = FP32, **options: object) -> list[Outcome]:
     """Trains what the runs need, then the runs in one pack."""
     store = Store(folder)
     needed = {n.key: n for r in runs for h in r.needs_runs for n in (*h.needs_runs, h)}
     for run in needed.values():
         if not store.is_done(run.key):
-            assert [o.status for o in train_pack([run], store, Options(FP32))] == ["done"]
-    return train_pack(runs, store, Options(FP32, **options))  # type: ignore[arg-type]
+            assert [o.status for o in train_pack([run], store, Options(execution))] == ["done"]
+    return train_pack(runs, store, Options(execution, **options))  # type: ignore[arg-type]
 
 
 def weights(run: Run, folder: Path, name: str = "last.pt") -> str:
