@@ -51,11 +51,11 @@ BF16_GAIN = 1.15
 
 
 @functools.cache
-def bf16_gain(threads: int = 0) -> float:
+def bf16_gain() -> float:
     """How many times faster this CPU trains a few convolutions in bf16 than in fp32; about a second, measured once a process.
 
-    That a processor has the instructions does not decide it: they double the speed of one kind and slow another down (docs/speed.md). Taken
-    is the fastest turn of each, in turns, so that other work on the machine weighs little.
+    That a processor has the instructions does not decide it: they double the speed of one kind and slow another down (docs/speed.md). Compared
+    are the fastest turns of each, on one thread, as other work on the machine weighs least there.
     """
     was = torch.get_num_threads()
     with torch.random.fork_rng(devices=[]):
@@ -64,12 +64,12 @@ def bf16_gain(threads: int = 0) -> float:
         for channels, side in ((16, 32), (64, 16), (128, 8)):
             layers = [m for _ in range(2) for m in (nn.Conv2d(channels, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU())]
             net = nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            x = torch.randn(64, channels, side, side).contiguous(memory_format=torch.channels_last)
+            x = torch.randn(16, channels, side, side).contiguous(memory_format=torch.channels_last)
             cases.append((net, x))
     best = {True: math.inf, False: math.inf}
-    torch.set_num_threads(threads or was)
+    torch.set_num_threads(1)
     try:
-        for _ in range(6):
+        for _ in range(12):
             for bf16 in best:
                 began = time.perf_counter()
                 for net, x in cases:
@@ -154,7 +154,7 @@ def choose(device: str = "auto", precision: str = "auto", threads: int = 0, stud
     if kind == "cuda" and not has_gpu():
         raise InputError(f"device {device}: no GPU is to be seen; allowed: cpu")
     if precision == "auto":
-        fast = kind == "cuda" or (cpu_has_bf16() and bf16_gain(threads) >= BF16_GAIN)
+        fast = kind == "cuda" or (cpu_has_bf16() and bf16_gain() >= BF16_GAIN)
         precision = "bf16" if fast else "fp32"
     if precision not in PRECISIONS:
         raise InputError(f"precision {precision}; allowed: auto, {', '.join(PRECISIONS)}")

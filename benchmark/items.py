@@ -204,7 +204,7 @@ class Item:
         if self.optimizer is None:
             self.optimizer = self._make_optimizer()
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr
+            group["lr"].fill_(self.lr)  # in place: a captured step reads it where it lies
 
     @property
     def lr(self) -> float:
@@ -293,8 +293,9 @@ class Item:
             modules = self._init_modules()
         parameters = list({id(p): p for m in modules for p in m.parameters() if p.requires_grad}.values())
         r = self.run.recipe
+        lr = torch.tensor(self.lr, device=self.execution.torch_device)
         return torch.optim.SGD(
-            parameters, lr=self.lr, momentum=r.momentum, weight_decay=r.weight_decay, nesterov=r.nesterov, fused=True
+            parameters, lr=lr, momentum=r.momentum, weight_decay=r.weight_decay, nesterov=r.nesterov, fused=True
         )
 
     # --- checkpoints --------------------------------------------------------------------------------------------------------
@@ -335,7 +336,9 @@ class Item:
             self.objective.method(stage.name.partition(":")[2]).after_init()
         if state["optimizer"] is not None:
             self.optimizer = self._make_optimizer()
+            own = self.optimizer.param_groups[0]["lr"]
             self.optimizer.load_state_dict(state["optimizer"])
+            self.optimizer.param_groups[0]["lr"] = own  # older checkpoints hold a number here; `begin_epoch` sets it
         self.curve, self.best = state["curve"], Best(*state["best"])
         self.teacher_cache = state.get("teacher_cache", "off")
         self.seconds, self.share_seconds = state["seconds"], state["share_seconds"]

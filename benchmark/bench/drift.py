@@ -46,16 +46,17 @@ def taught(name: str) -> Network:
     return item.student.eval().requires_grad_(False)
 
 
-def losses(run: Run, precision: str, steps: int, nudge: float = 0.0) -> list[float]:
-    """The first losses of the main stage on the CPU (an initialisation stage counts as one that learnt nothing). The teacher is `taught`."""
+def losses(run: Run, precision: str, steps: int, nudge: float = 0.0, init: bool = False) -> list[float]:
+    """The first losses on the CPU: of the main stage (an initialisation stage counts as one that learnt nothing), or with `init` of
+    the first stage. The teacher is `taught`."""
     teacher = taught(run.teacher) if run.teacher_ref is not None else None
     with tempfile.TemporaryDirectory() as folder:
-        _, (item,) = _open(run, precision, folder, teacher)
+        _, (item,) = _open(run, precision, folder, teacher, main=not init)
         if nudge:
             assert item.student is not None
             generator = torch.Generator().manual_seed(0)
             with torch.no_grad():
-                for p in item.student.parameters():
+                for p in (*item.student.parameters(), *item.objective.parameters()):
                     p.mul_(1 + nudge * torch.randn(p.shape, generator=generator))
         return _steps(run, item, precision, teacher, steps)
 
@@ -68,8 +69,10 @@ def _split(run: Run) -> data.Split:
     return data.load(run.dataset).train.take(run.recipe.train_images)
 
 
-def _open(run: Run, precision: str, folder: str, teacher: Network | None) -> tuple[Network | None, list[Item]]:
-    return open_items([run], _split(run), _execution(precision), Path(folder), teacher)
+def _open(
+    run: Run, precision: str, folder: str, teacher: Network | None, main: bool = True
+) -> tuple[Network | None, list[Item]]:
+    return open_items([run], _split(run), _execution(precision), Path(folder), teacher, main)
 
 
 def _steps(run: Run, item: Item, precision: str, teacher: Network | None, steps: int) -> list[float]:
@@ -79,7 +82,8 @@ def _steps(run: Run, item: Item, precision: str, teacher: Network | None, steps:
     while True:
         item.begin_epoch()
         lockstep = Lockstep([item], teacher, _execution(precision))
-        for batch in lockstep.batches(stream, MAIN, item.epoch + 1):
+        name = MAIN if item.stage.name == MAIN else f"init{item.stage_index}"
+        for batch in lockstep.batches(stream, name, item.epoch + 1):
             item.meter = Meter()
             lockstep.step(batch)
             found.append(item.meter.read()["train_loss"])
@@ -95,16 +99,16 @@ def compare(a: Sequence[float], b: Sequence[float]) -> dict[str, float]:
     return {"gap": float((x - y).abs().mean() / scale), "bias": float((x.mean() - y.mean()) / scale)}
 
 
-def measure(run: Run, steps: int) -> dict[str, Any]:
-    """One row of `bench --drift`."""
-    reference = losses(run, "fp32", steps)
-    other = losses(run, "bf16", steps)
+def measure(run: Run, steps: int, init: bool = False) -> dict[str, Any]:
+    """One row of `bench --drift`; init: of the method's initialisation stage."""
+    reference = losses(run, "fp32", steps, init=init)
+    other = losses(run, "bf16", steps, init=init)
     found = compare(other, reference)
-    floor = compare(losses(run, "fp32", steps, nudge=NUDGE), reference)["gap"]
+    floor = compare(losses(run, "fp32", steps, NUDGE, init), reference)["gap"]
     first = abs(other[0] - reference[0]) / abs(reference[0])
     within = first <= FIRST and found["gap"] <= GAP + FLOORS * floor
     return {
-        "method": run.method,
+        "method": f"{run.method}, initialisation" if init else run.method,
         "loss_first": reference[0],
         "loss_last": reference[-1],
         "first": first,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from benchmark import methods
-from benchmark.bench import cells, clock, drift, growth, parts
+from benchmark.bench import cells, clock, drift, finals, growth, parts
 from benchmark.bench.ours import random_split
 from benchmark.cli import common
 from benchmark.cli.common import say
@@ -16,9 +17,10 @@ from benchmark.errors import InputError, unknown
 from benchmark.execution import Execution, choose
 from benchmark.matrix import load_table
 from results.files import write_json
+from tables import statistics
 
 TABLES = ("crd-table1", "crd-table2")
-KINDS = ("parts", "students", "compile", "drift")
+KINDS = ("parts", "students", "compile", "drift", "finals")
 
 
 def register(verbs: Any) -> None:
@@ -44,8 +46,12 @@ def register(verbs: Any) -> None:
         "--compile", action="store_true", help="instead: torch.compile of teacher and student, warm-up included"
     )
     p.add_argument("--drift", action="store_true", help="instead: losses in bf16 against fp32, every method")
+    p.add_argument(
+        "--finals", action="store_true", help="instead: final quick top-1 in bf16 against fp32 over seeds, every method, paired"
+    )
+    p.add_argument("--seeds", type=int, default=10, metavar="N", help="seeds of --finals (default: 10)")
     p.add_argument("--steps", type=int, default=200, metavar="N", help="steps of --drift (default: 200)")
-    p.add_argument("--methods", default="", metavar="M,..", help="only these methods of --drift")
+    p.add_argument("--methods", default="", metavar="M,..", help="only these methods of --drift or --finals")
     p.add_argument("--repeats", type=int, default=5, metavar="N", help="turns of each loop (default: 5)")
     p.add_argument(
         "--budget",
@@ -84,6 +90,7 @@ def _check(args: argparse.Namespace) -> None:
         ("repeats", args.repeats, 1),
         ("steps", args.steps, 1),
         ("images", args.images, 200),
+        ("seeds", args.seeds, 2),
         ("threads", args.threads, 0),
     ):
         if value < low:
@@ -97,8 +104,8 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError("--plot without --students; allowed: both")
     if args.plot and Path(args.plot).suffix not in (".png", ".pdf", ".svg"):
         raise InputError(f"--plot {args.plot}; allowed: a .png, .pdf or .svg file")
-    if args.methods and not args.drift:
-        raise InputError("--methods without --drift; allowed: both (a pack has all methods of its table)")
+    if args.methods and not (args.drift or args.finals):
+        raise InputError("--methods without --drift or --finals; allowed: one of them (a pack has all methods of its table)")
     for option in ("json", "plot"):
         path = getattr(args, option)
         if path and not Path(path).resolve().parent.is_dir():
@@ -128,6 +135,8 @@ def do_bench(args: argparse.Namespace) -> int:
     with execution.applied():
         if args.drift:
             code = _drift(args, report)
+        elif args.finals:
+            code = _finals(args, report)
         else:
             split = random_split(args.images, 100, seed=0).to(execution.torch_device)
             code = 0
@@ -292,20 +301,24 @@ def _compile(
     _table(body, ["pair", "network", "eager ms", "compiled ms", "warm-up s", "paid back after epochs"])
 
 
-def _drift(args: argparse.Namespace, report: dict[str, Any]) -> int:
+def _wanted(args: argparse.Namespace) -> list[tuple[str, str]]:
+    """`(method, student)` of the methods that are asked for; a student of the teacher's stage depth where the method needs one."""
     every = ["plain", *(n for n in methods.names() if methods.get(n).trains_student and not methods.get(n).is_wrapper())]
     wanted = common.words(args.methods) or every
     for name in wanted:
         if name not in every:
             raise unknown("method", name, every)
+    return [(name, "resnet14" if name in ("ab", "fsp") else "resnet8") for name in wanted]
+
+
+def _drift(args: argparse.Namespace, report: dict[str, Any]) -> int:
     rows = report["drift"] = []
-    for name in wanted:
-        rows.append(
-            drift.measure(drift.drift_run(name, "resnet14" if name in ("ab", "fsp") else "resnet8"), args.steps)
-        )
-        say(
-            f"{name}: gap {100 * rows[-1]['gap']:.2f}%, bias {100 * rows[-1]['bias']:+.2f}%, floor {100 * rows[-1]['floor']:.2f}%"
-        )
+    for name, student in _wanted(args):
+        run = drift.drift_run(name, student)
+        for init in (True, False) if run.spec.init_stages else (False,):
+            rows.append(drift.measure(run, args.steps, init))
+            r = rows[-1]
+            say(f"{r['method']}: gap {100 * r['gap']:.2f}%, bias {100 * r['bias']:+.2f}%, floor {100 * r['floor']:.2f}%")
     _table(
         [
             [
@@ -327,3 +340,46 @@ def _drift(args: argparse.Namespace, report: dict[str, Any]) -> int:
         "floor: gap of fp32 to fp32 from weights moved by 2^-9"
     )
     return 0 if all(r["within"] for r in rows) else 1
+
+
+def _finals(args: argparse.Namespace, report: dict[str, Any]) -> int:
+    found = finals.measure(_wanted(args), args.seeds, ("fp32", "bf16"), say)
+    rows = report["finals"] = []
+    for name, tops in found.items():
+        p = statistics.paired(tops["bf16"], tops["fp32"])
+        rows.append({"method": name, "top1": tops, "paired": None if p is None else asdict(p), "p": paired_p(p)})
+    least = min((r["p"] for r in rows if r["p"] is not None), default=1.0)
+    same = least * len(rows) > 0.05
+    _table(
+        [
+            [
+                r["method"],
+                *(f"{statistics.mean(list(r['top1'][k].values())):.2f}" if r["top1"][k] else "" for k in ("fp32", "bf16")),
+                *(_difference(r["paired"]) if r["paired"] else ("", "", "0")),
+                "" if r["p"] is None else f"{r['p']:.2f}",
+            ]
+            for r in rows
+        ],
+        ["method", "fp32", "bf16", "bf16 - fp32", "95% interval", "seeds", "p"],
+    )
+    print(
+        "last top-1 of quick (digits, 256 test images) in percent, paired by seed; p of a paired t test. "
+        f"{common.plural(len(rows), 'test')}: the least p, {least:.3f}, "
+        f"{'is not below' if same else 'IS BELOW'} 0.05 / {len(rows)} (Bonferroni)"
+    )
+    return 0 if same else 1
+
+
+def paired_p(p: statistics.Paired | None) -> float | None:
+    """Two-sided p of a paired t test; None where there is no spread to hold the difference against."""
+    from scipy import stats
+
+    if p is None or not p.std:
+        return None
+    n = len(p.seeds)
+    return float(2 * stats.t.sf(abs(p.mean) / (p.std / math.sqrt(n)), n - 1))
+
+
+def _difference(p: dict[str, Any]) -> tuple[str, str, str]:
+    around = "" if p["low"] is None else f"{p['low']:+.2f} to {p['high']:+.2f}"
+    return f"{p['mean']:+.2f}", around, str(len(p["seeds"]))

@@ -281,3 +281,20 @@ def test_methods_of_a_seed_start_from_the_same_student_and_see_the_same_batches(
         ).views["normal"]
 
     assert torch.equal(first(data.NORMAL), first(data.ROTATED, data.NORMAL))
+
+
+def test_the_learning_rate_lies_on_the_device_and_falls_in_place(tmp_path: Path) -> None:
+    """What a captured step would read; the weights are those of a rate given as a number, and older checkpoints, which hold one, go on."""
+    run = small_run("kd", recipe__epochs=4)
+    train([run], tmp_path / "whole")
+    assert [o.status for o in train([run], tmp_path / "old", until=2)] == ["stopped"]
+    path = tmp_path / "old" / run.key / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    (group,) = state["optimizer"]["param_groups"]
+    assert isinstance(group["lr"], torch.Tensor)
+    group["lr"] = group["lr"].item()
+    torch.save(state, path)
+    train([run], tmp_path / "old")
+    assert weights(run, tmp_path / "old") == weights(run, tmp_path / "whole")
+    curve = Store(tmp_path / "whole").curve(run.key)
+    assert curve is not None and list(curve["lr"]) == [run.recipe.lr_at(e) for e in (1, 2, 3, 4)] and curve["lr"].nunique() > 1

@@ -1,0 +1,67 @@
+"""Whether bf16 changes a result: final `quick` top-1 of every method over many seeds, in fp32 and in bf16, paired by seed.
+
+Both precisions have the same teachers (trained in fp32), start and batches. What single runs differ by is chaos (256 test images: one is
+0.39 points), so only the mean over seeds says something, and the interval says how little.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from benchmark.errors import InputError
+from benchmark.execution import Execution
+from benchmark.runs import Request, Resolver, Run
+from benchmark.train import Options, pack_key, train_pack
+from results.store import Store
+
+Finals = dict[str, dict[str, dict[int, float]]]
+"""Method, precision, seed -> last top-1 in percent."""
+
+
+def final_run(method: str, seed: int, student: str = "resnet8") -> Run:
+    pair = ("none", student) if method == "plain" else ("resnet14", student)
+    return Resolver().run(Request("digits", "crd", "quick", *pair, method), seed)
+
+
+def measure(
+    methods: Sequence[tuple[str, str]], seeds: int, precisions: Sequence[str], told: Callable[[str], None]
+) -> Finals:
+    """Trains `(method, student)`s under seeds 0, 1, ... in each precision; a run that diverged has no number. One that fails is an error."""
+    found: Finals = {m: {p: {} for p in precisions} for m, _ in methods}
+    with tempfile.TemporaryDirectory() as folder:
+        base = Store(Path(folder) / "base")
+        for seed in range(seeds):
+            runs = [final_run(m, seed, s) for m, s in methods]
+            _train([n for r in runs for n in r.needs_runs], base, "fp32")
+            for precision in precisions:
+                here = Path(folder) / f"{precision}-{seed}"
+                shutil.copytree(base.folder, here)
+                store = Store(here)
+                _train(runs, store, precision)
+                for run in runs:
+                    record = store.record(run.key) or {}
+                    if record["status"] == "done":
+                        found[run.method][precision][seed] = record["top1_last"]
+                shutil.rmtree(here)
+            told(f"seed {seed}")
+    return found
+
+
+def _train(runs: Sequence[Run], store: Store, precision: str) -> None:
+    """Trains runs, and before them what they need, packed as `run` would."""
+    needed = {n.key: n for r in runs for n in r.needs_runs}
+    if missing := [n for n in needed.values() if not store.is_done(n.key)]:
+        _train(missing, store, precision)
+    packs: dict[tuple[object, ...], list[Run]] = {}
+    for run in {r.key: r for r in runs if not store.is_done(r.key)}.values():
+        packs.setdefault(pack_key(run), []).append(run)
+    execution = Execution("cpu", precision, torch.get_num_threads())
+    for pack in packs.values():
+        for outcome in train_pack(pack, store, Options(execution)):
+            if outcome.status not in ("done", "diverged"):
+                raise InputError(f"{outcome.run.key} {outcome.status}: {outcome.reason}")
