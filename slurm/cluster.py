@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 
 from benchmark.errors import InputError, unknown
 from benchmark.execution import PRECISIONS
+from benchmark.local import Environment
 
 FOLDER = Path(__file__).resolve().parent / "clusters"
 
@@ -35,6 +36,8 @@ class Cluster:
     """Type of GPU as the cluster names it (`sinfo -o %G`), e.g. "h100"."""
     cpus: int = 4
     """CPUs of a job, and threads of its arithmetic (OMP_NUM_THREADS; recorded with each result)."""
+    student_threads: int = 1
+    """Of a CPU job's threads, those of one student's step: `cpus // student_threads` students of a pack are stepped side by side."""
     memory_gb: int = 16
     """Memory of a job in GB. 0: the partition's default."""
     time_minutes: int = 240
@@ -67,7 +70,8 @@ class Cluster:
     device: str = "auto"
     """`cuda` or `cpu`; auto: cuda if `gpus` is not 0 (a job that sees no GPU then fails instead of training on the CPU)."""
     precision: str = "auto"
-    """auto (bf16 on a GPU), fp32, tf32 or bf16, as `run --precision`."""
+    """fp32, tf32 or bf16; auto: bf16 on a GPU, fp32 on CPUs. Not by measurement, as `run` does on a CPU: nodes may differ, and one table would
+    be trained in two precisions."""
     python: str = ""
     """Python of the jobs, a path that all nodes see. Empty: the one that submits."""
     extra: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -77,8 +81,18 @@ class Cluster:
     def torch_device(self) -> str:
         return self.device if self.device != "auto" else "cuda" if self.gpus else "cpu"
 
+    @property
+    def torch_precision(self) -> str:
+        return self.precision if self.precision != "auto" else "bf16" if self.torch_device == "cuda" else "fp32"
 
-_LEAST = {"cpus": 1, "time_minutes": 1, "signal_delay_s": 1}
+    def environment(self, environment: Environment) -> Environment:
+        """The same places, and the arithmetic of this cluster's jobs."""
+        return dataclasses.replace(
+            environment, device=self.torch_device, precision=self.torch_precision, threads=self.cpus, student_threads=self.student_threads
+        )
+
+
+_LEAST = {"cpus": 1, "student_threads": 1, "time_minutes": 1, "signal_delay_s": 1}
 _CHOICES = {"device": ("auto", "cuda", "cpu"), "precision": ("auto", *PRECISIONS)}
 
 
@@ -103,7 +117,10 @@ def load_cluster(name: str, folder: Path = FOLDER) -> Cluster:
         values[key] = _checked(path.name, key, value, hints[key])
     if not values.get("partition"):
         raise InputError(f"{path.name}: partition is not there; allowed: the name of a partition (`sinfo -o %R` lists them)")
-    return Cluster(name=path.stem, **values)
+    cluster = Cluster(name=path.stem, **values)
+    if cluster.student_threads > cluster.cpus:
+        raise InputError(f"{path.name}: student_threads = {cluster.student_threads} is too large; allowed: 1 to {cluster.cpus}, the job's cpus")
+    return cluster
 
 
 def _checked(where: str, key: str, value: Any, hint: Any) -> Any:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from benchmark import cost
+from benchmark import cost, teacher_table
 from benchmark.errors import InputError, unknown
-from benchmark.execution import git_state
+from benchmark.execution import Execution, git_state
 from benchmark.local import Environment, work_order
 from benchmark.plan import DEFAULT_PACK, Pack, closure, make_plan
 from benchmark.runs import Run
@@ -123,7 +123,7 @@ def submit_runs(
                 raise unknown(f"partition in {cluster.name}.toml:", name, site.partitions)
     elif dry_run:
         say("no Slurm here: array sizes are those of a cluster with Slurm's default limits")
-    environment = replace(environment, device=cluster.torch_device, precision=cluster.precision, threads=cluster.cpus)
+    environment = cluster.environment(environment)
     if dry_run:
         return _submit(runs, table, store, environment, cluster, site, True, max_pack, macs_per_second)
     with registry.lock(store.folder, say):
@@ -145,6 +145,8 @@ def _submit(runs: Sequence[Run], table: str, store: Store, environment: Environm
     for state in plan.states.values():
         report.states[state] = report.states.get(state, 0) + 1
     packs = list(plan.packs)
+    # decided for the plan: a job that decided for its own pack would make a run's numbers depend on what else is in it
+    tables = teacher_table.chosen(environment.teacher_cache, [p.runs for p in packs], Execution(device, environment.precision))
     if site is not None and packs:
         allowed, why = room(cluster, site)
         report.left, report.left_why = packs[allowed:], why
@@ -170,7 +172,7 @@ def _submit(runs: Sequence[Run], table: str, store: Store, environment: Environm
             entry.script = script.text(cluster, folder, code, array.name, array.depends, len(part))
         else:
             try:
-                entry.array = _send(array, part, environment, cluster, store, code, folder)
+                entry.array = _send(array, part, environment, tables, cluster, store, code, folder)
             except InputError as error:
                 if not report.arrays:
                     raise
@@ -195,10 +197,14 @@ def _arrays(packs: list[Pack], job_of: dict[str, str], size: int) -> Any:
                 yield level, lambda needed=needed: needed, members[start : start + size]
 
 
-def _send(array: Array, packs: list[Pack], environment: Environment, cluster: Cluster, store: Store, code: Path, folder: Path) -> Array:
+def _send(array: Array, packs: list[Pack], environment: Environment, tables: Collection[str], cluster: Cluster, store: Store, code: Path,
+          folder: Path) -> Array:
+    """tables: identities of the teachers that jobs read from a table."""
+    caches = ["on" if teacher_table.identity(p.runs) in tables else "off" for p in packs]
+    jobs = [PackJob(work_order(p.runs, replace(environment, teacher_cache=c))) for p, c in zip(packs, caches, strict=True)]
     registry.write(store.folder, array)
     try:
-        job = script.send(cluster, folder, code, array.name, array.depends, [PackJob(work_order(p.runs, environment)) for p in packs])
+        job = script.send(cluster, folder, code, array.name, array.depends, jobs)
     except Exception as error:
         registry.forget(store.folder, array)
         lines = [line for line in str(error).splitlines() if "sbatch: error" in line] or str(error).splitlines()[-1:]

@@ -44,7 +44,8 @@ def do_submit(args: argparse.Namespace) -> int:
         args.profile = "paper" if cluster.torch_device == "cuda" else "quick"
         if args.profile != ("paper" if has_gpu() else "quick"):
             say(f"profile {args.profile}, as {cluster.name} has GPUs: give `--profile {args.profile}` to status and table too")
-    args.device, args.precision, args.threads = cluster.torch_device, cluster.precision, cluster.cpus
+    args.device, args.precision = cluster.torch_device, cluster.torch_precision
+    args.threads, args.student_threads = cluster.cpus, cluster.student_threads
     chosen = common.select(args)
     store = common.store_of(args)
     if not args.dry_run:

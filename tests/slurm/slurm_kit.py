@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +186,5 @@ class Drill:
 
 
 def local_environment(environment: Environment) -> Environment:
-    """What `lab.toml` asks for: the same threads and device, for a table trained on this machine."""
-    cluster = load_cluster("lab")
-    return replace(environment, device=cluster.torch_device, precision=cluster.precision, threads=cluster.cpus)
+    """What `lab.toml` asks for: the same threads, device and precision, for a table trained on this machine."""
+    return load_cluster("lab").environment(environment)

@@ -24,6 +24,8 @@ BROKEN = {
     'partition = "gpu"\nextra = { nice = 5 }': "allowed: a table of texts",
     'partition = "gpu"\ntime_minutes = 0': "time_minutes = 0 is too small; allowed: 1 and more",
     'partition = "gpu"\ndevice = "tpu"': "device = 'tpu'; allowed: auto, cuda, cpu",
+    'partition = "gpu"\nstudent_threads = 0': "student_threads = 0 is too small; allowed: 1 and more",
+    'partition = "gpu"\ncpus = 2\nstudent_threads = 3': "student_threads = 3 is too large; allowed: 1 to 2, the job's cpus",
     "gpus = 1": "partition is not there",
     "partition = gpu": "not valid TOML",
 }

@@ -8,8 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from slurm_kit import ROOT, Drill, wait_for
+from slurm_kit import ROOT, Drill, outcome, wait_for
 
+from benchmark.local import Environment, work, work_order
+from benchmark.plan import make_plan
+from results.store import Store
 from slurm import commands, registry, snapshot
 from slurm.state import cancel
 
@@ -24,6 +27,20 @@ def test_a_submitted_table_is_the_local_one(cluster: Path, drill: Drill) -> None
     ids = [i for a in report.arrays for i in a.array.ids()]
     wait_for("accounting", lambda: sorted(commands.sacct(ids)) == sorted(ids))
     wait_for("COMPLETED in accounting", lambda: all(s.startswith("COMPLETED") for s in commands.sacct(ids).values()))
+
+
+def test_students_side_by_side(cluster: Path, drill: Drill) -> None:
+    """Jobs of two threads step their students in lanes; the table is the one that is trained so on this machine."""
+    runs = [r for r in drill.runs if r.student in ("resnet14", "resnet8")]
+    there = Store(drill.folder / "local")
+    environment = Environment(str(there.folder), str(drill.folder / "data"), device="cpu", precision="fp32", threads=2, student_threads=1)
+    for pack in make_plan(runs, there).packs:
+        assert {o.status for o in work(work_order(pack.runs, environment))} == {"done"}
+    drill.expected = {r.key: outcome(there, r) for r in runs}
+    drill.submit(runs, cpus=2)
+    drill.wait()
+    drill.check(runs)
+    assert {(drill.store.record(r.key) or {})["student_threads"] for r in runs} == {1}
 
 
 def test_a_teacher_that_fails(cluster: Path, drill: Drill) -> None:
