@@ -11,6 +11,7 @@ from typing import Any
 from submitit import SlurmExecutor
 
 from slurm.cluster import Cluster
+from slurm.snapshot import settings
 
 _THIS = '"${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}"'
 
@@ -28,6 +29,7 @@ def _setup(cluster: Cluster, snapshot: Path) -> list[str]:
         *cluster.setup,
         f"cd {shlex.quote(str(snapshot))} || exit 1",
         f"export PYTHONPATH={shlex.quote(str(snapshot))}${{PYTHONPATH:+:$PYTHONPATH}}",
+        *(f"export {name}={shlex.quote(value)}" for name, value in settings(snapshot).items()),
         f"export OMP_NUM_THREADS={cluster.cpus} MKL_NUM_THREADS={cluster.cpus}",
         f"export SRUN_CPUS_PER_TASK={cluster.cpus}",  # since 22.05 srun does not take it from sbatch
     ]

@@ -1,7 +1,8 @@
 """A snapshot of the code: what queued jobs run, whatever is edited after they were submitted.
 
-It holds the rooms that a job imports and the file `SNAPSHOT` (`<commit> dirty|clean`, read by `benchmark.execution.git_state`). It is named
-by the hash of its content, so that submissions of the same code share one.
+It holds the rooms that a job imports, the method files of the folders in KD_METHODS (in `own-methods/0`, `1`, ...) and the file `SNAPSHOT`
+(`<commit> dirty|clean`, read by `benchmark.execution.git_state`). It is named by the hash of its content, so that submissions of the same
+code share one.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from benchmark.execution import git_state
 ROOMS = ("benchmark", "models", "results", "slurm", "tables")
 SUFFIXES = (".py", ".toml", ".json", ".csv")
 LEFT_OUT = ("__pycache__", "runs", "reference", "out")
+OWN = "own-methods"
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -30,11 +32,24 @@ def files(root: Path = ROOT) -> list[Path]:
     return sorted(found)
 
 
+def own_methods() -> list[Path]:
+    """The folders of KD_METHODS."""
+    return [Path(p).resolve() for p in os.environ.get("KD_METHODS", "").split(os.pathsep) if p]
+
+
+def settings(place: Path) -> dict[str, str]:
+    """Environment variables of the jobs that run the snapshot `place`: there the methods are the copies."""
+    own = [str(place / OWN / str(i)) for i in range(len(own_methods()))]
+    return {"KD_METHODS": os.pathsep.join(own)} if own else {}
+
+
 def take(folder: Path, root: Path = ROOT) -> Path:
     """Copies the code below `folder` and returns the copy (an older one of the same content, if there is one)."""
     state = git_state()
     label = f"{state['commit']} {'dirty' if state['dirty'] else 'clean'}\n"
     content = {p: (root / p).read_bytes() for p in files(root)}
+    for i, own in enumerate(own_methods()):
+        content |= {Path(OWN, str(i), p.name): p.read_bytes() for p in sorted(own.glob("*.py"))}
     digest = hashlib.sha256(label.encode())
     for path, data in content.items():
         digest.update(f"{path}\0{len(data)}\0".encode() + data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -12,7 +13,8 @@ from slurm_kit import ROOT, drill_runs
 
 from benchmark.errors import InputError
 from results.store import Store, record_files
-from slurm import commands, registry, snapshot
+from slurm import commands, registry, script, snapshot
+from slurm.cluster import load_cluster
 from slurm.commands import Queued
 from slurm.registry import Array
 from slurm.submit import survey
@@ -74,6 +76,24 @@ def test_snapshots(tmp_path: Path) -> None:
     assert snapshot.take(tmp_path, other) == one
     (other / "benchmark/train.py").write_text("edited")
     assert snapshot.take(tmp_path, other) != one
+
+
+def test_methods_of_ones_own_are_in_the_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those of a folder that is named by a relative path, and whatever is edited there afterwards."""
+    mine = tmp_path / "mine" / "toy.py"
+    mine.parent.mkdir()
+    mine.write_text("from benchmark.methods import Method\nclass Toy(Method):\n    name = 'toy'\n    title = 'as submitted'\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KD_METHODS", "mine")
+    place = snapshot.take(tmp_path / "snapshots")
+    text = script.text(load_cluster("lab"), tmp_path / "jobs", place, "t", (), 1)
+    line = next(x for x in text.splitlines() if x.startswith("export KD_METHODS="))
+    mine.write_text("raise RuntimeError('edited after the submission')")
+    show = f"{line}; cd {place} && {sys.executable} -c 'from benchmark import methods; print(methods.get(\"toy\").title)'"
+    assert subprocess.run(["bash", "-c", show], capture_output=True, text=True).stdout == "as submitted\n"
+    assert snapshot.take(tmp_path / "snapshots") != place
+    monkeypatch.delenv("KD_METHODS")
+    assert "KD_METHODS" not in script.text(load_cluster("lab"), tmp_path / "jobs", place, "t", (), 1)
 
 
 def test_survey(tmp_path: Path) -> None:
