@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from models.registry import build
 
@@ -19,8 +19,8 @@ Shape = tuple[int, int, int]
 class NetInfo:
     """What is known of a network before it is built.
 
-    params: trainable numbers. macs: multiply-accumulates of the convolutions and linear layers in one forward pass of one
-    3x32x32 image. stem_shape, stage_shapes: (C, H, W) for that image. embedding_dim: length of the vector before the
+    params: trainable numbers. macs: multiply-accumulates of the convolutions, linear layers and GRUs in one forward pass
+    of one 3x32x32 image. stem_shape, stage_shapes: (C, H, W) for that image. embedding_dim: length of the vector before the
     classifier.
     """
 
@@ -43,13 +43,16 @@ def info(name: str, num_classes: int = 100) -> NetInfo:
     no_image = torch.empty(0, 3, 32, 32, device="cpu")
     macs = 0
 
-    def count(layer: nn.Module, _inputs: Any, output: Tensor) -> None:
+    def count(layer: nn.Module, _inputs: Any, output: Any) -> None:
         nonlocal macs
         if isinstance(layer, nn.Conv2d):
             height, width = layer.kernel_size
             macs += math.prod(output.shape[1:]) * layer.in_channels // layer.groups * height * width
         elif isinstance(layer, nn.Linear):
             macs += layer.out_features * layer.in_features
+        elif isinstance(layer, nn.GRU):
+            frames = output[0].shape[1]  # every matrix is multiplied once a frame
+            macs += frames * sum(p.numel() for name, p in layer.named_parameters() if name.startswith("weight"))
 
     for module in net.modules():
         module.register_forward_hook(count)

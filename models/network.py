@@ -22,9 +22,9 @@ class Features(NamedTuple):
 
     stem: `[B, C, H, W]`, after its ReLU (in a WRN the raw first convolution).
     stages: one map `[B, C, H, W]` a stage, after the stage's last ReLU (raw sum in a WRN, linear in MobileNetV2, raw
-        concatenation in a DenseNet).
+        concatenation in a DenseNet, the GRU's output `[B, C, frames, 1]` in a CRNN's last).
     preacts: the same maps just before that ReLU; in a WRN or DenseNet the stage's map passed through the batch norm that
-        follows it, in MobileNetV2 the stage's map itself, in ShuffleV2 the concatenation before ReLU and shuffle.
+        follows it, in MobileNetV2 and a CRNN's last stage the map itself, in ShuffleV2 the concatenation before ReLU and shuffle.
     embedding: `[B, D]`, the pooled vector before the classifier. logits: `[B, num_classes]`.
     """
 

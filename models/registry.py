@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from models.crnn import CRNN
 from models.densenet import DenseNet
 from models.mobilenetv2 import MobileNetV2
 from models.network import Network
@@ -36,6 +37,8 @@ NETWORKS: Mapping[str, Callable[[int], Network]] = {
     "ResNet101": partial(DeepResNet, (3, 4, 23, 3)),
     "ResNeXt50": partial(DeepResNet, (3, 4, 6, 3), groups=32, width=4),
     "DenseNet121": partial(DenseNet, (6, 12, 24, 16)),
+    # Taggers of sound clips: rows of the image are frames.
+    **{f"crnn_{width}": partial(CRNN, width) for width in (64, 16)},
 }
 
 

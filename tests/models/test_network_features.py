@@ -24,6 +24,7 @@ FAMILIES = (
     "ShuffleV2",
     "ResNet18",
     "DenseNet121",
+    "crnn_16",
 )
 """One network of each kind, small where there is a choice."""
 
@@ -136,6 +137,7 @@ LEFT_OUT = {
     "ShuffleV1": {"linear"},
     "ShuffleV2": {"conv2", "bn2", "linear"},
     "DenseNet121": {"norm5", "classifier"},
+    "crnn_16": {"fc"},
 }
 
 
@@ -146,6 +148,31 @@ def test_feature_modules(name: str) -> None:
     chosen = {id(p) for module in net.feature_modules() for p in module.parameters()}
     left = {key.partition(".")[0] for key, p in net.named_parameters() if id(p) not in chosen}
     assert left == LEFT_OUT[name]
+
+
+def test_a_taggers_positions_are_frames(images: Tensor) -> None:
+    """As many as the clip has; the GRU hands what comes early to what comes late and the other way round, the convolutions only to neighbours."""
+    net = models.build("crnn_16", 10).eval()
+    longer = torch.cat([images, images], 2)
+    with torch.no_grad():
+        assert net.features(longer).stages[-1].shape == (4, 32, 64, 1)
+        features = net.features(images)
+        images[:, :, 0] += 1.0
+        changed = net.features(images)
+    moved = [(a - b).abs().amax((0, 1, 3)) > 0 for a, b in zip(features.stages, changed.stages, strict=True)]
+    assert [int(m.sum()) for m in moved[:3]] == [3, 4, 5] and bool(moved[3].all())
+    assert torch.equal(features.preacts[-1], features.stages[-1])
+    torch.testing.assert_close(features.embedding, features.stages[-1].mean((2, 3)))
+
+
+def test_a_gru_gives_the_same_bits_again(images: Tensor) -> None:
+    found = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        net = models.build("crnn_16", 10).train()
+        net(images).square().mean().backward()
+        found.append([p.grad for p in net.parameters()])
+    assert all(a is not None and b is not None and torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 def test_features_as_a_tuple(images: Tensor) -> None:

@@ -15,7 +15,7 @@ WRN_2 = (16, 32), (32, 32), (64, 16), (128, 8)
 VGG = (64, 32), (128, 16), (256, 8), (512, 4), (512, 4)
 DEEP = (64, 32), (256, 32), (512, 16), (1024, 8), (2048, 4)
 
-# name: parameters, (channels, size) of stem and stages, length of the embedding, printed MMAC (None: not printed)
+# name: parameters, (channels, size) or (channels, rows, columns) of stem and stages, length of the embedding, printed MMAC (None: not printed)
 TABLE = {
     "resnet8": (83_892, CIFAR, 64, "12.5"),
     "resnet14": (181_108, CIFAR, 64, None),
@@ -44,6 +44,8 @@ TABLE = {
     "ResNet101": (42_697_380, DEEP, 2048, None),
     "ResNeXt50": (23_177_124, DEEP, 2048, None),
     "DenseNet121": (7_048_676, ((64, 32), (256, 32), (512, 16), (1024, 8), (1024, 4)), 1024, None),
+    "crnn_64": (495_396, ((64, 32), (64, 32, 16), (128, 32, 8), (128, 32, 4), (128, 32, 1)), 128, None),
+    "crnn_16": (34_068, ((16, 32), (16, 32, 16), (32, 32, 8), (32, 32, 4), (32, 32, 1)), 32, None),
 }
 
 
@@ -58,14 +60,14 @@ def test_info(name: str) -> None:
     info = models.info(name)
     assert info.name == name
     assert info.params == params
-    assert (info.stem_shape, *info.stage_shapes) == tuple((channels, size, size) for channels, size in maps)
+    assert (info.stem_shape, *info.stage_shapes) == tuple(m if len(m) == 3 else (*m, m[1]) for m in maps)
     assert info.embedding_dim == embedding
     if mmac is not None:
         digits = len(mmac.partition(".")[2])
         assert f"{info.macs / 1e6:.{digits}f}" == mmac
 
 
-@pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "vgg8", "MobileNetV2", "ShuffleV1", "ShuffleV2"])
+@pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "vgg8", "MobileNetV2", "ShuffleV1", "ShuffleV2", "crnn_16"])
 def test_info_is_what_build_gives(name: str) -> None:
     info = models.info(name, 7)
     net = models.build(name, 7)
@@ -82,6 +84,14 @@ def test_info_is_what_build_gives(name: str) -> None:
 def test_macs_of_a_layer_counted_by_hand() -> None:
     # ShuffleV1's classifier is the only part that depends on the classes.
     assert models.info("ShuffleV1", 11).macs - models.info("ShuffleV1", 1).macs == 10 * 960
+
+
+def test_macs_of_a_tagger_counted_by_hand() -> None:
+    """Convolutions by their outputs' rows and columns; the GRU's six matrices (three gates, of the input and of the state) once a frame and way."""
+    frames, c = 32, 16
+    stem, *stages = (32 * 3 * c, 16 * c * c, 8 * c * 2 * c, 4 * 2 * c * 2 * c)
+    gru = 2 * 3 * c * (2 * c * 4 + c)
+    assert models.info("crnn_16", 10).macs == frames * (9 * (stem + sum(stages)) + gru) + 2 * c * 10
 
 
 def test_info_is_cached_frozen_and_draws_nothing() -> None:
