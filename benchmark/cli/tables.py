@@ -10,11 +10,12 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark import matrix
+import models
+from benchmark import matrix, methods
 from benchmark.cli import common
 from benchmark.cli.common import say
-from benchmark.errors import InputError
-from benchmark.runs import parse_pair
+from benchmark.errors import InputError, unknown
+from benchmark.runs import NONE
 from results.store import Store, load
 
 
@@ -53,8 +54,10 @@ def register(verbs: Any) -> None:
     p.set_defaults(do=do_report)
 
     p = verbs.add_parser("published", help="every printed value of a cell, and how they disagree")
-    p.add_argument("--pair", default="", metavar="T:S")
-    p.add_argument("--method", default="")
+    p.add_argument("--pair", default="", metavar="T:S", help="networks of models/ or of the registry (ResNet34:ResNet18)")
+    p.add_argument("--method", default="", help="as in the registry: kd, crd+kd, teacher, student ...")
+    p.add_argument("--dataset", default="", help="only this data set's numbers (default: of every data set)")
+    p.add_argument("--metric", default="top1", help="top1 (default) or top5")
     p.add_argument("--validate", action="store_true", help="check the registry instead; exit 1 if something is wrong")
     common.add_json(p)
     p.set_defaults(do=do_published)
@@ -75,10 +78,10 @@ def show(chosen: common.Selection, store: Store, out: Path, alias: str | None) -
     from tables import diff, render
 
     frame = frame_of(store)
-    paths = render.write_all(chosen.expansion, frame, out, alias=alias)
-    print(render.render(chosen.expansion, frame, "plain"))
+    paths = render.write_all(chosen.expansion, frame, out, alias=alias, store=store)
+    print(render.render(chosen.expansion, frame, "plain", store))
     print()
-    print(diff.format_diff(diff.diff_table(chosen.expansion, frame), "plain", color=sys.stdout.isatty()))
+    print(diff.format_diff(diff.diff_table(chosen.expansion, frame, store=store), "plain", color=sys.stdout.isatty()))
     say("wrote " + ", ".join(str(p) for p in paths))
 
 
@@ -86,9 +89,10 @@ def do_table(args: argparse.Namespace) -> int:
     from tables import render
 
     chosen = common.select(args)
-    frame = frame_of(common.store_of(args))
-    paths = render.write_all(chosen.expansion, frame, Path(args.out))
-    print(render.render(chosen.expansion, frame, args.format))
+    store = common.store_of(args)
+    frame = frame_of(store)
+    paths = render.write_all(chosen.expansion, frame, Path(args.out), store=store)
+    print(render.render(chosen.expansion, frame, args.format, store))
     say("wrote " + ", ".join(str(p) for p in paths))
     return 0
 
@@ -108,7 +112,7 @@ def do_diff(args: argparse.Namespace) -> int:
 
         print(curves.format_curves(chosen.expansion, frame_of(store), store, fmt))
         return 0
-    found = diff.diff_table(chosen.expansion, frame_of(store), against=args.against)
+    found = diff.diff_table(chosen.expansion, frame_of(store), against=args.against, store=store)
     print(diff.format_diff(found, fmt, color=sys.stdout.isatty()))
     return diff.exit_code(found, fail_on)
 
@@ -141,10 +145,40 @@ def do_published(args: argparse.Namespace) -> int:
         raise InputError(
             "published needs --pair T:S and --method M (or --validate); allowed: e.g. --pair resnet32x4:resnet8x4 --method kd"
         )
-    teacher, student = parse_pair(args.pair)
+    teacher, student, method, datasets = _printed_cell(args)
     if args.json:
-        rows = published.cells(teacher=teacher, student=student, method=args.method.lower())
+        rows = published.cells(teacher=teacher, student=student, method=method, dataset=args.dataset or None, metric=args.metric)
         print(rows.to_json(orient="records", indent=1))
         return 0
-    print(published.format_cell(teacher, student, args.method.lower()))
+    print("\n\n".join(published.format_cell(teacher, student, method, d, args.metric) for d in datasets))
     return 0
+
+
+def _printed_cell(args: argparse.Namespace) -> tuple[str, str, str, list[str]]:
+    """Teacher, student, method and the data sets that print a number of them (one at least). `InputError` for a name that nobody knows.
+
+    The registry holds pairs and methods that are not trained here: ImageNet's, and networks that only share a name with ours.
+    """
+    from results import published
+
+    frame = published.load()
+    teacher, colon, student = args.pair.partition(":")
+    if not colon or not teacher or not student:
+        raise InputError(f"pair '{args.pair}' is not of the form teacher:student; allowed: e.g. resnet56:resnet20")
+    networks = [*models.names(), NONE, *sorted({*frame["teacher"], *frame["student"]})]
+    for name in (teacher, student):
+        if name not in networks:
+            raise unknown("network", name, dict.fromkeys(networks))
+    method = args.method.lower()
+    printed = sorted(set(frame["method"]))
+    if method not in printed and any(w not in (*printed, *methods.names()) for w in method.split("+")):
+        raise unknown("method", method, printed)
+    for kind, name in (("dataset", args.dataset), ("metric", args.metric)):
+        if name and name not in set(frame[kind]):
+            raise unknown("data set" if kind == "dataset" else kind, name, sorted(set(frame[kind])))
+    if args.dataset:
+        return teacher, student, method, [args.dataset]
+    of_pair = frame[(frame["teacher"] == teacher) & (frame["student"] == student) & (frame["metric"] == args.metric)]
+    of_pair = of_pair[of_pair["value"].notna()]
+    found = set(of_pair[of_pair["method"] == method]["dataset"]) or set(of_pair["dataset"][:1]) or {"cifar100"}
+    return teacher, student, method, sorted(found, key=lambda d: (d != "cifar100", d))

@@ -106,7 +106,9 @@ def format_cell(teacher: str, student: str, method: str, dataset: str = "cifar10
 
     frame = disagreements(teacher, student, method, dataset, metric)
     if frame.empty:
-        return f"{teacher}:{student} {method} on {dataset}: no printed {metric}"
+        others = sorted({x.method for x in choose(teacher=teacher, student=student, metric=metric) if x.value is not None})
+        of_pair = f"printed of this pair: {', '.join(others)}" if others else "nothing printed of this pair"
+        return f"{teacher}:{student} {method} on {dataset}: no printed {metric}; {of_pair}"
     rows = frame.to_dict("records")
     body = []
     for head in (r for r in rows if not r["copy"]):

@@ -1,0 +1,75 @@
+"""The verbs of `benchmark/cli/tables.py`, called as a user does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import records_kit as kit
+
+from benchmark.__main__ import main
+from results.store import Store
+
+
+def test_table_and_diff_tell_failed_from_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    e = kit.small(tmp_path)
+    kd = next(c for c in e.cells if c.row.method == "kd" and c.student == "resnet20")
+    store = Store(tmp_path / "runs")
+    store.write_failure(kd.runs[0].key, "out of memory", "a traceback", "2026-01-01T00:00:00")
+    choice = [str(tmp_path / "small.toml"), "--profile", "paper", "--results", str(store.folder)]
+    assert main(["diff", *choice, "--json"]) == 0
+    cells = json.loads(capsys.readouterr().out)["cells"]
+    reason = next(c["reason"] for c in cells if c["method"] == "kd" and c["student"] == "resnet20")
+    assert reason == "our runs: 2 of 3 not run, 1 of 3 failed; out of memory"
+    assert main(["table", *choice, "--out", str(tmp_path / "out"), "--format", "md"]) == 0
+    printed = capsys.readouterr().out
+    assert "1 of 3 failed" in printed and "out of memory" in printed
+    assert (tmp_path / "out" / "small-paper.md").read_text(encoding="utf-8") == printed.rstrip("\n") + "\n"
+
+
+@pytest.mark.parametrize(
+    ("pair", "more", "shown"),
+    [
+        ("ResNet34:ResNet18", (), ("kd on imagenet", "70.66", "= crd-line/imagenet")),
+        ("ResNet34:ResNet18", ("--metric", "top5"), ("kd on imagenet", "89.88")),
+        ("vgg13:MobileNetV2_hsakd", (), ("75.21 ± 0.24",)),
+        ("resnet56:resnet20", (), ("kd on cifar100\n", "kd on cifar100-25\n", "70.66 ± 0.24", "65.15 ± 0.23")),
+        ("resnet56:resnet20", ("--dataset", "cifar100-25"), ("65.15 ± 0.23", "1 printed values")),
+    ],
+)
+def test_published_shows_all_that_is_printed_of_a_cell(
+    pair: str, more: tuple[str, ...], shown: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also of pairs that are not trained here: ImageNet's, and networks that only share a name with ours."""
+    assert main(["published", "--pair", pair, "--method", "kd", *more]) == 0
+    text = capsys.readouterr().out
+    assert [s for s in shown if s not in text] == []
+    assert main(["published", "--pair", pair, "--method", "kd", *more, "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) >= 1
+
+
+def test_published_of_what_nobody_printed_says_what_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["published", "--pair", "ResNet34:ResNet18", "--method", "nst"]) == 0
+    assert "nst on imagenet: no printed top1; printed of this pair: at, cat-kd, cc, " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("resnet56", "kd"),
+        ("resnet57:resnet20", "kd"),
+        ("resnet56:resnet20", "nope"),
+        ("resnet56:resnet20", "kd+nope"),
+        ("resnet56:resnet20", "kd", "--dataset", "mnist"),
+        ("resnet56:resnet20", "kd", "--metric", "f1"),
+    ],
+    ids=" ".join,
+)
+def test_published_of_unknown_names_is_one_line_and_exit_code_2(
+    wrong: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pair, method, *more = wrong
+    assert main(["published", "--pair", pair, "--method", method, *more]) == 2
+    out, errors = capsys.readouterr()
+    assert out == "" and len(errors.strip().splitlines()) == 1 and errors.startswith("error: ") and "allowed: " in errors
