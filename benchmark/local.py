@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from benchmark import teacher_table
+from benchmark import data, teacher_table
 from benchmark.plan import Pack, Plan
 from benchmark.runs import Run
 from benchmark.train import Options, Outcome, Reporter, train_pack
@@ -117,6 +117,7 @@ def work(order_text: str, reporter: Reporter | None = None) -> list[Outcome]:
 
     order = json.loads(order_text)
     environment = Environment(**order["environment"])
+    data.look_in(environment.data)
     resolver = Resolver(teachers.imported(Path(environment.teachers) if environment.teachers else None))
     runs = [resolver.from_order(o) for o in order["runs"]]
     execution = choose(environment.device, environment.precision, environment.threads, environment.student_threads)

@@ -3,7 +3,7 @@
 All share one recipe (RepDistiller's, which the others inherited): 240 epochs, batch 64, SGD with momentum 0.9 and
 weight decay 5e-4, learning rate 0.05 (0.01 for MobileNet and ShuffleNet students), divided by 10 after epochs 150, 180, 210.
 They differ in what they report, in the teacher's checkpoint, and in what is trained together with KD (that is the rows' business:
-`tables/*.toml`). `lightskd` and `selfkdlib` are those of the self-distillation tables, whose columns have no teacher.
+`tables/*.toml`). `lightskd` and `selfkdlib` are those of the self-distillation tables, whose columns have no teacher; `clips` is for sounds.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Protocol:
     epochs, milestones: the published length; the learning rate is multiplied by `decay` after each milestone's epoch (counted from 1).
     lr, lr_small: initial learning rate; `lr_small` for the networks in `small_lr_networks`.
     drop_last: whether an epoch's incomplete last batch is dropped (a batch of one image always is).
-    augment: `crop-flip` (RandomCrop(32, padding 4) and horizontal flip) or `resized-crop-flip` (RandomResizedCrop(32) and flip).
+    augment: `crop-flip` (RandomCrop(32, padding 4) and horizontal flip), `resized-crop-flip` (RandomResizedCrop(32) and flip) or `none`.
     mean, std: of pixel values in 0..1 for CIFAR-100; other data sets have their own.
     report: which epoch's test top-1 counts: `last`, `best` (chosen on the test set, as the papers did) or `both` (rule unknown).
     teacher_epoch: which of the teacher's checkpoints teaches; teacher_protocol: the protocol that the teacher is trained under.
@@ -130,6 +130,16 @@ PROTOCOLS: dict[str, Protocol] = {
             small_lr_networks=(),
             note="200 epochs, batch 128, lr 0.1, /10 at 100 and 150, weight decay 5e-4 (its README and code); statistics of CIFAR-100 and momentum "
             "without Nesterov are not verified. Which epoch its table prints is not known.",
+        ),
+        Protocol(
+            "clips",
+            "audio clips (CRD's recipe without augmentation)",
+            report="last",
+            teacher_epoch="last",
+            teacher_protocol="clips",
+            augment="none",
+            note="CRD's recipe without crop and flip: a clip played backwards, or with its frequencies moved, is another sound. The recipes of "
+            "audio tagging papers are others; nothing printed can be compared with these numbers.",
         ),
     )
 }

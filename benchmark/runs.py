@@ -5,7 +5,8 @@ A key is the run's path below the results folder, readable and stable:
     cifar100/crd/paper/resnet56-resnet20/crd+kd/seed0-1f0c9a2b7d
 
 whose last part is a hash of every resolved hyper-parameter, the teacher (its own run's key and epoch, or the hash of an imported
-one's weights) and the methods' revisions. Nothing about the machine, the pack or the precision is in it.
+one's weights), the methods' revisions and, where the data are a folder's own, their identity. Nothing about the machine, the pack or the
+precision is in it.
 """
 
 from __future__ import annotations
@@ -244,6 +245,7 @@ class Resolver:
         settings = {
             "engine": ENGINE_REVISION,
             "dataset": r.dataset,
+            **({"data": dataset.identity} if dataset.identity else {}),
             "normalise": {"mean": mean, "std": std},
             "recipe": recipe.settings(),
             "init_epochs": {

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark import matrix, plan, protocols, teacher_table, teachers
+from benchmark import data, matrix, plan, protocols, teacher_table, teachers
 from benchmark.errors import InputError
 from benchmark.execution import Execution, choose, has_gpu
 from benchmark.local import Environment
@@ -171,6 +171,8 @@ class Selection:
 
 
 def resolver_of(args: argparse.Namespace) -> Resolver:
+    """What resolves runs here: it knows the imported teachers, and the data sets that are a folder's own."""
+    data.look_in(Path(args.data).expanduser())
     return Resolver(teachers.imported(Path(args.teachers).expanduser() if args.teachers else None))
 
 

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmark import data
 from benchmark.cli import common
 from benchmark.cli.common import plural, say
 from benchmark.errors import InputError
@@ -272,6 +273,9 @@ def stale(store: Store, args: argparse.Namespace) -> list[tuple[str, str]]:
             ) or "weights:" in str(record.get("teacher_info"))
             if imported:
                 continue  # its teacher is simply not at hand now
+            dataset = record.get("dataset")
+            if dataset in data.DATASETS and data.info(dataset).of_folder:
+                continue  # made of files that DATA= does not name now
             found.append((key, f"old key ({error})" if isinstance(error, InputError) else "no order"))
     return found
 

@@ -1,5 +1,6 @@
 """Data sets, samplers, and views (batched augmentation), all driven by a run's seed."""
 
+from benchmark.data.clips import look_in
 from benchmark.data.datasets import DATASETS, Dataset, DatasetInfo, Split, info, load
 from benchmark.data.samplers import GROUPS, HALVES, PAIRS, SHUFFLE, Sampler, cut
 from benchmark.data.views import (
@@ -44,6 +45,7 @@ __all__ = [
     "cut",
     "info",
     "load",
+    "look_in",
     "mixing",
     "under",
 ]

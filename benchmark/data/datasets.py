@@ -2,6 +2,7 @@
 
 `cifar100` and `cifar10` come through torchvision (downloaded, or read from an existing folder; the files' md5 sums are checked).
 `digits` is scikit-learn's (1,797 real 8x8 images that ship in its wheel), brought to 3x32x32: the embedded default of the `quick` profile.
+`clips` are sounds of a folder of one's own (benchmark/data/clips.py).
 """
 
 from __future__ import annotations
@@ -41,7 +42,10 @@ class Dataset:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What is known without loading: sizes, classes, statistics of pixel values in 0..1, and the disk that the files take (bytes)."""
+    """What is known without loading: sizes, classes, statistics of pixel values in 0..1, and the disk that the files take (bytes).
+
+    of_folder: whether everyone brings files of their own; identity names them then ("" where none are known) and is part of a run's key.
+    """
 
     name: str
     title: str
@@ -52,9 +56,11 @@ class DatasetInfo:
     std: tuple[float, float, float]
     disk_bytes: int
     load: Callable[[Path], Dataset]
+    of_folder: bool = False
+    identity: str = ""
 
 
-def _stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
+def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
     """A fixed order in which every prefix holds the classes as evenly as can be: the classes' shuffled members in turn."""
     rng = np.random.default_rng(seed)
     rank = np.empty(len(labels), dtype=np.int64)
@@ -75,7 +81,7 @@ def _load_digits(_folder: Path) -> Dataset:
     labels = np.asarray(bunch.target, dtype=np.int64)
     pixels = np.clip(np.rint(np.asarray(bunch.images) * (255 / 16)), 0, 255).astype(np.uint8)
     images = np.repeat(np.repeat(pixels, 4, axis=1), 4, axis=2)[..., None].repeat(3, axis=3)
-    order = _stratified_order(labels, seed=0)
+    order = stratified_order(labels, seed=0)
     parts = order[:DIGITS_TEST], order[DIGITS_TEST:]
     test, train = (Split(torch.from_numpy(images[p].copy()), torch.from_numpy(labels[p].copy())) for p in parts)
     return Dataset("digits", train, test)

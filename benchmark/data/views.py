@@ -165,11 +165,21 @@ def _mixed(make: Make) -> View:
 MIXED = _mixed(_make_normal)
 """Virtual samples: row i of the normal view mixed with row i + 1 (the last with the first) in the shares of `mixing` (STKD)."""
 
+
+def _still(view: View, *offsets: int) -> View:
+    """The view without chance: the same draws, of which the crops above make the image as it is, for every image."""
+    return View(view.name, view.copies, lambda n, generator: torch.tensor([offsets]).repeat(n, 1), view.make)
+
+
 AUGMENTS: Mapping[str, Mapping[str, View]] = {
     "crop-flip": {},
     "resized-crop-flip": {
         **{v.name: View(v.name, v.copies, _draw_resized, _make_resized) for v in (NORMAL, SECOND)},
         MIXED.name: _mixed(_make_resized),
+    },
+    "none": {
+        **{v.name: _still(v, PAD, PAD, 0) for v in (NORMAL, SECOND)},
+        ROTATED.name: _still(ROTATED, *(PAD,) * 6),
     },
 }
 """A protocol's augmentation: the views that it makes in another way than those above, by name."""

@@ -122,10 +122,9 @@ def test_resized_crops_are_distributed_as_torchvisions() -> None:
 def test_an_augmentation_reaches_the_stream() -> None:
     split = data.load("digits").train.take(64)
     streams = [Stream(split, (0.5,) * 3, (0.5,) * 3, data.SHUFFLE, 64, False, 0, augment=a) for a in data.AUGMENTS]
-    plain, resized = (next(s.epoch("main", 1, [data.NORMAL, data.ROTATED])) for s in streams)
-    assert torch.equal(plain.indices, resized.indices) and not torch.equal(
-        plain.views["normal"], resized.views["normal"]
-    )
+    batches = [next(s.epoch("main", 1, [data.NORMAL, data.ROTATED])) for s in streams]
+    assert all(torch.equal(batches[0].indices, b.indices) for b in batches)
+    assert all(not torch.equal(a.views["normal"], b.views["normal"]) for a, b in itertools.combinations(batches, 2))
 
 
 @pytest.mark.parametrize("augment", list(data.AUGMENTS))

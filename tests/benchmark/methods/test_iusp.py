@@ -3,8 +3,11 @@
 import math
 
 import pytest
+import torch
 from kit import build, fake_features, make_site, make_step, pooled, tiny_info
 from selfkd_kit import reaches
+
+from benchmark import methods
 
 SITE = make_site(tiny_info(stages=((3, 4, 4), (4, 3, 2))), tiny_info(stages=((3, 4, 4), (5, 6, 4))))
 
@@ -25,6 +28,28 @@ def test_value():
         total += sum((a - b) ** 2 for x, y in zip(g_s, g_t, strict=True) for a, b in zip(x, y, strict=True)) / 36
     found = build("iusp", SITE).loss(make_step(SITE, student, teacher))["iusp"]
     assert found.item() == pytest.approx(total / 3, rel=1e-9)
+
+
+def test_frames_of_a_tagger():
+    """Maps of one column: 32 rows are 32 frames, whose products are taken clip by clip."""
+    site = make_site("crnn_16", "crnn_64")
+    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    student, teacher = (net.double().eval().features(images.double()) for net in (site.student_net, site.teacher_net))
+    total = 0.0
+    for s, t in zip(student.stages[-1].tolist(), teacher.stages[-1].tolist(), strict=True):
+        g_s, g_t = similarities(s), similarities(t)
+        assert len(g_s) == len(g_t) == 32
+        total += sum((a - b) ** 2 for x, y in zip(g_s, g_t, strict=True) for a, b in zip(x, y, strict=True)) / 32**2
+    found = build("iusp", site).loss(make_step(site, student, teacher))["iusp"]
+    assert found.item() == pytest.approx(total / 3, rel=1e-9) and found > 0
+
+
+def test_frames_and_places_are_not_compared():
+    method = methods.get("iusp")
+    frames, places = tiny_info(stages=((3, 4, 4), (4, 32, 1))), tiny_info()
+    assert method.skip(method.Config(), frames, frames) is None and method.skip(method.Config(), places, places) is None
+    for pair in ((frames, places), (places, frames)):
+        assert "frames" in method.skip(method.Config(), *pair)
 
 
 def test_gradient_reaches_the_last_map_alone():
