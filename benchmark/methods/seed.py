@@ -6,8 +6,16 @@ z_t: the teacher's embedding, z_s: the student's behind a head Linear-ReLU-Linea
 teacher's embeddings of the last `queue` images (65,536), random unit vectors at first. After the step the batch takes the place of the
 oldest. Trained with the student: the head. The queue and its place are buffers.
 
-The paper has no labels: a self-supervised teacher, this term alone, and a classifier fitted afterwards. In this suite's tables a
-student is judged by its own classifier, so the cross-entropy (ce = 1) stands beside it, and the teacher is the column's.
+The paper has no labels: a self-supervised teacher, this term alone, and a linear classifier fitted afterwards on the frozen embedding. Here
+
+- of the teacher only the embedding is read. A self-supervised one is given by TEACHERS=: a checkpoint of one of the suite's networks whose
+  classifier may hold anything, zeros say (the tables' Teacher row then measures that classifier and means nothing);
+- labels = "classifier" (`--set seed.labels=classifier`) keeps the labels from the student: its classifier is fitted to the embedding while that
+  is learnt, the gradient goes no further, and no bit of the rest depends on a label. Top-1 is then that of a linear probe that learnt
+  along, usual as a monitor of self-supervision; the paper fits its own to the end afterwards, which is not done here;
+- labels = "student", as everything else in the tables, trains all of the student with the cross-entropy (ce = 1) beside this term.
+
+Not covered: training a self-supervised teacher (MoCo, SwAV ...), the paper's views and its schedule without labels, the nearest-neighbour test.
 
 Fang, Wang, Wang, Zhang, Yang, Liu: SEED: Self-supervised Distillation For Visual Representation. ICLR 2021, arXiv 2101.04731.
 Constants: queue 65536 (jacobswan1/SEED README); tau_t = 0.01, tau_s = 0.2, the head's form and the weight are unverified.
@@ -15,6 +23,7 @@ Constants: queue 65536 (jacobswan1/SEED README); tau_t = 0.01, tau_s = 0.2, the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +40,12 @@ class SEEDConfig(MethodConfig):
     queue: int = param(65536, "embeddings that the queue holds", "jacobswan1/SEED README, 65536")
     teacher_temperature: float = param(0.01, "tau of the teacher", "Fang et al., 0.01; unverified")
     student_temperature: float = param(0.2, "tau of the student", "Fang et al., 0.2; unverified")
+    labels: str = param(
+        "student",
+        "what the cross-entropy with the labels trains: all of the student, or its classifier alone on an embedding without labels",
+        "the suite's; Fang et al. have no labels and fit a classifier afterwards",
+        allowed=("student", "classifier"),
+    )
 
     def __post_init__(self) -> None:
         check_range("seed.queue", self.queue, 2)
@@ -65,6 +80,15 @@ class SEED(Method):
         self.register_buffer("bank", F.normalize(torch.randn(config.queue, out), dim=1))
         self.register_buffer("place", torch.tensor(0))
         self._new: Tensor | None = None
+        # asked of the student at each step: the classifier is its module, not one of ours
+        self._classifier: Callable[[], nn.Linear] | None = None if site.student_net is None else site.student_net.linear_head
+
+    def task_loss(self, step: Step) -> Tensor | None:
+        if self.config.labels == "student":
+            return None
+        assert self._classifier is not None
+        classifier = self._classifier()
+        return F.cross_entropy(F.linear(step.student.embedding.detach(), classifier.weight, classifier.bias), step.labels)
 
     def loss(self, step: Step) -> Terms:
         if not self.active("seed"):

@@ -4,8 +4,11 @@ import math
 
 import pytest
 import torch
-from kit import build, fake_features, make_site, make_step, tiny_info
+from kit import build, fake_features, make_site, make_step, real_step, tiny_info
 from selfkd_kit import entropy, reaches, softmax
+from torch import nn
+
+from benchmark import methods
 
 SITE = make_site(tiny_info(embedding=5), tiny_info(embedding=7))
 
@@ -62,3 +65,37 @@ def test_a_batch_longer_than_the_queue_keeps_its_end():
     method.loss(make_step(SITE, fake_features(SITE.student), teacher))
     method.after_step()
     torch.testing.assert_close(method.bank, torch.nn.functional.normalize(teacher.embedding[-4:], dim=1))
+
+
+def test_a_teachers_classifier_is_not_read():
+    """A self-supervised one has none: whatever stands in its place, the loss is the same to the bit."""
+    found = []
+    for spread in (None, 0.0, 100.0):
+        site = make_site()
+        if spread is not None:
+            nn.init.normal_(site.teacher_net.linear_head().weight, 0.0, spread)
+        method = build("seed", site, dtype=torch.float32, queue=32)
+        found.append(method.loss(real_step(site, method.needs(method.config), torch.arange(8)))["seed"])
+    assert all(torch.equal(found[0], other) for other in found)
+
+
+def test_labels_for_the_classifier_alone():
+    """The cross-entropy is that of the student's own classifier, and its gradient ends there; without the setting it is left as it is."""
+    site = make_site()
+    method = build("seed", site, dtype=torch.float32, queue=32, labels="classifier")
+    step = real_step(site, method.needs(method.config), torch.arange(8))
+    loss = method.task_loss(step)
+    torch.testing.assert_close(loss, nn.functional.cross_entropy(step.student.logits, step.labels))
+    loss.backward()
+    net = site.student_net
+    assert all(p.grad is not None and p.grad.any() for p in net.linear_head().parameters())
+    inside = {id(p) for p in net.linear_head().parameters()}
+    assert all(p.grad is None for p in (*net.parameters(), *method.parameters()) if id(p) not in inside)
+    assert build("seed", make_site(), queue=32).task_loss(step) is None
+    assert not any("classifier" in key for key in method.state_dict()), "it is the student's, and kept there"
+
+
+def test_the_setting_is_a_word_of_two():
+    assert methods.check_override("seed.labels", "classifier") == "classifier"
+    with pytest.raises(ValueError, match="allowed: student, classifier"):
+        methods.check_override("seed.labels", "nobody")
