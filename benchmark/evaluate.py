@@ -59,6 +59,16 @@ def score(z: Tensor, labels: Tensor) -> Score:
     return Score(100 * numbers[0] / n, 100 * numbers[1] / n, numbers[2] / n)
 
 
+def per_class(z: Tensor, labels: Tensor) -> list[float]:
+    """Top-1 in percent of the images of each class, from logits `[N, C]` and labels `[N]`; not finite, without images of it. Non-finite
+    logits count as wrong."""
+    right = (z.argmax(dim=1) == labels) & torch.isfinite(z).all(dim=1)
+    counts = torch.zeros(2, z.shape[1], dtype=torch.float64, device=z.device)
+    counts[0].index_add_(0, labels, right.double())
+    counts[1].index_add_(0, labels, torch.ones_like(labels, dtype=torch.float64))
+    return (100 * counts[0] / counts[1]).tolist()
+
+
 def evaluate(
     net: Network,
     split: Split,

@@ -27,7 +27,7 @@ from benchmark import checkpoint, data, teacher_table, teachers
 from benchmark.data.samplers import SHUFFLE
 from benchmark.data.stream import Stream
 from benchmark.errors import InputError
-from benchmark.evaluate import Score, evaluate
+from benchmark.evaluate import Score, evaluate, logits, per_class, score
 from benchmark.execution import Execution, git_state, versions, where
 from benchmark.items import MAIN, Best, Item, stored_precision
 from benchmark.lockstep import Lockstep
@@ -145,6 +145,7 @@ class _Pack:
         self._keep_precision(ready)
         device = self.execution.torch_device
         dataset = data.load(first.dataset, self.options.data_folder)
+        self.classes = dataset.classes
         self.train_split = dataset.train.take(first.recipe.train_images).to(device)
         self.test_split = dataset.test.take(first.recipe.test_images).to(device)
         mean, std = (tuple(first.settings["normalise"][k]) for k in ("mean", "std"))
@@ -383,7 +384,10 @@ class _Pack:
         net = teachers.load_network(ref, run.dataset, Path(ref.path))
         self.execution.place(net)
         # the accuracy of a checkpoint is a fact about it, so it is measured in the reference precision
-        found = evaluate(net, self.test_split, self.mean, self.std, replace(self.execution, precision="fp32"))
+        z = logits(net, self.test_split, self.mean, self.std, replace(self.execution, precision="fp32"))
+        found = score(z, self.test_split.labels)
+        classes = self.classes or tuple(map(str, range(z.shape[1])))
+        by_class = zip(classes, per_class(z, self.test_split.labels), strict=True)
         imported = teachers.read(Path(ref.path), ref.network)
         extra = {k: v for k, v in imported.extra.items() if isinstance(v, int | float | str | bool)}
         self.store.write_record(
@@ -402,6 +406,7 @@ class _Pack:
                 "epochs": 0,
                 "seconds": round(time.perf_counter() - began, 3),
                 "share_seconds": 0.0,
+                "per_class": {name: round(top1, 4) for name, top1 in by_class if math.isfinite(top1)},
                 "imported": {"file": Path(ref.path).name, "weights": ref.weights, "says": extra},
             },
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from benchmark import data, matrix, methods, protocols, teachers
 from benchmark.cli import common
 from benchmark.errors import InputError
 from benchmark.execution import choose
-from benchmark.runs import NONE, Request, Resolver
+from benchmark.runs import NONE, Request, Resolver, Run
 from benchmark.train import Options, train_pack
+from results.store import REFERENCE, Store
 
 
 def register(verbs: Any) -> None:
@@ -35,6 +37,7 @@ def register(verbs: Any) -> None:
     p.add_argument(
         "--test", action="store_true", help="measure the checkpoints of TEACHERS= on the test set (stored as records)"
     )
+    p.add_argument("--per-class", action="store_true", help="also the accuracy of imported checkpoints in each class")
     common.add_places(p)
     common.add_json(p)
     p.set_defaults(do=do_teachers)
@@ -166,7 +169,7 @@ def teacher_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
         if dataset != args.dataset:
             continue
         run = Resolver(imported).imported_run(dataset, args.profile, ref, "crd")
-        record = store.record(run.key) or {}
+        record, where = _measured(store, run)
         prints = published.load()
         rule = prints[
             (prints["teacher"] == network) & (prints["method"] == "teacher") & (prints["dataset"] == args.dataset)
@@ -177,14 +180,37 @@ def teacher_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
                 "network": network,
                 "protocol": "any",
                 "origin": f"imported: {Path(ref.path).name} (weights {ref.weights})",
-                "state": "tested" if record else "not tested (--test)",
+                "state": f"tested{where}" if record else "not tested (--test)",
                 "top1_last": record.get("top1_last"),
                 "top1_best": record.get("top1_best"),
                 "published": values,
-                "key": run.key,
+                "key": record.get("key", run.key),
+                "per_class": record.get("per_class", {}),
             }
         )
     return rows
+
+
+def _measured(store: Store, run: Run) -> tuple[dict[str, Any], str]:
+    """The record of an imported checkpoint on the whole test set and where it is from: that of the run itself, else of any protocol (they
+    differ in the fourth decimal of the mean that is subtracted), else of the reference results. Empty where there is none."""
+    if record := store.record(run.key):
+        return record, ""
+    pattern = f"{run.dataset}/*/*/none-{run.student}/imported/{run.key.rpartition('/')[2]}/record.json"
+    for folder, where in ((store.folder, ""), (REFERENCE, " (reference results)")):
+        for path in sorted(folder.glob(pattern)):
+            record = Store(folder).record(path.parent.relative_to(folder).as_posix()) or {}
+            if record.get("test_images") == data.info(run.dataset).test_images:
+                return record, where
+    return {}, ""
+
+
+def _classes(found: dict[str, float]) -> str:
+    """`44.0 (seal) to 95.0 (road)`."""
+    if not found:
+        return ""
+    low, high = min(found, key=found.__getitem__), max(found, key=found.__getitem__)
+    return f"{found[low]:.1f} ({low}) to {found[high]:.1f} ({high})"
 
 
 def do_teachers(args: argparse.Namespace) -> int:
@@ -217,6 +243,7 @@ def do_teachers(args: argparse.Namespace) -> int:
             number(r["top1_last"]),
             number(r["top1_best"]),
             " ".join(map(number, r["published"])),
+            _classes(r.get("per_class", {})),
             r["origin"],
         ]
         for r in rows
@@ -224,9 +251,13 @@ def do_teachers(args: argparse.Namespace) -> int:
     print(
         tabulate(
             body,
-            ["teacher", "protocol", "state", "top-1 last", "top-1 best*", "published", "origin"],
+            ["teacher", "protocol", "state", "top-1 last", "top-1 best*", "published", "by class, from the worst to the best", "origin"],
             disable_numparse=True,
         )
     )
     print("* the best epoch is chosen on the test set, as the papers do")
+    for r in rows if args.per_class else ():
+        if found := r.get("per_class"):
+            print(f"\n{r['network']}, {r['origin']}: top-1 by class")
+            print(textwrap.fill("; ".join(f"{n} {v:.1f}" for n, v in sorted(found.items(), key=lambda x: x[1])), 140))
     return 0

@@ -79,6 +79,14 @@ def test_wrong_input_is_one_line_and_exit_code_2(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("name", ["THREADS", "STUDENT_THREADS", "SEEDS", "PROFILE", "PRECISION", "DEVICE", "KEEP", "TEACHER_CACHE"])
+def test_a_wrong_variable_is_one_line_and_exit_code_2(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "nope")
+    test_wrong_input_is_one_line_and_exit_code_2(["run", "crd-table1", "--methods", "kd"], tmp_path, capsys, monkeypatch)
+
+
 def bad_checkpoint(folder: Path, kind: str) -> None:
     folder.mkdir()
     path = folder / "resnet14.pth"
