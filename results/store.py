@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import warnings
 from collections.abc import Iterable, Iterator
@@ -42,6 +43,7 @@ COLUMNS = {
     "epochs": "Int64",
     "top5_last": "float64",
     "seconds": "float64",
+    "share_seconds": "float64",
     "images_per_second": "float64",
     "device": "string",
     "precision": "string",
@@ -58,7 +60,8 @@ COLUMNS = {
     "origin": "string",
 }
 """Columns of `load()`. top1_* in percent of the test set (`top1_best` is chosen on it, as the papers do); `settings` is JSON;
-status `done` or `diverged`; origin `runs` or `reference`."""
+`seconds` of wall time while the run was trained, `share_seconds` its share of them (runs of a pack share every second); status `done` or
+`diverged`; origin `runs` or `reference`."""
 
 
 def default_folder() -> Path:
@@ -182,7 +185,35 @@ def problems(record: Any, key: str | None = None) -> str:
             return f"{name} = {value!r} is not a percentage"
     if key is not None and record["key"] != key:
         return f"its key is {record['key']}"
+    for name in ("teacher_info", "git", "versions"):
+        if not isinstance(record.get(name), dict | None):
+            return f"{name} is no object"
+    for name, value in _columns(record).items():
+        if not _fits(value, COLUMNS[name]):
+            return f"{name} = {str(value)[:40]!r} is not of type {COLUMNS[name]}"
     return ""
+
+
+def _fits(value: Any, kind: str) -> bool:
+    """Whether a value may stand in a column of `COLUMNS`: a damaged record must not break the frame of all others."""
+    if value is None or kind == "string":
+        return value is None or isinstance(value, str)
+    if isinstance(value, float):
+        return kind == "float64" or value.is_integer() or math.isnan(value)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+
+
+def _columns(record: dict[str, Any]) -> dict[str, Any]:
+    """What a record has to say in the columns of `load()` (without `settings` and `origin`)."""
+    teacher, git, versions = (record.get(k) or {} for k in ("teacher_info", "git", "versions"))
+    return {
+        **{c: record.get(c) for c in COLUMNS if c not in ("settings", "origin")},
+        "teacher_key": teacher.get("identity"),
+        "teacher_hash": teacher.get("weights"),
+        "teacher_top1": teacher.get("top1"),
+        "commit": git.get("commit"),
+        "torch": versions.get("torch"),
+    }
 
 
 def record_files(folder: Path) -> Iterator[Path]:
@@ -224,19 +255,7 @@ def frame(records: Iterable[dict[str, Any]], origin: str = "runs") -> pd.DataFra
     """Records as a tidy DataFrame with the columns of `COLUMNS`, one row a run, sorted by key."""
     rows = []
     for r in records:
-        teacher, git, versions = r.get("teacher_info") or {}, r.get("git") or {}, r.get("versions") or {}
-        rows.append(
-            {
-                **{c: r.get(c) for c in COLUMNS},
-                "teacher_key": teacher.get("identity"),
-                "teacher_hash": teacher.get("weights"),
-                "teacher_top1": teacher.get("top1"),
-                "commit": git.get("commit"),
-                "torch": versions.get("torch"),
-                "settings": json.dumps(r["settings"], sort_keys=True),
-                "origin": origin,
-            }
-        )
+        rows.append({**_columns(r), "settings": json.dumps(r["settings"], sort_keys=True), "origin": origin})
     table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
     return table.sort_values("key", ignore_index=True)
 

@@ -35,9 +35,16 @@ def test_records_become_one_frame(tmp_path: Path) -> None:
     assert results.load(tmp_path / "nothing").empty
 
 
+WRONG_TYPES = [("seconds", "long"), ("share_seconds", True), ("seconds", 10**400), ("best_epoch", 3.5), ("threads", 10**30),
+               ("host", 3), ("teacher_info", "x"), ("git", [1]), ("versions", {"torch": 2})]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", '{"schema": 1}', json.dumps(record("elsewhere")), json.dumps(record("x/bad", top1_last=140))],
+    [
+        *("", "{", "[]", '{"schema": 1}', json.dumps(record("elsewhere")), json.dumps(record("x/bad", top1_last=140))),
+        *(json.dumps(record("x/bad", **{k: v})) for k, v in WRONG_TYPES),
+    ],
 )
 def test_a_damaged_or_foreign_record_is_named_and_skipped_never_deleted(tmp_path: Path, text: str) -> None:
     Store(tmp_path).write_record("x/good", record("x/good"))
