@@ -53,7 +53,7 @@ def _run_details(key: str, x: RunResult, store: Store, theirs: Mapping[str, pd.D
         "best": x.best,
     }
     row = x.row or {}
-    for field in ("best_epoch", "epochs", "seconds", "images_per_second", "threads", "teacher_top1"):
+    for field in ("best_epoch", "epochs", "seconds", "share_seconds", "images_per_second", "threads", "teacher_top1"):
         found[field] = number(row.get(field))
     for field in (
         "device",

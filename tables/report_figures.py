@@ -29,7 +29,10 @@ LAST_BEST = (
     "Mean top-1 over the table's cells of the last (●) and the best epoch (○). The best is chosen on the test set: the distance is "
     "what that choice adds."
 )
-COST = "Hours of training that the row's records took. Records that rows or tables share count in each of them."
+COST = (
+    "Hours of training that the row's records took; of a pack's hours each of its runs counts its share. Records that rows or tables "
+    "share count in each of them."
+)
 
 
 def figures(e: Expansion, results: Sequence[CellResult], diffs: Sequence[CellDiff]) -> str:
@@ -83,6 +86,7 @@ def _costs(results: Sequence[CellResult]) -> list[tuple[str, float]]:
     by_row: dict[str, dict[str, float]] = {}
     for r in results:
         for run in r.runs:
-            if run.row is not None and (seconds := number(run.row.get("seconds"))) is not None:
+            # a measurement has no share; records of other hands may have none either
+            if run.row is not None and (seconds := number(run.row.get("share_seconds")) or number(run.row.get("seconds"))):
                 by_row.setdefault(r.cell.row.label, {})[run.run.key] = seconds / 3600
     return [(k, math.fsum(v.values())) for k, v in by_row.items()]

@@ -21,6 +21,12 @@
     for (const td of document.querySelectorAll("td.g-delta")) counts[td.dataset.verdict] = (counts[td.dataset.verdict] || 0) + 1;
     for (const b of form.querySelectorAll("[data-count]")) b.textContent = counts[b.dataset.count] || 0;
   };
+  const stop = (section) => {
+    // the one button of a table that Tab reaches must be one that the filters leave
+    const all = [...section.querySelectorAll("td.g-delta button")], left = all.filter((b) => !b.closest("tr").hidden && !b.closest("td").classList.contains("off"));
+    const now = all.find((b) => b.tabIndex === 0), next = left.includes(now) ? now : left[0];
+    for (const b of all) b.tabIndex = b === next ? 0 : -1;
+  };
   const filter = () => {
     const f = new FormData(form), verdicts = new Set(f.getAll("verdict"));
     const [table, pair, method] = [f.get("table"), f.get("pair"), f.get("method").trim().toLowerCase()];
@@ -39,6 +45,7 @@
         row.hidden = inRow === 0 || (method !== "" && !row.dataset.method.includes(method));
         if (row.hidden) closeAfter(row); else inSection += inRow;
       }
+      stop(section);
       for (const figure of section.querySelectorAll("figure[data-pair]")) figure.hidden = pair !== "" && figure.dataset.pair !== pair;
       section.hidden = (table !== "" && section.dataset.table !== table) || inSection === 0;
       if (!section.hidden) matches += inSection;
@@ -106,9 +113,9 @@
     if (done.length) columns.append(...curves(c, done));
     div.append(columns);
     if (c.runs.length) div.append(part("Runs", table(
-      ["seed", "state", "last", "best", "at epoch", "time", "images/s", "device", "teacher top-1", "commit", "torch", "finished", "key"],
+      ["seed", "state", "last", "best", "at epoch", "time", "its share", "images/s", "device", "teacher top-1", "commit", "torch", "finished", "key"],
       c.runs.map((r) => [r.seed, r.state + (r.origin === "reference" ? " (reference)" : "") + (r.reason ? ": " + r.reason : ""), fixed(r.last, 2), fixed(r.best, 2), fixed(r.best_epoch, 0),
-        duration(r.seconds), fixed(r.images_per_second, 0), r.device ? `${r.device}, ${r.precision}, ${fixed(r.threads, 0)} threads` : "", fixed(r.teacher_top1, 2),
+        duration(r.seconds), duration(r.share_seconds), fixed(r.images_per_second, 0), r.device ? `${r.device}, ${r.precision}, ${fixed(r.threads, 0)} thread${r.threads === 1 ? "" : "s"}` : "", fixed(r.teacher_top1, 2),
         r.commit.slice(0, 10), r.torch, r.finished, r.key]))));
     const teachers = [...new Set(c.runs.map((r) => r.teacher_key).filter(Boolean))];
     if (teachers.length) div.append(make("p", "Teacher: " + teachers.join(", "), { class: "meta" }));
@@ -158,7 +165,6 @@
 
   // --- keys: one stop of Tab a table, arrows between its cells -----------------------------------------------------------------
   for (const grid of document.querySelectorAll("table.grid")) {
-    grid.querySelectorAll("tbody button").forEach((b, i) => { b.tabIndex = i === 0 ? 0 : -1; });
     for (const row of grid.rows) for (const g of ["ours", "published", "delta"]) row.querySelector(`.g-${g}`)?.classList.add("g-first");
     grid.addEventListener("click", (event) => {
       const td = event.target.closest("td[data-cell]");
@@ -189,6 +195,14 @@
     button.tabIndex = 0;
     button.focus();
   };
+
+  // --- paper: the notes that the table's numbers point to are printed with it ------------------------------------------------
+  let opened = [];
+  window.addEventListener("beforeprint", () => {
+    opened = [...document.querySelectorAll("details:not([open])")];
+    for (const d of opened) d.open = true;
+  });
+  window.addEventListener("afterprint", () => { for (const d of opened) d.open = false; });
 
   form.addEventListener("input", filter);
   form.addEventListener("reset", () => setTimeout(filter));

@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ import records_kit as kit
 from benchmark import matrix
 from benchmark.matrix import Expansion
 from results.store import Store, load
-from tables import curves, report
+from tables import curves, report, report_figures
 from tables.printed import Prints
 
 BROWSER = next((b for b in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if b), None)
@@ -42,9 +43,10 @@ DRIVER = """
   seen.sections = document.querySelectorAll("section.table[data-table]").length;
   seen.matches = document.getElementById("matches").value;
   seen.rows = rows();
-  set("method", "at"); seen.method = rows(); set("method", "");
+  const stops = () => [...document.querySelectorAll('table.grid button[tabindex="0"]')].map((b) => b.getAttribute("aria-label"));
+  set("method", "at"); seen.method = rows(); seen.stopsFiltered = stops(); set("method", "");
   set("pair", "wrn_40_2:wrn_16_2"); seen.pair = document.getElementById("matches").value;
-  seen.off = document.querySelectorAll("td.g-delta.off").length; set("pair", "");
+  seen.off = document.querySelectorAll("td.g-delta.off").length; seen.stopsOfPair = stops(); set("pair", "");
   set("view", "delta"); seen.view = getComputedStyle(document.querySelector("td.g-ours")).display; set("view", "all");
   for (const v of ["agrees", "missing", "not comparable"]) form.querySelector(`input[value="${v}"]`).click();
   seen.outside = rows();
@@ -80,6 +82,40 @@ DRIVER = """
 """
 
 
+PRINTED = """
+<script>
+(() => {
+  // the sheet as paper would see it: landscape A4 without its margins at 96 dots per inch
+  const asPrinted = (rules) => {
+    for (const r of rules) {
+      const media = r.media ? r.media.mediaText : "";
+      if (media.includes("print")) r.media.mediaText = "all"; else if (media.includes("screen")) r.media.mediaText = "not all";
+      if (r.cssRules) asPrinted(r.cssRules);
+    }
+  };
+  const form = document.getElementById("filters");
+  form.elements.theme.value = "dark";
+  form.dispatchEvent(new Event("input", { bubbles: true }));
+  [...document.querySelectorAll("td.g-delta button")][0].click();
+  asPrinted(document.styleSheets[0].cssRules);
+  window.dispatchEvent(new Event("beforeprint"));
+  document.body.style.width = "1054px";
+  const right = (q) => Math.max(...[...document.querySelectorAll(q)].map((n) => n.getBoundingClientRect().right));
+  const folded = () => document.querySelectorAll("details:not([open])").length;
+  const seen = { table: right("table.grid"), panel: right(".panel, .panel *"), figures: right("svg"), notes: folded() };
+  seen.background = getComputedStyle(document.body).backgroundColor;
+  seen.head = getComputedStyle(document.querySelector('.grid th[scope="row"]')).position;
+  window.dispatchEvent(new Event("afterprint"));
+  seen.after = folded();
+  const out = document.createElement("pre");
+  out.id = "seen";
+  out.textContent = JSON.stringify(seen);
+  document.body.append(out);
+})();
+</script>
+"""
+
+
 def chromium(page: Path, *options: str) -> subprocess.CompletedProcess[str]:
     assert BROWSER is not None
     profile = page.parent / "profile"
@@ -109,11 +145,10 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> tuple[Expansion, Path]:
     return e, report.write_report([e], load(store.folder), store, folder / "out")
 
 
-@pytest.fixture(scope="module")
-def seen(case: tuple[Expansion, Path]) -> dict[str, Any]:
-    page = case[1]
+def drive(page: Path, script: str) -> dict[str, Any]:
+    """What a script that acts within a copy of the page saw."""
     driven = page.with_name("driven.html")
-    driven.write_text(page.read_text(encoding="utf-8").replace("</body>", DRIVER + "</body>"), encoding="utf-8")
+    driven.write_text(page.read_text(encoding="utf-8").replace("</body>", script + "</body>"), encoding="utf-8")
     done = chromium(driven, "--dump-dom")
     assert [line for line in done.stderr.splitlines() if ":CONSOLE" in line] == []
     found = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout, re.DOTALL)
@@ -122,6 +157,11 @@ def seen(case: tuple[Expansion, Path]) -> dict[str, Any]:
 
     result: dict[str, Any] = json.loads(html.unescape(found.group(1)))
     return result
+
+
+@pytest.fixture(scope="module")
+def seen(case: tuple[Expansion, Path]) -> dict[str, Any]:
+    return drive(case[1], DRIVER)
 
 
 def test_opens_without_an_error(seen: dict[str, Any]) -> None:
@@ -149,7 +189,7 @@ def test_filters(seen: dict[str, Any]) -> None:
 def test_a_cell_expands_to_its_details(seen: dict[str, Any], case: tuple[Expansion, Path]) -> None:
     kd = next(c for c in case[0].cells if c.row.method == "kd" and c.student == "resnet20")
     assert seen["expanded"] == "true" and seen["focused"]
-    for text in ("KD, resnet56 → resnet20: agrees", "70.66", "(on the test set)", "run by this paper", "RepDistiller", "2.0 min", "c0ffee",
+    for text in ("KD, resnet56 → resnet20: agrees", "70.66", "(on the test set)", "run by this paper", "RepDistiller", "2.0 min", "60.3 s", "c0ffee",
                  "Hyper-parameters", "method.components.kd.temperature", "1 to 240", *(r.key for r in kd.runs)):  # fmt: skip
         assert text in seen["panel"], text
     assert seen["lines"] == {"mine": 2 * len(kd.runs), "theirs": 2}
@@ -160,6 +200,9 @@ def test_keys(seen: dict[str, Any]) -> None:
     cells = {"KD": 4, "AT": 6}
     assert seen["right"] == f"small/{cells['KD'] + 1}" and seen["down"] == f"small/{cells['AT'] + 1}"
     assert seen["back"] and seen["closed"] == 0 and seen["tabStops"] == 1
+    # Tab reaches a table whose first rows or columns a filter has taken away
+    assert [s.split(":")[0] for s in seen["stopsFiltered"]] == ["AT, resnet56"]
+    assert len(seen["stopsOfPair"]) == 1 and ", wrn_40_2:wrn_16_2: " in seen["stopsOfPair"][0]
 
 
 def test_figures_are_drawn(seen: dict[str, Any]) -> None:
@@ -172,6 +215,25 @@ def test_prints_to_paper_and_screen(case: tuple[Expansion, Path]) -> None:
     assert page.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
     chromium(page, "--window-size=1500,1600", f"--screenshot={page.with_suffix('.png')}")
     assert page.with_suffix(".png").stat().st_size > 20_000
+
+
+def test_paper_holds_the_widest_table_whole_and_light(case: tuple[Expansion, Path], tmp_path: Path) -> None:
+    e = matrix.expand(matrix.load_table("crd-table1"), "paper", seeds=[0, 1])
+    records = kit.golden(e, Prints.read("cifar100"))
+    varied = [{**r, "top1_last": r["top1_last"] + 0.1 * r["seed"]} for r in records]
+    store = Store(tmp_path / "runs")
+    page = report.write_report([e], kit.as_frame(varied), store, tmp_path / "out")
+    seen = drive(page, PRINTED)
+    assert seen["table"] <= 1054 and seen["panel"] <= 1054 and seen["figures"] <= 1054, seen
+    assert seen["background"] == "rgb(255, 255, 255)" and seen["head"] == "static"
+    assert seen["notes"] == 0 and seen["after"] >= 1  # folded notes are printed with the table that points to them
+
+
+def test_the_cost_of_a_row_is_its_runs_share_of_their_packs() -> None:
+    rows = [(7200.0, 1800.0), (3600.0, 0.0), (3600.0, None)]  # in a pack of four; a measurement; a record without a share
+    runs = [SimpleNamespace(run=SimpleNamespace(key=str(i)), row={"seconds": a, "share_seconds": b}) for i, (a, b) in enumerate(rows)]
+    cell = SimpleNamespace(row=SimpleNamespace(label="KD"))
+    assert report_figures._costs([SimpleNamespace(cell=cell, runs=runs)]) == [("KD", 2.5)]  # type: ignore[list-item]
 
 
 def test_every_table_of_the_product_makes_a_section(tmp_path: Path) -> None:
