@@ -73,9 +73,10 @@ def test_golden_records_of_every_table(name: str) -> None:
             assert c.reason
         if c.verdict == "missing":
             assert (c.published is None or rows[c.label].missing) and c.reason
-    assert name in ("dlkd-ablation", "iusp-table", "lightskd") or any(c.verdict == "agrees" for c in found)
+    nothing_to_judge = name in ("dlkd-ablation", "iusp-table", "lightskd")
+    assert nothing_to_judge or any(c.verdict == "agrees" for c in found)
     some = next((c for c in e.cells if c.row.method == "sp" or c.row.method == "sp+kd"), None)
-    if some is not None:
+    if some is not None and not nothing_to_judge:
         moved = run_diff(e, kit.move(records, some.runs, 1.0), numbers)
         assert [(c.label, c.pair) for c in moved if c.verdict == "above"] == [(some.row.label, some.pair)]
         assert diff.exit_code(moved) == 1
