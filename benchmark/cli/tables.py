@@ -27,6 +27,9 @@ def register(verbs: Any) -> None:
     common.add_places(p)
     p.add_argument("--out", default="tables/out", metavar="DIR", help="where the files go")
     p.add_argument("--format", default="plain", choices=("plain", "md", "tex", "csv"), help="what is printed")
+    p.add_argument(
+        "--figures", action="store_true", help="also png of the differences, a forest plot, and every cell's training curves"
+    )
     p.set_defaults(do=do_table)
 
     p = verbs.add_parser("diff", help="ours beside the printed numbers, with verdicts; exit 1 if one is above or below")
@@ -94,6 +97,11 @@ def do_table(args: argparse.Namespace) -> int:
     paths = render.write_all(chosen.expansion, frame, Path(args.out), store=store)
     print(render.render(chosen.expansion, frame, args.format, store))
     say("wrote " + ", ".join(str(p) for p in paths))
+    if args.figures:
+        from tables import plots
+
+        for path in plots.write_figures(chosen.expansion, frame, store, Path(args.out)):
+            say(f"wrote {path}")
     return 0
 
 

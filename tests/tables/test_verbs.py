@@ -28,6 +28,20 @@ def test_table_and_diff_tell_failed_from_not_run(tmp_path: Path, capsys: pytest.
     assert (tmp_path / "out" / "small-paper.md").read_text(encoding="utf-8") == printed.rstrip("\n") + "\n"
 
 
+def test_table_writes_the_static_figures_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    e = kit.small(tmp_path)
+    kd = next(c for c in e.cells if c.row.method == "kd" and c.student == "resnet20")
+    store = Store(tmp_path / "runs")
+    kit.write(store, [kit.record(r, 70.0) for r in kd.runs], {r.key: kit.curve(r, 12) for r in kd.runs})
+    choice = ["table", str(tmp_path / "small.toml"), "--profile", "paper", "--results", str(store.folder), "--out", str(tmp_path / "out")]
+    assert main(choice) == 0
+    plain = {p.name for p in (tmp_path / "out").iterdir()}
+    assert main([*choice, "--figures"]) == 0
+    more = sorted({p.name for p in (tmp_path / "out").iterdir()} - plain)
+    assert more == [f"small-paper-{x}.png" for x in ("curves-KD-resnet56-resnet20", "delta", "forest")]
+    assert f"wrote {tmp_path / 'out' / more[0]}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("pair", "more", "shown"),
     [
