@@ -82,6 +82,13 @@ def pack_seconds(runs: Sequence[Run], device: str, macs_per_second: float | None
     return max(arithmetic, launches) if device == "cuda" else arithmetic + launches
 
 
+def _memory(run: Run) -> int:
+    """Numbers that the buffers of a run's methods hold, beside its weights."""
+    classes = data.info(run.dataset).num_classes
+    teacher = None if run.teacher_ref is None else network_info(run.teacher_ref.network, classes)
+    return sum(c.method.memory(c.config, run.recipe.train_images, classes, teacher) for c in run.spec.components)
+
+
 def disk(runs: Sequence[Run], keep: str) -> tuple[int, int]:
     """Bytes that finished runs leave, and bytes of one checkpoint of each while they train."""
     left = peak = 0
@@ -91,8 +98,7 @@ def disk(runs: Sequence[Run], keep: str) -> tuple[int, int]:
             left += 2 * WEIGHTS_BYTES * params
         left += 200 * run.recipe.epochs + 4096
         peak += 2 * WEIGHTS_BYTES * params
-        if "crd" in run.method.split("+"):
-            peak += 2 * 128 * WEIGHTS_BYTES * run.recipe.train_images
+        peak += WEIGHTS_BYTES * _memory(run)
     return left, peak
 
 

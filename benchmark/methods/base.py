@@ -206,6 +206,11 @@ class Method(nn.Module):
         return {}
 
     @classmethod
+    def memory(cls, config: Any, num_train: int, num_classes: int, teacher: NetInfo | None) -> int:
+        """Numbers (of 4 bytes) that its buffers hold where they are many: memory banks, queues, what is kept of every image. For plans."""
+        return 0
+
+    @classmethod
     def is_wrapper(cls) -> bool:
         """Whether it changes what the other methods of a combination see (it has `transform`). A wrapper cannot stand alone."""
         return cls.transform is not Method.transform

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +34,9 @@ from torch import Tensor, nn
 
 from benchmark.methods._common import known
 from benchmark.methods.base import Method, MethodConfig, Needs, Site, Step, Terms, param
+
+if TYPE_CHECKING:
+    from models import NetInfo
 
 EPS = 1e-7
 
@@ -134,6 +138,10 @@ class CRD(Method):
     bank_t: Tensor
     z_s: Tensor
     z_t: Tensor
+
+    @classmethod
+    def memory(cls, config: CRDConfig, num_train: int, num_classes: int, teacher: NetInfo | None) -> int:
+        return 2 * num_train * config.dim
 
     @classmethod
     def needs(cls, config: CRDConfig) -> Needs:

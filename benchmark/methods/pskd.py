@@ -13,6 +13,7 @@ Constants: alpha_T = 0.8, PS-KD-Pytorch main.py (300 epochs there; a_t reaches 0
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,9 @@ from torch import Tensor
 from benchmark.methods._common import check_range
 from benchmark.methods._targets import one_hot
 from benchmark.methods.base import Method, MethodConfig, Site, Step, param
+
+if TYPE_CHECKING:
+    from models import NetInfo
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +51,10 @@ class PSKD(Method):
     Config = PSKDConfig
     past: Tensor
     share: Tensor
+
+    @classmethod
+    def memory(cls, config: PSKDConfig, num_train: int, num_classes: int, teacher: NetInfo | None) -> int:
+        return num_train * num_classes
 
     def __init__(self, config: PSKDConfig, site: Site) -> None:
         super().__init__(config, site)

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,9 @@ from torch import Tensor, nn
 
 from benchmark.methods._common import check_range, known
 from benchmark.methods.base import Method, MethodConfig, Needs, Site, Step, Terms, param
+
+if TYPE_CHECKING:
+    from models import NetInfo
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +71,10 @@ class SEED(Method):
     Config = SEEDConfig
     bank: Tensor
     place: Tensor
+
+    @classmethod
+    def memory(cls, config: SEEDConfig, num_train: int, num_classes: int, teacher: NetInfo | None) -> int:
+        return 0 if teacher is None else config.queue * teacher.embedding_dim
 
     @classmethod
     def needs(cls, config: SEEDConfig) -> Needs:

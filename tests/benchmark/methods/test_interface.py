@@ -177,6 +177,17 @@ def test_needs_are_of_known_parts_and_views(name):
         assert not method.needs(method.Config()).student
 
 
+@every_method
+def test_what_is_kept_of_every_image_is_told_beforehand(name):
+    """A plan states the disk that memory banks take: buffers that grow with the training set grow by what `memory` says."""
+    method, held = methods.get(name), {}
+    for n in (N, 2 * N):
+        site = site_for(method, n=n, batch_size=BATCH)
+        state = build(name, site, dtype=torch.float32).state_dict()
+        held[n] = sum(t.numel() for t in state.values()), method.memory(method.Config(), n, 10, site.teacher)
+    assert held[2 * N][0] - held[N][0] == held[2 * N][1] - held[N][1]
+
+
 # --- what it does in a step ------------------------------------------------------------------------------------------
 
 

@@ -59,6 +59,11 @@ def test_state_and_weight_zero():
     assert torch.equal(before, method.bank)
 
 
+def test_the_queue_is_told_beforehand():
+    method = build("seed", SITE, queue=10)
+    assert method.memory(method.config, 16, 10, SITE.teacher) == method.bank.numel() == 70
+
+
 def test_a_batch_longer_than_the_queue_keeps_its_end():
     method = build("seed", SITE, queue=4)
     teacher = fake_features(SITE.teacher, seed=1)
