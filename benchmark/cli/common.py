@@ -29,6 +29,9 @@ PAPER_TABLES = {
 """`PAPER=`: the paper's tables of similar and of different architectures."""
 
 
+KEEP = ("all", "none")
+
+
 def _env(name: str, default: str = "") -> str:
     return os.environ.get(name) or default
 
@@ -97,12 +100,12 @@ def add_execution(parser: argparse.ArgumentParser) -> None:
         "--precision", default=_env("PRECISION", "auto"), help="auto, fp32, tf32, bf16 (recorded; in no key)"
     )
     group.add_argument(
-        "--threads", type=int, default=int(_env("THREADS", "0")), help="CPU threads (0: torch's choice; recorded)"
+        "--threads", type=int, default=_env("THREADS", "0"), help="CPU threads (0: torch's choice; recorded)"
     )
     group.add_argument(
         "--student-threads",
         type=int,
-        default=int(_env("STUDENT_THREADS", "1")),
+        default=_env("STUDENT_THREADS", "1"),
         metavar="N",
         help="of these, threads of one student's step: so many fewer students are stepped side by side (default: 1; recorded)",
     )
@@ -116,7 +119,7 @@ def add_execution(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--keep",
         default=_env("KEEP", "all"),
-        choices=("all", "none"),
+        choices=KEEP,
         help="weights of finished students (default: all)",
     )
     add_teacher_cache(group)
@@ -140,7 +143,15 @@ def print_json(value: Any) -> None:
 
 
 def store_of(args: argparse.Namespace) -> Store:
-    return Store(Path(args.results).expanduser() if args.results else default_folder())
+    return Store(folder_of(Path(args.results).expanduser() if args.results else default_folder(), "RESULTS"))
+
+
+def folder_of(path: Path, who: str) -> Path:
+    """The path, if it is a folder or can become one. `InputError` where a file is in its way."""
+    there = next((p for p in (path, *path.parents) if p.exists()), None)
+    if there is not None and not there.is_dir():
+        raise InputError(f"{who}: {there} is no folder; allowed: a folder, or a path where one can be made")
+    return path
 
 
 def words(text: str) -> list[str]:
@@ -222,7 +233,14 @@ def matches(key: str, pattern: str) -> bool:
     return pattern in key or fnmatch.fnmatch(key, pattern)
 
 
+def _check_how(args: argparse.Namespace) -> None:
+    teacher_table.check_mode(args.teacher_cache)
+    if args.keep not in KEEP:  # argparse does not look at what comes from the environment
+        raise InputError(f"--keep {args.keep}; allowed: {', '.join(KEEP)}")
+
+
 def execution_of(args: argparse.Namespace) -> Execution:
+    _check_how(args)
     if args.threads < 0:
         raise InputError(f"--threads {args.threads}; allowed: 0 (torch's choice) and more")
     if args.student_threads < 1:
@@ -232,7 +250,7 @@ def execution_of(args: argparse.Namespace) -> Execution:
 
 def environment_of(args: argparse.Namespace) -> Environment:
     folder = store_of(args).folder
-    teacher_table.check_mode(args.teacher_cache)
+    _check_how(args)
     absolute = {"results": folder, "data": Path(args.data).expanduser()}
     return Environment(
         **{k: str(v.resolve()) for k, v in absolute.items()},

@@ -35,9 +35,12 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
+    """classes: their names by label, where the data set has names."""
+
     name: str
     train: Split
     test: Split
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,7 @@ def _load_cifar(name: str, folder: Path) -> Dataset:
             )
     download = len(present) < len(wanted)
     splits = []
+    names: tuple[str, ...] = ()
     for train in (True, False):
         try:
             data = kind(str(folder), train=train, download=download)
@@ -126,7 +130,8 @@ def _load_cifar(name: str, folder: Path) -> Dataset:
         splits.append(
             Split(torch.from_numpy(np.ascontiguousarray(data.data)), torch.tensor(data.targets, dtype=torch.int64))
         )
-    return Dataset(name, splits[0], splits[1])
+        names = tuple(data.classes)
+    return Dataset(name, splits[0], splits[1], names)
 
 
 DATASETS: dict[str, DatasetInfo] = {
