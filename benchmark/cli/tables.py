@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 import models
-from benchmark import matrix, methods
+from benchmark import matrix, methods, protocols
 from benchmark.cli import common
 from benchmark.cli.common import say
 from benchmark.errors import InputError, unknown
@@ -92,15 +92,15 @@ def do_table(args: argparse.Namespace) -> int:
     from tables import render
 
     chosen = common.select(args)
-    store = common.store_of(args)
+    out, store = common.folder_of(Path(args.out), "--out"), common.store_of(args)
     frame = frame_of(store)
-    paths = render.write_all(chosen.expansion, frame, Path(args.out), store=store)
+    paths = render.write_all(chosen.expansion, frame, out, store=store)
     print(render.render(chosen.expansion, frame, args.format, store))
     say("wrote " + ", ".join(str(p) for p in paths))
     if args.figures:
         from tables import plots
 
-        for path in plots.write_figures(chosen.expansion, frame, store, Path(args.out)):
+        for path in plots.write_figures(chosen.expansion, frame, store, out):
             say(f"wrote {path}")
     return 0
 
@@ -128,16 +128,37 @@ def do_diff(args: argparse.Namespace) -> int:
 def do_report(args: argparse.Namespace) -> int:
     from tables import report
 
-    store = common.store_of(args)
+    out, store = common.folder_of(Path(args.out), "--out"), common.store_of(args)
     frame = frame_of(store)
-    names = args.tables or list(matrix.table_names())
-    expansions = [common.select(args, name=n).expansion for n in names]
-    keys = set(frame["key"])
-    shown = [e for e in expansions if args.tables or any(r.key in keys for c in e.cells for r in c.runs)] or expansions[
-        :1
-    ]
-    print(report.write_report(shown, frame, store, Path(args.out)))
+    chosen, profile = _reported(args, set(frame["key"]))
+    if not args.tables and args.profile is None and profile != chosen[0].expansion.profile:
+        say(f"no record of profile {profile}; shown is {chosen[0].expansion.profile} (PROFILE= or --profile chooses)")
+    if not frame["key"].isin([r.key for c in chosen for r in c.runs]).any():
+        names = ", ".join(c.expansion.table.name for c in chosen)
+        say(f"no record of profile {chosen[0].profile} in {store.folder}: the page shows {names} without results")
+    print(report.write_report([c.expansion for c in chosen], frame, store, out))
     return 0
+
+
+def _reported(args: argparse.Namespace, keys: set[str]) -> tuple[list[common.Selection], str]:
+    """The tables that are shown, one at least, and the profile that was meant: the tables named, or all that have a record.
+
+    keys: of the records. Where no profile is asked for and the usual one has no record, another that has some is shown.
+    """
+    named = [common.select(args, name=n) for n in args.tables or matrix.table_names()]
+    usual = named[0].profile
+    if args.tables:
+        return named, usual
+    others = [] if args.profile else [p for p in protocols.PROFILES if p != usual]
+    for profile in (usual, *others):
+        every = named if profile == usual else [common.select(_with_profile(args, profile), name=n) for n in matrix.table_names()]
+        if shown := [s for s in every if any(r.key in keys for r in s.runs)]:
+            return shown, usual
+    return named[:1], usual
+
+
+def _with_profile(args: argparse.Namespace, profile: str) -> argparse.Namespace:
+    return argparse.Namespace(**{**vars(args), "profile": profile})
 
 
 def do_published(args: argparse.Namespace) -> int:
@@ -147,7 +168,7 @@ def do_published(args: argparse.Namespace) -> int:
         problems = published.validate()
         for line in problems:
             print(line)
-        say(f"{len(problems)} problems" if problems else f"{len(published.load())} printed numbers, no problem")
+        say(common.plural(len(problems), "problem") if problems else f"{len(published.load())} printed numbers, no problem")
         return 1 if problems else 0
     if not args.pair or not args.method:
         raise InputError(

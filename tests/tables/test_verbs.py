@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import records_kit as kit
 
+from benchmark import matrix
 from benchmark.__main__ import main
+from benchmark.cli import common
 from results.store import Store
 
 
@@ -87,3 +89,34 @@ def test_published_of_unknown_names_is_one_line_and_exit_code_2(
     assert main(["published", "--pair", pair, "--method", method, *more]) == 2
     out, errors = capsys.readouterr()
     assert out == "" and len(errors.strip().splitlines()) == 1 and errors.startswith("error: ") and "allowed: " in errors
+
+
+def test_report_shows_the_profile_that_has_records_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matrix, "table_names", lambda: ("crd-table1", "sskd-table3"))
+    monkeypatch.setattr(common, "has_gpu", lambda: False)
+    e = matrix.expand(matrix.load_table("sskd-table3"), "paper", seeds=[0])
+    store = Store(tmp_path / "runs")
+    kit.write(store, [kit.record(e.cells[-1].runs[0], 70.0)])
+    choice = ["report", "--results", str(store.folder), "--out", str(tmp_path / "out")]
+    assert main(choice) == 0
+    assert "no record of profile quick; shown is paper" in capsys.readouterr().err
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert 'data-table="sskd-table3"' in page and 'data-table="crd-table1"' not in page and "70.00" in page
+    assert main([*choice, "--profile", "quick"]) == 0
+    assert "no record of profile quick in " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["table", "report", "diff", "status", "run"])
+def test_a_file_where_a_folder_should_be_is_one_line_and_exit_code_2(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    kit.small_table(tmp_path)
+    table = str(tmp_path / "small.toml")
+    places = ["--out"] if verb in ("table", "report") else []
+    for option in (*places, "--results"):
+        assert main([verb, table, "--profile", "quick", option, str(tmp_path / "file" / "below")]) == 2
+        last = capsys.readouterr().err.strip().splitlines()[-1]
+        assert last.startswith("error: ") and "file is no folder; allowed: " in last
