@@ -185,7 +185,7 @@ class Resolver:
             run = self.run(request, o["seed"])
         if run.key != o["key"]:
             raise InputError(
-                f"{o['key']} resolves to {run.key} here: code or teachers differ from those it was ordered with; order it again"
+                f"{o['key']} resolves to {run.key} here: code, teachers or data differ from those it was ordered with; order it again"
             )
         return run
 

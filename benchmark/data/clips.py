@@ -109,7 +109,7 @@ def _read(found: Listing) -> Dataset:
         labels = np.array([label for _, label in files], dtype=np.int64)
         order = stratified_order(labels, seed=0)
         parts.append(Split(torch.from_numpy(images[order]), torch.from_numpy(labels[order])))
-    return Dataset(NAME, parts[0], parts[1])
+    return Dataset(NAME, parts[0], parts[1], found.classes)
 
 
 NOMINAL = DatasetInfo(

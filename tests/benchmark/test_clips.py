@@ -19,6 +19,7 @@ from benchmark.data import spectrogram as s
 from benchmark.data.clips import NOMINAL, listing
 from benchmark.data.stream import Stream
 from benchmark.errors import InputError
+from benchmark.local import Environment, work, work_order
 from benchmark.runs import Request, Resolver, Run, skip_reason
 from benchmark.train import Options, train_pack
 from results.store import Store
@@ -143,6 +144,7 @@ def test_a_folder_is_counted_read_and_ordered_evenly(folder: Path) -> None:
     assert clips.train.images.shape == (48, 32, 32, 3) and clips.train.images.dtype == torch.uint8
     assert clips.train.take(6).labels.bincount().tolist() == [2, 2, 2] and clips.test.labels.bincount().tolist() == [6, 6, 6]
     assert data.load("clips", folder) is clips, "read once a process"
+    assert clips.classes == KINDS
     first = s.spectrogram(*s.read_wave(folder / "clips" / "test" / KINDS[1] / "000.wav"))
     own = clips.test.images[clips.test.labels == 1]
     assert any(np.array_equal(first, image.numpy()) for image in own)
@@ -244,6 +246,17 @@ def tagger(method: str, student: str = "crnn_16") -> Run:
     overrides = (("recipe.batch_size", 12), ("recipe.epochs", 2))
     teacher = "none" if method == "plain" else "crnn_64"
     return Resolver().run(Request("clips", "clips", "short", teacher, student, method, overrides), 0)
+
+
+def test_a_work_order_needs_the_clips_it_was_made_of(folder: Path, tmp_path: Path) -> None:
+    """As another process, or a job on another machine, takes it."""
+    data.look_in(folder)
+    order = {part: work_order([tagger("plain")], Environment(str(tmp_path / "runs"), str(part), device="cpu", precision="fp32", threads=1))
+             for part in (folder, tmp_path)}
+    data.DATASETS["clips"] = NOMINAL
+    assert [o.status for o in work(order[folder])] == ["done"]
+    with pytest.raises(InputError, match="teachers or data differ"):
+        work(order[tmp_path])
 
 
 def test_taggers_are_bit_equal_alone_and_in_an_interrupted_pack(folder: Path, tmp_path: Path) -> None:
