@@ -24,7 +24,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ("README.md", "docs/reference-results.md")
 BLOCK = re.compile(r"<!-- (python -m [^>]+?) -->\n(.*?)<!-- end -->", re.DOTALL)
-OURS = ("PROFILE", "SEEDS", "PROTOCOL", "DATA", "TEACHERS", "RESULTS", "PRECISION", "THREADS", "STUDENT_THREADS", "KEEP", "KD_METHODS", "KD_PUBLISHED")
+OURS = (
+    *("PROFILE", "SEEDS", "PROTOCOL", "DATA", "TEACHERS", "RESULTS", "PRECISION", "THREADS", "STUDENT_THREADS", "KEEP", "TEACHER_CACHE"),
+    *("KD_METHODS", "KD_PUBLISHED"),
+)
 
 
 def output(command: str) -> str:

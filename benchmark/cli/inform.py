@@ -137,6 +137,8 @@ def teacher_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
     wanted: dict[tuple[str, str], None] = {}
     for name in matrix.table_names():
         table = matrix.load_table(name)
+        if data.info(table.dataset).of_folder != data.info(args.dataset).of_folder:
+            continue  # sounds and images have teachers of their own
         for teacher, _ in table.columns:
             if teacher != NONE:
                 wanted[teacher, protocols.get_protocol(table.protocol).teacher_protocol] = None

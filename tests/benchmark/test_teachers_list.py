@@ -41,6 +41,8 @@ def test_a_checkpoint_is_measured_once_and_listed_with_its_classes(tmp_path: Pat
 def test_the_reference_teacher_is_listed_as_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = ROOT / "results" / "reference" / "teachers"
     assert main(["teachers", "--teachers", str(folder), "--results", str(tmp_path), "--json"]) == 0
-    (row,) = [r for r in json.loads(capsys.readouterr().out) if r["origin"].startswith("imported")]
+    rows = json.loads(capsys.readouterr().out)
+    assert {"wrn_40_2", "resnet56"} <= {r["network"] for r in rows} and "crnn_64" not in {r["network"] for r in rows}
+    (row,) = [r for r in rows if r["origin"].startswith("imported")]
     assert row["state"] == "tested (reference results)" and row["top1_best"] == 73.44 in row["published"]
     assert len(row["per_class"]) == 100 and sum(row["per_class"].values()) / 100 == pytest.approx(73.44)
