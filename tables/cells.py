@@ -189,13 +189,13 @@ def header(expansion: Expansion, results: list[CellResult]) -> list[str]:
     """What has to stand above any showing of a table: what it is, how it was made, and for `quick` that it means nothing."""
     table, profile = expansion.table, protocols.get_profile(expansion.profile)
     used = dict.fromkeys(c.protocol for c in results)
-    done = sum(1 for c in results for r in c.runs if r.last is not None)
+    runs = {r.run.key: r.last is not None for c in results for r in c.runs}  # columns share plain students and teachers
     lines = [
         table.title,
         f"profile {profile.name} ({profile.title}); data set {expansion.dataset}; protocol "
         + ", ".join(f"{p} ({RULES[protocols.get_protocol(p).report]})" for p in used)
         + f"; seeds {', '.join(map(str, expansion.seeds))}",
-        f"conditions: {conditions(results)}; {done} of {sum(c.expected for c in results)} runs of the cells done",
+        f"conditions: {conditions(results)}; {sum(runs.values())} of {len(runs)} runs of the cells done",
     ]
     if profile.name == "quick":
         lines.insert(1, "QUICK PROFILE: these numbers mean only that it works. They say nothing about any method.")

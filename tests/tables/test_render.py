@@ -49,6 +49,14 @@ def test_golden_text(tmp_path: Path, fmt: str) -> None:
     assert text == (GOLDEN / f"small.{suffix}").read_text(encoding="utf-8")
 
 
+def test_a_run_that_columns_share_is_counted_once(tmp_path: Path) -> None:
+    columns = '["resnet56:resnet20", "resnet110:resnet20", "resnet110:resnet32"]'
+    e = kit.small(tmp_path, text=kit.SMALL.replace('["resnet56:resnet20", "wrn_40_2:wrn_16_2"]', columns))
+    text = render.render(e, kit.as_frame([kit.record(r, 70.0) for r in e.runs]), "plain")
+    assert len(e.runs) == 2 + 2 * 3 + 3 * 3 * 3
+    assert "conditions: cpu, fp32 (35 runs); 35 of 35 runs of the cells done" in text
+
+
 def test_places(tmp_path: Path) -> None:
     e, records = golden_case(tmp_path)
     layout = render.lay_out(e, kit.as_frame(records))
