@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -25,7 +26,7 @@ def register(verbs: Any) -> None:
     )
     common.add_selection(p)
     common.add_places(p)
-    p.add_argument("--out", default="tables/out", metavar="DIR", help="where the files go")
+    p.add_argument("--out", default="tables/out", metavar="DIR", help="where the files go (/dev/null: nowhere)")
     p.add_argument("--format", default="plain", choices=("plain", "md", "tex", "csv"), help="what is printed")
     p.add_argument(
         "--figures", action="store_true", help="also png of the differences, a forest plot, and every cell's training curves"
@@ -92,16 +93,16 @@ def do_table(args: argparse.Namespace) -> int:
     from tables import render
 
     chosen = common.select(args)
-    out, store = common.folder_of(Path(args.out), "--out"), common.store_of(args)
+    nowhere = args.out == os.devnull
+    out, store = Path(args.out) if nowhere else common.folder_of(Path(args.out), "--out"), common.store_of(args)
     frame = frame_of(store)
-    paths = render.write_all(chosen.expansion, frame, out, store=store)
+    paths = [] if nowhere else render.write_all(chosen.expansion, frame, out, store=store)
     print(render.render(chosen.expansion, frame, args.format, store))
-    say("wrote " + ", ".join(str(p) for p in paths))
-    if args.figures:
+    if args.figures and not nowhere:
         from tables import plots
 
-        for path in plots.write_figures(chosen.expansion, frame, store, out):
-            say(f"wrote {path}")
+        paths += plots.write_figures(chosen.expansion, frame, store, out)
+    say("wrote " + (", ".join(str(p) for p in paths) or "nothing"))
     return 0
 
 
