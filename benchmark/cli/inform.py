@@ -83,7 +83,7 @@ def markdown_table() -> str:
 
 
 def do_methods(args: argparse.Namespace) -> int:
-    if args.name in matrix.table_names():
+    if args.name in matrix.table_names() or args.name.endswith(".toml"):
         of_rows = [r.method for r in matrix.load_table(args.name).rows if r.method not in ("teacher", "student")]
         names = [n for n in of_rows if all(w in methods.names() for w in n.split("+"))]
     else:

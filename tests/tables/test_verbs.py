@@ -125,3 +125,11 @@ def test_a_file_where_a_folder_should_be_is_one_line_and_exit_code_2(
         assert main([verb, table, "--profile", "quick", option, str(tmp_path / "file" / "below")]) == 2
         last = capsys.readouterr().err.strip().splitlines()[-1]
         assert last.startswith("error: ") and "file is no folder; allowed: " in last
+
+
+def test_bibtex_of_a_table_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kit.small_table(tmp_path)
+    assert main(["methods", str(tmp_path / "small.toml"), "--bibtex"]) == 0
+    found = [line for line in capsys.readouterr().out.splitlines() if line.startswith("@")]
+    assert len(found) == 3 and "hinton2015distilling" in found[0]
+    assert main(["methods", str(tmp_path / "none.toml"), "--bibtex"]) == 2
