@@ -161,7 +161,8 @@ class MethodSpec:
     @property
     def needs_teacher(self) -> bool:
         """Whether any stage reads a teacher."""
-        return bool(self.needs().teacher) or any(c.method.init_needs(c.config).teacher for c in self.init_stages)
+        main = any(c.method.needs(c.config).teacher for c in self.components)
+        return main or any(c.method.init_needs(c.config).teacher for c in self.init_stages)
 
     @property
     def requires(self) -> tuple[str, ...]:
@@ -183,9 +184,7 @@ class MethodSpec:
 
 
 def _without_ce(config: MethodConfig) -> dict[str, Any]:
-    values = dataclasses.asdict(config)
-    values.pop("ce")
-    return values
+    return {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name != "ce"}
 
 
 def check_override(key: str, value: Any) -> Any:
