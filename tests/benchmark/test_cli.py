@@ -180,3 +180,13 @@ def test_plan_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         and numbers["gpu_hours"] > 0
         and numbers["packs"] < numbers["runs"] / 5
     )
+
+
+def test_what_would_be_submitted_is_shown_without_slurm(
+    table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The suite without services sees it too when a setting that jobs are told is one that `submit` does not know."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(["submit", table, "--profile", "quick", "--results", str(tmp_path / "runs"), "--cluster", "lab", "--dry-run"]) == 0
+    assert "3 runs in 2 jobs would be submitted to lab" in capsys.readouterr().out
+    assert not (tmp_path / "runs").exists()
