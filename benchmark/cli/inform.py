@@ -230,6 +230,9 @@ def do_teachers(args: argparse.Namespace) -> int:
             if dataset == args.dataset:
                 train_pack([resolver.imported_run(dataset, args.profile, ref, "crd")], store, options)
     rows = teacher_rows(args)
+    for (dataset, _), ref in teachers.imported(Path(args.teachers).expanduser() if args.teachers else None).items():
+        if dataset != args.dataset:
+            common.say(f"{Path(ref.path).name} is left out: by its number of classes it counts for {dataset}, not for {args.dataset}")
     if args.json:
         common.print_json(rows)
         return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 import models
+from benchmark import data
 from benchmark.__main__ import main
 from benchmark.evaluate import per_class, score
 
@@ -26,16 +28,34 @@ def test_accuracy_by_class_counts_each_class_by_itself() -> None:
     assert sum(per_class(z, labels)) / 5 == pytest.approx(score(z, labels).top1)
 
 
-def test_a_checkpoint_is_measured_once_and_listed_with_its_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def ten_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A checkpoint of ten classes, and the options that list it; the digits stand in for CIFAR-10, whose checkpoint it counts as."""
+    monkeypatch.setitem(data.DATASETS, "cifar10", dataclasses.replace(data.info("digits"), name="cifar10"))
     torch.manual_seed(0)
-    models.save_weights(models.build("resnet14", 10), tmp_path / "resnet14.pth")
-    argv = ["teachers", "--dataset", "digits", "--profile", "short", "--teachers", str(tmp_path), "--results", str(tmp_path / "runs")]
+    (tmp_path / "teachers").mkdir()
+    models.save_weights(models.build("resnet14", 10), tmp_path / "teachers" / "resnet14.pth")
+    return ["--profile", "short", "--teachers", str(tmp_path / "teachers"), "--results", str(tmp_path / "runs")]
+
+
+def test_a_checkpoint_is_measured_once_and_listed_with_its_classes(ten_classes: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["teachers", "--dataset", "cifar10", *ten_classes]
+    assert main(argv) == 0
+    assert "not tested (--test)" in capsys.readouterr().out
     assert main([*argv, "--test", "--per-class"]) == 0
     out = capsys.readouterr().out
-    assert "tested" in out and "top-1 by class" in out
+    assert "not tested" not in out and "tested" in out and "top-1 by class" in out
     assert main([*argv, "--profile", "paper", "--json"]) == 0, "another profile finds it too"
     (row,) = [r for r in json.loads(capsys.readouterr().out) if r["origin"].startswith("imported")]
     assert row["state"] == "tested" and set(row["per_class"]) == set("0123456789")
+
+
+def test_a_checkpoint_of_other_classes_is_said_to_be_left_out(ten_classes: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Ten classes are CIFAR-10's, not the digits': a list that silently lacks the checkpoint would look as if the file were not read."""
+    assert main(["teachers", "--dataset", "digits", *ten_classes, "--test"]) == 0
+    shown = capsys.readouterr()
+    assert "imported" not in shown.out
+    assert shown.err.count("\n") == 1 and "resnet14.pth" in shown.err and "cifar10" in shown.err and "digits" in shown.err
 
 
 def test_the_reference_teacher_is_listed_as_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
