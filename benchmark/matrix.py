@@ -135,9 +135,9 @@ def _check(where: str, values: Mapping[str, Any], kinds: Mapping[str, type], req
         if key not in kinds:
             raise unknown(f"field in {where}:", key, kinds)
         if not isinstance(value, kinds[key]) or isinstance(value, bool):
-            raise InputError(
-                f"{where}: {key} = {value!r} is not a {kinds[key].__name__}; allowed: a {kinds[key].__name__}"
-            )
+            kind = kinds[key].__name__
+            one = f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
+            raise InputError(f"{where}: {key} = {value!r} is not {one}; allowed: {one}")
     for key in required:
         if key not in values:
             raise InputError(f"{where}: {key} is not there; needed: {', '.join(required)}")

@@ -174,7 +174,7 @@ def problems(record: Any, key: str | None = None) -> str:
         return "no record"
     for name, kind in _REQUIRED.items():
         if not isinstance(record.get(name), kind):
-            return f"{name} is not a {kind.__name__ if isinstance(kind, type) else kind}"
+            return f"{name} is not of type {kind.__name__ if isinstance(kind, type) else kind}"
     if record["schema"] != SCHEMA:
         return f"schema {record['schema']}, not {SCHEMA}"
     if record["status"] not in ("done", "diverged"):

@@ -168,7 +168,8 @@ def test_packs_share_the_cost_of_the_teacher() -> None:
         ("title = ", "not valid TOML"),
         ('title = "x"', "is not there"),
         ('colour = "x"', "unknown field"),
-        ("title = 3", "is not a str"),
+        ("title = 3", "is not a str;"),
+        ('seeds = "3"', "is not an int; allowed: an int"),
     ],
 )
 def test_a_broken_table_is_one_line(tmp_path: Path, text: str, problem: str) -> None:
