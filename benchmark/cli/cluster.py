@@ -22,7 +22,7 @@ def register(verbs: Any) -> None:
     p.add_argument("--cluster", required=True, metavar="NAME", help="a file of slurm/clusters, or the path of such a .toml file")
     p.add_argument("--dry-run", action="store_true", help="print the batch scripts, arrays, dependencies, runs and hours; submit nothing")
     p.add_argument("--pack", type=int, default=0, metavar="N", help="most runs behind one teacher pass (default: the cluster file's)")
-    p.add_argument("--keep", default="all", choices=("all", "none"), help="weights of finished students (default: all)")
+    common.add_keep(p)
     common.add_teacher_cache(p)
     p.set_defaults(do=do_submit)
 
@@ -46,6 +46,7 @@ def do_submit(args: argparse.Namespace) -> int:
             say(f"profile {args.profile}, as {cluster.name} has GPUs: give `--profile {args.profile}` to status and table too")
     args.device, args.precision = cluster.torch_device, cluster.torch_precision
     args.threads, args.student_threads = cluster.cpus, cluster.student_threads
+    environment = common.environment_of(args)
     chosen = common.select(args)
     store = common.store_of(args)
     if not args.dry_run:
@@ -54,7 +55,7 @@ def do_submit(args: argparse.Namespace) -> int:
         for name in sorted({r.dataset for r in chosen.runs}):
             data.load(name, Path(args.data).expanduser())  # nodes often have no way to the internet, and need not race for one file
     report = submit_runs(
-        chosen.runs, chosen.expansion.table.name, store, common.environment_of(args), cluster, dry_run=args.dry_run, max_pack=args.pack,
+        chosen.runs, chosen.expansion.table.name, store, environment, cluster, dry_run=args.dry_run, max_pack=args.pack,
         macs_per_second=measured_speed(store, cluster.torch_device), say=say,
     )
     if args.json:

@@ -116,13 +116,18 @@ def add_execution(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="most runs behind one teacher pass (default: 16 on a CPU, 32 on a GPU)",
     )
+    add_keep(group)
+    add_teacher_cache(group)
+
+
+def add_keep(group: Any) -> None:
     group.add_argument(
         "--keep",
         default=_env("KEEP", "all"),
         choices=KEEP,
-        help="weights of finished students (default: all)",
+        help="weights of finished runs: all, or none, which keeps those that other runs learn from all the same: of plain trainings "
+        "(teachers, students) and teachers' heads (default: $KEEP, else all)",
     )
-    add_teacher_cache(group)
 
 
 def add_teacher_cache(group: Any) -> None:

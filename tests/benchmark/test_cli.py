@@ -190,3 +190,14 @@ def test_what_would_be_submitted_is_shown_without_slurm(
     assert main(["submit", table, "--profile", "quick", "--results", str(tmp_path / "runs"), "--cluster", "lab", "--dry-run"]) == 0
     assert "3 runs in 2 jobs would be submitted to lab" in capsys.readouterr().out
     assert not (tmp_path / "runs").exists()
+
+
+def test_submit_reads_what_run_reads_of_the_environment(
+    table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KEEP", "none")
+    for argv in (["run", table], ["submit", table, "--cluster", "lab"]):
+        assert parser().parse_args(argv).keep == "none"
+        assert parser().parse_args([*argv, "--keep", "all"]).keep == "all"
+    monkeypatch.setenv("KEEP", "nope")
+    test_wrong_input_is_one_line_and_exit_code_2(["submit", table, "--cluster", "lab"], tmp_path, capsys, monkeypatch)
