@@ -210,5 +210,6 @@ def _printed_cell(args: argparse.Namespace) -> tuple[str, str, str, list[str]]:
         return teacher, student, method, [args.dataset]
     of_pair = frame[(frame["teacher"] == teacher) & (frame["student"] == student) & (frame["metric"] == args.metric)]
     of_pair = of_pair[of_pair["value"].notna()]
-    found = set(of_pair[of_pair["method"] == method]["dataset"]) or set(of_pair["dataset"][:1]) or {"cifar100"}
+    usual = {"cifar100"} if NONE in (teacher, student) else set(of_pair["dataset"][:1]) or {"cifar100"}
+    found = set(of_pair[of_pair["method"] == method]["dataset"]) or usual
     return teacher, student, method, sorted(found, key=lambda d: (d != "cifar100", d))

@@ -17,6 +17,9 @@ from results.published.schema import PublishedNumber
 KINDS = ("run", "second-hand", "derived", "unknown", "copy", "part")
 """Of an origin, best evidence first. part: one run of, or another epoch of, a result that the registry has as well."""
 
+NONE = "none"
+"""In the place of a network: there is none (a plain student)."""
+
 _BEGINNINGS = {
     "run by ": "run",
     "copied from ": "copy",
@@ -108,7 +111,9 @@ def format_cell(teacher: str, student: str, method: str, dataset: str = "cifar10
     if frame.empty:
         others = sorted({x.method for x in choose(teacher=teacher, student=student, metric=metric) if x.value is not None})
         of_pair = f"printed of this pair: {', '.join(others)}" if others else "nothing printed of this pair"
-        return f"{teacher}:{student} {method} on {dataset}: no printed {metric}; {of_pair}"
+        pairs = _pairs_with(teacher, student, method, dataset, metric)
+        elsewhere = f"; printed of {', '.join(pairs)}" if pairs else ""
+        return f"{teacher}:{student} {method} on {dataset}: no printed {metric}; {of_pair}{elsewhere}"
     rows = frame.to_dict("records")
     body = []
     for head in (r for r in rows if not r["copy"]):
@@ -133,7 +138,19 @@ def format_cell(teacher: str, student: str, method: str, dataset: str = "cifar10
     text += " (=: the same result printed again, ~: some of its runs or another epoch of them; neither is new evidence)"
     text += f"\nspread {frame.attrs['spread']:.2f} over all"
     text += f", {frame.attrs['spread_own']:.2f} over the {frame.attrs['own']} that the printing paper ran itself"
+    if pairs := _pairs_with(teacher, student, method, dataset, metric):
+        text += f"\nprinted in the columns of pairs too: {', '.join(pairs)}"
     return "\n".join([text, *_errata_lines(teacher, student, method, dataset, metric)])
+
+
+def _pairs_with(teacher: str, student: str, method: str, dataset: str, metric: str) -> list[str]:
+    """The pairs of the one network whose other is asked for as `none`, that have a printed value of the method: papers print a plain student
+    (or teacher) in every column that it is in. Empty where both networks are named."""
+    if NONE not in (teacher, student):
+        return []
+    named = {"student": student} if teacher == NONE else {"teacher": teacher}
+    found = choose(**named, method=method, dataset=dataset, metric=metric)
+    return sorted({f"{x.teacher}:{x.student}" for x in found if x.value is not None} - {f"{teacher}:{student}"})
 
 
 def _again(row: dict[Any, Any]) -> str:

@@ -75,6 +75,17 @@ def test_published_of_what_nobody_printed_says_what_is(capsys: pytest.CaptureFix
     assert "nst on imagenet: no printed top1; printed of this pair: at, cat-kd, cc, " in capsys.readouterr().out
 
 
+def test_published_of_one_network_names_the_pairs_that_print_it(capsys: pytest.CaptureFixture[str]) -> None:
+    """A plain student stands in the column of every pair: the few that are printed alone are not all there is."""
+    assert main(["published", "--pair", "none:resnet20", "--method", "student"]) == 0
+    text = capsys.readouterr().out
+    assert "68.92" in text and "printed in the columns of pairs too: resnet110:resnet20, resnet56:resnet20\n" in text
+    for pair, method, shown in (("none:resnet20", "kd", "resnet56:resnet20"), ("resnet56:none", "teacher", "resnet56:resnet20")):
+        assert main(["published", "--pair", pair, "--method", method]) == 0
+        (line,) = capsys.readouterr().out.splitlines()
+        assert line.startswith(f"{pair} {method} on cifar100: no printed top1; ") and shown in line
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
