@@ -34,6 +34,7 @@ from benchmark.matrix import Expansion
 from benchmark.runs import Resolver, Run
 from results.store import Store
 from tables.cells import CellResult, collect, number
+from tables.statistics import signed
 
 STEP_FALL = 0.08
 """A run of a step schedule loses at least this share of its train loss in the epoch after its first milestone."""
@@ -227,7 +228,7 @@ def _summary(c: CurveDiff) -> list[str]:
         c.published_run,
         f"1-{c.epochs[-1].epoch}",
         f"{c.median:.2%}",
-        f"{largest.relative:+.2%}",
+        signed(largest.relative, kind="%"),
         str(largest.epoch),
         f"{len(c.outside)} of {len(c.epochs)}",
         c.verdict,
@@ -243,7 +244,7 @@ def _epochs(c: CurveDiff) -> str:
             e.epoch,
             f"{e.ours:.3f}",
             f"{e.published:.3f}",
-            f"{e.relative:+.2%}" + ("" if e.inside else " !"),
+            signed(e.relative, kind="%") + ("" if e.inside else " !"),
             "" if e.ours_test_acc is None else f"{e.ours_test_acc:.2f}",
             "" if e.published_test_acc is None else f"{e.published_test_acc:.2f}",
         ]

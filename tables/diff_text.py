@@ -14,7 +14,7 @@ from benchmark.errors import unknown
 from tables import diff
 from tables.cells import ON_TEST_SET
 from tables.diff import VERDICTS, CellDiff, Diff
-from tables.statistics import ASSUMED_STD, RULE, power_note
+from tables.statistics import ASSUMED_STD, RULE, power_note, signed
 
 FORMATS = ("plain", "md", "tex", "csv", "json")
 MARKS = {"agrees": "=", "above": "+", "below": "-", "missing": ".", "not comparable": "~"}
@@ -77,9 +77,9 @@ def _delta_and_band(c: CellDiff) -> tuple[str, str]:
     if c.delta is None:
         return "", ""
     if c.band is None:
-        return f"{c.delta:+.2f}", ""
+        return signed(c.delta), ""
     digits = 3 if c.verdict != "agrees" and f"{abs(c.delta):.2f}" == f"{c.band:.2f}" else 2
-    return f"{c.delta:+.{digits}f}", f"{c.band:.{digits}f}"
+    return signed(c.delta, digits), f"{c.band:.{digits}f}"
 
 
 def _row(c: CellDiff, reasons: dict[str, int]) -> list[str]:
@@ -120,7 +120,7 @@ def _below(diffs: Sequence[CellDiff], reasons: dict[str, int]) -> list[str]:
     )
     lines += [
         f"{v}: "
-        + ", ".join(f"{c.label} {c.pair} ({c.delta:+.2f})" for c in diffs if c.verdict == v and c.delta is not None)
+        + ", ".join(f"{c.label} {c.pair} ({signed(c.delta)})" for c in diffs if c.verdict == v and c.delta is not None)
         for v in diff.FAILING
         if counts[v]
     ]

@@ -19,7 +19,7 @@ from results.files import atomic
 from results.store import Store
 from tables.cells import CellResult, collect, column_title, rank_rule
 from tables.diff import CellDiff, diff_table
-from tables.statistics import ASSUMED_STD, interval
+from tables.statistics import ASSUMED_STD, interval, signed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -132,9 +132,9 @@ def delta_map_png(expansion: Expansion, diffs: Sequence[CellDiff]) -> bytes:
         if d.delta is None:
             continue
         if d.verdict == "not comparable":
-            texts[i][j] = f"~ {d.delta:+.2f}"
+            texts[i][j] = f"~ {signed(d.delta)}"
             continue
-        values[i, j], texts[i][j] = d.delta, f"{d.delta:+.2f}"
+        values[i, j], texts[i][j] = d.delta, signed(d.delta)
         if d.verdict in ("above", "below"):
             hatch = "\\\\\\" if d.verdict == "above" else "///"
             axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, hatch=hatch, edgecolor="0.4", linewidth=0))

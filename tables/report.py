@@ -25,7 +25,7 @@ from tables.printed import Prints
 from tables.render import PLAIN_ROWS, Entry, lay_out
 from tables.report_details import details
 from tables.report_figures import figures
-from tables.statistics import RULE
+from tables.statistics import RULE, signed
 from tables.svg import MARKS
 
 PAGE = Path(__file__).resolve().parent / "page"
@@ -181,7 +181,7 @@ def _published(d: CellDiff) -> str:
 
 
 def _delta(d: CellDiff) -> str:
-    text = "" if d.delta is None else f"{d.delta:+.2f}".replace("-", MINUS)
+    text = "" if d.delta is None else signed(d.delta).replace("-", MINUS)
     return f'<span class="mark" aria-hidden="true">{MARKS[d.verdict]}</span> {text}'
 
 

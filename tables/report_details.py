@@ -13,7 +13,7 @@ from tables.cells import CellResult, RunResult, number, rank_rule
 from tables.curves import cell_curves, comparable_epochs, compare, strange
 from tables.diff import CellDiff
 from tables.render import PLAIN_ROWS
-from tables.statistics import Paired, paired
+from tables.statistics import Paired, paired, signed
 
 CURVE_POINTS = 120
 """Points of a curve that ride along with the page."""
@@ -123,6 +123,6 @@ def _paired(e: Expansion, r: CellResult, results: Sequence[CellResult]) -> list[
 
 
 def _paired_text(p: Paired) -> dict[str, Any]:
-    around = "" if p.low is None or p.high is None else f"{p.low:+.2f} to {p.high:+.2f}"
+    around = "" if p.low is None or p.high is None else f"{signed(p.low)} to {signed(p.high)}"
     needed = "settled" if p.settled else "" if p.needed is None else f"{p.needed}"
-    return {"n": len(p.seeds), "mean": f"{p.mean:+.2f}", "interval": around, "needed": needed}
+    return {"n": len(p.seeds), "mean": signed(p.mean), "interval": around, "needed": needed}

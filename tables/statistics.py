@@ -26,6 +26,12 @@ RULE = (
 )
 
 
+def signed(x: float, digits: int = 2, kind: str = "f") -> str:
+    """A difference as it is printed: `+0.31`, `-1.20`, and `0.00` without a sign where it rounds to that. kind: `f`, or `%` for shares."""
+    text = f"{x:+.{digits}{kind}}"
+    return text if text.strip("+-0.%") else text[1:]
+
+
 @dataclass(frozen=True)
 class Sample:
     """A mean of top-1 (in %), the standard deviation (n - 1) of its runs and their number; None where it is not known."""

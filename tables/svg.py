@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from tables.diff import CellDiff
 from tables.plots import spread
-from tables.statistics import Rank
+from tables.statistics import Rank, signed
 
 MARKS = {"agrees": "=", "above": "▲", "below": "▼", "missing": "·", "not comparable": "~"}
 """The verdicts' marks on the page: a sign beside a signed number would be read as part of it."""
@@ -133,7 +133,7 @@ def heat_map(diffs: Sequence[CellDiff]) -> str:
         body.append(
             f'<rect x="{x}" y="{y}" width="{width - 2}" height="{height - 2}" class="heat {sign}" style="--share:{share:.3f}"/>'
         )
-        shown = MARKS[d.verdict] + ("" if d.delta is None else f" {d.delta:+.2f}".replace("-", "\u2212"))
+        shown = MARKS[d.verdict] + ("" if d.delta is None else f" {signed(d.delta)}".replace("-", "\u2212"))
         body.append(
             _text(
                 x + width / 2 - 1,
@@ -176,7 +176,7 @@ def dumbbells(rows: Sequence[tuple[str, float, float]]) -> str:
         y = ROW * i + 12
         body += [_text(LABEL - 8, y + 4, label, "end", "label"), _line(scale(last), y, scale(best), y, "whisker"),
                  f'<circle cx="{scale(best):.1f}" cy="{y}" r="4" class="ring"/>', f'<circle cx="{scale(last):.1f}" cy="{y}" r="3" class="dot"/>',
-                 _text(490, y + 4, f"{best - last:+.2f}", "start", "value")]  # fmt: skip
+                 _text(490, y + 4, signed(best - last), "start", "value")]  # fmt: skip
     return _svg(540, bottom + 20, body, "last and best top-1 of each row")
 
 

@@ -87,6 +87,7 @@
     for (const [k, v] of pairs) if (v !== "" && v !== null && v !== undefined) dl.append(make("dt", k), make("dd", v));
     return dl;
   };
+  const signed = (x) => { const text = x.toFixed(2).replace("-0.00", "0.00"); return Number(text) > 0 ? "+" + text : text; };
   const fixed = (x, n) => (x === null || x === undefined ? "" : x.toFixed(n));
   const duration = (s) => (s === null ? "" : s < 90 ? s.toFixed(1) + " s" : s < 5400 ? (s / 60).toFixed(1) + " min" : (s / 3600).toFixed(2) + " h");
   const part = (title, node) => {
@@ -105,7 +106,7 @@
     columns.append(part("Comparison", list([
       ["method", `${c.method}, protocol ${c.protocol}`], ["epoch that counts", rule], ["regenerated, last", c.last], ["regenerated, best (on the test set)", c.best],
       ["seeds done", `${c.n} of ${c.seeds}`], ["published", c.published === null ? "nothing printed" : c.published],
-      ["published n", c.published === null ? "" : c.published_n === null ? "not printed" : c.published_n], ["difference", c.delta === null ? "" : (c.delta > 0 ? "+" : "") + fixed(c.delta, 2)],
+      ["published n", c.published === null ? "" : c.published_n === null ? "not printed" : c.published_n], ["difference", c.delta === null ? "" : signed(c.delta)],
       ["agrees within", c.band === null ? "" : "±" + fixed(c.band, 2)], ["assumed", c.assumed.join("; ")], ["notes", c.notes.join("; ")],
     ])));
     columns.append(part("Provenance of the printed number", list([["printed in", c.printed_in || "–"], ["origin", c.origin], ["source", c.source]])));

@@ -40,6 +40,19 @@ def pick(found: Diff, label: str, student: str = "resnet20") -> diff.CellDiff:
     return cell
 
 
+@pytest.mark.parametrize("by", [-0.003, 0.0, 0.003])
+def test_no_zero_has_a_sign(expansion: matrix.Expansion, by: float) -> None:
+    numbers = kit.prints(expansion, kit.simple_value, std=0.2, n=3)
+    records = kit.golden(expansion, numbers)
+    for cell in expansion.cells:
+        records = kit.move(records, cell.runs, by)
+    found = run_diff(expansion, records, numbers)
+    assert all(c.delta == pytest.approx(by, abs=1e-9) for c in found)
+    for fmt in ("plain", "md", "tex"):
+        text = format_diff(found, fmt)
+        assert "0.00" in text and "-0.00," not in text and "-0.00 " not in text and "+0.00 " not in text, fmt
+
+
 def test_golden_records_agree_and_one_moved_cell_is_named(expansion: matrix.Expansion) -> None:
     numbers = kit.prints(expansion, kit.simple_value, std=0.2, n=3)
     records = kit.golden(expansion, numbers)

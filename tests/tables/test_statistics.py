@@ -40,6 +40,20 @@ def test_verdict_by_hand() -> None:
     assert judge(Sample(69.9, 0.3, 5), Sample(70.5, 0.4, 3)).verdict == "below"
 
 
+@pytest.mark.parametrize(
+    ("x", "text"),
+    [(0.314, "+0.31"), (-1.2, "-1.20"), (0.0, "0.00"), (-0.0, "0.00"), (-0.004, "0.00"), (1e-14, "0.00"), (-0.006, "-0.01"), (-10.0, "-10.00")],
+)
+def test_a_difference_that_rounds_to_zero_has_no_sign(x: float, text: str) -> None:
+    assert st.signed(x) == text
+
+
+def test_signs_with_other_digits_and_of_shares() -> None:
+    assert st.signed(-0.004, 3) == "-0.004" and st.signed(-0.0004, 3) == "0.000"
+    assert st.signed(-0.1344, kind="%") == "-13.44%" and st.signed(-0.00001, kind="%") == "0.00%"
+    assert st.signed(math.nan) == "+nan"
+
+
 def test_verdict_never_looks_below_the_tolerance() -> None:
     exact = judge(Sample(70.30, 0.0, 5), Sample(70.0, 0.0, 5))
     assert exact.verdict == "agrees" and exact.band == 0.3
