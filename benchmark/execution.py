@@ -25,6 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# a stream for each student of a pack: with the driver's 8 queues some would wait for others; read when the GPU is first used
+os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
+
 import torch
 from torch import nn
 
@@ -86,13 +89,15 @@ def bf16_gain() -> float:
 class Execution:
     """device: `cpu` or `cuda[:n]`. precision: `fp32`; `tf32` (GPU: matrix products in TF32); `bf16` (networks under autocast, losses and
     weights in fp32). threads: of the CPU, 0 leaves torch's own choice. student_threads: those of one student's step; `threads //
-    student_threads` students are stepped at the same time."""
+    student_threads` students are stepped at the same time. graphs: on a GPU, whether steps are replayed from CUDA graphs, the students of a
+    pack side by side (benchmark/graphs.py)."""
 
     device: str
     precision: str
     threads: int = 0
     channels_last: bool = True
     student_threads: int = 1
+    graphs: bool = True
 
     @property
     def torch_device(self) -> torch.device:
@@ -134,10 +139,13 @@ class Execution:
             "channels_last": self.channels_last,
             "threads": self.threads or torch.get_num_threads(),
             "student_threads": self.student_threads if self.torch_device.type == "cpu" else None,
+            "graphs": self.graphs if self.torch_device.type == "cuda" else None,
         }
 
 
-def choose(device: str = "auto", precision: str = "auto", threads: int = 0, student_threads: int = 1) -> Execution:
+def choose(
+    device: str = "auto", precision: str = "auto", threads: int = 0, student_threads: int = 1, graphs: bool = True
+) -> Execution:
     """The execution of a plan, by rule and not by what is in it.
 
     device auto: the GPU if there is one. precision auto: bf16 on a GPU, and on a CPU that has it and is `BF16_GAIN` times faster by it, as
@@ -158,7 +166,7 @@ def choose(device: str = "auto", precision: str = "auto", threads: int = 0, stud
         precision = "bf16" if fast else "fp32"
     if precision not in PRECISIONS:
         raise InputError(f"precision {precision}; allowed: auto, {', '.join(PRECISIONS)}")
-    return Execution(device, precision, threads, student_threads=student_threads)
+    return Execution(device, precision, threads, student_threads=student_threads, graphs=graphs)
 
 
 def _cpu_name() -> str:

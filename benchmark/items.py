@@ -43,32 +43,40 @@ class Stage:
 
 
 class Meter:
-    """Sums of an epoch, kept on the device (reading them is a synchronisation, made once an epoch)."""
+    """Sums of an epoch, kept on the device where they lie (a captured step adds to them); reading them is a synchronisation, made once
+    an epoch."""
 
     def __init__(self) -> None:
         self.images = 0
         self.sums: dict[str, Tensor] = {}
-        self.correct: Tensor | None = None
 
     def add(self, total: Tensor, terms: Mapping[str, Tensor], correct: Tensor | None, rows: int) -> None:
-        """Losses are means over the batch, so they are weighted with its rows."""
-        for name, value in {"train_loss": total, **{f"term_{k}": v for k, v in terms.items()}}.items():
-            part = value.detach() * rows
-            self.sums[name] = self.sums[name] + part if name in self.sums else part
+        """Losses are means over the batch, so they are weighted with its rows. The caller counts the images: `images += rows`."""
+        found = {"train_loss": total, **{f"term_{k}": v for k, v in terms.items()}}
+        parts = {name: value.detach() * rows for name, value in found.items()}
         if correct is not None:
-            self.correct = correct if self.correct is None else self.correct + correct
-        self.images += rows
+            parts["correct"] = correct
+        for name, part in parts.items():
+            if name in self.sums:
+                self.sums[name].add_(part)
+            else:
+                self.sums[name] = part.clone()
+
+    def reset(self) -> None:
+        """Begins a new epoch."""
+        self.images = 0
+        for value in self.sums.values():
+            value.zero_()
 
     def read(self) -> dict[str, float]:
         """Means over the epoch; train_acc in percent."""
         if not self.images:
             return {}
         names = list(self.sums)
-        values = torch.stack([self.sums[n].double() for n in names]).tolist()
-        found = {n: v / self.images for n, v in zip(names, values, strict=True)}
-        if self.correct is not None:
-            found["train_acc"] = 100 * self.correct.item() / self.images
-        return found
+        sums = dict(zip(names, torch.stack([self.sums[n].double() for n in names]).tolist(), strict=True))
+        correct = sums.pop("correct", None)
+        found = {n: v / self.images for n, v in sums.items()}
+        return found if correct is None else {**found, "train_acc": 100 * correct / self.images}
 
 
 @dataclass
@@ -184,11 +192,10 @@ class Item:
         """Modes, learning rate, the methods' generators and schedules for the next epoch."""
         epoch, stage = self.epoch + 1, self.stage
         device = self.execution.torch_device
-        self.meter = Meter()
-        self.generators = {
-            name: torch.Generator(device).manual_seed(seed_of(self.run.seed, "method", name, stage.name, epoch))
-            for name in self.objective.methods
-        }
+        self.meter.reset()
+        for name in self.objective.methods:
+            generator = self.generators.setdefault(name, torch.Generator(device))
+            generator.manual_seed(seed_of(self.run.seed, "method", name, stage.name, epoch))
         if stage.name == MAIN:
             if self.student is not None:
                 self.student.train().requires_grad_(True)
@@ -215,7 +222,8 @@ class Item:
         return self._init_method().init_lr(self.run.student, recipe.lr / self.run.lr_scale) * self.run.lr_scale
 
     def step(self, batch: Batch, teachers: Mapping[str, Features]) -> None:
-        """One optimisation step. Nothing here waits for the device."""
+        """One optimisation step; its images are counted by the caller (`meter.images`). Nothing here waits for the device, and no tensor
+        that outlives the step is replaced by another: a graph that was captured of it can be replayed."""
         needs, main = self.stage.needs, self.stage.name == MAIN
         students = self._student_pass(batch, needs)
         steps = {
@@ -276,6 +284,7 @@ class Item:
             self.stage_index += 1
             self.epoch = 0
             self.optimizer = None
+            self.meter = Meter()
         return row
 
     def _init_method(self) -> Method:

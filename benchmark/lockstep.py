@@ -1,12 +1,14 @@
 """The step of a pack: one batch, one teacher pass a view, every student stepped. The trainer and `bench` both run this very code.
 
-On a CPU the teacher's pass is shared by all threads, then the students are stepped side by side in lanes of `student_threads`.
+On a CPU the teacher's pass is shared by all threads, then the students are stepped side by side in lanes of `student_threads`. On a GPU
+the steps are replayed from graphs (benchmark/graphs.py).
 
 Nothing here waits for the device: no value is looked at on the host between the first batch of an epoch and its last (a test counts).
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,9 +17,10 @@ from typing import Any
 
 import torch
 
-from benchmark.data.stream import Batch, Stream
+from benchmark.data.stream import Batch, Rows, Stream
 from benchmark.data.views import View
 from benchmark.execution import Execution
+from benchmark.graphs import Graphs
 from benchmark.items import MAIN, Item, select
 from benchmark.teacher_table import TeacherTable
 from models import Features, Network
@@ -27,10 +30,16 @@ class Lockstep:
     """The items of a pack for one epoch (all in the same stage and epoch, `begin_epoch` done by the caller)."""
 
     def __init__(
-        self, items: Sequence[Item], teacher: Network | None, execution: Execution, table: TeacherTable | None = None
+        self,
+        items: Sequence[Item],
+        teacher: Network | None,
+        execution: Execution,
+        table: TeacherTable | None = None,
+        graphs: Graphs | None = None,
     ) -> None:
-        """table: read instead of a pass by every item that it serves, whatever the others of the pack need."""
-        self.items, self.teacher, self.execution, self.table = items, teacher, execution, table
+        """table: read instead of a pass by every item that it serves, whatever the others of the pack need. graphs: those of the pack,
+        which outlive the epoch; None steps eagerly."""
+        self.items, self.teacher, self.execution, self.table, self.graphs = items, teacher, execution, table, graphs
         self.views: dict[str, View] = {}
         self._read: dict[str, View] = {}
         self._reads = [table is not None and table.serves(i.stage.needs) for i in items]
@@ -54,35 +63,77 @@ class Lockstep:
         """The epoch's batches with the views that some item reads."""
         return stream.epoch(stage, epoch, self.views.values(), self._read.values())
 
+    def steps(
+        self, stream: Stream, stage: str, epoch: int, failed: Callable[[Item, Exception], None] | None = None
+    ) -> Iterator[tuple[int, int]]:
+        """The epoch, a step each time it is asked: `(images of the batch, items alive after it)`. `failed`: see `step`."""
+        every = stream.rows(stage, epoch, self.views.values(), self._read.values())
+        if self.graphs is None:
+            for rows in every:
+                yield len(rows.indices), self.step(self.make(stream, rows), failed)
+        else:
+            yield from self.graphs.steps(self, stream, every, failed)
+
+    @property
+    def signature(self) -> tuple[Any, ...]:
+        """What the batch and the teacher's passes are made of: as long as it stays, so does their graph."""
+        live = tuple(sorted((name, tuple(sorted(parts))) for name, parts in self._live.items()))
+        return tuple(self.views), tuple(self._read), live
+
+    def make(self, stream: Stream, rows: Rows) -> Batch:
+        """The batch of these rows, with the views that some item reads."""
+        return stream.batch(rows, self.views.values())
+
     def step(self, batch: Batch, failed: Callable[[Item, Exception], None] | None = None) -> int:
         """One step of every item that is alive. An item's error goes to `failed` and ends that item alone (without it, it is raised).
         Returns how many items are alive after it."""
+        return self.students(batch, self.see(batch), failed)
+
+    def see(self, batch: Batch) -> list[Mapping[str, Features]]:
+        """What each item sees of the teacher, by view: one pass a view for all, or the table's rows."""
         seen = {name: self._pass(batch.views[name], parts) for name, parts in self._live.items()}
         read: dict[str, Features] = {}
         if self.table is not None:
             read = {name: self.table.features(batch.indices, batch.draws[name]) for name in self._read}
-        errors = self._students(batch, [read if reads else seen for reads in self._reads])
+        return [read if reads else seen for reads in self._reads]
+
+    def students(
+        self,
+        batch: Batch,
+        teachers: Sequence[Mapping[str, Features]],
+        failed: Callable[[Item, Exception], None] | None = None,
+        one: Callable[[int], None] | None = None,
+    ) -> int:
+        """Steps the items that are alive, item number i by `one(i)`, which is an eager step unless given."""
+
+        def eager(i: int) -> None:
+            with contextlib.nullcontext() if self.graphs is None else self.graphs.beside(self.items[i]):
+                self.items[i].step(batch, teachers[i])
+
+        errors = self._each(one or eager)
         for item, error in zip(self.items, errors, strict=True):
             if error is not None:
                 if failed is None:
                     raise error
                 item.failure = error
                 failed(item, error)
+            else:
+                item.meter.images += len(batch.labels)
         return sum(i.failure is None for i in self.items)
 
-    def _students(self, batch: Batch, teachers: Sequence[Mapping[str, Features]]) -> list[Exception | None]:
-        """Steps the items that are alive, one after the other or in lanes; no item reads what another writes. Returns their errors."""
+    def _each(self, step: Callable[[int], None]) -> list[Exception | None]:
+        """Calls `step` for the items that are alive, one after the other or in lanes; no item reads what another writes. Their errors."""
         errors: list[Exception | None] = [None] * len(self.items)
 
         def one(i: int) -> None:
             try:
-                self.items[i].step(batch, teachers[i])
+                step(i)
             except Exception as error:
                 errors[i] = error
 
         alive = [i for i in self._order if self.items[i].failure is None]
         if self._pool is None:
-            for i in sorted(alive):
+            for i in alive if self.graphs is not None else sorted(alive):
                 one(i)
             return errors
         futures: list[Future[None]] = [self._pool.submit(one, i) for i in alive]

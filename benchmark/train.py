@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 import models
-from benchmark import checkpoint, data, teacher_table, teachers
+from benchmark import checkpoint, data, graphs, teacher_table, teachers
 from benchmark.data.samplers import SHUFFLE
 from benchmark.data.stream import Stream
 from benchmark.errors import InputError
@@ -166,6 +166,7 @@ class _Pack:
             first.recipe.augment,
         )
         self.table = self._table(ready)
+        self.graphs = graphs.of(self.execution, self.reporter.note)
         self.items = [item for r in ready if (item := self._open(r)) is not None]
         steps = self.stream.steps(MAIN, 1)
         left = sum(s.epochs for i in self.items for s in i.stages[i.stage_index :]) - sum(i.epoch for i in self.items)
@@ -265,13 +266,13 @@ class _Pack:
         began = time.perf_counter()
         for item in items:
             item.begin_epoch()
-        lockstep = Lockstep(items, self.teacher, self.execution, self.table)
+        lockstep = Lockstep(items, self.teacher, self.execution, self.table, self.graphs)
         _, stream, epoch = unit
         images = 0
-        for number, batch in enumerate(lockstep.batches(self.stream, stream, epoch)):
-            alive = lockstep.step(batch, lambda item, error: self._fail(item.run, error))
-            images += len(batch.labels)
-            self.reporter.step(items[0].stage.name, epoch, alive, len(batch.labels) * alive)
+        steps = lockstep.steps(self.stream, stream, epoch, lambda item, error: self._fail(item.run, error))
+        for number, (size, alive) in enumerate(steps):
+            images += size
+            self.reporter.step(items[0].stage.name, epoch, alive, size * alive)
             self._say(items, number, began, images)
             if not alive:
                 return

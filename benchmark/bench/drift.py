@@ -1,4 +1,5 @@
-"""How far bf16 goes from fp32: the losses of the first steps of every method, same start and same batches in both.
+"""How far another arithmetic goes from the reference, fp32 on the CPU: the losses of the first steps of every method, same start and same
+batches in both. The other is bf16, on a GPU also fp32, both replayed from graphs.
 
 `first` is the difference of the first step's loss: rounding alone. `gap` is the mean over the steps of |loss in bf16 - loss in fp32| as a part
 of the mean fp32 loss, `bias` the difference of the mean losses. Training is chaotic, so a gap must be held against what a change of bf16's
@@ -7,19 +8,23 @@ size does by itself: `floor` is the gap between fp32 and fp32 from weights moved
 
 from __future__ import annotations
 
+import copy
 import functools
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmark import data
+import models
+from benchmark import checkpoint, data, graphs
 from benchmark.bench.ours import open_items
 from benchmark.data.stream import Stream
+from benchmark.errors import InputError
 from benchmark.execution import Execution
-from benchmark.items import MAIN, Item, Meter
+from benchmark.items import MAIN, Item
 from benchmark.lockstep import Lockstep
 from benchmark.runs import Request, Resolver, Run
 from models import Network
@@ -40,53 +45,62 @@ def taught(name: str) -> Network:
     """A teacher of 96 steps on digits in fp32: an untrained one maps all images to nearly one vector, whose relations are rounding alone."""
     run = drift_run("plain", name)
     with tempfile.TemporaryDirectory() as folder:
-        _, (item,) = _open(run, "fp32", folder, None)
-        _steps(run, item, "fp32", None, 96)
+        _, (item,) = _open(run, _cpu(), folder, None)
+        _steps(run, item, _cpu(), None, 96)
     assert item.student is not None
     return item.student.eval().requires_grad_(False)
 
 
-def losses(run: Run, precision: str, steps: int, nudge: float = 0.0, init: bool = False) -> list[float]:
-    """The first losses on the CPU: of the main stage (an initialisation stage counts as one that learnt nothing), or with `init` of
-    the first stage. The teacher is `taught`."""
-    teacher = taught(run.teacher) if run.teacher_ref is not None else None
+def _cpu(precision: str = "fp32") -> Execution:
+    return Execution("cpu", precision, torch.get_num_threads())
+
+
+def losses(
+    run: Run, execution: Execution, steps: int, nudge: float = 0.0, init: bool = False, teacher: Network | None = None
+) -> list[float]:
+    """The first losses: of the main stage (an initialisation stage counts as one that learnt nothing), or with `init` of the first
+    stage. The teacher is `taught` unless given."""
+    if run.teacher_ref is None:
+        teacher = None
+    else:
+        teacher = copy.deepcopy(teacher or taught(run.teacher))
+        execution.place(teacher)
     with tempfile.TemporaryDirectory() as folder:
-        _, (item,) = _open(run, precision, folder, teacher, main=not init)
+        _, (item,) = _open(run, execution, folder, teacher, main=not init)
         if nudge:
             assert item.student is not None
             generator = torch.Generator().manual_seed(0)
             with torch.no_grad():
                 for p in (*item.student.parameters(), *item.objective.parameters()):
                     p.mul_(1 + nudge * torch.randn(p.shape, generator=generator))
-        return _steps(run, item, precision, teacher, steps)
+        with execution.applied():
+            return _steps(run, item, execution, teacher, steps)
 
 
-def _execution(precision: str) -> Execution:
-    return Execution("cpu", precision, torch.get_num_threads())
-
-
-def _split(run: Run) -> data.Split:
-    return data.load(run.dataset).train.take(run.recipe.train_images)
+def _split(run: Run, execution: Execution) -> data.Split:
+    return data.load(run.dataset).train.take(run.recipe.train_images).to(execution.torch_device)
 
 
 def _open(
-    run: Run, precision: str, folder: str, teacher: Network | None, main: bool = True
+    run: Run, execution: Execution, folder: str, teacher: Network | None, main: bool = True
 ) -> tuple[Network | None, list[Item]]:
-    return open_items([run], _split(run), _execution(precision), Path(folder), teacher, main)
+    return open_items([run], _split(run, execution), execution, Path(folder), teacher, main)
 
 
-def _steps(run: Run, item: Item, precision: str, teacher: Network | None, steps: int) -> list[float]:
+def _steps(run: Run, item: Item, execution: Execution, teacher: Network | None, steps: int) -> list[float]:
     mean, std = (tuple(run.settings["normalise"][k]) for k in ("mean", "std"))
-    stream = Stream(_split(run), mean, std, run.spec.sampler, run.recipe.batch_size, True, run.seed)
+    stream = Stream(_split(run, execution), mean, std, run.spec.sampler, run.recipe.batch_size, True, run.seed)
     found: list[float] = []
+    made = graphs.of(execution, print)
     while True:
         item.begin_epoch()
-        lockstep = Lockstep([item], teacher, _execution(precision))
+        lockstep = Lockstep([item], teacher, execution, graphs=made)
         name = MAIN if item.stage.name == MAIN else f"init{item.stage_index}"
-        for batch in lockstep.batches(stream, name, item.epoch + 1):
-            item.meter = Meter()
-            lockstep.step(batch)
+        for _ in lockstep.steps(stream, name, item.epoch + 1):
+            if made is not None:
+                made.device.synchronise()
             found.append(item.meter.read()["train_loss"])
+            item.meter.reset()
             if len(found) == steps:
                 return found
         item.epoch += 1
@@ -99,20 +113,75 @@ def compare(a: Sequence[float], b: Sequence[float]) -> dict[str, float]:
     return {"gap": float((x - y).abs().mean() / scale), "bias": float((x.mean() - y.mean()) / scale)}
 
 
-def measure(run: Run, steps: int, init: bool = False) -> dict[str, Any]:
+@dataclass
+class Reference:
+    """What fp32 on a CPU gave: losses and the floor by row, and the teachers. It can be made on one machine and held against on another."""
+
+    steps: int
+    losses: dict[str, list[float]] = field(default_factory=dict)
+    floors: dict[str, float] = field(default_factory=dict)
+    teachers: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def add(self, run: Run, init: bool) -> None:
+        """Computes a row that is not there."""
+        name = row_name(run, init)
+        if name in self.losses:
+            return
+        if run.teacher_ref is not None:
+            self.teachers.setdefault(run.teacher, taught(run.teacher).state_dict())
+        self.losses[name] = losses(run, _cpu(), self.steps, init=init)
+        self.floors[name] = compare(losses(run, _cpu(), self.steps, NUDGE, init), self.losses[name])["gap"]
+
+    def teacher(self, run: Run) -> Network | None:
+        if run.teacher_ref is None:
+            return None
+        net = models.build(run.teacher, data.info(run.dataset).num_classes)
+        net.load_state_dict(self.teachers[run.teacher])
+        return net.eval().requires_grad_(False)
+
+    def save(self, path: Path) -> None:
+        checkpoint.save(path, {**vars(self)})
+
+    @staticmethod
+    def load(path: Path, steps: int) -> Reference:
+        """`InputError` for a file that is none, or of another number of steps."""
+        try:
+            found = checkpoint.load(path, torch.device("cpu"))
+            reference = Reference(**(found or {}))
+        except Exception as error:
+            raise InputError(f"{path} is no reference of bench --drift; allowed: a file that --save wrote") from error
+        if reference.steps != steps:
+            raise InputError(f"{path} has {reference.steps} steps; allowed: --steps {reference.steps}")
+        return reference
+
+
+def row_name(run: Run, init: bool) -> str:
+    return f"{run.method}, initialisation" if init else run.method
+
+
+def variants(execution: Execution) -> list[Execution]:
+    """What is held against the reference on this device."""
+    if execution.torch_device.type == "cuda":
+        return [replace(execution, precision=p) for p in ("fp32", "bf16")]
+    return [_cpu("bf16")]
+
+
+def measure(run: Run, reference: Reference, execution: Execution, init: bool = False) -> dict[str, Any]:
     """One row of `bench --drift`; init: of the method's initialisation stage."""
-    reference = losses(run, "fp32", steps, init=init)
-    other = losses(run, "bf16", steps, init=init)
-    found = compare(other, reference)
-    floor = compare(losses(run, "fp32", steps, NUDGE, init), reference)["gap"]
-    first = abs(other[0] - reference[0]) / abs(reference[0])
-    within = first <= FIRST and found["gap"] <= GAP + FLOORS * floor
+    reference.add(run, init)
+    name = row_name(run, init)
+    base, floor = reference.losses[name], reference.floors[name]
+    other = losses(run, execution, reference.steps, init=init, teacher=reference.teacher(run))
+    found = compare(other, base)
+    first = abs(other[0] - base[0]) / abs(base[0])
     return {
-        "method": f"{run.method}, initialisation" if init else run.method,
-        "loss_first": reference[0],
-        "loss_last": reference[-1],
+        "method": name,
+        "device": execution.torch_device.type,
+        "precision": execution.precision,
+        "loss_first": base[0],
+        "loss_last": base[-1],
         "first": first,
         **found,
         "floor": floor,
-        "within": within,
+        "within": first <= FIRST and found["gap"] <= GAP + FLOORS * floor,
     }

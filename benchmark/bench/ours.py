@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 import models
-from benchmark import data, matrix
+from benchmark import data, graphs, matrix
 from benchmark.data.datasets import Split
-from benchmark.data.stream import Batch, Stream
+from benchmark.data.stream import Stream
 from benchmark.execution import Execution
 from benchmark.items import MAIN, Item
 from benchmark.lockstep import Lockstep
@@ -95,17 +95,17 @@ class Ours:
         self.batch_size = run.recipe.batch_size
         for item in self.items:
             item.begin_epoch()
-        self.lockstep = Lockstep(self.items, self.teacher, execution)
-        self._batches = self.batches()
+        self.lockstep = Lockstep(self.items, self.teacher, execution, graphs=graphs.of(execution))
+        self._steps = self.steps()
 
-    def batches(self) -> Iterator[Batch]:
-        """The main stage's batches, epoch after epoch."""
+    def steps(self) -> Iterator[tuple[int, int]]:
+        """The main stage's steps, epoch after epoch."""
         epoch = 0
         while True:
             epoch += 1
-            yield from self.lockstep.batches(self.stream, MAIN, epoch)
+            yield from self.lockstep.steps(self.stream, MAIN, epoch)
 
     def step(self) -> int:
         """One batch through the pack; returns its student-images."""
-        self.lockstep.step(next(self._batches))
-        return self.batch_size * self.students
+        size, alive = next(self._steps)
+        return size * alive

@@ -45,7 +45,13 @@ def register(verbs: Any) -> None:
     p.add_argument(
         "--compile", action="store_true", help="instead: torch.compile of teacher and student, warm-up included"
     )
-    p.add_argument("--drift", action="store_true", help="instead: losses in bf16 against fp32, every method")
+    p.add_argument(
+        "--drift",
+        action="store_true",
+        help="instead: losses in bf16 (on a GPU in fp32 too) against fp32 on the CPU, every method",
+    )
+    p.add_argument("--save", default="", metavar="FILE", help="with --drift: only compute the CPU's losses, for --reference")
+    p.add_argument("--reference", default="", metavar="FILE", help="with --drift: the CPU's losses, saved before")
     p.add_argument(
         "--finals", action="store_true", help="instead: final quick top-1 in bf16 against fp32 over seeds, every method, paired"
     )
@@ -106,7 +112,9 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(f"--plot {args.plot}; allowed: a .png, .pdf or .svg file")
     if args.methods and not (args.drift or args.finals):
         raise InputError("--methods without --drift or --finals; allowed: one of them (a pack has all methods of its table)")
-    for option in ("json", "plot"):
+    if (args.save or args.reference) and not args.drift:
+        raise InputError("--save or --reference without --drift; allowed: with it")
+    for option in ("json", "plot", "save"):
         path = getattr(args, option)
         if path and not Path(path).resolve().parent.is_dir():
             raise InputError(f"--{option} {path}: no such folder; allowed: a file in a folder that is there")
@@ -134,7 +142,7 @@ def do_bench(args: argparse.Namespace) -> int:
     _print_conditions(report["conditions"])
     with execution.applied():
         if args.drift:
-            code = _drift(args, report)
+            code = _drift(args, execution, report)
         elif args.finals:
             code = _finals(args, report)
         else:
@@ -311,29 +319,44 @@ def _wanted(args: argparse.Namespace) -> list[tuple[str, str]]:
     return [(name, "resnet14" if name in ("ab", "fsp") else "resnet8") for name in wanted]
 
 
-def _drift(args: argparse.Namespace, report: dict[str, Any]) -> int:
+def _drift(args: argparse.Namespace, execution: Execution, report: dict[str, Any]) -> int:
     rows = report["drift"] = []
+    reference = (
+        drift.Reference.load(Path(args.reference), args.steps) if args.reference else drift.Reference(args.steps)
+    )
     for name, student in _wanted(args):
         run = drift.drift_run(name, student)
         for init in (True, False) if run.spec.init_stages else (False,):
-            rows.append(drift.measure(run, args.steps, init))
-            r = rows[-1]
-            say(f"{r['method']}: gap {100 * r['gap']:.2f}%, bias {100 * r['bias']:+.2f}%, floor {100 * r['floor']:.2f}%")
+            if args.save:
+                reference.add(run, init)
+                reference.save(Path(args.save))
+                say(f"{drift.row_name(run, init)}: reference saved")
+                continue
+            for other in drift.variants(execution):
+                rows.append(drift.measure(run, reference, other, init))
+                r = rows[-1]
+                say(
+                    f"{r['method']} {r['precision']}: first {100 * r['first']:.4f}%, gap {100 * r['gap']:.2f}%, "
+                    f"bias {statistics.signed(100 * r['bias'])}%, floor {100 * r['floor']:.2f}%"
+                )
+    if args.save:
+        return 0
     _table(
         [
             [
                 r["method"],
+                f"{r['device']} {r['precision']}",
                 f"{r['loss_first']:.4g}",
                 f"{r['loss_last']:.4g}",
-                f"{100 * r['first']:.2f}%",
+                f"{100 * r['first']:.3f}%",
                 f"{100 * r['gap']:.2f}%",
-                f"{100 * r['bias']:+.2f}%",
+                f"{statistics.signed(100 * r['bias'])}%",
                 f"{100 * r['floor']:.2f}%",
                 "yes" if r["within"] else "NO",
             ]
             for r in rows
         ],
-        ["method", "first loss", "last loss", "first step", "gap", "bias", "floor", "within"],
+        ["method", "in", "first loss", "last loss", "first step", "gap", "bias", "floor", "within"],
     )
     print(
         f"{args.steps} steps; bounds: first step {100 * drift.FIRST:g}%, gap {100 * drift.GAP:g}% + {drift.FLOORS:g} x floor, of the mean fp32 loss; "

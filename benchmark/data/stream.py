@@ -29,6 +29,24 @@ class Batch:
     draws: dict[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Rows:
+    """What a batch is made from: positions in the training set, int64 `[B]`, and the random draws of each view by name, `[B, k]`."""
+
+    indices: Tensor
+    draws: dict[str, Tensor]
+
+    def clone(self) -> Rows:
+        """A copy in memory of its own."""
+        return Rows(self.indices.clone(), {name: d.clone() for name, d in self.draws.items()})
+
+    def copy_(self, other: Rows) -> None:
+        """Takes over the values of `other`, of the same size, where they lie."""
+        self.indices.copy_(other.indices)
+        for name, d in self.draws.items():
+            d.copy_(other.draws[name])
+
+
 class Stream:
     """Batches of a training split that lies on the device as one uint8 tensor."""
 
@@ -59,27 +77,34 @@ class Stream:
         return self.sampler.epoch(self._labels_cpu, self.batch_size, self.drop_last, generator)
 
     def epoch(self, stage: str, epoch: int, views: Iterable[View], drawn: Iterable[View] = ()) -> Iterator[Batch]:
-        """The batches of one epoch (counted from 1) with these views. Draws are made on the CPU, once, and moved to the device.
+        """The batches of one epoch (counted from 1) with these views.
 
         drawn: views of which the draws are wanted and not the images.
         """
-        wanted = {v.name: under(self.augment, v) for v in views}
+        views = list(views)
+        for rows in self.rows(stage, epoch, views, drawn):
+            yield self.batch(rows, views)
+
+    def rows(self, stage: str, epoch: int, views: Iterable[View], drawn: Iterable[View] = ()) -> Iterator[Rows]:
+        """What the batches of `epoch` are made from. Draws are made on the CPU, once, and moved to the device."""
         device = self.images.device
         order = self._order(stage, epoch)
         total = sum(map(len, order))
         draws = {}
-        others = {v.name: under(self.augment, v) for v in (NORMAL, *drawn)}
-        for view in {**others, **wanted}.values():
+        for view in {v.name: under(self.augment, v) for v in (NORMAL, *drawn, *views)}.values():
             generator = torch.Generator().manual_seed(seed_of(self.seed, "view", view.name, stage, epoch))
             draws[view.name] = view.draw(total, generator).to(device)
         positions = torch.cat(order).to(device)
         start = 0
         for size in map(len, order):
             rows = slice(start, start + size)
-            index = positions[rows]
-            labels = self.labels[index]
-            raw = RawBatch(self.images[index], labels, index, self.mean, self.std)
-            normal = draws[NORMAL.name][rows]
-            made = {name: v.make(raw, draws[name][rows], normal) for name, v in wanted.items()}
-            yield Batch(made, labels, index, {name: d[rows] for name, d in draws.items()})
+            yield Rows(positions[rows], {name: d[rows] for name, d in draws.items()})
             start += size
+
+    def batch(self, rows: Rows, views: Iterable[View]) -> Batch:
+        """The batch of these rows, on the device: nothing here is looked at by the host."""
+        labels = self.labels[rows.indices]
+        raw = RawBatch(self.images[rows.indices], labels, rows.indices, self.mean, self.std)
+        normal = rows.draws[NORMAL.name]
+        made = {v.name: under(self.augment, v).make(raw, rows.draws[v.name], normal) for v in views}
+        return Batch(made, labels, rows.indices, rows.draws)

@@ -1,0 +1,121 @@
+"""Replayed steps are the eager steps, bit for bit: held on the CPU by a tape (tape.py) in the place of CUDA's graphs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tape import Tape
+from test_no_sync import rows
+from training_kit import FP32, small_run, train, weights
+
+from benchmark import graphs
+from benchmark.bench.ours import open_items, random_split
+from benchmark.data.stream import Stream
+from benchmark.execution import Execution
+from benchmark.graphs import Graphs, what_the_host_knows
+from benchmark.items import Item
+from benchmark.lockstep import Lockstep
+from benchmark.runs import Run
+
+IMAGES, BATCH, EPOCHS = 108, 16, 3  # six full batches and one of 12
+
+
+def trained(runs: list[Run], folder: Path, made: Graphs | None, main: bool = True) -> list[Item]:
+    """The runs after a few epochs of one stage."""
+    split = random_split(IMAGES, 10, seed=0)
+    teacher, items = open_items(runs, split, FP32, folder, main=main)
+    stream = Stream(split, (0.5,) * 3, (0.5,) * 3, runs[0].spec.sampler, BATCH, False, seed=0)
+    for epoch in range(EPOCHS):
+        for item in items:
+            item.begin_epoch()
+        lockstep = Lockstep(items, teacher, FP32, graphs=made)
+        for _ in lockstep.steps(stream, "main" if main else "init0", epoch + 1):
+            pass
+        for item in items:
+            item.curve.append(item.meter.read())
+            item.epoch += 1
+    return items
+
+
+def state(item: Item) -> dict[str, Any]:
+    assert item.optimizer is not None
+    student = {} if item.student is None else item.student.state_dict()
+    momenta = {str(i): s["momentum_buffer"] for i, s in enumerate(item.optimizer.state.values())}
+    return {"student": student, "objective": item.objective.state_dict(), "momenta": momenta}
+
+
+def assert_same(a: Item, b: Item) -> None:
+    assert a.curve == b.curve
+    for part, found in state(a).items():
+        for name, value in state(b)[part].items():
+            assert torch.equal(found[name], value), f"{part} {name}"
+
+
+@pytest.mark.parametrize("run", rows(), ids=lambda r: r.method)
+def test_every_method_replayed_is_every_method_stepped(run: Run, tmp_path: Path) -> None:
+    for main in (True, False) if run.init_epochs else (True,):
+        tape = Tape()
+        (eager,) = trained([run], tmp_path / f"eager{main}", None, main)
+        (replayed,) = trained([run], tmp_path / f"replayed{main}", Graphs(tape), main)
+        assert_same(replayed, eager)
+        assert sum(g.replays for g in tape.graphs) >= 2 * (EPOCHS * 6 - graphs.WARM), "the steps were not replayed"
+
+
+def test_a_pack_of_several_sizes_and_views_is_each_alone(tmp_path: Path) -> None:
+    runs = [small_run(m) for m in ("kd", "crd", "dlkd", "plain")]
+    packed = trained(runs, tmp_path / "pack", Graphs(Tape()))
+    for i, run in enumerate(runs):
+        (alone,) = trained([run], tmp_path / f"alone{i}", None)
+        assert_same(packed[i], alone)
+
+
+def test_what_cannot_be_captured_is_stepped_and_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    asked: list[int] = []
+
+    def refuse() -> bool:  # both batches' graphs, then the first item's are made; the second item's are not
+        asked.append(1)
+        return len(asked) == 3
+
+    runs = [small_run(m) for m in ("kd", "crd")]
+    items = trained(runs, tmp_path / "pack", Graphs(Tape(refuse), said.append))
+    for i, run in enumerate(runs):
+        (alone,) = trained([run], tmp_path / f"alone{i}", None)
+        assert_same(items[i], alone)
+    assert len(said) == 1 and "without a graph: operation not permitted when stream is capturing" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"), [("dkd", {"dkd__warmup": 200}), ("reviewkd", {"reviewkd__warmup": 200}), ("ctkd", {"ctkd__rise": 200})]
+)
+def test_a_schedule_on_the_host_is_seen(method: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    run = small_run(method, recipe__epochs=6, **settings)
+    (item,) = trained([run], tmp_path / "replayed", Graphs(Tape()))
+    (eager,) = trained([run], tmp_path / "eager", None)
+    assert_same(item, eager)
+    item.objective.start_epoch(1)
+    before = what_the_host_knows(item)
+    item.objective.start_epoch(2)
+    assert what_the_host_knows(item) != before
+
+
+def test_the_trainer_with_graphs_is_the_trainer_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through the initialisation stage, evaluations, checkpoints and a resumption."""
+    runs = [small_run(m, recipe__epochs=4) for m in ("ft", "kd", "crd")]
+    plain, taped = tmp_path / "plain", tmp_path / "taped"
+    assert [o.status for o in train(runs, plain)] == ["done"] * 3
+    tapes: list[Tape] = []
+
+    def of(execution: Execution, told: Any) -> Graphs:
+        tapes.append(Tape())
+        return Graphs(tapes[-1], told)
+
+    monkeypatch.setattr(graphs, "of", of)
+    assert [o.status for o in train(runs, taped, until=3)] == ["stopped"] * 3
+    assert [o.status for o in train(runs, taped)] == ["done"] * 3
+    for run in runs:
+        assert weights(run, plain) == weights(run, taped)
+    assert sum(bool(t.graphs) for t in tapes) >= 2
