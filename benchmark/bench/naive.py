@@ -26,7 +26,7 @@ class PilDataset(torch.utils.data.Dataset[tuple[Any, int]]):
         models.import_torchvision()
         from torchvision import transforms as t
 
-        self.images, self.labels = split.images.numpy(), split.labels.tolist()
+        self.images, self.labels = split.images.cpu().numpy(), split.labels.tolist()
         self.transform = t.Compose(
             [t.RandomCrop(32, padding=4), t.RandomHorizontalFlip(), t.ToTensor(), t.Normalize(mean, std)]
         )

@@ -11,7 +11,7 @@ from torch import Tensor
 import models
 from benchmark import data, graphs, matrix
 from benchmark.data.datasets import Split
-from benchmark.data.stream import Stream
+from benchmark.data.stream import Batch, Stream
 from benchmark.execution import Execution
 from benchmark.items import MAIN, Item
 from benchmark.lockstep import Lockstep
@@ -97,6 +97,13 @@ class Ours:
             item.begin_epoch()
         self.lockstep = Lockstep(self.items, self.teacher, execution, graphs=graphs.of(execution))
         self._steps = self.steps()
+
+    def batches(self) -> Iterator[Batch]:
+        """The main stage's batches, epoch after epoch."""
+        epoch = 0
+        while True:
+            epoch += 1
+            yield from self.lockstep.batches(self.stream, MAIN, epoch)
 
     def steps(self) -> Iterator[tuple[int, int]]:
         """The main stage's steps, epoch after epoch."""

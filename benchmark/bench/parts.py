@@ -89,7 +89,7 @@ def measure_parts(table: str, pair: str, split: Split, execution: Execution, bud
             )
         teacher = build_teacher(runs[0], execution)
         alone = Ours([plain_run(runs[0])], split, execution, folder / "plain", teacher)
-        made = alone.lockstep.batches(alone.stream, "main", 1)
+        made = alone.batches()
         row(
             "data, ours",
             clock.settled(lambda: next(made), device, budget),
@@ -164,7 +164,7 @@ def measure_compile(
         steps = data.info(run.dataset).train_images // run.recipe.batch_size
         with tempfile.TemporaryDirectory() as name:
             ours = Ours([plain_run(run)], split, execution, Path(name), build_teacher(run, execution))
-            item, batch = ours.items[0], next(ours.lockstep.batches(ours.stream, "main", 1))
+            item, batch = ours.items[0], next(ours.batches())
             assert item.student is not None
             teacher = build_teacher(run, execution)
             for what, net in (("teacher", teacher), ("student", item.student)):

@@ -13,6 +13,7 @@ from training_kit import FP32, small_run
 from benchmark import train
 from benchmark.__main__ import main
 from benchmark.bench import cells, clock, drift, growth, ours, parts, plain
+from benchmark.errors import InputError
 from benchmark.execution import Execution
 from benchmark.lockstep import Lockstep
 
@@ -98,8 +99,22 @@ def test_parts_of_a_step_are_those_of_the_tables_methods(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("method", ["plain", "kd", "at", "rkd", "crd"])
 def test_a_few_steps_in_bf16_stay_near_fp32(method: str) -> None:
-    found = drift.measure(drift.drift_run(method), 8)
+    found = drift.measure(drift.drift_run(method), drift.Reference(8), Execution("cpu", "bf16", threads=1))
     assert found["within"], found
+
+
+def test_a_saved_reference_says_the_same(tmp_path: Path) -> None:
+    run, bf16 = drift.drift_run("kd"), Execution("cpu", "bf16", threads=1)
+    reference = drift.Reference(4)
+    reference.add(run, False)
+    reference.save(tmp_path / "reference.pt")
+    again = drift.Reference.load(tmp_path / "reference.pt", 4)
+    assert drift.measure(run, again, bf16) == drift.measure(run, drift.Reference(4), bf16)
+    with pytest.raises(InputError, match="has 4 steps; allowed: --steps 4"):
+        drift.Reference.load(tmp_path / "reference.pt", 8)
+    (tmp_path / "other.pt").write_bytes(b"no checkpoint")
+    with pytest.raises(InputError, match="is no reference of bench --drift"):
+        drift.Reference.load(tmp_path / "other.pt", 4)
 
 
 def test_the_drift_is_compared_step_by_step() -> None:
