@@ -143,9 +143,7 @@ class Execution:
         }
 
 
-def choose(
-    device: str = "auto", precision: str = "auto", threads: int = 0, student_threads: int = 1, graphs: bool = True
-) -> Execution:
+def choose(device: str = "auto", precision: str = "auto", threads: int = 0, student_threads: int = 1) -> Execution:
     """The execution of a plan, by rule and not by what is in it.
 
     device auto: the GPU if there is one. precision auto: bf16 on a GPU, and on a CPU that has it and is `BF16_GAIN` times faster by it, as
@@ -166,7 +164,7 @@ def choose(
         precision = "bf16" if fast else "fp32"
     if precision not in PRECISIONS:
         raise InputError(f"precision {precision}; allowed: auto, {', '.join(PRECISIONS)}")
-    return Execution(device, precision, threads, student_threads=student_threads, graphs=graphs)
+    return Execution(device, precision, threads, student_threads=student_threads)
 
 
 def _cpu_name() -> str:

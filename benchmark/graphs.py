@@ -107,9 +107,9 @@ class Front:
     """A batch and what is seen of the teacher, in memory that stays; readers: marks after which the batch may be written over."""
 
     rows: Rows
-    batch: Batch | None = None
-    seen: Sequence[Mapping[str, Features]] = ()
-    graph: Graph | None = None
+    batch: Batch
+    seen: Sequence[Mapping[str, Features]]
+    graph: Graph
     readers: list[Any] = field(default_factory=list)
 
 
@@ -133,8 +133,8 @@ class Graphs:
         self.device, self.told = device, told
         self.side = device.new_stream()
         self._backs: dict[int, Back] = {}
-        self._fronts: dict[tuple[Any, ...], Front] = {}
-        self._warm: Counter[tuple[Any, ...]] = Counter()
+        self._fronts: dict[tuple[int, int], Front] = {}  # by turn and size
+        self._warm: Counter[int] = Counter()
         self._signature: tuple[Any, ...] = ()
         self._turn = 0
 
@@ -196,19 +196,17 @@ class Graphs:
         self, lockstep: Lockstep, stream: Stream, rows: Rows, failed: Callable[[Item, Exception], None] | None
     ) -> int:
         size = len(rows.indices)
-        if self._warm[size,] < WARM:
-            self._warm[size,] += 1
+        if self._warm[size] < WARM:
+            self._warm[size] += 1
             for item in lockstep.items:
                 self._back(item).warm[size] += 1
             return lockstep.step(lockstep.make(stream, rows), failed)
         main = self.device.current()
         slot = (self._turn % DEPTH, size)
         self._turn += 1
-        front = self._fronts.get(slot)
-        if front is None:
-            front = self._fronts[slot] = Front(rows.clone())
-            self._capture_front(front, lockstep, stream)
-        assert front.batch is not None and front.graph is not None
+        if slot not in self._fronts:
+            self._fronts[slot] = self._front(lockstep, stream, rows.clone())
+        front = self._fronts[slot]
         for mark in front.readers:
             self.device.wait(main, mark)
         front.readers.clear()
@@ -218,8 +216,7 @@ class Graphs:
 
         def one(i: int) -> None:
             back = self._back(lockstep.items[i])
-            assert front is not None and front.batch is not None
-            graph = self._graph(back, front, front.batch, front.seen[i], size)
+            graph = self._graph(back, front, front.seen[i], size)
             self.device.wait(back.stream, ready)
             with self.device.on(back.stream):
                 if graph is None:
@@ -229,18 +226,19 @@ class Graphs:
                     graph.replay()
             front.readers.append(self.device.mark(back.stream))
 
-        return lockstep.students(front.batch, front.seen, failed, one)
+        return lockstep.students(one, size, failed)
 
-    def _capture_front(self, front: Front, lockstep: Lockstep, stream: Stream) -> None:
+    def _front(self, lockstep: Lockstep, stream: Stream, rows: Rows) -> Front:
+        made: list[tuple[Batch, Sequence[Mapping[str, Features]]]] = []
+
         def work() -> None:
-            front.batch = lockstep.make(stream, front.rows)
-            front.seen = lockstep.see(front.batch)
+            batch = lockstep.make(stream, rows)
+            made.append((batch, lockstep.see(batch)))
 
-        front.graph = self.device.capture(work, self.side, (), self.device.pool())
+        graph = self.device.capture(work, self.side, (), self.device.pool())
+        return Front(rows, *made[0], graph)
 
-    def _graph(
-        self, back: Back, front: Front, batch: Batch, seen: Mapping[str, Features], size: int
-    ) -> Graph | None:
+    def _graph(self, back: Back, front: Front, seen: Mapping[str, Features], size: int) -> Graph | None:
         """The item's graph on this front, captured if it is time to; None for an eager step."""
         if id(front) in back.graphs:
             return back.graphs[id(front)]
@@ -251,7 +249,7 @@ class Graphs:
         sums = set(item.meter.sums)
 
         def work() -> None:
-            item.step(batch, seen)
+            item.step(front.batch, seen)
             if set(item.meter.sums) != sums:
                 raise RuntimeError("a term that the steps before did not have")
 

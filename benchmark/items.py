@@ -194,8 +194,9 @@ class Item:
         device = self.execution.torch_device
         self.meter.reset()
         for name in self.objective.methods:
-            generator = self.generators.setdefault(name, torch.Generator(device))
-            generator.manual_seed(seed_of(self.run.seed, "method", name, stage.name, epoch))
+            if name not in self.generators:
+                self.generators[name] = torch.Generator(device)
+            self.generators[name].manual_seed(seed_of(self.run.seed, "method", name, stage.name, epoch))
         if stage.name == MAIN:
             if self.student is not None:
                 self.student.train().requires_grad_(True)

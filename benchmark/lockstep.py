@@ -87,7 +87,13 @@ class Lockstep:
     def step(self, batch: Batch, failed: Callable[[Item, Exception], None] | None = None) -> int:
         """One step of every item that is alive. An item's error goes to `failed` and ends that item alone (without it, it is raised).
         Returns how many items are alive after it."""
-        return self.students(batch, self.see(batch), failed)
+        teachers = self.see(batch)
+
+        def one(i: int) -> None:
+            with contextlib.nullcontext() if self.graphs is None else self.graphs.beside(self.items[i]):
+                self.items[i].step(batch, teachers[i])
+
+        return self.students(one, len(batch.labels), failed)
 
     def see(self, batch: Batch) -> list[Mapping[str, Features]]:
         """What each item sees of the teacher, by view: one pass a view for all, or the table's rows."""
@@ -98,19 +104,10 @@ class Lockstep:
         return [read if reads else seen for reads in self._reads]
 
     def students(
-        self,
-        batch: Batch,
-        teachers: Sequence[Mapping[str, Features]],
-        failed: Callable[[Item, Exception], None] | None = None,
-        one: Callable[[int], None] | None = None,
+        self, one: Callable[[int], None], images: int, failed: Callable[[Item, Exception], None] | None = None
     ) -> int:
-        """Steps the items that are alive, item number i by `one(i)`, which is an eager step unless given."""
-
-        def eager(i: int) -> None:
-            with contextlib.nullcontext() if self.graphs is None else self.graphs.beside(self.items[i]):
-                self.items[i].step(batch, teachers[i])
-
-        errors = self._each(one or eager)
+        """Steps the items that are alive on a batch of so many images, item number i by `one(i)`; see `step`."""
+        errors = self._each(one)
         for item, error in zip(self.items, errors, strict=True):
             if error is not None:
                 if failed is None:
@@ -118,7 +115,7 @@ class Lockstep:
                 item.failure = error
                 failed(item, error)
             else:
-                item.meter.images += len(batch.labels)
+                item.meter.images += images
         return sum(i.failure is None for i in self.items)
 
     def _each(self, step: Callable[[int], None]) -> list[Exception | None]:

@@ -8,7 +8,6 @@ size does by itself: `floor` is the gap between fp32 and fp32 from weights moved
 
 from __future__ import annotations
 
-import copy
 import functools
 import tempfile
 from collections.abc import Sequence
@@ -56,14 +55,11 @@ def _cpu(precision: str = "fp32") -> Execution:
 
 
 def losses(
-    run: Run, execution: Execution, steps: int, nudge: float = 0.0, init: bool = False, teacher: Network | None = None
+    run: Run, teacher: Network | None, execution: Execution, steps: int, nudge: float = 0.0, init: bool = False
 ) -> list[float]:
     """The first losses: of the main stage (an initialisation stage counts as one that learnt nothing), or with `init` of the first
-    stage. The teacher is `taught` unless given."""
-    if run.teacher_ref is None:
-        teacher = None
-    else:
-        teacher = copy.deepcopy(teacher or taught(run.teacher))
+    stage. teacher: is moved to the device; None for a run without one."""
+    if teacher is not None:
         execution.place(teacher)
     with tempfile.TemporaryDirectory() as folder:
         _, (item,) = _open(run, execution, folder, teacher, main=not init)
@@ -129,10 +125,12 @@ class Reference:
             return
         if run.teacher_ref is not None:
             self.teachers.setdefault(run.teacher, taught(run.teacher).state_dict())
-        self.losses[name] = losses(run, _cpu(), self.steps, init=init)
-        self.floors[name] = compare(losses(run, _cpu(), self.steps, NUDGE, init), self.losses[name])["gap"]
+        teacher = self.teacher(run)
+        self.losses[name] = losses(run, teacher, _cpu(), self.steps, init=init)
+        self.floors[name] = compare(losses(run, teacher, _cpu(), self.steps, NUDGE, init), self.losses[name])["gap"]
 
     def teacher(self, run: Run) -> Network | None:
+        """The run's teacher, a network of the caller's own; None for a run without one."""
         if run.teacher_ref is None:
             return None
         net = models.build(run.teacher, data.info(run.dataset).num_classes)
@@ -140,7 +138,7 @@ class Reference:
         return net.eval().requires_grad_(False)
 
     def save(self, path: Path) -> None:
-        checkpoint.save(path, {**vars(self)})
+        checkpoint.save(path, dict(vars(self)))
 
     @staticmethod
     def load(path: Path, steps: int) -> Reference:
@@ -171,7 +169,7 @@ def measure(run: Run, reference: Reference, execution: Execution, init: bool = F
     reference.add(run, init)
     name = row_name(run, init)
     base, floor = reference.losses[name], reference.floors[name]
-    other = losses(run, execution, reference.steps, init=init, teacher=reference.teacher(run))
+    other = losses(run, reference.teacher(run), execution, reference.steps, init=init)
     found = compare(other, base)
     first = abs(other[0] - base[0]) / abs(base[0])
     return {

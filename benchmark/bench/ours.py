@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -100,16 +101,12 @@ class Ours:
 
     def batches(self) -> Iterator[Batch]:
         """The main stage's batches, epoch after epoch."""
-        epoch = 0
-        while True:
-            epoch += 1
+        for epoch in itertools.count(1):
             yield from self.lockstep.batches(self.stream, MAIN, epoch)
 
     def steps(self) -> Iterator[tuple[int, int]]:
         """The main stage's steps, epoch after epoch."""
-        epoch = 0
-        while True:
-            epoch += 1
+        for epoch in itertools.count(1):
             yield from self.lockstep.steps(self.stream, MAIN, epoch)
 
     def step(self) -> int:

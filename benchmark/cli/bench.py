@@ -404,5 +404,5 @@ def paired_p(p: statistics.Paired | None) -> float | None:
 
 
 def _difference(p: dict[str, Any]) -> tuple[str, str, str]:
-    around = "" if p["low"] is None else f"{p['low']:+.2f} to {p['high']:+.2f}"
-    return f"{p['mean']:+.2f}", around, str(len(p["seeds"]))
+    around = "" if p["low"] is None else f"{statistics.signed(p['low'])} to {statistics.signed(p['high'])}"
+    return statistics.signed(p["mean"]), around, str(len(p["seeds"]))

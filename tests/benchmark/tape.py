@@ -58,7 +58,7 @@ class TapeGraph:
 
 
 class Tape:
-    """graphs: all that were captured; refuse: makes a capture fail, before (`"begin"`) or after (`"end"`) its work was seen."""
+    """graphs: all that were captured; refuse: asked before each capture, makes it fail."""
 
     def __init__(self, refuse: Callable[[], bool] = lambda: False) -> None:
         self.graphs: list[TapeGraph] = []
