@@ -31,6 +31,7 @@ os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
 import torch
 from torch import nn
 
+import models
 from benchmark.errors import InputError
 
 PRECISIONS = ("fp32", "tf32", "bf16")
@@ -110,6 +111,11 @@ class Execution:
         # no cache of cast weights: each is read once in a forward pass, and the cache is one for all threads
         return torch.autocast(self.torch_device.type, torch.bfloat16, cache_enabled=False)
 
+    @property
+    def casts_at_once(self) -> bool:
+        """Whether a student's weights are cast in one go before its pass (benchmark/casts.py): where each small kernel costs."""
+        return self.precision == "bf16" and self.torch_device.type == "cuda"
+
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
         """Sets threads and matrix-product precision, and puts them back."""
@@ -129,6 +135,12 @@ class Execution:
         net.to(self.torch_device)
         if self.channels_last:
             net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def place_teacher(self, net: nn.Module) -> None:
+        """`place` for a frozen network in eval mode that is only ever passed through; on a GPU what each pass would do again is done once."""
+        self.place(net)
+        if self.torch_device.type == "cuda":
+            models.freeze(net, torch.bfloat16 if self.precision == "bf16" else None)
 
     def describe(self) -> dict[str, Any]:
         device = torch.cuda.get_device_name(self.torch_device) if self.torch_device.type == "cuda" else _cpu_name()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import models
-from benchmark import checkpoint, data
+from benchmark import casts, checkpoint, data
 from benchmark.data.stream import Batch
 from benchmark.execution import Execution
 from benchmark.methods import Method, Needs, Objective, Site, Step
@@ -259,12 +259,16 @@ class Item:
         names = [v.name for v in needs.views]
         images = [batch.views[n] for n in names]
         x = images[0] if len(images) == 1 else torch.cat(images).contiguous(memory_format=torch.channels_last)
-        with self.execution.autocast():
+        student = self.student
+
+        def run() -> Features:
             if needs.student == {"logits"}:
                 empty: Any = None
-                out = Features(empty, (), (), empty, self.student(x).float())
-            else:
-                out = select(self.student.features(x), needs.student)
+                return Features(empty, (), (), empty, student(x).float())
+            return select(student.features(x), needs.student)
+
+        with self.execution.autocast():
+            out = casts.called(student, run) if self.execution.casts_at_once else run()
         if len(names) == 1:
             return {names[0]: out}
         found, start = {}, 0

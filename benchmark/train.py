@@ -237,13 +237,14 @@ class _Pack:
         if ref is None:
             return None, None
         net = teachers.load_network(ref, run.dataset, teacher_path(ref, self.store))
-        self.execution.place(net)
+        weights = models.weights_hash(net)
+        self.execution.place_teacher(net)
         found = evaluate(net, self.test_split, self.mean, self.std, self.execution)
         return net, {
             "network": ref.network,
             "identity": ref.identity,
             "epoch": ref.epoch,
-            "weights": models.weights_hash(net),
+            "weights": weights,
             "top1": found.top1,
         }
 

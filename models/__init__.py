@@ -5,6 +5,7 @@ network, `load_weights` reads the checkpoints that the papers' authors published
 """
 
 from models._torchvision import import_torchvision
+from models.layers import freeze
 from models.netinfo import NetInfo, info
 from models.network import Features, Network
 from models.registry import UnknownNetwork, build, names
@@ -17,6 +18,7 @@ __all__ = [
     "UnknownNetwork",
     "WeightsError",
     "build",
+    "freeze",
     "import_torchvision",
     "info",
     "load_weights",

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.init import he_fan_out
+from models.layers import BatchNorm2d
 from models.network import PostActivationNetwork, PreactBlock, global_pool, run_blocks
 
 BANDS = 32
@@ -26,7 +27,7 @@ class BandBlock(PreactBlock):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, 3, (1, 2), 1, bias=False)
-        self.bn = nn.BatchNorm2d(outputs)
+        self.bn = BatchNorm2d(outputs)
 
     def preact(self, x: Tensor) -> Tensor:
         out: Tensor = self.bn(self.conv(x))
@@ -46,7 +47,7 @@ class CRNN(PostActivationNetwork):
     def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
+        self.bn1 = BatchNorm2d(width)
         self.stage1 = nn.Sequential(BandBlock(width, width))
         self.stage2 = nn.Sequential(BandBlock(width, 2 * width))
         self.stage3 = nn.Sequential(BandBlock(2 * width, 2 * width))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.layers import BatchNorm2d
 from models.network import PreActivationNetwork, PreStage
 
 GROWTH, BOTTLENECK, STEM = 32, 4, 64
@@ -19,9 +20,9 @@ class DenseLayer(nn.Module):
 
     def __init__(self, inputs: int) -> None:
         super().__init__()
-        self.norm1 = nn.BatchNorm2d(inputs)
+        self.norm1 = BatchNorm2d(inputs)
         self.conv1 = nn.Conv2d(inputs, BOTTLENECK * GROWTH, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(BOTTLENECK * GROWTH)
+        self.norm2 = BatchNorm2d(BOTTLENECK * GROWTH)
         self.conv2 = nn.Conv2d(BOTTLENECK * GROWTH, GROWTH, 3, 1, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -35,10 +36,10 @@ class DenseStage(PreStage):
 
     def __init__(self, inputs: int, layers: int, transition: bool) -> None:
         super().__init__()
-        self.norm: nn.BatchNorm2d | None = None
+        self.norm: BatchNorm2d | None = None
         self.conv: nn.Conv2d | None = None
         if transition:
-            self.norm = nn.BatchNorm2d(inputs)
+            self.norm = BatchNorm2d(inputs)
             self.conv = nn.Conv2d(inputs, inputs // 2, 1, bias=False)
             inputs //= 2
         self.layers = nn.Sequential(*[DenseLayer(inputs + GROWTH * done) for done in range(layers)])
@@ -61,12 +62,12 @@ class DenseNet(PreActivationNetwork):
     def __init__(self, layers: tuple[int, int, int, int], num_classes: int) -> None:
         super().__init__()
         self.conv0 = nn.Conv2d(3, STEM, 3, 1, 1, bias=False)
-        self.norm0 = nn.BatchNorm2d(STEM)
+        self.norm0 = BatchNorm2d(STEM)
         self.stage1 = DenseStage(STEM, layers[0], transition=False)
         self.stage2 = DenseStage(self.stage1.outputs, layers[1], transition=True)
         self.stage3 = DenseStage(self.stage2.outputs, layers[2], transition=True)
         self.stage4 = DenseStage(self.stage3.outputs, layers[3], transition=True)
-        self.norm5 = nn.BatchNorm2d(self.stage4.outputs)
+        self.norm5 = BatchNorm2d(self.stage4.outputs)
         self.classifier = nn.Linear(self.stage4.outputs, num_classes)
 
     def run_stem(self, x: Tensor) -> Tensor:

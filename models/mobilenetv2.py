@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.init import normal_by_width, small_linear
+from models.layers import BatchNorm2d
 from models.network import PostActivationNetwork, global_pool
 
 GROUPS = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
@@ -26,13 +27,13 @@ class InvertedResidual(nn.Module):
         self.residual = stride == 1 and inputs == outputs
         self.conv = nn.Sequential(
             nn.Conv2d(inputs, middle, 1, bias=False),
-            nn.BatchNorm2d(middle),
+            BatchNorm2d(middle),
             nn.ReLU(inplace=True),
             nn.Conv2d(middle, middle, 3, stride, 1, groups=middle, bias=False),
-            nn.BatchNorm2d(middle),
+            BatchNorm2d(middle),
             nn.ReLU(inplace=True),
             nn.Conv2d(middle, outputs, 1, bias=False),
-            nn.BatchNorm2d(outputs),
+            BatchNorm2d(outputs),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -48,7 +49,7 @@ class MobileNetV2(PostActivationNetwork):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         channels = int(STEM * WIDTH)
-        self.conv1 = nn.Sequential(nn.Conv2d(3, channels, 3, 2, 1, bias=False), nn.BatchNorm2d(channels))
+        self.conv1 = nn.Sequential(nn.Conv2d(3, channels, 3, 2, 1, bias=False), BatchNorm2d(channels))
         groups: list[nn.Module] = []
         for expansion, full_width, count, first_stride in GROUPS:
             group: list[nn.Module] = []
@@ -58,7 +59,7 @@ class MobileNetV2(PostActivationNetwork):
                 channels = outputs
             groups.append(nn.Sequential(*group))
         self.blocks = nn.Sequential(*groups)
-        self.conv2 = nn.Sequential(nn.Conv2d(channels, LAST, 1, bias=False), nn.BatchNorm2d(LAST))
+        self.conv2 = nn.Sequential(nn.Conv2d(channels, LAST, 1, bias=False), BatchNorm2d(LAST))
         linear = nn.Linear(LAST, num_classes)
         self.classifier = nn.Sequential(linear)
         normal_by_width(self)

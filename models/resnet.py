@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.init import he_fan_out
+from models.layers import BatchNorm2d
 from models.network import PostActivationNetwork, PreactBlock, global_pool, run_blocks
 
 
@@ -15,12 +16,12 @@ class BasicBlock(PreactBlock):
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
+        self.bn1 = BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
+        self.bn2 = BatchNorm2d(outputs)
         self.downsample: nn.Sequential | None = None
         if stride != 1 or inputs != outputs:
-            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), BatchNorm2d(outputs))
 
     def preact(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -41,7 +42,7 @@ class ResNet(PostActivationNetwork):
             raise ValueError(f"depth {depth} of a CIFAR resnet; allowed: 6n + 2")
         blocks = (depth - 2) // 6
         self.conv1 = nn.Conv2d(3, widths[0], 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(widths[0])
+        self.bn1 = BatchNorm2d(widths[0])
         self.layer1 = basic_stage(blocks, widths[0], widths[1], 1)
         self.layer2 = basic_stage(blocks, widths[1], widths[2], 2)
         self.layer3 = basic_stage(blocks, widths[2], widths[3], 2)

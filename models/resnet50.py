@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.init import he_fan_out
+from models.layers import BatchNorm2d
 from models.network import PostActivationNetwork, PreactBlock, global_pool, run_blocks
 
 
@@ -25,11 +26,11 @@ class Bottleneck(PreactBlock):
         super().__init__()
         middle, outputs = planes * width // 64 * groups, planes * self.expansion
         self.conv1 = nn.Conv2d(inputs, middle, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(middle)
+        self.bn1 = BatchNorm2d(middle)
         self.conv2 = nn.Conv2d(middle, middle, 3, stride, 1, groups=groups, bias=False)
-        self.bn2 = nn.BatchNorm2d(middle)
+        self.bn2 = BatchNorm2d(middle)
         self.conv3 = nn.Conv2d(middle, outputs, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(outputs)
+        self.bn3 = BatchNorm2d(outputs)
         self.shortcut = _shortcut(inputs, outputs, stride)
 
     def preact(self, x: Tensor) -> Tensor:
@@ -47,9 +48,9 @@ class BasicBlock(PreactBlock):
     def __init__(self, inputs: int, planes: int, stride: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, planes, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(planes)
+        self.bn1 = BatchNorm2d(planes)
         self.conv2 = nn.Conv2d(planes, planes, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(planes)
+        self.bn2 = BatchNorm2d(planes)
         self.shortcut = _shortcut(inputs, planes, stride)
 
     def preact(self, x: Tensor) -> Tensor:
@@ -61,7 +62,7 @@ class BasicBlock(PreactBlock):
 def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential:
     if stride == 1 and inputs == outputs:
         return nn.Sequential()
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), BatchNorm2d(outputs))
 
 
 class DeepResNet(PostActivationNetwork):
@@ -85,7 +86,7 @@ class DeepResNet(PostActivationNetwork):
     ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
+        self.bn1 = BatchNorm2d(64)
         channels = 64
         stages: list[nn.Sequential] = []
         for planes, count, first_stride in zip((64, 128, 256, 512), blocks, (1, 2, 2, 2), strict=True):

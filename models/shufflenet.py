@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.layers import BatchNorm2d, Pointwise
 from models.network import PostActivationNetwork, PreactBlock, global_pool, run_blocks
 
 STEM = 24
@@ -33,12 +34,12 @@ class V1Block(PreactBlock):
         self.stride, self.groups = stride, first_groups
         own = outputs - inputs if stride == 2 else outputs
         middle = own // 4
-        self.conv1 = nn.Conv2d(inputs, middle, 1, groups=first_groups, bias=False)
-        self.bn1 = nn.BatchNorm2d(middle)
+        self.conv1 = Pointwise(inputs, middle, first_groups)
+        self.bn1 = BatchNorm2d(middle)
         self.conv2 = nn.Conv2d(middle, middle, 3, stride, 1, groups=middle, bias=False)
-        self.bn2 = nn.BatchNorm2d(middle)
-        self.conv3 = nn.Conv2d(middle, own, 1, groups=3, bias=False)
-        self.bn3 = nn.BatchNorm2d(own)
+        self.bn2 = BatchNorm2d(middle)
+        self.conv3 = Pointwise(middle, own, 3)
+        self.bn3 = BatchNorm2d(own)
 
     def preact(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)), inplace=True)
@@ -55,12 +56,12 @@ class V2Basic(PreactBlock):
     def __init__(self, channels: int) -> None:
         super().__init__()
         half = channels // 2
-        self.conv1 = nn.Conv2d(half, half, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(half)
+        self.conv1 = Pointwise(half, half)
+        self.bn1 = BatchNorm2d(half)
         self.conv2 = nn.Conv2d(half, half, 3, 1, 1, groups=half, bias=False)
-        self.bn2 = nn.BatchNorm2d(half)
-        self.conv3 = nn.Conv2d(half, half, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(half)
+        self.bn2 = BatchNorm2d(half)
+        self.conv3 = Pointwise(half, half)
+        self.bn3 = BatchNorm2d(half)
 
     def preact(self, x: Tensor) -> Tensor:
         passing, out = x.chunk(2, 1)
@@ -80,15 +81,15 @@ class V2Down(PreactBlock):
         super().__init__()
         half = outputs // 2
         self.conv1 = nn.Conv2d(inputs, inputs, 3, 2, 1, groups=inputs, bias=False)
-        self.bn1 = nn.BatchNorm2d(inputs)
-        self.conv2 = nn.Conv2d(inputs, half, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(half)
-        self.conv3 = nn.Conv2d(inputs, half, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(half)
+        self.bn1 = BatchNorm2d(inputs)
+        self.conv2 = Pointwise(inputs, half)
+        self.bn2 = BatchNorm2d(half)
+        self.conv3 = Pointwise(inputs, half)
+        self.bn3 = BatchNorm2d(half)
         self.conv4 = nn.Conv2d(half, half, 3, 2, 1, groups=half, bias=False)
-        self.bn4 = nn.BatchNorm2d(half)
-        self.conv5 = nn.Conv2d(half, half, 1, bias=False)
-        self.bn5 = nn.BatchNorm2d(half)
+        self.bn4 = BatchNorm2d(half)
+        self.conv5 = Pointwise(half, half)
+        self.bn5 = BatchNorm2d(half)
 
     def preact(self, x: Tensor) -> Tensor:
         left = self.bn2(self.conv2(self.bn1(self.conv1(x))))
@@ -109,7 +110,7 @@ class ShuffleNet(PostActivationNetwork):
     def __init__(self, widths: tuple[int, int, int], embedding: int, num_classes: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, STEM, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(STEM)
+        self.bn1 = BatchNorm2d(STEM)
         inputs = (STEM, *widths[:-1])
         stages = [self.stage(*shape) for shape in zip(inputs, widths, (4, 8, 4), strict=True)]
         self.layer1, self.layer2, self.layer3 = stages
@@ -155,7 +156,7 @@ class ShuffleV2(ShuffleNet):
     def __init__(self, num_classes: int) -> None:
         super().__init__((116, 232, 464), 1024, num_classes)
         self.conv2 = nn.Conv2d(464, 1024, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(1024)
+        self.bn2 = BatchNorm2d(1024)
 
     @staticmethod
     def stage(inputs: int, outputs: int, blocks: int) -> nn.Sequential:

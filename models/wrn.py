@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.init import normal_by_width
+from models.layers import BatchNorm2d
 from models.network import PreActivationNetwork, PreStage
 
 
@@ -16,9 +17,9 @@ class WideBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        self.bn1 = nn.BatchNorm2d(inputs)
+        self.bn1 = BatchNorm2d(inputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
+        self.bn2 = BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.convShortcut = None if inputs == outputs else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
 
@@ -65,7 +66,7 @@ class WideResNet(PreActivationNetwork):
         self.block1 = WideStage(blocks, 16, 16 * widen, 1)
         self.block2 = WideStage(blocks, 16 * widen, 32 * widen, 2)
         self.block3 = WideStage(blocks, 32 * widen, 64 * widen, 2)
-        self.bn1 = nn.BatchNorm2d(64 * widen)
+        self.bn1 = BatchNorm2d(64 * widen)
         self.fc = nn.Linear(64 * widen, num_classes)
         normal_by_width(self)
         nn.init.zeros_(self.fc.bias)

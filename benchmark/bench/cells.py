@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import statistics
 import tempfile
 import time
@@ -10,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+import torch
 
 from benchmark import data
 from benchmark.bench import clock
@@ -121,6 +124,9 @@ def measure(
             began = time.perf_counter()
             rows.append(measure_pair(table, pair, split, batches, execution, effort))
             told(f"{table} {pair}: {time.perf_counter() - began:.0f} s", rows)
+            gc.collect()  # a pack's loop and its graphs hold each other, and on a GPU their memory is not shared with the next pair's
+            if execution.torch_device.type == "cuda":
+                torch.cuda.empty_cache()
     return rows
 
 

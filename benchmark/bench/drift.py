@@ -19,13 +19,13 @@ import torch
 
 import models
 from benchmark import checkpoint, data, graphs
-from benchmark.bench.ours import open_items
+from benchmark.bench.ours import open_items, small_run
 from benchmark.data.stream import Stream
 from benchmark.errors import InputError
 from benchmark.execution import Execution
 from benchmark.items import MAIN, Item
 from benchmark.lockstep import Lockstep
-from benchmark.runs import Request, Resolver, Run
+from benchmark.runs import Run
 from models import Network
 
 FIRST, GAP, FLOORS = 0.02, 0.10, 2.0
@@ -33,16 +33,10 @@ FIRST, GAP, FLOORS = 0.02, 0.10, 2.0
 NUDGE = 2.0**-9
 
 
-def drift_run(method: str, student: str = "resnet8") -> Run:
-    """A method on digits with the smallest networks: real images, a loss that falls."""
-    pair = ("none", student) if method == "plain" else ("resnet14", student)
-    return Resolver().run(Request("digits", "crd", "quick", *pair, method), 0)
-
-
 @functools.cache
 def taught(name: str) -> Network:
     """A teacher of 96 steps on digits in fp32: an untrained one maps all images to nearly one vector, whose relations are rounding alone."""
-    run = drift_run("plain", name)
+    run = small_run("plain", student=name)
     with tempfile.TemporaryDirectory() as folder:
         _, (item,) = _open(run, _cpu(), folder, None)
         _steps(run, item, _cpu(), None, 96)
@@ -60,7 +54,7 @@ def losses(
     """The first losses: of the main stage (an initialisation stage counts as one that learnt nothing), or with `init` of the first
     stage. teacher: is moved to the device; None for a run without one."""
     if teacher is not None:
-        execution.place(teacher)
+        execution.place_teacher(teacher)
     with tempfile.TemporaryDirectory() as folder:
         _, (item,) = _open(run, execution, folder, teacher, main=not init)
         if nudge:
@@ -124,7 +118,8 @@ class Reference:
         if name in self.losses:
             return
         if run.teacher_ref is not None:
-            self.teachers.setdefault(run.teacher, taught(run.teacher).state_dict())
+            network = run.teacher_ref.network
+            self.teachers.setdefault(network, taught(network).state_dict())
         teacher = self.teacher(run)
         self.losses[name] = losses(run, teacher, _cpu(), self.steps, init=init)
         self.floors[name] = compare(losses(run, teacher, _cpu(), self.steps, NUDGE, init), self.losses[name])["gap"]
@@ -133,8 +128,9 @@ class Reference:
         """The run's teacher, a network of the caller's own; None for a run without one."""
         if run.teacher_ref is None:
             return None
-        net = models.build(run.teacher, data.info(run.dataset).num_classes)
-        net.load_state_dict(self.teachers[run.teacher])
+        network = run.teacher_ref.network
+        net = models.build(network, data.info(run.dataset).num_classes)
+        net.load_state_dict(self.teachers[network])
         return net.eval().requires_grad_(False)
 
     def save(self, path: Path) -> None:

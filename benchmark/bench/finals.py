@@ -13,19 +13,15 @@ from pathlib import Path
 
 import torch
 
+from benchmark.bench.ours import small_run
 from benchmark.errors import InputError
 from benchmark.execution import Execution
-from benchmark.runs import Request, Resolver, Run
+from benchmark.runs import Run
 from benchmark.train import Options, pack_key, train_pack
 from results.store import Store
 
 Finals = dict[str, dict[str, dict[int, float]]]
 """Method, precision, seed -> last top-1 in percent."""
-
-
-def final_run(method: str, seed: int, student: str = "resnet8") -> Run:
-    pair = ("none", student) if method == "plain" else ("resnet14", student)
-    return Resolver().run(Request("digits", "crd", "quick", *pair, method), seed)
 
 
 def measure(
@@ -36,7 +32,7 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         base = Store(Path(folder) / "base")
         for seed in range(seeds):
-            runs = [final_run(m, seed, s) for m, s in methods]
+            runs = [small_run(m, seed, s) for m, s in methods]
             _train([n for r in runs for n in r.needs_runs], base, "fp32")
             for precision in precisions:
                 here = Path(folder) / f"{precision}-{seed}"

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 import models
-from benchmark import data, graphs, matrix
+from benchmark import data, graphs, matrix, methods
 from benchmark.data.datasets import Split
 from benchmark.data.stream import Batch, Stream
 from benchmark.execution import Execution
 from benchmark.items import MAIN, Item
 from benchmark.lockstep import Lockstep
 from benchmark.methods import Method
-from benchmark.runs import Run, seed_of
+from benchmark.runs import Request, Resolver, Run, seed_of
 from models import Network
 
 
@@ -40,6 +40,13 @@ def pair_runs(table: str, pair: str, profile: str = "paper") -> list[Run]:
     ]
 
 
+def small_run(method: str, seed: int = 0, student: str = "resnet8") -> Run:
+    """A method on digits with the smallest networks: real images, a loss that falls."""
+    alone = method == "plain" or methods.get(method).self_teacher
+    pair = ("none", student) if alone else ("resnet14", student)
+    return Resolver().run(Request("digits", "crd", "quick", *pair, method), seed)
+
+
 def build_teacher(run: Run, execution: Execution) -> Network:
     """The run's teacher with random weights, frozen and in eval mode."""
     assert run.teacher_ref is not None
@@ -47,7 +54,7 @@ def build_teacher(run: Run, execution: Execution) -> Network:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(0, "bench", network))
         net = models.build(network, data.info(run.dataset).num_classes)
-    execution.place(net.eval().requires_grad_(False))
+    execution.place_teacher(net.eval().requires_grad_(False))
     return net
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmark import methods
 from benchmark.bench import cells, clock, drift, finals, growth, parts
-from benchmark.bench.ours import random_split
+from benchmark.bench.ours import random_split, small_run
 from benchmark.cli import common
 from benchmark.cli.common import say
 from benchmark.errors import InputError, unknown
@@ -325,7 +325,7 @@ def _drift(args: argparse.Namespace, execution: Execution, report: dict[str, Any
         drift.Reference.load(Path(args.reference), args.steps) if args.reference else drift.Reference(args.steps)
     )
     for name, student in _wanted(args):
-        run = drift.drift_run(name, student)
+        run = small_run(name, student=student)
         for init in (True, False) if run.spec.init_stages else (False,):
             if args.save:
                 reference.add(run, init)

@@ -97,14 +97,14 @@ def test_parts_of_a_step_are_those_of_the_tables_methods(tmp_path: Path) -> None
     assert names[-2:] == ["loss kd", "loss sskd"]
 
 
-@pytest.mark.parametrize("method", ["plain", "kd", "at", "rkd", "crd"])
+@pytest.mark.parametrize("method", ["plain", "kd", "at", "rkd", "crd", "tfkd_self"])
 def test_a_few_steps_in_bf16_stay_near_fp32(method: str) -> None:
-    found = drift.measure(drift.drift_run(method), drift.Reference(8), Execution("cpu", "bf16", threads=1))
+    found = drift.measure(ours.small_run(method), drift.Reference(8), Execution("cpu", "bf16", threads=1))
     assert found["within"], found
 
 
 def test_a_saved_reference_says_the_same(tmp_path: Path) -> None:
-    run, bf16 = drift.drift_run("kd"), Execution("cpu", "bf16", threads=1)
+    run, bf16 = ours.small_run("kd"), Execution("cpu", "bf16", threads=1)
     reference = drift.Reference(4)
     reference.add(run, False)
     reference.save(tmp_path / "reference.pt")
