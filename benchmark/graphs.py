@@ -173,7 +173,7 @@ class Graphs:
             self._fronts.clear()
             self._warm.clear()
             for back in self._backs.values():
-                back.graphs.clear()
+                self._forget(back)
             self._signature = signature
         here = {id(item) for item in lockstep.items}
         self._backs = {k: b for k, b in self._backs.items() if k in here}
@@ -182,13 +182,19 @@ class Graphs:
             if knows != back.knew:
                 if back.knew is None or knows[0] != back.knew[0]:
                     back.warm.clear()  # another stage: another optimiser
-                back.graphs.clear()
+                self._forget(back)
                 back.knew = knows
 
     def _back(self, item: Item) -> Back:
         if id(item) not in self._backs:
             self._backs[id(item)] = Back(item, self.device.new_stream(), self.device.pool())
         return self._backs[id(item)]
+
+    def _forget(self, back: Back) -> None:
+        """Drops an item's graphs. Their pool goes with the last of them: a capture into it would be refused."""
+        if back.graphs:
+            back.graphs.clear()
+            back.pool = self.device.pool()
 
     # --- a step ---------------------------------------------------------------------------------------------------------------
 

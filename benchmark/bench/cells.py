@@ -43,7 +43,8 @@ def turns(loops: dict[str, Loop], effort: Effort, device: str, settle: float = 0
     """
     steps = {}
     for name, loop in loops.items():
-        loop.step()
+        for _ in range(clock.warm_up(device)):
+            loop.step()
         once = clock.seconds(loop.step, device)
         steps[name] = max(1, round(effort.budget / effort.repeats / once))
     found: dict[str, list[float]] = {name: [] for name in loops}

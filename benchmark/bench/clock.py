@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from benchmark import graphs
 from benchmark.execution import Execution, git_state, versions
 
 
@@ -28,6 +29,11 @@ def seconds(call: Callable[[], Any], device: str, times: int = 1) -> float:
         call()
     synchronise(device)
     return (time.perf_counter() - began) / times
+
+
+def warm_up(device: str) -> int:
+    """Steps of a loop before it is timed: on a GPU until all its graphs are captured (benchmark/graphs.py)."""
+    return graphs.WARM + 2 * graphs.DEPTH if torch.device(device).type == "cuda" else 1
 
 
 def settled(call: Callable[[], Any], device: str, budget: float, least: int = 3) -> float:

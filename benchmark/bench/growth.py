@@ -43,7 +43,8 @@ def measure(
         packs = {n: Ours([run] * n, split, execution, Path(folder) / str(n), teacher) for n in counts}
         steps = {}
         for n, pack in packs.items():
-            pack.step()
+            for _ in range(clock.warm_up(device)):
+                pack.step()
             steps[n] = max(1, round(budget / repeats / clock.seconds(pack.step, device)))
         for _ in range(repeats):
             for n, pack in packs.items():
