@@ -1,24 +1,36 @@
 """The cost model: what a plan will take, in GPU-hours (or hours of this machine), and on the disk.
 
-It counts multiply-accumulates: a forward pass is 1, a training step 3 (forward, gradients of inputs, gradients of weights); a pack runs its
-teacher once for each view that some run of it needs. The speed comes from earlier records of the same kind of device where there are any
-(`measured`), else from the assumption below; both are stated with the estimate.
+It counts passes of batches through networks: an evaluation is 1, a training step 3 (forward, gradients of inputs, gradients of weights); a
+pack runs its teacher once for each view that some run of it needs. A pass costs so much for each convolution that is called, for each number
+that a convolution makes (batch norm, ReLU and sums read and write it again) and for each multiply-accumulate: `RATES`. Where earlier records
+of the same kind of device say how many multiply-accumulates a second it did in all (`measured`), that is used instead; which of the two is
+stated with the estimate.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from benchmark import data
 from benchmark.runs import NONE, Run, network_info
 
-ASSUMED = {"cuda": 12e12, "cpu": 1.0e11}
-"""Multiply-accumulates a second when nothing was measured. cuda: a few per cent of an H100's or H200's bf16 peak, as small networks at batch 64
-leave it; cpu: two cores with AVX-512. Assumptions, not measurements."""
 
-STEP_SECONDS = {"cuda": 1.0e-3, "cpu": 4.0e-3}
-"""Least time of one student's step (kernel launches, Python): it bounds small networks at batch 64. An assumption."""
+@dataclass(frozen=True)
+class Rates:
+    """Seconds: of a call of a convolution with what follows it, of a number that it makes, of a multiply-accumulate. on: where from."""
+
+    call: float
+    number: float
+    mac: float
+    on: str
+
+
+RATES = {
+    "cuda": Rates(2.3e-6, 1.29e-11, 0.0, "full packs of five pairs on one H100 in bf16, within 12%"),
+    "cpu": Rates(0.0, 1.71e-9, 1 / 177e9, "full packs of 13 pairs on two cores with AVX-512 in fp32, within 25% but for vgg8 and ResNet50"),
+}
+"""Fitted to `bench` (docs/speed.md). On the GPU the arithmetic is no part of it: what these networks wait for there are small kernels and memory."""
 
 WEIGHTS_BYTES = 4
 
@@ -40,46 +52,63 @@ def steps(run: Run) -> int:
     return per_epoch * (run.recipe.epochs + sum(e for _, e in run.init_epochs))
 
 
-def student_macs(run: Run) -> float:
-    """Multiply-accumulates of one run without its teacher's passes."""
+Passes = tuple[str, int, float]
+"""Network, passes that an image counts for (1 or 3), images."""
+
+
+def student_passes(run: Run) -> Iterator[Passes]:
+    """Of one run without its teacher's."""
     if run.student == NONE:
-        return 0.0
-    classes = data.info(run.dataset).num_classes
-    one = network_info(run.student, classes).macs
+        return
+    images = run.recipe.train_images
     copies = sum(v.copies for v in run.spec.needs().views) * run.spec.sampler.rows
-    training = 3.0 * one * run.recipe.train_images * copies * run.recipe.epochs
+    yield run.student, 3, images * copies * run.recipe.epochs
     for component, (_, epochs) in zip(run.spec.init_stages, run.init_epochs, strict=True):
         if component.method.init_needs(component.config).student:
-            training += 3.0 * one * run.recipe.train_images * epochs
-    return training + float(one) * run.recipe.test_images * run.recipe.epochs
+            yield run.student, 3, images * epochs
+    yield run.student, 1, run.recipe.test_images * run.recipe.epochs
 
 
-def teacher_macs(runs: Sequence[Run]) -> float:
-    """Multiply-accumulates of a pack's teacher passes: each view once an epoch, however many students read it."""
+def teacher_passes(runs: Sequence[Run]) -> Iterator[Passes]:
+    """Of a pack's teacher: each view once an epoch, however many students read it."""
     first = runs[0]
     if first.teacher_ref is None:
-        return 0.0
-    one = network_info(first.teacher_ref.network, data.info(first.dataset).num_classes).macs
-    images = 0
+        return
     main: dict[tuple[str, int], int] = {}
     for run in runs:
         for view in run.spec.needs().passes:
             slot = (view.name, view.copies)
             main[slot] = max(main.get(slot, 0), run.recipe.epochs)
-    images += sum(copies * epochs for (_, copies), epochs in main.items())
     init = 0
     for run in runs:
         stages = zip(run.spec.init_stages, run.init_epochs, strict=True)
         init = max(init, sum(e for c, (_, e) in stages if c.method.init_needs(c.config).teacher))
-    return float(one) * first.recipe.train_images * first.spec.sampler.rows * (images + init)
+    epochs = init + sum(copies * epochs for (_, copies), epochs in main.items())
+    yield first.teacher_ref.network, 1, first.recipe.train_images * first.spec.sampler.rows * epochs
+
+
+def pack_passes(runs: Sequence[Run]) -> list[Passes]:
+    return [*teacher_passes(runs), *(p for run in runs for p in student_passes(run))]
+
+
+def macs(passes: Sequence[Passes], dataset: str) -> float:
+    """Multiply-accumulates."""
+    classes = data.info(dataset).num_classes
+    return sum(times * images * network_info(net, classes).macs for net, times, images in passes)
 
 
 def pack_seconds(runs: Sequence[Run], device: str, macs_per_second: float | None = None) -> float:
     """Seconds of one pack on one device of that kind (`cuda` or `cpu`)."""
-    speed = macs_per_second or ASSUMED[device]
-    arithmetic = (sum(map(student_macs, runs)) + teacher_macs(runs)) / speed
-    launches = sum(map(steps, runs)) * STEP_SECONDS[device]
-    return max(arithmetic, launches) if device == "cuda" else arithmetic + launches
+    first = runs[0]
+    passes = pack_passes(runs)
+    if macs_per_second:
+        return macs(passes, first.dataset) / macs_per_second
+    rates, classes, seconds = RATES[device], data.info(first.dataset).num_classes, 0.0
+    for network, times, images in passes:
+        net = network_info(network, classes)
+        one = rates.call * net.convolutions / first.recipe.batch_size + rates.number * net.map_numbers + rates.mac * net.macs
+        seconds += times * images * one
+    return seconds
 
 
 def _memory(run: Run) -> int:
@@ -107,17 +136,13 @@ def estimate(
 ) -> Estimate:
     """The cost of packs that are trained one after another on one device."""
     seconds = sum(pack_seconds(p, device, macs_per_second) for p in packs)
-    macs = sum(sum(map(student_macs, p)) + teacher_macs(p) for p in packs)
+    work = sum(macs(pack_passes(p), p[0].dataset) for p in packs)
     sizes = [disk(p, keep) for p in packs]
-    return Estimate(seconds / 3600, macs, sum(s[0] for s in sizes), max((s[1] for s in sizes), default=0))
+    return Estimate(seconds / 3600, work, sum(s[0] for s in sizes), max((s[1] for s in sizes), default=0))
 
 
 def assumptions(device: str, macs_per_second: float | None) -> str:
     """One line that says what an estimate rests on."""
     if macs_per_second:
         return f"speed measured by earlier records on this kind of device: {macs_per_second / 1e12:.3g} T multiply-accumulates/s"
-    kind = "one H100/H200-class GPU" if device == "cuda" else "two CPU cores"
-    return (
-        f"assumed for {kind}, not measured: {ASSUMED[device] / 1e12:g} T multiply-accumulates/s and at least "
-        f"{1000 * STEP_SECONDS[device]:g} ms a student's step"
-    )
+    return f"by rates fitted to {RATES[device].on}"

@@ -13,27 +13,18 @@ from benchmark.bench import clock
 from benchmark.bench.ours import Ours, build_teacher, pair_runs
 from benchmark.data.datasets import Split
 from benchmark.execution import Execution
+from benchmark.runs import Run
 
 
-def model_ms(run: Any, n: int, device: str, speed: float | None) -> float:
+def model_ms(run: Run, n: int, device: str) -> float:
     """The cost model's milliseconds of one step of `n` students of this run behind one teacher pass (the evaluations' share included)."""
-    return 1000 * cost.pack_seconds([run] * n, device, speed) / cost.steps(run)
-
-
-def fit(run: Any, measured: dict[int, float], device: str) -> float:
-    """Multiply-accumulates a second: the median of what each point says, all else as the model has it."""
-    found = []
-    for n, ms in measured.items():
-        rest = n * 1000 * cost.STEP_SECONDS[device] if device == "cpu" else 0.0
-        at_unit = model_ms(run, n, device, 1.0) - rest
-        found.append(at_unit / max(ms - rest, 1e-3))
-    return statistics.median(found)
+    return 1000 * cost.pack_seconds([run] * n, device) / cost.steps(run)
 
 
 def measure(
     table: str, pair: str, counts: Sequence[int], split: Split, execution: Execution, repeats: int, budget: float
 ) -> dict[str, Any]:
-    """Milliseconds of a step of 1, 2, 4 ... KD students, in turns; the model's lines with its assumed and with the fitted speed."""
+    """Milliseconds of a step of 1, 2, 4 ... KD students, in turns; beside the cost model's, and the model's times one factor."""
     run = next(r for r in pair_runs(table, pair) if r.method == "kd")
     device = execution.device
     kind = execution.torch_device.type
@@ -50,14 +41,15 @@ def measure(
             for n, pack in packs.items():
                 times[n].append(1000 * clock.seconds(pack.step, device, steps[n]))
     measured = {n: statistics.median(t) for n, t in times.items()}
-    speed = fit(run, measured, kind)
+    model = {n: model_ms(run, n, kind) for n in measured}
+    factor = statistics.median(ms / model[n] for n, ms in measured.items())
     rows = [
         {
             "students": n,
             "step_ms": ms,
             "student_images_per_second": 1000 * n * run.recipe.batch_size / ms,
-            "model_ms": model_ms(run, n, kind, speed),
-            "assumed_ms": model_ms(run, n, kind, None),
+            "model_ms": model[n],
+            "fitted_ms": factor * model[n],
             "turns_ms": [round(t, 2) for t in times[n]],
         }
         for n, ms in measured.items()
@@ -65,8 +57,7 @@ def measure(
     return {
         "table": table,
         "pair": pair,
-        "macs_per_second": speed,
-        "assumed_macs_per_second": cost.ASSUMED[kind],
+        "factor": factor,
         "rows": rows,
     }
 
@@ -83,11 +74,11 @@ def plot(found: Sequence[dict[str, Any]], path: Path) -> None:
         n = [r["students"] for r in one["rows"]]
         colour = f"C{k}"
         left.plot(n, [r["step_ms"] for r in one["rows"]], "o", color=colour, label=one["pair"].replace(":", " → "))
-        left.plot(n, [r["model_ms"] for r in one["rows"]], "-", color=colour, linewidth=1)
+        left.plot(n, [r["fitted_ms"] for r in one["rows"]], "-", color=colour, linewidth=1)
         first = one["rows"][0]
         right.plot(n, [r["step_ms"] / r["students"] / first["step_ms"] for r in one["rows"]], "o", color=colour)
         right.plot(
-            n, [r["model_ms"] / r["students"] / first["model_ms"] for r in one["rows"]], "-", color=colour, linewidth=1
+            n, [r["fitted_ms"] / r["students"] / first["fitted_ms"] for r in one["rows"]], "-", color=colour, linewidth=1
         )
     left.set_ylabel("ms a step of the pack")
     right.set_ylabel("cost a student, of that alone")
@@ -96,7 +87,7 @@ def plot(found: Sequence[dict[str, Any]], path: Path) -> None:
         axis.set_xlabel("students behind one teacher pass")
         axis.spines[["top", "right"]].set_visible(False)
     left.legend(frameon=False, fontsize=8)
-    figure.suptitle("points: measured; lines: the cost model with one fitted speed a pair", fontsize=9)
+    figure.suptitle("points: measured; lines: the cost model times one factor a pair", fontsize=9)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)
