@@ -112,6 +112,7 @@ class Item:
     generators: dict[str, torch.Generator] = field(default_factory=dict)
     until: int | None = None
     teacher_cache: str = ""
+    step_seconds: float = 0.0  # of its last step on a CPU: the longest is begun first
 
     @staticmethod
     def open(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
@@ -123,16 +124,19 @@ class Lockstep:
         errors: list[Exception | None] = [None] * len(self.items)
 
         def one(i: int) -> None:
+            began = time.perf_counter()
             try:
                 step(i)
             except Exception as error:
                 errors[i] = error
+            self.items[i].step_seconds = time.perf_counter() - began
 
         alive = [i for i in self._order if self.items[i].failure is None]
         if self._pool is None:
             for i in alive if self.graphs is not None else sorted(alive):
                 one(i)
             return errors
+        alive.sort(key=lambda i: -self.items[i].step_seconds)  # a long one that began last would keep one lane at work and the others idle
         futures: list[Future[None]] = [self._pool.submit(one, i) for i in alive]
         try:
             for future in futures:

@@ -7,6 +7,7 @@ What comes out right here does so for the same reasons there. Unlike one, a capt
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -42,12 +43,27 @@ class _Writing(TorchDispatchMode):
         return out
 
 
+class TapePool:
+    """Like CUDA's, it is gone with the last graph that was captured into it."""
+
+    def __init__(self) -> None:
+        self.graphs = 0
+        self.gone = False
+
+    def leave(self) -> None:
+        self.graphs -= 1
+        self.gone = not self.graphs
+
+
 class TapeGraph:
-    def __init__(self, written: list[Entry]) -> None:
-        self.written, self.replays = written, 0
+    def __init__(self, written: list[Entry], pool: TapePool, told: Callable[[], None]) -> None:
+        self.written, self.told, self.replays = written, told, 0
+        pool.graphs += 1
+        weakref.finalize(self, pool.leave)
 
     def replay(self) -> None:
         self.replays += 1
+        self.told()
         if self.replays == 1:
             return
         with torch.no_grad():
@@ -58,11 +74,14 @@ class TapeGraph:
 
 
 class Tape:
-    """graphs: all that were captured; refuse: asked before each capture, makes it fail."""
+    """captures, replays: how many there were; refuse: asked before each capture, makes it fail."""
 
     def __init__(self, refuse: Callable[[], bool] = lambda: False) -> None:
-        self.graphs: list[TapeGraph] = []
+        self.captures = self.replays = 0
         self.refuse = refuse
+
+    def replayed(self) -> None:
+        self.replays += 1
 
     def new_stream(self) -> Any:
         return object()
@@ -80,14 +99,16 @@ class Tape:
 
     def synchronise(self) -> None: ...
 
-    def pool(self) -> Any: ...
+    def pool(self) -> TapePool:
+        return TapePool()
 
     def capture(
-        self, work: Callable[[], Any], stream: Any, generators: Iterable[torch.Generator], pool: Any
+        self, work: Callable[[], Any], stream: Any, generators: Iterable[torch.Generator], pool: TapePool
     ) -> TapeGraph:
+        assert not pool.gone, "a capture into a pool that went with its last graph"
         if self.refuse():
             raise RuntimeError("operation not permitted when stream is capturing\nand more lines")
         with _Writing() as writing:
             work()
-        self.graphs.append(TapeGraph(writing.written))
-        return self.graphs[-1]
+        self.captures += 1
+        return TapeGraph(writing.written, pool, self.replayed)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,10 @@ from training_kit import FP32, small_run, train, weights
 
 import models
 from benchmark import data, methods
+from benchmark.bench.ours import open_items, random_split
 from benchmark.execution import Execution
 from benchmark.items import Item
-from benchmark.lockstep import lanes
+from benchmark.lockstep import Lockstep, lanes
 from benchmark.runs import Run
 from benchmark.train import Options, Reporter, pack_key, train_pack
 from results.store import Store
@@ -60,6 +62,24 @@ def test_side_by_side_in_lanes_the_weights_are_the_same(tmp_path: Path) -> None:
     train(runs[::-1], tmp_path / "turned", two)
     for run in runs:
         assert len({weights(run, tmp_path / f) for f in ("alone", "five", "turned")}) == 1, run.method
+
+
+def test_the_item_whose_step_was_the_longest_is_begun_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    two, runs = Execution("cpu", "fp32", threads=2, student_threads=1), [small_run(m) for m in ("kd", "at", "crd")]
+    with two.applied():
+        _, items = open_items(runs, random_split(64, 10, seed=0), two, tmp_path)
+        pack = Lockstep(items, None, two)
+    with ThreadPoolExecutor(1) as one_lane:
+        monkeypatch.setattr(pack, "_pool", one_lane)
+        begun: list[int] = []
+        pack.students(begun.append, 64)
+        assert sorted(begun) == [0, 1, 2]
+        assert all(i.step_seconds > 0 for i in items)
+        for item, seconds in zip(items, (0.1, 0.3, 0.2), strict=True):
+            item.step_seconds = seconds
+        begun.clear()
+        pack.students(begun.append, 64)
+        assert begun == [1, 2, 0]
 
 
 def test_a_lane_has_its_own_number_of_threads() -> None:
