@@ -33,7 +33,7 @@ def tiny_info(
     stages: tuple[Shape, ...] = ((3, 4, 4), (4, 2, 2)), embedding: int = 5, stem: Shape = (2, 4, 4), name: str = "tiny"
 ) -> NetInfo:
     """Sizes of an imagined network, small enough for plain loops."""
-    return NetInfo(name=name, params=0, macs=0, stem_shape=stem, stage_shapes=stages, embedding_dim=embedding)
+    return NetInfo(name=name, params=0, macs=0, convolutions=0, map_numbers=0, stem_shape=stem, stage_shapes=stages, embedding_dim=embedding)
 
 
 def make_site(
