@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -28,7 +28,7 @@ from benchmark.execution import Execution
 
 if TYPE_CHECKING:
     from benchmark.items import Item
-    from benchmark.lockstep import Lockstep
+    from benchmark.lockstep import Lockstep, Seen
     from models import Features
 
 WARM = 2
@@ -90,6 +90,7 @@ class Cuda:
         for generator in generators:
             graph.register_generator_state(generator)
         self.synchronise()
+        torch.cuda.empty_cache()  # a capture cannot free what other pools keep without using it
         with torch.cuda.stream(stream):
             graph.capture_begin(pool=pool, capture_error_mode="thread_local")
             try:
@@ -108,7 +109,7 @@ class Front:
 
     rows: Rows
     batch: Batch
-    seen: Sequence[Mapping[str, Features]]
+    seen: Seen
     graph: Graph
     readers: list[Any] = field(default_factory=list)
 
@@ -182,6 +183,7 @@ class Graphs:
             if knows != back.knew:
                 if back.knew is None or knows[0] != back.knew[0]:
                     back.warm.clear()  # another stage: another optimiser
+                    back.refused = False
                 self._forget(back)
                 back.knew = knows
 
@@ -222,12 +224,13 @@ class Graphs:
 
         def one(i: int) -> None:
             back = self._back(lockstep.items[i])
-            graph = self._graph(back, front, front.seen[i], size)
+            seen = lockstep.seen_by(i, front.seen)  # by this epoch's items: the front may be older than their list
+            graph = self._graph(back, front, seen, size)
             self.device.wait(back.stream, ready)
             with self.device.on(back.stream):
                 if graph is None:
                     back.warm[size] += 1
-                    back.item.step(front.batch, front.seen[i])
+                    back.item.step(front.batch, seen)
                 else:
                     graph.replay()
             front.readers.append(self.device.mark(back.stream))
@@ -235,7 +238,7 @@ class Graphs:
         return lockstep.students(one, size, failed)
 
     def _front(self, lockstep: Lockstep, stream: Stream, rows: Rows) -> Front:
-        made: list[tuple[Batch, Sequence[Mapping[str, Features]]]] = []
+        made: list[tuple[Batch, Seen]] = []
 
         def work() -> None:
             batch = lockstep.make(stream, rows)
@@ -252,10 +255,12 @@ class Graphs:
             return None
         item = back.item
         states = {name: g.get_state() for name, g in item.generators.items()}
-        sums = set(item.meter.sums)
+        sums, places = set(item.meter.sums), _places(item)
 
         def work() -> None:
             item.step(front.batch, seen)
+            if _places(item) != places:
+                raise RuntimeError("a tensor that outlives the step was replaced by another; allowed: copy_ into it")
             if set(item.meter.sums) != sums:
                 raise RuntimeError("a term that the steps before did not have")
 
@@ -294,9 +299,20 @@ def _plain(holder: Any, deep: bool = True) -> tuple[Any, ...]:
     for name, value in vars(holder).items():
         if isinstance(value, bool | int | float | str):
             found.append((name, value))
+        elif isinstance(value, tuple | list) and all(isinstance(v, bool | int | float | str) for v in value):
+            found.append((name, tuple(value)))
         elif deep and not isinstance(value, nn.Module | torch.Tensor | Mapping) and hasattr(value, "__dict__"):
             found.append((name, _plain(value, deep=False)))
     return tuple(found)
+
+
+def _places(item: Item) -> dict[str, int]:
+    """Where the tensors lie that the methods keep from step to step: a replay reads and writes them there."""
+    found: dict[str, int] = {}
+    for name, module in item.objective.named_modules():
+        held = {**module._parameters, **module._buffers, **vars(module)}
+        found |= {f"{name}.{k}": v.data_ptr() for k, v in held.items() if isinstance(v, torch.Tensor)}
+    return found
 
 
 def of(execution: Execution, told: Callable[[str], None] = lambda text: None) -> Graphs | None:

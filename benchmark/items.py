@@ -229,12 +229,10 @@ class Item:
         needs, main = self.stage.needs, self.stage.name == MAIN
         students = self._student_pass(batch, needs)
         steps = {
-            name: Step(batch.labels, batch.indices, batch.views, students, teachers, generator, self.epoch + 1)
+            name: Step(batch.labels, batch.indices, batch.views, students, teachers, generator)
             for name, generator in self.generators.items()
         } or {
-            "": Step(
-                batch.labels, batch.indices, batch.views, students, teachers, torch.default_generator, self.epoch + 1
-            )
+            "": Step(batch.labels, batch.indices, batch.views, students, teachers, torch.default_generator)
         }
         if main:
             total, terms = self.objective(steps)

@@ -26,6 +26,9 @@ from benchmark.items import MAIN, Item, select
 from benchmark.teacher_table import TeacherTable
 from models import Features, Network
 
+Seen = tuple[Mapping[str, Features], Mapping[str, Features]]
+"""The teacher's features by view: of the passes, and of the table."""
+
 
 class Lockstep:
     """The items of a pack for one epoch (all in the same stage and epoch, `begin_epoch` done by the caller)."""
@@ -88,21 +91,25 @@ class Lockstep:
     def step(self, batch: Batch, failed: Callable[[Item, Exception], None] | None = None) -> int:
         """One step of every item that is alive. An item's error goes to `failed` and ends that item alone (without it, it is raised).
         Returns how many items are alive after it."""
-        teachers = self.see(batch)
+        seen = self.see(batch)
 
         def one(i: int) -> None:
             with contextlib.nullcontext() if self.graphs is None else self.graphs.beside(self.items[i]):
-                self.items[i].step(batch, teachers[i])
+                self.items[i].step(batch, self.seen_by(i, seen))
 
         return self.students(one, len(batch.labels), failed)
 
-    def see(self, batch: Batch) -> list[Mapping[str, Features]]:
-        """What each item sees of the teacher, by view: one pass a view for all, or the table's rows."""
+    def see(self, batch: Batch) -> Seen:
+        """What is to be seen of the teacher, by view: by one pass a view for all, and in the table's rows."""
         seen = {name: self._pass(batch.views[name], parts) for name, parts in self._live.items()}
         read: dict[str, Features] = {}
         if self.table is not None:
             read = {name: self.table.features(batch.indices, batch.draws[name]) for name in self._read}
-        return [read if reads else seen for reads in self._reads]
+        return seen, read
+
+    def seen_by(self, i: int, seen: Seen) -> Mapping[str, Features]:
+        """Item number i's part of it."""
+        return seen[1] if self._reads[i] else seen[0]
 
     def students(
         self, one: Callable[[int], None], images: int, failed: Callable[[Item, Exception], None] | None = None

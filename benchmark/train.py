@@ -51,8 +51,8 @@ class Reporter:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run of a pack ended. status: `done`, `diverged`, `stopped` (as told), `failed`, `blocked` (what it needs is not there) or
-    `busy` (someone else has it)."""
+    """How a run of a pack ended. status: `done`, `diverged`, `stopped` (as told), `failed`, `blocked` (what it needs is not there),
+    `waiting` (what it needs is under way or stopped; the same command goes on) or `busy` (someone else has it)."""
 
     run: Run
     status: str
@@ -141,8 +141,12 @@ class _Pack:
         ready = [r for r in self.runs if not self._blocked(r)]
         if not ready:
             return
-        first = ready[0]
         self._keep_precision(ready)
+        with self.execution.applied():  # in its own precision, which need not be the plan's
+            self._train(ready)
+
+    def _train(self, ready: list[Run]) -> None:
+        first = ready[0]
         device = self.execution.torch_device
         dataset = data.load(first.dataset, self.options.data_folder)
         self.classes = dataset.classes
@@ -225,6 +229,9 @@ class _Pack:
                 continue
             why = (self.store.failure(needed.key) or {}).get("reason", "")
             reason = f"needs {needed.key}, which is {state}{': ' + why if why else ''}"
+            if state not in ("failed", "diverged", "absent"):  # it may yet be done: nothing is kept that would leave the run out
+                self.outcomes[run.key] = Outcome(run, "waiting", reason)
+                return True
             self.outcomes[run.key] = Outcome(run, "blocked", reason)
             self.store.write_failure(run.key, reason, "", _now())
             self._log(run, f"blocked: {reason}")
@@ -253,6 +260,8 @@ class _Pack:
         ref = runs[0].teacher_ref
         if self.teacher is None or ref is None or ref.identity not in self.options.cached_teachers:
             return None
+        if self.execution.precision != self.options.execution.precision:
+            return None  # it was chosen for the plan's precision, and begun runs go on in another
         parts = teacher_table.parts_of(runs)
         if not parts:
             return None
@@ -386,7 +395,9 @@ class _Pack:
         net = teachers.load_network(ref, run.dataset, Path(ref.path))
         self.execution.place(net)
         # the accuracy of a checkpoint is a fact about it, so it is measured in the reference precision
-        z = logits(net, self.test_split, self.mean, self.std, replace(self.execution, precision="fp32"))
+        exact = replace(self.execution, precision="fp32")
+        with exact.applied():
+            z = logits(net, self.test_split, self.mean, self.std, exact)
         found = score(z, self.test_split.labels)
         classes = self.classes or tuple(map(str, range(z.shape[1])))
         by_class = zip(classes, per_class(z, self.test_split.labels), strict=True)

@@ -45,7 +45,7 @@ class PackJob:
             time.sleep(min(5.0, self.patience / 10))
         for key, status, reason in ended.values():
             print(f"{status}: {key}{': ' + reason if reason else ''}", flush=True)
-        bad = [e for e in ended.values() if e[1] in ("failed", "blocked")]
+        bad = [e for e in ended.values() if e[1] in ("failed", "blocked", "waiting")]
         if bad:
             raise JobFailed(f"{len(bad)} of {len(ended)} runs have no result; the first: {bad[0][0]}: {bad[0][2]}")
         return list(ended.values())

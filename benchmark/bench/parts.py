@@ -37,7 +37,7 @@ def _loss_call(item: Item, batch: Batch, seen: dict[str, Features]) -> Callable[
     def call() -> None:
         students = {n: Features(*(_leaves(v) for v in f)) for n, f in passed.items()}
         steps = {
-            name: Step(batch.labels, batch.indices, batch.views, students, seen, generator, 1)
+            name: Step(batch.labels, batch.indices, batch.views, students, seen, generator)
             for name, generator in item.generators.items()
         }
         total, _ = item.objective(steps)

@@ -116,7 +116,8 @@ class Step:
     labels, indices: int64 `[B]` (indices: positions in the training set).
     images, students, teachers: by view name; the parts that `needs` names are float32, teachers carry no gradient.
     generator: the run's own random source on the device, for this method and epoch; use it for every draw.
-    epoch: counted from 1 within its stage.
+
+    The epoch is not here: a number that a loss reads must be an attribute, set in `start_epoch`, so that a captured step sees it change.
     """
 
     labels: Tensor
@@ -125,7 +126,6 @@ class Step:
     students: Mapping[str, Features]
     teachers: Mapping[str, Features]
     generator: torch.Generator
-    epoch: int
 
     @property
     def student(self) -> Features:

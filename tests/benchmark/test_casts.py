@@ -44,7 +44,18 @@ def test_layers_that_do_not_train_and_outputs_that_nobody_reads_are_left_alone()
     assert [n for n, p in net.named_parameters() if p.grad is not None] == ["conv1.weight"]
 
 
-@pytest.mark.parametrize("method", ["kd", "vid"])
+@pytest.mark.parametrize("at_once", [False, True])
+def test_weights_whose_output_nobody_read_have_no_gradient(at_once: bool) -> None:
+    net = models.build("resnet8", 10)
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        x = torch.randn(2, 3, 32, 32)
+        out = casts.called(net, lambda: net.features(x)) if at_once else net.features(x)
+    out.stages[0].float().sum().backward()
+    found = {n for n, p in net.named_parameters() if p.grad is not None}
+    assert "conv1.weight" in found and not any(n.startswith("fc") for n in found)
+
+
+@pytest.mark.parametrize("method", ["kd", "vid", "simkd"])
 def test_an_items_steps_are_the_same_with_it(method: str, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:  # type: ignore[no-untyped-def]
     run, execution = small_run(method), Execution("cpu", "bf16", threads=1)
     split = load(run.dataset).train.take(128)

@@ -125,3 +125,42 @@ def test_the_trainer_with_graphs_is_the_trainer_without(tmp_path: Path, monkeypa
     for run in runs:
         assert weights(run, plain) == weights(run, taped)
     assert sum(bool(t.captures) for t in tapes) >= 2
+
+
+@pytest.fixture
+def taped(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The trainer with a tape in the place of CUDA's graphs. What it said."""
+    said: list[str] = []
+    monkeypatch.setattr(graphs, "of", lambda execution, told: Graphs(Tape(), said.append))
+    return said
+
+
+def test_a_run_that_catches_up_and_is_joined(tmp_path: Path, taped: list[str]) -> None:
+    """The front was captured for the one that was behind; the items of the next epoch are more."""
+    runs = [small_run(m, recipe__epochs=3, **{f"{m}__warmup": 0} if m == "dkd" else {}) for m in ("kd", "dkd")]
+    assert [o.status for o in train(runs[:1], tmp_path, until=1)] == ["stopped"]
+    assert [o.status for o in train(runs, tmp_path)] == ["done", "done"]
+    assert not taped
+
+
+def test_an_initialisation_stage_that_reads_what_the_main_stage_reads(tmp_path: Path, taped: list[str]) -> None:
+    runs = [small_run(m, recipe__epochs=3) for m in ("at", "ft")]
+    assert [(o.status, o.reason) for o in train(runs, tmp_path)] == [("done", "")] * 2
+    assert not taped
+
+
+def test_a_tensor_replaced_is_not_captured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmark.methods.kd import KD
+
+    loss = KD.loss
+
+    def keeps(self: Any, step: Any) -> Any:
+        found = loss(self, step)
+        past = getattr(self, "past", None)
+        self.past = step.student.logits.detach()
+        return found if past is None or past.shape != self.past.shape else {k: v + 0 * past.sum() for k, v in found.items()}
+
+    monkeypatch.setattr(KD, "loss", keeps)
+    said: list[str] = []
+    trained([small_run("kd")], tmp_path, Graphs(Tape(), said.append))
+    assert len(said) == 1 and "replaced by another" in said[0]

@@ -113,7 +113,6 @@ def make_step(
     labels: Tensor | None = None,
     indices: Tensor | None = None,
     images: Mapping[str, Tensor] | None = None,
-    epoch: int = 1,
     seed: int = 0,
 ) -> Step:
     """A step. `student`, `teacher`: features of the normal view, or of each view by name.
@@ -127,7 +126,7 @@ def make_step(
         indices = torch.arange(len(next(iter(some)).logits) if labels is None else len(labels), device=site.device)
     return Step(
         labels=site.train_labels[indices] if labels is None else labels, indices=indices, images=images or {},
-        students=students, teachers=teachers, generator=torch.Generator().manual_seed(seed), epoch=epoch,
+        students=students, teachers=teachers, generator=torch.Generator().manual_seed(seed),
     )
 
 
@@ -250,7 +249,7 @@ def view_images(site: Site, needs: Needs, indices: Tensor, seed: int = 0) -> dic
 
 
 def real_step(
-    site: Site, needs: Needs, indices: Tensor, *, seed: int = 0, epoch: int = 1, poison: bool = True,
+    site: Site, needs: Needs, indices: Tensor, *, seed: int = 0, poison: bool = True,
     wrap: Callable[[Features], Features] | None = None,
 ) -> Step:
     """A step as the trainer makes it, with the site's networks; the student runs all of its views in one batch.
@@ -277,7 +276,7 @@ def real_step(
     named = {v.name for v in (*needs.views, *needs.passes)}
     return Step(
         labels=site.train_labels[indices], indices=indices, images={k: v for k, v in images.items() if k in named},
-        students=students, teachers=teachers, generator=torch.Generator().manual_seed(seed + 100), epoch=epoch,
+        students=students, teachers=teachers, generator=torch.Generator().manual_seed(seed + 100),
     )
 
 
