@@ -135,12 +135,12 @@ class Claim:
         try:
             beat = path.stat().st_mtime  # first: most runs have no claim, and their folders need no probe of the clock
             age = _now(path.parent) - beat
-            who: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        if who.get("host") == socket.gethostname() and _started(int(who.get("pid", -1))) != who.get("started"):
-            return None
-        if age > STALE_SECONDS:
+            who: Any = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(who, dict) or age > STALE_SECONDS:
+                return None
+            if who.get("host") == socket.gethostname() and _started(int(who.get("pid", -1))) != who.get("started"):
+                return None
+        except (OSError, ValueError, TypeError):  # no claim, or a damaged one: nobody can be said to hold it
             return None
         return {**who, "age": age}
 
@@ -153,7 +153,7 @@ class Claim:
         """Whether the claim is still this one (it is not if it was taken over after a long silence)."""
         try:
             return bool(json.loads(self.path.read_text(encoding="utf-8"))["token"] == self.token)
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             return False
 
     def release(self) -> None:

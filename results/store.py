@@ -82,7 +82,7 @@ class Store:
         """The record of a finished run, None if it is not finished. A damaged record counts as none (it is named by `load`)."""
         try:
             found = read_json(f"{self.folder}/{key}/record.json")
-        except ValueError:
+        except (ValueError, OSError):
             return None
         return found if not problems(found, key) else None
 
@@ -100,7 +100,7 @@ class Store:
         """Why the run failed last time (`reason`, `traceback`, `time`), or None."""
         try:
             found = read_json(self.path(key) / "failure.json")
-        except ValueError:
+        except (ValueError, OSError):
             return {"reason": "failure.json is damaged", "traceback": "", "time": ""}
         return found if isinstance(found, dict) else None
 
@@ -120,7 +120,7 @@ class Store:
         """Where a running run is: stage, epoch, epochs, top1, eta, time; None if nothing was said."""
         try:
             found = read_json(self.path(key) / "progress.json")
-        except ValueError:
+        except (ValueError, OSError):
             return None
         return found if isinstance(found, dict) else None
 
@@ -132,11 +132,15 @@ class Store:
         return Claim.holder(self.path(key) / "claim")
 
     def curve(self, key: str, reference: bool = False) -> pd.DataFrame | None:
-        """The run's curve, a row an epoch, or None. reference: where it is not here, that of the reference results."""
+        """The run's curve, a row an epoch, or None (a damaged one counts as none). reference: where it is not here, the reference results'."""
         for folder in (self.folder, REFERENCE) if reference else (self.folder,):
             path = folder / key / "curve.csv"
-            if path.exists():
-                return pd.read_csv(path)
+            try:
+                curve = pd.read_csv(path)
+            except (ValueError, OSError):  # pandas' own errors of an empty or torn file are ValueErrors
+                continue
+            if "epoch" in curve:  # not whatever bytes happened to parse
+                return curve
         return None
 
     def state(self, key: str) -> str:
@@ -224,11 +228,10 @@ def record_files(folder: Path) -> Iterator[Path]:
         try:
             with os.scandir(stack.pop()) as entries:
                 for entry in entries:
-                    if entry.is_dir(follow_symlinks=True):
-                        if not entry.name.startswith("."):  # `.slurm`: the cluster's files, no runs
-                            stack.append(entry.path)
-                    elif entry.name == "record.json":
+                    if entry.name == "record.json":  # even a folder of that name: it is named as damaged
                         found.append(entry.path)
+                    elif entry.is_dir(follow_symlinks=True) and not entry.name.startswith("."):  # `.slurm`: the cluster's files, no runs
+                        stack.append(entry.path)
         except (FileNotFoundError, NotADirectoryError, PermissionError):
             continue
     yield from map(Path, sorted(found))

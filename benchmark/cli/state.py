@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
+import re
 import shutil
 import time
+from collections.abc import Container
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmark import data
+import models
+from benchmark import data, methods, protocols
 from benchmark.cli import common
 from benchmark.cli.common import plural, say
 from benchmark.errors import InputError
 from benchmark.plan import closure
-from benchmark.runs import Run
+from benchmark.runs import NONE, Resolver, Run
 from results.files import tail
 from results.store import Store
 
@@ -250,47 +256,119 @@ def _folders(store: Store) -> list[Path]:
     return sorted({p.parent for name in names for p in store.folder.rglob(name)})
 
 
-def stale(store: Store, args: argparse.Namespace) -> list[tuple[str, str]]:
-    """`(key, why)` of what `clean` removes: runs whose order resolves to another key today, and on request unfinished ones."""
+_PART = r"[^/.][^/]*"
+_KEY = re.compile(rf"(?:{_PART}/){{4}}(?:{_PART}/seed\d+-[0-9a-f]{{10}}|imported/[0-9a-f]{{8,64}})")
+"""The form of a run's key (see `benchmark.runs`): whatever else lies below the results folder is not ours to remove."""
+
+
+def unknown_here(order: dict[str, Any]) -> str:
+    """The first name of an order that means nothing here ("" if all do): e.g. a method of a KD_METHODS that is not set now."""
+    methods_of = [*order["method"].split("+"), *(str(k).partition(".")[0] for k, _ in order["overrides"] if "." in str(k))]
+    kinds: list[tuple[str, list[str], Container[str]]] = [
+        ("data set", [order["dataset"]], data.DATASETS),
+        ("protocol", [order["protocol"]], protocols.PROTOCOLS),
+        ("profile", [order["profile"]], protocols.PROFILES),
+        ("network", [order["teacher"], order["student"]], (NONE, *models.names())),
+        ("method", methods_of, (methods.PLAIN, "recipe", *methods.names())),
+    ]
+    return next((f"{kind} '{name}'" for kind, names, known in kinds for name in names if name not in known), "")
+
+
+def _judged(record: dict[str, Any], resolver: Resolver) -> tuple[bool, str]:
+    """`(stale, why)` of a finished run. Only an order that is understood and resolves to another key is stale."""
+    order = record.get("order")
+    if not isinstance(order, dict):
+        return False, "its record has no order"
+    try:
+        try:
+            resolver.from_order(order)
+        except InputError as error:
+            if order["evaluates"] or "weights:" in str(record.get("teacher_info")):
+                return False, ""  # its teacher is simply not at hand now
+            if name := unknown_here(order):
+                return False, f"unknown here: {name}"
+            if data.info(order["dataset"]).of_folder:
+                return False, ""  # made of files that DATA= does not name now
+            return True, f"old key ({error})"
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return False, "its record's order is damaged"
+    return False, ""
+
+
+BUSY = "being worked on"
+
+
+@dataclass
+class Stale:
+    """What `clean` finds: `(key, why)` of what it removes and of what it keeps though it looks stale; foreign: folders that are no run's."""
+
+    removed: list[tuple[str, str]] = field(default_factory=list)
+    kept: list[tuple[str, str]] = field(default_factory=list)
+    foreign: int = 0
+
+
+def stale(store: Store, args: argparse.Namespace) -> Stale:
+    """What `clean` removes: runs whose order resolves to another key today, and on request unfinished ones."""
     resolver = common.resolver_of(args)
-    found = []
+    found = Stale()
     for folder in _folders(store):
         key = folder.relative_to(store.folder).as_posix()
-        if store.holder(key) is not None:
-            continue
         record = store.record(key)
-        if record is None:
-            if (folder / "record.json").exists():
-                continue  # damaged or foreign: named by `load`, never deleted
-            if args.unfinished:
-                found.append((key, "unfinished"))
-            continue
-        try:
-            resolver.from_order(record["order"])
-        except (InputError, KeyError) as error:
-            imported = (
-                isinstance(record.get("order"), dict) and record["order"].get("evaluates")
-            ) or "weights:" in str(record.get("teacher_info"))
-            if imported:
-                continue  # its teacher is simply not at hand now
-            dataset = record.get("dataset")
-            if dataset in data.DATASETS and data.info(dataset).of_folder:
-                continue  # made of files that DATA= does not name now
-            found.append((key, f"old key ({error})" if isinstance(error, InputError) else "no order"))
+        if record is None and (not args.unfinished or os.path.lexists(folder / "record.json")):
+            continue  # a damaged or foreign record is named by `load`, never deleted
+        is_stale, why = (True, "unfinished") if record is None else _judged(record, resolver)
+        if not is_stale:
+            if why:
+                found.kept.append((key, why))
+        elif not _KEY.fullmatch(key) or any(p.parent != folder for p in folder.rglob("record.json")):
+            found.foreign += 1
+        elif store.holder(key) is not None:
+            found.kept.append((key, BUSY))
+        else:
+            found.removed.append((key, why))
     return found
+
+
+def _remove(store: Store, key: str, unfinished: bool) -> str:
+    """Removes a run's folder under the run's claim, so that no worker begins it meanwhile. Returns why it did not ("" if it did)."""
+    folder = store.path(key)
+    claim = store.claim(key, "clean")
+    if claim is None:
+        return BUSY
+    try:
+        if unfinished and os.path.lexists(folder / "record.json"):
+            return "finished meanwhile"
+        # the record last: what is left by an interrupted removal is still a stale run, which the next one removes
+        for path in sorted(folder.iterdir(), key=lambda p: p.name == "record.json"):
+            if path != claim.path:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+                claim.beat()
+    finally:
+        claim.release()
+    with contextlib.suppress(OSError):  # a worker that began it anew since the release keeps its folder
+        folder.rmdir()
+    return ""
 
 
 def do_clean(args: argparse.Namespace) -> int:
     store = common.store_of(args)
     found = stale(store, args)
-    for key, why in found:
+    for key, why in found.removed:
         print(f"{key}: {why}")
-    if not found:
+    for key, why in found.kept:
+        print(f"{key}: kept: {why}")
+    if found.foreign:
+        say(f"{plural(found.foreign, 'folder')} kept: not of the form of a run's key, or with other runs' records below")
+    if not found.removed:
         say("nothing is stale")
     elif not args.yes:
-        say(f"{plural(len(found), 'run')} would be removed; --yes removes")
+        say(f"{plural(len(found.removed), 'run')} would be removed; --yes removes")
     else:
-        for key, _ in found:
-            shutil.rmtree(store.path(key))
-        say(f"{plural(len(found), 'run')} removed")
+        removed = 0
+        for key, why in found.removed:
+            if kept := _remove(store, key, why == "unfinished"):
+                print(f"{key}: kept: {kept}")
+            else:
+                removed += 1
+        say(f"{plural(removed, 'run')} removed")
     return 0

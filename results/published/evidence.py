@@ -134,7 +134,7 @@ def format_cell(teacher: str, student: str, method: str, dataset: str = "cifar10
     heads = ["top-1" if metric == "top1" else "top-5", "n", "epoch", "printed in", "origin", "differs", "source"]
     text = f"{teacher}:{student} {method} on {dataset}\n\n"
     text += tabulate(body, heads, disable_numparse=True)
-    text += f"\n\n{len(rows)} printed values of {frame.attrs['results']} results"
+    text += f"\n\n{_count(len(rows), 'printed value')} of {_count(frame.attrs['results'], 'result')}"
     text += " (=: the same result printed again, ~: some of its runs or another epoch of them; neither is new evidence)"
     text += f"\nspread {frame.attrs['spread']:.2f} over all"
     text += f", {frame.attrs['spread_own']:.2f} over the {frame.attrs['own']} that the printing paper ran itself"
@@ -172,3 +172,7 @@ def _errata_lines(teacher: str, student: str, method: str, dataset: str, metric:
     found = choose(teacher=teacher, student=student, method=method, dataset=dataset, metric=metric)
     lines = {f"erratum ({e['paper'] or 'any'}): {e['what']} [{e['source']}]": None for x in found for e in errata_of(x)}
     return list(lines)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
