@@ -1,10 +1,20 @@
 # Thin calls of the command line. Variables: PAPER=dlkd|sskd|crd, TABLE=, PROFILE=, SEEDS=, PROTOCOL=, DATA=, TEACHERS=, RESULTS=, CLUSTER=,
-# PRECISION=, THREADS=, ARGS= (anything else, see `python -m benchmark VERB --help`). PY= uses an environment of your own instead of .venv.
+# DEVICE=auto|cpu|cuda, PRECISION=, THREADS=, STUDENT_THREADS= (submit takes these four from the cluster file instead), KEEP=all|none,
+# TEACHER_CACHE=auto|on|off, ARGS= (anything else, see `python -m benchmark VERB --help`). PY= uses an environment of your own instead of .venv.
 PYTHON ?= python3
 PAPER ?= dlkd
-TABLE ?= $(PAPER)-table1
+TABLE ?= $(call table,1)
 PY ?= .venv/bin/python
-export PROFILE SEEDS PROTOCOL DATA TEACHERS RESULTS PRECISION THREADS STUDENT_THREADS DEVICE KEEP
+export PROFILE SEEDS PROTOCOL DATA TEACHERS RESULTS PRECISION THREADS STUDENT_THREADS DEVICE KEEP TEACHER_CACHE
+
+# The table of PAPER that is of similar (1) or different (2) architectures.
+table = $(or $(NAME_$(PAPER)_$(1)),$(error unknown PAPER '$(PAPER)'; allowed: dlkd, sskd, crd))
+NAME_dlkd_1 := dlkd-table1
+NAME_dlkd_2 := dlkd-table2
+NAME_sskd_1 := sskd-table3
+NAME_sskd_2 := sskd-table4
+NAME_crd_1 := crd-table1
+NAME_crd_2 := crd-table2
 
 ifeq ($(PY),.venv/bin/python)
 ENV := .venv/.installed
@@ -18,9 +28,12 @@ BENCH := $(PY) -m benchmark
 help:
 	@echo "make reproduce-table1 [PAPER=dlkd|sskd|crd] [PROFILE=quick|short|paper]   similar architectures: train what is missing, table, diff"
 	@echo "make reproduce-table2                                                     different architectures"
-	@echo "make reproduce TABLE=crd-table1                                           any table of tables/*.toml"
+	@echo "make reproduce status TABLE=crd-table1                                    any table of tables/*.toml"
 	@echo "make plan-table1 submit-table1 status-table1 diff-table1 (CLUSTER=name)   the same for -table2"
-	@echo "make report bench docs drill test test-slurm test-report lint setup"
+	@echo "make report bench clean docs drill setup                                  clean lists what could go, ARGS=--yes deletes it"
+	@echo "make test test-slurm test-report test-all lint"
+	@echo "variables: PAPER TABLE PROFILE SEEDS PROTOCOL DATA TEACHERS RESULTS CLUSTER KEEP TEACHER_CACHE ARGS PY"
+	@echo "           DEVICE PRECISION THREADS STUDENT_THREADS (submit takes these four from the cluster file)"
 
 .venv/.installed: pyproject.toml constraints.txt
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
@@ -33,34 +46,30 @@ help:
 
 setup: $(DEV)
 
-reproduce-table1: $(ENV)
-	$(BENCH) reproduce --paper $(PAPER) --number 1 $(ARGS)
-
-reproduce-table2: $(ENV)
-	$(BENCH) reproduce --paper $(PAPER) --number 2 $(ARGS)
+# Static patterns: an implicit rule is not looked for when its target is .PHONY.
+reproduce-table1 reproduce-table2: \
+reproduce-table%: $(ENV)
+	$(BENCH) reproduce $(call table,$*) $(ARGS)
 
 reproduce: $(ENV)
 	$(BENCH) reproduce $(TABLE) $(ARGS)
 
-NAME_dlkd_1 := dlkd-table1
-NAME_dlkd_2 := dlkd-table2
-NAME_sskd_1 := sskd-table3
-NAME_sskd_2 := sskd-table4
-NAME_crd_1 := crd-table1
-NAME_crd_2 := crd-table2
-
+plan-table1 plan-table2: \
 plan-table%: $(ENV)
-	$(BENCH) plan $(NAME_$(PAPER)_$*) $(ARGS)
+	$(BENCH) plan $(call table,$*) $(ARGS)
 
+submit-table1 submit-table2: \
 submit-table%: $(ENV)
 	@test -n "$(CLUSTER)" || { echo "error: CLUSTER= is not set; allowed: the name of a file in slurm/clusters" >&2; exit 2; }
-	$(BENCH) submit $(NAME_$(PAPER)_$*) --cluster $(CLUSTER) $(ARGS)
+	$(BENCH) submit $(call table,$*) --cluster $(CLUSTER) $(ARGS)
 
+diff-table1 diff-table2: \
 diff-table%: $(ENV)
-	$(BENCH) diff $(NAME_$(PAPER)_$*) $(ARGS)
+	$(BENCH) diff $(call table,$*) $(ARGS)
 
+status-table1 status-table2: \
 status-table%: $(ENV)
-	$(BENCH) status $(NAME_$(PAPER)_$*) $(ARGS)
+	$(BENCH) status $(call table,$*) $(ARGS)
 
 status: $(ENV)
 	$(BENCH) status $(TABLE) $(ARGS)

@@ -181,8 +181,12 @@ def conditions(results: list[CellResult]) -> str:
     if not found:
         return "no records yet"
     if len(found) == 1:
-        return f"{next(iter(found))} ({found.total()} runs)"
-    return "; ".join(f"{name} ({count} runs)" for name, count in sorted(found.items()))
+        return f"{next(iter(found))} ({_runs(found.total())})"
+    return "; ".join(f"{name} ({_runs(count)})" for name, count in sorted(found.items()))
+
+
+def _runs(count: int) -> str:
+    return f"{count} run" if count == 1 else f"{count} runs"
 
 
 def header(expansion: Expansion, results: list[CellResult]) -> list[str]:

@@ -114,7 +114,7 @@ def _row(c: CellDiff, reasons: dict[str, int]) -> list[str]:
 def _below(diffs: Sequence[CellDiff], reasons: dict[str, int]) -> list[str]:
     counts = {v: sum(c.verdict == v for c in diffs) for v in VERDICTS}
     lines = (
-        [f"{len(diffs)} cells: " + ", ".join(f"{v} {n}" for v, n in counts.items() if n) + "."]
+        [f"{len(diffs)} {'cell' if len(diffs) == 1 else 'cells'}: " + ", ".join(f"{v} {n}" for v, n in counts.items() if n) + "."]
         if len(diffs)
         else ["no cells."]
     )

@@ -56,7 +56,7 @@ def test_table_writes_the_static_figures_when_asked(tmp_path: Path, capsys: pyte
         ("ResNet34:ResNet18", ("--metric", "top5"), ("kd on imagenet", "89.88")),
         ("vgg13:MobileNetV2_hsakd", (), ("75.21 ± 0.24",)),
         ("resnet56:resnet20", (), ("kd on cifar100\n", "kd on cifar100-25\n", "70.66 ± 0.24", "65.15 ± 0.23")),
-        ("resnet56:resnet20", ("--dataset", "cifar100-25"), ("65.15 ± 0.23", "1 printed values")),
+        ("resnet56:resnet20", ("--dataset", "cifar100-25"), ("65.15 ± 0.23", "1 printed value of 1 result")),
     ],
 )
 def test_published_shows_all_that_is_printed_of_a_cell(
