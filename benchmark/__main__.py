@@ -35,7 +35,15 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+def _print_anything() -> None:
+    """A terminal or pipe that is not UTF-8 shows `?` for what it lacks (the tables have arrows and signs): a finished command must not end there."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
+    _print_anything()
     try:
         args = parser().parse_args(argv)
         return int(args.do(args))
@@ -49,6 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 0
+    except OSError as error:
+        if error.filename is None and error.strerror is None:
+            raise
+        where = "" if error.filename is None else f"{error.filename}: "
+        print(f"error: {' '.join(f'{where}{error.strerror or error}'.split())}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ class Lines(Reporter):
     def end(self) -> None:
         if self._images:
             seconds = time.monotonic() - self._began
-            self._print(f"  {self._runs} runs in {seconds:.0f} s, {self._images / seconds:.0f} student-images/s")
+            self._print(f"  {self._runs} {'run' if self._runs == 1 else 'runs'} in {seconds:.0f} s, {self._images / seconds:.0f} student-images/s")
         self._images = 0
 
 

@@ -260,7 +260,7 @@ def check_recipe_override(key: str, value: Any) -> Any:
         "test_images": int,
     }.get(name, float)
     value = _coerce(key, value, kind, None)
-    low = 2 if name == "batch_size" else 1 if kind is int else 0
+    low = 2 if name in ("batch_size", "train_images") else 1 if kind is int else 0
     if kind is not bool and value < low:
         raise InputError(f"{key}={value} is too small; allowed: {low} and more")
     return value
@@ -308,4 +308,6 @@ def resolve(
         train_images=min(train or available[0], available[0]),
         test_images=min(test or available[1], available[1]),
     )
+    if base.train_images < 2:  # `samplers.cut` drops a batch of one image always, and keeps an only batch that is not full
+        raise InputError(f"train_images is {base.train_images}, which makes no batch; allowed: 2 and more training images")
     return dataclasses.replace(base, **overrides)

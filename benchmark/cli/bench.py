@@ -33,7 +33,7 @@ def register(verbs: Any) -> None:
         metavar="T,..",
         help=f"whose pairs and packs (default: {','.join(TABLES)})",
     )
-    p.add_argument("--pairs", default="", metavar="T:S,..", help="only these pairs")
+    p.add_argument("--pairs", default=None, metavar="T:S,..", help="only these pairs")
     p.add_argument(
         "--parts",
         action="store_true",
@@ -57,7 +57,7 @@ def register(verbs: Any) -> None:
     )
     p.add_argument("--seeds", type=int, default=10, metavar="N", help="seeds of --finals (default: 10)")
     p.add_argument("--steps", type=int, default=200, metavar="N", help="steps of --drift (default: 200)")
-    p.add_argument("--methods", default="", metavar="M,..", help="only these methods of --drift or --finals")
+    p.add_argument("--methods", default=None, metavar="M,..", help="only these methods of --drift or --finals")
     p.add_argument("--repeats", type=int, default=5, metavar="N", help="turns of each loop (default: 5)")
     p.add_argument(
         "--budget",
@@ -101,6 +101,8 @@ def _check(args: argparse.Namespace) -> None:
     ):
         if value < low:
             raise InputError(f"--{name} {value}; allowed: {low} and more")
+    if args.seeds > common.MOST_SEEDS:
+        raise InputError(f"--seeds {args.seeds}; allowed: 2 to {common.MOST_SEEDS}")
     if not (math.isfinite(args.budget) and args.budget > 0):
         raise InputError(f"--budget {args.budget}; allowed: seconds above 0")
     chosen = [k for k in KINDS if getattr(args, k)]
@@ -110,7 +112,7 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError("--plot without --students; allowed: both")
     if args.plot and Path(args.plot).suffix not in (".png", ".pdf", ".svg"):
         raise InputError(f"--plot {args.plot}; allowed: a .png, .pdf or .svg file")
-    if args.methods and not (args.drift or args.finals):
+    if args.methods is not None and not (args.drift or args.finals):
         raise InputError("--methods without --drift or --finals; allowed: one of them (a pack has all methods of its table)")
     if (args.save or args.reference) and not args.drift:
         raise InputError("--save or --reference without --drift; allowed: with it")
@@ -118,6 +120,10 @@ def _check(args: argparse.Namespace) -> None:
         path = getattr(args, option)
         if path and not Path(path).resolve().parent.is_dir():
             raise InputError(f"--{option} {path}: no such folder; allowed: a file in a folder that is there")
+        if path and Path(path).exists() and not Path(path).is_file():  # a device too: it would be replaced by the file
+            raise InputError(f"--{option} {path} is no file; allowed: a file in a folder that is there")
+        if path:
+            common.writable(Path(path).resolve().parent, f"--{option}")
 
 
 def chosen_cells(args: argparse.Namespace) -> list[tuple[str, str]]:
@@ -126,7 +132,7 @@ def chosen_cells(args: argparse.Namespace) -> list[tuple[str, str]]:
     if not names:
         raise InputError("--tables is empty; allowed: names of tables")
     found = [(name, f"{a}:{b}") for name in names for a, b in load_table(name).columns if a != "none"]
-    wanted = common.words(args.pairs)
+    wanted = common.narrowed("--pairs", args.pairs)
     for pair in wanted:
         if pair not in {p for _, p in found}:
             raise unknown(f"pair in {args.tables}:", pair, sorted({p for _, p in found}))
@@ -309,7 +315,7 @@ def _compile(
 def _wanted(args: argparse.Namespace) -> list[tuple[str, str]]:
     """`(method, student)` of the methods that are asked for; a student of the teacher's stage depth where the method needs one."""
     every = ["plain", *(n for n in methods.names() if methods.get(n).trains_student and not methods.get(n).is_wrapper())]
-    wanted = common.words(args.methods) or every
+    wanted = common.narrowed("--methods", args.methods) or every
     for name in wanted:
         if name not in every:
             raise unknown("method", name, every)

@@ -8,6 +8,7 @@ import fnmatch
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,14 @@ PAPER_TABLES = {
 
 
 KEEP = ("all", "none")
+
+MOST_SEEDS = 1_000
+LARGEST_SEED = 2**31 - 1
+"""Any seed trains (`runs.seed_of` hashes it), but records are read as 64-bit numbers, and each number of `--seeds` is a run that is planned."""
+
+
+class NotInTable(InputError):
+    """What was asked for is in no run of this table; another table may have it."""
 
 
 def _env(name: str, default: str = "") -> str:
@@ -75,11 +84,11 @@ def add_selection(parser: argparse.ArgumentParser, table: bool = True) -> None:
         metavar="N|A,B,..",
         help="number of seeds (0..N-1), or a list such as 0,3,7 or 5, (only seed 5)",
     )
-    group.add_argument("--pairs", default="", metavar="T:S,..", help="only these columns")
-    group.add_argument("--methods", default="", metavar="M,..", help="only these rows (Teacher and Student stay)")
+    group.add_argument("--pairs", default=None, metavar="T:S,..", help="only these columns")
+    group.add_argument("--methods", default=None, metavar="M,..", help="only these rows (Teacher and Student stay)")
     group.add_argument(
         "--only",
-        default="",
+        default=None,
         metavar="PATTERN",
         help="only runs whose key matches (shell pattern, or a part of the key)",
     )
@@ -159,8 +168,29 @@ def folder_of(path: Path, who: str) -> Path:
     return path
 
 
+def writable(path: Path, who: str) -> Path:
+    """The folder, made if it is not there. `InputError` where nothing can be written to it: said before hours of training, not after."""
+    folder_of(path, who)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):  # permission bits say nothing of root, and of read-only file systems
+            pass
+    except OSError as error:
+        raise InputError(f"{who}: {path} cannot be written to ({error.strerror}); allowed: a folder that can") from error
+    return path
+
+
 def words(text: str) -> list[str]:
     return [w.strip() for w in text.split(",") if w.strip()]
+
+
+def narrowed(option: str, text: str | None) -> list[str]:
+    """The words of an option that narrows, [] where it is not given. Given and empty (`--pairs "$P"`, P not set) it would choose everything."""
+    if text is None:
+        return []
+    if not words(text):
+        raise InputError(f"{option} '{text}' is empty; allowed: names, or no {option} at all")
+    return words(text)
 
 
 def seeds_of(text: str | None) -> list[int] | None:
@@ -171,9 +201,15 @@ def seeds_of(text: str | None) -> list[int] | None:
         numbers = [int(w) for w in words(text)]
     except ValueError:
         numbers = []
-    if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers) or ("," not in text and numbers[0] < 1):
-        raise InputError(f"seeds '{text}'; allowed: a number of seeds (1 and more), or different seeds such as 0,3,7")
-    return numbers if "," in text else list(range(numbers[0]))
+    listed = "," in text
+    wrong = not numbers or len(set(numbers)) < len(numbers) or min(numbers) < (0 if listed else 1)
+    if wrong or max(numbers) > (LARGEST_SEED if listed else MOST_SEEDS) or len(numbers) > MOST_SEEDS:
+        shown = text if len(text) <= 60 else f"{text[:57]}..."
+        raise InputError(
+            f"seeds '{shown}'; allowed: a number of seeds (1 to {MOST_SEEDS}), or different seeds such as 0,3,7 "
+            f"(at most {MOST_SEEDS}, each 0 to {LARGEST_SEED})"
+        )
+    return numbers if listed else list(range(numbers[0]))
 
 
 @dataclass(frozen=True)
@@ -207,16 +243,17 @@ def select(args: argparse.Namespace, name: str | None = None) -> Selection:
         profile,
         resolver_of(args),
         seeds=seeds_of(args.seeds),
-        pairs=words(args.pairs),
-        only_methods=words(args.methods),
+        pairs=narrowed("--pairs", args.pairs),
+        only_methods=narrowed("--methods", args.methods),
         overrides=overrides,
     )
     _used(overrides, expansion)
     runs = expansion.runs
-    if args.only:
+    if args.only is not None:
+        narrowed("--only", args.only)
         runs = tuple(r for r in runs if matches(r.key, args.only))
         if not runs:
-            raise InputError(
+            raise NotInTable(
                 f"--only {args.only}: no run of {table.name} matches; allowed: a part of a key, as `plan {table.name} --list` shows them"
             )
     return Selection(expansion, runs, profile, args.profile is None)
@@ -228,7 +265,7 @@ def _used(overrides: tuple[tuple[str, Any], ...], expansion: Expansion) -> None:
     for key, _ in overrides:
         name = key.partition(".")[0]
         if name not in ("ce", "recipe") and name not in methods:
-            raise InputError(
+            raise NotInTable(
                 f"--set {key}: no run of {expansion.table.name} has method {name}; allowed: {', '.join(sorted(methods))}"
             )
 

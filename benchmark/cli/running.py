@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 from benchmark import cost, local, plan, teachers
 from benchmark.cli import common
 from benchmark.cli.common import plural, say
+from benchmark.errors import InputError
 from benchmark.execution import has_gpu
 from benchmark.progress import reporter
 from benchmark.train import Options, Outcome
@@ -176,6 +179,7 @@ def train_missing(args: argparse.Namespace, chosen: common.Selection) -> list[Ou
     if not found.packs:
         say(f"nothing to train: {plural(done, 'run')} done")
         return [Outcome(r, "failed", (store.failure(r.key) or {}).get("reason", "")) for r in failed]
+    common.writable(store.folder, "RESULTS")
     teachers.need_weights(ref for pack in found.packs for r in pack.runs for ref in (r.teacher_ref, r.evaluates))
     say(
         f"{plural(len(found.missing), 'run')} to train in {plural(len(found.packs), 'pack')}, {done} done; {execution.describe()['device_name']}, "
@@ -199,6 +203,8 @@ def _verdict(outcomes: list[Outcome]) -> int:
 
 
 def do_run(args: argparse.Namespace) -> int:
+    if args.until is not None and args.until < 1:
+        raise InputError(f"--until {args.until}; allowed: an epoch, 1 and more")
     chosen = common.select(args)
     common.execution_of(args)
     _announce(args, chosen)
@@ -212,12 +218,53 @@ def do_reproduce(args: argparse.Namespace) -> int:
     args.table = args.table or common.paper_table(args.paper, args.number)
     chosen = common.select(args)
     common.execution_of(args)  # what is wrong with it is said before anything else
+    out = common.writable(Path(args.out), "--out")
     _announce(args, chosen)
     code = _verdict(train_missing(args, chosen))
-    table_verbs.show(chosen, common.store_of(args), Path(args.out), alias=number or None)
+    table_verbs.show(chosen, common.store_of(args), out, alias=number or None)
     return code
 
 
 def do_work(args: argparse.Namespace) -> int:
-    text = sys.stdin.read() if args.order == "-" else Path(args.order).read_text(encoding="utf-8")
+    try:
+        text = sys.stdin.read() if args.order == "-" else Path(args.order).read_text(encoding="utf-8")
+        wrong = _wrong_order(json.loads(text))
+    except OSError as error:
+        wrong = f"cannot be read ({error.strerror})"
+    except (ValueError, RecursionError):  # not UTF-8, or not JSON
+        wrong = "is no JSON"
+    if wrong:
+        raise InputError(f"work order {args.order} {wrong}; allowed: a work order as `run` and `submit` write it")
     return _verdict(local.work(text, reporter()))
+
+
+_ORDER_WORDS = ("dataset", "protocol", "profile", "teacher", "student", "method", "key")
+_ENVIRONMENT = {f.name: f for f in dataclasses.fields(local.Environment)}
+
+
+def _wrong_order(order: Any) -> str:
+    """What keeps this JSON from being a work order ("" if nothing does): its form only, what it names is looked at by `local.work`."""
+    if not isinstance(order, dict) or not isinstance(order.get("environment"), dict) or not isinstance(order.get("runs"), list):
+        return "has no runs and environment"
+    environment = order["environment"]
+    for name, field in _ENVIRONMENT.items():
+        if name not in environment and field.default is dataclasses.MISSING:
+            return f"has no {name} in its environment"
+        if name in environment and type(environment[name]).__name__ != field.type:
+            return f"has a {name} in its environment that is no {field.type}"
+    if strange := sorted(set(environment) - set(_ENVIRONMENT)):
+        return f"has {', '.join(strange)} in its environment"
+    if not order["runs"]:
+        return "has no run"
+    return "" if all(map(_is_run, order["runs"])) else "has a run that is none"
+
+
+def _is_run(run: Any) -> bool:
+    return (
+        isinstance(run, dict)
+        and all(isinstance(run.get(w), str) for w in _ORDER_WORDS)
+        and type(run.get("seed")) is int
+        and isinstance(run.get("evaluates"), bool)
+        and isinstance(run.get("overrides"), list)
+        and all(isinstance(o, list) and len(o) == 2 and isinstance(o[0], str) for o in run["overrides"])
+    )

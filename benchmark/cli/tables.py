@@ -16,7 +16,7 @@ from benchmark import matrix, methods, protocols
 from benchmark.cli import common
 from benchmark.cli.common import say
 from benchmark.errors import InputError, unknown
-from benchmark.runs import NONE
+from benchmark.runs import NONE, parse_pair
 from results.store import Store, load
 
 
@@ -94,7 +94,8 @@ def do_table(args: argparse.Namespace) -> int:
 
     chosen = common.select(args)
     nowhere = args.out == os.devnull
-    out, store = Path(args.out) if nowhere else common.folder_of(Path(args.out), "--out"), common.store_of(args)
+    store = common.store_of(args)
+    out = Path(args.out) if nowhere else common.writable(Path(args.out), "--out")
     frame = frame_of(store)
     paths = [] if nowhere else render.write_all(chosen.expansion, frame, out, store=store)
     print(render.render(chosen.expansion, frame, args.format, store))
@@ -132,6 +133,7 @@ def do_report(args: argparse.Namespace) -> int:
     out, store = common.folder_of(Path(args.out), "--out"), common.store_of(args)
     frame = frame_of(store)
     chosen, profile = _reported(args, set(frame["key"]))
+    common.writable(out, "--out")
     if not args.tables and args.profile is None and profile != chosen[0].expansion.profile:
         say(f"no record of profile {profile}; shown is {chosen[0].expansion.profile} (PROFILE= or --profile chooses)")
     if not frame["key"].isin([r.key for c in chosen for r in c.runs]).any():
@@ -146,16 +148,58 @@ def _reported(args: argparse.Namespace, keys: set[str]) -> tuple[list[common.Sel
 
     keys: of the records. Where no profile is asked for and the usual one has no record, another that has some is shown.
     """
-    named = [common.select(args, name=n) for n in args.tables or matrix.table_names()]
-    usual = named[0].profile
     if args.tables:
-        return named, usual
+        named = [common.select(args, name=n) for n in args.tables]
+        return named, named[0].profile
+    asked = _tables_with(args)
+    named, lacking = _selected(asked)
+    if not named:
+        raise lacking[0]
+    usual = named[0].profile
     others = [] if args.profile else [p for p in protocols.PROFILES if p != usual]
     for profile in (usual, *others):
-        every = named if profile == usual else [common.select(_with_profile(args, profile), name=n) for n in matrix.table_names()]
+        every = named if profile == usual else _selected({n: _with_profile(a, profile) for n, a in asked.items()})[0]
         if shown := [s for s in every if any(r.key in keys for r in s.runs)]:
             return shown, usual
     return named[:1], usual
+
+
+def _tables_with(args: argparse.Namespace) -> dict[str, argparse.Namespace]:
+    """All tables that have one of the pairs and one of the methods asked for, each with the arguments that ask for those that it has.
+
+    `InputError` for a name that no table has, and where no table has both."""
+    pairs = [":".join(parse_pair(p)) for p in common.narrowed("--pairs", args.pairs)]
+    rows = common.narrowed("--methods", args.methods)
+    found, columns, labels = {}, set[str](), set[str]()
+    for name in matrix.table_names():
+        table = matrix.load_table(name)
+        own_columns = {f"{a}:{b}" for a, b in table.columns}
+        own = [r for r in table.rows if r.method not in ("teacher", "student")]
+        own_labels = {x.lower() for r in own for x in (r.method, r.label)}
+        columns, labels = columns | own_columns, labels | own_labels
+        here, made = [p for p in pairs if p in own_columns], [m for m in rows if m.lower() in own_labels]
+        if (here or not pairs) and (made or not rows):
+            found[name] = argparse.Namespace(**{**vars(args), "pairs": ",".join(here) or None, "methods": ",".join(made) or None})
+    for pair in pairs:
+        if pair not in columns:
+            raise unknown("pair in all tables:", pair, sorted(columns))
+    for method in rows:
+        if method.lower() not in labels:
+            raise unknown("method in all tables:", method, sorted(labels))
+    if not found:
+        raise InputError(f"no table has both --pairs {args.pairs} and --methods {args.methods}; allowed: those of one table")
+    return found
+
+
+def _selected(asked: dict[str, argparse.Namespace]) -> tuple[list[common.Selection], list[InputError]]:
+    """The tables that have what `--only` and `--set` ask for, and what was said of those that do not."""
+    found, lacking = [], list[InputError]()
+    for name, args in asked.items():
+        try:
+            found.append(common.select(args, name=name))
+        except common.NotInTable as error:
+            lacking.append(error)
+    return found, lacking
 
 
 def _with_profile(args: argparse.Namespace, profile: str) -> argparse.Namespace:

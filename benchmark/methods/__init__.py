@@ -104,8 +104,10 @@ def names() -> tuple[str, ...]:
 def get(name: str) -> type[Method]:
     """The method of that name; `InputError` for an unknown one."""
     registry = _registry()
+    if name == PLAIN:
+        raise InputError(f"{PLAIN} is training without any method: nothing to describe or set; allowed: {', '.join(names())}")
     if name not in registry:
-        raise unknown("method", name, [PLAIN, *names()])
+        raise unknown("method", name, names())
     return registry[name]
 
 
@@ -241,6 +243,9 @@ def parse(text: str, overrides: Mapping[str, Any] | None = None, teacher: str = 
         raise InputError(f"method '{text}': {PLAIN} is training without any method; allowed: it alone")
     if len(set(words)) < len(words):
         raise InputError(f"method '{text}' names a method twice; allowed: each once")
+    for w in words:
+        if w not in _registry():  # here, unlike in `get`, plain is a name too
+            raise unknown("method", w, [PLAIN, *names()])
     classes = [get(w) for w in words]
     classes.sort(key=lambda m: (m.is_wrapper(), m.name == "kd", m.name))
     losses = [m for m in classes if not m.is_wrapper()]

@@ -154,7 +154,7 @@ def test_run_then_again_status_logs_retry_clean(tmp_path: Path, table: str, caps
     assert key in capsys.readouterr().out
     assert main(["run", table, *FAST, *places]) == 0 and store.is_done(key)
     # clean: an old key is shown, and removed only on request; a damaged record never
-    old = runs / key.replace("seed0-", "seed0-0")
+    old = runs / f"{key[:-10]}{'0' * 10}"
     shutil.copytree(store.path(key), old)
     (old / "record.json").write_text(record.replace(key, old.relative_to(runs).as_posix()))
     damaged = runs / "digits" / "damaged"

@@ -1,0 +1,244 @@
+"""Bad input that once ended in a traceback, or after the training that it made useless: one line, exit code 2, before anything is done."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmark import local, matrix, protocols
+from benchmark.__main__ import main
+from benchmark.bench import cells
+from benchmark.cli import tables
+from benchmark.cli.bench import _check
+from benchmark.cli.common import seeds_of
+from benchmark.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+TABLE = """
+title = "Miniature"
+paper = "crd"
+table = "table1"
+dataset = "cifar100"
+protocol = "crd"
+seeds = 1
+columns = ["none:resnet8"]
+[[rows]]
+label = "Student"
+method = "student"
+"""
+SMALL = ["--profile", "quick", "--set", "recipe.train_images=32", "--set", "recipe.test_images=20", "--set", "recipe.epochs=1"]
+FAST = [*SMALL, "--threads", "1"]
+
+
+class Trained(Exception):
+    """Training or measuring began."""
+
+
+@pytest.fixture(autouse=True)
+def untrained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whatever would train or measure here raises instead: bad input is to be said before."""
+
+    def begun(*_: Any, **__: Any) -> Any:
+        raise Trained
+
+    monkeypatch.setenv("RESULTS", str(tmp_path / "runs"))
+    monkeypatch.setattr(local, "run_plan", begun)
+    monkeypatch.setattr(local, "train_pack", begun)
+    monkeypatch.setattr(cells, "measure", begun)
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> str:
+    path = tmp_path / "mini.toml"
+    path.write_text(TABLE)
+    return str(path)
+
+
+def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one error line of a command that must end with exit code 2."""
+    try:
+        code = main(argv)
+    except SystemExit as stop:
+        code = stop.code  # type: ignore[assignment]
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert code == 2 and len(errors) == 1, (code, errors)
+    return errors[0]
+
+
+@pytest.mark.parametrize("out", ["/etc/passwd", "/proc/x"])
+def test_where_the_table_goes_is_looked_at_before_training(out: str, table: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--out" in refused(["reproduce", table, *FAST, "--out", out], capsys)
+
+
+def test_results_that_cannot_be_written_are_one_line(table: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "RESULTS" in refused(["run", table, *FAST, "--results", "/proc/x"], capsys)
+
+
+@pytest.mark.parametrize("verb", ["table", "report"])
+def test_a_folder_that_cannot_be_made_is_said_for_what_is_wanted_of_it(verb: str, table: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--out: /proc/x cannot be written to" in refused([verb, table, *SMALL, "--out", "/proc/x"], capsys)
+
+
+@pytest.mark.parametrize("verb", ["plan", "status", "diff"])
+def test_what_only_reads_makes_no_folder(verb: str, table: str, tmp_path: Path) -> None:
+    main([verb, table, *SMALL])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mini.toml"]
+
+
+def test_a_file_error_is_one_line(table: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError(28, "No space left on device", "/somewhere/record.json")
+
+    monkeypatch.setattr(local, "run_plan", full)
+    assert refused(["run", table, *FAST], capsys) == "error: /somewhere/record.json: No space left on device"
+
+
+def test_an_error_without_a_file_or_a_reason_is_not_hidden(table: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bare(*_: Any, **__: Any) -> Any:
+        raise OSError("what is this")
+
+    monkeypatch.setattr(local, "run_plan", bare)
+    with pytest.raises(OSError, match="what is this"):
+        main(["run", table, *FAST])
+
+
+def test_output_that_is_not_utf8_is_no_traceback() -> None:
+    argv = [sys.executable, "-m", "benchmark", "diff", "sskd-table3", "--profile", "paper", "--pairs", "resnet56:resnet20", "--methods", "kd"]
+    done = subprocess.run(argv, cwd=ROOT, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True)
+    assert b"Traceback" not in done.stderr and done.returncode in (0, 1) and b"resnet20" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("argv", [["--parts", "--json"], ["--drift", "--save"], ["--students", "1", "--plot"], ["--json"]], ids=" ".join)
+def test_bench_refuses_a_folder_before_measuring(argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = tmp_path / "there.png"
+    place.mkdir()
+    args = argparse.Namespace(
+        repeats=1, steps=1, images=200, seeds=2, threads=1, budget=1.0, parts="--parts" in argv, students="1" if "--students" in argv else "",
+        compile=False, drift="--drift" in argv, finals=False, plot="", methods=None, save="", reference="", json="",
+    )  # fmt: skip
+    setattr(args, argv[-1][2:], str(place))
+    with pytest.raises(InputError, match=r"there\.png"):
+        _check(args)
+    setattr(args, argv[-1][2:], str(tmp_path / "no-folder" / "x.png"))
+    with pytest.raises(InputError, match="no such folder"):
+        _check(args)
+    setattr(args, argv[-1][2:], str(tmp_path / "x.png"))
+    _check(args)
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_bench_replaces_no_device(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--json /dev/null" in refused(["bench", "--images", "200", "--json", "/dev/null"], capsys)
+
+
+TOO_MANY = ",".join(map(str, range(1001)))
+
+
+@pytest.mark.parametrize("text", ["99999999999999999999", "300000", "1001", "5,99999999999999999999999", f"0,{2**31}", TOO_MANY])
+def test_seeds_are_bounded(text: str, table: str, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(["plan", table, *FAST, "--seeds", text], capsys)
+    assert "1000" in line and str(2**31 - 1) in line and len(line) < 300
+
+
+def test_the_most_and_the_largest_seeds_are_allowed() -> None:
+    assert seeds_of("1000") == list(range(1000))
+    assert seeds_of(f"5,{2**31 - 1}") == [5, 2**31 - 1]
+
+
+def test_bench_seeds_are_bounded(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--seeds" in refused(["bench", "--images", "200", "--seeds", "99999999999999999999"], capsys)
+
+
+def test_one_training_image_makes_no_batch(table: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "2 and more" in refused(["run", table, *FAST, "--set", "recipe.train_images=1"], capsys)
+
+
+def test_a_data_set_of_one_image_makes_no_batch() -> None:
+    protocol, profile = protocols.get_protocol("crd"), protocols.get_profile("paper")
+    with pytest.raises(InputError, match="2 and more"):
+        protocols.resolve(protocol, profile, "resnet8", (1, 10))
+    assert protocols.resolve(protocol, profile, "resnet8", (2, 10)).train_images == 2
+
+
+def an_order(tmp_path: Path) -> dict[str, Any]:
+    path = tmp_path / "mini.toml"
+    path.write_text(TABLE)
+    runs = matrix.expand(matrix.load_table(str(path)), "quick").runs
+    order: dict[str, Any] = json.loads(local.work_order(runs, local.Environment(str(tmp_path / "runs"), "data", device="cpu")))
+    return order
+
+
+def test_what_is_no_work_order_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = an_order(tmp_path)
+    assert refused(["work", str(tmp_path)], capsys).count("directory") == 1
+    assert "cannot be read" in refused(["work", str(tmp_path / "nothing")], capsys)
+    file = tmp_path / "order.json"
+    contents = [
+        b"", b"no JSON", b"{}", b"[]", b"3", b"null", b"\xff\xfe\x00", b'{"runs": [], "environment": {}}', b"[" * 100_000,
+        *(
+            json.dumps(x).encode()
+            for x in (
+                {**good, "runs": []}, {**good, "runs": [3]}, {**good, "runs": [{**good["runs"][0], "seed": "0"}]},
+                {**good, "runs": [{**good["runs"][0], "overrides": [1]}]}, {**good, "environment": {**good["environment"], "threads": "1"}},
+                {**good, "environment": {**good["environment"], "strange": 1}}, {**good, "environment": {"results": "x"}},
+            )
+        ),
+    ]  # fmt: skip
+    for content in contents:
+        file.write_bytes(content)
+        line = refused(["work", str(file)], capsys)
+        assert "work order" in line and "allowed" in line, content
+
+
+def test_a_work_order_is_still_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(an_order(tmp_path))))
+    with pytest.raises(Trained):
+        main(["work", "-"])
+
+
+@pytest.mark.parametrize("until", ["0", "-1"])
+def test_until_is_an_epoch(until: str, table: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--until" in refused(["run", table, *FAST, f"--until={until}"], capsys)
+
+
+@pytest.mark.parametrize("option", ["--pairs", "--methods", "--only"])
+@pytest.mark.parametrize("empty", ["", ",", " , "])
+def test_an_empty_selection_is_not_everything(option: str, empty: str, table: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert option in refused(["plan", table, *FAST, option, empty], capsys)
+
+
+@pytest.mark.parametrize("argv", [["--pairs", ","], ["--finals", "--methods", ""]], ids=" ".join)
+def test_an_empty_selection_of_bench_is_not_everything(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert argv[-2] in refused(["bench", "--images", "200", *argv], capsys)
+
+
+def reported(argv: list[str]) -> dict[str, set[str]]:
+    """Which tables a report without records would show, with their pairs: a key of each is taken for a record."""
+    from benchmark.__main__ import parser
+
+    args = parser().parse_args(["report", "--profile", "quick", *argv])
+    keys = {r.key for s in tables._selected(tables._tables_with(args))[0] for r in s.runs}
+    return {s.expansion.table.name: {c.pair for c in s.expansion.cells} for s in tables._reported(args, keys)[0]}
+
+
+def test_a_report_leaves_out_tables_that_lack_the_pair_or_method() -> None:
+    found = reported(["--pairs", "resnet56:resnet20,resnet32x4:ShuffleV2"])
+    assert found["crd-table1"] == {"resnet56:resnet20"} and found["crd-table2"] == {"resnet32x4:ShuffleV2"}
+    assert "crd-table1" in reported(["--methods", "fsp"]) and "sskd-table3" not in reported(["--methods", "fsp"])
+    assert reported(["--set", "fsp.init_weight=2"]).keys() <= set(matrix.table_names()) and reported(["--only", "resnet56-resnet20"])
+
+
+def test_a_report_of_what_no_table_has_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "out")
+    unknown = "resnet8:resnet110"
+    for argv in (["--pairs", unknown], ["--methods", "nope"], ["--pairs", f"resnet56:resnet20,{unknown}"], ["--only", "no-such-run"]):
+        refused(["report", "--profile", "quick", "--out", out, *argv], capsys)
+        assert not Path(out).exists()
