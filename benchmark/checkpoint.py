@@ -12,6 +12,13 @@ import torch
 from results.files import atomic
 
 
+class Damaged(Exception):
+    """A run's file that cannot be read back; the message says what to do about it."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"{path} cannot be read ({why}); remove {path.parent} and its run is trained anew")
+
+
 def save(path: Path, state: dict[str, Any]) -> None:
     """Writes a checkpoint in one piece (temporary file, fsync, rename)."""
     with atomic(path, "wb") as f:
@@ -19,12 +26,15 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 
 def load(path: Path, device: torch.device) -> dict[str, Any] | None:
-    """A checkpoint's content, None if there is none. Raises `RuntimeError` or `ValueError` for a file that is none."""
+    """A checkpoint's content, None if there is none. `Damaged` for a file that is none."""
     if not path.exists():
         return None
-    found = torch.load(path, map_location=device, weights_only=True)
+    try:
+        found = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # pickle, zip and torch have many words for it
+        raise Damaged(path, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{path} holds no checkpoint")
+        raise Damaged(path, "no dictionary")
     return found
 
 

@@ -2,33 +2,38 @@
 
 It counts passes of batches through networks: an evaluation is 1, a training step 3 (forward, gradients of inputs, gradients of weights); a
 pack runs its teacher once for each view that some run of it needs. A pass costs so much for each convolution that is called, for each number
-that a convolution makes (batch norm, ReLU and sums read and write it again) and for each multiply-accumulate: `RATES`. Where earlier records
-of the same kind of device say how many multiply-accumulates a second it did in all (`measured`), that is used instead; which of the two is
-stated with the estimate.
+that a convolution makes (batch norm, ReLU and sums read and write it again) and for each multiply-accumulate: `RATES`. No pack is quicker than
+its longest student alone, whose kernels wait for each other. Where earlier records of the same kind of device say how far the model is from
+what was measured (`measured_factor`), the estimate is multiplied by that; whether it was is stated with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from benchmark import data
+from benchmark.errors import InputError
 from benchmark.runs import NONE, Run, network_info
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Seconds: of a call of a convolution with what follows it, of a number that it makes, of a multiply-accumulate. on: where from."""
+    """Seconds: of a call of a convolution with what follows it, of a number that it makes, of a multiply-accumulate; chain: of such a call
+    in a student that has the device to itself. on: where from."""
 
     call: float
     number: float
     mac: float
+    chain: float
     on: str
 
 
 RATES = {
-    "cuda": Rates(2.3e-6, 1.29e-11, 0.0, "full packs of five pairs on one H100 in bf16, within 12%"),
-    "cpu": Rates(0.0, 1.71e-9, 1 / 177e9, "full packs of 13 pairs on two cores with AVX-512 in fp32, within 25% but for vgg8 and ResNet50"),
+    "cuda": Rates(2.3e-6, 1.29e-11, 0.0, 3.0e-5, "one H100 in bf16: full packs of five pairs, within 12%; four students alone, within 33%"),
+    "cpu": Rates(0.0, 1.71e-9, 1 / 177e9, 0.0, "full packs of 13 pairs on two cores with AVX-512 in fp32, within 25% but for vgg8 and ResNet50"),
 }
 """Fitted to `bench` (docs/speed.md). On the GPU the arithmetic is no part of it: what these networks wait for there are small kernels and memory."""
 
@@ -97,18 +102,53 @@ def macs(passes: Sequence[Passes], dataset: str) -> float:
     return sum(times * images * network_info(net, classes).macs for net, times, images in passes)
 
 
-def pack_seconds(runs: Sequence[Run], device: str, macs_per_second: float | None = None) -> float:
-    """Seconds of one pack on one device of that kind (`cuda` or `cpu`)."""
-    first = runs[0]
-    passes = pack_passes(runs)
-    if macs_per_second:
-        return macs(passes, first.dataset) / macs_per_second
-    rates, classes, seconds = RATES[device], data.info(first.dataset).num_classes, 0.0
-    for network, times, images in passes:
-        net = network_info(network, classes)
-        one = rates.call * net.convolutions / first.recipe.batch_size + rates.number * net.map_numbers + rates.mac * net.macs
-        seconds += times * images * one
-    return seconds
+def pack_seconds(runs: Sequence[Run], device: str, factor: float | None = None) -> float:
+    """Seconds of one pack on one device of that kind (`cuda` or `cpu`); factor: by which records were off (`measured_factor`)."""
+    rates, dataset, batch = RATES[device], runs[0].dataset, runs[0].recipe.batch_size
+    busy = sum(_seconds(p, rates, dataset, batch) for p in pack_passes(runs))
+    waits = max(_chain(list(student_passes(r)), rates, dataset, batch) for r in runs)
+    return (factor or 1.0) * max(busy, waits)
+
+
+def _seconds(passes: Passes, rates: Rates, dataset: str, batch: int) -> float:
+    """Of passes with other work beside them."""
+    network, times, images = passes
+    net = network_info(network, data.info(dataset).num_classes)
+    return times * images * (rates.call * net.convolutions / batch + rates.number * net.map_numbers + rates.mac * net.macs)
+
+
+def _chain(passes: Sequence[Passes], rates: Rates, dataset: str, batch: int) -> float:
+    """Of a student's steps with the device to itself (evaluations go in large batches, and hardly count)."""
+    classes = data.info(dataset).num_classes
+    return sum(rates.chain * network_info(n, classes).convolutions * times * images / batch for n, times, images in passes if times > 1)
+
+
+LONG_SECONDS = 60
+"""Records of less than that say more of the start than of the speed."""
+
+
+def measured_factor(records: Iterable[Mapping[str, Any]], device: str) -> float | None:
+    """What the records' runs took on that kind of device over what the model says of them; None without a record of `LONG_SECONDS`.
+
+    Of a run its own steps and evaluations count, and the part of one teacher's pass that was its; initialisation stages and further views do not.
+    """
+    took = model = 0.0
+    for r in records:
+        if r.get("device") != device or (r.get("seconds") or 0) < LONG_SECONDS or not r.get("epochs") or r.get("student") == NONE:
+            continue
+        recipe, rates, dataset = r["settings"]["recipe"], RATES[device], r["dataset"]
+        images, batch = recipe["train_images"] * r["epochs"], recipe["batch_size"]
+        own = [(r["student"], 3, images), (r["student"], 1, r["test_images"] * r["epochs"])]
+        teacher = [] if r["teacher"] == NONE else [(r["teacher"], 1, images)]
+        try:
+            busy = sum(_seconds(p, rates, dataset, batch) for p in own)
+            busy += sum(_seconds(p, rates, dataset, batch) for p in teacher) / (r.get("pack") or 1)
+            waits = _chain(own, rates, dataset, batch) / (r.get("pack") or 1)
+        except InputError:  # a network or a dataset that is no longer known
+            continue
+        took += r["share_seconds"]
+        model += max(busy, waits)
+    return took / model if model and math.isfinite(took) else None
 
 
 def _memory(run: Run) -> int:
@@ -132,17 +172,16 @@ def disk(runs: Sequence[Run], keep: str) -> tuple[int, int]:
 
 
 def estimate(
-    packs: Sequence[Sequence[Run]], device: str, keep: str = "all", macs_per_second: float | None = None
+    packs: Sequence[Sequence[Run]], device: str, keep: str = "all", factor: float | None = None
 ) -> Estimate:
     """The cost of packs that are trained one after another on one device."""
-    seconds = sum(pack_seconds(p, device, macs_per_second) for p in packs)
+    seconds = sum(pack_seconds(p, device, factor) for p in packs)
     work = sum(macs(pack_passes(p), p[0].dataset) for p in packs)
     sizes = [disk(p, keep) for p in packs]
     return Estimate(seconds / 3600, work, sum(s[0] for s in sizes), max((s[1] for s in sizes), default=0))
 
 
-def assumptions(device: str, macs_per_second: float | None) -> str:
+def assumptions(device: str, factor: float | None) -> str:
     """One line that says what an estimate rests on."""
-    if macs_per_second:
-        return f"speed measured by earlier records on this kind of device: {macs_per_second / 1e12:.3g} T multiply-accumulates/s"
-    return f"by rates fitted to {RATES[device].on}"
+    text = f"by rates fitted to {RATES[device].on}"
+    return f"{text}; times {factor:.2f}, by the records here" if factor else text

@@ -84,7 +84,11 @@ def make_plan(
     (`failed` runs wait for `retry`). max_seconds, seconds_of: packs are cut so that `seconds_of(runs) <= max_seconds` (a lone run may be longer).
     """
     everything = closure(runs)
-    states = {r.key: "absent" if store is None else store.state(r.key) for r in everything}
+    states: dict[str, str] = {}
+    for run in everything:
+        states[run.key] = "absent" if store is None else store.state(run.key)
+        if store is not None and states[run.key] == "failed" and _needs_met(run, states, store):
+            states[run.key] = "absent"
     left_out = {"done", "diverged"} | skip_states
     todo = [r for r in everything if states[r.key] not in left_out]
     levels: dict[str, int] = {}
@@ -107,6 +111,12 @@ def make_plan(
     return Plan(tuple(everything), states, tuple(packs))
 
 
+def _needs_met(run: Run, states: dict[str, str], store: Store) -> bool:
+    """Whether the run failed only because what it needs was not there, and that has not failed now."""
+    reason = str((store.failure(run.key) or {}).get("reason", ""))
+    return reason.startswith("needs ") and all(states[n.key] not in ("failed", "diverged") for n in run.needs_runs)
+
+
 def _cut(
     members: list[Run], max_pack: int, max_seconds: float | None, seconds_of: Callable[[Sequence[Run]], float] | None
 ) -> list[list[Run]]:
@@ -126,9 +136,9 @@ def _cut(
     return fitting
 
 
-def summary(plan: Plan, device: str, keep: str = "all", macs_per_second: float | None = None) -> dict[str, Any]:
+def summary(plan: Plan, device: str, keep: str = "all", factor: float | None = None) -> dict[str, Any]:
     """The plan in numbers, plain JSON data (`plan --json`)."""
-    found = cost.estimate([p.runs for p in plan.packs], device, keep, macs_per_second)
+    found = cost.estimate([p.runs for p in plan.packs], device, keep, factor)
     counts: dict[str, int] = {}
     for state in plan.states.values():
         counts[state] = counts.get(state, 0) + 1
@@ -143,5 +153,5 @@ def summary(plan: Plan, device: str, keep: str = "all", macs_per_second: float |
         "macs": found.macs,
         "disk_bytes": found.disk_bytes,
         "checkpoint_bytes": found.peak_bytes,
-        "assumptions": cost.assumptions(device, macs_per_second),
+        "assumptions": cost.assumptions(device, factor),
     }

@@ -158,7 +158,15 @@ class _Pack:
             for run in ready:
                 self._record_imported(run)
             return
-        self.teacher, self.teacher_info = self._teacher(first)
+        try:
+            self.teacher, self.teacher_info = self._teacher(first)
+        except InputError as error:
+            if first.teacher_ref is None or first.teacher_ref.run is None:
+                raise  # a checkpoint that was given to us: nothing that uses it can be right
+            weights = teacher_path(first.teacher_ref, self.store)
+            for run in ready:  # one that was trained here: other packs have other teachers
+                self._fail(run, checkpoint.Damaged(weights, str(error)))
+            return
         self.stream = Stream(
             self.train_split,
             mean,
@@ -204,17 +212,18 @@ class _Pack:
     def _open(self, run: Run) -> Item | None:
         folder = self.store.path(run.key)
         folder.mkdir(parents=True, exist_ok=True)
-        artifacts = {
-            h.method: checkpoint.load(self.store.path(h.key) / "state.pt", self.execution.torch_device) or {}
-            for h in run.heads
-        }
         try:
+            artifacts = {
+                h.method: checkpoint.load(self.store.path(h.key) / "state.pt", self.execution.torch_device) or {}
+                for h in run.heads
+            }
             item = Item.open(run, folder, self.execution, self.teacher, self.train_split.labels, artifacts)
         except InputError:
             raise
         except Exception as error:
             self._fail(run, error)
             return None
+        self.store.clear_failure(run.key)  # of an earlier try: a run in training has not failed
         self._log(
             run,
             f"{'going on at' if item.resumes else 'begin'} stage {item.stage.name}, epoch {item.epoch + 1}; "

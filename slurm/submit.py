@@ -108,11 +108,11 @@ def survey(runs: Sequence[Run], store: Store, queued: dict[str, Any]) -> dict[st
 
 def submit_runs(
     runs: Sequence[Run], table: str, store: Store, environment: Environment, cluster: Cluster, *, dry_run: bool = False, max_pack: int = 0,
-    macs_per_second: float | None = None, say: Callable[[str], None] = lambda text: None,
+    factor: float | None = None, say: Callable[[str], None] = lambda text: None,
 ) -> Report:
     """Submits what is missing of `runs` and all that they need. `InputError` without Slurm, or for what the cluster refuses.
 
-    macs_per_second: speed of earlier packs on such a device, for the size of packs and the estimate; None: the cost model's assumption.
+    factor: what earlier packs took on such a device over what the cost model says, for the size of packs and the estimate; None: no records.
     """
     if not dry_run:
         commands.require()
@@ -125,13 +125,13 @@ def submit_runs(
         say("no Slurm here: array sizes are those of a cluster with Slurm's default limits")
     environment = cluster.environment(environment)
     if dry_run:
-        return _submit(runs, table, store, environment, cluster, site, True, max_pack, macs_per_second)
+        return _submit(runs, table, store, environment, cluster, site, True, max_pack, factor)
     with registry.lock(store.folder, say):
-        return _submit(runs, table, store, environment, cluster, site, False, max_pack, macs_per_second)
+        return _submit(runs, table, store, environment, cluster, site, False, max_pack, factor)
 
 
 def _submit(runs: Sequence[Run], table: str, store: Store, environment: Environment, cluster: Cluster, site: commands.Site | None,
-            dry_run: bool, max_pack: int, macs_per_second: float | None) -> Report:
+            dry_run: bool, max_pack: int, factor: float | None) -> Report:
     device = cluster.torch_device
     everything = closure(runs)
     places = registry.places(store.folder) if site is not None else {}
@@ -139,9 +139,9 @@ def _submit(runs: Sequence[Run], table: str, store: Store, environment: Environm
     plan = make_plan(
         everything, seen, max_pack=max_pack or cluster.max_pack or DEFAULT_PACK[device],
         skip_states=frozenset({"running", "queued", "failed", "blocked"}), max_seconds=OF_THE_LIMIT * 60 * cluster.time_minutes,
-        seconds_of=lambda part: cost.pack_seconds(part, device, macs_per_second),
+        seconds_of=lambda part: cost.pack_seconds(part, device, factor),
     )
-    report = Report(cluster, dry_run, assumptions=cost.assumptions(device, macs_per_second))
+    report = Report(cluster, dry_run, assumptions=cost.assumptions(device, factor))
     for state in plan.states.values():
         report.states[state] = report.states.get(state, 0) + 1
     packs = list(plan.packs)
@@ -151,7 +151,7 @@ def _submit(runs: Sequence[Run], table: str, store: Store, environment: Environm
         allowed, why = room(cluster, site)
         report.left, report.left_why = packs[allowed:], why
         packs = packs[:allowed]
-    report.hours = cost.estimate([p.runs for p in packs], device, macs_per_second=macs_per_second).hours
+    report.hours = cost.estimate([p.runs for p in packs], device, factor=factor).hours
     if not packs:
         return report
     stamp = f"{re.sub(r'[^A-Za-z0-9_.]+', '-', table)}-{time.strftime('%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"

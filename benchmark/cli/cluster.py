@@ -33,7 +33,7 @@ def register(verbs: Any) -> None:
 
 
 def do_submit(args: argparse.Namespace) -> int:
-    from benchmark.cli.running import measured_speed
+    from benchmark.cli.running import measured_factor
     from slurm.cluster import load_cluster
     from slurm.submit import format_report, submit_runs
 
@@ -56,7 +56,7 @@ def do_submit(args: argparse.Namespace) -> int:
             data.load(name, Path(args.data).expanduser())  # nodes often have no way to the internet, and need not race for one file
     report = submit_runs(
         chosen.runs, chosen.expansion.table.name, store, environment, cluster, dry_run=args.dry_run, max_pack=args.pack,
-        macs_per_second=measured_speed(store, cluster.torch_device), say=say,
+        factor=measured_factor(store, cluster.torch_device), say=say,
     )
     if args.json:
         common.print_json(report.json())

@@ -62,22 +62,11 @@ def register(verbs: Any) -> None:
     p.set_defaults(do=do_work)
 
 
-def measured_speed(store: Store, device: str) -> float | None:
-    """Multiply-accumulates a second of the packs that this results folder has records of, on that kind of device; None without any.
-    Only students' own work in records of at least a minute is counted, so that start-up does not pass for speed."""
-    from benchmark.runs import network_info
+def measured_factor(store: Store, device: str) -> float | None:
+    """What the runs that this results folder has records of took on that kind of device, over what the cost model says; None without any."""
     from results.store import read_records
 
-    if not store.folder.is_dir():
-        return None
-    macs = seconds = 0.0
-    for r in read_records(store.folder)[0]:
-        if r.get("device") == device and (r.get("seconds") or 0) > 60 and r["student"] != "none" and r.get("epochs"):
-            classes = 100 if r["dataset"] == "cifar100" else 10
-            own = 3.0 * network_info(r["student"], classes).macs
-            macs += own * r["settings"]["recipe"]["train_images"] * r["epochs"]
-            seconds += r["share_seconds"]
-    return macs / seconds if seconds else None
+    return cost.measured_factor(read_records(store.folder)[0], device) if store.folder.is_dir() else None
 
 
 def _plan(args: argparse.Namespace, chosen: common.Selection) -> tuple[plan.Plan, dict[str, Any]]:
@@ -85,7 +74,7 @@ def _plan(args: argparse.Namespace, chosen: common.Selection) -> tuple[plan.Plan
     store = common.store_of(args)
     found = plan.make_plan(chosen.runs, store, max_pack=common.max_pack(args, execution))
     device = "cuda" if chosen.profile == "paper" and args.device == "auto" else execution.torch_device.type
-    return found, plan.summary(found, device, args.keep, measured_speed(store, device))
+    return found, plan.summary(found, device, args.keep, measured_factor(store, device))
 
 
 def _describe(numbers: dict[str, Any]) -> str:
@@ -197,7 +186,7 @@ def _verdict(outcomes: list[Outcome]) -> int:
     for o in bad:
         say(f"{o.status}: {o.run.key}: {o.reason}")
     for o in outcomes:
-        if o.status in ("diverged", "busy", "stopped"):
+        if o.status in ("diverged", "busy", "stopped", "waiting"):
             say(f"{o.status}: {o.run.key}{': ' + o.reason if o.reason else ''}")
     return 1 if bad else 0
 
