@@ -36,6 +36,9 @@ from benchmark.errors import InputError, unknown
 from benchmark.methods import PLAIN
 from benchmark.runs import NONE, Request, Resolver, Run, network_info, parse_pair, skip_reason
 
+MOST_SEEDS = 1_000
+"""Each seed of a number of seeds is a run that is planned."""
+
 FOLDER = Path(__file__).resolve().parent.parent / "tables"
 
 
@@ -147,6 +150,8 @@ def load_table(name: str, folder: Path = FOLDER) -> Table:
     """Reads `tables/NAME.toml` (or the file itself, if `name` is a path that ends in .toml). `InputError` says what is wrong with it."""
     path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
     if not path.is_file():
+        if name.endswith(".toml"):
+            raise InputError(f"no file {name}; allowed: a table's file, or one of {', '.join(table_names(folder))}")
         raise unknown("table", name, table_names(folder))
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -157,8 +162,8 @@ def load_table(name: str, folder: Path = FOLDER) -> Table:
     _check(path.name, raw, _TOP, ("title", "paper", "table", "dataset", "protocol", "seeds", "columns", "rows"))
     protocols.get_protocol(raw["protocol"])
     data.info(raw["dataset"])
-    if raw["seeds"] < 1:
-        raise InputError(f"{path.name}: seeds = {raw['seeds']}; allowed: 1 and more")
+    if not 1 <= raw["seeds"] <= MOST_SEEDS:
+        raise InputError(f"{path.name}: seeds = {raw['seeds']}; allowed: 1 to {MOST_SEEDS}")
     rows = []
     for i, row in enumerate(raw["rows"]):
         where = f"{path.name}, row {i + 1}"
@@ -188,6 +193,9 @@ def load_table(name: str, folder: Path = FOLDER) -> Table:
         raise InputError(f"{path.name}: columns must be pairs written teacher:student")
     if strange := [c for c in quick if c not in raw["columns"]]:
         raise InputError(f"{path.name}: quick_columns has {', '.join(strange)}; allowed: {', '.join(raw['columns'])}")
+    for what, names in (("columns", raw["columns"]), ("rows labelled", [r.label for r in rows])):
+        if twice := sorted({n for n in names if names.count(n) > 1}):
+            raise InputError(f"{path.name}: {what} {', '.join(twice)} twice; allowed: each once")
     columns = tuple(parse_pair(c) for c in raw["columns"])
     return Table(
         path.stem,

@@ -96,7 +96,7 @@ def need_weights(refs: Iterable[TeacherRef | None]) -> None:
 
 
 def scan(folder: Path | None) -> list[Imported]:
-    """Every checkpoint of a folder, one a network; `InputError` for a missing folder, a file that does not fit, or two of one network."""
+    """Every checkpoint of a folder, one a network; `InputError` for a missing or empty folder, a file that does not fit, or two of one network."""
     if folder is None:
         return []
     if not folder.is_dir():
@@ -111,6 +111,8 @@ def scan(folder: Path | None) -> list[Imported]:
                 f"TEACHERS: two checkpoints of {teacher.network}: {found[teacher.network].path} and {path}; allowed: one a network"
             )
         found[teacher.network] = teacher
+    if not found:
+        raise InputError(f"TEACHERS: no checkpoint in {folder}; allowed: a folder of checkpoints ({', '.join(SUFFIXES)})")
     return list(found.values())
 
 

@@ -18,7 +18,7 @@ from benchmark.execution import Execution, git_state, versions
 
 def synchronise(device: str) -> None:
     if torch.device(device).type == "cuda":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
 
 
 def seconds(call: Callable[[], Any], device: str, times: int = 1) -> float:

@@ -15,7 +15,7 @@ from benchmark.cli import common
 from benchmark.cli.common import say
 from benchmark.errors import InputError, unknown
 from benchmark.execution import Execution, choose
-from benchmark.matrix import load_table
+from benchmark.matrix import MOST_SEEDS, load_table
 from results.files import write_json
 from tables import statistics
 
@@ -101,8 +101,8 @@ def _check(args: argparse.Namespace) -> None:
     ):
         if value < low:
             raise InputError(f"--{name} {value}; allowed: {low} and more")
-    if args.seeds > common.MOST_SEEDS:
-        raise InputError(f"--seeds {args.seeds}; allowed: 2 to {common.MOST_SEEDS}")
+    if args.seeds > MOST_SEEDS:
+        raise InputError(f"--seeds {args.seeds}; allowed: 2 to {MOST_SEEDS}")
     if not (math.isfinite(args.budget) and args.budget > 0):
         raise InputError(f"--budget {args.budget}; allowed: seconds above 0")
     chosen = [k for k in KINDS if getattr(args, k)]

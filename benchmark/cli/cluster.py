@@ -69,8 +69,8 @@ def do_cancel(args: argparse.Namespace) -> int:
     from slurm import commands
     from slurm.state import cancel
 
-    commands.require()
     chosen = common.select(args)
+    commands.require()
     found = cancel(common.store_of(args), {r.key for r in closure(chosen.runs)})
     for job in found.ids:
         print(job)

@@ -18,7 +18,7 @@ from benchmark import data, matrix, plan, protocols, teacher_table, teachers
 from benchmark.errors import InputError
 from benchmark.execution import Execution, choose, has_gpu
 from benchmark.local import Environment
-from benchmark.matrix import Expansion
+from benchmark.matrix import MOST_SEEDS, Expansion
 from benchmark.runs import Resolver, Run
 from results.store import Store, default_folder
 
@@ -32,9 +32,8 @@ PAPER_TABLES = {
 
 KEEP = ("all", "none")
 
-MOST_SEEDS = 1_000
 LARGEST_SEED = 2**31 - 1
-"""Any seed trains (`runs.seed_of` hashes it), but records are read as 64-bit numbers, and each number of `--seeds` is a run that is planned."""
+"""Any seed trains (`runs.seed_of` hashes it), but records are read as 64-bit numbers."""
 
 
 class NotInTable(InputError):
@@ -64,7 +63,8 @@ def add_places(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_selection(parser: argparse.ArgumentParser, table: bool = True) -> None:
+def add_selection(parser: argparse.ArgumentParser, table: bool = True, only: bool = True) -> None:
+    """only: whether single runs can be chosen (not where whole cells are shown)."""
     if table:
         parser.add_argument("table", metavar="TABLE", help=f"one of {', '.join(matrix.table_names())}, or a .toml file")
     group = parser.add_argument_group("which runs")
@@ -86,12 +86,13 @@ def add_selection(parser: argparse.ArgumentParser, table: bool = True) -> None:
     )
     group.add_argument("--pairs", default=None, metavar="T:S,..", help="only these columns")
     group.add_argument("--methods", default=None, metavar="M,..", help="only these rows (Teacher and Student stay)")
-    group.add_argument(
-        "--only",
-        default=None,
-        metavar="PATTERN",
-        help="only runs whose key matches (shell pattern, or a part of the key)",
-    )
+    if only:
+        group.add_argument(
+            "--only",
+            default=None,
+            metavar="PATTERN",
+            help="only runs whose key matches (shell pattern, or a part of the key)",
+        )
     group.add_argument(
         "--set",
         action="append",
@@ -249,12 +250,13 @@ def select(args: argparse.Namespace, name: str | None = None) -> Selection:
     )
     _used(overrides, expansion)
     runs = expansion.runs
-    if args.only is not None:
-        narrowed("--only", args.only)
-        runs = tuple(r for r in runs if matches(r.key, args.only))
+    only: str | None = getattr(args, "only", None)
+    if only is not None:
+        narrowed("--only", only)
+        runs = tuple(r for r in runs if matches(r.key, only))
         if not runs:
             raise NotInTable(
-                f"--only {args.only}: no run of {table.name} matches; allowed: a part of a key, as `plan {table.name} --list` shows them"
+                f"--only {only}: no run of {table.name} matches; allowed: a part of a key, as `plan {table.name} --list` shows them"
             )
     return Selection(expansion, runs, profile, args.profile is None)
 

@@ -24,7 +24,7 @@ def register(verbs: Any) -> None:
     p = verbs.add_parser(
         "table", help="the regenerated table, from the records that are there; writes md, tex, csv, png"
     )
-    common.add_selection(p)
+    common.add_selection(p, only=False)
     common.add_places(p)
     p.add_argument("--out", default="tables/out", metavar="DIR", help="where the files go (/dev/null: nowhere)")
     p.add_argument("--format", default="plain", choices=("plain", "md", "tex", "csv"), help="what is printed")
@@ -34,7 +34,7 @@ def register(verbs: Any) -> None:
     p.set_defaults(do=do_table)
 
     p = verbs.add_parser("diff", help="ours beside the printed numbers, with verdicts; exit 1 if one is above or below")
-    common.add_selection(p)
+    common.add_selection(p, only=False)
     common.add_places(p)
     p.add_argument("--format", default="plain", choices=("plain", "md", "tex", "csv", "json"))
     p.add_argument("--json", action="store_true", help="the same as --format json")
@@ -52,7 +52,7 @@ def register(verbs: Any) -> None:
 
     p = verbs.add_parser("report", help="one self-contained HTML page with all tables, curves and verdicts")
     p.add_argument("tables", nargs="*", metavar="TABLE", help="tables (default: all that have a record)")
-    common.add_selection(p, table=False)
+    common.add_selection(p, table=False, only=False)
     common.add_places(p)
     p.add_argument("--out", default="report", metavar="DIR")
     p.set_defaults(do=do_report)

@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.methods._common import known
+from benchmark.methods._common import check_range, known
 from benchmark.methods.base import Method, MethodConfig, Needs, Site, Step, Terms, param
 
 if TYPE_CHECKING:
@@ -120,6 +120,12 @@ class CRDConfig(MethodConfig):
     negatives: int = param(16384, "negatives K of each anchor", "RepDistiller train_student.py --nce_k 16384")
     momentum: float = param(0.5, "part of the old row in a bank's update", "RepDistiller train_student.py --nce_m 0.5")
     dim: int = param(128, "size d of the embeddings", "RepDistiller train_student.py --feat_dim 128")
+
+    def __post_init__(self) -> None:
+        check_range("crd.temperature", self.temperature, 0.0, above=True)
+        check_range("crd.negatives", self.negatives, 1)
+        check_range("crd.momentum", self.momentum, 0.0, 1.0)
+        check_range("crd.dim", self.dim, 1)
 
 
 class CRD(Method):

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.methods._common import attention, known, match_spatial
+from benchmark.methods._common import attention, check_range, known, match_spatial
 from benchmark.methods.base import Method, MethodConfig, Needs, Site, Step, Terms, param
 
 if TYPE_CHECKING:
@@ -53,6 +53,10 @@ class FTConfig(MethodConfig):
     weight: float = param(200.0, "weight of the factor term", "RepDistiller run_cifar_distill.sh --distill factor -b 200")
     k: float = param(0.5, "factor channels as a part of the teacher's", "RepDistiller models/util.py, k = 0.5")
     init_lr: float = param(0.01, "learning rate of the paraphraser for resnet and wrn students", "RepDistiller train_student.py")
+
+    def __post_init__(self) -> None:
+        check_range("ft.k", self.k, 0.0, above=True)
+        check_range("ft.init_lr", self.init_lr, 0.0)
 
 
 class FT(Method):

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmark.methods._common import check_range
 from benchmark.methods.base import Method, MethodConfig, Needs, Step, Terms, param
 
 
@@ -35,6 +36,9 @@ class KDConfig(MethodConfig):
         0.9, "weight of the KD term (1.0 in a combination)", "RepDistiller run_cifar_distill.sh -a 0.9"
     )
     temperature: float = param(4.0, "temperature T of both softmaxes", "RepDistiller train_student.py --kd_T 4")
+
+    def __post_init__(self) -> None:
+        check_range("kd.temperature", self.temperature, 0.0, above=True)
 
 
 class KD(Method):

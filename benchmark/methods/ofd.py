@@ -44,7 +44,8 @@ def norms_before_relu(net: Network) -> list[nn.BatchNorm2d]:
         ]
         found = []
         first = next(net.parameters())
-        with torch.no_grad():
+        # under autocast: a frozen network's convolutions may be in bf16 and the rest of it in fp32 (`models.freeze`)
+        with torch.no_grad(), torch.autocast(first.device.type, torch.bfloat16, enabled=first.dtype == torch.bfloat16):
             x = net.run_stem(torch.zeros(1, 3, 32, 32, device=first.device, dtype=first.dtype))
             for stage in range(net.num_stages):
                 x = net.run_stage(stage, x)[0]

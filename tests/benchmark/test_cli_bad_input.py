@@ -215,6 +215,43 @@ def test_an_empty_selection_is_not_everything(option: str, empty: str, table: st
     assert option in refused(["plan", table, *FAST, option, empty], capsys)
 
 
+@pytest.mark.parametrize("verb", ["table", "diff", "report"])
+def test_single_runs_are_not_chosen_where_cells_are_shown(verb: str, table: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--only` would be ignored there: a cell is the mean of all its runs."""
+    assert "--only" in refused([verb, table, "--only", "seed0"], capsys)
+
+
+@pytest.mark.parametrize("setting", ["kd.temperature=0", "crd.temperature=0", "crd.negatives=0", "crd.momentum=1.5", "crd.dim=0", "ft.k=0"])
+def test_settings_that_no_loss_can_have(setting: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert setting.partition("=")[0] in refused(["plan", "crd-table1", "--set", setting], capsys)
+
+
+def test_a_folder_of_teachers_without_one(tmp_path: Path, table: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Else all teachers would be trained here, unasked."""
+    assert "no checkpoint in" in refused(["plan", table, *FAST, "--teachers", str(tmp_path)], capsys)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("seeds = 1", "seeds = 300000", "1 to 1000"),
+        ('["none:resnet8"]', '["none:resnet8", "none:resnet8"]', "none:resnet8 twice"),
+        ('method = "student"', 'method = "student"\n[[rows]]\nlabel = "Student"\nmethod = "student"', "labelled Student twice"),
+    ],
+)
+def test_tables_that_say_something_twice_or_too_often(old: str, new: str, said: str, table: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path(table).write_text(TABLE.replace(old, new))
+    assert said in refused(["plan", table], capsys)
+
+
+def test_a_table_file_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no file nowhere.toml" in refused(["plan", "nowhere.toml"], capsys)
+
+
+def test_cancel_looks_at_the_table_first(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "unknown table 'nope'" in refused(["cancel", "nope"], capsys)
+
+
 @pytest.mark.parametrize("argv", [["--pairs", ","], ["--finals", "--methods", ""]], ids=" ".join)
 def test_an_empty_selection_of_bench_is_not_everything(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert argv[-2] in refused(["bench", "--images", "200", *argv], capsys)
@@ -233,12 +270,12 @@ def test_a_report_leaves_out_tables_that_lack_the_pair_or_method() -> None:
     found = reported(["--pairs", "resnet56:resnet20,resnet32x4:ShuffleV2"])
     assert found["crd-table1"] == {"resnet56:resnet20"} and found["crd-table2"] == {"resnet32x4:ShuffleV2"}
     assert "crd-table1" in reported(["--methods", "fsp"]) and "sskd-table3" not in reported(["--methods", "fsp"])
-    assert reported(["--set", "fsp.init_weight=2"]).keys() <= set(matrix.table_names()) and reported(["--only", "resnet56-resnet20"])
+    assert reported(["--set", "fsp.init_weight=2"]).keys() <= set(matrix.table_names())
 
 
 def test_a_report_of_what_no_table_has_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "out")
     unknown = "resnet8:resnet110"
-    for argv in (["--pairs", unknown], ["--methods", "nope"], ["--pairs", f"resnet56:resnet20,{unknown}"], ["--only", "no-such-run"]):
+    for argv in (["--pairs", unknown], ["--methods", "nope"], ["--pairs", f"resnet56:resnet20,{unknown}"]):
         refused(["report", "--profile", "quick", "--out", out, *argv], capsys)
         assert not Path(out).exists()
