@@ -18,13 +18,14 @@ from benchmark.bench.cells import naive_data
 from benchmark.bench.ours import Ours, build_teacher, open_items, pair_runs
 from benchmark.data.datasets import Split
 from benchmark.data.stream import Batch
-from benchmark.data.views import NORMAL, ROTATED
+from benchmark.data.views import NORMAL, ROTATED, VARIANTS
 from benchmark.evaluate import evaluate
 from benchmark.execution import Execution
 from benchmark.items import Item, select
 from benchmark.lockstep import Lockstep
 from benchmark.methods import PARTS, Step
 from benchmark.runs import Request, Resolver, Run
+from benchmark.teacher_table import TeacherTable
 from models import Features, Network
 
 
@@ -100,6 +101,8 @@ def measure_parts(table: str, pair: str, split: Split, execution: Execution, bud
         lock = Lockstep([], teacher, execution)
         x = batch.views[NORMAL.name]
         row("teacher pass, logits", clock.settled(lambda: lock._pass(x, frozenset({"logits"})), device, budget))
+        for what, seconds, note in _table(alone, teacher, split, execution, batch, folder, budget):
+            row(what, seconds, note)
         row("teacher pass, all parts", clock.settled(lambda: lock._pass(x, frozenset(PARTS)), device, budget))
         row(
             "student step",
@@ -120,6 +123,27 @@ def measure_parts(table: str, pair: str, split: Split, execution: Execution, bud
                 "and its gradient to the features",
             )
     return rows
+
+
+TABLE_IMAGES = 16
+
+
+def _table(
+    ours: Ours, teacher: Network, split: Split, execution: Execution, batch: Batch, folder: Path, budget: float
+) -> list[tuple[str, float, str]]:
+    """The exact teacher cache in place of the pass: what a batch's worth of its passes takes while it is built, and a batch's rows read."""
+    few = split.take(TABLE_IMAGES)
+    normalise, size = (ours.stream.mean, ours.stream.std), len(batch.labels)
+    began = time.perf_counter()
+    table = TeacherTable.open(folder / "table", teacher, few, normalise, execution, frozenset({"logits"}))
+    clock.synchronise(execution.device)
+    built = (time.perf_counter() - began) * size / (VARIANTS * len(few.labels))
+    indices, draws = batch.indices % len(few.labels), batch.draws[NORMAL.name]
+    read = clock.settled(lambda: table.features(indices, draws), execution.device, budget)
+    return [
+        ("teacher table, built", built, f"as many passes as a batch has images; {VARIANTS} an image are made once"),
+        ("teacher table, read", read, "the logits of one batch"),
+    ]
 
 
 def _evaluation(alone: Ours, test: Split, execution: Execution, budget: float) -> float:

@@ -95,7 +95,7 @@ def mini(folder: Path) -> str:
 def test_parts_of_a_step_are_those_of_the_tables_methods(tmp_path: Path) -> None:
     found = parts.measure_parts(mini(tmp_path), "resnet14:resnet8", ours.random_split(200, 100, 0), FP32, 1e-9)
     names = [r["part"] for r in found]
-    assert names[:3] == ["data, naive", "data, ours", "teacher pass, logits"]
+    assert names[:5] == ["data, naive", "data, ours", "teacher pass, logits", "teacher table, built", "teacher table, read"]
     assert names[-2:] == ["loss kd", "loss sskd"]
 
 
