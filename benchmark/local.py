@@ -104,6 +104,9 @@ def _outcome(run: Run, store: Store) -> Outcome:
     state = store.state(run.key)
     if state in ("done", "diverged"):
         return Outcome(run, state)
+    lacking = next((n for n in run.needs_runs if not store.is_done(n.key)), None)
+    if lacking is not None and store.failure(run.key) is None:
+        return Outcome(run, "waiting", f"needs {lacking.key}, which is {store.state(lacking.key)}")
     return Outcome(
         run, "failed", str((store.failure(run.key) or {}).get("reason", "its worker ended without a record"))
     )

@@ -96,6 +96,8 @@ def train_pack(runs: Sequence[Run], store: Store, options: Options) -> list[Outc
                 outcomes[run.key] = Outcome(run, str((store.record(run.key) or {})["status"]))
             else:
                 claims[run.key] = claim
+                if aside := store.set_aside(run.key):
+                    options.reporter.note(f"{aside}: a record that cannot be used; its run is trained again")
         mine = [r for r in runs if r.key in claims]
         if mine:
             with _heart(list(claims.values())), options.execution.applied():

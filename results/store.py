@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -108,6 +109,16 @@ class Store:
         write_json(
             self.path(key) / "failure.json", {"key": key, "reason": reason, "traceback": traceback, "time": time}
         )
+
+    def set_aside(self, key: str) -> Path | None:
+        """Renames a record that cannot be used, before the run is trained again: it may be all that is left of one. Where it is now."""
+        path = self.path(key) / "record.json"
+        if not path.is_file() or self.record(key) is not None:
+            return None
+        numbers = (f"-{n}" if n else "" for n in itertools.count())
+        aside = next(p for n in numbers if not (p := path.with_name(f"record.unusable{n}.json")).exists())
+        path.rename(aside)
+        return aside
 
     def clear_failure(self, key: str) -> bool:
         """Forgets a failure, so that the run is tried again. Returns whether there was one."""

@@ -91,3 +91,18 @@ def test_a_run_that_failed_for_want_of_its_teacher_is_planned_again(trained: Pat
     store.write_failure(run.key, f"needs {teacher}, which is failed", "", "now")
     assert outcomes(folder, [run])[run.key] == ("done", "")
     assert store.failure(run.key) is None
+
+
+def test_a_record_that_cannot_be_used_is_kept_beside_the_new_one(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "runs"
+    shutil.copytree(trained, folder)
+    store = Store(folder)
+    run = small_run("kd", recipe__epochs=1)
+    path = store.path(run.key) / "record.json"
+    whole = path.read_text()
+    assert store.is_done(run.key) and store.set_aside(run.key) is None
+    for n, torn in enumerate((whole[:100], whole.replace('"schema": 1', '"schema": 999'))):
+        path.write_text(torn)
+        assert outcomes(folder, [run])[run.key] == ("done", "")
+        assert store.is_done(run.key), "trained again"
+        assert path.with_name(f"record.unusable{'-1' if n else ''}.json").read_text() == torn
