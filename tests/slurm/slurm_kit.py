@@ -116,14 +116,17 @@ class Drill:
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
         return path
 
-    def slow_disk(self, seconds: float = 0.05) -> list[str]:
+    def slow_disk(self, seconds: float = 0.05, until_checkpoint: bool = False) -> list[str]:
         """Setup lines that make every fsync take longer in the first start of the lone job, the plain trainings': time to interrupt it in,
-        and the same numbers."""
+        and the same numbers. With `until_checkpoint` in each of its starts before the first checkpoint."""
         site = self.folder / "slow"
         site.mkdir(exist_ok=True)
         text = f"import os, time\nfsync = os.fsync\nos.fsync = lambda f: (time.sleep({seconds}), fsync(f))[1]\n"
         (site / "sitecustomize.py").write_text(text, encoding="utf-8")
-        return [f'[ -n "$SLURM_ARRAY_TASK_ID$SLURM_RESTART_COUNT" ] || export PYTHONPATH={site}']
+        over = "$SLURM_RESTART_COUNT"
+        if until_checkpoint:
+            over = f"$(find {self.store.folder} -name checkpoint.pt)"
+        return [f'[ -n "$SLURM_ARRAY_TASK_ID{over}" ] || export PYTHONPATH={site}']
 
     def submit(self, only: list[Run] | None = None, max_pack: int = 0, table: str = "drill", **changes: Any) -> Report:
         environment = Environment(str(self.store.folder), str(self.folder / "data"))

@@ -34,8 +34,8 @@ def test_preemption(cluster: Path, drill: Drill) -> None:
 
 def test_time_limit(cluster: Path, drill: Drill) -> None:
     """Slurm looks at time limits every 30 s and gives its warning up to a minute early, so a one-minute job is warned within 30 s; the slow
-    disk makes the first pack longer than that."""
-    drill.submit(time_minutes=1, setup=drill.slow_disk(0.2))
+    disk makes the first pack longer than that. A job warned before its first checkpoint starts anew, and is slow again."""
+    drill.submit(time_minutes=1, setup=drill.slow_disk(0.25, until_checkpoint=True))
     drill.wait(420)
     drill.check()
     assert drill.resumed()
