@@ -85,7 +85,7 @@ test: $(DEV)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadscope tests --ignore=tests/slurm --ignore=tests/report $(ARGS)
 
 test-slurm: $(DEV)
-	$(PY) -m pytest -q tests/slurm $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist load tests/slurm $(ARGS)
 
 test-report: $(DEV)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q tests/report $(ARGS)
