@@ -154,9 +154,9 @@ def test_the_text_of_a_cell() -> None:
 
 
 def test_errata_speak_of_numbers_that_are_there() -> None:
-    numbers = reader.numbers()
+    errata = [(x, published.errata_of(x)) for x in reader.numbers()]
     for erratum in published.errata():
-        spoken = [x for x in numbers if erratum in published.errata_of(x)]
+        spoken = [x for x, of in errata if erratum in of]
         assert spoken, erratum
         digits = re.match(r"printed (\d\d\.\d\d)", erratum["what"])
         if digits:
