@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
@@ -67,6 +70,78 @@ class Pointwise(nn.Conv2d):
         else:
             y_PGO = torch.bmm(x_PGI.transpose(0, 1), w_GOI.transpose(1, 2)).transpose(0, 1)
         return y_PGO.reshape(batch, height, width, self.out_channels).permute(0, 3, 1, 2)
+
+
+class Depthwise(nn.Conv2d):
+    """A depthwise 3x3 convolution with padding 1, without bias. In bf16 on a CPU its gradients go round two of oneDNN's reference kernels, which
+    take ten to a hundred times as long as its others (docs/speed.md): those of a strided one's input and those of a map smaller than the window."""
+
+    def __init__(self, channels: int, stride: int = 1) -> None:
+        super().__init__(channels, channels, 3, stride, 1, groups=channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, channels, H, W]` to `[B, channels, ceil(H / stride), ceil(W / stride)]`."""
+        if x.is_cuda or not torch.is_grad_enabled() or not torch.is_autocast_enabled("cpu"):
+            return super().forward(x)
+        dtype = torch.get_autocast_dtype("cpu")
+        out: Tensor = _Depthwise.apply(x.to(dtype), self.weight.to(dtype), self.stride[0])
+        return out
+
+
+class _Depthwise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.stride = stride
+        return F.conv2d(x, weight, None, stride, 1, 1, len(weight))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        (x, weight), (of_x, of_weight, _) = ctx.saved_tensors, ctx.needs_input_grad
+        dx = dw = None
+        if of_x and ctx.stride > 1:  # the transposed convolution as one of stride 1 over the gradient with zeros between: the same sums
+            spread = torch.zeros_like(x)
+            spread[:, :, :: ctx.stride, :: ctx.stride] = grad
+            dx = F.conv2d(spread, weight.flip(2, 3), None, 1, 1, 1, len(weight))
+            of_x = False
+        if of_weight and ctx.stride == 1 and max(x.shape[2:]) < 3:
+            dw = _window_products(x.float(), grad.float()).to(weight.dtype)
+            of_weight = False
+        if of_x or of_weight:
+            step, mask = [ctx.stride] * 2, [of_x, of_weight, False]
+            found = torch.ops.aten.convolution_backward(grad, x, weight, None, step, [1, 1], [1, 1], False, [0, 0], len(weight), mask)
+            dx, dw = (found[0] if of_x else dx), (found[1] if of_weight else dw)
+        return dx, dw, None
+
+
+def _window_products(x_BCHW: Tensor, grad_BCHW: Tensor) -> Tensor:
+    """The gradient of the weights, `[C, 1, 3, 3]`, tap by tap."""
+    height, width = x_BCHW.shape[2:]
+    padded = F.pad(x_BCHW, (1, 1, 1, 1))
+    taps = [(padded[:, :, i : i + height, j : j + width] * grad_BCHW).sum((0, 2, 3)) for i in range(3) for j in range(3)]
+    return torch.stack(taps, dim=1).view(-1, 1, 3, 3)
+
+
+def join(*parts: Tensor) -> Tensor:
+    """Maps set beside each other, `[B, C1, H, W]`, `[B, C2, H, W]` ... to `[B, C1 + C2, H, W]`. On a CPU in channels_last the parts' gradients are
+    handed back as maps of their own: batch norm takes ten times as long over a slice of a map."""
+    first = parts[0]
+    if first.is_cuda or not torch.is_grad_enabled() or not parts[-1].is_contiguous(memory_format=torch.channels_last):
+        return torch.cat(parts, 1)
+    out: Tensor = _Join.apply(*parts)
+    return out
+
+
+class _Join(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *parts: Tensor) -> Tensor:
+        ctx.channels = [p.shape[1] for p in parts]
+        return torch.cat(parts, 1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        return tuple(g.contiguous(memory_format=torch.channels_last) for g in grad.split(ctx.channels, 1))
 
 
 def freeze(net: nn.Module, precision: torch.dtype | None = None) -> None:

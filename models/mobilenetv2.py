@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.init import normal_by_width, small_linear
-from models.layers import BatchNorm2d
+from models.layers import BatchNorm2d, Depthwise
 from models.network import PostActivationNetwork, global_pool
 
 GROUPS = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
@@ -29,7 +29,7 @@ class InvertedResidual(nn.Module):
             nn.Conv2d(inputs, middle, 1, bias=False),
             BatchNorm2d(middle),
             nn.ReLU(inplace=True),
-            nn.Conv2d(middle, middle, 3, stride, 1, groups=middle, bias=False),
+            Depthwise(middle, stride),
             BatchNorm2d(middle),
             nn.ReLU(inplace=True),
             nn.Conv2d(middle, outputs, 1, bias=False),

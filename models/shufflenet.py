@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers import BatchNorm2d, Pointwise
+from models.layers import BatchNorm2d, Depthwise, Pointwise, join
 from models.network import PostActivationNetwork, PreactBlock, global_pool, run_blocks
 
 STEM = 24
@@ -36,7 +36,7 @@ class V1Block(PreactBlock):
         middle = own // 4
         self.conv1 = Pointwise(inputs, middle, first_groups)
         self.bn1 = BatchNorm2d(middle)
-        self.conv2 = nn.Conv2d(middle, middle, 3, stride, 1, groups=middle, bias=False)
+        self.conv2 = Depthwise(middle, stride)
         self.bn2 = BatchNorm2d(middle)
         self.conv3 = Pointwise(middle, own, 3)
         self.bn3 = BatchNorm2d(own)
@@ -47,7 +47,7 @@ class V1Block(PreactBlock):
             out = shuffle(out, self.groups)
         out = F.relu(self.bn2(self.conv2(out)), inplace=True)
         out = self.bn3(self.conv3(out))
-        return torch.cat([out, F.avg_pool2d(x, 3, 2, 1)], 1) if self.stride == 2 else out + x
+        return join(out, F.avg_pool2d(x, 3, 2, 1)) if self.stride == 2 else out + x
 
 
 class V2Basic(PreactBlock):
@@ -58,7 +58,7 @@ class V2Basic(PreactBlock):
         half = channels // 2
         self.conv1 = Pointwise(half, half)
         self.bn1 = BatchNorm2d(half)
-        self.conv2 = nn.Conv2d(half, half, 3, 1, 1, groups=half, bias=False)
+        self.conv2 = Depthwise(half)
         self.bn2 = BatchNorm2d(half)
         self.conv3 = Pointwise(half, half)
         self.bn3 = BatchNorm2d(half)
@@ -67,7 +67,7 @@ class V2Basic(PreactBlock):
         passing, out = x.chunk(2, 1)
         out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(out)), inplace=True)))
         out = self.bn3(self.conv3(out))
-        return torch.cat([passing, out], 1)
+        return join(passing, out)
 
     def activate(self, preact: Tensor) -> Tensor:
         # The passing half has been through a ReLU already; a second one changes neither its value nor its gradient.
@@ -80,13 +80,13 @@ class V2Down(PreactBlock):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         half = outputs // 2
-        self.conv1 = nn.Conv2d(inputs, inputs, 3, 2, 1, groups=inputs, bias=False)
+        self.conv1 = Depthwise(inputs, 2)
         self.bn1 = BatchNorm2d(inputs)
         self.conv2 = Pointwise(inputs, half)
         self.bn2 = BatchNorm2d(half)
         self.conv3 = Pointwise(inputs, half)
         self.bn3 = BatchNorm2d(half)
-        self.conv4 = nn.Conv2d(half, half, 3, 2, 1, groups=half, bias=False)
+        self.conv4 = Depthwise(half, 2)
         self.bn4 = BatchNorm2d(half)
         self.conv5 = Pointwise(half, half)
         self.bn5 = BatchNorm2d(half)
@@ -95,7 +95,7 @@ class V2Down(PreactBlock):
         left = self.bn2(self.conv2(self.bn1(self.conv1(x))))
         right = self.bn4(self.conv4(F.relu(self.bn3(self.conv3(x)), inplace=True)))
         right = self.bn5(self.conv5(right))
-        return torch.cat([left, right], 1)
+        return join(left, right)
 
     def activate(self, preact: Tensor) -> Tensor:
         return shuffle(F.relu(preact), 2)
