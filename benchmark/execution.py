@@ -111,6 +111,10 @@ class Execution:
         # no cache of cast weights: each is read once in a forward pass, and the cache is one for all threads
         return torch.autocast(self.torch_device.type, torch.bfloat16, cache_enabled=False)
 
+    def autocast_methods(self) -> AbstractContextManager[Any]:
+        """The context for the passes of the methods' own networks. On a GPU they are left in TF32."""
+        return self.autocast() if self.torch_device.type == "cpu" else contextlib.nullcontext()
+
     @property
     def casts_at_once(self) -> bool:
         """Whether a student's weights are cast in one go before its pass (benchmark/casts.py): where each small kernel costs."""

@@ -15,7 +15,8 @@ import math
 import os
 import pkgutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -293,6 +294,11 @@ class Objective(nn.Module):
                 torch.manual_seed(seed_of(c.method.name))
                 methods[c.method.name] = c.method(c.config, site).to(site.device)
         self.methods = nn.ModuleDict(methods)
+
+    def run_networks_under(self, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
+        """Gives the methods the context for their own networks' passes (`Method.through`)."""
+        for m in self:
+            m.autocast = autocast
 
     def method(self, name: str) -> Method:
         found = self.methods[name]

@@ -18,8 +18,10 @@ To add a method, put one file beside this one (CONTRIBUTING.md has a worked exam
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -167,6 +169,8 @@ class Method(nn.Module):
     sampler: ClassVar[Sampler] = SHUFFLE
     self_teacher: ClassVar[bool] = False
     Config: ClassVar[type[MethodConfig]] = MethodConfig
+    autocast: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext
+    """The context for `through`; the execution's, where a run is opened."""
 
     def __init__(self, config: Any, site: Site) -> None:
         """Builds the method's modules. Called under a seed of its own, so plain `nn.Linear(...)` is reproducible."""
@@ -229,6 +233,13 @@ class Method(nn.Module):
     def active(self, term: str) -> bool:
         """Whether a term's weight is not zero."""
         return self.weights()[term] != 0
+
+    def through(self, network: nn.Module, x: Tensor) -> Tensor:
+        """A pass of one of the method's own networks (convolutions over maps: a regressor, a translator) in the networks' precision; the
+        value in float32. The rest of a loss is float32 throughout."""
+        with self.autocast():
+            out: Tensor = network(x)
+        return out.float() if out.dtype is torch.bfloat16 else out
 
     def loss(self, step: Step) -> Terms:
         """The terms of the loss, unweighted scalars (float32), named as in `weights()`; {} if there is none in the main stage."""

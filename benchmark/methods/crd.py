@@ -86,13 +86,15 @@ class Negatives(nn.Module):
         if self.mode == "window":
             deck = torch.randperm(self.others, generator=generator, device=device)
             begin = torch.randint(self.others, (rows, 1), generator=generator, device=device)
-            position = deck[(begin + torch.arange(self.k, device=device)) % self.others]
+            ring = torch.cat([deck, deck[: self.k]]).int()
+            position = ring.unfold(0, self.k, 1).index_select(0, begin[:, 0])
         else:
             others = len(self.labels) - self.count[labels][:, None]
             draw = torch.rand(rows, self.k, generator=generator, device=device, dtype=torch.float64)
-            position = (draw * others).long()
-        own = self.start[labels][:, None]
-        return self.order[torch.where(position < own, position, position + self.count[labels][:, None])]
+            position = (draw * others).int()
+        own, size = (x[labels][:, None].int() for x in (self.start, self.count))
+        position += (position >= own) * size
+        return self.order.take(position.long())
 
 
 def scores(anchors: Tensor, bank: Tensor, index: Tensor) -> Tensor:
@@ -111,6 +113,28 @@ def nce_loss(p: Tensor, n: int) -> Tensor:
     positive = torch.log(p[:, 0] / (p[:, 0] + noise + EPS))
     negative = torch.log(noise / (p[:, 1:] + noise + EPS)).sum(1)
     return -(positive + negative).mean()
+
+
+@torch.no_grad()
+def nce_with_gradient(anchors: Tensor, bank: Tensor, z: Tensor, index: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """`nce_loss(exp(scores(anchors, bank, index) / temperature) / z, n)` and its gradient to the anchors, `[B, d]`, in one go.
+
+    By hand, since B x n numbers are many: they are written once for the scores, and once more where they lie for the scores' gradient, which is
+    (h - [positive]) / (temperature B). z: below 0 before the first batch, which sets it; no look is taken at its value.
+    """
+    n, noise = len(bank), (index.shape[1] - 1) / len(bank)
+    every = anchors @ bank.t()
+    p = every.gather(1, index).div_(temperature).exp_()
+    z.copy_(torch.where(z < 0, p.mean() * n, z))
+    p.div_(z)
+    odds = p + (noise + EPS)
+    h = p.div_(odds)
+    value = (odds[:, 1:].div_(noise).log_().sum(1) - h[:, 0].log()).mean()
+    part = 1 / (temperature * len(anchors))
+    h.mul_(part)
+    h[:, 0] -= part
+    gradient = every.zero_().scatter_add_(1, index, h) @ bank
+    return value, gradient
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,11 +200,8 @@ class CRD(Method):
         return {"crd": total}
 
     def _one(self, anchors: Tensor, bank: Tensor, z: Tensor, index: Tensor) -> Tensor:
-        raw = torch.exp(scores(anchors, bank, index) / self.config.temperature)
-        n = bank.shape[0]
-        with torch.no_grad():
-            z.copy_(torch.where(z < 0, raw.mean() * n, z))  # set by the first batch, then kept; no look at the value
-        return nce_loss(raw / z, n)
+        value, gradient = nce_with_gradient(anchors.detach(), bank, z, index, self.config.temperature)
+        return value + ((anchors - anchors.detach()) * gradient).sum()  # of that value, and with that gradient
 
     def after_step(self) -> None:
         """Updates the banks. Not earlier: the backward pass still reads them."""

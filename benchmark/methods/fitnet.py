@@ -77,4 +77,4 @@ class FitNet(Method):
         layer = self.config.layer
         f_s = step.student.stages[layer - 1] if layer else step.student.stem
         f_t = step.teacher.stages[layer - 1] if layer else step.teacher.stem
-        return {"fitnet": F.mse_loss(self.regressor(f_s), f_t)}
+        return {"fitnet": F.mse_loss(self.through(self.regressor, f_s), f_t)}

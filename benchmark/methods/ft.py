@@ -97,7 +97,8 @@ class FT(Method):
 
     def init_loss(self, step: Step) -> Terms:
         f_t = step.teacher.stages[-1]
-        return {"ft_reconstruction": F.mse_loss(self.paraphraser["decoder"](self.paraphraser["encoder"](f_t)), f_t)}
+        factors = self.through(self.paraphraser["encoder"], f_t)
+        return {"ft_reconstruction": F.mse_loss(self.through(self.paraphraser["decoder"], factors), f_t)}
 
     def after_init(self) -> None:
         self.paraphraser.requires_grad_(False)
@@ -105,7 +106,7 @@ class FT(Method):
     def loss(self, step: Step) -> Terms:
         if not self.active("ft"):
             return {}
-        factor_s: Tensor = self.translator(step.student.stages[-1])
-        factor_t: Tensor = self.paraphraser["encoder"](step.teacher.stages[-1])
+        factor_s = self.through(self.translator, step.student.stages[-1])
+        factor_t = self.through(self.paraphraser["encoder"], step.teacher.stages[-1])
         a, b = match_spatial(factor_s, factor_t)
         return {"ft": (attention(a) - attention(b)).abs().mean()}

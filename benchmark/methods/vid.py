@@ -45,11 +45,11 @@ class Gaussian(nn.Module):
         )
         self.rho = nn.Parameter(torch.full((c_t,), math.log(math.expm1(variance - EPS))))
 
-    def forward(self, f_s: Tensor, f_t: Tensor) -> Tensor:
-        """Negative log-likelihood without its constant, mean over all elements. `[B, c_s, H, W]`, `[B, c_t, H, W]` -> scalar."""
-        variance = (F.softplus(self.rho) + EPS).view(1, -1, 1, 1)
-        # log s^2 is the same in every element of a channel, so its mean is that over channels.
-        return 0.5 * (((self.mu(f_s) - f_t).square() / variance).mean() + variance.log().mean())
+    def forward(self, mu: Tensor, f_t: Tensor) -> Tensor:
+        """Negative log-likelihood without its constant, mean over all elements. mu: `self.mu` of the student's map, `[B, c_t, H, W]`, as f_t."""
+        variance = F.softplus(self.rho) + EPS
+        # a variance is the same in every element of its channel: divided is the channel's mean, and the mean of log s^2 is that over channels
+        return 0.5 * (((mu - f_t).square().mean((0, 2, 3)) / variance).mean() + variance.log().mean())
 
 
 class VID(Method):
@@ -80,5 +80,9 @@ class VID(Method):
         if not self.active("vid"):
             return {}
         pairs = pairs_of_stages(step.student.stages, step.teacher.stages)
-        parts = [g(*match_spatial(f_s, f_t)) for g, (f_s, f_t) in zip(self.gaussians, pairs, strict=True)]
+        parts = []
+        for gaussian, (f_s, f_t) in zip(self.gaussians, pairs, strict=True):
+            f_s, f_t = match_spatial(f_s, f_t)
+            assert isinstance(gaussian, Gaussian)
+            parts.append(gaussian(self.through(gaussian.mu, f_s), f_t))
         return {"vid": torch.stack(parts).sum()}
