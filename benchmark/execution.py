@@ -140,6 +140,11 @@ class Execution:
         if self.channels_last:
             net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+    def place_methods(self, methods: nn.Module) -> None:
+        """`place` for the methods' own networks, which are on the device already. On a GPU it was not measured, and they stay as they are."""
+        if self.torch_device.type == "cpu":
+            self.place(methods)
+
     def place_teacher(self, net: nn.Module) -> None:
         """`place` for a frozen network in eval mode that is only ever passed through; on a GPU what each pass would do again is done once."""
         self.place(net)

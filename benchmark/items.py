@@ -147,6 +147,7 @@ class Item:
             artifacts=artifacts,
         )
         objective = Objective(run.spec, site, lambda name: seed_of(run.seed, "modules", name))
+        execution.place_methods(objective)
         objective.run_networks_under(execution.autocast_methods)
         init = [
             Stage(f"init:{name}", epochs, c.method.init_needs(c.config))

@@ -43,9 +43,10 @@ def rkd_plain(f_s: Tensor, f_t: Tensor) -> Tensor:
 
 
 def rkd_ours(f_s: Tensor, f_t: Tensor) -> Tensor:
-    s, t = rkd.differences(f_s), rkd.differences(f_t)
-    distance = F.smooth_l1_loss(rkd.relative_distances(s[1]), rkd.relative_distances(t[1]))
-    return 25 * distance + 50 * F.smooth_l1_loss(rkd.angles(*s), rkd.angles(*t))
+    p_s, p_t = rkd.products(f_s), rkd.products(f_t)
+    d_s, d_t = rkd.distances(p_s), rkd.distances(p_t)
+    distance = F.smooth_l1_loss(rkd.relative_distances(d_s), rkd.relative_distances(d_t))
+    return (25 * distance + 50 * F.smooth_l1_loss(rkd.angles(p_s, d_s), rkd.angles(p_t, d_t))).float()
 
 
 def pkt_plain(f_s: Tensor, f_t: Tensor) -> Tensor:
@@ -116,7 +117,7 @@ def pairs() -> list[Pair]:
         crd_pair(),
         Pair("nst: batched product, 32 channels of 32x32", nst.discrepancy, nst_plain, _maps(32, 32)),
         Pair("nst: batched product, 128 channels of 8x8", nst.discrepancy, nst_plain, _maps(128, 8)),
-        Pair("rkd: no boolean masks", rkd_ours, rkd_plain, lambda: _vectors(128)),
+        Pair("rkd: from inner products, no boolean masks", rkd_ours, rkd_plain, lambda: _vectors(128)),
         Pair("pkt", pkt_ours, pkt_plain, lambda: _vectors(128)),
         Pair("sp: in the memory's own order", sp_ours, sp_plain, _maps(128, 8)),
     ]

@@ -7,11 +7,12 @@ distiller_zoo/AT.py).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from benchmark.errors import InputError
 from benchmark.protocols import scaled
@@ -37,9 +38,45 @@ def pairs_of_stages(student: Sequence[T], teacher: Sequence[T]) -> list[tuple[T,
     return list(zip(student, teacher, strict=False))
 
 
+class _MeanSquare(torch.autograd.Function):
+    """`[B, C, H, W]` -> `[B, H, W]`, over the channels; its gradient in one pass over the maps."""
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor) -> Tensor:
+        ctx.save_for_backward(maps)
+        return maps.square().mean(1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (maps,) = ctx.saved_tensors
+        out: Tensor = maps * (grad * (2 / maps.shape[1])).unsqueeze(1)
+        return out
+
+
+class _WithGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        return value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return grad * gradient, None, None
+
+
+def with_gradient(x: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+    """The scalar `value` as a function of x whose gradient there, `[like x]`, was computed along with it."""
+    out: Tensor = _WithGradient.apply(x, value, gradient)
+    return out
+
+
 def attention(maps: Tensor) -> Tensor:
     """`[B, C, H, W]` -> `[B, H*W]`: mean of squares over channels, flattened, each row L2-normalised (in AT and FT)."""
-    return F.normalize(maps.square().mean(1).flatten(1), dim=1)
+    energy: Tensor = _MeanSquare.apply(maps)
+    return F.normalize(energy.flatten(1), dim=1)
 
 
 def cannot_regress(student: Shape, teacher: Shape) -> str | None:

@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.methods._common import check_range, known
+from benchmark.methods._common import check_range, known, with_gradient
 from benchmark.methods.base import Method, MethodConfig, Needs, Site, Step, Terms, param
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ class CRD(Method):
 
     def _one(self, anchors: Tensor, bank: Tensor, z: Tensor, index: Tensor) -> Tensor:
         value, gradient = nce_with_gradient(anchors.detach(), bank, z, index, self.config.temperature)
-        return value + ((anchors - anchors.detach()) * gradient).sum()  # of that value, and with that gradient
+        return with_gradient(anchors, value, gradient)
 
     def after_step(self) -> None:
         """Updates the banks. Not earlier: the backward pass still reads them."""

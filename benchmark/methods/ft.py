@@ -26,6 +26,8 @@ from torch import Tensor, nn
 from benchmark.methods._common import attention, check_range, known, match_spatial
 from benchmark.methods.base import Method, MethodConfig, Needs, Site, Step, Terms, param
 
+from models.layers import Conv3x3
+
 if TYPE_CHECKING:
     from models import Network
 
@@ -36,7 +38,7 @@ def encoder(channels: int, factors: int, *, normed: bool) -> nn.Sequential:
     """Three 3x3 convolutions from `channels` to `factors`; `normed` puts a batch norm after each."""
     layers: list[nn.Module] = []
     for c_in, c_out in ((channels, channels), (channels, factors), (factors, factors)):
-        layers += [nn.Conv2d(c_in, c_out, 3, padding=1), *([nn.BatchNorm2d(c_out)] if normed else []), nn.LeakyReLU(SLOPE)]
+        layers += [Conv3x3(c_in, c_out), *([nn.BatchNorm2d(c_out)] if normed else []), nn.LeakyReLU(SLOPE)]
     return nn.Sequential(*layers)
 
 

@@ -12,17 +12,16 @@ Constants: RepDistiller distiller_zoo/NST.py, scripts/run_cifar_distill.sh (`-a 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from benchmark.methods._common import match_spatial, pairs_of_stages
+from benchmark.methods._common import match_spatial, pairs_of_stages, with_gradient
 from benchmark.methods.base import Method, MethodConfig, Needs, Step, Terms, param
 
 
+CACHED = 2**18  # numbers
 LEAST = 1e-12  # the least length that a channel is divided by, as in F.normalize
 
 
@@ -31,55 +30,58 @@ class NSTConfig(MethodConfig):
     weight: float = param(50.0, "weight of the discrepancy", "RepDistiller run_cifar_distill.sh --distill nst -b 50")
 
 
-class _Gram(torch.autograd.Function):
-    """x x^T of each image. Its gradient is one product and not two, since the result is symmetric."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x @ x.mT
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        out: Tensor = (grad + grad.mT) @ x
-        return out
-
-
-def gram(x: Tensor) -> Tensor:
-    """`[B, C, P]` -> `[B, C, C]`: inner products of an image's rows."""
-    out: Tensor = _Gram.apply(x)
-    return out
-
-
-def lengths(products: Tensor) -> Tensor:
-    """`[B, C, C]` -> `[B, C]`: the rows' lengths, from their inner products; at least as much as `F.normalize` has it."""
-    return products.diagonal(dim1=1, dim2=2).clamp(min=LEAST**2).sqrt()
-
-
-def scaled(products: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """`[B, C, D]`: inner products of normalised rows and columns, from those of the rows and columns as they are and their lengths."""
-    return products / rows[:, :, None] / columns[:, None, :]
-
-
 def discrepancy(f_s: Tensor, f_t: Tensor) -> Tensor:
     """`[B, C, H, W]`, `[B, D, H, W]` -> scalar: squared maximum mean discrepancy under the kernel <a, b>^2, mean over the batch.
 
     With A, B the normalised channels as rows, sum_ab <A_a, B_b>^2 is both |A B^T|^2 and <A^T A, B^T B>. The second turns the three kernels
-    into one difference of position-by-position matrices, and is taken where it costs less. In the first the products are normalised, which are
-    smaller than the maps.
+    into one difference of position-by-position matrices, and is taken where it costs less. Value and gradient are computed together.
     """
     a, b = f_s.flatten(2), f_t.flatten(2)
-    batch, c, positions = a.shape
-    d = b.shape[1]
-    if positions * (c + d) < c * c + c * d + d * d:
-        a, b = F.normalize(a, dim=2), F.normalize(b, dim=2)
-        return (gram(a.mT) / c - gram(b.mT) / d).square().sum() / batch
-    aa, bb = gram(a), gram(b)
-    n_a, n_b = lengths(aa), lengths(bb)
-    (aa, bb), ab = (scaled(p, n, n) for p, n in ((aa, n_a), (bb, n_b))), scaled(a @ b.mT, n_a, n_b)
-    return bb.square().mean() + aa.square().mean() - 2 * ab.square().mean()
+    (batch, c, positions), d = a.shape, b.shape[1]
+    form = by_positions if positions * (c + d) < c * c + c * d + d * d else by_channels
+    # on a CPU so few images at a time that their products stay in its caches
+    few = batch if a.is_cuda else max(1, CACHED // (max(c, d) * max(c, d, positions)))
+    parts = [form(x, y) for x, y in zip(a.detach().split(few), b.detach().split(few), strict=True)]
+    value, gradient = torch.stack([v for v, _ in parts]).sum(), torch.cat([g for _, g in parts])
+    return with_gradient(a, value / batch, gradient.div_(batch))
+
+
+@torch.no_grad()
+def by_channels(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """`[B, C, P]`, `[B, D, P]` -> the discrepancy summed over the images, and its gradient to a, `[B, C, P]`.
+
+    The maps are never normalised, but their products, which are smaller. With r = 1 / |a_i| and g the gradient to the normalised a_i, that to
+    a_i is r (g - <g, r a_i> r a_i), and <g, r a_i> is a sum of products too.
+    """
+    c, d = a.shape[1], b.shape[1]
+    aa, ab, bb = a @ a.mT, a @ b.mT, b @ b.mT
+    (r_a, alive), (r_b, _) = inverse_lengths(aa), inverse_lengths(bb)
+    aa, ab, bb = aa * r_a * r_a.mT, ab * r_a * r_b.mT, bb * r_b * r_b.mT
+    value = len(a) * (bb.square().mean() + aa.square().mean() - 2 * ab.square().mean())
+    to_aa, to_ab = 4 / (c * c) * aa, -4 / (c * d) * ab
+    along = (to_aa * aa).sum(2, keepdim=True) + (to_ab * ab).sum(2, keepdim=True)
+    of_a, of_b = to_aa * r_a * r_a.mT, to_ab * r_a * r_b.mT
+    of_a.diagonal(dim1=1, dim2=2).sub_((along * r_a.square() * alive)[:, :, 0])
+    return value, torch.baddbmm(of_a @ a, of_b, b)
+
+
+@torch.no_grad()
+def by_positions(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """The same, where positions are fewer than channels."""
+    c, d = a.shape[1], b.shape[1]
+    length = a.norm(dim=2, keepdim=True)
+    alive, r = length > LEAST, length.clamp_min(LEAST).reciprocal()
+    a, b = a * r, F.normalize(b, dim=2)
+    gap = torch.baddbmm(b.mT @ b, a.mT, a, beta=-1 / d, alpha=1 / c)
+    g = a @ gap.mul(4 / c)
+    along = (g * a).sum(2, keepdim=True) * alive
+    return gap.square().sum(), g.addcmul_(a, along, value=-1).mul_(r)
+
+
+def inverse_lengths(products: Tensor) -> tuple[Tensor, Tensor]:
+    """`[B, C, C]`, inner products of rows -> 1 / length of the rows, `[B, C, 1]`, and which are longer than the least that `F.normalize` divides by."""
+    squares = products.diagonal(dim1=1, dim2=2)[:, :, None]
+    return squares.clamp_min(LEAST**2).rsqrt(), squares > LEAST**2
 
 
 class NST(Method):

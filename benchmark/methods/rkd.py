@@ -31,26 +31,34 @@ class RKDConfig(MethodConfig):
     angle: float = param(50.0, "weight of the angles within it", "RepDistiller distiller_zoo/RKD.py w_a")
 
 
-def differences(vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """`[B, D]` -> differences `[B, B, D]` (entry i, j is f_j - f_i) and their lengths `[B, B]`, of which none is below 1e-6.
+def products(vectors: Tensor) -> Tensor:
+    """`[B, D]` -> inner products `[B, B]`, float64, of the vectors less their mean.
 
-    The lengths come from the differences and not from inner products, which lose the small ones to cancellation.
+    All that follows is made of them, and no `[B, B, D]` of differences. They are of few numbers, so float64 costs little; in float32 short distances
+    would be lost to cancellation.
     """
-    offsets = vectors.unsqueeze(0) - vectors.unsqueeze(1)
-    return offsets, offsets.square().sum(2).clamp_min(EPS).sqrt()
+    centred = (vectors - vectors.detach().mean(0)).double()
+    return centred @ centred.t()
+
+
+def distances(products: Tensor) -> Tensor:
+    """`[B, B]` inner products -> distances, of which none is below 1e-6."""
+    squares = products.diagonal()
+    return (squares[:, None] + squares[None, :] - 2 * products).clamp_min(EPS).sqrt()
 
 
 def relative_distances(lengths: Tensor) -> Tensor:
-    """`[B, B]` lengths -> distances divided by the mean over i != j, with a zero diagonal."""
+    """`[B, B]` distances -> those divided by the mean over i != j, with a zero diagonal."""
     batch = lengths.shape[0]
     distances = lengths * (1 - torch.eye(batch, dtype=lengths.dtype, device=lengths.device))
     return distances / (distances.sum() / (batch * (batch - 1)))
 
 
-def angles(offsets: Tensor, lengths: Tensor) -> Tensor:
-    """`[B, B, B]`: the cosine at image i between the directions to j and to k."""
-    directions = offsets / lengths.unsqueeze(2)
-    return directions @ directions.transpose(1, 2)
+def angles(products: Tensor, lengths: Tensor) -> Tensor:
+    """`[B, B]`, `[B, B]` -> `[B, B, B]`: the cosine at image i between the directions to j and to k."""
+    # <f_j - f_i, f_k - f_i>, by the inner products of the four
+    spread = products - products.t()[:, :, None] - products[:, None, :] + products.diagonal()[:, None, None]
+    return spread / lengths[:, :, None] / lengths[:, None, :]
 
 
 class RKD(Method):
@@ -78,10 +86,11 @@ class RKD(Method):
     def loss(self, step: Step) -> Terms:
         if not any(self.active(term) for term in self.weights()):
             return {}
-        student, teacher = differences(step.student.embedding), differences(step.teacher.embedding)
+        of_s, of_t = products(step.student.embedding), products(step.teacher.embedding)
+        d_s, d_t = distances(of_s), distances(of_t)
         terms: Terms = {}
         if self.active("rkd_distance"):
-            terms["rkd_distance"] = F.smooth_l1_loss(relative_distances(student[1]), relative_distances(teacher[1]))
+            terms["rkd_distance"] = F.smooth_l1_loss(relative_distances(d_s), relative_distances(d_t))
         if self.active("rkd_angle"):
-            terms["rkd_angle"] = F.smooth_l1_loss(angles(*student), angles(*teacher))
-        return terms
+            terms["rkd_angle"] = F.smooth_l1_loss(angles(of_s, d_s), angles(of_t, d_t))
+        return {name: value.to(step.student.embedding.dtype) for name, value in terms.items()}

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from benchmark.methods._common import check_range, known, match_spatial, pairs_of_stages
 from benchmark.methods.base import Method, MethodConfig, Needs, Site, Step, Terms, param
@@ -31,6 +33,26 @@ class VIDConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         check_range("vid.variance", self.variance, EPS, above=True)
+
+
+class _Squares(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, mu: Tensor, f_t: Tensor) -> Tensor:
+        gap = mu - f_t
+        ctx.save_for_backward(gap)
+        return gap.square().mean((0, 2, 3))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (gap,) = ctx.saved_tensors
+        return gap * (grad * (2 * len(grad) / gap.numel())).view(1, -1, 1, 1), None
+
+
+def squares(mu: Tensor, f_t: Tensor) -> Tensor:
+    """`[B, C, H, W]` twice -> `[C]`: mean squared difference; its gradient, to mu alone, is one pass over the map."""
+    out: Tensor = _Squares.apply(mu, f_t)
+    return out
 
 
 class Gaussian(nn.Module):
@@ -49,7 +71,7 @@ class Gaussian(nn.Module):
         """Negative log-likelihood without its constant, mean over all elements. mu: `self.mu` of the student's map, `[B, c_t, H, W]`, as f_t."""
         variance = F.softplus(self.rho) + EPS
         # a variance is the same in every element of its channel: divided is the channel's mean, and the mean of log s^2 is that over channels
-        return 0.5 * (((mu - f_t).square().mean((0, 2, 3)) / variance).mean() + variance.log().mean())
+        return 0.5 * ((squares(mu, f_t) / variance).mean() + variance.log().mean())
 
 
 class VID(Method):
