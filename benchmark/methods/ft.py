@@ -21,11 +21,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from benchmark.methods._common import attention, check_range, known, match_spatial
 from benchmark.methods.base import Method, MethodConfig, Needs, Site, Step, Terms, param
-
 from models.layers import Conv3x3
 
 if TYPE_CHECKING:

@@ -20,7 +20,6 @@ from torch import Tensor
 from benchmark.methods._common import match_spatial, pairs_of_stages, with_gradient
 from benchmark.methods.base import Method, MethodConfig, Needs, Step, Terms, param
 
-
 CACHED = 2**18  # numbers
 LEAST = 1e-12  # the least length that a channel is divided by, as in F.normalize
 
@@ -39,10 +38,12 @@ def discrepancy(f_s: Tensor, f_t: Tensor) -> Tensor:
     a, b = f_s.flatten(2), f_t.flatten(2)
     (batch, c, positions), d = a.shape, b.shape[1]
     form = by_positions if positions * (c + d) < c * c + c * d + d * d else by_channels
-    # on a CPU so few images at a time that their products stay in its caches
-    few = batch if a.is_cuda else max(1, CACHED // (max(c, d) * max(c, d, positions)))
-    parts = [form(x, y) for x, y in zip(a.detach().split(few), b.detach().split(few), strict=True)]
-    value, gradient = torch.stack([v for v, _ in parts]).sum(), torch.cat([g for _, g in parts])
+    if a.is_cuda:
+        value, gradient = form(a.detach(), b.detach())
+    else:  # so few images at a time that their products stay in the caches
+        few = max(1, CACHED // (max(c, d) * max(c, d, positions)))
+        parts = [form(x, y) for x, y in zip(a.detach().split(few), b.detach().split(few), strict=True)]
+        value, gradient = torch.stack([v for v, _ in parts]).sum(), torch.cat([g for _, g in parts])
     return with_gradient(a, value / batch, gradient.div_(batch))
 
 
@@ -79,7 +80,8 @@ def by_positions(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def inverse_lengths(products: Tensor) -> tuple[Tensor, Tensor]:
-    """`[B, C, C]`, inner products of rows -> 1 / length of the rows, `[B, C, 1]`, and which are longer than the least that `F.normalize` divides by."""
+    """`[B, C, C]`, inner products of rows -> 1 / length of the rows, `[B, C, 1]`, and which of them are longer than the least that
+    `F.normalize` divides by."""
     squares = products.diagonal(dim1=1, dim2=2)[:, :, None]
     return squares.clamp_min(LEAST**2).rsqrt(), squares > LEAST**2
 

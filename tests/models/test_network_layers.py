@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import models
-from models.layers import BatchNorm2d, Pointwise
+from models.layers import BatchNorm2d, Conv3x3, Depthwise, Pointwise, join
 
 
 def test_a_batch_norm_does_what_pytorchs_does_and_counts_nothing() -> None:
@@ -68,3 +68,93 @@ def test_a_frozen_network_says_under_autocast_what_it_said_before() -> None:
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(net(x), frozen(x))
     assert frozen.linear_head().weight.dtype == torch.float32  # methods read it outside autocast
+
+
+def bf16() -> torch.autocast:
+    return torch.autocast("cpu", torch.bfloat16, cache_enabled=False)
+
+
+def gradients(layer: nn.Module, x: torch.Tensor, autocast: bool) -> tuple[torch.Tensor, ...]:
+    """Value, gradient of the input and of the weights, in float32; the value's gradient is a random map, the same at each call."""
+    x = x.clone(memory_format=torch.preserve_format).requires_grad_()
+    layer.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast, cache_enabled=False):
+        y = layer(x)
+    torch.manual_seed(1)
+    y.float().backward(torch.randn_like(y, dtype=torch.float32))
+    assert x.grad is not None
+    return y.detach().float(), x.grad, *(p.grad for p in layer.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("side", [(2, 2), (1, 2), (3, 3), (8, 8), (7, 6)])
+def test_a_depthwise_convolution_has_pytorchs_gradients(stride: int, side: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    theirs, own = nn.Conv2d(6, 6, 3, stride, 1, groups=6, bias=False), Depthwise(6, stride)
+    own.load_state_dict(theirs.state_dict())
+    x = torch.randn(5, 6, *side).contiguous(memory_format=torch.channels_last)
+    for a, b in zip(gradients(own, x, autocast=False), gradients(theirs, x, autocast=False), strict=True):
+        assert torch.equal(a, b)
+    for a, b in zip(gradients(own, x, autocast=True), gradients(theirs, x, autocast=True), strict=True):
+        torch.testing.assert_close(a, b, rtol=2**-8, atol=2**-6)
+    with torch.no_grad(), bf16():
+        assert torch.equal(own(x), theirs(x))
+
+
+def test_a_depthwise_convolutions_gradients_go_round_the_slow_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[bool, bool]] = []
+
+    def spy(*args: object) -> tuple[torch.Tensor | None, ...]:
+        asked.append((args[-1][0], args[-1][1]))  # type: ignore[index]
+        return real(*args)
+
+    real = torch.ops.aten.convolution_backward
+    monkeypatch.setattr(torch.ops.aten, "convolution_backward", spy)
+    for stride, side in ((2, 8), (1, 2), (1, 8)):
+        gradients(Depthwise(4, stride), torch.randn(2, 4, side, side), autocast=True)
+    assert asked == [(False, True), (True, False), (True, True)]
+
+
+@pytest.mark.parametrize("side", [(4, 4), (2, 2), (1, 3), (4, 2)])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("format", [torch.channels_last, torch.contiguous_format])
+def test_a_convolution_by_taps_is_the_convolution(side: tuple[int, int], bias: bool, format: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    own = Conv3x3(128, 160, bias)
+    own.to(memory_format=format)  # type: ignore[call-overload]
+    x = torch.randn(3, 128, *side).contiguous(memory_format=torch.channels_last)
+    exact, tapped = gradients(own, x, autocast=False), gradients(own, x, autocast=True)
+    theirs = nn.Conv2d(128, 160, 3, 1, 1, bias=bias)
+    theirs.load_state_dict(own.state_dict())
+    theirs.to(memory_format=format)  # type: ignore[call-overload]
+    cast = gradients(theirs, x, autocast=True)
+    for a, b, c in zip(exact, tapped, cast, strict=True):
+        # as far from float32 as autocast's convolution is, or but half as far again: each tap is rounded, and not the sum alone
+        assert (b - a).norm() < 1.5 * (c - a).norm() + 1e-6 * a.norm()
+        assert (b - a).norm() < 0.01 * a.norm()
+    if format is torch.channels_last:
+        with bf16():
+            assert own(x).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_taps_are_for_small_maps_of_many_channels_in_bf16() -> None:
+    torch.manual_seed(0)
+    for inputs, outputs, side in ((128, 64, 4), (64, 128, 4), (128, 128, 5)):
+        own, x = Conv3x3(inputs, outputs), torch.randn(2, inputs, side, side)
+        with bf16():
+            assert "ByTaps" not in type(own(x).grad_fn).__name__
+            assert torch.equal(own(x), nn.functional.conv2d(x, own.weight, own.bias, 1, 1))
+
+
+def test_joined_maps_are_those_of_cat_and_their_gradients_are_no_slices() -> None:
+    torch.manual_seed(0)
+    a, b = (torch.randn(2, c, 4, 4).contiguous(memory_format=torch.channels_last).requires_grad_() for c in (3, 5))
+    seen: list[torch.Tensor] = []
+    parts = a * 1, b * 1
+    for part in parts:
+        part.register_hook(seen.append)
+    y, g = join(*parts), torch.randn(2, 8, 4, 4)
+    assert torch.equal(y, torch.cat([a, b], 1))
+    y.backward(g)
+    assert all(s.is_contiguous(memory_format=torch.channels_last) for s in seen)
+    assert torch.equal(torch.cat([a.grad, b.grad], 1), g)  # type: ignore[list-item]
