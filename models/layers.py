@@ -143,7 +143,8 @@ class Conv3x3(nn.Conv2d):
         w_KKOI = self.weight.permute(2, 3, 0, 1).to(dtype)
         if w_KKOI.stride(3) != 1:  # weights that are not in channels_last
             w_KKOI = w_KKOI.contiguous()
-        out: Tensor = _ByTaps.apply(x.to(dtype, memory_format=torch.channels_last), w_KKOI, self.bias)
+        bias = None if self.bias is None else self.bias.to(dtype)
+        out: Tensor = _ByTaps.apply(x.to(dtype, memory_format=torch.channels_last), w_KKOI, bias)
         return out
 
 
@@ -200,7 +201,7 @@ class _ByTaps(torch.autograd.Function):
         return (
             None if dx is None else dx.to(x.dtype).permute(0, 3, 1, 2),
             dw,
-            grad.sum((0, 2, 3), dtype=torch.float32) if of_bias else None,
+            grad.sum((0, 2, 3)) if of_bias else None,
         )
 
 

@@ -36,7 +36,8 @@ class Synchronisations(TorchDispatchMode):
         boolean = name in ("index", "index_put", "index_put_", "_index_put_impl_") and any(
             t is not None and t.dtype in (torch.bool, torch.uint8) for t in args[1]
         )
-        moved = name == "_to_copy" and kwargs.get("device") is not None
+        # in a backward pass each cast names its device, which is the one that the gradient is on
+        moved = name == "_to_copy" and kwargs.get("device") is not None and torch._C._current_graph_task_id() == -1
         if name in READS | SHAPES or boolean or moved:
             self.found[name] += 1
         return func(*args, **kwargs)
