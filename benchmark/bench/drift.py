@@ -150,7 +150,17 @@ class Reference:
 
 
 def row_name(run: Run, init: bool) -> str:
-    return f"{run.method}, initialisation" if init else run.method
+    """The method; the student too, where it is none of the two that every method is tried on."""
+    name = run.method if run.student in ("resnet8", "resnet14") else f"{run.method}, {run.student}"
+    return f"{name}, initialisation" if init else name
+
+
+def biases(run: Run, steps: int) -> dict[str, float]:
+    """`bias` of a run's main stage in bf16, and of fp32 from moved weights: one of rounding would show in the first over seeds, not in the second."""
+    teacher = None if run.teacher_ref is None else taught(run.teacher_ref.network)
+    base = losses(run, teacher, _cpu(), steps)
+    others = {"bf16": losses(run, teacher, _cpu("bf16"), steps), "moved": losses(run, teacher, _cpu(), steps, NUDGE)}
+    return {what: compare(found, base)["bias"] for what, found in others.items()}
 
 
 def variants(execution: Execution) -> list[Execution]:

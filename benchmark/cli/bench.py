@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmark import methods
-from benchmark.bench import cells, clock, drift, finals, growth, parts
-from benchmark.bench.ours import random_split, small_run
-from benchmark.cli import common
+from benchmark.bench import cells, clock, growth, parts
+from benchmark.bench.ours import random_split
+from benchmark.cli import bench_proofs, common
 from benchmark.cli.common import say
 from benchmark.errors import InputError, unknown
 from benchmark.execution import Execution, choose
 from benchmark.matrix import MOST_SEEDS, load_table
 from results.files import write_json
-from tables import statistics
 
 TABLES = ("crd-table1", "crd-table2")
-KINDS = ("parts", "students", "compile", "drift", "finals")
+KINDS = ("parts", "students", "compile", "drift", "biases", "finals")
 
 
 def register(verbs: Any) -> None:
@@ -55,9 +52,14 @@ def register(verbs: Any) -> None:
     p.add_argument(
         "--finals", action="store_true", help="instead: final quick top-1 in bf16 against fp32 over seeds, every method, paired"
     )
-    p.add_argument("--seeds", type=int, default=10, metavar="N", help="seeds of --finals (default: 10)")
-    p.add_argument("--steps", type=int, default=200, metavar="N", help="steps of --drift (default: 200)")
-    p.add_argument("--methods", default=None, metavar="M,..", help="only these methods of --drift or --finals")
+    p.add_argument(
+        "--biases",
+        action="store_true",
+        help="instead: mean difference of --drift's losses over seeds, of bf16 and of fp32 from weights moved by 2^-9",
+    )
+    p.add_argument("--seeds", type=int, default=10, metavar="N", help="seeds of --biases and --finals (default: 10)")
+    p.add_argument("--steps", type=int, default=200, metavar="N", help="steps of --drift and --biases (default: 200)")
+    p.add_argument("--methods", default=None, metavar="M,..", help="only these methods of --drift, --biases or --finals")
     p.add_argument("--repeats", type=int, default=5, metavar="N", help="turns of each loop (default: 5)")
     p.add_argument(
         "--budget",
@@ -112,8 +114,8 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError("--plot without --students; allowed: both")
     if args.plot and Path(args.plot).suffix not in (".png", ".pdf", ".svg"):
         raise InputError(f"--plot {args.plot}; allowed: a .png, .pdf or .svg file")
-    if args.methods is not None and not (args.drift or args.finals):
-        raise InputError("--methods without --drift or --finals; allowed: one of them (a pack has all methods of its table)")
+    if args.methods is not None and not (args.drift or args.biases or args.finals):
+        raise InputError("--methods without --drift, --biases or --finals; allowed: one of them (a pack has all methods of its table)")
     if (args.save or args.reference) and not args.drift:
         raise InputError("--save or --reference without --drift; allowed: with it")
     for option in ("json", "plot", "save"):
@@ -148,9 +150,11 @@ def do_bench(args: argparse.Namespace) -> int:
     _print_conditions(report["conditions"])
     with execution.applied():
         if args.drift:
-            code = _drift(args, execution, report)
+            code = bench_proofs.show_drift(args, execution, report, _table)
+        elif args.biases:
+            code = bench_proofs.show_biases(args, report, _table)
         elif args.finals:
-            code = _finals(args, report)
+            code = bench_proofs.show_finals(args, report, _table)
         else:
             split = random_split(args.images, 100, seed=0).to(execution.torch_device)
             code = 0
@@ -310,102 +314,3 @@ def _compile(
             ]
         )
     _table(body, ["pair", "network", "eager ms", "compiled ms", "warm-up s", "paid back after epochs"])
-
-
-def _wanted(args: argparse.Namespace) -> list[tuple[str, str]]:
-    """`(method, student)` of the methods that are asked for; a student of the teacher's stage depth where the method needs one."""
-    every = ["plain", *(n for n in methods.names() if methods.get(n).trains_student and not methods.get(n).is_wrapper())]
-    wanted = common.narrowed("--methods", args.methods) or every
-    for name in wanted:
-        if name not in every:
-            raise unknown("method", name, every)
-    return [(name, "resnet14" if name in ("ab", "fsp") else "resnet8") for name in wanted]
-
-
-def _drift(args: argparse.Namespace, execution: Execution, report: dict[str, Any]) -> int:
-    rows = report["drift"] = []
-    reference = (
-        drift.Reference.load(Path(args.reference), args.steps) if args.reference else drift.Reference(args.steps)
-    )
-    for name, student in _wanted(args):
-        run = small_run(name, student=student)
-        for init in (True, False) if run.spec.init_stages else (False,):
-            if args.save:
-                reference.add(run, init)
-                reference.save(Path(args.save))
-                say(f"{drift.row_name(run, init)}: reference saved")
-                continue
-            for other in drift.variants(execution):
-                rows.append(drift.measure(run, reference, other, init))
-                r = rows[-1]
-                say(
-                    f"{r['method']} {r['precision']}: first {100 * r['first']:.4f}%, gap {100 * r['gap']:.2f}%, "
-                    f"bias {statistics.signed(100 * r['bias'])}%, floor {100 * r['floor']:.2f}%"
-                )
-    if args.save:
-        return 0
-    _table(
-        [
-            [
-                r["method"],
-                f"{r['device']} {r['precision']}",
-                f"{r['loss_first']:.4g}",
-                f"{r['loss_last']:.4g}",
-                f"{100 * r['first']:.3f}%",
-                f"{100 * r['gap']:.2f}%",
-                f"{statistics.signed(100 * r['bias'])}%",
-                f"{100 * r['floor']:.2f}%",
-                "yes" if r["within"] else "NO",
-            ]
-            for r in rows
-        ],
-        ["method", "in", "first loss", "last loss", "first step", "gap", "bias", "floor", "within"],
-    )
-    print(
-        f"{args.steps} steps; bounds: first step {100 * drift.FIRST:g}%, gap {100 * drift.GAP:g}% + {drift.FLOORS:g} x floor, of the mean fp32 loss; "
-        "floor: gap of fp32 to fp32 from weights moved by 2^-9"
-    )
-    return 0 if all(r["within"] for r in rows) else 1
-
-
-def _finals(args: argparse.Namespace, report: dict[str, Any]) -> int:
-    found = finals.measure(_wanted(args), args.seeds, ("fp32", "bf16"), say)
-    rows = report["finals"] = []
-    for name, tops in found.items():
-        p = statistics.paired(tops["bf16"], tops["fp32"])
-        rows.append({"method": name, "top1": tops, "paired": None if p is None else asdict(p), "p": paired_p(p)})
-    least = min((r["p"] for r in rows if r["p"] is not None), default=1.0)
-    same = least * len(rows) > 0.05
-    _table(
-        [
-            [
-                r["method"],
-                *(f"{statistics.mean(list(r['top1'][k].values())):.2f}" if r["top1"][k] else "" for k in ("fp32", "bf16")),
-                *(_difference(r["paired"]) if r["paired"] else ("", "", "0")),
-                "" if r["p"] is None else f"{r['p']:.2f}",
-            ]
-            for r in rows
-        ],
-        ["method", "fp32", "bf16", "bf16 - fp32", "95% interval", "seeds", "p"],
-    )
-    print(
-        "last top-1 of quick (digits, 256 test images) in percent, paired by seed; p of a paired t test. "
-        f"{common.plural(len(rows), 'test')}: the least p, {least:.3f}, "
-        f"{'is not below' if same else 'IS BELOW'} 0.05 / {len(rows)} (Bonferroni)"
-    )
-    return 0 if same else 1
-
-
-def paired_p(p: statistics.Paired | None) -> float | None:
-    """Two-sided p of a paired t test; None where there is no spread to hold the difference against."""
-    from scipy import stats
-
-    if p is None or not p.std:
-        return None
-    n = len(p.seeds)
-    return float(2 * stats.t.sf(abs(p.mean) / (p.std / math.sqrt(n)), n - 1))
-
-
-def _difference(p: dict[str, Any]) -> tuple[str, str, str]:
-    around = "" if p["low"] is None else f"{statistics.signed(p['low'])} to {statistics.signed(p['high'])}"
-    return statistics.signed(p["mean"]), around, str(len(p["seeds"]))

@@ -119,6 +119,20 @@ def test_a_saved_reference_says_the_same(tmp_path: Path) -> None:
         drift.Reference.load(tmp_path / "other.pt", 4)
 
 
+def test_biases_are_those_of_the_drift_and_differ_by_seed() -> None:
+    run = ours.small_run("kd")
+    found = drift.biases(run, 4)
+    bf16 = Execution("cpu", "bf16", threads=torch.get_num_threads())
+    assert found["bf16"] == drift.measure(run, drift.Reference(4), bf16)["bias"]
+    assert abs(found["moved"]) > 0
+    assert drift.biases(ours.small_run("kd", seed=1), 4) != found
+
+
+def test_a_row_of_another_student_says_so() -> None:
+    assert drift.row_name(ours.small_run("plain"), init=False) == "plain"
+    assert drift.row_name(ours.small_run("plain", student="vgg8"), init=False) == "plain, vgg8"
+
+
 def test_the_drift_is_compared_step_by_step() -> None:
     assert drift.compare([1.0, 3.0], [2.0, 2.0]) == {"gap": 0.5, "bias": 0.0}
     assert drift.compare([3.0, 3.0], [2.0, 2.0]) == {"gap": 0.5, "bias": 0.5}

@@ -122,7 +122,7 @@ def test_bench_refuses_a_folder_before_measuring(argv: list[str], tmp_path: Path
     place.mkdir()
     args = argparse.Namespace(
         repeats=1, steps=1, images=200, seeds=2, threads=1, budget=1.0, parts="--parts" in argv, students="1" if "--students" in argv else "",
-        compile=False, drift="--drift" in argv, finals=False, plot="", methods=None, save="", reference="", json="",
+        compile=False, drift="--drift" in argv, biases=False, finals=False, plot="", methods=None, save="", reference="", json="",
     )  # fmt: skip
     setattr(args, argv[-1][2:], str(place))
     with pytest.raises(InputError, match=r"there\.png"):
