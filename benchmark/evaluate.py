@@ -1,4 +1,4 @@
-"""Test-set evaluation: top-1, top-5 and mean cross-entropy, in large batches, one synchronisation at the end."""
+"""Test-set evaluation: top-1, top-5 and mean cross-entropy, in batches that suit the device, one synchronisation at the end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from benchmark.data.views import clean
 from benchmark.execution import Execution
 from models import Features, Network
 
-BATCH = 500
+BATCH = {"cpu": 100, "cuda": 500}
+"""Images of a pass: on a GPU so many that it is filled, on a CPU so few that the maps stay in its caches (docs/speed.md)."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def logits(
     training = [m for m in net.modules() if m.training]
     net.eval()
     found = []
-    for images in split.images.split(BATCH):
+    for images in split.images.split(BATCH[execution.torch_device.type]):
         x = clean(images, mean, std)
         with execution.autocast():
             out = net(x) if predict is None else predict(net.features(x))

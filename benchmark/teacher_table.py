@@ -34,6 +34,7 @@ from benchmark import data
 from benchmark.data.datasets import Split
 from benchmark.data.views import NORMAL, VARIANTS, RawBatch, every_variant, is_plain, variant
 from benchmark.errors import InputError
+from benchmark.evaluate import BATCH
 from benchmark.execution import Execution
 from benchmark.methods import Needs
 from benchmark.runs import Run, network_info
@@ -46,7 +47,7 @@ LARGEST = 10e9
 """Bytes of one table's file at the most."""
 FOLDER = ".teacher-tables"
 """Where tables lie in the results folder."""
-ROWS = 648  # images of a pass while a table is built: all outcomes of four
+ROWS = 648  # images made at a time while a table is built: all outcomes of four; on a CPU they are passed in smaller batches
 
 
 def check_mode(mode: str) -> None:
@@ -206,9 +207,10 @@ def _build(
             every = draws.repeat(len(chunk), 1)
             with execution.autocast():
                 x = NORMAL.make(raw, every, every)
-                out = {"logits": teacher(x)} if set(paths) == {"logits"} else teacher.features(x)._asdict()
-            for part, file in files.items():
-                file.write(out[part].to(dtype).cpu().numpy().tobytes())
+                for piece in x.split(BATCH["cpu"] if device.type == "cpu" else len(x)):
+                    out = {"logits": teacher(piece)} if set(paths) == {"logits"} else teacher.features(piece)._asdict()
+                    for part, file in files.items():
+                        file.write(out[part].to(dtype).cpu().numpy().tobytes())
             if time.monotonic() - beaten > 5:
                 claim.beat()
                 beaten = time.monotonic()
