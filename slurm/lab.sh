@@ -8,7 +8,7 @@
 # LAB_NODES=2  LAB_GPUS=4 (of each node; pretended)  LAB_DB=1 (0: no accounting)  LAB_MAX_ARRAY=10001  LAB_PORT=17000 (first of 10 + nodes)
 # LAB_AUTH=munge (none: without munged)
 # Partitions: gpu (default, high priority) and spare (its jobs are preempted by gpu's).
-set -euo pipefail
+set -Eeuo pipefail
 export PATH=$PATH:/usr/sbin:/sbin
 
 usage() { sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 2; }
@@ -134,6 +134,8 @@ EOF
 }
 
 start_all() {
+    # daemons tell their log, not the terminal, why they do not start
+    trap 'echo "lab.sh: line $LINENO failed: $BASH_COMMAND" >&2; tail -n 5 "$dir"/log/* >&2 || true' ERR
     for command in sinfo slurmctld slurmd $([ "$auth" = munge ] && echo munged) $([ "$db" = 1 ] && echo slurmdbd mariadbd); do
         command -v "$command" >/dev/null || fail "$command is not installed; slurm/lab.sh install"
     done
