@@ -88,10 +88,10 @@ def bf16_gain() -> float:
 
 @dataclass(frozen=True)
 class Execution:
-    """device: `cpu` or `cuda[:n]`. precision: `fp32`; `tf32` (GPU: matrix products in TF32); `bf16` (networks under autocast, losses and
-    weights in fp32). threads: of the CPU, 0 leaves torch's own choice. student_threads: those of one student's step; `threads //
-    student_threads` students are stepped at the same time. graphs: on a GPU, whether steps are replayed from CUDA graphs, the students of a
-    pack side by side (benchmark/graphs.py)."""
+    """device: `cpu` or `cuda[:n]`. precision: `fp32`; `tf32` (GPU: matrix products in TF32); `bf16` (networks under autocast, on a CPU the
+    methods' own too; losses and weights in fp32). threads: of the CPU, 0 leaves torch's own choice. student_threads: those of one student's
+    step; `threads // student_threads` students are stepped at the same time. graphs: on a GPU, whether steps are replayed from CUDA graphs, the
+    students of a pack side by side (benchmark/graphs.py)."""
 
     device: str
     precision: str

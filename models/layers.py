@@ -116,11 +116,11 @@ class _Depthwise(torch.autograd.Function):
 
 
 def _window_products(x_BCHW: Tensor, grad_BCHW: Tensor) -> Tensor:
-    """The gradient of the weights, `[C, 1, 3, 3]`, tap by tap."""
-    height, width = x_BCHW.shape[2:]
-    padded = F.pad(x_BCHW, (1, 1, 1, 1))
-    taps = [(padded[:, :, i : i + height, j : j + width] * grad_BCHW).sum((0, 2, 3)) for i in range(3) for j in range(3)]
-    return torch.stack(taps, dim=1).view(-1, 1, 3, 3)
+    """The gradient of a depthwise convolution's weights, `[C, 1, 3, 3]`, tap by tap."""
+    found = x_BCHW.new_zeros(x_BCHW.shape[1], 1, 3, 3)
+    for i, j, to, of in _taps(*x_BCHW.shape[2:]):
+        found[:, 0, i, j] = (x_BCHW[:, :, of[0], of[1]] * grad_BCHW[:, :, to[0], to[1]]).sum((0, 2, 3))
+    return found
 
 
 LARGEST_TAPPED, FEWEST_TAPPED = 4, 128

@@ -20,7 +20,7 @@ from torch import Tensor
 from benchmark.methods._common import match_spatial, pairs_of_stages, with_gradient
 from benchmark.methods.base import Method, MethodConfig, Needs, Step, Terms, param
 
-CACHED = 2**18  # numbers
+CACHED = 2**18  # numbers that the largest products and maps of the images that a CPU handles at once may have
 LEAST = 1e-12  # the least length that a channel is divided by, as in F.normalize
 
 

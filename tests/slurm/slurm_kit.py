@@ -62,34 +62,26 @@ def wait_for(what: str, true: Callable[[], Any], seconds: float = 240) -> Any:
 def cluster_of_nodes(port: int, **options: str) -> Iterator[Path]:
     """A running lab; SLURM_CONF points to it. munge refuses folders that others cannot enter, so it is no `tmp_path`."""
     before = os.environ.get("SLURM_CONF")
-    folder, env, said = _start(port, options)
-    if said:  # seen once in CI: one of the daemons did not start, beside another cluster that did
-        warnings.warn(f"a cluster did not start, and is tried once more:\n{said}", stacklevel=2)
-        _stop(folder, env)
-        folder, env, said = _start(port, options)
-    try:
-        assert not said, said
-        os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
-        yield folder
-    finally:
-        os.environ.pop("SLURM_CONF", None)
-        if before is not None:
-            os.environ["SLURM_CONF"] = before
-        _stop(folder, env)
-
-
-def _start(port: int, options: dict[str, str]) -> tuple[Path, dict[str, str], str]:
-    """(its folder, its environment, what it said if it did not start)."""
-    folder = Path(tempfile.mkdtemp(prefix="slurm-lab-"))
-    folder.chmod(0o755)
-    env = {**os.environ, "LAB_PORT": str(port), **options}
-    done = subprocess.run([ROOT / "slurm/lab.sh", "start", folder], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    return folder, env, "" if done.returncode == 0 else f"exit code {done.returncode}: {done.stdout}"
-
-
-def _stop(folder: Path, env: dict[str, str]) -> None:
-    subprocess.run([ROOT / "slurm/lab.sh", "stop", folder], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    shutil.rmtree(folder, ignore_errors=True)
+    for attempt in (1, 2):
+        folder = Path(tempfile.mkdtemp(prefix="slurm-lab-"))
+        folder.chmod(0o755)
+        env = {**os.environ, "LAB_PORT": str(port), **options}
+        try:
+            done = subprocess.run([ROOT / "slurm/lab.sh", "start", folder], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            if done.returncode == 0:
+                os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
+                yield folder
+                return
+            # seen once in CI: one of the daemons did not start, beside another cluster that did
+            said = f"exit code {done.returncode}: {done.stdout}"
+            assert attempt == 1, said
+            warnings.warn(f"a cluster did not start, and is tried once more:\n{said}", stacklevel=2)
+        finally:
+            subprocess.run([ROOT / "slurm/lab.sh", "stop", folder], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            os.environ.pop("SLURM_CONF", None)
+            if before is not None:
+                os.environ["SLURM_CONF"] = before
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def drill_runs(folder: Path) -> list[Run]:
