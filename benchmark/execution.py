@@ -33,6 +33,7 @@ from torch import nn
 
 import models
 from benchmark.errors import InputError
+from models.layers import NormReLU
 
 PRECISIONS = ("fp32", "tf32", "bf16")
 
@@ -56,7 +57,7 @@ BF16_GAIN = 1.15
 
 @functools.cache
 def bf16_gain() -> float:
-    """How many times faster this CPU trains a few convolutions in bf16 than in fp32; about a second, measured once a process.
+    """How many times faster this CPU trains a few convolutions with their norms in bf16 than in fp32; about a second, measured once a process.
 
     That a processor has the instructions does not decide it: they double the speed of one kind and slow another down (docs/speed.md). Compared
     are the fastest turns of each, on one thread, as other work on the machine weighs least there.
@@ -66,7 +67,7 @@ def bf16_gain() -> float:
         torch.manual_seed(0)
         cases = []
         for channels, side in ((16, 32), (64, 16), (128, 8)):
-            layers = [m for _ in range(2) for m in (nn.Conv2d(channels, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU())]
+            layers = [m for _ in range(2) for m in (nn.Conv2d(channels, channels, 3, padding=1), NormReLU(channels))]
             net = nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             x = torch.randn(16, channels, side, side).contiguous(memory_format=torch.channels_last)
             cases.append((net, x))
@@ -77,7 +78,7 @@ def bf16_gain() -> float:
             for bf16 in best:
                 began = time.perf_counter()
                 for net, x in cases:
-                    with torch.autocast("cpu", torch.bfloat16, enabled=bf16, cache_enabled=False):
+                    with torch.autocast("cpu", torch.bfloat16, enabled=bf16, cache_enabled=False), models.kernels.using(bf16):
                         out = net(x)
                     out.float().square().mean().backward()
                 best[bf16] = min(best[bf16], time.perf_counter() - began)
@@ -116,20 +117,27 @@ class Execution:
         return self.autocast() if self.torch_device.type == "cpu" else contextlib.nullcontext()
 
     @property
+    def kernels(self) -> bool:
+        """Whether batch norms are computed by kernels of our own (models/kernels.py): in bf16 on a CPU, where they can be built."""
+        return self.precision == "bf16" and self.torch_device.type == "cpu" and models.kernels.built().library is not None
+
+    @property
     def casts_at_once(self) -> bool:
         """Whether a student's weights are cast in one go before its pass (benchmark/casts.py): where each small kernel costs."""
         return self.precision == "bf16" and self.torch_device.type == "cuda"
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """Sets threads and matrix-product precision, and puts them back."""
+        """Sets threads, matrix-product precision and the kernels of batch norms, and puts them back."""
         threads, tf32 = torch.get_num_threads(), torch.backends.cuda.matmul.allow_tf32
         conv = torch.backends.cudnn.allow_tf32
+        kernels_too = models.kernels.using(self.kernels)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.precision != "fp32"
         if self.threads:
             torch.set_num_threads(self.threads)
         try:
-            yield
+            with kernels_too:
+                yield
         finally:
             torch.set_num_threads(threads)
             torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32, conv
@@ -160,6 +168,7 @@ class Execution:
             "channels_last": self.channels_last,
             "threads": self.threads or torch.get_num_threads(),
             "student_threads": self.student_threads if self.torch_device.type == "cpu" else None,
+            "kernels": models.kernels.built().name if self.kernels else None,
             "graphs": self.graphs if self.torch_device.type == "cuda" else None,
         }
 

@@ -11,10 +11,9 @@ Detection, TASLP 2017); the sizes are this suite's own, of no paper.
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from models.init import he_fan_out
-from models.layers import BatchNorm2d
+from models.layers import BatchNorm2d, NormReLU
 from models.network import PostActivationNetwork, PreactBlock, global_pool, run_blocks
 
 BANDS = 32
@@ -29,8 +28,8 @@ class BandBlock(PreactBlock):
         self.conv = nn.Conv2d(inputs, outputs, 3, (1, 2), 1, bias=False)
         self.bn = BatchNorm2d(outputs)
 
-    def preact(self, x: Tensor) -> Tensor:
-        out: Tensor = self.bn(self.conv(x))
+    def run(self, x: Tensor, relu: bool) -> Tensor:
+        out: Tensor = self.bn(self.conv(x), None, relu)
         return out
 
 
@@ -47,7 +46,7 @@ class CRNN(PostActivationNetwork):
     def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
-        self.bn1 = BatchNorm2d(width)
+        self.bn1 = NormReLU(width)
         self.stage1 = nn.Sequential(BandBlock(width, width))
         self.stage2 = nn.Sequential(BandBlock(width, 2 * width))
         self.stage3 = nn.Sequential(BandBlock(2 * width, 2 * width))
@@ -56,7 +55,8 @@ class CRNN(PostActivationNetwork):
         he_fan_out(self)
 
     def run_stem(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn1(self.conv1(x)))
+        out: Tensor = self.bn1(self.conv1(x))
+        return out
 
     def run_stage(self, index: int, x: Tensor) -> tuple[Tensor, Tensor]:
         if index < 3:

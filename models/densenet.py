@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers import BatchNorm2d
+from models.layers import BatchNorm2d, NormReLU
 from models.network import PreActivationNetwork, PreStage
 
 GROWTH, BOTTLENECK, STEM = 32, 4, 64
@@ -20,14 +20,13 @@ class DenseLayer(nn.Module):
 
     def __init__(self, inputs: int) -> None:
         super().__init__()
-        self.norm1 = BatchNorm2d(inputs)
+        self.norm1 = NormReLU(inputs)
         self.conv1 = nn.Conv2d(inputs, BOTTLENECK * GROWTH, 1, bias=False)
-        self.norm2 = BatchNorm2d(BOTTLENECK * GROWTH)
+        self.norm2 = NormReLU(BOTTLENECK * GROWTH)
         self.conv2 = nn.Conv2d(BOTTLENECK * GROWTH, GROWTH, 3, 1, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.conv1(F.relu(self.norm1(x), inplace=True))
-        out = self.conv2(F.relu(self.norm2(out), inplace=True))
+        out = self.conv2(self.norm2(self.conv1(self.norm1(x))))
         return torch.cat([x, out], 1)
 
 
@@ -51,7 +50,7 @@ class DenseStage(PreStage):
 
     def forward(self, x: Tensor, opened: Tensor | None = None) -> Tensor:
         if self.norm is not None and self.conv is not None:
-            x = F.avg_pool2d(self.conv(F.relu(self.norm(x) if opened is None else opened)), 2)
+            x = F.avg_pool2d(self.conv(self.norm(x, relu=True) if opened is None else F.relu(opened)), 2)
         x = self.layers(x)
         return x
 
@@ -62,7 +61,7 @@ class DenseNet(PreActivationNetwork):
     def __init__(self, layers: tuple[int, int, int, int], num_classes: int) -> None:
         super().__init__()
         self.conv0 = nn.Conv2d(3, STEM, 3, 1, 1, bias=False)
-        self.norm0 = BatchNorm2d(STEM)
+        self.norm0 = NormReLU(STEM)
         self.stage1 = DenseStage(STEM, layers[0], transition=False)
         self.stage2 = DenseStage(self.stage1.outputs, layers[1], transition=True)
         self.stage3 = DenseStage(self.stage2.outputs, layers[2], transition=True)
@@ -71,7 +70,8 @@ class DenseNet(PreActivationNetwork):
         self.classifier = nn.Linear(self.stage4.outputs, num_classes)
 
     def run_stem(self, x: Tensor) -> Tensor:
-        return F.relu(self.norm0(self.conv0(x)))
+        out: Tensor = self.norm0(self.conv0(x))
+        return out
 
     def stages(self) -> Sequence[PreStage]:
         return self.stage1, self.stage2, self.stage3, self.stage4

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from models import kernels
+
 
 class BatchNorm2d(nn.BatchNorm2d):
     """`nn.BatchNorm2d` with a fixed momentum, which does not count its batches: nothing reads the count where the momentum is not None, and
@@ -23,7 +25,19 @@ class BatchNorm2d(nn.BatchNorm2d):
         super().__init__(channels)
         self.register_buffer("invstd", None, persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, shortcut: Tensor | None = None, relu: bool = False) -> Tensor:
+        """The norm of `[B, C, H, W]`, plus a `shortcut` of the same shape, behind a ReLU if `relu`. In bf16 on a CPU in one go (models/kernels.py)."""
+        if kernels.fits(x, shortcut, self):
+            if self.training:
+                return kernels.train(x, shortcut, self, relu)
+            if not torch.is_grad_enabled():
+                return kernels.evaluate(x, shortcut, self, relu)
+        out = self._norm(x)
+        if shortcut is not None:
+            out = out + shortcut
+        return F.relu(out, inplace=True) if relu else out
+
+    def _norm(self, x: Tensor) -> Tensor:
         if self.invstd is not None and x.is_cuda and not self.training and not (torch.is_grad_enabled() and x.requires_grad):
             mean = self.running_mean
             assert mean is not None
@@ -43,6 +57,13 @@ class BatchNorm2d(nn.BatchNorm2d):
         """For a norm whose statistics will not change any more."""
         assert self.running_var is not None
         self.invstd = torch.rsqrt(self.running_var + self.eps)
+
+
+class NormReLU(BatchNorm2d):
+    """A batch norm with a ReLU behind it, and before that a sum with a shortcut where there is one."""
+
+    def forward(self, x: Tensor, shortcut: Tensor | None = None, relu: bool = True) -> Tensor:
+        return super().forward(x, shortcut, relu)
 
 
 class Pointwise(nn.Conv2d):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from models.init import normal_by_width, small_linear
-from models.layers import BatchNorm2d, Depthwise
+from models.layers import BatchNorm2d, Depthwise, NormReLU
 from models.network import PostActivationNetwork, global_pool
 
 GROUPS = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
@@ -27,18 +26,22 @@ class InvertedResidual(nn.Module):
         self.residual = stride == 1 and inputs == outputs
         self.conv = nn.Sequential(
             nn.Conv2d(inputs, middle, 1, bias=False),
-            BatchNorm2d(middle),
-            nn.ReLU(inplace=True),
+            NormReLU(middle),
+            nn.Identity(),  # numbered as in the papers' files
             Depthwise(middle, stride),
-            BatchNorm2d(middle),
-            nn.ReLU(inplace=True),
+            NormReLU(middle),
+            nn.Identity(),  # numbered as in the papers' files
             nn.Conv2d(middle, outputs, 1, bias=False),
             BatchNorm2d(outputs),
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv(x)
-        return x + out if self.residual else out
+        *layers, norm = self.conv
+        out = x
+        for layer in layers:
+            out = layer(out)
+        out = norm(out, x if self.residual else None)
+        return out
 
 
 class MobileNetV2(PostActivationNetwork):
@@ -49,7 +52,7 @@ class MobileNetV2(PostActivationNetwork):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         channels = int(STEM * WIDTH)
-        self.conv1 = nn.Sequential(nn.Conv2d(3, channels, 3, 2, 1, bias=False), BatchNorm2d(channels))
+        self.conv1 = nn.Sequential(nn.Conv2d(3, channels, 3, 2, 1, bias=False), NormReLU(channels))
         groups: list[nn.Module] = []
         for expansion, full_width, count, first_stride in GROUPS:
             group: list[nn.Module] = []
@@ -59,14 +62,15 @@ class MobileNetV2(PostActivationNetwork):
                 channels = outputs
             groups.append(nn.Sequential(*group))
         self.blocks = nn.Sequential(*groups)
-        self.conv2 = nn.Sequential(nn.Conv2d(channels, LAST, 1, bias=False), BatchNorm2d(LAST))
+        self.conv2 = nn.Sequential(nn.Conv2d(channels, LAST, 1, bias=False), NormReLU(LAST))
         linear = nn.Linear(LAST, num_classes)
         self.classifier = nn.Sequential(linear)
         normal_by_width(self)
         small_linear(linear)
 
     def run_stem(self, x: Tensor) -> Tensor:
-        return F.relu(self.conv1(x))
+        x = self.conv1(x)
+        return x
 
     def run_stage(self, index: int, x: Tensor) -> tuple[Tensor, Tensor]:
         for group in STAGES[index]:
@@ -74,7 +78,7 @@ class MobileNetV2(PostActivationNetwork):
         return x, x
 
     def head_from_last_stage(self, x_last_map: Tensor) -> tuple[Tensor, Tensor]:
-        embedding = global_pool(F.relu(self.conv2(x_last_map), inplace=True))
+        embedding = global_pool(self.conv2(x_last_map))
         return embedding, self.classifier(embedding)
 
     def linear_head(self) -> nn.Linear:

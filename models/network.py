@@ -184,15 +184,15 @@ class PreactBlock(nn.Module, ABC):
     """A block that ends in a ReLU and can hand out the value before it."""
 
     @abstractmethod
-    def preact(self, x: Tensor) -> Tensor:
-        """The block's output before its last ReLU."""
+    def run(self, x: Tensor, relu: bool) -> Tensor:
+        """The block's output before its last ReLU, or with it."""
 
     def activate(self, preact: Tensor) -> Tensor:
         """The block's output from the value before its last ReLU."""
         return F.relu(preact)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.activate(self.preact(x))
+        return self.run(x, True)
 
 
 def run_blocks(blocks: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -201,7 +201,7 @@ def run_blocks(blocks: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     assert isinstance(last, PreactBlock)
     for block in before:
         x = block(x)
-    preact = last.preact(x)
+    preact = last.run(x, False)
     return last.activate(preact), preact
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from models.init import he_fan_out
-from models.layers import BatchNorm2d
+from models.layers import BatchNorm2d, NormReLU
 from models.network import PostActivationNetwork, PreactBlock, global_pool, run_blocks
 
 
@@ -16,17 +15,16 @@ class BasicBlock(PreactBlock):
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = BatchNorm2d(outputs)
+        self.bn1 = NormReLU(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.bn2 = BatchNorm2d(outputs)
         self.downsample: nn.Sequential | None = None
         if stride != 1 or inputs != outputs:
             self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), BatchNorm2d(outputs))
 
-    def preact(self, x: Tensor) -> Tensor:
+    def run(self, x: Tensor, relu: bool) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
-        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        out: Tensor = self.bn2(self.conv2(x)) + shortcut
+        out: Tensor = self.bn2(self.conv2(self.bn1(self.conv1(x))), shortcut, relu)
         return out
 
 
@@ -42,7 +40,7 @@ class ResNet(PostActivationNetwork):
             raise ValueError(f"depth {depth} of a CIFAR resnet; allowed: 6n + 2")
         blocks = (depth - 2) // 6
         self.conv1 = nn.Conv2d(3, widths[0], 3, 1, 1, bias=False)
-        self.bn1 = BatchNorm2d(widths[0])
+        self.bn1 = NormReLU(widths[0])
         self.layer1 = basic_stage(blocks, widths[0], widths[1], 1)
         self.layer2 = basic_stage(blocks, widths[1], widths[2], 2)
         self.layer3 = basic_stage(blocks, widths[2], widths[3], 2)
@@ -50,7 +48,8 @@ class ResNet(PostActivationNetwork):
         he_fan_out(self)
 
     def run_stem(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn1(self.conv1(x)))
+        out: Tensor = self.bn1(self.conv1(x))
+        return out
 
     def run_stage(self, index: int, x: Tensor) -> tuple[Tensor, Tensor]:
         return run_blocks((self.layer1, self.layer2, self.layer3)[index], x)

@@ -7,10 +7,9 @@ PyTorch's default initialisation. Checkpoints in torchvision's spelling are read
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from models.init import he_fan_out
-from models.layers import BatchNorm2d
+from models.layers import BatchNorm2d, NormReLU
 from models.network import PostActivationNetwork, PreactBlock, global_pool, run_blocks
 
 
@@ -26,17 +25,16 @@ class Bottleneck(PreactBlock):
         super().__init__()
         middle, outputs = planes * width // 64 * groups, planes * self.expansion
         self.conv1 = nn.Conv2d(inputs, middle, 1, bias=False)
-        self.bn1 = BatchNorm2d(middle)
+        self.bn1 = NormReLU(middle)
         self.conv2 = nn.Conv2d(middle, middle, 3, stride, 1, groups=groups, bias=False)
-        self.bn2 = BatchNorm2d(middle)
+        self.bn2 = NormReLU(middle)
         self.conv3 = nn.Conv2d(middle, outputs, 1, bias=False)
         self.bn3 = BatchNorm2d(outputs)
         self.shortcut = _shortcut(inputs, outputs, stride)
 
-    def preact(self, x: Tensor) -> Tensor:
-        out: Tensor = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        out = F.relu(self.bn2(self.conv2(out)), inplace=True)
-        out = self.bn3(self.conv3(out)) + self.shortcut(x)
+    def run(self, x: Tensor, relu: bool) -> Tensor:
+        out = self.bn2(self.conv2(self.bn1(self.conv1(x))))
+        out = self.bn3(self.conv3(out), self.shortcut(x), relu)
         return out
 
 
@@ -48,14 +46,13 @@ class BasicBlock(PreactBlock):
     def __init__(self, inputs: int, planes: int, stride: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, planes, 3, stride, 1, bias=False)
-        self.bn1 = BatchNorm2d(planes)
+        self.bn1 = NormReLU(planes)
         self.conv2 = nn.Conv2d(planes, planes, 3, 1, 1, bias=False)
         self.bn2 = BatchNorm2d(planes)
         self.shortcut = _shortcut(inputs, planes, stride)
 
-    def preact(self, x: Tensor) -> Tensor:
-        out: Tensor = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        out = self.bn2(self.conv2(out)) + self.shortcut(x)
+    def run(self, x: Tensor, relu: bool) -> Tensor:
+        out: Tensor = self.bn2(self.conv2(self.bn1(self.conv1(x))), self.shortcut(x), relu)
         return out
 
 
@@ -86,7 +83,7 @@ class DeepResNet(PostActivationNetwork):
     ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
-        self.bn1 = BatchNorm2d(64)
+        self.bn1 = NormReLU(64)
         channels = 64
         stages: list[nn.Sequential] = []
         for planes, count, first_stride in zip((64, 128, 256, 512), blocks, (1, 2, 2, 2), strict=True):
@@ -104,7 +101,8 @@ class DeepResNet(PostActivationNetwork):
             he_fan_out(self)
 
     def run_stem(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn1(self.conv1(x)))
+        out: Tensor = self.bn1(self.conv1(x))
+        return out
 
     def run_stage(self, index: int, x: Tensor) -> tuple[Tensor, Tensor]:
         return run_blocks((self.layer1, self.layer2, self.layer3, self.layer4)[index], x)

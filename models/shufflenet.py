@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers import BatchNorm2d, Depthwise, Pointwise, join
+from models.layers import BatchNorm2d, Depthwise, NormReLU, Pointwise, join
 from models.network import PostActivationNetwork, PreactBlock, global_pool, run_blocks
 
 STEM = 24
@@ -35,19 +35,22 @@ class V1Block(PreactBlock):
         own = outputs - inputs if stride == 2 else outputs
         middle = own // 4
         self.conv1 = Pointwise(inputs, middle, first_groups)
-        self.bn1 = BatchNorm2d(middle)
+        self.bn1 = NormReLU(middle)
         self.conv2 = Depthwise(middle, stride)
-        self.bn2 = BatchNorm2d(middle)
+        self.bn2 = NormReLU(middle)
         self.conv3 = Pointwise(middle, own, 3)
         self.bn3 = BatchNorm2d(own)
 
-    def preact(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+    def run(self, x: Tensor, relu: bool) -> Tensor:
+        out = self.bn1(self.conv1(x))
         if self.groups > 1:
             out = shuffle(out, self.groups)
-        out = F.relu(self.bn2(self.conv2(out)), inplace=True)
-        out = self.bn3(self.conv3(out))
-        return join(out, F.avg_pool2d(x, 3, 2, 1)) if self.stride == 2 else out + x
+        out = self.conv3(self.bn2(self.conv2(out)))
+        if self.stride == 1:
+            out = self.bn3(out, x, relu)
+            return out
+        # the pooled input is behind a ReLU already
+        return join(self.bn3(out, None, relu), F.avg_pool2d(x, 3, 2, 1))
 
 
 class V2Basic(PreactBlock):
@@ -57,21 +60,23 @@ class V2Basic(PreactBlock):
         super().__init__()
         half = channels // 2
         self.conv1 = Pointwise(half, half)
-        self.bn1 = BatchNorm2d(half)
+        self.bn1 = NormReLU(half)
         self.conv2 = Depthwise(half)
         self.bn2 = BatchNorm2d(half)
         self.conv3 = Pointwise(half, half)
         self.bn3 = BatchNorm2d(half)
 
-    def preact(self, x: Tensor) -> Tensor:
+    def run(self, x: Tensor, relu: bool) -> Tensor:
         passing, out = x.chunk(2, 1)
-        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(out)), inplace=True)))
-        out = self.bn3(self.conv3(out))
-        return join(passing, out)
+        out = self.bn2(self.conv2(self.bn1(self.conv1(out))))
+        # The passing half has been through a ReLU already; a second one changes neither its value nor its gradient.
+        return join(passing, self.bn3(self.conv3(out), None, relu))
 
     def activate(self, preact: Tensor) -> Tensor:
-        # The passing half has been through a ReLU already; a second one changes neither its value nor its gradient.
         return shuffle(F.relu(preact), 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return shuffle(self.run(x, True), 2)
 
 
 class V2Down(PreactBlock):
@@ -85,20 +90,22 @@ class V2Down(PreactBlock):
         self.conv2 = Pointwise(inputs, half)
         self.bn2 = BatchNorm2d(half)
         self.conv3 = Pointwise(inputs, half)
-        self.bn3 = BatchNorm2d(half)
+        self.bn3 = NormReLU(half)
         self.conv4 = Depthwise(half, 2)
         self.bn4 = BatchNorm2d(half)
         self.conv5 = Pointwise(half, half)
         self.bn5 = BatchNorm2d(half)
 
-    def preact(self, x: Tensor) -> Tensor:
-        left = self.bn2(self.conv2(self.bn1(self.conv1(x))))
-        right = self.bn4(self.conv4(F.relu(self.bn3(self.conv3(x)), inplace=True)))
-        right = self.bn5(self.conv5(right))
-        return join(left, right)
+    def run(self, x: Tensor, relu: bool) -> Tensor:
+        left = self.bn2(self.conv2(self.bn1(self.conv1(x))), None, relu)
+        right = self.bn4(self.conv4(self.bn3(self.conv3(x))))
+        return join(left, self.bn5(self.conv5(right), None, relu))
 
     def activate(self, preact: Tensor) -> Tensor:
         return shuffle(F.relu(preact), 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return shuffle(self.run(x, True), 2)
 
 
 class ShuffleNet(PostActivationNetwork):
@@ -110,7 +117,7 @@ class ShuffleNet(PostActivationNetwork):
     def __init__(self, widths: tuple[int, int, int], embedding: int, num_classes: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, STEM, 1, bias=False)
-        self.bn1 = BatchNorm2d(STEM)
+        self.bn1 = NormReLU(STEM)
         inputs = (STEM, *widths[:-1])
         stages = [self.stage(*shape) for shape in zip(inputs, widths, (4, 8, 4), strict=True)]
         self.layer1, self.layer2, self.layer3 = stages
@@ -122,7 +129,8 @@ class ShuffleNet(PostActivationNetwork):
         """A stage of `blocks` blocks."""
 
     def run_stem(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn1(self.conv1(x)))
+        out: Tensor = self.bn1(self.conv1(x))
+        return out
 
     def run_stage(self, index: int, x: Tensor) -> tuple[Tensor, Tensor]:
         return run_blocks((self.layer1, self.layer2, self.layer3)[index], x)
@@ -156,12 +164,12 @@ class ShuffleV2(ShuffleNet):
     def __init__(self, num_classes: int) -> None:
         super().__init__((116, 232, 464), 1024, num_classes)
         self.conv2 = nn.Conv2d(464, 1024, 1, bias=False)
-        self.bn2 = BatchNorm2d(1024)
+        self.bn2 = NormReLU(1024)
 
     @staticmethod
     def stage(inputs: int, outputs: int, blocks: int) -> nn.Sequential:
         return nn.Sequential(V2Down(inputs, outputs), *[V2Basic(outputs) for _ in range(blocks - 1)])
 
     def head_from_last_stage(self, x_last_map: Tensor) -> tuple[Tensor, Tensor]:
-        embedding = global_pool(F.relu(self.bn2(self.conv2(x_last_map)), inplace=True))
+        embedding = global_pool(self.bn2(self.conv2(x_last_map)))
         return embedding, self.linear(embedding)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.init import normal_by_width
-from models.layers import BatchNorm2d
+from models.layers import BatchNorm2d, NormReLU
 from models.network import PreActivationNetwork, PreStage
 
 
@@ -19,14 +19,14 @@ class WideBlock(nn.Module):
         super().__init__()
         self.bn1 = BatchNorm2d(inputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn2 = BatchNorm2d(outputs)
+        self.bn2 = NormReLU(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.convShortcut = None if inputs == outputs else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
 
     def forward(self, x: Tensor, opened: Tensor | None = None) -> Tensor:
         """The raw sum. opened: `bn1(x)` where the caller has it."""
-        active = F.relu(self.bn1(x) if opened is None else opened)
-        out: Tensor = self.conv2(F.relu(self.bn2(self.conv1(active)), inplace=True))
+        active = self.bn1(x, relu=True) if opened is None else F.relu(opened)
+        out: Tensor = self.conv2(self.bn2(self.conv1(active)))
         return out + (x if self.convShortcut is None else self.convShortcut(active))
 
 

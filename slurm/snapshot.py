@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmark.execution import git_state
 
 ROOMS = ("benchmark", "models", "results", "slurm", "tables")
-SUFFIXES = (".py", ".toml", ".json", ".csv")
+SUFFIXES = (".py", ".c", ".toml", ".json", ".csv")
 LEFT_OUT = ("__pycache__", "runs", "reference", "out")
 OWN = "own-methods"
 ROOT = Path(__file__).resolve().parent.parent

@@ -1,0 +1,347 @@
+/* Batch norm of bfloat16 maps in channels_last, with the sum with a shortcut and the ReLU after it in the same passes over memory.
+ *
+ * A map is N rows of C numbers (N = batch x height x width). PyTorch reads and writes a map 14 times for norm and ReLU, forward and backward, and its
+ * loops over few channels do not fill a vector; here it is 8 times. Sums are taken in float32 within a chunk of fixed size and in double over the chunks
+ * in their order, so the number of threads changes no bit. models/kernels.py builds and calls it.
+ *
+ * Whole tiles of 64 numbers: G rows make a period P = G C, a multiple of 64; what belongs to a channel is repeated G times, and rows that are left over
+ * at the end are done one number at a time.
+ */
+#include <math.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#ifdef __AVX512BW__
+#include <immintrin.h>
+#endif
+
+#define LANES 16
+#define VECTORS 4             /* of a tile, whose sums stay in registers */
+#define TILE (LANES * VECTORS)
+#define CHUNK 16384           /* numbers: two or three maps' chunks stay near the core */
+#define LEAST_PERIODS 32      /* of a chunk: else its sums cost more than its numbers */
+#define LEAST_SHARE 65536     /* numbers for which a thread is worth its start */
+#define MOST_THREADS 256
+#define INLINE static inline __attribute__((always_inline))
+
+typedef uint16_t bf16;
+typedef float vf __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef uint32_t vu __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef uint16_t vh __attribute__((vector_size(2 * LANES), aligned(2)));
+
+INLINE vf widen(const bf16 *p) {
+#ifdef __AVX512BW__ /* in one instruction what GCC 12 makes five of */
+    return (vf)_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
+#else
+    vh half;
+    memcpy(&half, p, sizeof half);
+    return (vf)(__builtin_convertvector(half, vu) << 16);
+#endif
+}
+
+/* To the nearest, ties to even; a NaN stays one. */
+INLINE void narrow(bf16 *p, vf v) {
+#ifdef __AVX512BF16__
+    _mm256_storeu_si256((__m256i *)p, (__m256i)_mm512_cvtneps_pbh((__m512)v));
+#else
+    vu bits = (vu)v, nan = (vu)(v != v);
+    vu rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    vh half = __builtin_convertvector((nan & 0x7fc0) | (~nan & rounded), vh);
+    memcpy(p, &half, sizeof half);
+#endif
+}
+
+INLINE float widen1(bf16 h) {
+    uint32_t bits = (uint32_t)h << 16;
+    float v;
+    memcpy(&v, &bits, 4);
+    return v;
+}
+
+INLINE bf16 narrow1(float v) {
+    uint32_t bits;
+    memcpy(&bits, &v, 4);
+    return v != v ? 0x7fc0 : (bf16)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+/* PyTorch's ReLU and its gradient: NaN passes. */
+INLINE vf positive(vf v) { return (vf)((vu)v & ~(vu)(v < 0)); }
+INLINE vf where_positive(vf g, vf y) { return (vf)((vu)g & ~(vu)(y <= 0)); }
+INLINE float positive1(float v) { return v < 0 ? 0 : v; }
+INLINE float where_positive1(float g, float y) { return y <= 0 ? 0 : g; }
+
+INLINE vf at(const float *p) {
+    vf v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+typedef struct {
+    const bf16 *x, *shortcut, *grad, *y;
+    bf16 *out, *masked;
+    const float *a, *b, *c; /* of each channel, repeated over a period */
+    float *sums;            /* of each chunk: C sums, then C products */
+    int64_t rows, channels, period, chunks, chunk_rows;
+    int relu;
+} Maps;
+
+static void period_of(Maps *m, int64_t rows, int64_t channels) {
+    int64_t group = 1;
+    while (group * channels % TILE) group++;
+    int64_t periods = CHUNK / (group * channels), least = LEAST_PERIODS;
+    m->rows = rows, m->channels = channels, m->period = group * channels;
+    m->chunk_rows = (periods > least ? periods : least) * group;
+    m->chunks = (rows + m->chunk_rows - 1) / m->chunk_rows;
+}
+
+static void repeat(float *to, const float *from, const Maps *m) {
+    for (int64_t at = 0; at < m->period; at += m->channels) memcpy(to + at, from, 4 * m->channels);
+}
+
+/* Chunks side by side -------------------------------------------------------------------------------------------- */
+
+typedef void (*Work)(const Maps *, int64_t chunk, int64_t from, int64_t to, int64_t vector_to, float *scratch);
+typedef struct {
+    const Maps *maps;
+    Work work;
+    int64_t from, to;
+    int failed;
+} Share;
+
+static void *run_share(void *given) {
+    Share *share = given;
+    const Maps *m = share->maps;
+    float *scratch = malloc(8 * m->period);
+    if (!scratch) {
+        share->failed = 1;
+        return NULL;
+    }
+    for (int64_t chunk = share->from; chunk < share->to; chunk++) {
+        int64_t from = chunk * m->chunk_rows * m->channels, to = from + m->chunk_rows * m->channels;
+        if (to > m->rows * m->channels) to = m->rows * m->channels;
+        share->work(m, chunk, from, to, from + (to - from) / m->period * m->period, scratch);
+    }
+    free(scratch);
+    return NULL;
+}
+
+static int over_chunks(const Maps *m, Work work, int threads) {
+    int64_t most = m->rows * m->channels / LEAST_SHARE;
+    int count = threads < most ? threads : most ? (int)most : 1;
+    if (count > MOST_THREADS) count = MOST_THREADS;
+    Share shares[MOST_THREADS];
+    pthread_t ids[MOST_THREADS];
+    int started[MOST_THREADS], failed = 0;
+    for (int i = 0; i < count; i++) {
+        shares[i] = (Share){m, work, m->chunks * i / count, m->chunks * (i + 1) / count, 0};
+        started[i] = i && !pthread_create(&ids[i], NULL, run_share, &shares[i]);
+    }
+    for (int i = 0; i < count; i++) {
+        if (started[i]) pthread_join(ids[i], NULL);
+        else run_share(&shares[i]);
+        failed |= shares[i].failed;
+    }
+    return failed;
+}
+
+/* The passes: each once for every combination of what it need not do ------------------------------------------------ */
+
+static void fold(const Maps *m, int64_t chunk, const float *first, const float *second) {
+    float *sums = m->sums + 2 * chunk * m->channels;
+    memset(sums, 0, 8 * m->channels);
+    for (int64_t at = 0; at < m->period; at += m->channels)
+        for (int64_t c = 0; c < m->channels; c++) sums[c] += first[at + c], sums[m->channels + c] += second[at + c];
+}
+
+/* Sums of x - b and of its square, b being near the mean so that little cancels. */
+static void moments(const Maps *m, int64_t chunk, int64_t from, int64_t to, int64_t vector_to, float *first) {
+    const bf16 *restrict x = m->x;
+    const float *restrict b = m->b;
+    const int64_t period = m->period;
+    float *second = first + period;
+    for (int64_t i = 0; i < period; i += TILE) {
+        vf one[VECTORS] = {0}, two[VECTORS] = {0};
+        for (int64_t j = from + i; j < vector_to; j += period)
+            for (int k = 0; k < VECTORS; k++) {
+                vf v = widen(x + j + k * LANES) - at(b + i + k * LANES);
+                one[k] += v, two[k] += v * v;
+            }
+        memcpy(first + i, one, sizeof one);
+        memcpy(second + i, two, sizeof two);
+    }
+    for (int64_t j = vector_to; j < to; j++) {
+        float v = widen1(x[j]) - b[j - vector_to];
+        first[j - vector_to] += v, second[j - vector_to] += v * v;
+    }
+    fold(m, chunk, first, second);
+}
+
+/* out = relu(a x + b + shortcut) */
+INLINE void apply(const Maps *m, int64_t from, int64_t to, int64_t vector_to, int sum, int relu) {
+    const bf16 *restrict x = m->x, *restrict shortcut = m->shortcut;
+    const float *restrict a = m->a, *restrict b = m->b;
+    bf16 *restrict out = m->out;
+    const int64_t period = m->period;
+    for (int64_t base = from; base < vector_to; base += period)
+        for (int64_t i = 0; i < period; i += LANES) {
+            vf v = widen(x + base + i) * at(a + i) + at(b + i);
+            if (sum) v += widen(shortcut + base + i);
+            narrow(out + base + i, relu ? positive(v) : v);
+        }
+    for (int64_t j = vector_to; j < to; j++) {
+        float v = widen1(x[j]) * a[j - vector_to] + b[j - vector_to];
+        if (sum) v += widen1(shortcut[j]);
+        out[j] = narrow1(relu ? positive1(v) : v);
+    }
+}
+
+/* Sums of the gradient g behind the ReLU and of g (x - b); g itself too where `masked` asks for it. */
+INLINE void gradient_sums(const Maps *m, int64_t chunk, int64_t from, int64_t to, int64_t vector_to, float *first, int relu, int keep) {
+    const bf16 *restrict x = m->x, *restrict grad = m->grad, *restrict y = m->y;
+    const float *restrict b = m->b;
+    bf16 *restrict masked = m->masked;
+    const int64_t period = m->period;
+    float *second = first + period;
+    for (int64_t i = 0; i < period; i += TILE) {
+        vf one[VECTORS] = {0}, two[VECTORS] = {0};
+        for (int64_t j = from + i; j < vector_to; j += period)
+            for (int k = 0; k < VECTORS; k++) {
+                vf g = widen(grad + j + k * LANES);
+                if (relu) g = where_positive(g, widen(y + j + k * LANES));
+                if (keep) narrow(masked + j + k * LANES, g);
+                one[k] += g, two[k] += g * (widen(x + j + k * LANES) - at(b + i + k * LANES));
+            }
+        memcpy(first + i, one, sizeof one);
+        memcpy(second + i, two, sizeof two);
+    }
+    for (int64_t j = vector_to; j < to; j++) {
+        float g = widen1(grad[j]);
+        if (relu) g = where_positive1(g, widen1(y[j]));
+        if (keep) masked[j] = narrow1(g);
+        first[j - vector_to] += g, second[j - vector_to] += g * (widen1(x[j]) - b[j - vector_to]);
+    }
+    fold(m, chunk, first, second);
+}
+
+/* out = a g + b x + c */
+INLINE void input_gradient(const Maps *m, int64_t from, int64_t to, int64_t vector_to, int relu) {
+    const bf16 *restrict x = m->x, *restrict grad = m->grad, *restrict y = m->y;
+    const float *restrict a = m->a, *restrict b = m->b, *restrict c = m->c;
+    bf16 *restrict out = m->out;
+    const int64_t period = m->period;
+    for (int64_t base = from; base < vector_to; base += period)
+        for (int64_t i = 0; i < period; i += LANES) {
+            vf g = widen(grad + base + i);
+            if (relu) g = where_positive(g, widen(y + base + i));
+            narrow(out + base + i, g * at(a + i) + (widen(x + base + i) * at(b + i) + at(c + i)));
+        }
+    for (int64_t j = vector_to; j < to; j++) {
+        float g = widen1(grad[j]);
+        if (relu) g = where_positive1(g, widen1(y[j]));
+        out[j] = narrow1(g * a[j - vector_to] + (widen1(x[j]) * b[j - vector_to] + c[j - vector_to]));
+    }
+}
+
+static void applied(const Maps *m, int64_t chunk, int64_t from, int64_t to, int64_t vector_to, float *scratch) {
+    (void)chunk, (void)scratch;
+    if (m->shortcut) {
+        if (m->relu) apply(m, from, to, vector_to, 1, 1);
+        else apply(m, from, to, vector_to, 1, 0);
+    } else if (m->relu) apply(m, from, to, vector_to, 0, 1);
+    else apply(m, from, to, vector_to, 0, 0);
+}
+
+static void summed(const Maps *m, int64_t chunk, int64_t from, int64_t to, int64_t vector_to, float *scratch) {
+    if (!m->relu) gradient_sums(m, chunk, from, to, vector_to, scratch, 0, 0);
+    else if (m->masked) gradient_sums(m, chunk, from, to, vector_to, scratch, 1, 1);
+    else gradient_sums(m, chunk, from, to, vector_to, scratch, 1, 0);
+}
+
+static void returned(const Maps *m, int64_t chunk, int64_t from, int64_t to, int64_t vector_to, float *scratch) {
+    (void)chunk, (void)scratch;
+    if (m->relu) input_gradient(m, from, to, vector_to, 1);
+    else input_gradient(m, from, to, vector_to, 0);
+}
+
+static void total(const Maps *m, double *sums) {
+    memset(sums, 0, 16 * m->channels);
+    for (int64_t chunk = 0; chunk < m->chunks; chunk++)
+        for (int64_t i = 0; i < 2 * m->channels; i++) sums[i] += m->sums[2 * chunk * m->channels + i];
+}
+
+/* What Python calls; 0, or 1 where memory is short ---------------------------------------------------------------- */
+
+/* Training: batch statistics, which move the running ones. mean, invstd: kept for the gradient. shortcut may be NULL. */
+int norm_train(const bf16 *x, const bf16 *shortcut, bf16 *out, const float *weight, const float *bias, float *running_mean, float *running_var,
+               float *mean, float *invstd, double momentum, double eps, int64_t rows, int64_t channels, int relu, int threads) {
+    Maps m = {.x = x, .shortcut = shortcut, .out = out, .relu = relu};
+    period_of(&m, rows, channels);
+    double *sums = malloc(16 * channels + 4 * (2 * m.period + 2 * channels + 2 * m.chunks * channels));
+    if (!sums) return 1;
+    float *a = (float *)(sums + 2 * channels), *b = a + m.period, *near = b + m.period, *slope = near + channels;
+    m.a = a, m.b = b, m.sums = slope + channels;
+    for (int64_t c = 0; c < channels; c++) near[c] = widen1(x[c]);
+    repeat(b, near, &m);
+    int failed = over_chunks(&m, moments, threads);
+    total(&m, sums);
+    for (int64_t c = 0; c < channels; c++) {
+        double off = sums[c] / rows, var = sums[channels + c] / rows - off * off;
+        if (var < 0) var = 0;
+        mean[c] = (float)(near[c] + off), invstd[c] = (float)(1 / sqrt(var + eps));
+        running_mean[c] += (float)(momentum * (near[c] + off - running_mean[c]));
+        running_var[c] += (float)(momentum * (var * rows / (rows - 1) - running_var[c]));
+        slope[c] = weight[c] * invstd[c], near[c] = bias[c] - mean[c] * slope[c];
+    }
+    repeat(a, slope, &m), repeat(b, near, &m);
+    failed |= over_chunks(&m, applied, threads);
+    free(sums);
+    return failed;
+}
+
+/* Evaluation: running statistics. */
+int norm_eval(const bf16 *x, const bf16 *shortcut, bf16 *out, const float *weight, const float *bias, const float *running_mean,
+              const float *running_var, double eps, int64_t rows, int64_t channels, int relu, int threads) {
+    Maps m = {.x = x, .shortcut = shortcut, .out = out, .relu = relu};
+    period_of(&m, rows, channels);
+    float *room = malloc(4 * (2 * m.period + 2 * channels));
+    if (!room) return 1;
+    float *a = room, *b = a + m.period, *slope = b + m.period, *offset = slope + channels;
+    m.a = a, m.b = b;
+    for (int64_t c = 0; c < channels; c++) {
+        slope[c] = (float)(weight[c] / sqrt(running_var[c] + eps));
+        offset[c] = bias[c] - running_mean[c] * slope[c];
+    }
+    repeat(a, slope, &m), repeat(b, offset, &m);
+    int failed = over_chunks(&m, applied, threads);
+    free(room);
+    return failed;
+}
+
+/* The gradients of norm_train: of x, of the shortcut behind a ReLU (masked; NULL without a ReLU or a shortcut), of weight and
+ * bias. y: what norm_train gave, read with relu alone. */
+int norm_backward(const bf16 *grad, const bf16 *x, const bf16 *y, const float *weight, const float *mean, const float *invstd, bf16 *of_x,
+                  bf16 *masked, float *of_weight, float *of_bias, int64_t rows, int64_t channels, int relu, int threads) {
+    Maps m = {.x = x, .grad = grad, .y = y, .out = of_x, .masked = masked, .relu = relu};
+    period_of(&m, rows, channels);
+    double *sums = malloc(16 * channels + 4 * (3 * m.period + 3 * channels + 2 * m.chunks * channels));
+    if (!sums) return 1;
+    float *a = (float *)(sums + 2 * channels), *b = a + m.period, *c_ = b + m.period, *of_g = c_ + m.period, *of_map = of_g + channels, *constant = of_map + channels;
+    m.a = a, m.b = b, m.c = c_, m.sums = constant + channels;
+    repeat(b, mean, &m);
+    int failed = over_chunks(&m, summed, threads);
+    total(&m, sums);
+    for (int64_t c = 0; c < channels; c++) {
+        double sum = sums[c], along = sums[channels + c] * invstd[c];
+        of_bias[c] = (float)sum, of_weight[c] = (float)along;
+        /* w invstd (g - sum / N - xhat along / N), xhat = (x - mean) invstd */
+        of_g[c] = weight[c] * invstd[c];
+        of_map[c] = (float)(-of_g[c] * invstd[c] * along / rows);
+        constant[c] = (float)(-of_g[c] * sum / rows - (double)of_map[c] * mean[c]);
+    }
+    repeat(a, of_g, &m), repeat(b, of_map, &m), repeat(c_, constant, &m);
+    if (masked) m.grad = masked, m.relu = 0;
+    failed |= over_chunks(&m, returned, threads);
+    free(sums);
+    return failed;
+}
