@@ -266,7 +266,7 @@ class Item:
             if needs.student == {"logits"}:
                 empty: Any = None
                 return Features(empty, (), (), empty, student(x).float())
-            return select(student.features(x), needs.student)
+            return select(student.features(x, preacts="preacts" in needs.student), needs.student)
 
         with self.execution.autocast():
             out = casts.called(student, run) if self.execution.casts_at_once else run()

@@ -159,7 +159,7 @@ class Lockstep:
             if parts == {"logits"}:
                 empty: Any = None
                 return Features(empty, (), (), empty, self.teacher(x).float())
-            return select(self.teacher.features(x), parts)
+            return select(self.teacher.features(x, preacts="preacts" in parts), parts)
 
 
 def lanes(execution: Execution) -> ThreadPoolExecutor | None:

@@ -208,7 +208,7 @@ def _build(
             with execution.autocast():
                 x = NORMAL.make(raw, every, every)
                 for piece in x.split(BATCH["cpu"] if device.type == "cpu" else len(x)):
-                    out = {"logits": teacher(piece)} if set(paths) == {"logits"} else teacher.features(piece)._asdict()
+                    out = {"logits": teacher(piece)} if set(paths) == {"logits"} else teacher.features(piece, preacts=False)._asdict()
                     for part, file in files.items():
                         file.write(out[part].to(dtype).cpu().numpy().tobytes())
             if time.monotonic() - beaten > 5:

@@ -58,13 +58,13 @@ class CRNN(PostActivationNetwork):
         out: Tensor = self.bn1(self.conv1(x))
         return out
 
-    def run_stage(self, index: int, x: Tensor) -> tuple[Tensor, Tensor]:
+    def run_stage(self, index: int, x: Tensor, keep: bool = False) -> tuple[Tensor, Tensor | None]:
         if index < 3:
-            return run_blocks((self.stage1, self.stage2, self.stage3)[index], x)
+            return run_blocks((self.stage1, self.stage2, self.stage3)[index], x, keep)
         frames = self.rnn(x.permute(0, 2, 1, 3).flatten(2))[0]
         # PyTorch hands out frames of all clips in turn; clip by clip, the map is in channels_last like those before it
         out = frames.contiguous().transpose(1, 2).unsqueeze(3)
-        return out, out
+        return out, out if keep else None
 
     def head_from_last_stage(self, x_last_map: Tensor) -> tuple[Tensor, Tensor]:
         embedding = global_pool(x_last_map)

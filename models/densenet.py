@@ -44,7 +44,7 @@ class DenseStage(PreStage):
         self.layers = nn.Sequential(*[DenseLayer(inputs + GROWTH * done) for done in range(layers)])
         self.outputs = inputs + GROWTH * layers
 
-    def opening(self) -> nn.Module:
+    def opening(self) -> BatchNorm2d:
         assert self.norm is not None, "the first stage opens with the stem's map"
         return self.norm
 
@@ -76,7 +76,7 @@ class DenseNet(PreActivationNetwork):
     def stages(self) -> Sequence[PreStage]:
         return self.stage1, self.stage2, self.stage3, self.stage4
 
-    def final_norm(self) -> nn.Module:
+    def final_norm(self) -> BatchNorm2d:
         return self.norm5
 
     def linear_head(self) -> nn.Linear:

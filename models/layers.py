@@ -26,7 +26,7 @@ class BatchNorm2d(nn.BatchNorm2d):
         self.register_buffer("invstd", None, persistent=False)
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None, relu: bool = False) -> Tensor:
-        """The norm of `[B, C, H, W]`, plus a `shortcut` of the same shape, behind a ReLU if `relu`. In bf16 on a CPU in one go (models/kernels.py)."""
+        """The norm of `[B, C, H, W]`, plus a `shortcut` of the same shape, behind a ReLU if `relu`; on a CPU bf16 in one go (models/kernels.py)."""
         if kernels.fits(x, shortcut, self):
             if self.training:
                 return kernels.train(x, shortcut, self, relu)

@@ -72,10 +72,10 @@ class MobileNetV2(PostActivationNetwork):
         x = self.conv1(x)
         return x
 
-    def run_stage(self, index: int, x: Tensor) -> tuple[Tensor, Tensor]:
+    def run_stage(self, index: int, x: Tensor, keep: bool = False) -> tuple[Tensor, Tensor | None]:
         for group in STAGES[index]:
             x = self.blocks[group](x)
-        return x, x
+        return x, x if keep else None
 
     def head_from_last_stage(self, x_last_map: Tensor) -> tuple[Tensor, Tensor]:
         embedding = global_pool(self.conv2(x_last_map))

@@ -16,6 +16,8 @@ from typing import ClassVar, NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.layers import BatchNorm2d
+
 
 class Features(NamedTuple):
     """All that a pass hands out, for a batch of B images.
@@ -72,8 +74,9 @@ class Network(nn.Module, ABC):
     """The name that `models.build` knows it by."""
 
     @abstractmethod
-    def features(self, x: Tensor) -> Features:
-        """One pass with everything kept; `features(x).logits` equals `forward(x)`."""
+    def features(self, x: Tensor, preacts: bool = True) -> Features:
+        """One pass with everything kept; `features(x).logits` equals `forward(x)`. Without `preacts`, that field is `()`: a norm and its ReLU
+        need not be two operations then."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -107,18 +110,19 @@ class PostActivationNetwork(Network):
         """The stem's map from images."""
 
     @abstractmethod
-    def run_stage(self, index: int, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(map, pre-activation) of stage `index` from the map before it."""
+    def run_stage(self, index: int, x: Tensor, keep: bool = False) -> tuple[Tensor, Tensor | None]:
+        """(map, pre-activation) of stage `index` from the map before it; the latter is None unless `keep`."""
 
-    def features(self, x: Tensor) -> Features:
+    def features(self, x: Tensor, preacts: bool = True) -> Features:
         stem = x = self.run_stem(x)
         stages: list[Tensor] = []
-        preacts: list[Tensor] = []
+        kept: list[Tensor] = []
         for index in range(self.num_stages):
-            x, preact = self.run_stage(index, x)
+            x, preact = self.run_stage(index, x, preacts)
             stages.append(x)
-            preacts.append(preact)
-        return Features(stem, tuple(stages), tuple(preacts), *self.head_from_last_stage(x))
+            if preact is not None:
+                kept.append(preact)
+        return Features(stem, tuple(stages), tuple(kept), *self.head_from_last_stage(x))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.run_stem(x)
@@ -131,7 +135,7 @@ class PreStage(nn.Module, ABC):
     """A stage that opens with a batch norm, whose value is the pre-activation of the stage before it."""
 
     @abstractmethod
-    def opening(self) -> nn.Module:
+    def opening(self) -> BatchNorm2d:
         """That batch norm."""
 
     @abstractmethod
@@ -151,20 +155,22 @@ class PreActivationNetwork(Network):
         """The stages in order."""
 
     @abstractmethod
-    def final_norm(self) -> nn.Module:
+    def final_norm(self) -> BatchNorm2d:
         """The batch norm after the last stage."""
 
-    def features(self, x: Tensor) -> Features:
+    def features(self, x: Tensor, preacts: bool = True) -> Features:
         stem = x = self.run_stem(x)
         stages = self.stages()
         following = [*(stage.opening() for stage in stages[1:]), self.final_norm()]
         maps: list[Tensor] = []
-        preacts: list[Tensor] = []
+        kept: list[Tensor] = []
         for stage, norm in zip(stages, following, strict=True):
-            x = stage(x, preacts[-1] if preacts else None)
+            x = stage(x, kept[-1] if kept else None)
             maps.append(x)
-            preacts.append(norm(x))
-        return Features(stem, tuple(maps), tuple(preacts), *self._classify(preacts[-1]))
+            if preacts:
+                kept.append(norm(x))
+        head = self._classify(F.relu(kept[-1])) if kept else self.head_from_last_stage(x)
+        return Features(stem, tuple(maps), tuple(kept), *head)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.run_stem(x)
@@ -173,10 +179,10 @@ class PreActivationNetwork(Network):
         return self.head_from_last_stage(x)[1]
 
     def head_from_last_stage(self, x_last_map: Tensor) -> tuple[Tensor, Tensor]:
-        return self._classify(self.final_norm()(x_last_map))
+        return self._classify(self.final_norm()(x_last_map, relu=True))
 
-    def _classify(self, preact: Tensor) -> tuple[Tensor, Tensor]:
-        embedding = global_pool(F.relu(preact))
+    def _classify(self, active: Tensor) -> tuple[Tensor, Tensor]:
+        embedding = global_pool(active)
         return embedding, self.linear_head()(embedding)
 
 
@@ -195,12 +201,14 @@ class PreactBlock(nn.Module, ABC):
         return self.run(x, True)
 
 
-def run_blocks(blocks: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """(output, pre-activation) of a sequence of `PreactBlock`s; the last block is not run twice for it."""
+def run_blocks(blocks: nn.Module, x: Tensor, keep: bool) -> tuple[Tensor, Tensor | None]:
+    """(output, pre-activation if `keep`) of a sequence of `PreactBlock`s; the last block is not run twice for it."""
     *before, last = blocks.children()
     assert isinstance(last, PreactBlock)
     for block in before:
         x = block(x)
+    if not keep:
+        return last(x), None
     preact = last.run(x, False)
     return last.activate(preact), preact
 

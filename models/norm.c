@@ -80,7 +80,7 @@ INLINE vf at(const float *p) {
 typedef struct {
     const bf16 *x, *shortcut, *grad, *y;
     bf16 *out, *masked;
-    const float *a, *b, *c; /* of each channel, repeated over a period */
+    const float *a, *b, *c, *slope, *offset; /* of each channel, repeated over a period */
     float *sums;            /* of each chunk: C sums, then C products */
     int64_t rows, channels, period, chunks, chunk_rows;
     int relu;
@@ -196,10 +196,26 @@ INLINE void apply(const Maps *m, int64_t from, int64_t to, int64_t vector_to, in
     }
 }
 
+/* How a gradient finds out where the ReLU was closed: there was none; by the output; or by what the output was rounded from, x once more, which is one
+ * map less to read. No rounding makes a positive number zero or less. */
+enum { OPEN, BY_OUTPUT, BY_INPUT };
+
+INLINE vf behind(int relu, vf g, vf x, const bf16 *y, const float *slope, const float *offset) {
+    if (relu == BY_OUTPUT) return where_positive(g, widen(y));
+    if (relu == BY_INPUT) return where_positive(g, x * at(slope) + at(offset));
+    return g;
+}
+
+INLINE float behind1(int relu, float g, float x, const bf16 *y, const float *slope, const float *offset) {
+    if (relu == BY_OUTPUT) return where_positive1(g, widen1(*y));
+    if (relu == BY_INPUT) return where_positive1(g, x * *slope + *offset);
+    return g;
+}
+
 /* Sums of the gradient g behind the ReLU and of g (x - b); g itself too where `masked` asks for it. */
 INLINE void gradient_sums(const Maps *m, int64_t chunk, int64_t from, int64_t to, int64_t vector_to, float *first, int relu, int keep) {
     const bf16 *restrict x = m->x, *restrict grad = m->grad, *restrict y = m->y;
-    const float *restrict b = m->b;
+    const float *restrict b = m->b, *restrict slope = m->slope, *restrict offset = m->offset;
     bf16 *restrict masked = m->masked;
     const int64_t period = m->period;
     float *second = first + period;
@@ -207,19 +223,20 @@ INLINE void gradient_sums(const Maps *m, int64_t chunk, int64_t from, int64_t to
         vf one[VECTORS] = {0}, two[VECTORS] = {0};
         for (int64_t j = from + i; j < vector_to; j += period)
             for (int k = 0; k < VECTORS; k++) {
-                vf g = widen(grad + j + k * LANES);
-                if (relu) g = where_positive(g, widen(y + j + k * LANES));
+                const int64_t at_ = i + k * LANES;
+                vf map = widen(x + j + k * LANES);
+                vf g = behind(relu, widen(grad + j + k * LANES), map, y + j + k * LANES, slope + at_, offset + at_);
                 if (keep) narrow(masked + j + k * LANES, g);
-                one[k] += g, two[k] += g * (widen(x + j + k * LANES) - at(b + i + k * LANES));
+                one[k] += g, two[k] += g * (map - at(b + at_));
             }
         memcpy(first + i, one, sizeof one);
         memcpy(second + i, two, sizeof two);
     }
     for (int64_t j = vector_to; j < to; j++) {
-        float g = widen1(grad[j]);
-        if (relu) g = where_positive1(g, widen1(y[j]));
+        const int64_t at_ = j - vector_to;
+        float map = widen1(x[j]), g = behind1(relu, widen1(grad[j]), map, y + j, slope + at_, offset + at_);
         if (keep) masked[j] = narrow1(g);
-        first[j - vector_to] += g, second[j - vector_to] += g * (widen1(x[j]) - b[j - vector_to]);
+        first[at_] += g, second[at_] += g * (map - b[at_]);
     }
     fold(m, chunk, first, second);
 }
@@ -227,19 +244,18 @@ INLINE void gradient_sums(const Maps *m, int64_t chunk, int64_t from, int64_t to
 /* out = a g + b x + c */
 INLINE void input_gradient(const Maps *m, int64_t from, int64_t to, int64_t vector_to, int relu) {
     const bf16 *restrict x = m->x, *restrict grad = m->grad, *restrict y = m->y;
-    const float *restrict a = m->a, *restrict b = m->b, *restrict c = m->c;
+    const float *restrict a = m->a, *restrict b = m->b, *restrict c = m->c, *restrict slope = m->slope, *restrict offset = m->offset;
     bf16 *restrict out = m->out;
     const int64_t period = m->period;
     for (int64_t base = from; base < vector_to; base += period)
         for (int64_t i = 0; i < period; i += LANES) {
-            vf g = widen(grad + base + i);
-            if (relu) g = where_positive(g, widen(y + base + i));
-            narrow(out + base + i, g * at(a + i) + (widen(x + base + i) * at(b + i) + at(c + i)));
+            vf map = widen(x + base + i), g = behind(relu, widen(grad + base + i), map, y + base + i, slope + i, offset + i);
+            narrow(out + base + i, g * at(a + i) + (map * at(b + i) + at(c + i)));
         }
     for (int64_t j = vector_to; j < to; j++) {
-        float g = widen1(grad[j]);
-        if (relu) g = where_positive1(g, widen1(y[j]));
-        out[j] = narrow1(g * a[j - vector_to] + (widen1(x[j]) * b[j - vector_to] + c[j - vector_to]));
+        const int64_t at_ = j - vector_to;
+        float map = widen1(x[j]), g = behind1(relu, widen1(grad[j]), map, y + j, slope + at_, offset + at_);
+        out[j] = narrow1(g * a[at_] + (map * b[at_] + c[at_]));
     }
 }
 
@@ -253,15 +269,17 @@ static void applied(const Maps *m, int64_t chunk, int64_t from, int64_t to, int6
 }
 
 static void summed(const Maps *m, int64_t chunk, int64_t from, int64_t to, int64_t vector_to, float *scratch) {
-    if (!m->relu) gradient_sums(m, chunk, from, to, vector_to, scratch, 0, 0);
-    else if (m->masked) gradient_sums(m, chunk, from, to, vector_to, scratch, 1, 1);
-    else gradient_sums(m, chunk, from, to, vector_to, scratch, 1, 0);
+    if (m->relu == OPEN) gradient_sums(m, chunk, from, to, vector_to, scratch, OPEN, 0);
+    else if (m->relu == BY_INPUT) gradient_sums(m, chunk, from, to, vector_to, scratch, BY_INPUT, 0);
+    else if (m->masked) gradient_sums(m, chunk, from, to, vector_to, scratch, BY_OUTPUT, 1);
+    else gradient_sums(m, chunk, from, to, vector_to, scratch, BY_OUTPUT, 0);
 }
 
 static void returned(const Maps *m, int64_t chunk, int64_t from, int64_t to, int64_t vector_to, float *scratch) {
     (void)chunk, (void)scratch;
-    if (m->relu) input_gradient(m, from, to, vector_to, 1);
-    else input_gradient(m, from, to, vector_to, 0);
+    if (m->relu == OPEN) input_gradient(m, from, to, vector_to, OPEN);
+    else if (m->relu == BY_INPUT) input_gradient(m, from, to, vector_to, BY_INPUT);
+    else input_gradient(m, from, to, vector_to, BY_OUTPUT);
 }
 
 static void total(const Maps *m, double *sums) {
@@ -271,6 +289,10 @@ static void total(const Maps *m, double *sums) {
 }
 
 /* What Python calls; 0, or 1 where memory is short ---------------------------------------------------------------- */
+
+/* Functions of their own, so that the gradient has the forward pass's very bits. */
+static __attribute__((noinline)) float slope_of(float weight, float invstd) { return weight * invstd; }
+static __attribute__((noinline)) float offset_of(float bias, float mean, float slope) { return bias - mean * slope; }
 
 /* Training: batch statistics, which move the running ones. mean, invstd: kept for the gradient. shortcut may be NULL. */
 int norm_train(const bf16 *x, const bf16 *shortcut, bf16 *out, const float *weight, const float *bias, float *running_mean, float *running_var,
@@ -291,7 +313,7 @@ int norm_train(const bf16 *x, const bf16 *shortcut, bf16 *out, const float *weig
         mean[c] = (float)(near[c] + off), invstd[c] = (float)(1 / sqrt(var + eps));
         running_mean[c] += (float)(momentum * (near[c] + off - running_mean[c]));
         running_var[c] += (float)(momentum * (var * rows / (rows - 1) - running_var[c]));
-        slope[c] = weight[c] * invstd[c], near[c] = bias[c] - mean[c] * slope[c];
+        slope[c] = slope_of(weight[c], invstd[c]), near[c] = offset_of(bias[c], mean[c], slope[c]);
     }
     repeat(a, slope, &m), repeat(b, near, &m);
     failed |= over_chunks(&m, applied, threads);
@@ -318,29 +340,30 @@ int norm_eval(const bf16 *x, const bf16 *shortcut, bf16 *out, const float *weigh
     return failed;
 }
 
-/* The gradients of norm_train: of x, of the shortcut behind a ReLU (masked; NULL without a ReLU or a shortcut), of weight and
- * bias. y: what norm_train gave, read with relu alone. */
-int norm_backward(const bf16 *grad, const bf16 *x, const bf16 *y, const float *weight, const float *mean, const float *invstd, bf16 *of_x,
-                  bf16 *masked, float *of_weight, float *of_bias, int64_t rows, int64_t channels, int relu, int threads) {
-    Maps m = {.x = x, .grad = grad, .y = y, .out = of_x, .masked = masked, .relu = relu};
+/* The gradients of norm_train: of x, of the shortcut behind a ReLU (masked; NULL without a ReLU or a shortcut), of weight and bias.
+ * y: what norm_train gave; read with both ReLU and shortcut, else NULL. */
+int norm_backward(const bf16 *grad, const bf16 *x, const bf16 *y, const float *weight, const float *bias, const float *mean, const float *invstd,
+                  bf16 *of_x, bf16 *masked, float *of_weight, float *of_bias, int64_t rows, int64_t channels, int relu, int threads) {
+    Maps m = {.x = x, .grad = grad, .y = y, .out = of_x, .masked = masked, .relu = !relu ? OPEN : y ? BY_OUTPUT : BY_INPUT};
     period_of(&m, rows, channels);
-    double *sums = malloc(16 * channels + 4 * (3 * m.period + 3 * channels + 2 * m.chunks * channels));
+    double *sums = malloc(16 * channels + 4 * (5 * m.period + 3 * channels + 2 * m.chunks * channels));
     if (!sums) return 1;
-    float *a = (float *)(sums + 2 * channels), *b = a + m.period, *c_ = b + m.period, *of_g = c_ + m.period, *of_map = of_g + channels, *constant = of_map + channels;
-    m.a = a, m.b = b, m.c = c_, m.sums = constant + channels;
-    repeat(b, mean, &m);
+    float *a = (float *)(sums + 2 * channels), *b = a + m.period, *c_ = b + m.period, *slope = c_ + m.period, *offset = slope + m.period;
+    float *one = offset + m.period, *two = one + channels, *three = two + channels;
+    m.a = a, m.b = b, m.c = c_, m.slope = slope, m.offset = offset, m.sums = three + channels;
+    for (int64_t c = 0; c < channels; c++) one[c] = slope_of(weight[c], invstd[c]), two[c] = offset_of(bias[c], mean[c], one[c]);
+    repeat(slope, one, &m), repeat(offset, two, &m), repeat(b, mean, &m);
     int failed = over_chunks(&m, summed, threads);
     total(&m, sums);
     for (int64_t c = 0; c < channels; c++) {
         double sum = sums[c], along = sums[channels + c] * invstd[c];
         of_bias[c] = (float)sum, of_weight[c] = (float)along;
         /* w invstd (g - sum / N - xhat along / N), xhat = (x - mean) invstd */
-        of_g[c] = weight[c] * invstd[c];
-        of_map[c] = (float)(-of_g[c] * invstd[c] * along / rows);
-        constant[c] = (float)(-of_g[c] * sum / rows - (double)of_map[c] * mean[c]);
+        two[c] = (float)(-one[c] * invstd[c] * along / rows);
+        three[c] = (float)(-one[c] * sum / rows - (double)two[c] * mean[c]);
     }
-    repeat(a, of_g, &m), repeat(b, of_map, &m), repeat(c_, constant, &m);
-    if (masked) m.grad = masked, m.relu = 0;
+    repeat(a, one, &m), repeat(b, two, &m), repeat(c_, three, &m);
+    if (masked) m.grad = masked, m.relu = OPEN;
     failed |= over_chunks(&m, returned, threads);
     free(sums);
     return failed;

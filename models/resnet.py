@@ -51,8 +51,8 @@ class ResNet(PostActivationNetwork):
         out: Tensor = self.bn1(self.conv1(x))
         return out
 
-    def run_stage(self, index: int, x: Tensor) -> tuple[Tensor, Tensor]:
-        return run_blocks((self.layer1, self.layer2, self.layer3)[index], x)
+    def run_stage(self, index: int, x: Tensor, keep: bool = False) -> tuple[Tensor, Tensor | None]:
+        return run_blocks((self.layer1, self.layer2, self.layer3)[index], x, keep)
 
     def head_from_last_stage(self, x_last_map: Tensor) -> tuple[Tensor, Tensor]:
         embedding = global_pool(x_last_map)

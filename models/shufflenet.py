@@ -132,8 +132,8 @@ class ShuffleNet(PostActivationNetwork):
         out: Tensor = self.bn1(self.conv1(x))
         return out
 
-    def run_stage(self, index: int, x: Tensor) -> tuple[Tensor, Tensor]:
-        return run_blocks((self.layer1, self.layer2, self.layer3)[index], x)
+    def run_stage(self, index: int, x: Tensor, keep: bool = False) -> tuple[Tensor, Tensor | None]:
+        return run_blocks((self.layer1, self.layer2, self.layer3)[index], x, keep)
 
     def linear_head(self) -> nn.Linear:
         return self.linear

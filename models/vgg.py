@@ -31,13 +31,16 @@ class VGG(PostActivationNetwork):
         small_linear(self.classifier)
 
     def run_stem(self, x: Tensor) -> Tensor:
-        return F.relu(self.block0(x))
+        return _activated(self.block0, x)
 
-    def run_stage(self, index: int, x: Tensor) -> tuple[Tensor, Tensor]:
+    def run_stage(self, index: int, x: Tensor, keep: bool = False) -> tuple[Tensor, Tensor | None]:
         # The fourth pool is there to bring 64x64 images to the same last map as 32x32 ones.
         if index < 3 or x.shape[-1] == 8:
             x = F.max_pool2d(x, 2)
-        preact = (self.block1, self.block2, self.block3, self.block4)[index](x)
+        block = (self.block1, self.block2, self.block3, self.block4)[index]
+        if not keep:
+            return _activated(block, x), None
+        preact = block(x)
         return F.relu(preact), preact
 
     def head_from_last_stage(self, x_last_map: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,6 +52,15 @@ class VGG(PostActivationNetwork):
 
     def feature_modules(self) -> list[nn.Module]:
         return [self.block0, self.block1, self.block2, self.block3, self.block4]
+
+
+def _activated(block: nn.Sequential, x: Tensor) -> Tensor:
+    """The block's output behind the last ReLU."""
+    *layers, norm = block
+    for layer in layers:
+        x = layer(x)
+    out: Tensor = norm(x, relu=True)
+    return out
 
 
 def _block(convolutions: int, inputs: int, outputs: int) -> nn.Sequential:

@@ -38,7 +38,7 @@ class WideStage(PreStage):
         later = [WideBlock(outputs, outputs, 1) for _ in range(blocks - 1)]
         self.layer = nn.Sequential(WideBlock(inputs, outputs, stride), *later)
 
-    def opening(self) -> nn.Module:
+    def opening(self) -> BatchNorm2d:
         first = self.layer[0]
         assert isinstance(first, WideBlock)
         return first.bn1
@@ -78,7 +78,7 @@ class WideResNet(PreActivationNetwork):
     def stages(self) -> Sequence[PreStage]:
         return self.block1, self.block2, self.block3
 
-    def final_norm(self) -> nn.Module:
+    def final_norm(self) -> BatchNorm2d:
         return self.bn1
 
     def linear_head(self) -> nn.Linear:

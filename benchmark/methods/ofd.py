@@ -33,28 +33,25 @@ from models.network import PostActivationNetwork, PreActivationNetwork
 def norms_before_relu(net: Network) -> list[nn.BatchNorm2d]:
     """The batch norm before the last ReLU of each stage (the norm that follows the stage in a WRN or DenseNet)."""
     if isinstance(net, PreActivationNetwork):
-        found = [*(stage.opening() for stage in net.stages()[1:]), net.final_norm()]
-    else:
-        assert isinstance(net, PostActivationNetwork)
-        seen: list[nn.Module] = []
-        hooks = [
-            m.register_forward_hook(lambda module, *_: seen.append(module))
-            for m in net.modules()
-            if isinstance(m, nn.BatchNorm2d)
-        ]
-        found = []
-        first = next(net.parameters())
-        # under autocast: a frozen network's convolutions may be in bf16 and the rest of it in fp32 (`models.freeze`)
-        with torch.no_grad(), torch.autocast(first.device.type, torch.bfloat16, enabled=first.dtype == torch.bfloat16):
-            x = net.run_stem(torch.zeros(1, 3, 32, 32, device=first.device, dtype=first.dtype))
-            for stage in range(net.num_stages):
-                x = net.run_stage(stage, x)[0]
-                found.append(seen[-1])
-        for hook in hooks:
-            hook.remove()
-    norms = [m for m in found if isinstance(m, nn.BatchNorm2d)]
-    assert len(norms) == len(found)
-    return norms
+        return [*(stage.opening() for stage in net.stages()[1:]), net.final_norm()]
+    assert isinstance(net, PostActivationNetwork)
+    seen: list[nn.BatchNorm2d] = []
+    hooks = [
+        m.register_forward_hook(lambda module, *_: seen.append(module))
+        for m in net.modules()
+        if isinstance(m, nn.BatchNorm2d)
+    ]
+    found = []
+    first = next(net.parameters())
+    # under autocast: a frozen network's convolutions may be in bf16 and the rest of it in fp32 (`models.freeze`)
+    with torch.no_grad(), torch.autocast(first.device.type, torch.bfloat16, enabled=first.dtype == torch.bfloat16):
+        x = net.run_stem(torch.zeros(1, 3, 32, 32, device=first.device, dtype=first.dtype))
+        for stage in range(net.num_stages):
+            x = net.run_stage(stage, x)[0]
+            found.append(seen[-1])
+    for hook in hooks:
+        hook.remove()
+    return found
 
 
 def margin(norm: nn.BatchNorm2d) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import models
+from models import kernels
 from models.network import PostActivationNetwork, PreActivationNetwork
 from models.shufflenet import shuffle
 
@@ -52,6 +53,27 @@ def test_batch_norms_run_once_and_forward_agrees(name: str, images: Tensor) -> N
         assert torch.equal(net.features(images).logits, net(images))
 
 
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_without_preactivations_all_else_is_the_same(name: str, bf16: bool, images: Tensor) -> None:
+    """Bit for bit, gradients included, although norms and ReLUs are other operations then: what a pack's other methods read changes nothing."""
+    found = []
+    images = images.contiguous(memory_format=torch.channels_last)
+    for preacts in (True, False):
+        torch.manual_seed(0)
+        net = models.build(name, 10).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16, cache_enabled=False), kernels.using(bf16):
+            features = net.features(images, preacts=preacts)
+            (features.logits.float().square().mean() + sum(m.float().square().mean() for m in features.maps)).backward()
+            with torch.no_grad():
+                later = net.eval().features(images, preacts=preacts)
+        assert len(features.preacts) == (len(features.stages) if preacts else 0)
+        passed = [t for f in (features, later) for t in (f.stem, *f.stages, f.embedding, f.logits)]
+        found.append([*passed, *(p.grad for p in net.parameters()), *net.buffers()])
+    for kept, not_kept in zip(*found, strict=True):
+        assert kept is not_kept is None or torch.equal(kept, not_kept)
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_nothing_handed_out_is_overwritten(name: str, images: Tensor) -> None:
     net = models.build(name, 10).train()
@@ -65,8 +87,8 @@ def test_nothing_handed_out_is_overwritten(name: str, images: Tensor) -> None:
         assert torch.equal(net.run_stem(images), features.stem)
         for index, (before, after) in enumerate(zip(features.maps, features.stages, strict=False)):
             if isinstance(net, PostActivationNetwork):
-                again, preact = net.run_stage(index, before)
-                assert torch.equal(preact, features.preacts[index])
+                again, preact = net.run_stage(index, before, keep=True)
+                assert preact is not None and torch.equal(preact, features.preacts[index])
             else:
                 again = net.stages()[index](before)
             assert torch.equal(again, after)

@@ -1,0 +1,271 @@
+"""Batch norm, shortcut and ReLU in bf16 by the kernels of models/norm.c: the values of the plain form, and who computes what."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import models
+from benchmark.execution import Execution
+from models import kernels
+from models.layers import BatchNorm2d, NormReLU
+
+ROOT = Path(models.__file__).resolve().parent.parent
+needs_compiler = pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler")
+
+
+@pytest.fixture
+def in_use() -> Iterator[None]:
+    assert kernels.built().library is not None, kernels.built().why
+    with kernels.using(True):
+        yield
+
+
+def maps(*shape: int, seed: int = 0) -> Tensor:
+    """bf16 in channels_last, the channels of different means and scales."""
+    generator = torch.Generator().manual_seed(seed)
+    scale, mean = (torch.rand(shape[1], generator=generator) + 0.5 for _ in range(2))
+    x = torch.randn(*shape, generator=generator) * scale[:, None, None] + 3 * (mean - 1)[:, None, None]
+    return x.bfloat16().contiguous(memory_format=torch.channels_last)
+
+
+def norm_of(channels: int, seed: int = 0) -> BatchNorm2d:
+    generator = torch.Generator().manual_seed(100 + seed)
+    norm = BatchNorm2d(channels)
+    with torch.no_grad():
+        norm.weight.copy_(torch.rand(channels, generator=generator) * 2 - 0.5)  # some negative
+        norm.bias.copy_(torch.randn(channels, generator=generator))
+    return norm
+
+
+def plainly(norm: BatchNorm2d, x: Tensor, shortcut: Tensor | None, relu: bool) -> Tensor:
+    """In float64, by the formula (Ioffe & Szegedy, ICML 2015)."""
+    x = x.double()
+    mean, var = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), unbiased=False, keepdim=True)
+    out = (x - mean) / torch.sqrt(var + norm.eps) * norm.weight.double()[:, None, None] + norm.bias.double()[:, None, None]
+    if shortcut is not None:
+        out = out + shortcut.double()
+    return F.relu(out) if relu else out
+
+
+def far(got: Tensor, exact: Tensor) -> float:
+    """The largest difference, in units of bf16's rounding (2^-8 of a number, or of a hundredth of the largest)."""
+    exact = exact.detach()
+    unit = exact.abs().clamp_min(0.01 * float(exact.abs().max()) + 1e-9) * 2**-8
+    return float(((got.detach().double() - exact).abs() / unit).max())
+
+
+SHAPES = [(4, 1, 3, 5), (3, 5, 7, 3), (8, 16, 8, 8), (5, 24, 5, 7), (7, 58, 3, 3), (64, 64, 2, 2), (2, 116, 16, 16), (3, 240, 9, 9), (66, 2048, 1, 1)]
+"""With rows that fill no whole period, channels that fill no vector, and more than one chunk."""
+
+
+@needs_compiler
+@pytest.mark.parametrize(("shortcut", "relu"), list(itertools.product((False, True), (False, True))))
+@pytest.mark.parametrize("shape", SHAPES)
+def test_values_and_gradients(in_use: None, shape: tuple[int, ...], shortcut: bool, relu: bool) -> None:
+    norm = norm_of(shape[1])
+    x, grad = maps(*shape).requires_grad_(), maps(*shape, seed=1)
+    beside = maps(*shape, seed=2).requires_grad_() if shortcut else None
+    inputs = [x, norm.weight, norm.bias, *([beside] if beside is not None else [])]
+    got = norm(x, beside, relu)
+    assert type(got.grad_fn).__name__ == "_NormBackward"
+    exact = plainly(norm, x, beside, relu)
+    assert got.dtype == torch.bfloat16 and got.is_contiguous(memory_format=torch.channels_last)
+    assert far(got, exact) <= 1.1
+    # behind the ReLU the exact gradient, where it is open by the rounded output: nothing is lost at a number beside zero
+    open_at = (got > 0) if relu else torch.ones_like(got, dtype=torch.bool)
+    assert bool((open_at == (exact > 0)).all()) or not relu
+    found = torch.autograd.grad(got, inputs, grad)
+    expected = torch.autograd.grad(exact, inputs, grad.double())
+    for have, want, like in zip(found, expected, inputs, strict=True):
+        assert have.dtype == like.dtype
+        # autograd hands the exact gradient on in the dtype of the input, so its own rounding is in it
+        assert far(have, want.double()) <= (2.1 if like.dtype == torch.bfloat16 else 0.1)
+    if beside is not None:
+        assert torch.equal(found[3], grad * open_at)
+
+
+@needs_compiler
+def test_statistics(in_use: None) -> None:
+    """The running ones move as PyTorch's do, and evaluation reads them."""
+    own, theirs = norm_of(24), torch.nn.BatchNorm2d(24)
+    theirs.load_state_dict(own.state_dict())
+    for turn in range(3):
+        x = maps(6, 24, 5, 5, seed=turn)
+        own(x), theirs(x.float())
+    for name in ("running_mean", "running_var"):
+        torch.testing.assert_close(getattr(own, name), getattr(theirs, name), rtol=1e-5, atol=1e-6)
+    own.eval(), theirs.eval()
+    x, beside = maps(6, 24, 5, 5, seed=9), maps(6, 24, 5, 5, seed=10)
+    for shortcut, relu in itertools.product((None, beside), (False, True)):
+        with torch.no_grad():
+            got, exact = own(x, shortcut, relu), theirs.double()(x.double())
+        exact = exact if shortcut is None else exact + shortcut.double()
+        assert far(got, F.relu(exact) if relu else exact) <= 1.1
+
+
+@needs_compiler
+def test_a_mean_far_from_zero(in_use: None) -> None:
+    """The variance is not lost beside the square of the mean."""
+    x = (1000 + 8 * torch.randn(16, 8, 8, 8, generator=torch.Generator().manual_seed(0))).bfloat16().contiguous(memory_format=torch.channels_last)
+    norm = BatchNorm2d(8)
+    assert far(norm(x), plainly(norm, x, None, False)) <= 1.1
+
+
+@needs_compiler
+@pytest.mark.parametrize("shortcut", [False, True])
+def test_not_a_number_is_not_hidden(in_use: None, shortcut: bool) -> None:
+    """A diverged training is seen: PyTorch's ReLU lets NaN pass too."""
+    x, beside = maps(4, 16, 4, 4), maps(4, 16, 4, 4, seed=2)
+    x[1, 3, 2, 2] = float("nan")
+    if shortcut:
+        beside[0, 5, 0, 0] = float("nan")
+    out = norm_of(16)(x.requires_grad_(), beside if shortcut else None, True)
+    assert bool(out[:, 3].isnan().all()) and int(out[:, 5].isnan().sum()) == int(shortcut)
+    (of_x,) = torch.autograd.grad(out, x, torch.ones_like(out))
+    assert bool(of_x[:, 3].isnan().all()) and not bool(of_x[:, 4].isnan().any())
+
+
+@needs_compiler
+def test_threads_change_no_bit(in_use: None) -> None:
+    x, grad, beside = maps(64, 58, 16, 16).requires_grad_(), maps(64, 58, 16, 16, seed=1), maps(64, 58, 16, 16, seed=2).requires_grad_()
+    found = []
+    was = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            norm = norm_of(58)
+            out = norm(x, beside, True)
+            with torch.no_grad():
+                later = norm.eval()(x, beside, True)
+            found.append([out, later, norm.running_var, *torch.autograd.grad(out, (x, beside, norm.weight, norm.bias), grad)])
+    finally:
+        torch.set_num_threads(was)
+    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
+
+
+@needs_compiler
+def test_what_they_are_not_made_for(in_use: None) -> None:
+    """fp32, other layouts, another shape beside it, statistics with a gradient through them: PyTorch's operators, with the same result."""
+    norm, x = norm_of(16), maps(4, 16, 4, 4)
+    assert kernels.fits(x, None, norm) and kernels.fits(x, x, norm)
+    assert not kernels.fits(x.float(), None, norm)
+    assert not kernels.fits(x.contiguous(), None, norm)
+    assert not kernels.fits(x, x.contiguous(), norm) and not kernels.fits(x, x.float(), norm) and not kernels.fits(x, x[:1], norm)
+    assert not kernels.fits(maps(4, 32, 4, 4)[:, :16], None, norm)
+    assert not kernels.fits(x, None, norm_of(16).to(torch.bfloat16))
+    assert not kernels.fits(maps(1, 16, 1, 1), None, norm)  # PyTorch has the error for it
+    with pytest.raises(ValueError, match="more than 1 value"):
+        norm(maps(1, 16, 1, 1))
+    norm.eval()
+    x.requires_grad_()
+    (of_x,) = torch.autograd.grad(norm(x, None, True).float().sum(), x)
+    assert bool(of_x.isfinite().all())
+
+
+LARGE = ("ResNet101", "ResNeXt50", "ResNet50_default", "vgg16", "vgg19")
+"""Of the blocks of others."""
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", [name for name in models.names() if name not in LARGE])
+def test_networks(name: str) -> None:
+    """No network is further from fp32 with the kernels than without them, its gradients included (the median of its parameters)."""
+    x = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=torch.channels_last)
+    target = torch.arange(8)
+
+    def run(precision: str, own: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        torch.manual_seed(0)
+        net = models.build(name, num_classes=10).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        with Execution("cpu", precision).autocast(), kernels.using(own):
+            z = net.features(x, preacts=False).logits.float()
+        F.cross_entropy(z, target).backward()
+        return z.detach(), {n: p.grad for n, p in net.named_parameters() if p.grad is not None}
+
+    exact, plain, own = run("fp32", False), run("bf16", False), run("bf16", True)
+
+    def off(found: tuple[Tensor, dict[str, Tensor]]) -> tuple[float, float]:
+        logits = float((found[0] - exact[0]).norm() / exact[0].norm())
+        parts = [float((g - exact[1][n]).norm() / exact[1][n].norm().clamp_min(1e-12)) for n, g in found[1].items()]
+        return logits, sorted(parts)[len(parts) // 2]
+
+    for have, have_plain in zip(off(own), off(plain), strict=True):
+        assert have <= 1.3 * have_plain + 0.01
+    assert not torch.equal(own[0], plain[0])  # they were used
+
+
+def built_with(tmp_path: Path, source: Path = kernels.SOURCE, **environment: str) -> str:
+    """`why` of a process of its own: '' where the kernels are there."""
+    code = (
+        "import sys; from pathlib import Path; from models import kernels; kernels.SOURCE = Path(sys.argv[1]); print(kernels.built().why)\n"
+        "from benchmark.execution import Execution; e = Execution('cpu', 'bf16'); print(e.describe()['kernels'])"
+    )
+    full = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), **environment}
+    got = subprocess.run([sys.executable, "-c", code, str(source)], cwd=ROOT, env=full, capture_output=True, text=True, check=True)
+    why, recorded = got.stdout.splitlines()
+    assert recorded == ("None" if why else kernels.built().name)
+    return why
+
+
+@needs_compiler
+def test_built_once(tmp_path: Path) -> None:
+    assert built_with(tmp_path) == ""
+    (kept,) = (tmp_path / "cache" / "kd-tables").iterdir()
+    before = kept.stat().st_mtime_ns
+    assert built_with(tmp_path) == "" and kept.stat().st_mtime_ns == before
+    kept.write_bytes(b"half a file")
+    assert built_with(tmp_path) == "" and kept.stat().st_size > 1000
+    assert [kept] == list(kept.parent.iterdir())
+
+
+@needs_compiler
+def test_a_home_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    assert built_with(tmp_path) == ""
+
+
+def test_no_compiler(tmp_path: Path) -> None:
+    assert "does not build norm.c" in built_with(tmp_path, CC="no-such-compiler")
+    assert "does not compile norm.c: exit code 1" in built_with(tmp_path, CC="false")
+    assert built_with(tmp_path, CC="", PATH=str(tmp_path)) == "no C compiler: none of cc, gcc, clang is to be found"
+
+
+@needs_compiler
+def test_a_compiler_that_errs(tmp_path: Path) -> None:
+    """What it built is tried before it is used."""
+    wrong = tmp_path / "norm.c"
+    for good, bad in (("v < 0 ? 0 : v", "v"), ("* along / rows", "* along"), ("rows / (rows - 1)", "1")):
+        text = kernels.SOURCE.read_text()
+        assert good in text
+        wrong.write_text(text.replace(good, bad))
+        assert "does not give PyTorch's values" in built_with(tmp_path, wrong)
+    wrong.write_text("this is no C")
+    assert "does not compile norm.c" in built_with(tmp_path, wrong)
+
+
+def test_only_bf16_on_a_cpu() -> None:
+    assert not Execution("cpu", "fp32").kernels and not Execution("cuda", "bf16").kernels
+    assert Execution("cpu", "fp32").describe()["kernels"] is None
+    with Execution("cpu", "fp32").applied():
+        assert not kernels.fits(maps(4, 16, 4, 4), None, norm_of(16))
+
+
+@needs_compiler
+def test_in_use_within_the_execution() -> None:
+    bf16, x, norm = Execution("cpu", "bf16"), maps(4, 16, 4, 4), NormReLU(16)
+    with bf16.applied():
+        assert kernels.fits(x, None, norm)
+        with Execution("cpu", "fp32").applied():  # a teacher in its own precision
+            assert not kernels.fits(x, None, norm)
+        assert kernels.fits(x, None, norm)
+    assert not kernels.fits(x, None, norm)
