@@ -4,6 +4,7 @@ compiled networks against eager ones, warm-up included."""
 from __future__ import annotations
 
 import functools
+import itertools
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -26,7 +27,8 @@ from benchmark.lockstep import Lockstep
 from benchmark.methods import PARTS, Step
 from benchmark.runs import Request, Resolver, Run
 from benchmark.teacher_table import TeacherTable
-from models import Features, Network
+from models import Features, Network, kernels
+from models.layers import NormReLU
 
 
 def _loss_call(item: Item, batch: Batch, seen: dict[str, Features]) -> Callable[[], Any]:
@@ -173,6 +175,35 @@ def measure_forms(budget: float) -> list[dict[str, Any]]:
                 "value_difference": float((v1 - v2).abs() / v2.abs()),
                 "gradient_difference": float((g1 - g2).abs().max() / g2.abs().max()),
             }
+        )
+    return rows
+
+
+NORMS = ((16, 32), (32, 16), (64, 8), (58, 16), (240, 16), (512, 4))
+"""Channels and side of maps of the tables' networks."""
+
+
+def measure_norms(budget: float) -> list[dict[str, Any]]:
+    """Batch norm with ReLU, without and with a shortcut, forward and backward: milliseconds of the kernels (models/kernels.py) and of PyTorch's
+    operators, both in bf16 on this thread's number of threads."""
+    rows = []
+    for (channels, side), summed in itertools.product(NORMS, (False, True)):
+        torch.manual_seed(0)
+        x, grad, beside = (
+            torch.randn(64, channels, side, side).bfloat16().contiguous(memory_format=torch.channels_last) for _ in range(3)
+        )
+        norm = NormReLU(channels)
+        inputs = [x.requires_grad_(), norm.weight, norm.bias, *([beside.requires_grad_()] if summed else [])]
+
+        def step(norm: NormReLU = norm, inputs: list[torch.Tensor] = inputs, grad: torch.Tensor = grad) -> Any:
+            return torch.autograd.grad(norm(inputs[0], *inputs[3:]), inputs, grad)
+
+        ms = {}
+        for own in (True, False):
+            with kernels.using(own):
+                ms[own] = 1000 * clock.settled(step, "cpu", budget)
+        rows.append(
+            {"channels": channels, "side": side, "shortcut": summed, "own_ms": ms[True], "pytorch_ms": ms[False], "ratio": ms[False] / ms[True]}
         )
     return rows
 

@@ -173,9 +173,10 @@ def do_bench(args: argparse.Namespace) -> int:
 
 def _print_conditions(c: dict[str, Any]) -> None:
     v = c["versions"]
+    form = ", ".join([c["precision"], *(["channels_last"] if c["channels_last"] else []), *([f"kernels {c['kernels']}"] if c["kernels"] else [])])
     print(
         f"{c['device_name']}; {c['cores_allowed']} of {c['cores_of_machine']} cores, {common.plural(c['threads'], 'thread')}, load {c['load']}; "
-        f"ours {c['precision']}{', channels_last' if c['channels_last'] else ''}; naive fp32; torch {v['torch']}, Python {v['python']}, "
+        f"ours {form}; naive fp32; torch {v['torch']}, Python {v['python']}, "
         f"commit {c['git']['commit'][:10]}{' (changed)' if c['git']['dirty'] else ''}"
     )
 
@@ -260,6 +261,12 @@ def _parts(
         ],
         ["loss", "ours ms", "plain ms", "ratio", "value differs by", "gradient by"],
     )
+    if execution.kernels:
+        norms = report["norms"] = parts.measure_norms(args.budget)
+        print("\nbatch norm with ReLU, forward and backward, bf16, batch of 64, on the CPU")
+        named = {"own_ms": "own kernels ms", "pytorch_ms": "PyTorch ms", "ratio": "ratio"}
+        shapes = [f"{r['channels']} of {r['side']}x{r['side']}{', shortcut' if r['shortcut'] else ''}" for r in norms]
+        _table([[shape, *(f"{r[k]:.2f}" for k in named)] for shape, r in zip(shapes, norms, strict=True)], ["channels", *named.values()])
 
 
 def _students(
