@@ -39,7 +39,8 @@ class Effort:
 def turns(loops: dict[str, Loop], effort: Effort, device: str, settle: float = 0.0) -> dict[str, list[float]]:
     """Student-images/s of each loop, one number a turn; the loops take turns, so that a slow minute of the machine hits all alike.
 
-    settle: seconds to wait before each turn, in which the naive loop's workers fill their queue (16 batches ahead, as ever).
+    settle: seconds to wait before each turn, in which the naive loop's workers fill their queue (16 batches ahead, as ever). A turn's first step is
+    not counted: it pays for the loop before it, with memory and caches that a training has at hand.
     """
     steps = {}
     for name, loop in loops.items():
@@ -51,6 +52,7 @@ def turns(loops: dict[str, Loop], effort: Effort, device: str, settle: float = 0
     for _ in range(effort.repeats):
         for name, loop in loops.items():
             time.sleep(settle)
+            loop.step()
             images = 0
             clock.synchronise(device)
             began = time.perf_counter()

@@ -71,7 +71,7 @@ def test_loops_take_turns() -> None:
             return 7
 
     cells.turns({"a": Loop("a"), "b": Loop("b")}, cells.Effort(2, 1e-9), "cpu")
-    assert order == ["a", "a", "b", "b", *("a", "b") * 2], "warm-up and one timed step each, then turn by turn"
+    assert order == ["a", "a", "b", "b", *("a", "a", "b", "b") * 2], "warm-up and one timed step each, then turn by turn, one step uncounted"
 
 
 def test_the_model_grows_with_the_students_and_not_with_the_teacher() -> None:
