@@ -118,8 +118,10 @@ class Execution:
 
     @property
     def kernels(self) -> bool:
-        """Whether batch norms are computed by kernels of our own (models/kernels.py): in bf16 on a CPU, where they can be built."""
-        return self.precision == "bf16" and self.torch_device.type == "cpu" and models.kernels.built().library is not None
+        """Whether students' batch norms are computed by kernels of our own (models/kernels.py): in bf16 on a CPU, where they can be built."""
+        if self.precision != "bf16" or self.torch_device.type != "cpu" or self.student_threads > models.kernels.MOST_THREADS:
+            return False
+        return models.kernels.built().library is not None
 
     @property
     def casts_at_once(self) -> bool:

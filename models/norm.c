@@ -1,14 +1,13 @@
 /* Batch norm of bfloat16 maps in channels_last, with the sum with a shortcut and the ReLU after it in the same passes over memory.
  *
  * A map is N rows of C numbers (N = batch x height x width). PyTorch reads and writes a map 14 times for norm and ReLU, forward and backward, and its
- * loops over few channels do not fill a vector; here it is 8 times. Sums are taken in float32 within a chunk of fixed size and in double over the chunks
- * in their order, so the number of threads changes no bit. models/kernels.py builds and calls it.
+ * loops over few channels do not fill a vector; here it is 8 times. Sums are taken in float32 within a chunk and in double over the
+ * chunks. On one thread: to start another costs as much as a small map. models/kernels.py builds and calls it.
  *
  * Whole tiles of 64 numbers: G rows make a period P = G C, a multiple of 64; what belongs to a channel is repeated G times, and rows that are left over
  * at the end are done one number at a time.
  */
 #include <math.h>
-#include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,8 +20,6 @@
 #define TILE (LANES * VECTORS)
 #define CHUNK 16384           /* numbers: two or three maps' chunks stay near the core */
 #define LEAST_PERIODS 32      /* of a chunk: else its sums cost more than its numbers */
-#define LEAST_SHARE 65536     /* numbers for which a thread is worth its start */
-#define MOST_THREADS 256
 #define INLINE static inline __attribute__((always_inline))
 
 typedef uint16_t bf16;
@@ -81,7 +78,8 @@ typedef struct {
     const bf16 *x, *shortcut, *grad, *y;
     bf16 *out, *masked;
     const float *a, *b, *c, *slope, *offset; /* of each channel, repeated over a period */
-    float *sums;            /* of each chunk: C sums, then C products */
+    float *sums;    /* of each chunk: C sums, then C products */
+    float *scratch; /* two periods */
     int64_t rows, channels, period, chunks, chunk_rows;
     int relu;
 } Maps;
@@ -99,50 +97,14 @@ static void repeat(float *to, const float *from, const Maps *m) {
     for (int64_t at = 0; at < m->period; at += m->channels) memcpy(to + at, from, 4 * m->channels);
 }
 
-/* Chunks side by side -------------------------------------------------------------------------------------------- */
+typedef void (*Pass)(const Maps *, int64_t chunk, int64_t from, int64_t to, int64_t vector_to);
 
-typedef void (*Work)(const Maps *, int64_t chunk, int64_t from, int64_t to, int64_t vector_to, float *scratch);
-typedef struct {
-    const Maps *maps;
-    Work work;
-    int64_t from, to;
-    int failed;
-} Share;
-
-static void *run_share(void *given) {
-    Share *share = given;
-    const Maps *m = share->maps;
-    float *scratch = malloc(8 * m->period);
-    if (!scratch) {
-        share->failed = 1;
-        return NULL;
-    }
-    for (int64_t chunk = share->from; chunk < share->to; chunk++) {
+static void over_chunks(const Maps *m, Pass pass) {
+    for (int64_t chunk = 0; chunk < m->chunks; chunk++) {
         int64_t from = chunk * m->chunk_rows * m->channels, to = from + m->chunk_rows * m->channels;
         if (to > m->rows * m->channels) to = m->rows * m->channels;
-        share->work(m, chunk, from, to, from + (to - from) / m->period * m->period, scratch);
+        pass(m, chunk, from, to, from + (to - from) / m->period * m->period);
     }
-    free(scratch);
-    return NULL;
-}
-
-static int over_chunks(const Maps *m, Work work, int threads) {
-    int64_t most = m->rows * m->channels / LEAST_SHARE;
-    int count = threads < most ? threads : most ? (int)most : 1;
-    if (count > MOST_THREADS) count = MOST_THREADS;
-    Share shares[MOST_THREADS];
-    pthread_t ids[MOST_THREADS];
-    int started[MOST_THREADS], failed = 0;
-    for (int i = 0; i < count; i++) {
-        shares[i] = (Share){m, work, m->chunks * i / count, m->chunks * (i + 1) / count, 0};
-        started[i] = i && !pthread_create(&ids[i], NULL, run_share, &shares[i]);
-    }
-    for (int i = 0; i < count; i++) {
-        if (started[i]) pthread_join(ids[i], NULL);
-        else run_share(&shares[i]);
-        failed |= shares[i].failed;
-    }
-    return failed;
 }
 
 /* The passes: each once for every combination of what it need not do ------------------------------------------------ */
@@ -155,11 +117,11 @@ static void fold(const Maps *m, int64_t chunk, const float *first, const float *
 }
 
 /* Sums of x - b and of its square, b being near the mean so that little cancels. */
-static void moments(const Maps *m, int64_t chunk, int64_t from, int64_t to, int64_t vector_to, float *first) {
+static void moments(const Maps *m, int64_t chunk, int64_t from, int64_t to, int64_t vector_to) {
     const bf16 *restrict x = m->x;
     const float *restrict b = m->b;
     const int64_t period = m->period;
-    float *second = first + period;
+    float *first = m->scratch, *second = first + period;
     for (int64_t i = 0; i < period; i += TILE) {
         vf one[VECTORS] = {0}, two[VECTORS] = {0};
         for (int64_t j = from + i; j < vector_to; j += period)
@@ -213,12 +175,12 @@ INLINE float behind1(int relu, float g, float x, const bf16 *y, const float *slo
 }
 
 /* Sums of the gradient g behind the ReLU and of g (x - b); g itself too where `masked` asks for it. */
-INLINE void gradient_sums(const Maps *m, int64_t chunk, int64_t from, int64_t to, int64_t vector_to, float *first, int relu, int keep) {
+INLINE void gradient_sums(const Maps *m, int64_t chunk, int64_t from, int64_t to, int64_t vector_to, int relu, int keep) {
     const bf16 *restrict x = m->x, *restrict grad = m->grad, *restrict y = m->y;
     const float *restrict b = m->b, *restrict slope = m->slope, *restrict offset = m->offset;
     bf16 *restrict masked = m->masked;
     const int64_t period = m->period;
-    float *second = first + period;
+    float *first = m->scratch, *second = first + period;
     for (int64_t i = 0; i < period; i += TILE) {
         vf one[VECTORS] = {0}, two[VECTORS] = {0};
         for (int64_t j = from + i; j < vector_to; j += period)
@@ -259,8 +221,8 @@ INLINE void input_gradient(const Maps *m, int64_t from, int64_t to, int64_t vect
     }
 }
 
-static void applied(const Maps *m, int64_t chunk, int64_t from, int64_t to, int64_t vector_to, float *scratch) {
-    (void)chunk, (void)scratch;
+static void applied(const Maps *m, int64_t chunk, int64_t from, int64_t to, int64_t vector_to) {
+    (void)chunk;
     if (m->shortcut) {
         if (m->relu) apply(m, from, to, vector_to, 1, 1);
         else apply(m, from, to, vector_to, 1, 0);
@@ -268,15 +230,15 @@ static void applied(const Maps *m, int64_t chunk, int64_t from, int64_t to, int6
     else apply(m, from, to, vector_to, 0, 0);
 }
 
-static void summed(const Maps *m, int64_t chunk, int64_t from, int64_t to, int64_t vector_to, float *scratch) {
-    if (m->relu == OPEN) gradient_sums(m, chunk, from, to, vector_to, scratch, OPEN, 0);
-    else if (m->relu == BY_INPUT) gradient_sums(m, chunk, from, to, vector_to, scratch, BY_INPUT, 0);
-    else if (m->masked) gradient_sums(m, chunk, from, to, vector_to, scratch, BY_OUTPUT, 1);
-    else gradient_sums(m, chunk, from, to, vector_to, scratch, BY_OUTPUT, 0);
+static void summed(const Maps *m, int64_t chunk, int64_t from, int64_t to, int64_t vector_to) {
+    if (m->relu == OPEN) gradient_sums(m, chunk, from, to, vector_to, OPEN, 0);
+    else if (m->relu == BY_INPUT) gradient_sums(m, chunk, from, to, vector_to, BY_INPUT, 0);
+    else if (m->masked) gradient_sums(m, chunk, from, to, vector_to, BY_OUTPUT, 1);
+    else gradient_sums(m, chunk, from, to, vector_to, BY_OUTPUT, 0);
 }
 
-static void returned(const Maps *m, int64_t chunk, int64_t from, int64_t to, int64_t vector_to, float *scratch) {
-    (void)chunk, (void)scratch;
+static void returned(const Maps *m, int64_t chunk, int64_t from, int64_t to, int64_t vector_to) {
+    (void)chunk;
     if (m->relu == OPEN) input_gradient(m, from, to, vector_to, OPEN);
     else if (m->relu == BY_INPUT) input_gradient(m, from, to, vector_to, BY_INPUT);
     else input_gradient(m, from, to, vector_to, BY_OUTPUT);
@@ -296,16 +258,16 @@ static __attribute__((noinline)) float offset_of(float bias, float mean, float s
 
 /* Training: batch statistics, which move the running ones. mean, invstd: kept for the gradient. shortcut may be NULL. */
 int norm_train(const bf16 *x, const bf16 *shortcut, bf16 *out, const float *weight, const float *bias, float *running_mean, float *running_var,
-               float *mean, float *invstd, double momentum, double eps, int64_t rows, int64_t channels, int relu, int threads) {
+               float *mean, float *invstd, double momentum, double eps, int64_t rows, int64_t channels, int relu) {
     Maps m = {.x = x, .shortcut = shortcut, .out = out, .relu = relu};
     period_of(&m, rows, channels);
-    double *sums = malloc(16 * channels + 4 * (2 * m.period + 2 * channels + 2 * m.chunks * channels));
+    double *sums = malloc(16 * channels + 4 * (4 * m.period + 2 * channels + 2 * m.chunks * channels));
     if (!sums) return 1;
     float *a = (float *)(sums + 2 * channels), *b = a + m.period, *near = b + m.period, *slope = near + channels;
-    m.a = a, m.b = b, m.sums = slope + channels;
+    m.a = a, m.b = b, m.scratch = slope + channels, m.sums = m.scratch + 2 * m.period;
     for (int64_t c = 0; c < channels; c++) near[c] = widen1(x[c]);
     repeat(b, near, &m);
-    int failed = over_chunks(&m, moments, threads);
+    over_chunks(&m, moments);
     total(&m, sums);
     for (int64_t c = 0; c < channels; c++) {
         double off = sums[c] / rows, var = sums[channels + c] / rows - off * off;
@@ -316,14 +278,14 @@ int norm_train(const bf16 *x, const bf16 *shortcut, bf16 *out, const float *weig
         slope[c] = slope_of(weight[c], invstd[c]), near[c] = offset_of(bias[c], mean[c], slope[c]);
     }
     repeat(a, slope, &m), repeat(b, near, &m);
-    failed |= over_chunks(&m, applied, threads);
+    over_chunks(&m, applied);
     free(sums);
-    return failed;
+    return 0;
 }
 
 /* Evaluation: running statistics. */
 int norm_eval(const bf16 *x, const bf16 *shortcut, bf16 *out, const float *weight, const float *bias, const float *running_mean,
-              const float *running_var, double eps, int64_t rows, int64_t channels, int relu, int threads) {
+              const float *running_var, double eps, int64_t rows, int64_t channels, int relu) {
     Maps m = {.x = x, .shortcut = shortcut, .out = out, .relu = relu};
     period_of(&m, rows, channels);
     float *room = malloc(4 * (2 * m.period + 2 * channels));
@@ -335,25 +297,25 @@ int norm_eval(const bf16 *x, const bf16 *shortcut, bf16 *out, const float *weigh
         offset[c] = bias[c] - running_mean[c] * slope[c];
     }
     repeat(a, slope, &m), repeat(b, offset, &m);
-    int failed = over_chunks(&m, applied, threads);
+    over_chunks(&m, applied);
     free(room);
-    return failed;
+    return 0;
 }
 
 /* The gradients of norm_train: of x, of the shortcut behind a ReLU (masked; NULL without a ReLU or a shortcut), of weight and bias.
  * y: what norm_train gave; read with both ReLU and shortcut, else NULL. */
 int norm_backward(const bf16 *grad, const bf16 *x, const bf16 *y, const float *weight, const float *bias, const float *mean, const float *invstd,
-                  bf16 *of_x, bf16 *masked, float *of_weight, float *of_bias, int64_t rows, int64_t channels, int relu, int threads) {
+                  bf16 *of_x, bf16 *masked, float *of_weight, float *of_bias, int64_t rows, int64_t channels, int relu) {
     Maps m = {.x = x, .grad = grad, .y = y, .out = of_x, .masked = masked, .relu = !relu ? OPEN : y ? BY_OUTPUT : BY_INPUT};
     period_of(&m, rows, channels);
-    double *sums = malloc(16 * channels + 4 * (5 * m.period + 3 * channels + 2 * m.chunks * channels));
+    double *sums = malloc(16 * channels + 4 * (7 * m.period + 3 * channels + 2 * m.chunks * channels));
     if (!sums) return 1;
     float *a = (float *)(sums + 2 * channels), *b = a + m.period, *c_ = b + m.period, *slope = c_ + m.period, *offset = slope + m.period;
     float *one = offset + m.period, *two = one + channels, *three = two + channels;
-    m.a = a, m.b = b, m.c = c_, m.slope = slope, m.offset = offset, m.sums = three + channels;
+    m.a = a, m.b = b, m.c = c_, m.slope = slope, m.offset = offset, m.scratch = three + channels, m.sums = m.scratch + 2 * m.period;
     for (int64_t c = 0; c < channels; c++) one[c] = slope_of(weight[c], invstd[c]), two[c] = offset_of(bias[c], mean[c], one[c]);
     repeat(slope, one, &m), repeat(offset, two, &m), repeat(b, mean, &m);
-    int failed = over_chunks(&m, summed, threads);
+    over_chunks(&m, summed);
     total(&m, sums);
     for (int64_t c = 0; c < channels; c++) {
         double sum = sums[c], along = sums[channels + c] * invstd[c];
@@ -364,7 +326,7 @@ int norm_backward(const bf16 *grad, const bf16 *x, const bf16 *y, const float *w
     }
     repeat(a, one, &m), repeat(b, two, &m), repeat(c_, three, &m);
     if (masked) m.grad = masked, m.relu = OPEN;
-    failed |= over_chunks(&m, returned, threads);
+    over_chunks(&m, returned);
     free(sums);
-    return failed;
+    return 0;
 }

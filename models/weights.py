@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import os
 import re
 import secrets
@@ -70,9 +71,11 @@ def save_weights(net: nn.Module, path: str | os.PathLike[str], **extra: Any) -> 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    whole = io.BytesIO()  # straight to a disk that is full, torch has no word for that
+    torch.save({"model": state, **beside}, whole)
     try:
         with temporary.open("xb") as file:
-            torch.save({"model": state, **beside}, file)
+            file.write(whole.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -137,21 +138,14 @@ def test_not_a_number_is_not_hidden(in_use: None, shortcut: bool) -> None:
 
 
 @needs_compiler
-def test_threads_change_no_bit(in_use: None) -> None:
-    x, grad, beside = maps(64, 58, 16, 16).requires_grad_(), maps(64, 58, 16, 16, seed=1), maps(64, 58, 16, 16, seed=2).requires_grad_()
-    found = []
-    was = torch.get_num_threads()
+def test_not_where_many_threads_share_a_map(in_use: None) -> None:
+    norm, x, was = norm_of(16), maps(4, 16, 4, 4), torch.get_num_threads()
     try:
-        for threads in (1, 2, 5):
-            torch.set_num_threads(threads)
-            norm = norm_of(58)
-            out = norm(x, beside, True)
-            with torch.no_grad():
-                later = norm.eval()(x, beside, True)
-            found.append([out, later, norm.running_var, *torch.autograd.grad(out, (x, beside, norm.weight, norm.bias), grad)])
+        found = [torch.set_num_threads(n) or kernels.fits(x, None, norm) for n in (1, kernels.MOST_THREADS, kernels.MOST_THREADS + 1)]
     finally:
         torch.set_num_threads(was)
-    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
+    assert found == [True, True, False]
+    assert Execution("cpu", "bf16", 8).kernels and not Execution("cpu", "bf16", 8, student_threads=4).kernels
 
 
 @needs_compiler
@@ -226,6 +220,15 @@ def test_built_once(tmp_path: Path) -> None:
     kept.write_bytes(b"half a file")
     assert built_with(tmp_path) == "" and kept.stat().st_size > 1000
     assert [kept] == list(kept.parent.iterdir())
+
+
+@needs_compiler
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="elsewhere there is no other form")
+@pytest.mark.parametrize("without", ["-mno-avx512bf16", "-mno-avx512f"])
+def test_on_processors_with_less(tmp_path: Path, without: str) -> None:
+    """The form for any processor has PyTorch's values too (`_agrees`)."""
+    compiler = next(name for name in ("cc", "gcc", "clang") if shutil.which(name))
+    assert built_with(tmp_path, CC=f"{compiler} {without}") == ""
 
 
 @needs_compiler
