@@ -21,8 +21,10 @@ class Damaged(Exception):
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Writes a checkpoint in one piece (temporary file, fsync, rename)."""
+    whole = io.BytesIO()  # straight to a disk that is full, torch has no word for that
+    torch.save(state, whole)
     with atomic(path, "wb") as f:
-        torch.save(state, f)
+        f.write(whole.getbuffer())
 
 
 def load(path: Path, device: torch.device) -> dict[str, Any] | None:

@@ -88,6 +88,8 @@ def _many_gpus(
 
 def _start(pack: Pack, environment: Environment, gpu: int) -> subprocess.Popen[bytes]:
     env = {**os.environ, "CUDA_VISIBLE_DEVICES": str(gpu)}
+    if own := os.environ.get("KD_METHODS"):  # relative to this process's folder, which is not the worker's
+        env["KD_METHODS"] = os.pathsep.join(str(Path(p).expanduser().resolve()) for p in own.split(os.pathsep) if p)
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmark", "work", "-"],
         stdin=subprocess.PIPE,

@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -36,6 +36,8 @@ from benchmark.teacher_table import TeacherTable
 from models import Network
 from results.files import Claim, append_line, write_json
 from results.store import SCHEMA, Store
+
+T = TypeVar("T")
 
 
 class Reporter:
@@ -101,7 +103,7 @@ def train_pack(runs: Sequence[Run], store: Store, options: Options) -> list[Outc
         mine = [r for r in runs if r.key in claims]
         if mine:
             with _heart(list(claims.values())), options.execution.applied():
-                _Pack(mine, store, options).train(outcomes)
+                _Pack(mine, store, options, claims).train(outcomes)
     finally:
         for claim in claims.values():
             claim.release()
@@ -129,8 +131,8 @@ def _heart(claims: list[Claim], every: float = 10.0) -> Iterator[None]:
 
 
 class _Pack:
-    def __init__(self, runs: list[Run], store: Store, options: Options) -> None:
-        self.runs, self.store, self.options = runs, store, options
+    def __init__(self, runs: list[Run], store: Store, options: Options, claims: Mapping[str, Claim]) -> None:
+        self.runs, self.store, self.options, self.claims = runs, store, options, claims
         self.execution = options.execution
         self.reporter = options.reporter
         self.outcomes: dict[str, Outcome] = {}
@@ -286,7 +288,7 @@ class _Pack:
     def _epoch(self, unit: tuple[int, str, int], items: list[Item]) -> None:
         began = time.perf_counter()
         for item in items:
-            item.begin_epoch()
+            self._alone(item, item.begin_epoch)
         lockstep = Lockstep(items, self.teacher, self.execution, self.table, self.graphs)
         _, stream, epoch = unit
         images = 0
@@ -305,6 +307,9 @@ class _Pack:
             self._close_epoch(item, wall, images)
 
     def _close_epoch(self, item: Item, wall: float, images: int) -> None:
+        if not self.claims[item.run.key].mine():
+            self._lost(item)
+            return
         main = item.stage.name == MAIN
         row = item.end_epoch()
         row["seconds"] = round(wall, 3)
@@ -312,7 +317,9 @@ class _Pack:
             item.diverged = True
         elif main and item.student is not None:
             began = time.perf_counter()
-            found = self._evaluate(item)
+            found = self._alone(item, lambda: self._evaluate(item))
+            if found is None:
+                return
             item.seconds += time.perf_counter() - began
             item.share_seconds += time.perf_counter() - began
             row |= {"test_acc": found.top1, "test_acc_top5": found.top5, "test_loss": found.loss}
@@ -328,6 +335,26 @@ class _Pack:
         self.options.after_epoch(item)
         if item.finished:
             self._finish(item)
+
+    def _alone(self, item: Item, call: Callable[[], T]) -> T | None:
+        """`call()`, which may be a method's own code: an error of it ends this item's run alone, and None is returned."""
+        try:
+            return call()
+        except InputError:
+            raise
+        except Exception as error:
+            item.failure = error
+            self._fail(item.run, error)
+            return None
+
+    def _lost(self, item: Item) -> None:
+        """This process stood still for so long (suspended, a dead network file system) that another took the run over: it has it, and nothing
+        more is written here."""
+        holder = self.store.holder(item.run.key) or {}
+        why = f"taken over by process {holder.get('pid')} on {holder.get('host')} while this one stood still"
+        item.failure = RuntimeError(why)
+        self.outcomes[item.run.key] = Outcome(item.run, "busy", why)
+        self.reporter.outcome(item.run, self.outcomes[item.run.key])
 
     def _evaluate(self, item: Item) -> Score:
         assert item.student is not None

@@ -33,9 +33,11 @@ def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
             os.fsync(f.fileno())
         os.chmod(name, 0o644)  # mkstemp's 0600 would hide results from the other members of a group
         os.replace(name, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
+        if isinstance(error, OSError) and error.filename is None and error.strerror is not None:  # a full disk does not say where
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     with contextlib.suppress(
         OSError
@@ -136,9 +138,12 @@ class Claim:
             beat = path.stat().st_mtime  # first: most runs have no claim, and their folders need no probe of the clock
             age = _now(path.parent) - beat
             who: Any = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(who, dict) or age > STALE_SECONDS:
+            if not isinstance(who, dict):
                 return None
-            if who.get("host") == socket.gethostname() and _started(int(who.get("pid", -1))) != who.get("started"):
+            if who.get("host") == socket.gethostname():  # a process that stands still, suspended or as the machine slept, does not beat but lives
+                if _started(int(who.get("pid", -1))) != who.get("started"):
+                    return None
+            elif age > STALE_SECONDS:
                 return None
         except (OSError, ValueError, TypeError):  # no claim, or a damaged one: nobody can be said to hold it
             return None

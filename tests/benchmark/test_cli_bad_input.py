@@ -101,6 +101,17 @@ def test_a_file_error_is_one_line(table: str, capsys: pytest.CaptureFixture[str]
     assert refused(["run", table, *FAST], capsys) == "error: /somewhere/record.json: No space left on device"
 
 
+def test_a_file_that_cannot_grow_is_one_line(table: str, tmp_path: Path) -> None:
+    """A limit on a file's size stands for a full disk: in either the writing of a checkpoint fails half-way."""
+    argv = [sys.executable, "-m", "benchmark", "run", table, *FAST, "--results", str(tmp_path / "full"), "--device", "cpu", "--precision", "fp32"]
+    limit = "import resource, signal, sys, os; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); os.execv(sys.argv[1], sys.argv[1:])"
+    done = subprocess.run([sys.executable, "-c", limit, *argv], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"error: {tmp_path / 'full'}") and last.endswith("File too large"), last
+
+
 def test_an_error_without_a_file_or_a_reason_is_not_hidden(table: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def bare(*_: Any, **__: Any) -> Any:
         raise OSError("what is this")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -16,11 +17,12 @@ import torch
 from training_kit import FP32, small_run, train, weights
 
 import models
-from benchmark import data, methods
+from benchmark import data, local, methods
 from benchmark.bench.ours import open_items, random_split
 from benchmark.execution import Execution
 from benchmark.items import Item
 from benchmark.lockstep import Lockstep, lanes
+from benchmark.plan import Pack
 from benchmark.runs import Run
 from benchmark.train import Options, Reporter, pack_key, train_pack
 from results.store import Store
@@ -245,6 +247,40 @@ def test_an_error_of_one_method_ends_that_run_alone(tmp_path: Path, monkeypatch:
     assert "planted" in (tmp_path / bad.key / "log.txt").read_text()
 
 
+@pytest.mark.parametrize(("method", "part"), [("at", "start_epoch"), ("simkd", "predict")])
+def test_an_error_of_a_method_outside_its_loss_ends_that_run_alone(
+    method: str, part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: object, *_: object) -> object:
+        raise ZeroDivisionError("planted")
+
+    good, bad = small_run("kd"), small_run(method)
+    monkeypatch.setattr(methods.get(method), part, broken)
+    assert [o.status for o in train([bad, good], tmp_path / "pack")] == ["failed", "done"]
+    failure = Store(tmp_path / "pack").failure(bad.key)
+    assert failure is not None and failure["reason"] == "ZeroDivisionError: planted"
+    train([good], tmp_path / "alone")
+    assert weights(good, tmp_path / "pack") == weights(good, tmp_path / "alone")
+
+
+def test_a_run_that_was_taken_over_is_left_to_its_new_holder(tmp_path: Path) -> None:
+    """What a worker that stood still for minutes finds when it goes on: another has the run, and writes to its folder."""
+    run, other = small_run("kd"), small_run("at")
+    claim = tmp_path / run.key / "claim"
+    before: list[bytes] = []
+
+    def take_over(item: Item) -> None:
+        if item.run.key == run.key:
+            claim.write_text(json.dumps({"token": "another", "host": "elsewhere", "pid": 7, "started": "1"}))
+            before.append((tmp_path / run.key / "checkpoint.pt").read_bytes())
+
+    lost, kept = train([run, other], tmp_path, after_epoch=take_over)
+    assert (lost.status, kept.status) == ("busy", "done")
+    assert lost.reason == "taken over by process 7 on elsewhere while this one stood still"
+    assert len(before) == 1 and (tmp_path / run.key / "checkpoint.pt").read_bytes() == before[0]
+    assert claim.exists() and not (tmp_path / run.key / "last.pt").exists() and not Store(tmp_path).is_done(run.key)
+
+
 def test_without_its_teacher_a_run_is_blocked_with_the_reason(tmp_path: Path) -> None:
     run = small_run("kd")
     (outcome,) = train_pack([run], Store(tmp_path), Options(FP32))
@@ -320,3 +356,22 @@ def test_the_learning_rate_lies_on_the_device_and_falls_in_place(tmp_path: Path)
     assert weights(run, tmp_path / "old") == weights(run, tmp_path / "whole")
     curve = Store(tmp_path / "whole").curve(run.key)
     assert curve is not None and list(curve["lr"]) == [run.recipe.lr_at(e) for e in (1, 2, 3, 4)] and curve["lr"].nunique() > 1
+
+
+def test_a_workers_own_methods_are_found_from_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With several GPUs: the worker runs in the checkout, where the path that was meant from here leads nowhere."""
+    started: list[dict[str, str]] = []
+
+    class Process:
+        stdin = io.BytesIO()
+
+        def __init__(self, argv: list[str], env: dict[str, str], **_: object) -> None:
+            started.append(env)
+
+    monkeypatch.setattr(local.subprocess, "Popen", Process)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KD_METHODS", os.pathsep.join(["mine", str(tmp_path / "others")]))
+    pack = Pack((small_run("kd"),), 0)
+    local._start(pack, local.Environment("r", "d"), 1)
+    assert started[0]["KD_METHODS"].split(os.pathsep) == [str(tmp_path / "mine"), str(tmp_path / "others")]
+    assert started[0]["CUDA_VISIBLE_DEVICES"] == "1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -109,6 +110,21 @@ def test_a_claim_of_another_machine_dies_with_its_heartbeat(tmp_path: Path) -> N
     old = time.time() - STALE_SECONDS - 5
     os.utime(path, (old, old))
     assert Claim.take(path) is not None
+
+
+def test_a_process_that_stands_still_has_not_died(tmp_path: Path) -> None:
+    """Suspended, or on a machine that slept: it does not beat, and goes on one day."""
+    claim = Claim.take(tmp_path / "claim")
+    assert claim is not None
+    old = time.time() - STALE_SECONDS - 5
+    os.utime(tmp_path / "claim", (old, old))
+    assert Claim.take(tmp_path / "claim") is None and claim.mine()
+
+
+def test_an_error_of_writing_says_where(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"No space left on device: .*there\.json") as error, atomic(tmp_path / "there.json"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert error.value.errno == errno.ENOSPC and not list(tmp_path.iterdir())
 
 
 def _take(path: str) -> bool:
