@@ -93,6 +93,12 @@ class Cluster:
 
 
 _LEAST = {"cpus": 1, "student_threads": 1, "time_minutes": 1, "signal_delay_s": 1}
+_OF_THE_FILE = {
+    "time": "time_minutes", "signal": "signal_delay_s", "cpus_per_task": "cpus", "mem": "memory_gb", "gpus_per_node": "gpus",
+    **{k: k for k in ("partition", "account", "qos", "constraint", "exclude", "wckey")},
+}  # fmt: skip
+_OWN = ("array", "dependency", "requeue", "kill_on_invalid_dep", "job_name", "output", "error", "open_mode", "ntasks_per_node", "ntasks", "wrap")
+"""Options of sbatch that `extra` may not set: those of another field, and those by which jobs are followed."""
 _CHOICES = {"device": ("auto", "cuda", "cpu"), "precision": ("auto", *PRECISIONS)}
 
 
@@ -120,6 +126,17 @@ def load_cluster(name: str, folder: Path = FOLDER) -> Cluster:
     cluster = Cluster(name=path.stem, **values)
     if cluster.student_threads > cluster.cpus:
         raise InputError(f"{path.name}: student_threads = {cluster.student_threads} is too large; allowed: 1 to {cluster.cpus}, the job's cpus")
+    if cluster.signal_delay_s >= 60 * cluster.time_minutes:
+        raise InputError(
+            f"{path.name}: signal_delay_s = {cluster.signal_delay_s} is too large; allowed: less than time_minutes, which are "
+            f"{60 * cluster.time_minutes} seconds"
+        )
+    for key in cluster.extra:
+        option = key.lstrip("-").replace("-", "_")
+        if option in _OF_THE_FILE:
+            raise InputError(f"{path.name}: extra has {key}; allowed: the field {_OF_THE_FILE[option]} for that")
+        if option in _OWN:
+            raise InputError(f"{path.name}: extra has {key}, which is set for every job; allowed: other options of sbatch")
     return cluster
 
 

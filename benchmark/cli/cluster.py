@@ -34,10 +34,13 @@ def register(verbs: Any) -> None:
 
 def do_submit(args: argparse.Namespace) -> int:
     from benchmark.cli.running import measured_factor
+    from slurm import commands
     from slurm.cluster import load_cluster
     from slurm.submit import format_report, submit_runs
 
     cluster = load_cluster(args.cluster)
+    if not args.dry_run:
+        commands.require()  # before anything is downloaded
     if args.pack < 0:
         raise InputError(f"--pack {args.pack}; allowed: 1 and more (0: the cluster file's)")
     if args.profile is None:

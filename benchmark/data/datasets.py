@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -114,7 +115,7 @@ def _load_cifar(name: str, folder: Path) -> Dataset:
             raise InputError(
                 f"{base / file}: md5 is {found}, not {md5}; allowed: the distributed file, or no file (it is downloaded then)"
             )
-    download = len(present) < len(wanted)
+    download, fresh = len(present) < len(wanted), not folder.exists()
     splits = []
     names: tuple[str, ...] = ()
     for train in (True, False):
@@ -123,9 +124,12 @@ def _load_cifar(name: str, folder: Path) -> Dataset:
         except (
             Exception
         ) as error:  # torchvision raises URLError, RuntimeError or OSError, by the way the download fails
+            if fresh:  # it may be a slip of the pen
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
             raise InputError(
-                f"{name} is not in {folder} and cannot be downloaded ({type(error).__name__}: {error}); allowed: DATA= a folder that holds "
-                f"{kind.base_folder}/"
+                f"{name} is not in {folder}{', which is not there,' if fresh else ''} and cannot be downloaded ({type(error).__name__}: {error}); "
+                f"allowed: DATA= a folder that holds {kind.base_folder}/"
             ) from error
         splits.append(
             Split(torch.from_numpy(np.ascontiguousarray(data.data)), torch.tensor(data.targets, dtype=torch.int64))

@@ -207,3 +207,22 @@ def test_a_wrong_md5_is_named(tmp_path: Path) -> None:
 def test_unknown_data_set() -> None:
     with pytest.raises(InputError, match="allowed: cifar100, cifar10, digits"):
         data.load("imagenet21k")
+
+
+def test_a_data_folder_that_was_a_slip_of_the_pen_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import_torchvision()
+    from torchvision import datasets
+
+    def no_network(root: str, **_: object) -> object:
+        Path(root).mkdir(exist_ok=True)  # as the real one does before it downloads
+        raise OSError("no network")
+
+    no_network.base_folder, no_network.train_list, no_network.test_list = "cifar", [("train", "")], [("test", "")]  # type: ignore[attr-defined]
+    monkeypatch.setattr(datasets, "CIFAR100", no_network)
+    with pytest.raises(InputError, match=r"cifar100 is not in .*dtaa, which is not there, and cannot be downloaded"):
+        data.load("cifar100", tmp_path / "dtaa")
+    assert not (tmp_path / "dtaa").exists()
+    (tmp_path / "data").mkdir()
+    with pytest.raises(InputError, match=r"cifar100 is not in .*data and cannot be downloaded"):
+        data.load("cifar100", tmp_path / "data")
+    assert (tmp_path / "data").exists()

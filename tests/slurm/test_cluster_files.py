@@ -26,6 +26,10 @@ BROKEN = {
     'partition = "gpu"\ndevice = "tpu"': "device = 'tpu'; allowed: auto, cuda, cpu",
     'partition = "gpu"\nstudent_threads = 0': "student_threads = 0 is too small; allowed: 1 and more",
     'partition = "gpu"\ncpus = 2\nstudent_threads = 3': "student_threads = 3 is too large; allowed: 1 to 2, the job's cpus",
+    'partition = "gpu"\ntime_minutes = 4\nsignal_delay_s = 300': "too large; allowed: less than time_minutes, which are 240 seconds",
+    'partition = "gpu"\nextra = { time = "1" }': "extra has time; allowed: the field time_minutes for that",
+    'partition = "gpu"\nextra = { "cpus-per-task" = "1" }': "extra has cpus-per-task; allowed: the field cpus for that",
+    'partition = "gpu"\nextra = { array = "0-3" }': "extra has array, which is set for every job; allowed: other options of sbatch",
     "gpus = 1": "partition is not there",
     "partition = gpu": "not valid TOML",
 }
