@@ -79,6 +79,10 @@ def save_weights(net: nn.Module, path: str | os.PathLike[str], **extra: Any) -> 
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename is None and error.strerror is not None:  # a full disk does not say where
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
