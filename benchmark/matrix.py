@@ -25,6 +25,8 @@ A table file states a printed table: its title, paper, protocol, columns (pairs)
 
 from __future__ import annotations
 
+import hashlib
+import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -95,7 +97,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Expansion:
-    """A table under one profile: its cells, and every run they need (teachers and heads too, each once, those first that others need)."""
+    """A table under one profile: its cells, and every run they need (teachers and heads too, each once, those first that others need).
+    overrides: the settings that were asked for (`--set`), where they make other runs than the table's own."""
 
     table: Table
     profile: str
@@ -103,6 +106,17 @@ class Expansion:
     seeds: tuple[int, ...]
     cells: tuple[Cell, ...]
     runs: tuple[Run, ...] = field(default=())
+    overrides: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def suffix(self) -> str:
+        """What follows the profile's name in names of files and in CSV ("" for the table's own settings): another table must not pass for it."""
+        protocol = self.table.protocol_override
+        settings = {**({"protocol": protocol} if protocol else {}), **dict(self.overrides)}
+        text = ",".join(f"{k}={v}" for k, v in settings.items())
+        if not re.fullmatch(r"[\w.,=+-]{0,60}", text, re.ASCII):  # too long for a file's name, or not fit for one
+            text = hashlib.sha256(text.encode()).hexdigest()[:10]
+        return text and f"-set-{text}"
 
 
 def table_names(folder: Path = FOLDER) -> tuple[str, ...]:
@@ -312,7 +326,10 @@ def expand(
             cells.append(cell)
             for run in cell.runs:
                 collect(run)
-    return Expansion(replace(table), profile, where, chosen, tuple(cells), tuple(ordered.values()))
+    if overrides:  # the values that the table has anyway change nothing
+        own = expand(table, profile, resolver, seeds=seeds, pairs=pairs, only_methods=only_methods, dataset=dataset)
+        overrides = () if ordered.keys() == {r.key for r in own.runs} else overrides
+    return Expansion(replace(table), profile, where, chosen, tuple(cells), tuple(ordered.values()), overrides)
 
 
 def _narrow(kind: str, items: Sequence[Any], wanted: Sequence[Any], names: Any, table: str) -> list[Any]:

@@ -23,6 +23,9 @@ ON_TEST_SET = "best = the best epoch, chosen on the test set, as the papers do; 
 RULES = {"last": "last epoch", "best": "best epoch, chosen on the test set", "both": "epoch not known, both shown"}
 """Reporting rules in words."""
 
+LOUD = ("QUICK", "PROFILE", "SETTINGS")
+"""How those lines of a header begin that say why its numbers are not the published ones."""
+
 STATE_WORDS = {
     "absent": "not run",
     "started": "begun, not finished",
@@ -189,18 +192,27 @@ def _runs(count: int) -> str:
     return f"{count} run" if count == 1 else f"{count} runs"
 
 
+def changed_settings(expansion: Expansion) -> str:
+    """A line that names the settings of `--set` ("" where there are none). It says it of the profile too, whose title names some."""
+    settings = ", ".join(f"{k}={v}" for k, v in expansion.overrides)
+    return settings and f"SETTINGS CHANGED: {settings}. Wherever they apply, these are not the published settings, nor the profile's."
+
+
 def header(expansion: Expansion, results: list[CellResult]) -> list[str]:
     """What has to stand above any showing of a table: what it is, how it was made, and for `quick` that it means nothing."""
     table, profile = expansion.table, protocols.get_profile(expansion.profile)
+    changed = changed_settings(expansion)
     used = dict.fromkeys(c.protocol for c in results)
     runs = {r.run.key: r.last is not None for c in results for r in c.runs}  # columns share plain students and teachers
     lines = [
         table.title,
-        f"profile {profile.name} ({profile.title}); data set {expansion.dataset}; protocol "
+        f"profile {profile.name} ({'but for the changed settings: ' if changed else ''}{profile.title}); data set {expansion.dataset}; protocol "
         + ", ".join(f"{p} ({RULES[protocols.get_protocol(p).report]})" for p in used)
         + f"; seeds {', '.join(map(str, expansion.seeds))}",
         f"conditions: {conditions(results)}; {sum(runs.values())} of {len(runs)} runs of the cells done",
     ]
+    if changed:
+        lines.insert(1, changed)
     if profile.name == "quick":
         lines.insert(1, "QUICK PROFILE: these numbers mean only that it works. They say nothing about any method.")
     elif profile.name != "paper":

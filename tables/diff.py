@@ -37,6 +37,7 @@ class CellDiff:
     rule: the epoch that counts (`last`, `best`, `both`). ours, ours_std, n: of that epoch (`both`: of the last one); last, best: means of either.
     seeds: runs that the cell has. delta = ours - published; band: how much agrees. assumed: what was taken for what is not known.
     printed_in: paper/table of the printed number; origin, source: who ran it, where it was read. notes: what else to know when reading it.
+    profile: with the settings of `--set`.
     """
 
     table: str
@@ -115,7 +116,7 @@ def _cell(expansion: Expansion, result: CellResult, printed: Printed | None, aga
     ours = best if rule == "best" else last
     base = CellDiff(
         expansion.table.name,
-        expansion.profile,
+        expansion.profile + expansion.suffix,
         row.label,
         row.method,
         result.protocol,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ import pandas as pd
 from benchmark.matrix import Expansion
 from results.files import atomic
 from results.store import Store
-from tables.cells import CellResult, collect, column_title, rank_rule
+from tables.cells import CellResult, changed_settings, collect, column_title, rank_rule
 from tables.diff import CellDiff, diff_table
 from tables.statistics import ASSUMED_STD, interval, signed
 
@@ -79,6 +80,8 @@ def _title(figure: Figure, expansion: Expansion, what: str) -> None:
     loud = "" if expansion.profile == "paper" else f"\nprofile {expansion.profile}: the numbers mean only that it works"
     if expansion.profile == "short":
         loud = "\nprofile short: not comparable with printed numbers"
+    if changed := changed_settings(expansion):
+        loud += f"\n{textwrap.fill(changed, 90)}"
     figure.suptitle(f"{expansion.table.title}\n{what}{loud}", fontsize=8.5)
 
 
@@ -220,11 +223,13 @@ def curves_png(
 
 
 def write_figures(expansion: Expansion, frame: pd.DataFrame, store: Store, out_dir: Path) -> list[Path]:
-    """`<table>-<profile>-{delta,forest}.png`, and `...-curves-<row>-<teacher>-<student>.png` for every cell whose runs left curves."""
+    """`<table>-<profile>-{delta,forest}.png`, and `...-curves-<row>-<teacher>-<student>.png` for every cell whose runs left curves.
+    (With settings of `--set`, these follow the profile, as in `render.write_all`.)"""
     from tables.curves import cell_curves
 
     diffs = diff_table(expansion, frame, store=store)
-    stem = f"{expansion.table.name}-{expansion.profile}"
+    profile = expansion.profile + expansion.suffix
+    stem = f"{expansion.table.name}-{profile}"
     files = {f"{stem}-delta.png": delta_map_png(expansion, diffs), f"{stem}-forest.png": forest_png(expansion, diffs)}
     for cell in collect(expansion, frame, store):
         found = {
@@ -234,7 +239,7 @@ def write_figures(expansion: Expansion, frame: pd.DataFrame, store: Store, out_d
         }
         if found:
             c = cell.cell
-            title = f"{c.row.label}, {column_title(c.teacher, c.student, arrow=' → ')} (profile {expansion.profile})"
+            title = f"{c.row.label}, {column_title(c.teacher, c.student, arrow=' → ')} (profile {profile})"
             slug = re.sub(r"[^\w+]+", "-", c.row.label).strip("-")
             files[f"{stem}-curves-{slug}-{c.teacher}-{c.student}.png"] = curves_png(title, found, cell_curves(cell))
     paths = []

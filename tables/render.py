@@ -20,7 +20,7 @@ from benchmark.errors import unknown
 from benchmark.matrix import Expansion, Row
 from results.files import atomic
 from results.store import Store
-from tables.cells import ON_TEST_SET, CellResult, collect, column_title, header, rank_rule
+from tables.cells import LOUD, ON_TEST_SET, CellResult, collect, column_title, header, rank_rule
 from tables.diff_text import escape_tex
 from tables.statistics import Sample
 
@@ -205,7 +205,7 @@ def _md(layout: Layout, expansion: Expansion) -> str:
         f"# {plain(layout.head[0])}",
         "",
         *(
-            f"**{x}**  " if x.isupper() or x.startswith(("QUICK", "PROFILE")) else f"{plain(x)}  "
+            f"**{plain(x)}**  " if x.isupper() or x.startswith(LOUD) else f"{plain(x)}  "
             for x in layout.head[1:]
         ),
     ]
@@ -235,7 +235,7 @@ def _tex(layout: Layout, expansion: Expansion) -> str:
     ]
     plain, methods = ([t for r, t in rows if (r.method in PLAIN_ROWS) == first] for first in (True, False))
     below = [re.sub(r"^\[(\d+)\]", r"$^{\1}$", escape_tex(x)) for x in layout.below]
-    loud = [rf"\textbf{{{escape_tex(x)}}}\par" for x in layout.head if x.startswith(("QUICK", "PROFILE"))]
+    loud = [rf"\textbf{{{escape_tex(x)}}}\par" for x in layout.head if x.startswith(LOUD)]
     return (
         "\n".join(
             [
@@ -244,7 +244,7 @@ def _tex(layout: Layout, expansion: Expansion) -> str:
                 r"\begin{table}",
                 r"\centering",
                 *loud,
-                rf"\caption{{{escape_tex('. '.join(x for x in layout.head if not x.startswith(('QUICK', 'PROFILE'))))}.}}",
+                rf"\caption{{{escape_tex('. '.join(x for x in layout.head if not x.startswith(LOUD)))}.}}",
                 r"\begin{tabular}{l" + "c" * len(layout.columns) + "}",
                 r"\toprule",
                 *heads,
@@ -287,7 +287,8 @@ CSV_COLUMNS = (
 
 
 def _csv(layout: Layout, expansion: Expansion) -> str:
-    """One line a cell, for programs. mean, std: under the row's rule, empty where that is `both`; `best_on_test_set_*` is chosen on the test set."""
+    """One line a cell, for programs. mean, std: under the row's rule, empty where that is `both`; `best_on_test_set_*` is chosen on the test set.
+    profile: with the settings of `--set`, as in the files' names."""
     at = {
         (row, *c): e
         for row, line in zip(layout.rows, layout.entries, strict=True)
@@ -309,7 +310,7 @@ def _csv(layout: Layout, expansion: Expansion) -> str:
         writer.writerow(
             [
                 expansion.table.name,
-                expansion.profile,
+                expansion.profile + expansion.suffix,
                 expansion.dataset,
                 r.protocol,
                 c.row.label,
@@ -333,7 +334,10 @@ def _csv(layout: Layout, expansion: Expansion) -> str:
 def write_all(
     expansion: Expansion, frame: pd.DataFrame, out_dir: Path, alias: str | None = None, store: Store | None = None
 ) -> list[Path]:
-    """Writes `<table>-<profile>.{md,tex,csv,png}` to a folder, and the same as `<alias>.*`; each file atomically. Returns the paths."""
+    """Writes `<table>-<profile>.{md,tex,csv,png}` to a folder, and the same as `<alias>.*`; each file atomically. Returns the paths.
+
+    With settings of `--set` the names have them too: the files of the table's own settings stay.
+    """
     from tables.plots import heat_map_png
 
     layout = lay_out(expansion, frame, store)
@@ -342,7 +346,7 @@ def write_all(
     paths = []
     for stem in [f"{expansion.table.name}-{expansion.profile}", *([alias] if alias else [])]:
         for suffix in FILES:
-            path = Path(out_dir) / f"{stem}.{suffix}"
+            path = Path(out_dir) / f"{stem}{expansion.suffix}.{suffix}"
             with atomic(path, "wb") as f:
                 f.write(contents[suffix])
             paths.append(path)

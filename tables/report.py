@@ -18,7 +18,7 @@ import pandas as pd
 from benchmark.matrix import Expansion
 from results.files import atomic
 from results.store import Store
-from tables.cells import ON_TEST_SET, column_title, header
+from tables.cells import LOUD, ON_TEST_SET, changed_settings, column_title, header
 from tables.curves import BAND
 from tables.diff import VERDICTS, CellDiff, diff_table
 from tables.printed import Prints
@@ -39,8 +39,11 @@ def write_report(
     out: Path | str = "report",
     prints: Prints | None = None,
 ) -> Path:
-    """Writes `<out>/index.html` and returns its path. frame: `results.load()`; store: where the runs' curves are."""
-    path = Path(out) / "index.html"
+    """Writes `<out>/index.html` and returns its path. frame: `results.load()`; store: where the runs' curves are.
+
+    With settings of `--set` it is `index-set-<settings>.html`: the page of the tables' own settings stays.
+    """
+    path = Path(out) / f"index{max((e.suffix for e in expansions), default='')}.html"
     text = page(expansions, frame, store, prints)
     with atomic(path) as f:
         f.write(text)
@@ -64,6 +67,8 @@ def page(expansions: Sequence[Expansion], frame: pd.DataFrame, store: Store, pri
         loud = '<p class="loud">Quick profile: these numbers mean only that it works. They say nothing about any method.</p>'
     elif any(e.profile != "paper" for e in expansions):
         loud = '<p class="loud">Shortened profile: not the published schedule; nothing here can be compared with printed numbers.</p>'
+    for line in dict.fromkeys(map(changed_settings, expansions)):
+        loud += f'<p class="loud">{_e(line)}</p>' if line else ""
     return "\n".join([
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">',
@@ -148,7 +153,7 @@ def _section(
     below = "".join(f"<p>{_e(line)}</p>" for line in layout.below)
     text = (
         f'<section class="table" data-table="{_e(name)}" id="{_e(name)}"><h2>{_e(head[0])}</h2>'
-        + "".join(f'<p class="{"loud" if x.startswith(("QUICK", "PROFILE")) else "meta"}">{_e(x)}</p>' for x in head[1:])
+        + "".join(f'<p class="{"loud" if x.startswith(LOUD) else "meta"}">{_e(x)}</p>' for x in head[1:])
         + f'<p class="tally">{tally}</p><div class="scroll"><table class="grid" aria-label="{_e(name)}">'
         f'<thead><tr><th rowspan="2" scope="col">Method</th>{groups}</tr>'
         f"<tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table></div><details><summary>Notes to this table</summary>{below}</details>"

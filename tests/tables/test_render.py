@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import random
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from benchmark.errors import InputError
 from benchmark.matrix import Expansion
 from benchmark.runs import Resolver, TeacherRef
 from results.store import Store, load
-from tables import render
+from tables import plots, render, report
 
 GOLDEN = Path(__file__).parent / "golden"
 TEXT = kit.SMALL.replace('label = "SP"', 'label = "SP"\nprotocol = "dlkd"') + (
@@ -159,6 +161,62 @@ def test_files_and_alias(tmp_path: Path) -> None:
     for s in render.FILES:
         assert (tmp_path / "out" / f"small-paper.{s}").read_bytes() == (tmp_path / "out" / f"table1.{s}").read_bytes()
     assert (tmp_path / "out" / "table1.png").read_bytes().startswith(b"\x89PNG")
+
+
+OTHER = (("kd.temperature", 8.0), ("recipe.epochs", 1))
+CHANGED = "SETTINGS CHANGED: kd.temperature=8.0, recipe.epochs=1. Wherever they apply, these are not the published settings, nor the profile's."
+
+
+@pytest.mark.parametrize("profile", ["paper", "quick"])
+def test_other_settings_are_named_above_every_table(profile: str, tmp_path: Path) -> None:
+    e, own = (kit.small(tmp_path, profile, overrides=overrides) for overrides in (OTHER, ()))
+    frame = kit.as_frame([kit.record(r, 70.0) for x in (e, own) for r in x.runs])
+    for fmt in ("plain", "md", "tex"):
+        text = " ".join(render.render(e, frame, fmt).split())
+        assert CHANGED in text and f"profile {profile} (but for the changed settings: " in text, fmt
+        assert "SETTINGS" not in render.render(own, frame, fmt)
+    assert {r["profile"] for r in csv.DictReader(io.StringIO(render.render(e, frame, "csv")))} == {
+        f"{profile}-set-kd.temperature=8.0,recipe.epochs=1"
+    }
+    figure = plots._figure(3, 3)
+    plots._title(figure, e, "what")
+    assert CHANGED in " ".join(figure.get_suptitle().split())
+    page = report.page([e], frame, Store(tmp_path / "runs"))
+    assert page.count('<p class="loud">SETTINGS CHANGED: kd.temperature=8.0, recipe.epochs=1.') == 2  # of the page, and of the table
+
+
+def test_other_settings_leave_the_tables_own_files(tmp_path: Path) -> None:
+    out, store = tmp_path / "out", Store(tmp_path / "runs")
+
+    def written(overrides: tuple) -> dict[str, bytes]:
+        e = kit.small(tmp_path, overrides=overrides)
+        frame = kit.as_frame([kit.record(r, 70.0) for r in e.runs])
+        paths = render.write_all(e, frame, out, alias="table1", store=store) + plots.write_figures(e, frame, store, out)
+        return {p.name: p.read_bytes() for p in [*paths, report.write_report([e], frame, store, out)]}
+
+    own = written(())
+    assert {"small-paper.md", "table1.md", "small-paper-delta.png", "index.html"} <= set(own)
+    other = written(OTHER)
+    word = "-set-kd.temperature=8.0,recipe.epochs=1"
+    assert {f"small-paper{word}.md", f"table1{word}.md", f"small-paper{word}-delta.png", f"index{word}.html"} <= set(other)
+    assert not set(own) & set(other) and {name: (out / name).read_bytes() for name in own} == own
+
+
+def test_settings_that_the_table_has_anyway_are_no_others(tmp_path: Path) -> None:
+    for overrides in ((("recipe.epochs", 240),), (("kd.temperature", 4.0),)):
+        assert kit.small(tmp_path, overrides=overrides).suffix == ""
+    assert kit.small(tmp_path, "quick", overrides=(("recipe.epochs", 2),)).overrides == ()
+
+
+def test_many_other_settings_have_a_short_name(tmp_path: Path) -> None:
+    many = (("at.weight", 1.0), ("kd.temperature", 8.0), ("recipe.epochs", 1), ("recipe.test_images", 50), ("recipe.train_images", 64))
+    names = {kit.small(tmp_path, overrides=tuple(o)).suffix for o in (many, many[1:])}
+    assert len(names) == 2 and all(re.fullmatch("-set-[0-9a-f]{10}", n) for n in names)
+
+
+def test_another_protocol_has_files_of_its_own(tmp_path: Path) -> None:
+    e = matrix.expand(replace(kit.small_table(tmp_path), protocol_override="sskd"), "paper")
+    assert e.suffix == "-set-protocol=sskd"
 
 
 def test_unknown_format(tmp_path: Path) -> None:

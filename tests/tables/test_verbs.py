@@ -49,6 +49,26 @@ def test_table_writes_the_static_figures_when_asked(tmp_path: Path, capsys: pyte
     assert "A small table" in out and errors == "wrote nothing\n"
 
 
+def test_a_table_of_other_settings_does_not_pass_for_the_published_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    e = kit.small(tmp_path)
+    other = kit.small(tmp_path, overrides=(("recipe.epochs", 1),))
+    store, out = Store(tmp_path / "runs"), tmp_path / "out"
+    kit.write(store, [kit.record(r, 70.0) for r in e.runs] + [kit.record(r, 5.0) for r in other.runs])
+    choice = [str(tmp_path / "small.toml"), "--profile", "paper", "--results", str(store.folder)]
+    for verb in ("table", "report"):
+        assert main([verb, *choice, "--out", str(out)]) == 0
+    files = {p: p.read_bytes() for p in out.iterdir()}
+    capsys.readouterr()
+    for verb in ("table", "report"):
+        assert main([verb, *choice, "--out", str(out), "--set", "recipe.epochs=1"]) == 0
+    assert "SETTINGS CHANGED: recipe.epochs=1. " in capsys.readouterr().out
+    assert {p: p.read_bytes() for p in files} == files and len(list(out.iterdir())) == 2 * len(files)
+    assert main(["diff", *choice, "--set", "recipe.epochs=1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert any(line.startswith("SETTINGS CHANGED: recipe.epochs=1. ") for line in found["head"])
+    assert {c["profile"] for c in found["cells"]} == {"paper-set-recipe.epochs=1"}
+
+
 @pytest.mark.parametrize(
     ("pair", "more", "shown"),
     [
