@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from benchmark import graphs
-from benchmark.execution import Execution, git_state, versions
+from benchmark.execution import Execution, cores, git_state, versions
 
 
 def synchronise(device: str) -> None:
@@ -73,7 +73,7 @@ def conditions(execution: Execution) -> dict[str, Any]:
     return {
         **execution.describe(),
         "cores_of_machine": os.cpu_count(),
-        "cores_allowed": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores_allowed": cores(),
         "load": round(os.getloadavg()[0], 2),
         "versions": versions(),
         "git": git_state(),

@@ -12,7 +12,7 @@ from benchmark.bench.ours import random_split
 from benchmark.cli import bench_proofs, common
 from benchmark.cli.common import say
 from benchmark.errors import InputError, unknown
-from benchmark.execution import Execution, choose
+from benchmark.execution import Execution
 from benchmark.matrix import MOST_SEEDS, load_table
 from results.files import write_json
 
@@ -75,9 +75,7 @@ def register(verbs: Any) -> None:
         metavar="N",
         help="random training images (default: 50000; CRD's banks have as many rows)",
     )
-    p.add_argument("--device", default="auto", help="auto, cpu, cuda")
-    p.add_argument("--precision", default="auto", help="of our loop: auto, fp32, tf32, bf16 (the naive one is fp32)")
-    p.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's choice)")
+    common.add_arithmetic(p, precision="of our loop: auto, fp32, tf32, bf16 (the naive one is fp32)")
     p.add_argument("--plot", default="", metavar="FILE", help="with --students: the plot, .png or .pdf")
     p.add_argument("--json", default="", metavar="FILE", help="all numbers, for programs")
     p.set_defaults(do=do_bench)
@@ -99,7 +97,6 @@ def _check(args: argparse.Namespace) -> None:
         ("steps", args.steps, 1),
         ("images", args.images, 200),
         ("seeds", args.seeds, 2),
-        ("threads", args.threads, 0),
     ):
         if value < low:
             raise InputError(f"--{name} {value}; allowed: {low} and more")
@@ -145,7 +142,8 @@ def do_bench(args: argparse.Namespace) -> int:
     _check(args)
     counts = _numbers(args)
     chosen = chosen_cells(args)
-    execution = choose(args.device, args.precision, args.threads)
+    execution = common.arithmetic_of(args)
+    common.say_many_threads(execution)
     report: dict[str, Any] = {"conditions": clock.conditions(execution)}
     _print_conditions(report["conditions"])
     with execution.applied():
@@ -173,9 +171,10 @@ def do_bench(args: argparse.Namespace) -> int:
 
 def _print_conditions(c: dict[str, Any]) -> None:
     v = c["versions"]
+    threads = common.plural(c["threads"], "thread") + (f", {c['student_threads']} a student" if (c["student_threads"] or 1) > 1 else "")
     form = ", ".join([c["precision"], *(["channels_last"] if c["channels_last"] else []), *([f"kernels {c['kernels']}"] if c["kernels"] else [])])
     print(
-        f"{c['device_name']}; {c['cores_allowed']} of {c['cores_of_machine']} cores, {common.plural(c['threads'], 'thread')}, load {c['load']}; "
+        f"{c['device_name']}; {c['cores_allowed']} of {c['cores_of_machine']} cores, {threads}, load {c['load']}; "
         f"ours {form}; naive fp32; torch {v['torch']}, Python {v['python']}, "
         f"commit {c['git']['commit'][:10]}{' (changed)' if c['git']['dirty'] else ''}"
     )

@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmark import data, matrix, plan, protocols, teacher_table, teachers
 from benchmark.errors import InputError
-from benchmark.execution import Execution, choose, has_gpu
+from benchmark.execution import Execution, choose, cores, has_gpu
 from benchmark.local import Environment
 from benchmark.matrix import MOST_SEEDS, Expansion
 from benchmark.runs import Resolver, Run
@@ -32,6 +32,9 @@ PAPER_TABLES = {
 
 KEEP = ("all", "none")
 
+MOST_THREADS = 1_024
+"""With many more, processes run out of what the system grants. More are allowed where there are cores for them."""
+
 LARGEST_SEED = 2**31 - 1
 """Any seed trains (`runs.seed_of` hashes it), but records are read as 64-bit numbers."""
 
@@ -40,7 +43,8 @@ class NotInTable(InputError):
     """What was asked for is in no run of this table; another table may have it."""
 
 
-def _env(name: str, default: str = "") -> str:
+def variable(name: str, default: str = "") -> str:
+    """An environment variable; set and empty is not set."""
     return os.environ.get(name) or default
 
 
@@ -51,36 +55,38 @@ def add_places(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--data",
-        default=_env("DATA", "data"),
+        default=variable("DATA", "data"),
         metavar="DIR",
         help="folder of data sets (default: $DATA, else data; missing sets are downloaded)",
     )
     group.add_argument(
         "--teachers",
-        default=_env("TEACHERS"),
+        default=variable("TEACHERS"),
         metavar="DIR",
         help="folder of checkpoints that teach instead of teachers trained here (default: $TEACHERS)",
     )
 
 
-def add_selection(parser: argparse.ArgumentParser, table: bool = True, only: bool = True) -> None:
-    """only: whether single runs can be chosen (not where whole cells are shown)."""
+def add_selection(
+    parser: argparse.ArgumentParser, table: bool = True, only: bool = True, usual: str = "paper with a GPU, quick without"
+) -> None:
+    """only: whether single runs can be chosen (not where whole cells are shown). usual: the profile where none is named, in words."""
     if table:
         parser.add_argument("table", metavar="TABLE", help=f"one of {', '.join(matrix.table_names())}, or a .toml file")
     group = parser.add_argument_group("which runs")
     group.add_argument(
         "--profile",
-        default=_env("PROFILE") or None,
-        help=f"{', '.join(protocols.PROFILES)} (default: paper with a GPU, quick without)",
+        default=variable("PROFILE") or None,
+        help=f"{', '.join(protocols.PROFILES)} (default: $PROFILE, else {usual})",
     )
     group.add_argument(
         "--protocol",
-        default=_env("PROTOCOL") or None,
+        default=variable("PROTOCOL") or None,
         help="overrides the table's protocol; makes it not comparable with the printed numbers",
     )
     group.add_argument(
         "--seeds",
-        default=_env("SEEDS") or None,
+        default=variable("SEEDS") or None,
         metavar="N|A,B,..",
         help="number of seeds (0..N-1), or a list such as 0,3,7 or 5, (only seed 5)",
     )
@@ -103,22 +109,25 @@ def add_selection(parser: argparse.ArgumentParser, table: bool = True, only: boo
     )
 
 
-def add_execution(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("how")
-    group.add_argument("--device", default=_env("DEVICE", "auto"), help="auto, cpu, cuda")
+def add_arithmetic(group: Any, precision: str = "auto, fp32, tf32, bf16 (recorded; in no key)") -> None:
+    """The options of `arithmetic_of`. precision: its help."""
+    group.add_argument("--device", default=variable("DEVICE", "auto"), help="auto, cpu, cuda (default: $DEVICE, else auto)")
+    group.add_argument("--precision", default=variable("PRECISION", "auto"), help=f"{precision} (default: $PRECISION, else auto)")
     group.add_argument(
-        "--precision", default=_env("PRECISION", "auto"), help="auto, fp32, tf32, bf16 (recorded; in no key)"
-    )
-    group.add_argument(
-        "--threads", type=int, default=_env("THREADS", "0"), help="CPU threads (0: torch's choice; recorded)"
+        "--threads", type=int, default=variable("THREADS", "0"), help="CPU threads (0: torch's choice; recorded; default: $THREADS, else 0)"
     )
     group.add_argument(
         "--student-threads",
         type=int,
-        default=_env("STUDENT_THREADS", "1"),
+        default=variable("STUDENT_THREADS", "1"),
         metavar="N",
-        help="of these, threads of one student's step: so many fewer students are stepped side by side (default: 1; recorded)",
+        help="of these, threads of one student's step: so many fewer students are stepped side by side (recorded; default: $STUDENT_THREADS, else 1)",
     )
+
+
+def add_execution(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("how")
+    add_arithmetic(group)
     group.add_argument(
         "--pack",
         type=int,
@@ -133,7 +142,7 @@ def add_execution(parser: argparse.ArgumentParser) -> None:
 def add_keep(group: Any) -> None:
     group.add_argument(
         "--keep",
-        default=_env("KEEP", "all"),
+        default=variable("KEEP", "all"),
         choices=KEEP,
         help="weights of finished runs: all, or none, which keeps those that other runs learn from all the same: of plain trainings "
         "(teachers, students) and teachers' heads (default: $KEEP, else all)",
@@ -143,7 +152,7 @@ def add_keep(group: Any) -> None:
 def add_teacher_cache(group: Any) -> None:
     group.add_argument(
         "--teacher-cache",
-        default=_env("TEACHER_CACHE", "auto"),
+        default=variable("TEACHER_CACHE", "auto"),
         metavar="auto|on|off",
         help="read teachers' logits and embeddings from a table of all 162 crops and flips (recorded; auto: in bf16, where it saves passes)",
     )
@@ -285,8 +294,13 @@ def _check_how(args: argparse.Namespace) -> None:
 
 def execution_of(args: argparse.Namespace) -> Execution:
     _check_how(args)
-    if args.threads < 0:
-        raise InputError(f"--threads {args.threads}; allowed: 0 (torch's choice) and more")
+    return arithmetic_of(args)
+
+
+def arithmetic_of(args: argparse.Namespace) -> Execution:
+    most = max(MOST_THREADS, 4 * cores())
+    if not 0 <= args.threads <= most:
+        raise InputError(f"--threads {args.threads}; allowed: 0 (torch's choice) to {most}; this process may use {plural(cores(), 'core')}")
     if args.student_threads < 1:
         raise InputError(f"--student-threads {args.student_threads}; allowed: 1 and more")
     return choose(args.device, args.precision, args.threads, args.student_threads)
@@ -306,6 +320,11 @@ def environment_of(args: argparse.Namespace) -> Environment:
         keep=args.keep,
         teacher_cache=args.teacher_cache,
     )
+
+
+def say_many_threads(execution: Execution) -> None:
+    if execution.threads > cores():
+        say(f"slower than need be: {execution.threads} threads wait for each other on {plural(cores(), 'core')} (THREADS=, --threads)")
 
 
 def max_pack(args: argparse.Namespace, execution: Execution) -> int:

@@ -32,8 +32,10 @@ def register(verbs: Any) -> None:
         "teachers",
         help="teachers of the tables: which exist, their accuracy beside the published ones, where each came from",
     )
-    p.add_argument("--dataset", default="cifar100", help=", ".join(data.DATASETS))
-    p.add_argument("--profile", default="paper", help=", ".join(protocols.PROFILES))
+    p.add_argument("--dataset", default=None, help=f"{', '.join(data.DATASETS)} (default: the profile's, else cifar100)")
+    p.add_argument(
+        "--profile", default=common.variable("PROFILE", "paper"), help=f"{', '.join(protocols.PROFILES)} (default: $PROFILE, else paper)"
+    )
     p.add_argument(
         "--test", action="store_true", help="measure the checkpoints of TEACHERS= on the test set (stored as records)"
     )
@@ -218,8 +220,10 @@ def _classes(found: dict[str, float]) -> str:
 def do_teachers(args: argparse.Namespace) -> int:
     from tabulate import tabulate
 
+    profile = protocols.get_profile(args.profile)
+    if args.dataset is None:
+        args.dataset = profile.dataset or "cifar100"
     data.info(args.dataset)
-    protocols.get_profile(args.profile)
     if args.test:
         if not args.teachers:
             raise InputError("teachers --test needs TEACHERS= or --teachers: a folder of checkpoints")

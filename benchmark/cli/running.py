@@ -180,6 +180,7 @@ def train_missing(args: argparse.Namespace, chosen: common.Selection) -> list[Ou
     options = Options(
         execution, Path(args.data).expanduser(), args.keep, reporter(), until=getattr(args, "until", None)
     )
+    common.say_many_threads(execution)
     outcomes = local.run_plan(found, store, options, common.environment_of(args))
     return outcomes + [Outcome(r, "failed", (store.failure(r.key) or {}).get("reason", "")) for r in failed]
 

@@ -11,7 +11,7 @@ import torch
 from training_kit import FP32, small_run
 
 from benchmark import train
-from benchmark.__main__ import main
+from benchmark.__main__ import main, parser
 from benchmark.bench import cells, clock, drift, growth, ours, parts, plain
 from benchmark.errors import InputError
 from benchmark.execution import Execution
@@ -185,6 +185,20 @@ def test_wrong_input_is_one_line_and_exit_code_2(wrong: list[str], capsys: pytes
         pytest.skip("there is a GPU")
     assert main(["bench", *wrong]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_bench_takes_the_variables_of_the_other_verbs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """`make bench PRECISION=fp32` measured in the precision of its own choice."""
+    given = {"DEVICE": "cpu", "PRECISION": "fp32", "THREADS": "3", "STUDENT_THREADS": "2"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    args = parser().parse_args(["bench"])
+    assert (args.device, args.precision, args.threads, args.student_threads) == ("cpu", "fp32", 3, 2)
+    assert parser().parse_args(["bench", "--threads", "1"]).threads == 1
+    for name, wrong in (("PRECISION", "fp7"), ("DEVICE", "nope"), ("THREADS", "-1"), ("STUDENT_THREADS", "0")):
+        monkeypatch.setenv(name, wrong)
+        test_wrong_input_is_one_line_and_exit_code_2([], capsys)
+        monkeypatch.setenv(name, given[name])
 
 
 def test_a_peak_of_memory_is_seen() -> None:

@@ -16,7 +16,7 @@ import pytest
 from benchmark import local, matrix, protocols
 from benchmark.__main__ import main
 from benchmark.bench import cells
-from benchmark.cli import tables
+from benchmark.cli import common, tables
 from benchmark.cli.bench import _check
 from benchmark.cli.common import seeds_of
 from benchmark.errors import InputError
@@ -83,7 +83,10 @@ def test_results_that_cannot_be_written_are_one_line(table: str, capsys: pytest.
 
 
 @pytest.mark.parametrize("verb", ["table", "report"])
-def test_a_folder_that_cannot_be_made_is_said_for_what_is_wanted_of_it(verb: str, table: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_cannot_be_made_is_said_for_what_is_wanted_of_it(
+    verb: str, table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "runs").mkdir()
     assert "--out: /proc/x cannot be written to" in refused([verb, table, *SMALL, "--out", "/proc/x"], capsys)
 
 
@@ -121,7 +124,8 @@ def test_an_error_without_a_file_or_a_reason_is_not_hidden(table: str, monkeypat
         main(["run", table, *FAST])
 
 
-def test_output_that_is_not_utf8_is_no_traceback() -> None:
+def test_output_that_is_not_utf8_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
     argv = [sys.executable, "-m", "benchmark", "diff", "sskd-table3", "--profile", "paper", "--pairs", "resnet56:resnet20", "--methods", "kd"]
     done = subprocess.run(argv, cwd=ROOT, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True)
     assert b"Traceback" not in done.stderr and done.returncode in (0, 1) and b"resnet20" in done.stdout, done.stderr
@@ -285,8 +289,31 @@ def test_a_report_leaves_out_tables_that_lack_the_pair_or_method() -> None:
 
 
 def test_a_report_of_what_no_table_has_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "runs").mkdir()
     out = str(tmp_path / "out")
     unknown = "resnet8:resnet110"
     for argv in (["--pairs", unknown], ["--methods", "nope"], ["--pairs", f"resnet56:resnet20,{unknown}"]):
         refused(["report", "--profile", "quick", "--out", out, *argv], capsys)
         assert not Path(out).exists()
+
+
+# --- threads ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", ["1025", "100000", "1000000000000"])
+def test_threads_are_bounded(threads: str, table: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(common, "cores", lambda: 2)
+    for argv in (["run", table, *SMALL], ["plan", table, *SMALL], ["bench", "--images", "200"]):
+        line = refused([*argv, "--threads", threads], capsys)
+        assert "0 (torch's choice) to 1024; this process may use 2 cores" in line
+    monkeypatch.setattr(common, "cores", lambda: 300)
+    with pytest.raises(Trained):
+        main(["run", table, *SMALL, "--precision", "fp32", "--threads", "1200"])
+
+
+def test_more_threads_than_cores_are_said_to_be_slow(table: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(common, "cores", lambda: 2)
+    for threads, said in (("2", 0), ("64", 1)):
+        with pytest.raises(Trained):
+            main(["run", table, *SMALL, "--precision", "fp32", "--threads", threads])
+        assert capsys.readouterr().err.count(f"{threads} threads wait for each other on 2 cores") == said

@@ -58,6 +58,15 @@ def test_a_checkpoint_of_other_classes_is_said_to_be_left_out(ten_classes: list[
     assert shown.err.count("\n") == 1 and "resnet14.pth" in shown.err and "cifar10" in shown.err and "digits" in shown.err
 
 
+def test_the_profile_of_the_environment_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the data set that the profile trains on: on another nothing is ever trained under it."""
+    monkeypatch.setenv("PROFILE", "quick")
+    assert main(["teachers", "--results", str(tmp_path), "--json"]) == 0
+    assert {r["key"].split("/")[0] + r["key"].split("/")[2] for r in json.loads(capsys.readouterr().out)} == {"digitsquick"}
+    monkeypatch.setenv("PROFILE", "nope")
+    assert main(["teachers", "--results", str(tmp_path)]) == 2
+
+
 def test_the_reference_teacher_is_listed_as_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = ROOT / "results" / "reference" / "teachers"
     assert main(["teachers", "--teachers", str(folder), "--results", str(tmp_path), "--json"]) == 0
