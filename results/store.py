@@ -67,7 +67,7 @@ COLUMNS = {
 
 def default_folder() -> Path:
     """`RESULTS` in the environment, else `results/runs` of this checkout."""
-    return Path(os.environ.get("RESULTS") or Path(__file__).resolve().parent / "runs")
+    return Path(os.environ.get("RESULTS") or Path(__file__).resolve().parent / "runs").expanduser()
 
 
 @dataclass(frozen=True)

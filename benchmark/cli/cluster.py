@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from benchmark import data, teachers
@@ -56,7 +55,7 @@ def do_submit(args: argparse.Namespace) -> int:
         waiting = [r for r in closure(chosen.runs) if not store.is_done(r.key)]
         teachers.need_weights(ref for r in waiting for ref in (r.teacher_ref, r.evaluates))
         for name in sorted({r.dataset for r in chosen.runs}):
-            data.load(name, Path(args.data).expanduser())  # nodes often have no way to the internet, and need not race for one file
+            data.load(name, common.path_of(args.data))  # nodes often have no way to the internet, and need not race for one file
     report = submit_runs(
         chosen.runs, chosen.expansion.table.name, store, environment, cluster, dry_run=args.dry_run, max_pack=args.pack,
         factor=measured_factor(store, cluster.torch_device), say=say,
@@ -73,8 +72,9 @@ def do_cancel(args: argparse.Namespace) -> int:
     from slurm.state import cancel
 
     chosen = common.select(args)
+    store = common.store_to_read(args)
     commands.require()
-    found = cancel(common.store_of(args), {r.key for r in closure(chosen.runs)})
+    found = cancel(store, {r.key for r in closure(chosen.runs)})
     for job in found.ids:
         print(job)
     for job, why in found.kept:

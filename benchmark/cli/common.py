@@ -48,6 +48,14 @@ def variable(name: str, default: str = "") -> str:
     return os.environ.get(name) or default
 
 
+def path_of(text: str) -> Path:
+    """The path that a person means: `~` is a home, also where no shell has looked at it (`make RESULTS='~/x'`)."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise InputError(f"{text}: no such home; allowed: ~/..., or a path without ~") from None
+
+
 def add_places(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("places")
     group.add_argument(
@@ -167,7 +175,21 @@ def print_json(value: Any) -> None:
 
 
 def store_of(args: argparse.Namespace) -> Store:
-    return Store(folder_of(Path(args.results).expanduser() if args.results else default_folder(), "RESULTS"))
+    named = args.results or variable("RESULTS")
+    return Store(folder_of(path_of(named) if named else default_folder(), "RESULTS"))
+
+
+def store_to_read(args: argparse.Namespace, first: bool = False) -> Store:
+    """`store_of` for verbs that only look at what is there: a folder that was named and is not there is a mistyped one (`InputError`).
+
+    first: the verb makes sense before the first run too, so that there is only a notice.
+    """
+    store = store_of(args)
+    if (args.results or variable("RESULTS")) and not store.folder.is_dir():
+        if not first:
+            raise InputError(f"RESULTS: no folder {store.folder}; allowed: a folder of runs, or no RESULTS= and --results (results/runs)")
+        say(f"RESULTS: no folder {store.folder} yet: nothing is done there")
+    return store
 
 
 def folder_of(path: Path, who: str) -> Path:
@@ -234,8 +256,8 @@ class Selection:
 
 def resolver_of(args: argparse.Namespace) -> Resolver:
     """What resolves runs here: it knows the imported teachers, and the data sets that are a folder's own."""
-    data.look_in(Path(args.data).expanduser())
-    return Resolver(teachers.imported(Path(args.teachers).expanduser() if args.teachers else None))
+    data.look_in(path_of(args.data))
+    return Resolver(teachers.imported(path_of(args.teachers) if args.teachers else None))
 
 
 def select(args: argparse.Namespace, name: str | None = None) -> Selection:
@@ -309,10 +331,10 @@ def arithmetic_of(args: argparse.Namespace) -> Execution:
 def environment_of(args: argparse.Namespace) -> Environment:
     folder = store_of(args).folder
     _check_how(args)
-    absolute = {"results": folder, "data": Path(args.data).expanduser()}
+    absolute = {"results": folder, "data": path_of(args.data)}
     return Environment(
         **{k: str(v.resolve()) for k, v in absolute.items()},
-        teachers=str(Path(args.teachers).expanduser().resolve()) if args.teachers else "",
+        teachers=str(path_of(args.teachers).resolve()) if args.teachers else "",
         device=args.device,
         precision=args.precision,
         threads=args.threads,

@@ -134,7 +134,7 @@ def teacher_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
     from results import published
 
     store = common.store_of(args)
-    folder = Path(args.teachers).expanduser() if args.teachers else None
+    folder = common.path_of(args.teachers) if args.teachers else None
     imported = teachers.imported(folder)
     wanted: dict[tuple[str, str], None] = {}
     for name in matrix.table_names():
@@ -229,12 +229,12 @@ def do_teachers(args: argparse.Namespace) -> int:
             raise InputError("teachers --test needs TEACHERS= or --teachers: a folder of checkpoints")
         resolver = common.resolver_of(args)
         store = common.store_of(args)
-        options = Options(choose(precision="fp32"), Path(args.data).expanduser())
+        options = Options(choose(precision="fp32"), common.path_of(args.data))
         for (dataset, _), ref in resolver.imported.items():
             if dataset == args.dataset:
                 train_pack([resolver.imported_run(dataset, args.profile, ref, "crd")], store, options)
     rows = teacher_rows(args)
-    for (dataset, _), ref in teachers.imported(Path(args.teachers).expanduser() if args.teachers else None).items():
+    for (dataset, _), ref in teachers.imported(common.path_of(args.teachers) if args.teachers else None).items():
         if dataset != args.dataset:
             common.say(f"{Path(ref.path).name} is left out: by its number of classes it counts for {dataset}, not for {args.dataset}")
     if args.json:

@@ -72,7 +72,7 @@ def measured_factor(store: Store, device: str) -> float | None:
 
 def _plan(args: argparse.Namespace, chosen: common.Selection) -> tuple[plan.Plan, dict[str, Any]]:
     execution = common.execution_of(args)
-    store = common.store_of(args)
+    store = common.store_to_read(args, first=True)
     found = plan.make_plan(chosen.runs, store, max_pack=common.max_pack(args, execution))
     device = "cuda" if chosen.profile == "paper" and args.device == "auto" else execution.torch_device.type
     return found, plan.summary(found, device, args.keep, measured_factor(store, device))
@@ -178,7 +178,7 @@ def train_missing(args: argparse.Namespace, chosen: common.Selection) -> list[Ou
     if execution.torch_device.type == "cpu" and execution.precision == "bf16" and kernels.built().library is None:
         say(f"slower than need be: batch norms by PyTorch's operators ({kernels.built().why})")
     options = Options(
-        execution, Path(args.data).expanduser(), args.keep, reporter(), until=getattr(args, "until", None)
+        execution, common.path_of(args.data), args.keep, reporter(), until=getattr(args, "until", None)
     )
     common.say_many_threads(execution)
     outcomes = local.run_plan(found, store, options, common.environment_of(args))
@@ -211,7 +211,7 @@ def do_reproduce(args: argparse.Namespace) -> int:
     args.table = args.table or common.paper_table(args.paper, args.number)
     chosen = common.select(args)
     common.execution_of(args)  # what is wrong with it is said before anything else
-    out = common.writable(Path(args.out), "--out")
+    out = common.writable(common.path_of(args.out), "--out")
     _announce(args, chosen)
     code = _verdict(train_missing(args, chosen))
     table_verbs.show(chosen, common.store_of(args), out, alias=number or None)

@@ -179,7 +179,7 @@ def _span(seconds: float) -> str:
 
 def do_status(args: argparse.Namespace) -> int:
     chosen = common.select(args)
-    store = common.store_of(args)
+    store = common.store_to_read(args, first=True)
     runs = closure(chosen.runs)
     while True:
         states: dict[str, str] = {}
@@ -216,7 +216,9 @@ def find(store: Store, text: str) -> str:
 
 
 def do_logs(args: argparse.Namespace) -> int:
-    store = common.store_of(args)
+    if args.lines < 1:
+        raise InputError(f"--lines {args.lines}; allowed: 1 and more")
+    store = common.store_to_read(args)
     key = find(store, args.run)
     print(f"{key}: {store.state(key)}")
     for line in tail(store.path(key) / "log.txt", args.lines):
@@ -236,7 +238,7 @@ def do_logs(args: argparse.Namespace) -> int:
 
 def do_retry(args: argparse.Namespace) -> int:
     chosen = common.select(args)
-    store = common.store_of(args)
+    store = common.store_to_read(args)
     cleared = [r.key for r in closure(chosen.runs) if store.clear_failure(r.key)]
     for key in cleared:
         print(key)
@@ -351,7 +353,7 @@ def _remove(store: Store, key: str, unfinished: bool) -> str:
 
 
 def do_clean(args: argparse.Namespace) -> int:
-    store = common.store_of(args)
+    store = common.store_to_read(args)
     found = stale(store, args)
     for key, why in found.removed:
         print(f"{key}: {why}")

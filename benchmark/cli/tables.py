@@ -94,8 +94,8 @@ def do_table(args: argparse.Namespace) -> int:
 
     chosen = common.select(args)
     nowhere = args.out == os.devnull
-    store = common.store_of(args)
-    out = Path(args.out) if nowhere else common.writable(Path(args.out), "--out")
+    store = common.store_to_read(args)
+    out = Path(args.out) if nowhere else common.writable(common.path_of(args.out), "--out")
     frame = frame_of(store)
     paths = [] if nowhere else render.write_all(chosen.expansion, frame, out, store=store)
     print(render.render(chosen.expansion, frame, args.format, store))
@@ -115,8 +115,8 @@ def do_diff(args: argparse.Namespace) -> int:
     if fail_on - allowed:
         raise InputError(f"--fail-on {args.fail_on}; allowed: above, below, none")
     chosen = common.select(args)
-    store = common.store_of(args)
-    fmt = "json" if args.json else args.format
+    store = common.store_to_read(args)
+    fmt = "json" if args.json else args.format or "plain"
     if args.curves:
         from tables import curves
 
@@ -130,7 +130,7 @@ def do_diff(args: argparse.Namespace) -> int:
 def do_report(args: argparse.Namespace) -> int:
     from tables import report
 
-    out, store = common.folder_of(Path(args.out), "--out"), common.store_of(args)
+    out, store = common.folder_of(common.path_of(args.out), "--out"), common.store_to_read(args)
     frame = frame_of(store)
     chosen, profile = _reported(args, set(frame["key"]))
     common.writable(out, "--out")

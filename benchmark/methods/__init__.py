@@ -63,7 +63,7 @@ def _modules() -> list[ModuleType]:
     for entry in sorted(pkgutil.iter_modules(__path__), key=lambda e: e.name):
         if entry.name not in ("base",) and not entry.name.startswith("_"):
             found.append(importlib.import_module(f"{__name__}.{entry.name}"))
-    for folder in filter(None, os.environ.get("KD_METHODS", "").split(os.pathsep)):
+    for folder in map(os.path.expanduser, filter(None, os.environ.get("KD_METHODS", "").split(os.pathsep))):
         if not Path(folder).is_dir():
             raise InputError(f"KD_METHODS: no folder {folder}; allowed: folders that hold method files (*.py)")
         for path in sorted(Path(folder).glob("[!_]*.py")):

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from benchmark import local, matrix, protocols
+import results
+from benchmark import local, matrix, methods, protocols
 from benchmark.__main__ import main
 from benchmark.bench import cells
 from benchmark.cli import common, tables
@@ -295,6 +296,58 @@ def test_a_report_of_what_no_table_has_is_one_line(tmp_path: Path, capsys: pytes
     for argv in (["--pairs", unknown], ["--methods", "nope"], ["--pairs", f"resnet56:resnet20,{unknown}"]):
         refused(["report", "--profile", "quick", "--out", out, *argv], capsys)
         assert not Path(out).exists()
+
+
+# --- places -----------------------------------------------------------------------------------------------------------
+
+
+READING = ["table", "diff", "report", "retry", "cancel", "clean", "logs"]
+
+
+@pytest.mark.parametrize("verb", READING)
+def test_a_results_folder_that_is_not_there_is_a_mistyped_one(
+    verb: str, table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    argv = [verb, *{"clean": [], "logs": ["some-run"]}.get(verb, [table, *SMALL])]
+    assert f"no folder {tmp_path / 'runs'}; allowed: " in refused(argv, capsys)
+    assert f"no folder {tmp_path / 'typo'}; allowed: " in refused([*argv, "--results", str(tmp_path / "typo")], capsys)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mini.toml"], "no file is written of nothing"
+
+
+@pytest.mark.parametrize("verb", ["status", "plan"])
+def test_before_the_first_run_a_folder_need_not_be_there(verb: str, table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, table, *SMALL]) == 0
+    assert capsys.readouterr().err == f"RESULTS: no folder {tmp_path / 'runs'} yet: nothing is done there\n"
+
+
+@pytest.mark.parametrize("verb", [*READING, "status", "plan"])
+def test_the_usual_results_folder_need_not_be_there(
+    verb: str, table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RESULTS")
+    monkeypatch.setattr(common, "default_folder", lambda: tmp_path / "usual")
+    monkeypatch.chdir(tmp_path)
+    main([verb, *{"clean": [], "logs": ["some-run"]}.get(verb, [table, *SMALL])])
+    assert "no folder" not in capsys.readouterr().err
+
+
+def test_a_home_is_found_without_a_shell(table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """`make RESULTS='~/x'`, and what dash leaves of `RESULTS=~/x` beside a command."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("RESULTS", "~/kdx")
+    assert results.default_folder() == common.store_of(argparse.Namespace(results=None)).folder == tmp_path / "home" / "kdx"
+    (tmp_path / "home" / "kdx").mkdir(parents=True)
+    for verb, name in (("table", "mini-quick"), ("report", "index")):
+        assert main([verb, table, "--profile", "quick", "--out", f"~/{verb}"]) == 0
+        assert list((tmp_path / "home" / verb).glob(f"{name}.*"))
+    assert not (tmp_path / "~").exists()
+    assert "no such home" in refused(["status", table, "--results", "~no-such-person/x"], capsys)
+    (tmp_path / "home" / "m").mkdir()
+    (tmp_path / "home" / "m" / "mine.py").write_text("")
+    monkeypatch.setenv("KD_METHODS", "~/m")
+    assert methods._modules()[-1].__name__ == "kd_methods_mine"
 
 
 # --- threads ----------------------------------------------------------------------------------------------------------
