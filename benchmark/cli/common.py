@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import data, matrix, plan, protocols, teacher_table, teachers
+from benchmark.data.clips import listing
 from benchmark.errors import InputError
 from benchmark.execution import Execution, choose, cores, has_gpu
 from benchmark.local import Environment
@@ -40,7 +41,7 @@ LARGEST_SEED = 2**31 - 1
 
 
 class NotInTable(InputError):
-    """What was asked for is in no run of this table; another table may have it."""
+    """What was asked for, or needed, is there for no run of this table; another table may have it."""
 
 
 def variable(name: str, default: str = "") -> str:
@@ -260,8 +261,11 @@ def resolver_of(args: argparse.Namespace) -> Resolver:
     return Resolver(teachers.imported(path_of(args.teachers) if args.teachers else None))
 
 
-def select(args: argparse.Namespace, name: str | None = None) -> Selection:
-    """Resolves the options of `add_selection` (and `add_places`). `InputError` for whatever does not exist."""
+def select(args: argparse.Namespace, name: str | None = None, quiet: bool = False) -> Selection:
+    """Resolves the options of `add_selection` (and `add_places`). `InputError` for whatever does not exist.
+
+    quiet: without notices, where several tables are looked at, or one again.
+    """
     table = matrix.load_table(name or args.table)
     if args.protocol:
         protocols.get_protocol(args.protocol)
@@ -270,16 +274,18 @@ def select(args: argparse.Namespace, name: str | None = None) -> Selection:
     profile = args.profile or ("paper" if has_gpu() else "quick")
     protocols.get_profile(profile)
     overrides = matrix.parse_overrides(args.settings)
+    resolver = resolver_of(args)
     expansion = matrix.expand(
         table,
         profile,
-        resolver_of(args),
+        resolver,
         seeds=seeds_of(args.seeds),
         pairs=narrowed("--pairs", args.pairs),
         only_methods=narrowed("--methods", args.methods),
         overrides=overrides,
     )
     _used(overrides, expansion)
+    _clips_are_there(expansion.dataset, path_of(args.data))
     runs = expansion.runs
     only: str | None = getattr(args, "only", None)
     if only is not None:
@@ -289,7 +295,32 @@ def select(args: argparse.Namespace, name: str | None = None) -> Selection:
             raise NotInTable(
                 f"--only {only}: no run of {table.name} matches; allowed: a part of a key, as `plan {table.name} --list` shows them"
             )
+    if not quiet:
+        _say_unused_teachers(args.teachers, resolver, expansion)
     return Selection(expansion, runs, profile, args.profile is None)
+
+
+def _clips_are_there(dataset: str, folder: Path) -> None:
+    """Clips are part of their runs' keys: without them every finished run would look as if it had not been made."""
+    known = data.info(dataset)
+    if known.of_folder and not known.identity:
+        try:
+            listing(folder)
+        except InputError as error:
+            raise NotInTable(str(error)) from error
+
+
+def _say_unused_teachers(folder: str, resolver: Resolver, expansion: Expansion) -> None:
+    refs = (ref for r in expansion.runs for ref in (r.teacher_ref, r.evaluates))
+    if not folder or any(ref is not None and ref.run is None for ref in refs):
+        return
+    counts_for = sorted({dataset for dataset, _ in resolver.imported})
+    why = (
+        "it has none of this table's teachers"
+        if expansion.dataset in counts_for
+        else f"its checkpoints count for {', '.join(counts_for)}, and the runs of profile {expansion.profile} are of {expansion.dataset}"
+    )
+    say(f"TEACHERS: {folder} is not used here: {why}")
 
 
 def _used(overrides: tuple[tuple[str, Any], ...], expansion: Expansion) -> None:

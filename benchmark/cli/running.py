@@ -143,8 +143,11 @@ def _announce(args: argparse.Namespace, chosen: common.Selection) -> None:
     else:
         say(f"{name}: profile {chosen.profile}")
     if chosen.profile != "paper":
-        again = argparse.Namespace(**{**vars(args), "profile": "paper"})
-        full = common.select(again, name=args.table or None)
+        again = argparse.Namespace(**{**vars(args), "profile": "paper", "settings": []})
+        try:
+            full = common.select(again, quiet=True)
+        except common.NotInTable:  # --only means runs of this profile, or clips that this profile does without are not there
+            return
         packs = plan.make_plan(full.runs, None, max_pack=plan.DEFAULT_PACK["cuda"])
         hours = cost.estimate([p.runs for p in packs.packs], "cuda").hours
         say(

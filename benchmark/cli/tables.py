@@ -12,9 +12,10 @@ from typing import Any
 import pandas as pd
 
 import models
-from benchmark import matrix, methods, protocols
+from benchmark import data, matrix, methods, protocols
 from benchmark.cli import common
 from benchmark.cli.common import say
+from benchmark.data.clips import NAME as CLIPS
 from benchmark.errors import InputError, unknown
 from benchmark.runs import NONE, parse_pair
 from results.store import Store, load
@@ -140,6 +141,8 @@ def do_report(args: argparse.Namespace) -> int:
         names = ", ".join(c.expansion.table.name for c in chosen)
         say(f"no record of profile {chosen[0].profile} in {store.folder}: the page shows {names} without results")
     print(report.write_report([c.expansion for c in chosen], frame, store, out))
+    if not args.tables and not data.info(CLIPS).identity and (frame["dataset"] == CLIPS).any():
+        say(f"runs of clips are left out: {args.data} holds none (DATA= or --data names the folder that they were made of)")
     return 0
 
 
@@ -149,7 +152,7 @@ def _reported(args: argparse.Namespace, keys: set[str]) -> tuple[list[common.Sel
     keys: of the records. Where no profile is asked for and the usual one has no record, another that has some is shown.
     """
     if args.tables:
-        named = [common.select(args, name=n) for n in args.tables]
+        named = [common.select(args, name=n, quiet=True) for n in args.tables]
         return named, named[0].profile
     asked = _tables_with(args)
     named, lacking = _selected(asked)
@@ -192,11 +195,11 @@ def _tables_with(args: argparse.Namespace) -> dict[str, argparse.Namespace]:
 
 
 def _selected(asked: dict[str, argparse.Namespace]) -> tuple[list[common.Selection], list[InputError]]:
-    """The tables that have what `--only` and `--set` ask for, and what was said of those that do not."""
+    """The tables that have what `--set` asks for and whose clips are there, and what was said of the others."""
     found, lacking = [], list[InputError]()
     for name, args in asked.items():
         try:
-            found.append(common.select(args, name=name))
+            found.append(common.select(args, name=name, quiet=True))
         except common.NotInTable as error:
             lacking.append(error)
     return found, lacking

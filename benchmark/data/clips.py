@@ -8,7 +8,7 @@ benchmark/data/spectrogram.py.
 
 Everyone's clips are others. So what is known of them is read from the folder that DATA names (`look_in`), and their identity, a hash of the files'
 names and sizes, is part of every run's key: records made of other clips are other runs. Before a folder was looked in, or where it holds
-no clips, a plan reckons with a nominal size and nothing can be trained.
+no clips, a nominal size is reckoned with, and the command line shows and trains nothing of clips.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def look_in(folder: Path | str) -> DatasetInfo:
     """Makes the clips of a data folder known to `benchmark.data.info` (of this process), and returns what is known.
 
     Called by whoever learns where data sets lie, before runs are resolved. Where there are none, or not in their form, the nominal sizes
-    stand again; `load` says what is wrong, as most commands want no clips.
+    stand again; who wants clips (`load`, the tables of clips) says what is wrong, as most commands want none.
     """
     known = NOMINAL
     try:
@@ -125,6 +125,6 @@ NOMINAL = DatasetInfo(
     load=_load,
     of_folder=True,
 )
-"""What a plan reckons with until a folder is seen."""
+"""What is reckoned with until a folder is seen."""
 
 DATASETS[NAME] = NOMINAL

@@ -370,3 +370,24 @@ def test_more_threads_than_cores_are_said_to_be_slow(table: str, capsys: pytest.
         with pytest.raises(Trained):
             main(["run", table, *SMALL, "--precision", "fp32", "--threads", threads])
         assert capsys.readouterr().err.count(f"{threads} threads wait for each other on 2 cores") == said
+
+
+# --- what the published settings would cost ---------------------------------------------------------------------------
+
+
+def published_cost(argv: list[str], capsys: pytest.CaptureFixture[str]) -> list[str]:
+    with pytest.raises(Trained):
+        main(["run", *argv, "--profile", "quick", "--threads", "1", "--precision", "fp32"])
+    return [line for line in capsys.readouterr().err.splitlines() if line.startswith("as published")]
+
+
+def test_the_published_cost_is_not_that_of_other_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["crd-table1", "--pairs", "resnet56:resnet20", "--methods", "kd"]
+    own = published_cost(argv, capsys)
+    assert len(own) == 1 and "about 0.0 GPU-hours" not in own[0]
+    assert published_cost([*argv, *SMALL[2:]], capsys) == own
+
+
+def test_the_published_cost_is_left_out_where_nothing_is_known_of_it(tmp_path: Path, table: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert published_cost([table, "--only", "/quick/"], capsys) == [], "no run of profile paper has such a key"
+    assert published_cost(["iusp-table", "--data", str(tmp_path / "none")], capsys) == [], "no clips, and quick needs none"

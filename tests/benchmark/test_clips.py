@@ -201,6 +201,28 @@ def test_a_wrong_clip_ends_the_command_with_code_2(tmp_path: Path, capsys: pytes
     assert "noise/000.wav: cannot be read" in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.parametrize("verb", ["status", "plan", "diff", "table", "report", "retry"])
+def test_a_mistyped_folder_does_not_hide_what_is_done(verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The clips are in the keys: without them all runs would be shown as absent, and the table's file be written so."""
+    places = ["--data", str(tmp_path / "sndd"), "--results", str(tmp_path)]
+    out = ["--out", str(tmp_path / "out")] if verb in ("table", "report") else []
+    assert main([verb, "iusp-table", "--profile", "short", *places, *out]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: no folder {tmp_path / 'sndd' / 'clips' / 'train'}; allowed: ") and not (tmp_path / "out").exists()
+    other = ["iusp-table", "--profile", "quick"] if verb != "report" else ["crd-table1", "--profile", "short"]
+    assert main([verb, *other, *places, *out]) == 0, "who wants no clips needs none"
+
+
+def test_a_report_of_all_tables_says_that_it_lacks_the_clips(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data.look_in(folder)
+    assert [o.status for o in train_pack([tagger("plain")], Store(tmp_path / "runs"), Options(FP32, folder))] == ["done"]
+    argv = ["report", "--profile", "short", "--methods", "iusp,kd", "--results", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
+    assert main([*argv, "--data", str(tmp_path / "sndd")]) == 0
+    assert f"runs of clips are left out: {tmp_path / 'sndd'} holds none" in capsys.readouterr().err
+    assert main([*argv, "--data", str(folder)]) == 0
+    assert "left out" not in capsys.readouterr().err
+
+
 def test_other_clips_are_other_runs(folder: Path, tmp_path: Path) -> None:
     def key() -> str:
         return Resolver().run(Request("clips", "clips", "short", "none", "crnn_16", "plain"), 0).key
