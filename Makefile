@@ -16,6 +16,12 @@ NAME_sskd_2 := sskd-table4
 NAME_crd_1 := crd-table1
 NAME_crd_2 := crd-table2
 
+# Said before anything is installed: these targets take the tables of PAPER, and TABLE= would be lost.
+ifeq ($(origin TABLE),command line)
+OF_PAPER := $(filter %-table1 %-table2,$(MAKECMDGOALS))
+$(if $(OF_PAPER),$(error TABLE=$(TABLE) with $(OF_PAPER); allowed: PAPER= with it, or TABLE= with reproduce and status))
+endif
+
 ifeq ($(PY),.venv/bin/python)
 ENV := .venv/.installed
 DEV := .venv/.installed-dev

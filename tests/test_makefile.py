@@ -80,6 +80,12 @@ def test_an_unknown_paper_is_named(target: str) -> None:
     assert "benchmark" not in done.stdout
 
 
+@pytest.mark.parametrize("target", [f"{verb}-table{n}" for verb in VERBS for n in (1, 2)])
+def test_a_table_beside_those_of_a_paper_is_refused(target: str) -> None:
+    done = make(target, "TABLE=crd-table2", "CLUSTER=lab")
+    assert done.returncode == 2 and f"TABLE=crd-table2 with {target}; allowed: " in done.stderr and "benchmark" not in done.stdout
+
+
 def test_variables_reach_the_program() -> None:
     (line,) = re.findall(r"^export (.*)$", MAKEFILE, re.MULTILINE)
     assert set(line.split()) == set(EXPORTED)

@@ -47,11 +47,11 @@ def register(verbs: Any) -> None:
         "table", nargs="?", default="", metavar="TABLE", help="a table's name (or choose by --paper and --number)"
     )
     common.add_selection(p, table=False)
-    p.add_argument("--paper", default="dlkd", help="dlkd, sskd or crd: whose table")
+    p.add_argument("--paper", default=None, help="dlkd, sskd or crd: whose table (default: dlkd)")
     p.add_argument(
-        "--number", type=int, choices=(1, 2), default=1, help="1: similar architectures, 2: different architectures"
+        "--number", type=int, choices=(1, 2), default=None, help="1: similar architectures (default), 2: different architectures"
     )
-    p.add_argument("--out", default="tables/out", metavar="DIR", help="where the files go")
+    p.add_argument("--out", default="tables/out", metavar="DIR", help="where the files go (default: tables/out)")
     common.add_places(p)
     common.add_execution(p)
     p.set_defaults(do=do_reproduce)
@@ -180,10 +180,10 @@ def train_missing(args: argparse.Namespace, chosen: common.Selection) -> list[Ou
     )
     if execution.torch_device.type == "cpu" and execution.precision == "bf16" and kernels.built().library is None:
         say(f"slower than need be: batch norms by PyTorch's operators ({kernels.built().why})")
+    common.say_many_threads(execution)
     options = Options(
         execution, common.path_of(args.data), args.keep, reporter(), until=getattr(args, "until", None)
     )
-    common.say_many_threads(execution)
     outcomes = local.run_plan(found, store, options, common.environment_of(args))
     return outcomes + [Outcome(r, "failed", (store.failure(r.key) or {}).get("reason", "")) for r in failed]
 
@@ -210,14 +210,17 @@ def do_run(args: argparse.Namespace) -> int:
 def do_reproduce(args: argparse.Namespace) -> int:
     from benchmark.cli import tables as table_verbs
 
-    number = "" if args.table else f"table{args.number}"
-    args.table = args.table or common.paper_table(args.paper, args.number)
+    if args.table and (args.paper is not None or args.number is not None):
+        raise InputError(f"reproduce {args.table} with --paper or --number; allowed: a table's name, or these")
+    number = args.number or 1
+    alias = None if args.table else f"table{number}"
+    args.table = args.table or common.paper_table("dlkd" if args.paper is None else args.paper, number)
     chosen = common.select(args)
     common.execution_of(args)  # what is wrong with it is said before anything else
     out = common.writable(common.path_of(args.out), "--out")
     _announce(args, chosen)
     code = _verdict(train_missing(args, chosen))
-    table_verbs.show(chosen, common.store_of(args), out, alias=number or None)
+    table_verbs.show(chosen, common.store_of(args), out, alias=alias)
     return code
 
 

@@ -27,7 +27,7 @@ def register(verbs: Any) -> None:
     )
     common.add_selection(p, only=False)
     common.add_places(p)
-    p.add_argument("--out", default="tables/out", metavar="DIR", help="where the files go (/dev/null: nowhere)")
+    p.add_argument("--out", default="tables/out", metavar="DIR", help="where the files go (default: tables/out; /dev/null: nowhere)")
     p.add_argument("--format", default="plain", choices=("plain", "md", "tex", "csv"), help="what is printed")
     p.add_argument(
         "--figures", action="store_true", help="also png of the differences, a forest plot, and every cell's training curves"
@@ -37,16 +37,16 @@ def register(verbs: Any) -> None:
     p = verbs.add_parser("diff", help="ours beside the printed numbers, with verdicts; exit 1 if one is above or below")
     common.add_selection(p, only=False)
     common.add_places(p)
-    p.add_argument("--format", default="plain", choices=("plain", "md", "tex", "csv", "json"))
+    p.add_argument("--format", default=None, choices=("plain", "md", "tex", "csv", "json"), help="what is printed (default: plain)")
     p.add_argument("--json", action="store_true", help="the same as --format json")
     p.add_argument(
         "--against", default=None, metavar="PAPER", help="another paper's printed numbers for the same cells"
     )
     p.add_argument(
         "--fail-on",
-        default="above,below",
+        default=None,
         metavar="V,..",
-        help="verdicts that make the exit code 1: above, below, or none",
+        help="verdicts that make the exit code 1: above, below, or none (default: above,below)",
     )
     p.add_argument("--curves", action="store_true", help="epoch by epoch against the published training curves")
     p.set_defaults(do=do_diff)
@@ -55,7 +55,7 @@ def register(verbs: Any) -> None:
     p.add_argument("tables", nargs="*", metavar="TABLE", help="tables (default: all that have a record)")
     common.add_selection(p, table=False, only=False)
     common.add_places(p)
-    p.add_argument("--out", default="report", metavar="DIR")
+    p.add_argument("--out", default="report", metavar="DIR", help="where index.html goes (default: report)")
     p.set_defaults(do=do_report)
 
     p = verbs.add_parser("published", help="every printed value of a cell, and how they disagree")
@@ -112,9 +112,13 @@ def do_diff(args: argparse.Namespace) -> int:
     from tables import diff
 
     allowed = {"above", "below"}
-    fail_on = set(common.words(args.fail_on)) - {"none"}
+    fail_on = allowed if args.fail_on is None else set(common.words(args.fail_on)) - {"none"}
     if fail_on - allowed:
         raise InputError(f"--fail-on {args.fail_on}; allowed: above, below, none")
+    if args.json and args.format not in (None, "json"):
+        raise InputError(f"--json with --format {args.format}; allowed: one of them")
+    if args.curves and not (args.fail_on is None and args.against is None):
+        raise InputError("--curves with --fail-on or --against, which are about the table's cells; allowed: one of them")
     chosen = common.select(args)
     store = common.store_to_read(args)
     fmt = "json" if args.json else args.format or "plain"
@@ -137,12 +141,12 @@ def do_report(args: argparse.Namespace) -> int:
     common.writable(out, "--out")
     if not args.tables and args.profile is None and profile != chosen[0].expansion.profile:
         say(f"no record of profile {profile}; shown is {chosen[0].expansion.profile} (PROFILE= or --profile chooses)")
+    if not args.tables and not data.info(CLIPS).identity and (frame["dataset"] == CLIPS).any():
+        say(f"runs of clips are left out: {args.data} holds none (DATA= or --data names the folder that they were made of)")
     if not frame["key"].isin([r.key for c in chosen for r in c.runs]).any():
         names = ", ".join(c.expansion.table.name for c in chosen)
         say(f"no record of profile {chosen[0].profile} in {store.folder}: the page shows {names} without results")
     print(report.write_report([c.expansion for c in chosen], frame, store, out))
-    if not args.tables and not data.info(CLIPS).identity and (frame["dataset"] == CLIPS).any():
-        say(f"runs of clips are left out: {args.data} holds none (DATA= or --data names the folder that they were made of)")
     return 0
 
 
@@ -213,6 +217,8 @@ def do_published(args: argparse.Namespace) -> int:
     from results import published
 
     if args.validate:
+        if args.pair or args.method or args.dataset or args.json or args.metric != "top1":
+            raise InputError("published --validate with a cell or --json; allowed: it alone")
         problems = published.validate()
         for line in problems:
             print(line)

@@ -372,6 +372,26 @@ def test_more_threads_than_cores_are_said_to_be_slow(table: str, capsys: pytest.
         assert capsys.readouterr().err.count(f"{threads} threads wait for each other on 2 cores") == said
 
 
+# --- what would be lost -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["reproduce", "crd-table1", "--paper", "crd"], "--paper or --number"),
+        (["reproduce", "crd-table1", "--number", "2"], "--paper or --number"),
+        (["diff", "crd-table1", "--json", "--format", "csv"], "--json with --format csv"),
+        (["diff", "crd-table1", "--curves", "--fail-on", "below"], "--curves with --fail-on"),
+        (["diff", "crd-table1", "--curves", "--against", "sskd"], "--curves with --fail-on or --against"),
+        (["published", "--validate", "--pair", "resnet56:resnet20"], "--validate"),
+        (["published", "--validate", "--metric", "top5"], "--validate"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else " ".join(x),
+)
+def test_of_two_things_that_exclude_each_other_none_is_dropped(argv: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert said in refused(argv, capsys)
+
+
 # --- what the published settings would cost ---------------------------------------------------------------------------
 
 
