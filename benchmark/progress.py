@@ -46,14 +46,14 @@ class Lines(Reporter):
     def __init__(self) -> None:
         self._began = self._said = time.monotonic()
         self._images = self._steps = self._total = 0
-        self._runs = 0
+        self._runs = self._ended = 0
 
     def _print(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
     def begin(self, pack: Sequence[Run], steps_total: int, steps_done: int) -> None:
         self._began = self._said = time.monotonic()
-        self._images, self._steps, self._total, self._runs = 0, steps_done, steps_total, len(pack)
+        self._images, self._steps, self._total, self._runs, self._ended = 0, steps_done, steps_total, len(pack), 0
         going_on = f", going on at step {steps_done} of {steps_total}" if steps_done else ""
         self._print(f"pack of {len(pack)}: {pack_title(pack)}{going_on}")
 
@@ -69,6 +69,7 @@ class Lines(Reporter):
             self._print(f"  {self._steps}/{self._total} steps, {rate:.0f} student-images/s; {epoch_line(run, row)}")
 
     def outcome(self, run: Run, outcome: Outcome) -> None:
+        self._ended += 1
         if outcome.status not in ("done",):
             self._print(f"  {outcome.status}: {run.key}{': ' + outcome.reason if outcome.reason else ''}")
 
@@ -78,7 +79,10 @@ class Lines(Reporter):
     def end(self) -> None:
         if self._images:
             seconds = time.monotonic() - self._began
-            self._print(f"  {self._runs} {'run' if self._runs == 1 else 'runs'} in {seconds:.0f} s, {self._images / seconds:.0f} student-images/s")
+            of = "" if self._ended == self._runs else f"{self._ended} of "  # fewer where the pack was interrupted, or stops at an epoch
+            self._print(
+                f"  {of}{self._runs} {'run' if self._runs == 1 else 'runs'} in {seconds:.0f} s, {self._images / seconds:.0f} student-images/s"
+            )
         self._images = 0
 
 

@@ -244,6 +244,10 @@ RECIPE_FIELDS = (
 )
 
 
+LARGEST = 1_000_000
+"""Of a recipe's whole numbers: more epochs, or images, than anyone trains."""
+
+
 def check_recipe_override(key: str, value: Any) -> Any:
     """Checks a `recipe.field` setting, as `benchmark.methods.check_override` does for methods."""
     from benchmark.methods import _coerce
@@ -261,8 +265,8 @@ def check_recipe_override(key: str, value: Any) -> Any:
     }.get(name, float)
     value = _coerce(key, value, kind, None)
     low = 2 if name in ("batch_size", "train_images") else 1 if kind is int else 0
-    if kind is not bool and value < low:
-        raise InputError(f"{key}={value} is too small; allowed: {low} and more")
+    if kind is not bool and (value < low or (kind is int and value > LARGEST)):
+        raise InputError(f"{key}={value}; allowed: {low} and more{f', up to {LARGEST}' if kind is int else ''}")
     return value
 
 

@@ -15,7 +15,7 @@ from benchmark.plan import closure
 
 def register(verbs: Any) -> None:
     p = verbs.add_parser("submit", help="submit what is missing to a Slurm cluster; returns at once and can be repeated")
-    common.add_selection(p)
+    common.add_selection(p, usual="paper if the cluster file says GPUs, quick if not")
     common.add_places(p)
     common.add_json(p)
     p.add_argument("--cluster", required=True, metavar="NAME", help="a file of slurm/clusters, or the path of such a .toml file")

@@ -34,7 +34,7 @@ def register(verbs: Any) -> None:
 
     p = verbs.add_parser("logs", help="a run's log, and why it failed")
     p.add_argument("run", metavar="RUN", help="a run's key, or a part of it that only one run has")
-    p.add_argument("--lines", type=int, default=40)
+    p.add_argument("--lines", type=int, default=40, metavar="N", help="so many lines of the end of each log (default: 40)")
     common.add_places(p)
     p.set_defaults(do=do_logs)
 

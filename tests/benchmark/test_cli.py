@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 import models
+from benchmark import matrix
 from benchmark.__main__ import main, parser
+from benchmark.progress import Lines
+from benchmark.train import Outcome
 from results.store import Store
 
 TABLE = """
@@ -129,6 +132,30 @@ def test_every_verb_has_help(capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as stop:
             parser().parse_args([verb, "--help"])
         assert stop.value.code == 0 and "usage" in capsys.readouterr().out
+
+
+def test_help_says_where_files_go_and_what_is_usual(capsys: pytest.CaptureFixture[str]) -> None:
+    def text(verb: str) -> str:
+        with pytest.raises(SystemExit):
+            parser().parse_args([verb, "--help"])
+        return " ".join(capsys.readouterr().out.split())
+
+    assert "default: tables/out" in text("table") and "default: tables/out" in text("reproduce") and "default: report" in text("report")
+    assert "else paper if the cluster file says GPUs" in text("submit") and "else paper with a GPU" in text("run")
+    assert "of the end of each log (default: 40)" in text("logs")
+
+
+def test_what_an_interrupted_pack_did_not_end_is_not_counted(table: str, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = matrix.expand(matrix.load_table(table), "quick").runs[:2]
+    lines = Lines()
+    for ended, said in ((0, "  0 of 2 runs in "), (1, "  1 of 2 runs in "), (2, "  2 runs in ")):
+        lines.begin(runs, 10, 0)
+        lines.step("main", 1, 1, 64)
+        for run in runs[:ended]:
+            lines.outcome(run, Outcome(run, "done"))
+        capsys.readouterr()
+        lines.end()
+        assert capsys.readouterr().err.startswith(said)
 
 
 def test_run_then_again_status_logs_retry_clean(tmp_path: Path, table: str, capsys: pytest.CaptureFixture[str]) -> None:

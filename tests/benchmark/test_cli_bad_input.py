@@ -392,6 +392,20 @@ def test_of_two_things_that_exclude_each_other_none_is_dropped(argv: list[str], 
     assert said in refused(argv, capsys)
 
 
+@pytest.mark.parametrize("lines", ["0", "-2"])
+def test_lines_of_a_log_are_counted_from_one(lines: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    (tmp_path / "runs" / "a" / "log.txt").write_text("1\n2\n3\n")
+    assert f"--lines {lines}; allowed: 1 and more" in refused(["logs", "a", f"--lines={lines}"], capsys)
+    assert main(["logs", "a", "--lines", "1"]) == 0 and capsys.readouterr().out.splitlines()[1:] == ["3"]
+
+
+@pytest.mark.parametrize("name", ["epochs", "batch_size", "train_images", "test_images"])
+def test_a_recipes_whole_numbers_are_bounded(name: str, table: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "up to 1000000" in refused(["plan", table, *FAST, "--set", f"recipe.{name}=99999999999999999999"], capsys)
+    assert main(["plan", table, *FAST, "--set", f"recipe.{name}=1000000"]) == 0
+
+
 # --- what the published settings would cost ---------------------------------------------------------------------------
 
 
