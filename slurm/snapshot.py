@@ -34,7 +34,7 @@ def files(root: Path = ROOT) -> list[Path]:
 
 def own_methods() -> list[Path]:
     """The folders of KD_METHODS."""
-    return [Path(p).resolve() for p in os.environ.get("KD_METHODS", "").split(os.pathsep) if p]
+    return [Path(p).expanduser().resolve() for p in os.environ.get("KD_METHODS", "").split(os.pathsep) if p]
 
 
 def settings(place: Path) -> dict[str, str]:
