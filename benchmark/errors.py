@@ -13,6 +13,10 @@ class InputError(ValueError):
 def unknown(kind: str, name: str, allowed: Iterable[str]) -> InputError:
     """An `InputError` for a name that is not among `allowed`, with the nearest names first."""
     names = list(allowed)
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f" (did you mean {near[0]}?)" if near else ""
-    return InputError(f"unknown {kind} '{name}'{hint}; allowed: {', '.join(names) or 'none'}")
+    return InputError(f"unknown {kind} '{name}'{hint(name, names)}; allowed: {', '.join(names) or 'none'}")
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """` (did you mean X?)`, or "" where no known name is near."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""

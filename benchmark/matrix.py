@@ -8,7 +8,7 @@ A table file states a printed table: its title, paper, protocol, columns (pairs)
     dataset = "cifar100"
     protocol = "crd"                   of all rows that do not name their own
     seeds = 5                          runs a cell
-    columns = ["wrn_40_2:wrn_16_2"]    pairs, teacher:student (or none:student where there is no teacher)
+    columns = ["wrn_40_2:wrn_16_2"]    pairs, teacher:student (or none:student where there is no teacher); one at least, as of rows
     quick_columns = ["none:resnet20"]  optional: the columns that profile `quick` makes, where all would take a laptop hours
     note = "..."                       printed below the table
 
@@ -16,7 +16,7 @@ A table file states a printed table: its title, paper, protocol, columns (pairs)
     label = "KD"                       as printed
     method = "kd"                      `a+b` combines; `teacher` and `student` are the plain trainings
     protocol = "sskd"                  optional
-    set = { "kd.temperature" = 4.0 }   optional settings
+    set = { "kd.temperature" = 4.0 }   optional settings: of the row's methods, `ce`, `recipe.FIELD`
     published = "kd"                   optional: the row's name in results/published (default: the method's)
     from = "crd/table1"                optional: which paper's table really produced the printed numbers (several: "a/x, b/y", the first that has one)
     not_comparable = "..."             optional: why a comparison with the printed numbers means nothing
@@ -34,9 +34,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import data, methods, protocols
-from benchmark.errors import InputError, unknown
+from benchmark.errors import InputError, hint, unknown
 from benchmark.methods import PLAIN
 from benchmark.runs import NONE, Request, Resolver, Run, network_info, parse_pair, skip_reason
+from results.published import reader as published
 
 MOST_SEEDS = 1_000
 """Each seed of a number of seeds is a run that is planned."""
@@ -190,6 +191,9 @@ def load_table(name: str, folder: Path = FOLDER) -> Table:
             if row.get("missing")
             else tuple(sorted((k, _check_override(k, v)) for k, v in row.get("set", {}).items()))
         )
+        if unused := [k for k, _ in settings if not _concerns(k, row["method"])]:
+            own = "none: it is a plain training" if row["method"] in _PLAIN_ROWS else f"settings of {row['method']}, ce, recipe.FIELD"
+            raise InputError(f"{where} ('{row['label']}'): set has {', '.join(unused)}, which no run of the row has; allowed: {own}")
         rows.append(
             Row(
                 row["label"],
@@ -202,6 +206,9 @@ def load_table(name: str, folder: Path = FOLDER) -> Table:
                 row.get("missing", ""),
             )
         )
+    for what in ("columns", "rows"):
+        if not raw[what]:
+            raise InputError(f"{path.name}: {what} is empty; allowed: one at least")
     quick = raw.get("quick_columns", [])
     if not all(isinstance(c, str) for c in [*raw["columns"], *quick]):
         raise InputError(f"{path.name}: columns must be pairs written teacher:student")
@@ -211,6 +218,7 @@ def load_table(name: str, folder: Path = FOLDER) -> Table:
         if twice := sorted({n for n in names if names.count(n) > 1}):
             raise InputError(f"{path.name}: {what} {', '.join(twice)} twice; allowed: each once")
     columns = tuple(parse_pair(c) for c in raw["columns"])
+    _check_places(path.name, raw, rows)
     return Table(
         path.stem,
         raw["title"],
@@ -224,6 +232,32 @@ def load_table(name: str, folder: Path = FOLDER) -> Table:
         raw.get("note", ""),
         quick_columns=tuple(parse_pair(c) for c in quick),
     )
+
+
+def _check_places(where: str, table: Mapping[str, Any], rows: Sequence[Row]) -> None:
+    """`InputError` for a `from` that names no printed table, and for a `published` that none of the row's printed tables has.
+
+    A paper of one's own need not be known (its numbers may be elsewhere now, or nowhere): then only `from` is looked at.
+    """
+    if not any(r.source or r.published != r.method for r in rows):
+        return
+    known: dict[str, set[str]] = {}
+    for number in published.numbers():
+        known.setdefault(number.place, set()).add(number.method)
+    own = f"{table['paper']}/{table['table']}"
+    for i, row in enumerate(rows):
+        row_is = f"{where}, row {i + 1} ('{row.label}')"
+        for place in row.sources:
+            if place not in known:
+                papers = {p.partition("/")[0] for p in known}
+                allowed = [p for p in known if p.partition("/")[0] == place.partition("/")[0]] or sorted(papers)
+                raise InputError(
+                    f"{row_is}: from = '{place}' is not among the printed numbers{hint(place, known)}; allowed: {', '.join(allowed)}, "
+                    "and what KD_PUBLISHED= adds"
+                )
+        names = {n for place in (own, *row.sources) for n in known.get(place, ())}
+        if own in known and row.published not in {row.method, *names}:
+            raise unknown(f"name in `published` of {row_is}:", row.published, sorted(names))
 
 
 def _check_override(key: str, value: Any) -> Any:
@@ -261,19 +295,22 @@ def row_request(
         return Request(dataset, protocol, profile, NONE, teacher, PLAIN, _recipe_only(overrides))
     if row.method == "student":
         return Request(dataset, protocol, profile, NONE, student, PLAIN, _recipe_only(overrides))
-    words = set(row.method.split("+"))
-    own = dict(row.settings)
-    for key, value in overrides:
-        if key.startswith("recipe.") or key == "ce" or key.partition(".")[0] in words or _is_required(key, row.method):
-            own[key] = value
+    own = {**dict(row.settings), **{k: v for k, v in overrides if _concerns(k, row.method)}}
     spec = methods.parse(row.method, {k: v for k, v in own.items() if not k.startswith("recipe.")})
     if spec.self_teacher or not spec.needs_teacher:
         teacher = NONE  # trained once for all columns of its student
     return Request(dataset, protocol, profile, teacher, student, row.method, tuple(sorted(own.items())))
 
 
-def _is_required(key: str, method: str) -> bool:
-    return key.partition(".")[0] in methods.parse(method).requires
+_PLAIN_ROWS = ("teacher", "student")
+
+
+def _concerns(key: str, method: str) -> bool:
+    """Whether a row of this method has the setting: it is of one of its methods, of what they require, or of every training."""
+    if method in _PLAIN_ROWS:
+        return False
+    name = key.partition(".")[0]
+    return name in ("ce", "recipe", *(w.strip() for w in method.split("+"))) or name in methods.parse(method).requires
 
 
 def _recipe_only(overrides: tuple[tuple[str, Any], ...]) -> tuple[tuple[str, Any], ...]:

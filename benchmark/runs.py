@@ -136,13 +136,15 @@ def network_info(name: str, num_classes: int) -> models.NetInfo:
 
 
 def parse_pair(text: str) -> tuple[str, str]:
-    """`teacher:student` -> both names; `InputError` for anything else. `none` stands for no network."""
+    """`teacher:student` -> both names; `InputError` for anything else. The teacher may be `none`: no network."""
     teacher, colon, student = text.partition(":")
     if not colon or not student or not teacher:
         raise InputError(f"pair '{text}' is not of the form teacher:student; allowed: e.g. resnet56:resnet20")
     for name in (teacher, student):
         if name != NONE and name not in models.names():
             raise unknown("network", name, models.names())
+    if student == NONE:
+        raise InputError(f"pair '{text}' has no student; allowed: e.g. resnet56:resnet20, or {NONE}:resnet20 without a teacher")
     return teacher, student
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.errors import unknown
+from benchmark.errors import hint, unknown
 from benchmark.matrix import Cell, Table
 from benchmark.runs import NONE
 from tables.cells import number
@@ -96,6 +96,18 @@ class Prints:
         if number.rule in ("last", "best") or original is None:
             return number
         return replace(number, rule=original.rule)
+
+
+def unprinted(table: Table) -> str:
+    """A line that says so where nothing is printed of a table, "" where something is: it may be right so, and it may be a slip."""
+    from results import published
+
+    known = published.tables(table.paper)
+    if table.table in known:
+        return ""
+    what = f"table '{table.table}' of {table.paper}" if known else f"paper '{table.paper}'"
+    near = hint(table.table, known) if known else hint(table.paper, published.papers())
+    return f"{table.name}: no {what} is among the printed numbers{near}; KD_PUBLISHED= names folders of more"
 
 
 def _pairs(cell: Cell) -> list[tuple[str, str]]:

@@ -78,10 +78,18 @@ def frame_of(store: Store) -> pd.DataFrame:
     return frame
 
 
+def _note_unprinted(chosen: common.Selection) -> None:
+    from tables import printed
+
+    if line := printed.unprinted(chosen.expansion.table):
+        say(f"note: {line}")
+
+
 def show(chosen: common.Selection, store: Store, out: Path, alias: str | None) -> None:
     """Writes the table's files, prints the table and its diff."""
     from tables import diff, render
 
+    _note_unprinted(chosen)
     frame = frame_of(store)
     paths = render.write_all(chosen.expansion, frame, out, alias=alias, store=store)
     print(render.render(chosen.expansion, frame, "plain", store))
@@ -127,6 +135,8 @@ def do_diff(args: argparse.Namespace) -> int:
 
         print(curves.format_curves(chosen.expansion, frame_of(store), store, fmt))
         return 0
+    if args.against is None:
+        _note_unprinted(chosen)
     found = diff.diff_table(chosen.expansion, frame_of(store), against=args.against, store=store)
     print(diff.format_diff(found, fmt, color=sys.stdout.isatty()))
     return diff.exit_code(found, fail_on)
@@ -146,6 +156,8 @@ def do_report(args: argparse.Namespace) -> int:
     if not frame["key"].isin([r.key for c in chosen for r in c.runs]).any():
         names = ", ".join(c.expansion.table.name for c in chosen)
         say(f"no record of profile {chosen[0].profile} in {store.folder}: the page shows {names} without results")
+    for c in chosen if args.tables else ():
+        _note_unprinted(c)
     print(report.write_report([c.expansion for c in chosen], frame, store, out))
     return 0
 

@@ -253,11 +253,59 @@ def test_a_folder_of_teachers_without_one(tmp_path: Path, table: str, capsys: py
         ("seeds = 1", "seeds = 300000", "1 to 1000"),
         ('["none:resnet8"]', '["none:resnet8", "none:resnet8"]', "none:resnet8 twice"),
         ('method = "student"', 'method = "student"\n[[rows]]\nlabel = "Student"\nmethod = "student"', "labelled Student twice"),
+        ('["none:resnet8"]', "[]", "columns is empty; allowed: one at least"),
+        ('[[rows]]\nlabel = "Student"\nmethod = "student"', "rows = []", "rows is empty; allowed: one at least"),
+        ('"none:resnet8"', '"resnet14:none"', "pair 'resnet14:none' has no student; allowed: "),
+        ('"none:resnet8"', '"none:none"', "pair 'none:none' has no student; allowed: "),
     ],
 )
-def test_tables_that_say_something_twice_or_too_often(old: str, new: str, said: str, table: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tables_that_say_something_twice_too_often_or_never(old: str, new: str, said: str, table: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path(table).write_text(TABLE.replace(old, new))
     assert said in refused(["plan", table], capsys)
+
+
+KD_ROW = """
+[[rows]]
+label = "The row"
+method = "kd"
+"""
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (KD_ROW + 'set = { "crd.temperature" = 0.3 }', "('The row'): set has crd.temperature, which no run of the row has; allowed: settings of kd"),
+        (KD_ROW.replace("kd", "teacher") + 'set = { "recipe.epochs" = 3 }', "('The row'): set has recipe.epochs, which no run of the row has"),
+        (KD_ROW.replace("kd", "student") + "set = { ce = 0.5 }", "('The row'): set has ce, which no run of the row has; allowed: none"),
+        (KD_ROW + 'from = "crd/tabel1"', "('The row'): from = 'crd/tabel1' is not among the printed numbers (did you mean crd/table1?); allowed: "),
+        (KD_ROW + 'from = "crd/table1, crdd/table1"', "from = 'crdd/table1' is not among the printed numbers (did you mean crd/table1?); allowed: "),
+        (KD_ROW + 'from = "crd"', "from = 'crd' is not among the printed numbers"),
+        (KD_ROW + 'published = "kdd"', "unknown name in `published` of mini.toml, row 2 ('The row'): 'kdd' (did you mean kd?); allowed: "),
+    ],
+)
+def test_rows_that_name_what_they_do_not_have(row: str, said: str, table: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path(table).write_text(TABLE + row)
+    assert said in refused(["plan", table], capsys)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        KD_ROW + 'set = { "kd.temperature" = 3.0, ce = 0.5, "recipe.epochs" = 3 }\nfrom = "crd/table2"\npublished = "kd"',
+        KD_ROW.replace('"kd"', '"sskd"') + 'set = { "sskd_head.weight" = 2.0 }',
+        KD_ROW.replace('"kd"', '"kd + at"') + 'set = { "kd.weight" = 2.0 }',
+        KD_ROW.replace('"kd"', '"hkd"') + 'missing = "no file of it"\nset = { "hkd.weight" = 2.0 }',
+    ],
+)
+def test_rows_that_name_what_they_have(row: str, table: str) -> None:
+    Path(table).write_text(TABLE.replace("none:", "resnet14:") + row)
+    assert main(["plan", table, "--set", "kd.temperature=8"] if '"kd' in row else ["plan", table]) == 0
+
+
+def test_a_paper_of_ones_own_need_not_be_known(table: str) -> None:
+    """Its printed numbers may be in a KD_PUBLISHED that is not set now, or nowhere."""
+    Path(table).write_text(TABLE.replace("none:", "resnet14:").replace('"crd"\ntable', '"mine"\ntable') + KD_ROW + 'published = "kdd"')
+    assert main(["plan", table]) == 0
 
 
 def test_a_table_file_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:

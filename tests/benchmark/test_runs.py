@@ -197,6 +197,14 @@ def test_a_broken_table_is_one_line(tmp_path: Path, text: str, problem: str) -> 
     assert "\n" not in str(caught.value).strip()
 
 
+def test_a_setting_reaches_a_row_however_it_is_written(tmp_path: Path) -> None:
+    text = (matrix.FOLDER / "crd-table1.toml").read_text().replace('method = "crd+kd"', 'method = "crd + kd"')
+    (tmp_path / "t.toml").write_text(text)
+    found = matrix.expand(matrix.load_table("t", tmp_path), "paper", seeds=[0], overrides=(("kd.temperature", 8.0),))
+    runs = [r for r in found.runs if r.method == "crd+kd"]
+    assert runs and all(r.settings["method"]["components"]["kd"]["temperature"] == 8.0 for r in runs)
+
+
 def test_settings_are_checked() -> None:
     assert matrix.parse_overrides(["kd.temperature=8", "recipe.epochs=3", "ce=0.5"]) == (
         ("ce", 0.5),

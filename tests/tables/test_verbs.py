@@ -31,6 +31,28 @@ def test_table_and_diff_tell_failed_from_not_run(tmp_path: Path, capsys: pytest.
     assert (tmp_path / "out" / "small-paper.md").read_text(encoding="utf-8") == printed.rstrip("\n") + "\n"
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('paper = "crd"', 'paper = "crdd"', "small: no paper 'crdd' is among the printed numbers (did you mean crd?); KD_PUBLISHED="),
+        ('table = "table1"', 'table = "tabel1"', "small: no table 'tabel1' of crd is among the printed numbers (did you mean table1?); "),
+        ('paper = "crd"', 'paper = "my-own-work"', "small: no paper 'my-own-work' is among the printed numbers; KD_PUBLISHED="),
+        ("", "", ""),
+    ],
+)
+def test_a_table_that_nothing_is_printed_of_is_noted(old: str, new: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It may be right so, and it may be a slip: the diff goes on."""
+    kit.small_table(tmp_path, kit.SMALL.replace(old, new) if old else kit.SMALL)
+    (tmp_path / "runs").mkdir()
+    choice = [str(tmp_path / "small.toml"), "--profile", "paper", "--results", str(tmp_path / "runs")]
+    for verb in (["diff", *choice], ["report", *choice, "--out", str(tmp_path / "out")]):
+        assert main(verb) == 0
+        notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+        assert [said in n for n in notes] == ([True] if said else [])
+    assert main(["diff", *choice, "--against", "sskd"]) == 0
+    assert "note: " not in capsys.readouterr().err
+
+
 def test_table_writes_the_static_figures_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     e = kit.small(tmp_path)
     kd = next(c for c in e.cells if c.row.method == "kd" and c.student == "resnet20")
