@@ -225,7 +225,7 @@ class Resolver:
         taught_by = r.student if spec.self_teacher else r.teacher
         if spec.needs_teacher and taught_by == NONE:
             raise InputError(f"method {spec.name} needs a teacher; allowed: a pair teacher:{r.student}")
-        schedule = spec.components[0].method.schedule() if len(spec.components) == 1 else {}
+        schedule = methods_room.ask(spec.components[0].method, "schedule") if len(spec.components) == 1 else {}
         recipe = protocols.resolve(
             protocol,
             profile,

@@ -57,6 +57,7 @@ def describe(name: str) -> dict[str, Any]:
         "paper": m.paper,
         "bibtex": m.bibtex,
         "revision": m.revision,
+        "source": m.source,
         "student": sorted(needs.student),
         "teacher": sorted(needs.teacher),
         "views": [v.name for v in needs.views],
@@ -114,7 +115,7 @@ def do_methods(args: argparse.Namespace) -> int:
 
 
 def _print_method(d: dict[str, Any]) -> None:
-    print(f"{d['name']} (revision {d['revision']}): {d['title']}\n  {d['formula']}\n  {d['paper']}\n")
+    print(f"{d['name']} (revision {d['revision']}, source {d['source']}): {d['title']}\n  {d['formula']}\n  {d['paper']}\n")
     print(d["doc"])
     print(
         f"\nreads of the student: {', '.join(d['student']) or 'nothing'}; of the teacher: {', '.join(d['teacher']) or 'nothing'}; "

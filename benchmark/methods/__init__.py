@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import importlib
 import importlib.util
 import math
 import os
 import pkgutil
+import re
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -46,6 +48,7 @@ __all__ = [
     "Site",
     "Step",
     "Terms",
+    "ask",
     "check_override",
     "get",
     "hyper_parameters",
@@ -56,6 +59,19 @@ __all__ = [
 
 PLAIN = "plain"
 """The name of training without any method: cross-entropy alone (plain students, teachers)."""
+
+TAKEN = (PLAIN, "teacher", "student", "none", "imported", "ce", "recipe")
+"""Words that rows, keys and settings use where a method's name may stand."""
+
+_STATED: dict[str, Any] = {
+    "title": str, "formula": str, "paper": str, "bibtex": str, "at_test": str, "revision": int, "init_epochs": int, "trains_student": bool,
+    "self_teacher": bool, "combined": Mapping, "sampler": Sampler,
+}  # fmt: skip
+_ANSWERS: dict[str, Any] = {
+    "needs": (Needs,), "init_needs": (Needs,), "skip": (str, type(None)), "requires": (tuple, list), "for_pair": (Mapping,),
+    "for_other": (Mapping,), "schedule": (Mapping,),
+}  # fmt: skip
+"""What a class states and answers, by type: users write methods too, and a wrong one is to be named before it is trained."""
 
 
 def _modules() -> list[ModuleType]:
@@ -91,10 +107,52 @@ def _registry() -> dict[str, type[Method]]:
                 and value.name
                 and value.__module__ == module.__name__
             ):
+                _check(value)
+                value.source = hashlib.sha256(Path(_file(value)).read_bytes()).hexdigest()[:10]
                 if value.name in methods:
                     raise InputError(f"two methods are called '{value.name}'; allowed: one file for each name")
                 methods[value.name] = value
     return methods
+
+
+def _check(method: type[Method]) -> None:
+    """`InputError` for a class that states what no method can be run with; its file is named."""
+
+    def wrong(field: str, value: object, allowed: str) -> InputError:
+        return InputError(f"{_file(method)}: {field} of class {method.__name__} is {value!r}; allowed: {allowed}")
+
+    name = method.name
+    if not isinstance(name, str) or not re.fullmatch("[a-z][a-z0-9_]*", name):
+        raise wrong("name", name, "a lower-case letter, then lower-case letters, digits and _")
+    if name in TAKEN or hasattr(nn.ModuleDict(), name):  # `Objective` keeps its methods in one, by name
+        raise wrong("name", name, f"a name that is not taken, as {', '.join(TAKEN)} and the attributes of nn.ModuleDict are")
+    for field, kind in _STATED.items():
+        if not isinstance(getattr(method, field), kind):
+            raise wrong(field, getattr(method, field), kind.__name__)
+    config = method.Config
+    whole = isinstance(config, type) and issubclass(config, MethodConfig)
+    if not whole or any(isinstance(v, dataclasses.Field) for v in vars(config).values()):  # a field is left where @dataclass is not
+        raise wrong("Config", config, "a subclass of MethodConfig under @dataclass(frozen=True, kw_only=True)")
+    ask(method, "Config")
+
+
+def _file(method: type[Method]) -> str:
+    return str(sys.modules[method.__module__].__file__)
+
+
+def ask(method: type[Method], question: str, *args: Any, **values: Any) -> Any:
+    """What a method answers. Whatever goes wrong in its code is one line that names it and its file."""
+    where = f"{_file(method)}: {question} of method '{method.name}'"
+    try:
+        answer = getattr(method, question)(*args, **values)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{where} ends in {type(error).__name__}: {error}") from error
+    kinds = _ANSWERS.get(question, (object,))
+    if not isinstance(answer, kinds):
+        raise InputError(f"{where} answers {answer!r}; allowed: {' or '.join(k.__name__ for k in kinds)}")
+    return answer
 
 
 def names() -> tuple[str, ...]:
@@ -144,8 +202,8 @@ class MethodSpec:
     def skip(self, student: NetInfo | None, teacher: NetInfo | None) -> str | None:
         """The first component's reason why the pair cannot be done, or None."""
         for c in self.components:
-            if reason := c.method.skip(c.config, student, teacher):
-                return reason
+            if reason := ask(c.method, "skip", c.config, student, teacher):
+                return str(reason)
         return None
 
     @property
@@ -164,12 +222,12 @@ class MethodSpec:
     @property
     def needs_teacher(self) -> bool:
         """Whether any stage reads a teacher."""
-        main = any(c.method.needs(c.config).teacher for c in self.components)
-        return main or any(c.method.init_needs(c.config).teacher for c in self.init_stages)
+        main = any(ask(c.method, "needs", c.config).teacher for c in self.components)
+        return main or any(ask(c.method, "init_needs", c.config).teacher for c in self.init_stages)
 
     @property
     def requires(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(name for c in self.components for name in c.method.requires(c.config)))
+        return tuple(dict.fromkeys(name for c in self.components for name in ask(c.method, "requires", c.config)))
 
     @property
     def init_stages(self) -> tuple[Component, ...]:
@@ -178,7 +236,7 @@ class MethodSpec:
 
     def needs(self) -> Needs:
         """The union of what the components' main stages read, with the logits of the normal view for the cross-entropy."""
-        parts = [c.method.needs(c.config) for c in self.components]
+        parts: list[Needs] = [ask(c.method, "needs", c.config) for c in self.components]
         views = tuple(dict.fromkeys([NORMAL, *(v for n in parts for v in n.views)]))
         passes: tuple[View, ...] = tuple(dict.fromkeys(v for n in parts for v in n.passes))
         student = frozenset({"logits"}).union(*(n.student for n in parts)) if self.trains_student else frozenset()
@@ -251,8 +309,8 @@ def parse(text: str, overrides: Mapping[str, Any] | None = None, teacher: str = 
     classes.sort(key=lambda m: (m.is_wrapper(), m.name == "kd", m.name))
     losses = [m for m in classes if not m.is_wrapper()]
     for wrapper in classes[len(losses) :]:
-        read = wrapper.needs(wrapper.Config()).teacher
-        if not any(read & m.needs(m.Config()).teacher for m in losses):
+        read = ask(wrapper, "needs", wrapper.Config()).teacher
+        if not any(read & ask(m, "needs", m.Config()).teacher for m in losses):
             what = " and ".join(sorted(read))
             raise InputError(
                 f"'{text}': {wrapper.name} changes the {what} that other methods read of the teacher, and none here does; "
@@ -261,12 +319,12 @@ def parse(text: str, overrides: Mapping[str, Any] | None = None, teacher: str = 
     components = []
     for method in classes:
         values = dict(method.combined) if len(losses) > 1 else {}
-        values |= method.for_pair(teacher, student)
+        values |= ask(method, "for_pair", teacher, student)
         for other in classes:
             if other is not method:
-                values |= other.for_other(method.name, teacher, student)
+                values |= ask(other, "for_other", method.name, teacher, student)
         own = {k.partition(".")[2]: v for k, v in overrides.items() if k.partition(".")[0] == method.name and "." in k}
-        components.append(Component(method, method.Config(**{**values, **own})))
+        components.append(Component(method, ask(method, "Config", **{**values, **own})))
     if sum(m.task_loss is not Method.task_loss for m in classes) > 1:
         raise InputError(f"'{text}': more than one of these methods replaces the cross-entropy; allowed: one that does")
     if len({m.sampler.name for m in classes} - {SHUFFLE.name}) > 1:

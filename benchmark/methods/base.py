@@ -69,6 +69,8 @@ class Needs:
         wrong = (self.student | self.teacher) - set(PARTS)
         if wrong:
             raise ValueError(f"unknown parts {sorted(wrong)}; allowed: {', '.join(PARTS)}")
+        if strange := [v for v in (*self.views, *(self.teacher_views or ())) if not isinstance(v, View)]:
+            raise ValueError(f"{strange} are no views; allowed: those of benchmark/data/views.py")
 
     @staticmethod
     def of(student: str = "logits", teacher: str = "", views: tuple[View, ...] = (NORMAL,)) -> Needs:
@@ -145,9 +147,10 @@ class Method(nn.Module):
 
     Class attributes that a method states about itself:
 
-    name: lower case, as written in tables and on the command line.
+    name: lower-case letters, digits and _, as written in tables and on the command line.
     title: the name as papers print it; formula: plain text; paper: authors, venue and year; bibtex: one entry.
     revision: raise it when the loss is mended, so that records of the old loss no longer count.
+    source: a hash of the method's file as it was loaded; set when it is found.
     at_test: what the student keeps at test time beyond itself; "" for most, which leave a bare student.
     combined: defaults that differ when the method is one of several (`x+kd`), by field name of its config.
     init_epochs: length of the initialisation stage in the paper's schedule (scaled with it), 0 for none.
@@ -162,6 +165,7 @@ class Method(nn.Module):
     paper: ClassVar[str] = ""
     bibtex: ClassVar[str] = ""
     revision: ClassVar[int] = 1
+    source: ClassVar[str] = ""
     at_test: ClassVar[str] = ""
     combined: ClassVar[Mapping[str, Any]] = {}
     init_epochs: ClassVar[int] = 0
@@ -227,7 +231,8 @@ class Method(nn.Module):
     # --- asked of the built method --------------------------------------------------------------------------------------
 
     def weights(self) -> dict[str, float]:
-        """The weight of each term that `loss` can return. A term of weight zero must not be computed (see `active`)."""
+        """The weight of each term that `loss` can return: of one that is called as the method, unless this is overridden. A term of weight zero
+        must not be computed (see `active`)."""
         return {self.name: self.config.weight} if hasattr(self.config, "weight") else {}
 
     def active(self, term: str) -> bool:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from kit import fake_features, make_site, make_step, tiny_info
 
 from benchmark import methods
+from benchmark.__main__ import main
 from benchmark.errors import InputError
 from benchmark.methods import Objective, check_override, parse
 
@@ -256,6 +257,89 @@ def test_a_file_that_cannot_be_imported(toys):
     for _ in range(2):
         with pytest.raises(InputError, match=r"KD_METHODS: .*broken.py cannot be imported: ModuleNotFoundError"):
             methods.names()
+
+
+def broken(toys, capsys, code, *argvs):
+    """The error line that each command ends with, where `toy.py` is this file."""
+    folder = toys(toy="pass")
+    (folder / "toy.py").write_text(code)
+    for argv in argvs:
+        methods._registry.cache_clear()
+        assert main(list(argv)) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ") and str(folder / "toy.py") in line, line
+    return line
+
+
+@pytest.mark.parametrize("name", ["MSE", "Toy", "m+s", "a/b", "../../x", "a.b", "a b", "3kd", "_a", "é", "a\n"])
+def test_names_that_cannot_be_written(toys, capsys, name):
+    line = broken(toys, capsys, TOY.format(cls="Toy", name=name.replace("\n", "\\n"), body="pass"), ["methods"], ["plan", "crd-table1"])
+    assert f"name of class Toy is {name!r}; allowed: a lower-case letter" in line
+
+
+@pytest.mark.parametrize("name", [*methods.TAKEN, "train", "items", "float"])
+def test_names_that_mean_something_else(toys, capsys, name):
+    assert f"name of class Toy is '{name}'; allowed: a name that is not taken" in broken(
+        toys, capsys, TOY.format(cls="Toy", name=name, body="pass"), ["methods"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("Config = 3", "Config of class Toy is 3; allowed: a subclass of MethodConfig"),
+        ("class Config(MethodConfig):\n        weight: float = param(1.0, '', '')", "allowed: a subclass of MethodConfig under @dataclass"),
+        ("revision = 'two'", "revision of class Toy is 'two'; allowed: int"),
+        ("combined = 3", "combined of class Toy is 3; allowed: Mapping"),
+        ("formula = None", "formula of class Toy is None; allowed: str"),
+    ],
+)
+def test_what_a_class_states_is_looked_at_when_it_is_found(toys, capsys, body, said):
+    assert said in broken(toys, capsys, TOY.format(cls="Toy", name="toy", body=body), ["methods"], ["plan", "crd-table1"])
+
+
+def test_a_config_that_cannot_be_made(toys, capsys):
+    code = TOY.format(cls="Toy", name="toy", body="pass").replace("times: int = param(3,", "times: int  #")
+    assert "Config of method 'toy' ends in TypeError: " in broken(toys, capsys, code, ["methods"])
+
+
+ASKED = "@classmethod\n    def {}: {}"
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "said", "shown"),
+    [
+        ("needs(cls, config)", "return Needs.of('logit', 'logits')", "ends in ValueError: unknown parts ['logit']; allowed: stem, ", True),
+        ("needs(cls, config)", "return Needs.of('logits', 'logits', views=('normal',))", "ends in ValueError: ['normal'] are no views", True),
+        ("needs(cls, config)", "return 'logits'", "answers 'logits'; allowed: Needs", True),
+        ("requires(cls, config)", "return 'sskd_head'", "answers 'sskd_head'; allowed: tuple or list", True),
+        ("skip(cls, config, student, teacher)", "return student.nothing", "ends in AttributeError: ", False),
+        ("skip(cls, config, student, teacher)", "return True", "answers True; allowed: str or NoneType", False),
+        ("for_pair(cls, teacher, student)", "return {}[teacher]", "ends in KeyError: ", False),
+        ("schedule(cls)", "return 3", "answers 3; allowed: Mapping", False),
+        ("memory(cls, config, n, classes, teacher)", "return n / 0", "ends in ZeroDivisionError: ", False),
+    ],
+)
+def test_what_a_method_answers_wrongly_is_one_line(toys, tmp_path_factory, capsys, question, answer, said, shown):
+    table = tmp_path_factory.mktemp("table") / "own.toml"
+    table.write_text(
+        'title = "One row"\npaper = "own"\ntable = "t"\ndataset = "digits"\nprotocol = "crd"\nseeds = 1\n'
+        'columns = ["resnet14:resnet8"]\n[[rows]]\nlabel = "Toy"\nmethod = "toy"\n'
+    )
+    verbs = [["methods"], ["methods", "toy"]] if shown else []
+    line = broken(toys, capsys, TOY.format(cls="Toy", name="toy", body=ASKED.format(question, answer)), *verbs, ["plan", str(table)])
+    assert f"{question.partition('(')[0]} of method 'toy' {said}" in line
+
+
+def test_source_is_a_hash_of_the_file(toys):
+    folder = toys(toy="pass")
+    before = methods.get("toy").source
+    assert len(before) == 10 and before != methods.get("kd").source
+    methods._registry.cache_clear()
+    assert methods.get("toy").source == before
+    (folder / "toy.py").write_text((folder / "toy.py").read_text() + "# edited\n")
+    methods._registry.cache_clear()
+    assert methods.get("toy").source != before
 
 
 def test_a_folder_that_is_not_there(toys, monkeypatch):
