@@ -267,6 +267,8 @@ def check_recipe_override(key: str, value: Any) -> Any:
     low = 2 if name in ("batch_size", "train_images") else 1 if kind is int else 0
     if kind is not bool and (value < low or (kind is int and value > LARGEST)):
         raise InputError(f"{key}={value}; allowed: {low} and more{f', up to {LARGEST}' if kind is int else ''}")
+    if name == "momentum" and value >= 1:
+        raise InputError(f"{key}={value}; allowed: 0 and more, below 1")
     return value
 
 

@@ -213,6 +213,7 @@ class Resolver:
         dataset = data.info(r.dataset)
         own = {k: v for k, v in overrides.items() if not k.startswith("recipe.")}
         spec = methods_room.parse(r.method, own, r.teacher, r.student)
+        methods_room.check_loss(spec, r.teacher, r.student)
         for name in (r.teacher, r.student):
             if name != NONE:
                 network_info(name, dataset.num_classes)

@@ -49,6 +49,7 @@ __all__ = [
     "Step",
     "Terms",
     "ask",
+    "check_loss",
     "check_override",
     "get",
     "hyper_parameters",
@@ -176,6 +177,16 @@ class Component:
 
     method: type[Method]
     config: MethodConfig
+
+    def weights(self) -> dict[str, float] | None:
+        """The weights of its terms before it is built: they follow from the config. None where they do not."""
+        unbuilt = self.method.__new__(self.method)
+        nn.Module.__init__(unbuilt)
+        unbuilt.config = self.config
+        try:
+            return unbuilt.weights()
+        except Exception:  # of a method whose weights want what `__init__` makes: `Objective` sees them
+            return None
 
 
 @dataclass(frozen=True)
@@ -339,6 +350,31 @@ def parse(text: str, overrides: Mapping[str, Any] | None = None, teacher: str = 
     return MethodSpec("+".join(m.name for m in classes), tuple(components), float(ce))
 
 
+def check_loss(spec: MethodSpec, teacher: str, student: str) -> None:
+    """`InputError` where no term of the loss is left, or where settings make a weight negative (a method may have such a term itself)."""
+    weights = _weights(spec)
+    if weights is None:
+        return
+    if negative := [term for term, weight in weights.items() if weight < 0]:
+        usual = _weights(parse(spec.name, {}, teacher, student)) or {}
+        for term in negative:
+            if usual.get(term, 0.0) >= 0:
+                raise InputError(f"'{spec.name}': the term {term} has weight {weights[term]}; allowed: 0 and more")
+    if not any(weights.values()):
+        raise InputError(f"'{spec.name}': every term has weight 0; allowed: at least one that is not")
+
+
+def _weights(spec: MethodSpec) -> dict[str, float] | None:
+    """The weights of all terms of a loss, None where some method has to be built first."""
+    found = {"ce": spec.ce} if spec.trains_student else {}
+    for component in spec.components:
+        own = component.weights()
+        if own is None:
+            return None
+        found |= own
+    return found
+
+
 class Objective(nn.Module):
     """The loss of a run: `ce * task loss + sum over components of weight * term`. Its state dict holds all methods' state."""
 
@@ -377,13 +413,12 @@ class Objective(nn.Module):
         wrappers = [m for m in self if m.is_wrapper()]
         for name, m in self.methods.items():
             assert isinstance(m, Method)
-            weights = m.weights()
             step = steps[name]
             for wrapper in wrappers:
                 step = wrapper.transform(step) if wrapper is not m else step
             for term, value in m.loss(step).items():
                 terms[term] = value
-                part = weights[term] * value
+                part = m.weight_of(term) * value
                 total = part if total is None else total + part
         if self.spec.trains_student and self.spec.ce != 0:
             task = None

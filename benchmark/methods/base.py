@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from benchmark.data.samplers import SHUFFLE, Sampler
 from benchmark.data.views import NORMAL, View
+from benchmark.errors import InputError
 
 if TYPE_CHECKING:
     from models import Features, NetInfo, Network
@@ -235,9 +236,19 @@ class Method(nn.Module):
         must not be computed (see `active`)."""
         return {self.name: self.config.weight} if hasattr(self.config, "weight") else {}
 
+    def weight_of(self, term: str) -> float:
+        """The weight of a term of `loss`; `InputError` for one that `weights` does not name."""
+        weights = self.weights()
+        if term not in weights:
+            raise InputError(
+                f"method '{self.name}': weights() has no weight for the term '{term}' of its loss; allowed: {', '.join(weights) or 'none'} "
+                "(a term is called as its method, and weighs the config's `weight`, unless weights() is overridden)"
+            )
+        return weights[term]
+
     def active(self, term: str) -> bool:
         """Whether a term's weight is not zero."""
-        return self.weights()[term] != 0
+        return self.weight_of(term) != 0
 
     def through(self, network: nn.Module, x: Tensor) -> Tensor:
         """A pass of one of the method's own networks (convolutions over maps: a regressor, a translator) in the networks' precision; the

@@ -81,6 +81,7 @@ class DKD(Method):
   year      = {2022}
 }"""
     Config = DKDConfig
+    warm = WarmUp(0, 1)  # none yet: so the weights are known before the method is built
 
     @classmethod
     def for_pair(cls, teacher: str, student: str) -> Mapping[str, Any]:

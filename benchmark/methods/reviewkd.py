@@ -109,6 +109,7 @@ class ReviewKD(Method):
   year      = {2021}
 }"""
     Config = ReviewKDConfig
+    warm = WarmUp(0, 1)  # none yet: so the weights are known before the method is built
 
     @classmethod
     def needs(cls, config: ReviewKDConfig) -> Needs:

@@ -308,6 +308,36 @@ def test_a_paper_of_ones_own_need_not_be_known(table: str) -> None:
     assert main(["plan", table]) == 0
 
 
+NO_LOSS = "every term has weight 0; allowed: at least one that is not"
+
+
+@pytest.mark.parametrize(
+    ("row", "settings", "said"),
+    [
+        ("kd", ["ce=0", "kd.weight=0"], f"'kd': {NO_LOSS}"),
+        ("dkd", ["ce=0", "dkd.alpha=0", "dkd.beta=0"], f"'dkd': {NO_LOSS}"),
+        ("fsp", ["ce=0"], f"'fsp': {NO_LOSS}"),
+        ("sskd", ["sskd_head.weight=0"], f"'sskd_head': {NO_LOSS}"),
+        ("kd", ["kd.weight=-4"], "'kd': the term kd has weight -4.0; allowed: 0 and more"),
+        ("kd+reviewkd", ["reviewkd.weight=-1"], "the term reviewkd has weight -1.0; allowed: 0 and more"),
+        ("kd", ["ce=-4"], "'kd': the term ce has weight -4.0; allowed: 0 and more"),
+        ("kd", ["recipe.momentum=2"], "recipe.momentum=2.0; allowed: 0 and more, below 1"),
+        ("kd", ["recipe.momentum=1"], "recipe.momentum=1.0; allowed: 0 and more, below 1"),
+    ],
+)
+def test_losses_and_optimisers_that_no_paper_means(
+    row: str, settings: list[str], said: str, table: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(table).write_text(TABLE.replace("none:", "resnet14:") + KD_ROW.replace('"kd"', f'"{row}"'))
+    assert said in refused(["run", table, *FAST, *(w for s in settings for w in ("--set", s))], capsys)
+
+
+@pytest.mark.parametrize("settings", [["ce=0"], ["kd.weight=0"], ["recipe.momentum=0"]], ids=" ".join)
+def test_one_term_is_enough(settings: list[str], table: str) -> None:
+    Path(table).write_text(TABLE.replace("none:", "resnet14:") + KD_ROW)
+    assert main(["plan", table, *SMALL, *(w for s in settings for w in ("--set", s))]) == 0
+
+
 def test_a_table_file_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no file nowhere.toml" in refused(["plan", "nowhere.toml"], capsys)
 

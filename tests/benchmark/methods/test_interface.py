@@ -289,6 +289,14 @@ def test_weights_scale_with_the_config(name):
 
 
 @every_method
+def test_weights_are_known_before_it_is_built(name):
+    """So a loss without a term is refused before its teacher is trained."""
+    _, _, method = put_to_work(name)
+    assert methods.parse(name).components[0].weights() == method.weights()
+    methods.check_loss(methods.parse(name), "", "")
+
+
+@every_method
 def test_gradients_reach_every_trainable_tensor_and_no_teacher(name):
     """Of the method's own in one of its stages; of the student where the method trains it."""
     method_class, site, method = put_to_work(name)

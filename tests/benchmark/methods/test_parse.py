@@ -373,6 +373,33 @@ def test_nothing_to_minimise():
         objective({"at": step})
 
 
+@pytest.mark.parametrize(
+    ("term", "more", "said"),
+    [
+        ("mse", "", r"method 'toy': weights\(\) has no weight for the term 'mse' of its loss; allowed: toy \(a term is called as its method, "),
+        ("toy", "def weights(self): return {}", r"no weight for the term 'toy' of its loss; allowed: none"),
+        ("toy", "def weights(self): return {'toy_a': 1.0, 'toy_b': 2.0}", r"the term 'toy' of its loss; allowed: toy_a, toy_b"),
+    ],
+)
+def test_a_term_without_a_weight(toys, term, more, said):
+    toys(toy=f"def loss(self, step): return {{'{term}': step.student.logits.sum()}}\n    {more}")
+    step = make_step(SITE, fake_features(SITE.student), fake_features(SITE.teacher))
+    objective = Objective(parse("toy"), SITE, lambda _: 0)
+    with pytest.raises(InputError, match=said):
+        objective({"toy": step})
+    with pytest.raises(InputError, match=said):
+        objective.method("toy").active(term)
+
+
+def test_a_negative_weight_is_refused_where_a_setting_makes_it(toys):
+    toys(own="def weights(self): return {'own': -self.config.weight}", built="def weights(self): return {'built': self.factor}")
+    methods.check_loss(parse("own"), "", "")
+    methods.check_loss(parse("own", {"own.weight": 3}), "", "")
+    with pytest.raises(InputError, match=r"'own': the term ce has weight -1\.0; allowed: 0 and more"):
+        methods.check_loss(parse("own", {"ce": -1}), "", "")
+    methods.check_loss(parse("built", {"ce": 0}), "", "")  # its weights are not known before it is built
+
+
 def test_each_method_is_built_under_its_own_seed():
     """So a method starts alike alone and in a combination, and building leaves the global generator alone."""
     seeds = {"cc": 1, "vid": 2, "kd": 3}
