@@ -475,6 +475,7 @@ class _Pack:
             "student": run.student,
             "method": run.method,
             "seed": run.seed,
+            "sources": {c.method.name: c.method.source for c in run.spec.components},
             **self.execution.describe(),
             "versions": versions(),
             "git": git_state(),

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmark import cost, local, plan, teachers
+from benchmark import cost, local, methods, plan, teachers
 from benchmark.cli import common
 from benchmark.cli.common import plural, say
 from benchmark.errors import InputError
@@ -156,6 +156,22 @@ def _announce(args: argparse.Namespace, chosen: common.Selection) -> None:
         say(f"  ({cost.assumptions('cuda', None)})")
 
 
+def _say_edited(found: plan.Plan, store: Store) -> None:
+    """Names the methods of KD_METHODS whose files are others than those that made records which count: an edit, without a new revision."""
+    edited: dict[str, int] = {}
+    for run in found.runs:
+        own = [c.method for c in run.spec.components if methods.is_own(c.method)]
+        sources = ((store.record(run.key) or {}).get("sources") or {}) if own and found.states[run.key] == "done" else {}
+        for method in own:
+            if sources.get(method.name, method.source) != method.source:
+                edited[method.name] = edited.get(method.name, 0) + 1
+    for name, count in edited.items():
+        say(
+            f"the file of method {name} has changed since {plural(count, 'run')} that {'counts' if count == 1 else 'count'} as done: "
+            "where its loss has, raise its `revision`"
+        )
+
+
 def train_missing(args: argparse.Namespace, chosen: common.Selection) -> list[Outcome]:
     execution = common.execution_of(args)
     store = common.store_of(args)
@@ -169,6 +185,7 @@ def train_missing(args: argparse.Namespace, chosen: common.Selection) -> list[Ou
             "(`python -m benchmark retry` tries again, `logs` says why)"
         )
     done = sum(found.states[r.key] in ("done", "diverged") for r in found.runs)
+    _say_edited(found, store)
     if not found.packs:
         say(f"nothing to train: {plural(done, 'run')} done")
         return [Outcome(r, "failed", (store.failure(r.key) or {}).get("reason", "")) for r in failed]

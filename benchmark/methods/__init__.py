@@ -53,6 +53,7 @@ __all__ = [
     "check_override",
     "get",
     "hyper_parameters",
+    "is_own",
     "names",
     "param",
     "parse",
@@ -139,6 +140,11 @@ def _check(method: type[Method]) -> None:
 
 def _file(method: type[Method]) -> str:
     return str(sys.modules[method.__module__].__file__)
+
+
+def is_own(method: type[Method]) -> bool:
+    """Whether it is of a file of KD_METHODS."""
+    return not method.__module__.startswith(f"{__name__}.")
 
 
 def ask(method: type[Method], question: str, *args: Any, **values: Any) -> Any:

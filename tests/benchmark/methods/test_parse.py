@@ -1,5 +1,7 @@
 """Discovery, combination and settings of methods: what a user may write, and the one line that answers anything else."""
 
+import json
+
 import pytest
 import torch
 from hypothesis import given
@@ -410,3 +412,27 @@ def test_each_method_is_built_under_its_own_seed():
         assert torch.equal(value, together.state_dict()[key])
     other = Objective(parse("cc"), SITE, lambda _: 5)
     assert not torch.equal(other.method("cc").embed_s.weight, alone.method("cc").embed_s.weight)
+
+
+def test_an_edit_without_a_new_revision_is_named(toys, tmp_path, capsys):
+    folder = toys(mine="""def loss(self, step):
+        return {"mine": step.student.logits.square().mean()}""")
+    table = tmp_path / "t.toml"
+    table.write_text(
+        'title = "T"\npaper = "p"\ntable = "t"\ndataset = "digits"\nprotocol = "crd"\nseeds = 1\n'
+        'columns = ["none:resnet8"]\n[[rows]]\nlabel = "M"\nmethod = "mine"\n'
+    )
+    few = ["--set", "recipe.train_images=64", "--set", "recipe.test_images=50", "--set", "recipe.epochs=1"]
+    run = ["run", str(table), "--profile", "quick", "--results", str(tmp_path / "runs"), "--threads", "1", *few]
+    assert main(run) == 0
+    capsys.readouterr()
+    assert main(run) == 0 and "has changed" not in capsys.readouterr().err
+    file = folder / "mine.py"
+    file.write_text(file.read_text().replace("square", "abs"))
+    methods._registry.cache_clear()
+    assert main(run) == 0
+    said = capsys.readouterr().err
+    assert "the file of method mine has changed since 1 run that counts as done: where its loss has, raise its `revision`" in said
+    assert "nothing to train" in said
+    record = json.loads(next((tmp_path / "runs").rglob("record.json")).read_text())
+    assert list(record["sources"]) == ["mine"] and len(record["sources"]["mine"]) == 10
