@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 SOURCE = Path(__file__).with_name("norm.c")
 MOST_THREADS = 2
-"""The kernels have one; PyTorch's operators on two take 1.3 to 2.7 times as long, on more they catch up."""
+"""The kernels have one; PyTorch's operators on two take 1.0 to 3.4 times as long (docs/speed.md), on more they catch up."""
 
 FLAGS = ("-O3", "-march=native", "-std=gnu11", "-shared", "-fPIC")
 
