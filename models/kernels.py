@@ -2,7 +2,7 @@
 
 `norm.c` is compiled for this machine where it is first needed (`cc`, or what the variable CC names; a second) and kept under the user's cache
 directory. Without a compiler, or should what it built not agree with PyTorch, PyTorch's own operators are taken: the same values but for the
-rounding in bf16, three to five times as slow (docs/speed.md). fp32, the reference, is never computed here.
+rounding in bf16, two to five times as slow (docs/speed.md). fp32, the reference, is never computed here.
 """
 
 from __future__ import annotations
