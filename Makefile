@@ -80,8 +80,9 @@ status-table%: $(ENV)
 status: $(ENV)
 	$(BENCH) status $(TABLE) $(ARGS)
 
+# Of all tables, unless one is named.
 report: $(ENV)
-	$(BENCH) report $(ARGS)
+	$(BENCH) report $(if $(filter file undefined,$(origin TABLE)),,$(TABLE)) $(ARGS)
 
 bench: $(ENV)
 	$(BENCH) bench $(ARGS)

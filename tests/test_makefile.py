@@ -92,3 +92,8 @@ def test_variables_reach_the_program() -> None:
     text = make("help").stdout
     for name in EXPORTED:
         assert re.search(rf"\b{name}\b", text), name
+
+
+def test_a_report_is_of_the_table_that_was_named() -> None:
+    assert make("report", "TABLE=lightskd").stdout.strip().endswith("-m benchmark report lightskd")
+    assert make("report").stdout.strip().endswith("-m benchmark report")
