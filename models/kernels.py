@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,12 +109,15 @@ _in_use: ctypes.CDLL | None = None
 """Of the process, as the number of threads is: students are stepped in threads of their own."""
 
 
-@contextlib.contextmanager
-def using(wanted: bool) -> Iterator[None]:
+def using(wanted: bool) -> AbstractContextManager[None]:
     """Whether batch norms take the kernels where they fit, in all threads; without kernels nothing changes."""
+    return _with(built().library if wanted else None)
+
+
+@contextlib.contextmanager
+def _with(library: ctypes.CDLL | None) -> Iterator[None]:
     global _in_use
-    was = _in_use
-    _in_use = built().library if wanted else None
+    was, _in_use = _in_use, library
     try:
         yield
     finally:
@@ -190,20 +194,14 @@ def _checked(failed: int) -> None:
 
 def _agrees(library: ctypes.CDLL) -> bool:
     """Whether norm, sum and ReLU of a small map, and their gradients, are those of PyTorch in fp32, to the rounding of bf16."""
-    global _in_use
-    channels, shape = 24, (3, 24, 5, 7)
     numbers = torch.arange(3 * 24 * 5 * 7, dtype=torch.float64)
     x, shortcut, grad = (
         torch.sin(numbers * step).bfloat16().view(3, 5, 7, 24).permute(0, 3, 1, 2).requires_grad_(step < 3) for step in (1.7, 2.3, 3.1)
     )
-    assert x.shape == shape
-    norm = torch.nn.BatchNorm2d(channels)
-    was, _in_use = _in_use, library
-    try:
+    norm = torch.nn.BatchNorm2d(24)
+    with _with(library):
         got = train(x, shortcut, norm, True)
         found = [got, *torch.autograd.grad(got, (x, shortcut, norm.weight, norm.bias), grad), evaluate(x.detach(), None, norm, False)]
-    finally:
-        _in_use = was
     mean, var = norm.running_mean, norm.running_var
     assert mean is not None and var is not None
     moved = (mean.clone(), var.clone())

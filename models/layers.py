@@ -66,6 +66,15 @@ class NormReLU(BatchNorm2d):
         return super().forward(x, shortcut, relu)
 
 
+def normed(layers: nn.Sequential, x: Tensor, shortcut: Tensor | None = None, relu: bool = False) -> Tensor:
+    """The layers in turn, of which the last is a `BatchNorm2d`, with its sum and its ReLU."""
+    *before, norm = layers
+    for layer in before:
+        x = layer(x)
+    out: Tensor = norm(x, shortcut, relu)
+    return out
+
+
 class Pointwise(nn.Conv2d):
     """A 1x1 convolution without bias, of maps whose channels are no multiples of 8 or come in groups; on a GPU as a (batched) matrix product.
 

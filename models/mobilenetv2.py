@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from models.init import normal_by_width, small_linear
-from models.layers import BatchNorm2d, Depthwise, NormReLU
+from models.layers import BatchNorm2d, Depthwise, NormReLU, normed
 from models.network import PostActivationNetwork, global_pool
 
 GROUPS = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
@@ -36,12 +36,7 @@ class InvertedResidual(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        *layers, norm = self.conv
-        out = x
-        for layer in layers:
-            out = layer(out)
-        out = norm(out, x if self.residual else None)
-        return out
+        return normed(self.conv, x, x if self.residual else None)
 
 
 class MobileNetV2(PostActivationNetwork):

@@ -78,66 +78,34 @@ typedef struct {
     const bf16 *x, *shortcut, *grad, *y;
     bf16 *out, *masked;
     const float *a, *b, *c, *slope, *offset; /* of each channel, repeated over a period */
-    float *sums;    /* of each chunk: C sums, then C products */
-    float *scratch; /* two periods */
-    int64_t rows, channels, period, chunks, chunk_rows;
+    double *sums;   /* C sums, then C products */
+    float *scratch; /* two periods: those of a chunk */
+    int64_t rows, channels, period;
     int relu;
 } Maps;
 
 static void period_of(Maps *m, int64_t rows, int64_t channels) {
     int64_t group = 1;
     while (group * channels % TILE) group++;
-    int64_t periods = CHUNK / (group * channels), least = LEAST_PERIODS;
     m->rows = rows, m->channels = channels, m->period = group * channels;
-    m->chunk_rows = (periods > least ? periods : least) * group;
-    m->chunks = (rows + m->chunk_rows - 1) / m->chunk_rows;
 }
 
 static void repeat(float *to, const float *from, const Maps *m) {
     for (int64_t at = 0; at < m->period; at += m->channels) memcpy(to + at, from, 4 * m->channels);
 }
 
-typedef void (*Pass)(const Maps *, int64_t chunk, int64_t from, int64_t to, int64_t vector_to);
+typedef void (*Pass)(const Maps *, int64_t from, int64_t to, int64_t vector_to);
 
 static void over_chunks(const Maps *m, Pass pass) {
-    for (int64_t chunk = 0; chunk < m->chunks; chunk++) {
-        int64_t from = chunk * m->chunk_rows * m->channels, to = from + m->chunk_rows * m->channels;
-        if (to > m->rows * m->channels) to = m->rows * m->channels;
-        pass(m, chunk, from, to, from + (to - from) / m->period * m->period);
+    int64_t numbers = m->rows * m->channels, periods = CHUNK / m->period;
+    int64_t chunk = (periods > LEAST_PERIODS ? periods : LEAST_PERIODS) * m->period;
+    for (int64_t from = 0; from < numbers; from += chunk) {
+        int64_t to = from + chunk < numbers ? from + chunk : numbers;
+        pass(m, from, to, from + (to - from) / m->period * m->period);
     }
 }
 
 /* The passes: each once for every combination of what it need not do ------------------------------------------------ */
-
-static void fold(const Maps *m, int64_t chunk, const float *first, const float *second) {
-    float *sums = m->sums + 2 * chunk * m->channels;
-    memset(sums, 0, 8 * m->channels);
-    for (int64_t at = 0; at < m->period; at += m->channels)
-        for (int64_t c = 0; c < m->channels; c++) sums[c] += first[at + c], sums[m->channels + c] += second[at + c];
-}
-
-/* Sums of x - b and of its square, b being near the mean so that little cancels. */
-static void moments(const Maps *m, int64_t chunk, int64_t from, int64_t to, int64_t vector_to) {
-    const bf16 *restrict x = m->x;
-    const float *restrict b = m->b;
-    const int64_t period = m->period;
-    float *first = m->scratch, *second = first + period;
-    for (int64_t i = 0; i < period; i += TILE) {
-        vf one[VECTORS] = {0}, two[VECTORS] = {0};
-        for (int64_t j = from + i; j < vector_to; j += period)
-            for (int k = 0; k < VECTORS; k++) {
-                vf v = widen(x + j + k * LANES) - at(b + i + k * LANES);
-                one[k] += v, two[k] += v * v;
-            }
-        memcpy(first + i, one, sizeof one);
-        memcpy(second + i, two, sizeof two);
-    }
-    for (int64_t j = vector_to; j < to; j++) {
-        float v = widen1(x[j]) - b[j - vector_to];
-        first[j - vector_to] += v, second[j - vector_to] += v * v;
-    }
-    fold(m, chunk, first, second);
-}
 
 /* out = relu(a x + b + shortcut) */
 INLINE void apply(const Maps *m, int64_t from, int64_t to, int64_t vector_to, int sum, int relu) {
@@ -159,8 +127,8 @@ INLINE void apply(const Maps *m, int64_t from, int64_t to, int64_t vector_to, in
 }
 
 /* How a gradient finds out where the ReLU was closed: there was none; by the output; or by what the output was rounded from, x once more, which is one
- * map less to read. No rounding makes a positive number zero or less. */
-enum { OPEN, BY_OUTPUT, BY_INPUT };
+ * map less to read. No rounding makes a positive number zero or less. (OF_MAP: there is no gradient, the sums are those of the map.) */
+enum { OPEN, BY_OUTPUT, BY_INPUT, OF_MAP };
 
 INLINE vf behind(int relu, vf g, vf x, const bf16 *y, const float *slope, const float *offset) {
     if (relu == BY_OUTPUT) return where_positive(g, widen(y));
@@ -174,33 +142,37 @@ INLINE float behind1(int relu, float g, float x, const bf16 *y, const float *slo
     return g;
 }
 
-/* Sums of the gradient g behind the ReLU and of g (x - b); g itself too where `masked` asks for it. */
-INLINE void gradient_sums(const Maps *m, int64_t chunk, int64_t from, int64_t to, int64_t vector_to, int relu, int keep) {
+/* Adds to the sums those of g and of g (x - b): g is the gradient behind the ReLU, written out too where `keep` asks for it, or x - b itself,
+ * b being near the mean so that little cancels. */
+INLINE void add_sums(const Maps *m, int64_t from, int64_t to, int64_t vector_to, int relu, int keep) {
     const bf16 *restrict x = m->x, *restrict grad = m->grad, *restrict y = m->y;
     const float *restrict b = m->b, *restrict slope = m->slope, *restrict offset = m->offset;
     bf16 *restrict masked = m->masked;
-    const int64_t period = m->period;
+    const int64_t period = m->period, channels = m->channels;
     float *first = m->scratch, *second = first + period;
     for (int64_t i = 0; i < period; i += TILE) {
         vf one[VECTORS] = {0}, two[VECTORS] = {0};
         for (int64_t j = from + i; j < vector_to; j += period)
             for (int k = 0; k < VECTORS; k++) {
-                const int64_t at_ = i + k * LANES;
-                vf map = widen(x + j + k * LANES);
-                vf g = behind(relu, widen(grad + j + k * LANES), map, y + j + k * LANES, slope + at_, offset + at_);
-                if (keep) narrow(masked + j + k * LANES, g);
-                one[k] += g, two[k] += g * (map - at(b + at_));
+                const int64_t at_ = i + k * LANES, j_ = j + k * LANES;
+                vf map = widen(x + j_), off = map - at(b + at_), g = off;
+                if (relu != OF_MAP) g = behind(relu, widen(grad + j_), map, y + j_, slope + at_, offset + at_);
+                if (keep) narrow(masked + j_, g);
+                one[k] += g, two[k] += g * off;
             }
         memcpy(first + i, one, sizeof one);
         memcpy(second + i, two, sizeof two);
     }
     for (int64_t j = vector_to; j < to; j++) {
         const int64_t at_ = j - vector_to;
-        float map = widen1(x[j]), g = behind1(relu, widen1(grad[j]), map, y + j, slope + at_, offset + at_);
+        float map = widen1(x[j]), off = map - b[at_], g = off;
+        if (relu != OF_MAP) g = behind1(relu, widen1(grad[j]), map, y + j, slope + at_, offset + at_);
         if (keep) masked[j] = narrow1(g);
-        first[at_] += g, second[at_] += g * (map - b[at_]);
+        first[at_] += g, second[at_] += g * off;
     }
-    fold(m, chunk, first, second);
+    for (int64_t at_ = channels; at_ < period; at_ += channels)
+        for (int64_t c = 0; c < channels; c++) first[c] += first[at_ + c], second[c] += second[at_ + c];
+    for (int64_t c = 0; c < channels; c++) m->sums[c] += first[c], m->sums[channels + c] += second[c];
 }
 
 /* out = a g + b x + c */
@@ -221,8 +193,7 @@ INLINE void input_gradient(const Maps *m, int64_t from, int64_t to, int64_t vect
     }
 }
 
-static void applied(const Maps *m, int64_t chunk, int64_t from, int64_t to, int64_t vector_to) {
-    (void)chunk;
+static void applied(const Maps *m, int64_t from, int64_t to, int64_t vector_to) {
     if (m->shortcut) {
         if (m->relu) apply(m, from, to, vector_to, 1, 1);
         else apply(m, from, to, vector_to, 1, 0);
@@ -230,24 +201,19 @@ static void applied(const Maps *m, int64_t chunk, int64_t from, int64_t to, int6
     else apply(m, from, to, vector_to, 0, 0);
 }
 
-static void summed(const Maps *m, int64_t chunk, int64_t from, int64_t to, int64_t vector_to) {
-    if (m->relu == OPEN) gradient_sums(m, chunk, from, to, vector_to, OPEN, 0);
-    else if (m->relu == BY_INPUT) gradient_sums(m, chunk, from, to, vector_to, BY_INPUT, 0);
-    else if (m->masked) gradient_sums(m, chunk, from, to, vector_to, BY_OUTPUT, 1);
-    else gradient_sums(m, chunk, from, to, vector_to, BY_OUTPUT, 0);
+static void moments(const Maps *m, int64_t from, int64_t to, int64_t vector_to) { add_sums(m, from, to, vector_to, OF_MAP, 0); }
+
+static void summed(const Maps *m, int64_t from, int64_t to, int64_t vector_to) {
+    if (m->relu == OPEN) add_sums(m, from, to, vector_to, OPEN, 0);
+    else if (m->relu == BY_INPUT) add_sums(m, from, to, vector_to, BY_INPUT, 0);
+    else if (m->masked) add_sums(m, from, to, vector_to, BY_OUTPUT, 1);
+    else add_sums(m, from, to, vector_to, BY_OUTPUT, 0);
 }
 
-static void returned(const Maps *m, int64_t chunk, int64_t from, int64_t to, int64_t vector_to) {
-    (void)chunk;
+static void returned(const Maps *m, int64_t from, int64_t to, int64_t vector_to) {
     if (m->relu == OPEN) input_gradient(m, from, to, vector_to, OPEN);
     else if (m->relu == BY_INPUT) input_gradient(m, from, to, vector_to, BY_INPUT);
     else input_gradient(m, from, to, vector_to, BY_OUTPUT);
-}
-
-static void total(const Maps *m, double *sums) {
-    memset(sums, 0, 16 * m->channels);
-    for (int64_t chunk = 0; chunk < m->chunks; chunk++)
-        for (int64_t i = 0; i < 2 * m->channels; i++) sums[i] += m->sums[2 * chunk * m->channels + i];
 }
 
 /* What Python calls; 0, or 1 where memory is short ---------------------------------------------------------------- */
@@ -261,14 +227,13 @@ int norm_train(const bf16 *x, const bf16 *shortcut, bf16 *out, const float *weig
                float *mean, float *invstd, double momentum, double eps, int64_t rows, int64_t channels, int relu) {
     Maps m = {.x = x, .shortcut = shortcut, .out = out, .relu = relu};
     period_of(&m, rows, channels);
-    double *sums = malloc(16 * channels + 4 * (4 * m.period + 2 * channels + 2 * m.chunks * channels));
+    double *sums = calloc(1, 16 * channels + 4 * (4 * m.period + 2 * channels));
     if (!sums) return 1;
     float *a = (float *)(sums + 2 * channels), *b = a + m.period, *near = b + m.period, *slope = near + channels;
-    m.a = a, m.b = b, m.scratch = slope + channels, m.sums = m.scratch + 2 * m.period;
+    m.a = a, m.b = b, m.sums = sums, m.scratch = slope + channels;
     for (int64_t c = 0; c < channels; c++) near[c] = widen1(x[c]);
     repeat(b, near, &m);
     over_chunks(&m, moments);
-    total(&m, sums);
     for (int64_t c = 0; c < channels; c++) {
         double off = sums[c] / rows, var = sums[channels + c] / rows - off * off;
         if (var < 0) var = 0;
@@ -308,15 +273,14 @@ int norm_backward(const bf16 *grad, const bf16 *x, const bf16 *y, const float *w
                   bf16 *of_x, bf16 *masked, float *of_weight, float *of_bias, int64_t rows, int64_t channels, int relu) {
     Maps m = {.x = x, .grad = grad, .y = y, .out = of_x, .masked = masked, .relu = !relu ? OPEN : y ? BY_OUTPUT : BY_INPUT};
     period_of(&m, rows, channels);
-    double *sums = malloc(16 * channels + 4 * (7 * m.period + 3 * channels + 2 * m.chunks * channels));
+    double *sums = calloc(1, 16 * channels + 4 * (7 * m.period + 3 * channels));
     if (!sums) return 1;
     float *a = (float *)(sums + 2 * channels), *b = a + m.period, *c_ = b + m.period, *slope = c_ + m.period, *offset = slope + m.period;
     float *one = offset + m.period, *two = one + channels, *three = two + channels;
-    m.a = a, m.b = b, m.c = c_, m.slope = slope, m.offset = offset, m.scratch = three + channels, m.sums = m.scratch + 2 * m.period;
+    m.a = a, m.b = b, m.c = c_, m.slope = slope, m.offset = offset, m.sums = sums, m.scratch = three + channels;
     for (int64_t c = 0; c < channels; c++) one[c] = slope_of(weight[c], invstd[c]), two[c] = offset_of(bias[c], mean[c], one[c]);
     repeat(slope, one, &m), repeat(offset, two, &m), repeat(b, mean, &m);
     over_chunks(&m, summed);
-    total(&m, sums);
     for (int64_t c = 0; c < channels; c++) {
         double sum = sums[c], along = sums[channels + c] * invstd[c];
         of_bias[c] = (float)sum, of_weight[c] = (float)along;

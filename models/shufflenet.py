@@ -53,7 +53,17 @@ class V1Block(PreactBlock):
         return join(self.bn3(out, None, relu), F.avg_pool2d(x, 3, 2, 1))
 
 
-class V2Basic(PreactBlock):
+class V2Block(PreactBlock):
+    """A block whose two halves are shuffled behind its last ReLU."""
+
+    def activate(self, preact: Tensor) -> Tensor:
+        return shuffle(F.relu(preact), 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return shuffle(self.run(x, True), 2)
+
+
+class V2Basic(V2Block):
     """The first half of the channels passes by; the second goes through 1x1, depthwise 3x3, 1x1; then all are shuffled."""
 
     def __init__(self, channels: int) -> None:
@@ -72,14 +82,8 @@ class V2Basic(PreactBlock):
         # The passing half has been through a ReLU already; a second one changes neither its value nor its gradient.
         return join(passing, self.bn3(self.conv3(out), None, relu))
 
-    def activate(self, preact: Tensor) -> Tensor:
-        return shuffle(F.relu(preact), 2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return shuffle(self.run(x, True), 2)
-
-
-class V2Down(PreactBlock):
+class V2Down(V2Block):
     """Stride 2, both halves made from all input channels: left depthwise 3x3 and 1x1; right 1x1, depthwise 3x3, 1x1."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -100,12 +104,6 @@ class V2Down(PreactBlock):
         left = self.bn2(self.conv2(self.bn1(self.conv1(x))), None, relu)
         right = self.bn4(self.conv4(self.bn3(self.conv3(x))))
         return join(left, self.bn5(self.conv5(right), None, relu))
-
-    def activate(self, preact: Tensor) -> Tensor:
-        return shuffle(F.relu(preact), 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return shuffle(self.run(x, True), 2)
 
 
 class ShuffleNet(PostActivationNetwork):

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.init import normal_by_width, small_linear
-from models.layers import BatchNorm2d, Conv3x3, NormReLU
+from models.layers import BatchNorm2d, Conv3x3, NormReLU, normed
 from models.network import PostActivationNetwork, global_pool
 
 CONVOLUTIONS = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
@@ -31,7 +31,7 @@ class VGG(PostActivationNetwork):
         small_linear(self.classifier)
 
     def run_stem(self, x: Tensor) -> Tensor:
-        return _activated(self.block0, x)
+        return normed(self.block0, x, relu=True)
 
     def run_stage(self, index: int, x: Tensor, keep: bool = False) -> tuple[Tensor, Tensor | None]:
         # The fourth pool is there to bring 64x64 images to the same last map as 32x32 ones.
@@ -39,7 +39,7 @@ class VGG(PostActivationNetwork):
             x = F.max_pool2d(x, 2)
         block = (self.block1, self.block2, self.block3, self.block4)[index]
         if not keep:
-            return _activated(block, x), None
+            return normed(block, x, relu=True), None
         preact = block(x)
         return F.relu(preact), preact
 
@@ -52,15 +52,6 @@ class VGG(PostActivationNetwork):
 
     def feature_modules(self) -> list[nn.Module]:
         return [self.block0, self.block1, self.block2, self.block3, self.block4]
-
-
-def _activated(block: nn.Sequential, x: Tensor) -> Tensor:
-    """The block's output behind the last ReLU."""
-    *layers, norm = block
-    for layer in layers:
-        x = layer(x)
-    out: Tensor = norm(x, relu=True)
-    return out
 
 
 def _block(convolutions: int, inputs: int, outputs: int) -> nn.Sequential:
