@@ -122,11 +122,14 @@ class Execution:
         return self.autocast() if self.torch_device.type == "cpu" else contextlib.nullcontext()
 
     @property
+    def wants_kernels(self) -> bool:
+        """Whether kernels of our own are meant for students' batch norms (models/kernels.py): in bf16 on a CPU."""
+        return self.precision == "bf16" and self.torch_device.type == "cpu" and self.student_threads <= models.kernels.MOST_THREADS
+
+    @property
     def kernels(self) -> bool:
-        """Whether students' batch norms are computed by kernels of our own (models/kernels.py): in bf16 on a CPU, where they can be built."""
-        if self.precision != "bf16" or self.torch_device.type != "cpu" or self.student_threads > models.kernels.MOST_THREADS:
-            return False
-        return models.kernels.built().library is not None
+        """Whether they are meant, and could be built here."""
+        return self.wants_kernels and models.kernels.built().library is not None
 
     @property
     def casts_at_once(self) -> bool:
@@ -138,12 +141,11 @@ class Execution:
         """Sets threads, matrix-product precision and the kernels of batch norms, and puts them back."""
         threads, tf32 = torch.get_num_threads(), torch.backends.cuda.matmul.allow_tf32
         conv = torch.backends.cudnn.allow_tf32
-        kernels_too = models.kernels.using(self.kernels)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.precision != "fp32"
         if self.threads:
             torch.set_num_threads(self.threads)
         try:
-            with kernels_too:
+            with models.kernels.using(self.kernels):
                 yield
         finally:
             torch.set_num_threads(threads)

@@ -195,7 +195,7 @@ def train_missing(args: argparse.Namespace, chosen: common.Selection) -> list[Ou
         f"{plural(len(found.missing), 'run')} to train in {plural(len(found.packs), 'pack')}, {done} done; {execution.describe()['device_name']}, "
         f"{execution.precision}, {plural(execution.describe()['threads'], 'thread')}; results in {store.folder}"
     )
-    if execution.torch_device.type == "cpu" and execution.precision == "bf16" and kernels.built().library is None:
+    if execution.wants_kernels and not execution.kernels:
         say(f"slower than need be: batch norms by PyTorch's operators ({kernels.built().why})")
     common.say_many_threads(execution)
     options = Options(
