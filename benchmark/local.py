@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from benchmark import data, teacher_table
+from benchmark import data, methods, teacher_table
 from benchmark.plan import Pack, Plan
 from benchmark.runs import Run
 from benchmark.train import Options, Outcome, Reporter, train_pack
@@ -88,8 +88,8 @@ def _many_gpus(
 
 def _start(pack: Pack, environment: Environment, gpu: int) -> subprocess.Popen[bytes]:
     env = {**os.environ, "CUDA_VISIBLE_DEVICES": str(gpu)}
-    if own := os.environ.get("KD_METHODS"):  # relative to this process's folder, which is not the worker's
-        env["KD_METHODS"] = os.pathsep.join(str(Path(p).expanduser().resolve()) for p in own.split(os.pathsep) if p)
+    if own := methods.own_folders():  # relative to this process's folder, which is not the worker's
+        env["KD_METHODS"] = os.pathsep.join(str(p.resolve()) for p in own)
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmark", "work", "-"],
         stdin=subprocess.PIPE,

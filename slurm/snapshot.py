@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from benchmark import methods
 from benchmark.execution import git_state
 
 ROOMS = ("benchmark", "models", "results", "slurm", "tables")
@@ -33,8 +34,8 @@ def files(root: Path = ROOT) -> list[Path]:
 
 
 def own_methods() -> list[Path]:
-    """The folders of KD_METHODS."""
-    return [Path(p).expanduser().resolve() for p in os.environ.get("KD_METHODS", "").split(os.pathsep) if p]
+    """The folders of KD_METHODS, absolute."""
+    return [p.resolve() for p in methods.own_folders()]
 
 
 def settings(place: Path) -> dict[str, str]:

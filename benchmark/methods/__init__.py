@@ -55,6 +55,7 @@ __all__ = [
     "hyper_parameters",
     "is_own",
     "names",
+    "own_folders",
     "param",
     "parse",
 ]
@@ -76,15 +77,20 @@ _ANSWERS: dict[str, Any] = {
 """What a class states and answers, by type: users write methods too, and a wrong one is to be named before it is trained."""
 
 
+def own_folders() -> list[Path]:
+    """The folders of KD_METHODS."""
+    return [Path(p).expanduser() for p in os.environ.get("KD_METHODS", "").split(os.pathsep) if p]
+
+
 def _modules() -> list[ModuleType]:
     found = []
     for entry in sorted(pkgutil.iter_modules(__path__), key=lambda e: e.name):
         if entry.name not in ("base",) and not entry.name.startswith("_"):
             found.append(importlib.import_module(f"{__name__}.{entry.name}"))
-    for folder in map(os.path.expanduser, filter(None, os.environ.get("KD_METHODS", "").split(os.pathsep))):
-        if not Path(folder).is_dir():
+    for folder in own_folders():
+        if not folder.is_dir():
             raise InputError(f"KD_METHODS: no folder {folder}; allowed: folders that hold method files (*.py)")
-        for path in sorted(Path(folder).glob("[!_]*.py")):
+        for path in sorted(folder.glob("[!_]*.py")):
             spec = importlib.util.spec_from_file_location(f"kd_methods_{path.stem}", path)
             assert spec is not None and spec.loader is not None
             module = importlib.util.module_from_spec(spec)
