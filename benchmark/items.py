@@ -33,6 +33,14 @@ def select(features: Features, parts: frozenset[str]) -> Features:
     )
 
 
+def seen_of(net: Network, x: Tensor, parts: frozenset[str]) -> Features:
+    """A pass that hands out the named parts in float32, and makes no more than them."""
+    if parts == {"logits"}:
+        empty: Any = None
+        return Features(empty, (), (), empty, net(x).float())
+    return select(net.features(x, preacts="preacts" in parts), parts)
+
+
 @dataclass(frozen=True)
 class Stage:
     """A part of a run's training. name: `main`, or `init:METHOD`; needs: what it reads."""
@@ -263,10 +271,7 @@ class Item:
         student = self.student
 
         def run() -> Features:
-            if needs.student == {"logits"}:
-                empty: Any = None
-                return Features(empty, (), (), empty, student(x).float())
-            return select(student.features(x, preacts="preacts" in needs.student), needs.student)
+            return seen_of(student, x, needs.student)
 
         with self.execution.autocast():
             out = casts.called(student, run) if self.execution.casts_at_once else run()

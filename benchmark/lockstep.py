@@ -22,7 +22,7 @@ from benchmark.data.stream import Batch, Rows, Stream
 from benchmark.data.views import View
 from benchmark.execution import Execution
 from benchmark.graphs import Graphs
-from benchmark.items import MAIN, Item, select
+from benchmark.items import MAIN, Item, seen_of
 from benchmark.teacher_table import TeacherTable
 from models import Features, Network
 
@@ -156,10 +156,7 @@ class Lockstep:
     def _pass(self, x: torch.Tensor, parts: frozenset[str]) -> Features:
         assert self.teacher is not None
         with self.execution.autocast():
-            if parts == {"logits"}:
-                empty: Any = None
-                return Features(empty, (), (), empty, self.teacher(x).float())
-            return select(self.teacher.features(x, preacts="preacts" in parts), parts)
+            return seen_of(self.teacher, x, parts)
 
 
 def lanes(execution: Execution) -> ThreadPoolExecutor | None:
