@@ -20,7 +20,7 @@ from benchmark.errors import InputError
 from benchmark.execution import Execution, choose, cores, has_gpu
 from benchmark.local import Environment
 from benchmark.matrix import MOST_SEEDS, Expansion
-from benchmark.runs import Resolver, Run
+from benchmark.runs import Resolver, Run, TeacherRef
 from results.store import Store, default_folder
 
 PAPER_TABLES = {
@@ -255,10 +255,15 @@ class Selection:
     profile_was_chosen: bool
 
 
+def imported_of(args: argparse.Namespace) -> dict[tuple[str, str], TeacherRef]:
+    """The checkpoints of TEACHERS=, as `teachers.imported` has them."""
+    return teachers.imported(path_of(args.teachers) if args.teachers else None)
+
+
 def resolver_of(args: argparse.Namespace) -> Resolver:
     """What resolves runs here: it knows the imported teachers, and the data sets that are a folder's own."""
     data.look_in(path_of(args.data))
-    return Resolver(teachers.imported(path_of(args.teachers) if args.teachers else None))
+    return Resolver(imported_of(args))
 
 
 def select(args: argparse.Namespace, name: str | None = None, quiet: bool = False) -> Selection:

@@ -9,7 +9,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from benchmark import data, matrix, methods, protocols, teachers
+from benchmark import data, matrix, methods, protocols
 from benchmark.cli import common
 from benchmark.errors import InputError
 from benchmark.execution import choose
@@ -135,8 +135,7 @@ def teacher_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
     from results import published
 
     store = common.store_of(args)
-    folder = common.path_of(args.teachers) if args.teachers else None
-    imported = teachers.imported(folder)
+    imported = common.imported_of(args)
     wanted: dict[tuple[str, str], None] = {}
     for name in matrix.table_names():
         table = matrix.load_table(name)
@@ -235,7 +234,7 @@ def do_teachers(args: argparse.Namespace) -> int:
             if dataset == args.dataset:
                 train_pack([resolver.imported_run(dataset, args.profile, ref, "crd")], store, options)
     rows = teacher_rows(args)
-    for (dataset, _), ref in teachers.imported(common.path_of(args.teachers) if args.teachers else None).items():
+    for (dataset, _), ref in common.imported_of(args).items():
         if dataset != args.dataset:
             common.say(f"{Path(ref.path).name} is left out: by its number of classes it counts for {dataset}, not for {args.dataset}")
     if args.json:
