@@ -18,8 +18,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 import torch.nn.functional as F
 
-from benchmark import data, protocols, teachers
+from benchmark import data
 from benchmark.data.stream import Stream
+from benchmark.spec import imported as teachers
+from benchmark.spec import protocols
 
 
 @torch.inference_mode()

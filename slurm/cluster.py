@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from benchmark.errors import InputError, unknown
-from benchmark.execution import PRECISIONS
-from benchmark.local import Environment
+from benchmark.training.execution import PRECISIONS
+from benchmark.work.local import Environment
 
 FOLDER = Path(__file__).resolve().parent / "clusters"
 

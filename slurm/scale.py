@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from benchmark import matrix, protocols
-from benchmark.plan import closure, make_plan
-from benchmark.runs import Resolver, Run
+from benchmark.spec import matrix, protocols
+from benchmark.spec.plan import closure, make_plan
+from benchmark.spec.runs import Resolver, Run
 from results.store import SCHEMA, Store, load
 from slurm import commands, registry, script, snapshot
 from slurm.cluster import load_cluster

@@ -14,12 +14,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from benchmark import cost, teacher_table
 from benchmark.errors import InputError, unknown
-from benchmark.execution import Execution, git_state
-from benchmark.local import Environment, work_order
-from benchmark.plan import DEFAULT_PACK, Pack, closure, make_plan
-from benchmark.runs import Run
+from benchmark.spec import cost
+from benchmark.spec.plan import DEFAULT_PACK, Pack, closure, make_plan
+from benchmark.spec.runs import Run
+from benchmark.training import teacher_cache as teacher_table
+from benchmark.training.execution import Execution, git_state
+from benchmark.work.local import Environment, work_order
 from results.store import Store
 from slurm import commands, registry, script, snapshot
 from slurm.cluster import Cluster

@@ -12,9 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark import protocols
-from benchmark.matrix import Cell, Expansion, Table
-from benchmark.runs import NONE, Run
+from benchmark.spec import protocols
+from benchmark.spec.matrix import Cell, Expansion, Table
+from benchmark.spec.runs import NONE, Run
 from results.store import Store
 from tables.statistics import Sample
 

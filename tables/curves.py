@@ -28,10 +28,11 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
-from benchmark import data, protocols
+from benchmark import data
 from benchmark.errors import unknown
-from benchmark.matrix import Expansion
-from benchmark.runs import Resolver, Run
+from benchmark.spec import protocols
+from benchmark.spec.matrix import Expansion
+from benchmark.spec.runs import Resolver, Run
 from results.store import Store
 from tables.cells import CellResult, collect, number
 from tables.statistics import signed

@@ -17,10 +17,10 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark import protocols
 from benchmark.errors import InputError, unknown
-from benchmark.matrix import Expansion
-from benchmark.runs import Resolver
+from benchmark.spec import protocols
+from benchmark.spec.matrix import Expansion
+from benchmark.spec.runs import Resolver
 from results.store import Store
 from tables.cells import CellResult, collect, header
 from tables.printed import Printed, Prints

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from benchmark.matrix import Expansion
+from benchmark.spec.matrix import Expansion
 from results.files import atomic
 from results.store import Store
 from tables.cells import CellResult, changed_settings, collect, column_title, rank_rule

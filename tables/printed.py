@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from benchmark.errors import hint, unknown
-from benchmark.matrix import Cell, Table, table_names
-from benchmark.runs import NONE
+from benchmark.spec.matrix import Cell, Table, table_names
+from benchmark.spec.runs import NONE
 from tables.cells import number
 
 TOP1 = ("top1", "top1_acc")

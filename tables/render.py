@@ -17,7 +17,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from benchmark.errors import unknown
-from benchmark.matrix import Expansion, Row
+from benchmark.spec.matrix import Expansion, Row
 from results.files import atomic
 from results.store import Store
 from tables.cells import LOUD, ON_TEST_SET, CellResult, collect, column_title, header, rank_rule

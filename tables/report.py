@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.matrix import Expansion
+from benchmark.spec.matrix import Expansion
 from results.files import atomic
 from results.store import Store
 from tables.cells import LOUD, ON_TEST_SET, changed_settings, column_title, header

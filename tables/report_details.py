@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.matrix import Expansion
+from benchmark.spec.matrix import Expansion
 from results.store import Store
 from tables.cells import CellResult, RunResult, number, rank_rule
 from tables.curves import cell_curves, comparable_epochs, compare, strange

@@ -6,7 +6,7 @@ import html
 import math
 from collections.abc import Sequence
 
-from benchmark.matrix import Expansion
+from benchmark.spec.matrix import Expansion
 from tables import svg
 from tables.cells import CellResult, number, rank_rule
 from tables.diff import CellDiff

@@ -19,7 +19,7 @@ from benchmark.bench import clock
 from benchmark.bench.naive import Naive, NaiveData
 from benchmark.bench.ours import Ours, build_teacher, pair_runs
 from benchmark.data.datasets import Split
-from benchmark.execution import Execution
+from benchmark.training.execution import Execution
 
 MODES = ("naive", "alone", "pack")
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from benchmark import graphs
-from benchmark.execution import Execution, cores, git_state, versions
+from benchmark.training import graphs
+from benchmark.training.execution import Execution, cores, git_state, versions
 
 
 def synchronise(device: str) -> None:
@@ -32,7 +32,7 @@ def seconds(call: Callable[[], Any], device: str, times: int = 1) -> float:
 
 
 def warm_up(device: str) -> int:
-    """Steps of a loop before it is timed: on a GPU until all its graphs are captured (benchmark/graphs.py)."""
+    """Steps of a loop before it is timed: on a GPU until all its graphs are captured (benchmark/training/graphs.py)."""
     return graphs.WARM + 2 * graphs.DEPTH if torch.device(device).type == "cuda" else 1
 
 

@@ -18,14 +18,15 @@ from typing import Any
 import torch
 
 import models
-from benchmark import checkpoint, data, graphs
+from benchmark import data
 from benchmark.bench.ours import open_items, small_run
 from benchmark.data.stream import Stream
 from benchmark.errors import InputError
-from benchmark.execution import Execution
-from benchmark.items import MAIN, Item
-from benchmark.lockstep import Lockstep
-from benchmark.runs import Run
+from benchmark.spec.runs import Run
+from benchmark.training import checkpoint, graphs
+from benchmark.training.active_run import MAIN, Item
+from benchmark.training.execution import Execution
+from benchmark.training.lockstep import Lockstep
 from models import Network
 
 FIRST, GAP, FLOORS = 0.02, 0.10, 2.0

@@ -15,9 +15,9 @@ import torch
 
 from benchmark.bench.ours import small_run
 from benchmark.errors import InputError
-from benchmark.execution import Execution
-from benchmark.runs import Run
-from benchmark.train import Options, pack_key, train_pack
+from benchmark.spec.runs import Run
+from benchmark.training.execution import Execution
+from benchmark.training.pack import Options, pack_key, train_pack
 from results.store import Store
 
 Finals = dict[str, dict[str, dict[int, float]]]

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark import cost
 from benchmark.bench import clock
 from benchmark.bench.ours import Ours, build_teacher, pair_runs
 from benchmark.data.datasets import Split
-from benchmark.execution import Execution
-from benchmark.runs import Run
+from benchmark.spec import cost
+from benchmark.spec.runs import Run
+from benchmark.training.execution import Execution
 
 
 def model_ms(run: Run, n: int, device: str) -> float:

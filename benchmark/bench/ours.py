@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 
 import models
-from benchmark import data, graphs, matrix, methods
+from benchmark import data, methods
 from benchmark.data.datasets import Split
 from benchmark.data.stream import Batch, Stream
-from benchmark.execution import Execution
-from benchmark.items import MAIN, Item
-from benchmark.lockstep import Lockstep
 from benchmark.methods import Method
-from benchmark.runs import Request, Resolver, Run, seed_of
+from benchmark.spec import matrix
+from benchmark.spec.runs import Request, Resolver, Run, seed_of
+from benchmark.training import graphs
+from benchmark.training.active_run import MAIN, Item
+from benchmark.training.execution import Execution
+from benchmark.training.lockstep import Lockstep
 from models import Network
 
 

@@ -20,13 +20,13 @@ from benchmark.bench.ours import Ours, build_teacher, open_items, pair_runs
 from benchmark.data.datasets import Split
 from benchmark.data.stream import Batch
 from benchmark.data.views import NORMAL, ROTATED, VARIANTS
-from benchmark.evaluate import evaluate
-from benchmark.execution import Execution
-from benchmark.items import Item, select
-from benchmark.lockstep import Lockstep
 from benchmark.methods import PARTS, Step
-from benchmark.runs import Request, Resolver, Run
-from benchmark.teacher_table import TeacherTable
+from benchmark.spec.runs import Request, Resolver, Run
+from benchmark.training.active_run import Item, select
+from benchmark.training.evaluate import evaluate
+from benchmark.training.execution import Execution
+from benchmark.training.lockstep import Lockstep
+from benchmark.training.teacher_cache import TeacherTable
 from models import Features, Network, kernels
 from models.layers import NormReLU
 

@@ -12,8 +12,8 @@ from benchmark.bench.ours import random_split
 from benchmark.cli import bench_proofs, common
 from benchmark.cli.common import say
 from benchmark.errors import InputError, unknown
-from benchmark.execution import Execution
-from benchmark.matrix import MOST_SEEDS, load_table
+from benchmark.spec.matrix import MOST_SEEDS, load_table
+from benchmark.training.execution import Execution
 from results.files import write_json
 
 TABLES = ("crd-table1", "crd-table2")

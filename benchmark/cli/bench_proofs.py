@@ -15,7 +15,7 @@ from benchmark.bench.ours import small_run
 from benchmark.cli import common
 from benchmark.cli.common import say
 from benchmark.errors import unknown
-from benchmark.execution import Execution
+from benchmark.training.execution import Execution
 from tables import statistics
 
 Table = Callable[[list[list[Any]], list[str]], None]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from benchmark import data, teachers
+from benchmark import data
 from benchmark.cli import common
 from benchmark.cli.common import plural, say
 from benchmark.errors import InputError
-from benchmark.execution import has_gpu
-from benchmark.plan import closure
+from benchmark.spec import imported as teachers
+from benchmark.spec.plan import closure
+from benchmark.training.execution import has_gpu
 
 
 def register(verbs: Any) -> None:

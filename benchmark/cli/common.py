@@ -14,13 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark import data, matrix, plan, protocols, teacher_table, teachers
+from benchmark import data
 from benchmark.data.clips import listing
 from benchmark.errors import InputError
-from benchmark.execution import Execution, choose, cores, has_gpu
-from benchmark.local import Environment
-from benchmark.matrix import MOST_SEEDS, Expansion
-from benchmark.runs import Resolver, Run, TeacherRef
+from benchmark.spec import imported as teachers
+from benchmark.spec import matrix, plan, protocols
+from benchmark.spec.matrix import MOST_SEEDS, Expansion
+from benchmark.spec.runs import Resolver, Run, TeacherRef
+from benchmark.training import teacher_cache as teacher_table
+from benchmark.training.execution import Execution, choose, cores, has_gpu
+from benchmark.work.local import Environment
 from results.store import Store, default_folder
 
 PAPER_TABLES = {

@@ -9,12 +9,13 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from benchmark import data, matrix, methods, protocols
+from benchmark import data, methods
 from benchmark.cli import common
 from benchmark.errors import InputError
-from benchmark.execution import choose
-from benchmark.runs import NONE, Request, Resolver, Run
-from benchmark.train import Options, train_pack
+from benchmark.spec import matrix, protocols
+from benchmark.spec.runs import NONE, Request, Resolver, Run
+from benchmark.training.execution import choose
+from benchmark.training.pack import Options, train_pack
 from results.store import REFERENCE, Store
 
 

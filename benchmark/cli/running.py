@@ -9,13 +9,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmark import cost, local, methods, plan, teachers
+from benchmark import methods
 from benchmark.cli import common
 from benchmark.cli.common import plural, say
 from benchmark.errors import InputError
-from benchmark.execution import has_gpu
-from benchmark.progress import reporter
-from benchmark.train import Options, Outcome
+from benchmark.spec import cost, plan
+from benchmark.spec import imported as teachers
+from benchmark.training.execution import has_gpu
+from benchmark.training.pack import Options, Outcome
+from benchmark.work import local
+from benchmark.work.progress import reporter
 from models import kernels
 from results.store import Store
 

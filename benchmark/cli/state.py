@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import models
-from benchmark import data, methods, protocols
+from benchmark import data, methods
 from benchmark.cli import common
 from benchmark.cli.common import plural, say
 from benchmark.errors import InputError
-from benchmark.plan import closure
-from benchmark.runs import NONE, Resolver, Run
+from benchmark.spec import protocols
+from benchmark.spec.plan import closure
+from benchmark.spec.runs import NONE, Resolver, Run
 from results.files import tail
 from results.store import Store
 
@@ -260,7 +261,7 @@ def _folders(store: Store) -> list[Path]:
 
 _PART = r"[^/.][^/]*"
 _KEY = re.compile(rf"(?:{_PART}/){{4}}(?:{_PART}/seed\d+-[0-9a-f]{{10}}|imported/[0-9a-f]{{8,64}})")
-"""The form of a run's key (see `benchmark.runs`): whatever else lies below the results folder is not ours to remove."""
+"""The form of a run's key (see `benchmark.spec.runs`): whatever else lies below the results folder is not ours to remove."""
 
 
 def unknown_here(order: dict[str, Any]) -> str:

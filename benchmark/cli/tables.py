@@ -12,12 +12,13 @@ from typing import Any
 import pandas as pd
 
 import models
-from benchmark import data, matrix, methods, protocols
+from benchmark import data, methods
 from benchmark.cli import common
 from benchmark.cli.common import say
 from benchmark.data.clips import NAME as CLIPS
 from benchmark.errors import InputError, unknown
-from benchmark.runs import NONE, parse_pair
+from benchmark.spec import matrix, protocols
+from benchmark.spec.runs import NONE, parse_pair
 from results.store import Store, load
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from benchmark.errors import InputError
-from benchmark.protocols import scaled
+from benchmark.spec.protocols import scaled
 
 if TYPE_CHECKING:
     from models import NetInfo, Network

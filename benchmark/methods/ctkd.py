@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from benchmark.methods._common import check_range
 from benchmark.methods.base import Method, MethodConfig, Needs, Site, Step, Terms, param
-from benchmark.protocols import scaled
+from benchmark.spec.protocols import scaled
 
 
 class _Against(torch.autograd.Function):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
 
 import models
 from benchmark import methods
-from benchmark.execution import Execution
-from benchmark.runs import Request, Resolver, Run
-from benchmark.train import Options, Outcome, train_pack
+from benchmark.spec.runs import Request, Resolver, Run
+from benchmark.training.execution import Execution
+from benchmark.training.pack import Options, Outcome, Reporter, train_pack
 from results.store import Store
 
 SMALL = (("recipe.test_images", 100), ("recipe.train_images", 128))
@@ -50,3 +51,22 @@ def weights(run: Run, folder: Path, name: str = "last.pt") -> str:
         state = torch.load(folder / run.key / "state.pt", weights_only=True)
         return models.weights_hash(state)
     return models.weights_hash(torch.load(path, weights_only=True)["model"])
+
+
+def every_method() -> list[Run]:
+    """A small run of every method, and of two combinations."""
+    names = [n for n in methods.names() if methods.get(n).trains_student and not methods.get(n).is_wrapper()]
+    students = {"ab": "resnet14"}
+    return [small_run(n, student=students.get(n, "resnet8")) for n in ("plain", *names, "crd+kd", "kd+ls")]
+
+
+class KillAt(Reporter):
+    """Ends the process, without any chance to clean up, at the n-th step of its pack."""
+
+    def __init__(self, n: int) -> None:
+        self.left = n
+
+    def step(self, stage: str, epoch: int, steps: int, images: int) -> None:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), 9)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import models
-from benchmark.execution import Execution
+from benchmark.training.execution import Execution
 from models import kernels
 from models.layers import BatchNorm2d, NormReLU
 
@@ -202,7 +202,7 @@ def built_with(tmp_path: Path, source: Path = kernels.SOURCE, **environment: str
     """`why` of a process of its own: '' where the kernels are there."""
     code = (
         "import sys; from pathlib import Path; from models import kernels; kernels.SOURCE = Path(sys.argv[1]); print(kernels.built().why)\n"
-        "from benchmark.execution import Execution; e = Execution('cpu', 'bf16'); print(e.describe()['kernels'])"
+        "from benchmark.training.execution import Execution; e = Execution('cpu', 'bf16'); print(e.describe()['kernels'])"
     )
     full = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), **environment}
     got = subprocess.run([sys.executable, "-c", code, str(source)], cwd=ROOT, env=full, capture_output=True, text=True, check=True)

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 import records_kit as kit
 
-from benchmark import matrix
-from benchmark.matrix import Expansion
+from benchmark.spec import matrix
+from benchmark.spec.matrix import Expansion
 from results.store import Store, load
 from tables import curves, report, report_figures
 from tables.printed import Prints

@@ -20,10 +20,10 @@ from typing import Any
 import torch
 
 import models
-from benchmark import matrix
-from benchmark.local import Environment
-from benchmark.plan import closure
-from benchmark.runs import Run
+from benchmark.spec import matrix
+from benchmark.spec.plan import closure
+from benchmark.spec.runs import Run
+from benchmark.work.local import Environment
 from results.store import Store
 from slurm import commands, registry
 from slurm.cluster import load_cluster

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from slurm_kit import TABLE, drill_runs
 
-from benchmark import matrix
-from benchmark.local import Environment, work_order
-from benchmark.runs import Run
+from benchmark.spec import matrix
+from benchmark.spec.runs import Run
+from benchmark.work.local import Environment, work_order
 from results.files import STALE_SECONDS
 from results.store import Store
 from slurm import commands, script

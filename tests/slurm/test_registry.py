@@ -65,7 +65,7 @@ def test_the_clusters_files_are_no_records(tmp_path: Path) -> None:
 
 def test_snapshots(tmp_path: Path) -> None:
     one, same = snapshot.take(tmp_path), snapshot.take(tmp_path)
-    assert one == same and (one / "benchmark/train.py").read_bytes() == (ROOT / "benchmark/train.py").read_bytes()
+    assert one == same and (one / "benchmark/training/pack.py").read_bytes() == (ROOT / "benchmark/training/pack.py").read_bytes()
     assert (one / "slurm/job.py").exists() and not list(one.rglob("__pycache__"))
     git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     assert (one / "SNAPSHOT").read_text().split()[0] == (git or "unknown")
@@ -74,7 +74,7 @@ def test_snapshots(tmp_path: Path) -> None:
         (other / path).parent.mkdir(parents=True, exist_ok=True)
         (other / path).write_bytes((ROOT / path).read_bytes())
     assert snapshot.take(tmp_path, other) == one
-    (other / "benchmark/train.py").write_text("edited")
+    (other / "benchmark/training/pack.py").write_text("edited")
     assert snapshot.take(tmp_path, other) != one
 
 

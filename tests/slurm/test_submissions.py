@@ -10,8 +10,8 @@ from pathlib import Path
 
 from slurm_kit import ROOT, Drill, outcome, wait_for
 
-from benchmark.local import Environment, work, work_order
-from benchmark.plan import make_plan
+from benchmark.spec.plan import make_plan
+from benchmark.work.local import Environment, work, work_order
 from results.store import Store
 from slurm import commands, registry, snapshot
 from slurm.state import cancel
@@ -161,7 +161,7 @@ def test_source_edited_while_jobs_are_queued(cluster: Path, drill: Drill) -> Non
     subprocess.run(["scontrol", "update", "partitionname=gpu", "state=down"], check=True)
     try:
         drill.done("submit", "--cluster", str(drill.cluster_file()), cwd=copy)
-        (copy / "benchmark/train.py").write_text("raise RuntimeError('edited after the submission')")
+        (copy / "benchmark/training/pack.py").write_text("raise RuntimeError('edited after the submission')")
         assert len(registry.places(drill.store.folder)) == len(drill.runs)
     finally:
         subprocess.run(["scontrol", "update", "partitionname=gpu", "state=up"], check=True)

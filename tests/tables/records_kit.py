@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark import matrix
-from benchmark.matrix import Cell, Expansion, Table
-from benchmark.runs import Run
+from benchmark.spec import matrix
+from benchmark.spec.matrix import Cell, Expansion, Table
+from benchmark.spec.runs import Run
 from results.store import SCHEMA, Store, frame
 from tables.printed import Prints
 

@@ -10,8 +10,8 @@ import pytest
 import records_kit as kit
 
 from benchmark.errors import InputError
-from benchmark.matrix import Expansion
-from benchmark.runs import Run
+from benchmark.spec.matrix import Expansion
+from benchmark.spec.runs import Run
 from results import published
 from results.store import Store, load
 from tables import curves, plots

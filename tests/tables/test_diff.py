@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import records_kit as kit
 
-from benchmark import matrix
 from benchmark.errors import InputError
-from benchmark.runs import Resolver, TeacherRef
+from benchmark.spec import matrix
+from benchmark.spec.runs import Resolver, TeacherRef
 from results.store import Store, load
 from tables import diff
 from tables.diff import VERDICTS, Diff, diff_table, format_diff

@@ -15,7 +15,7 @@ import pytest
 import records_kit as kit
 from test_render import GOLDEN, golden_case
 
-from benchmark.matrix import Cell, Expansion
+from benchmark.spec.matrix import Cell, Expansion
 from results.store import Store
 from tables import diff, diff_text, report
 from tables.printed import Prints

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import records_kit as kit
 
-from benchmark import matrix
 from benchmark.errors import InputError
-from benchmark.matrix import Expansion
-from benchmark.runs import Resolver, TeacherRef
+from benchmark.spec import matrix
+from benchmark.spec.matrix import Expansion
+from benchmark.spec.runs import Resolver, TeacherRef
 from results.store import Store, load
 from tables import plots, render, report
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import records_kit as kit
 
-from benchmark import matrix
 from benchmark.__main__ import main
 from benchmark.cli import common
+from benchmark.spec import matrix
 from results.store import Store
 
 

@@ -16,8 +16,8 @@ import models
 from benchmark import data
 from benchmark.data.samplers import SHUFFLE
 from benchmark.data.stream import Batch, Stream
-from benchmark.items import Item
-from benchmark.lockstep import Lockstep
+from benchmark.training.active_run import Item
+from benchmark.training.lockstep import Lockstep
 from models import Features, Network
 
 QUICK = 16 / 64  # of the published learning rates, in quick's batches

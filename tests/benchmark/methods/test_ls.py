@@ -10,7 +10,7 @@ from kit import build, fake_features, make_site, make_step, tiny_info
 from benchmark import methods
 from benchmark.errors import InputError
 from benchmark.methods.ls import standardise
-from benchmark.runs import Request, Resolver
+from benchmark.spec.runs import Request, Resolver
 
 SITE = make_site(tiny_info(), tiny_info())
 

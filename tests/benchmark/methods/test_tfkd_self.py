@@ -4,9 +4,10 @@ import pytest
 from kit import build, fake_features, make_site, make_step, tiny_info
 from selfkd_kit import kl, reaches, softmax
 
-from benchmark import matrix, methods
+from benchmark import methods
 from benchmark.errors import InputError
-from benchmark.runs import Request, Resolver
+from benchmark.spec import matrix
+from benchmark.spec.runs import Request, Resolver
 
 SITE = make_site(tiny_info(), tiny_info())
 

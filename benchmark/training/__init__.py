@@ -1,0 +1,1 @@
+"""How a pack of runs is trained."""

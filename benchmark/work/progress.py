@@ -1,0 +1,132 @@
+"""What a person sees while packs are trained: one live bar a pack on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmark.spec.runs import Run
+from benchmark.training.pack import Outcome, Reporter
+
+
+def reporter() -> Reporter:
+    """The reporter that fits standard error."""
+    return Live() if sys.stderr.isatty() else Lines()
+
+
+def pack_title(runs: Sequence[Run]) -> str:
+    """`teacher -> students: methods`, short enough for a line."""
+    first = runs[0]
+    students = ", ".join(sorted({r.student for r in runs}))
+    methods = list(dict.fromkeys(r.method for r in runs))
+    shown = ", ".join(methods[:6]) + (f" and {len(methods) - 6} more" if len(methods) > 6 else "")
+    pair = students if first.teacher == "none" else f"{first.teacher} -> {students}"
+    return f"{pair}: {shown} (seed {first.seed})"
+
+
+def epoch_line(run: Run, row: Mapping[str, Any]) -> str:
+    """An epoch of a run in one line."""
+    parts = [
+        f"{run.pair} {run.method} seed {run.seed}",
+        f"{row['stage']} epoch {row['epoch']}",
+        f"loss {row.get('train_loss', float('nan')):.4f}",
+    ]
+    if row.get("test_acc") is not None:
+        parts.append(f"top-1 {row['test_acc']:.2f}")
+    return ", ".join(parts)
+
+
+class Lines(Reporter):
+    """A line a pack, a line when it ends, and between them one every 30 seconds at most."""
+
+    EVERY = 30.0
+
+    def __init__(self) -> None:
+        self._began = self._said = time.monotonic()
+        self._images = self._steps = self._total = 0
+        self._runs = self._ended = 0
+
+    def _print(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    def begin(self, pack: Sequence[Run], steps_total: int, steps_done: int) -> None:
+        self._began = self._said = time.monotonic()
+        self._images, self._steps, self._total, self._runs, self._ended = 0, steps_done, steps_total, len(pack), 0
+        going_on = f", going on at step {steps_done} of {steps_total}" if steps_done else ""
+        self._print(f"pack of {len(pack)}: {pack_title(pack)}{going_on}")
+
+    def step(self, stage: str, epoch: int, steps: int, images: int) -> None:
+        self._images += images
+        self._steps += steps
+
+    def epoch(self, run: Run, row: Mapping[str, Any]) -> None:
+        now = time.monotonic()
+        if now - self._said >= self.EVERY:
+            self._said = now
+            rate = self._images / (now - self._began)
+            self._print(f"  {self._steps}/{self._total} steps, {rate:.0f} student-images/s; {epoch_line(run, row)}")
+
+    def outcome(self, run: Run, outcome: Outcome) -> None:
+        self._ended += 1
+        if outcome.status not in ("done",):
+            self._print(f"  {outcome.status}: {run.key}{': ' + outcome.reason if outcome.reason else ''}")
+
+    def note(self, text: str) -> None:
+        self._print(f"  {text}")
+
+    def end(self) -> None:
+        if self._images:
+            seconds = time.monotonic() - self._began
+            of = "" if self._ended == self._runs else f"{self._ended} of "  # fewer where the pack was interrupted, or stops at an epoch
+            self._print(
+                f"  {of}{self._runs} {'run' if self._runs == 1 else 'runs'} in {seconds:.0f} s, {self._images / seconds:.0f} student-images/s"
+            )
+        self._images = 0
+
+
+class Live(Reporter):
+    """One bar a pack: stage, epoch, losses, top-1, student-images/s, time left."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[rate]:.0f} img/s"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[last]}"),
+            console=Console(stderr=True),
+            transient=False,
+        )
+        self._task: Any = None
+        self._images = 0
+        self._began = 0.0
+
+    def begin(self, pack: Sequence[Run], steps_total: int, steps_done: int) -> None:
+        self._images, self._began = 0, time.monotonic()
+        self._progress.start()
+        self._task = self._progress.add_task(
+            pack_title(pack), total=steps_total, completed=steps_done, rate=0.0, last=""
+        )
+
+    def step(self, stage: str, epoch: int, steps: int, images: int) -> None:
+        self._images += images
+        self._progress.update(self._task, advance=steps, rate=self._images / max(time.monotonic() - self._began, 1e-6))
+
+    def epoch(self, run: Run, row: Mapping[str, Any]) -> None:
+        self._progress.update(self._task, last=epoch_line(run, row))
+
+    def outcome(self, run: Run, outcome: Outcome) -> None:
+        if outcome.status != "done":
+            self._progress.console.print(f"{outcome.status}: {run.key} {outcome.reason}", markup=False)
+
+    def note(self, text: str) -> None:
+        self._progress.console.print(text, markup=False)
+
+    def end(self) -> None:
+        self._progress.stop()

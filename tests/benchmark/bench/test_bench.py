@@ -1,0 +1,209 @@
+"""The bench: what it measures is the trainer's own step, its numbers are put together rightly, its answers to bad input are one line.
+No test looks at a time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from training_kit import FP32, small_run
+
+from benchmark.__main__ import main, parser
+from benchmark.bench import cells, clock, drift, growth, ours, parts, plain
+from benchmark.errors import InputError
+from benchmark.training import pack as train
+from benchmark.training.execution import Execution
+from benchmark.training.lockstep import Lockstep
+
+
+@pytest.mark.parametrize("pair", plain.pairs()[1:] + [plain.crd_pair(500, 64)], ids=lambda p: p.name)
+def test_a_fast_loss_and_its_plain_form_have_one_value_and_one_gradient(pair: plain.Pair) -> None:
+    torch.manual_seed(1)
+    student, teacher = pair.inputs() if "crd" not in pair.name else (torch.randn(64, 128), torch.randn(500, 128))
+    (v1, g1), (v2, g2) = (
+        plain.value_and_gradient(
+            f, student[:16] if "crd" not in pair.name else student, teacher[:16] if "crd" not in pair.name else teacher
+        )
+        for f in (pair.ours, pair.plain)
+    )
+    torch.testing.assert_close(v1, v2, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(g1, g2, rtol=1e-3, atol=1e-4 * float(g2.abs().max()))
+
+
+def test_the_bench_steps_with_the_trainers_own_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert train.Lockstep is Lockstep and ours.Lockstep is Lockstep
+    run = small_run("kd")
+    pack = ours.Ours([run, run], ours.random_split(64, 10, seed=0), FP32, tmp_path)
+    assert [pack.step() for _ in range(5)] == [2 * run.recipe.batch_size] * 5, "it goes on after the end of an epoch"
+    a, b = (i.student for i in pack.items)
+    assert a is not None and b is not None
+    for x, y in zip(a.parameters(), b.parameters(), strict=True):
+        assert torch.equal(x, y), "two items of one run are one training"
+
+
+def test_the_pack_of_a_table_has_every_method_that_the_pair_can_do() -> None:
+    similar = {r.method for r in ours.pair_runs("crd-table1", "wrn_40_2:wrn_16_2")}
+    different = {r.method for r in ours.pair_runs("crd-table2", "vgg13:MobileNetV2")}
+    assert {"kd", "crd", "crd+kd", "fsp"} <= similar and "fsp" not in different and "crd" in different
+    assert not {"plain"} & (similar | different)
+
+
+def test_after_the_turns_medians_ratios_and_means() -> None:
+    found = cells.summary({"naive": [10.0, 20.0, 5.0], "alone": [20.0, 20.0, 20.0], "pack": [60.0, 100.0, 20.0]})
+    assert found["naive"]["images_per_second"] == 10
+    assert found["alone"]["ratio"] == 2 and found["pack"]["turn_ratios"] == [6, 5, 4] and found["pack"]["ratio"] == 5
+    assert found["pack"]["quiet_ratio"] == 5
+    rows = [{"table": "t", "pair": "p", **found}, {"table": "t", "pair": "q", **found}]
+    assert cells.geometric_means(rows)["t"]["pack_ratio"] == pytest.approx(5)
+
+
+def test_loops_take_turns() -> None:
+    order: list[str] = []
+
+    class Loop:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def step(self) -> int:
+            order.append(self.name)
+            return 7
+
+    cells.turns({"a": Loop("a"), "b": Loop("b")}, cells.Effort(2, 1e-9), "cpu")
+    assert order == ["a", "a", "b", "b", *("a", "a", "b", "b") * 2], "warm-up and one timed step each, then turn by turn, one step uncounted"
+
+
+def test_the_model_grows_with_the_students_and_not_with_the_teacher() -> None:
+    run = next(r for r in ours.pair_runs("crd-table1", "resnet56:resnet20") if r.method == "kd")
+    for device in ("cpu", "cuda"):
+        four, eight, sixteen = (growth.model_ms(run, n, device) for n in (4, 8, 16))  # fewer leave a GPU idle
+        assert sixteen - eight == pytest.approx(2 * (eight - four))
+        assert eight < 2 * four
+
+
+def mini(folder: Path) -> str:
+    """A table of one small pair and two methods."""
+    path = folder / "mini.toml"
+    path.write_text(
+        'title = "Mini"\npaper = "crd"\ntable = "table1"\ndataset = "cifar100"\nprotocol = "crd"\nseeds = 1\n'
+        'columns = ["resnet14:resnet8"]\n[[rows]]\nlabel = "KD"\nmethod = "kd"\n[[rows]]\nlabel = "SSKD"\nmethod = "sskd"\n'
+    )
+    return str(path)
+
+
+def test_parts_of_a_step_are_those_of_the_tables_methods(tmp_path: Path) -> None:
+    found = parts.measure_parts(mini(tmp_path), "resnet14:resnet8", ours.random_split(200, 100, 0), FP32, 1e-9)
+    names = [r["part"] for r in found]
+    assert names[:5] == ["data, naive", "data, ours", "teacher pass, logits", "teacher table, built", "teacher table, read"]
+    assert names[-2:] == ["loss kd", "loss sskd"]
+
+
+@pytest.mark.parametrize("method", ["plain", "kd", "at", "rkd", "crd", "tfkd_self"])
+def test_a_few_steps_in_bf16_stay_near_fp32(method: str) -> None:
+    found = drift.measure(ours.small_run(method), drift.Reference(8), Execution("cpu", "bf16", threads=1))
+    assert found["within"], found
+
+
+def test_a_saved_reference_says_the_same(tmp_path: Path) -> None:
+    run, bf16 = ours.small_run("kd"), Execution("cpu", "bf16", threads=1)
+    reference = drift.Reference(4)
+    reference.add(run, False)
+    reference.save(tmp_path / "reference.pt")
+    again = drift.Reference.load(tmp_path / "reference.pt", 4)
+    assert drift.measure(run, again, bf16) == drift.measure(run, drift.Reference(4), bf16)
+    with pytest.raises(InputError, match="has 4 steps; allowed: --steps 4"):
+        drift.Reference.load(tmp_path / "reference.pt", 8)
+    (tmp_path / "other.pt").write_bytes(b"no checkpoint")
+    with pytest.raises(InputError, match="is no reference of bench --drift"):
+        drift.Reference.load(tmp_path / "other.pt", 4)
+
+
+def test_biases_are_those_of_the_drift_and_differ_by_seed() -> None:
+    run = ours.small_run("kd")
+    found = drift.biases(run, 4)
+    bf16 = Execution("cpu", "bf16", threads=torch.get_num_threads())
+    assert found["bf16"] == drift.measure(run, drift.Reference(4), bf16)["bias"]
+    assert abs(found["moved"]) > 0
+    assert drift.biases(ours.small_run("kd", seed=1), 4) != found
+
+
+def test_a_row_of_another_student_says_so() -> None:
+    assert drift.row_name(ours.small_run("plain"), init=False) == "plain"
+    assert drift.row_name(ours.small_run("plain", student="vgg8"), init=False) == "plain, vgg8"
+
+
+def test_the_drift_is_compared_step_by_step() -> None:
+    assert drift.compare([1.0, 3.0], [2.0, 2.0]) == {"gap": 0.5, "bias": 0.0}
+    assert drift.compare([3.0, 3.0], [2.0, 2.0]) == {"gap": 0.5, "bias": 0.5}
+
+
+def test_bench_prints_its_conditions_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = mini(tmp_path)
+    common = ["bench", "--tables", table, "--images", "200", "--threads", "1", "--budget", "0.001", "--repeats", "1"]
+    assert main([*common, "--json", str(tmp_path / "a.json")]) == 0
+    out = capsys.readouterr().out
+    report = json.loads((tmp_path / "a.json").read_text())
+    assert "resnet14:resnet8" in out and "torch" in out and "geometric mean" in out
+    (row,) = report["cells"]
+    assert row["methods"] == ["kd", "sskd"] and row["pack"]["students"] == 2 and row["pack"]["ratio"] > 0
+    assert {"precision", "threads", "cores_allowed", "versions", "device_name"} <= set(report["conditions"])
+    plot = tmp_path / "p.png"
+    assert main([*common, "--students", "1,2", "--plot", str(plot)]) == 0
+    assert plot.stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--pairs", "resnet8:resnet9"],
+        ["--pairs", "nope"],
+        ["--tables", "nope"],
+        ["--tables", ","],
+        ["--students", "0"],
+        ["--students", "a"],
+        ["--repeats", "0"],
+        ["--budget", "0"],
+        ["--budget", "nan"],
+        ["--parts", "--drift"],
+        ["--plot", "x.png"],
+        ["--images", "1"],
+        ["--students", "1", "--plot", "x.gif"],
+        ["--json", "no-such-folder/x.json"],
+        ["--precision", "fp7"],
+        ["--threads", "-1"],
+        ["--drift", "--methods", "nope"],
+        ["--drift", "--methods", "sskd_head"],
+        ["--methods", "kd"],
+        ["--device", "cuda"],
+        ["--device", "nope"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_input_is_one_line_and_exit_code_2(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    if wrong == ["--device", "cuda"] and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert main(["bench", *wrong]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_bench_takes_the_variables_of_the_other_verbs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """`make bench PRECISION=fp32` measured in the precision of its own choice."""
+    given = {"DEVICE": "cpu", "PRECISION": "fp32", "THREADS": "3", "STUDENT_THREADS": "2"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    args = parser().parse_args(["bench"])
+    assert (args.device, args.precision, args.threads, args.student_threads) == ("cpu", "fp32", 3, 2)
+    assert parser().parse_args(["bench", "--threads", "1"]).threads == 1
+    for name, wrong in (("PRECISION", "fp7"), ("DEVICE", "nope"), ("THREADS", "-1"), ("STUDENT_THREADS", "0")):
+        monkeypatch.setenv(name, wrong)
+        test_wrong_input_is_one_line_and_exit_code_2([], capsys)
+        monkeypatch.setenv(name, given[name])
+
+
+def test_a_peak_of_memory_is_seen() -> None:
+    clock.start_peak("cpu")
+    block = torch.ones(64, 1024, 1024)
+    peak = clock.peak_bytes("cpu")
+    assert peak is None or peak > block.nbytes
+    assert clock.conditions(Execution("cpu", "fp32"))["cores_allowed"] >= 1

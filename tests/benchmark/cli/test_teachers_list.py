@@ -1,0 +1,77 @@
+"""`teachers`: what is measured of an imported checkpoint, by class too, and where the list finds it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+import models
+from benchmark import data
+from benchmark.__main__ import main
+from benchmark.training.evaluate import per_class, score
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_accuracy_by_class_counts_each_class_by_itself() -> None:
+    labels = torch.tensor([0, 0, 0, 2, 2, 3])
+    z = torch.eye(4)[torch.tensor([0, 0, 1, 2, 2, 0])]
+    z[3] = math.nan  # a prediction that is no number is wrong
+    found = per_class(z, labels)
+    assert found[0] == pytest.approx(200 / 3) and found[2:] == [50.0, 0.0] and math.isnan(found[1])
+    z, labels = torch.randn(50, 5), torch.arange(50) % 5
+    assert sum(per_class(z, labels)) / 5 == pytest.approx(score(z, labels).top1)
+
+
+@pytest.fixture
+def ten_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A checkpoint of ten classes, and the options that list it; the digits stand in for CIFAR-10, whose checkpoint it counts as."""
+    monkeypatch.setitem(data.DATASETS, "cifar10", dataclasses.replace(data.info("digits"), name="cifar10"))
+    torch.manual_seed(0)
+    (tmp_path / "teachers").mkdir()
+    models.save_weights(models.build("resnet14", 10), tmp_path / "teachers" / "resnet14.pth")
+    return ["--profile", "short", "--teachers", str(tmp_path / "teachers"), "--results", str(tmp_path / "runs")]
+
+
+def test_a_checkpoint_is_measured_once_and_listed_with_its_classes(ten_classes: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["teachers", "--dataset", "cifar10", *ten_classes]
+    assert main(argv) == 0
+    assert "not tested (--test)" in capsys.readouterr().out
+    assert main([*argv, "--test", "--per-class"]) == 0
+    out = capsys.readouterr().out
+    assert "not tested" not in out and "tested" in out and "top-1 by class" in out
+    assert main([*argv, "--profile", "paper", "--json"]) == 0, "another profile finds it too"
+    (row,) = [r for r in json.loads(capsys.readouterr().out) if r["origin"].startswith("imported")]
+    assert row["state"] == "tested" and set(row["per_class"]) == set("0123456789")
+
+
+def test_a_checkpoint_of_other_classes_is_said_to_be_left_out(ten_classes: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Ten classes are CIFAR-10's, not the digits': a list that silently lacks the checkpoint would look as if the file were not read."""
+    assert main(["teachers", "--dataset", "digits", *ten_classes, "--test"]) == 0
+    shown = capsys.readouterr()
+    assert "imported" not in shown.out
+    assert shown.err.count("\n") == 1 and "resnet14.pth" in shown.err and "cifar10" in shown.err and "digits" in shown.err
+
+
+def test_the_profile_of_the_environment_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the data set that the profile trains on: on another nothing is ever trained under it."""
+    monkeypatch.setenv("PROFILE", "quick")
+    assert main(["teachers", "--results", str(tmp_path), "--json"]) == 0
+    assert {r["key"].split("/")[0] + r["key"].split("/")[2] for r in json.loads(capsys.readouterr().out)} == {"digitsquick"}
+    monkeypatch.setenv("PROFILE", "nope")
+    assert main(["teachers", "--results", str(tmp_path)]) == 2
+
+
+def test_the_reference_teacher_is_listed_as_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = ROOT / "results" / "reference" / "teachers"
+    assert main(["teachers", "--teachers", str(folder), "--results", str(tmp_path), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {"wrn_40_2", "resnet56"} <= {r["network"] for r in rows} and "crnn_64" not in {r["network"] for r in rows}
+    (row,) = [r for r in rows if r["origin"].startswith("imported")]
+    assert row["state"] == "tested (reference results)" and row["top1_best"] == 73.44 in row["published"]
+    assert len(row["per_class"]) == 100 and sum(row["per_class"].values()) / 100 == pytest.approx(73.44)

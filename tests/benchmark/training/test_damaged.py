@@ -1,0 +1,108 @@
+"""A file of one run that cannot be read back: that run says so and what to do, others are trained."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from training_kit import FP32, small_run, train
+
+from benchmark.spec.plan import make_plan
+from benchmark.training import checkpoint
+from benchmark.training.pack import Options
+from benchmark.work.local import Environment, run_plan
+from results.store import Store
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder with two teachers, and the head of one."""
+    folder = tmp_path_factory.mktemp("trained")
+    train([small_run("kd", recipe__epochs=1)], folder)
+    train([small_run("sskd", recipe__epochs=1)], folder)
+    train([small_run("kd", "resnet8", "wrn_16_1", recipe__epochs=1)], folder)
+    return folder
+
+
+def outcomes(folder: Path, runs: list, **options: object) -> dict[str, tuple[str, str]]:  # type: ignore[type-arg]
+    store = Store(folder)
+    found = run_plan(make_plan(runs, store, skip_states=frozenset({"failed"})), store, Options(FP32, **options), Environment(str(folder), "data"))  # type: ignore[arg-type]
+    return {o.run.key: (o.status, o.reason) for o in found}
+
+
+def test_a_teacher_that_cannot_be_read_fails_its_own_students(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "runs"
+    shutil.copytree(trained, folder)
+    store = Store(folder)
+    bad, other = small_run("at", recipe__epochs=1), small_run("at", "resnet8", "wrn_16_1", recipe__epochs=1)
+    teacher = bad.needs_runs[0]
+    weights = store.path(teacher.key) / "last.pt"
+    weights.write_bytes(weights.read_bytes()[:-200])
+    found = outcomes(folder, [bad, other])
+    status, reason = found[bad.key]
+    assert status == "failed" and "last.pt" in reason and f"remove {weights.parent}" in reason and "\n" not in reason
+    assert found[other.key] == ("done", "")
+    shutil.rmtree(weights.parent)  # as the reason says
+    store.clear_failure(bad.key)
+    assert outcomes(folder, [bad])[bad.key] == ("done", "")
+
+
+def test_a_head_that_cannot_be_read_fails_its_own_students(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "runs"
+    shutil.copytree(trained, folder)
+    store = Store(folder)
+    bad, other = small_run("sskd", "wrn_16_1", recipe__epochs=1), small_run("sp", "wrn_16_1", recipe__epochs=1)
+    state = store.path(bad.heads[0].key) / "state.pt"
+    state.write_bytes(b"no archive")
+    found = outcomes(folder, [bad, other])
+    assert found[bad.key][0] == "failed" and f"remove {state.parent}" in found[bad.key][1]
+    assert found[other.key] == ("done", "")
+
+
+def test_a_checkpoint_that_cannot_be_read_fails_its_run(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "runs"
+    shutil.copytree(trained, folder)
+    store = Store(folder)
+    bad, other = small_run("pkt", recipe__epochs=2), small_run("rkd", recipe__epochs=2)
+    assert outcomes(folder, [bad, other], until=1)[bad.key][0] == "stopped"
+    own = store.path(bad.key) / "checkpoint.pt"
+    own.write_bytes(own.read_bytes()[:1000])
+    with pytest.raises(checkpoint.Damaged, match="is trained anew"):
+        checkpoint.load(own, FP32.torch_device)
+    found = outcomes(folder, [bad, other])
+    assert found[bad.key][0] == "failed" and f"remove {own.parent}" in found[bad.key][1]
+    assert found[other.key] == ("done", "") and not store.failure(other.key)
+    shutil.rmtree(own.parent)
+    assert outcomes(folder, [bad])[bad.key] == ("done", "")
+
+
+def test_a_run_that_failed_for_want_of_its_teacher_is_planned_again(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "runs"
+    shutil.copytree(trained, folder)
+    store = Store(folder)
+    run = small_run("cc", recipe__epochs=1)
+    teacher = run.needs_runs[0].key
+    waits = lambda: make_plan([run], store, skip_states=frozenset({"failed"})).states[run.key]  # noqa: E731
+    store.write_failure(run.key, f"needs {teacher}, which is absent", "", "now")
+    assert waits() == "absent"
+    store.write_failure(run.key, "ValueError: of its own", "", "now")
+    assert waits() == "failed", "that has not gone away with the teacher"
+    store.write_failure(run.key, f"needs {teacher}, which is failed", "", "now")
+    assert outcomes(folder, [run])[run.key] == ("done", "")
+    assert store.failure(run.key) is None
+
+
+def test_a_record_that_cannot_be_used_is_kept_beside_the_new_one(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "runs"
+    shutil.copytree(trained, folder)
+    store = Store(folder)
+    run = small_run("kd", recipe__epochs=1)
+    path = store.path(run.key) / "record.json"
+    whole = path.read_text()
+    assert store.is_done(run.key) and store.set_aside(run.key) is None
+    for n, torn in enumerate((whole[:100], whole.replace('"schema": 1', '"schema": 999'))):
+        path.write_text(torn)
+        assert outcomes(folder, [run])[run.key] == ("done", "")
+        assert store.is_done(run.key), "trained again"
+        assert path.with_name(f"record.unusable{'-1' if n else ''}.json").read_text() == torn

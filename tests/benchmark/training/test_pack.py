@@ -1,0 +1,365 @@
+"""A number depends on its run alone: not on the pack, not on interruptions. And what a finished run leaves."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from training_kit import FP32, small_run, train, weights
+
+import models
+from benchmark import data, methods
+from benchmark.bench.ours import open_items, random_split
+from benchmark.spec.plan import Pack
+from benchmark.spec.runs import Run
+from benchmark.training.active_run import Item
+from benchmark.training.execution import Execution
+from benchmark.training.lockstep import Lockstep, lanes
+from benchmark.training.pack import Options, pack_key, train_pack
+from benchmark.work import local
+from results.store import Store
+
+ROOT = Path(__file__).resolve().parents[3]
+SINGLE_VIEW = ("fitnet", "at", "sp", "cc", "vid", "rkd", "pkt", "nst")
+
+
+def test_alone_in_a_pack_of_two_and_of_nine_the_weights_are_the_same(tmp_path: Path) -> None:
+    run = small_run("kd")
+    others = [small_run(m) for m in SINGLE_VIEW]
+    train([run], tmp_path / "alone")
+    train([run, others[0]], tmp_path / "two")
+    train([*others[:4], run, *others[4:]], tmp_path / "nine")
+    assert len({weights(run, tmp_path / f) for f in ("alone", "two", "nine")}) == 1
+    assert len({weights(r, tmp_path / "nine") for r in (run, *others)}) == 9, "the methods differ from each other"
+
+
+def test_a_pack_may_mix_students_and_methods_with_stages_and_views(tmp_path: Path) -> None:
+    mixed = [
+        small_run("ft"),
+        small_run("ab", student="resnet14"),
+        small_run("dlkd", protocol="crd"),
+        small_run("crd+kd"),
+    ]
+    train(mixed, tmp_path / "mixed")
+    for run in mixed:
+        train([run], tmp_path / "alone")
+        assert weights(run, tmp_path / "alone") == weights(run, tmp_path / "mixed"), run.method
+
+
+@pytest.mark.parametrize(("precision", "packed"), [("fp32", "kd crd at vid dlkd"), ("bf16", "kd ofd at")])
+def test_side_by_side_in_lanes_the_weights_are_the_same(tmp_path: Path, precision: str, packed: str) -> None:
+    """Two threads, one a student: alone, in a pack, and in the same pack begun from its other end. In bf16 with the kernels of batch norms, where
+    OFD makes the teacher's pass hand out pre-activations that the others do not read."""
+    two = Execution("cpu", precision, threads=2, student_threads=1)
+    runs = [small_run(m) for m in packed.split()]
+    for run in runs:
+        train([run], tmp_path / "alone", two)
+    train(runs, tmp_path / "pack", two)
+    train(runs[::-1], tmp_path / "turned", two)
+    for run in runs:
+        assert len({weights(run, tmp_path / f) for f in ("alone", "pack", "turned")}) == 1, run.method
+
+
+def test_the_item_whose_step_was_the_longest_is_begun_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    two, runs = Execution("cpu", "fp32", threads=2, student_threads=1), [small_run(m) for m in ("kd", "at", "crd")]
+    with two.applied():
+        _, items = open_items(runs, random_split(64, 10, seed=0), two, tmp_path)
+        pack = Lockstep(items, None, two)
+    with ThreadPoolExecutor(1) as one_lane:
+        monkeypatch.setattr(pack, "_pool", one_lane)
+        begun: list[int] = []
+        pack.students(begun.append, 64)
+        assert sorted(begun) == [0, 1, 2]
+        assert all(i.step_seconds > 0 for i in items)
+        for item, seconds in zip(items, (0.1, 0.3, 0.2), strict=True):
+            item.step_seconds = seconds
+        begun.clear()
+        pack.students(begun.append, 64)
+        assert begun == [1, 2, 0]
+
+
+def test_a_lane_has_its_own_number_of_threads() -> None:
+    """Otherwise two lanes of two threads each wait for each other on two cores: measured, a quarter of the speed."""
+    execution = Execution("cpu", "fp32", threads=2, student_threads=1)
+    with execution.applied():
+        pool = lanes(execution)
+        assert pool is not None
+        assert {f.result() for f in [pool.submit(torch.get_num_threads) for _ in range(8)]} == {1}
+        assert torch.get_num_threads() == 2
+    assert lanes(FP32) is None and lanes(Execution("cpu", "fp32", 2, student_threads=2)) is None
+
+
+def kill_and_go_on(runs: list[Run], folder: Path, at: int) -> None:
+    """Trains the runs' needs here, the pack itself in a process that is killed at step `at`, then here to the end."""
+    first = runs[0]
+    train([first] if not first.needs_runs else list(first.needs_runs), folder)
+    code = textwrap.dedent("""
+        import json, sys
+        from pathlib import Path
+        sys.path[:0] = [sys.argv[1], sys.argv[2]]
+        import torch
+        torch.set_num_threads(1)
+        from benchmark.spec.runs import Resolver
+        from benchmark.training.pack import Options, train_pack
+        from results.store import Store
+        from training_kit import FP32, KillAt
+        runs = [Resolver().from_order(o) for o in json.loads(sys.argv[4])]
+        train_pack(runs, Store(Path(sys.argv[3])), Options(FP32, reporter=KillAt(int(sys.argv[5]))))
+    """)
+    orders = json.dumps([r.order() for r in runs])
+    command = [sys.executable, "-c", code, str(ROOT), str(Path(__file__).parents[1]), str(folder), orders, str(at)]
+    killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert killed.returncode == -9, killed.stderr
+    assert not any(Store(folder).is_done(r.key) for r in runs)
+    assert [o.status for o in train_pack(runs, Store(folder), Options(FP32))] == ["done"] * len(runs)
+
+
+POINTS = [int(n) for n in np.random.default_rng(7).integers(1, 4, size=2)]
+
+
+@pytest.mark.parametrize("at", sorted({*POINTS, 3}))
+def test_killed_in_the_main_stage_and_gone_on_bit_equal(tmp_path: Path, at: int) -> None:
+    pack = [small_run("kd"), small_run("crd")]
+    train(pack, tmp_path / "whole")
+    kill_and_go_on(pack, tmp_path / "killed", at)
+    for run in pack:
+        for name in ("last.pt", "best.pt"):
+            assert weights(run, tmp_path / "whole", name) == weights(run, tmp_path / "killed", name)
+        curves = [Store(tmp_path / f).curve(run.key).drop(columns="seconds") for f in ("whole", "killed")]
+        assert curves[0].equals(curves[1])
+
+
+SELF = ("label_smoothing", "tfkd", "tfkd_self", "pskd", "cskd", "dlb", "drg+dsr", "ddgsd", "byot", "bake")
+"""Rows without a teacher."""
+RELATIONS = ("cckd", "stkd", "darkrank", "seed", "iusp")
+
+
+@pytest.mark.parametrize("rows", [("plain", *SELF), RELATIONS], ids=["self", "relations"])
+def test_alone_in_a_pack_and_stopped_between_the_weights_are_the_same(tmp_path: Path, rows: tuple[str, ...]) -> None:
+    """Every method's memory (last batch, last epoch, queue) comes back with the checkpoint."""
+    runs = [small_run(m) for m in rows]
+    packs: dict[tuple[object, ...], list[Run]] = {}
+    for run in runs:
+        packs.setdefault(pack_key(run), []).append(run)
+    assert max(map(len, packs.values())) > 3
+    for pack in packs.values():
+        train(pack, tmp_path / "packed")
+    for run in runs:
+        assert [o.status for o in train([run], tmp_path / "alone", until=1)] == ["stopped"]
+        assert [o.status for o in train([run], tmp_path / "alone")] == ["done"]
+        assert weights(run, tmp_path / "packed") == weights(run, tmp_path / "alone"), run.method
+    assert len({weights(r, tmp_path / "packed") for r in runs}) == len(runs), "the methods differ from each other"
+
+
+@pytest.mark.parametrize("method", ["ab", "fsp", "ft"])
+def test_killed_in_the_initialisation_stage_and_gone_on_bit_equal(tmp_path: Path, method: str) -> None:
+    run = small_run(method)
+    train([run], tmp_path / "whole")
+    kill_and_go_on([run], tmp_path / "killed", 1)
+    assert weights(run, tmp_path / "whole") == weights(run, tmp_path / "killed")
+
+
+def test_killed_in_the_training_of_sskds_head_and_gone_on_bit_equal(tmp_path: Path) -> None:
+    run = small_run("sskd")
+    (head,) = run.heads
+    train([run], tmp_path / "whole")
+    kill_and_go_on([head], tmp_path / "killed", 1)
+    train([run], tmp_path / "killed")
+    for r in (head, run):
+        assert weights(r, tmp_path / "whole") == weights(r, tmp_path / "killed")
+
+
+def test_killed_between_two_runs_checkpoints_the_one_behind_catches_up(tmp_path: Path) -> None:
+    pack = [small_run("kd"), small_run("at")]
+    train(pack, tmp_path / "whole")
+    calls = 0
+
+    class Stop(BaseException):
+        pass
+
+    def stop(item: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(pack, tmp_path / "cut", after_epoch=stop)
+    assert (tmp_path / "cut" / pack[0].key / "checkpoint.pt").exists()
+    assert not (tmp_path / "cut" / pack[1].key / "checkpoint.pt").exists()
+    train(pack, tmp_path / "cut")
+    for run in pack:
+        assert weights(run, tmp_path / "whole") == weights(run, tmp_path / "cut")
+
+
+def test_a_run_stops_where_it_is_told_and_goes_on_bit_equal(tmp_path: Path) -> None:
+    run = small_run("kd")
+    train([run], tmp_path / "whole")
+    assert [o.status for o in train([run], tmp_path / "parts", until=1)] == ["stopped"]
+    assert Store(tmp_path / "parts").state(run.key) == "started"
+    assert [o.status for o in train([run], tmp_path / "parts")] == ["done"]
+    assert weights(run, tmp_path / "whole") == weights(run, tmp_path / "parts")
+
+
+def test_a_diverged_run_is_a_result_and_leaves_the_pack(tmp_path: Path) -> None:
+    good, bad = small_run("kd"), small_run("at", at__weight=1e30)
+    assert [o.status for o in train([bad, good], tmp_path)] == ["diverged", "done"]
+    record = Store(tmp_path).record(bad.key)
+    assert record is not None and record["top1_last"] is None and "not finite" in record["reason"]
+    train([good], tmp_path / "alone")
+    assert weights(good, tmp_path) == weights(good, tmp_path / "alone")
+
+
+def test_an_error_of_one_method_ends_that_run_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: object, step: object) -> object:
+        raise ZeroDivisionError("planted")
+
+    good, bad = small_run("kd"), small_run("at")
+    monkeypatch.setattr(methods.get("at"), "loss", broken)
+    assert [o.status for o in train([bad, good], tmp_path)] == ["failed", "done"]
+    failure = Store(tmp_path).failure(bad.key)
+    assert (
+        failure is not None
+        and failure["reason"] == "ZeroDivisionError: planted"
+        and "Traceback" in failure["traceback"]
+    )
+    assert "planted" in (tmp_path / bad.key / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(("method", "part"), [("at", "start_epoch"), ("simkd", "predict")])
+def test_an_error_of_a_method_outside_its_loss_ends_that_run_alone(
+    method: str, part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: object, *_: object) -> object:
+        raise ZeroDivisionError("planted")
+
+    good, bad = small_run("kd"), small_run(method)
+    monkeypatch.setattr(methods.get(method), part, broken)
+    assert [o.status for o in train([bad, good], tmp_path / "pack")] == ["failed", "done"]
+    failure = Store(tmp_path / "pack").failure(bad.key)
+    assert failure is not None and failure["reason"] == "ZeroDivisionError: planted"
+    train([good], tmp_path / "alone")
+    assert weights(good, tmp_path / "pack") == weights(good, tmp_path / "alone")
+
+
+def test_a_run_that_was_taken_over_is_left_to_its_new_holder(tmp_path: Path) -> None:
+    """What a worker that stood still for minutes finds when it goes on: another has the run, and writes to its folder."""
+    run, other = small_run("kd"), small_run("at")
+    claim = tmp_path / run.key / "claim"
+    before: list[bytes] = []
+
+    def take_over(item: Item) -> None:
+        if item.run.key == run.key:
+            claim.write_text(json.dumps({"token": "another", "host": "elsewhere", "pid": 7, "started": "1"}))
+            before.append((tmp_path / run.key / "checkpoint.pt").read_bytes())
+
+    lost, kept = train([run, other], tmp_path, after_epoch=take_over)
+    assert (lost.status, kept.status) == ("busy", "done")
+    assert lost.reason == "taken over by process 7 on elsewhere while this one stood still"
+    assert len(before) == 1 and (tmp_path / run.key / "checkpoint.pt").read_bytes() == before[0]
+    assert claim.exists() and not (tmp_path / run.key / "last.pt").exists() and not Store(tmp_path).is_done(run.key)
+
+
+def test_without_its_teacher_a_run_is_blocked_with_the_reason(tmp_path: Path) -> None:
+    run = small_run("kd")
+    (outcome,) = train_pack([run], Store(tmp_path), Options(FP32))
+    assert outcome.status == "blocked" and run.needs_runs[0].key in outcome.reason and "absent" in outcome.reason
+
+
+def test_what_a_finished_run_leaves(tmp_path: Path) -> None:
+    run = small_run("kd")
+    train([run], tmp_path)
+    store = Store(tmp_path)
+    record, curve = store.record(run.key), store.curve(run.key)
+    assert record is not None and curve is not None
+    assert list(curve["epoch"]) == [1, 2] and set(curve["stage"]) == {"main"}
+    assert {
+        "lr",
+        "train_loss",
+        "train_acc",
+        "test_acc",
+        "test_acc_top5",
+        "test_loss",
+        "seconds",
+        "term_ce",
+        "term_kd",
+    } <= set(curve.columns)
+    assert np.allclose(curve["train_loss"], 0.1 * curve["term_ce"] + 0.9 * curve["term_kd"])
+    assert record["top1_last"] == curve["test_acc"].iloc[-1] and record["top1_best"] == curve["test_acc"].max()
+    assert record["teacher_info"]["weights"] and record["teacher_info"]["top1"] >= 0
+    assert record["settings"]["method"]["components"]["kd"]["temperature"] == 4.0
+    assert not (tmp_path / run.key / "checkpoint.pt").exists() and not (tmp_path / run.key / "claim").exists()
+    net = models.build("resnet8", 10)
+    models.load_weights(net, tmp_path / run.key / "last.pt")
+    assert train_pack([run], store, Options(FP32))[0].status == "done", "a second call finds it done"
+
+
+def test_keep_none_drops_students_weights_and_keeps_teachers(tmp_path: Path) -> None:
+    run = small_run("kd")
+    train([run], tmp_path, keep="none")
+    assert not (tmp_path / run.key / "last.pt").exists() and Store(tmp_path).is_done(run.key)
+    assert (tmp_path / run.needs_runs[0].key / "last.pt").exists()
+
+
+def test_methods_of_a_seed_start_from_the_same_student_and_see_the_same_batches() -> None:
+    from benchmark.data.stream import Stream
+
+    labels = torch.arange(10)
+    a, b = (
+        Item.open(small_run(m, teacher="resnet14"), Path("/nonexistent"), FP32, None, labels, {}) for m in ("at", "kd")
+    )
+    assert a.student is not None and b.student is not None
+    assert models.weights_hash(a.student) == models.weights_hash(b.student)
+    split = data.load("digits").train.take(100)
+
+    def first(*views: data.View) -> torch.Tensor:
+        return next(
+            Stream(split, (0.5,) * 3, (0.5,) * 3, data.SHUFFLE, 64, False, seed=3).epoch("main", 1, views)
+        ).views["normal"]
+
+    assert torch.equal(first(data.NORMAL), first(data.ROTATED, data.NORMAL))
+
+
+def test_the_learning_rate_lies_on_the_device_and_falls_in_place(tmp_path: Path) -> None:
+    """What a captured step would read; the weights are those of a rate given as a number, and older checkpoints, which hold one, go on."""
+    run = small_run("kd", recipe__epochs=4)
+    train([run], tmp_path / "whole")
+    assert [o.status for o in train([run], tmp_path / "old", until=2)] == ["stopped"]
+    path = tmp_path / "old" / run.key / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    (group,) = state["optimizer"]["param_groups"]
+    assert isinstance(group["lr"], torch.Tensor)
+    group["lr"] = group["lr"].item()
+    torch.save(state, path)
+    train([run], tmp_path / "old")
+    assert weights(run, tmp_path / "old") == weights(run, tmp_path / "whole")
+    curve = Store(tmp_path / "whole").curve(run.key)
+    assert curve is not None and list(curve["lr"]) == [run.recipe.lr_at(e) for e in (1, 2, 3, 4)] and curve["lr"].nunique() > 1
+
+
+def test_a_workers_own_methods_are_found_from_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With several GPUs: the worker runs in the checkout, where the path that was meant from here leads nowhere."""
+    started: list[dict[str, str]] = []
+
+    class Process:
+        stdin = io.BytesIO()
+
+        def __init__(self, argv: list[str], env: dict[str, str], **_: object) -> None:
+            started.append(env)
+
+    monkeypatch.setattr(local.subprocess, "Popen", Process)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KD_METHODS", os.pathsep.join(["mine", str(tmp_path / "others")]))
+    pack = Pack((small_run("kd"),), 0)
+    local._start(pack, local.Environment("r", "d"), 1)
+    assert started[0]["KD_METHODS"].split(os.pathsep) == [str(tmp_path / "mine"), str(tmp_path / "others")]
+    assert started[0]["CUDA_VISIBLE_DEVICES"] == "1"

@@ -1,0 +1,89 @@
+"""Methods, wrappers and combinations through the trainer: bit-equal alone and in a pack that was stopped and went on; and what they learn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from training_kit import FP32, small_run, train, weights
+
+import models
+from benchmark import data, methods
+from benchmark.methods import Site
+from benchmark.spec.runs import Run
+from benchmark.training.evaluate import evaluate
+from benchmark.training.pack import pack_key
+from results.store import Store
+
+COMBINED = ("kd+ls", "dkd+ls", "mlld+ls", "kd+kdpp", "semckd+kd")
+COVERED = {"kd", "fitnet", "at", "sp", "cc", "vid", "rkd", "pkt", "nst", "crd", "dlkd"}  # in test_pack.py
+SINGLE = tuple(
+    n
+    for n in methods.names()
+    if n not in COVERED
+    and not methods.get(n).is_wrapper()
+    and methods.get(n).trains_student
+    and not methods.get(n).init_epochs
+    and not methods.get(n).requires(methods.get(n).Config())
+    and methods.parse(n).needs_teacher
+)
+"""Those without stages of their own, which tests of their own go through."""
+
+
+def tiny(name: str) -> Run:
+    return small_run(name, recipe__train_images=64)
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Last weights of each, trained in packs of all that can share one, stopped after the first epoch and gone on."""
+    folder = tmp_path_factory.mktemp("packed")
+    packs: dict[object, list[str]] = {}
+    for name in (*SINGLE, *COMBINED):
+        packs.setdefault(pack_key(tiny(name)), []).append(name)
+    for members in packs.values():
+        assert {o.status for o in train([tiny(n) for n in members], folder, until=1)} == {"stopped"}
+        assert {o.status for o in train([tiny(n) for n in members], folder)} == {"done"}
+    return {n: weights(tiny(n), folder) for n in (*SINGLE, *COMBINED)}
+
+
+@pytest.mark.parametrize("name", [*SINGLE, *COMBINED])
+def test_alone_the_weights_are_those_of_the_interrupted_pack(tmp_path: Path, packed: dict[str, str], name: str) -> None:
+    run = tiny(name)
+    assert [o.status for o in train([run], tmp_path)] == ["done"]
+    assert weights(run, tmp_path) == packed[name]
+
+
+def test_methods_differ(packed: dict[str, str]) -> None:
+    assert len(set(packed.values())) == len(packed)
+
+
+@pytest.mark.parametrize("name", ["kd+ls", "kd+kdpp"])
+def test_combinations_learn(tmp_path: Path, name: str) -> None:
+    """Four epochs of digits end well above chance, 10%."""
+    run = small_run(name, recipe__epochs=4, recipe__train_images=384, recipe__test_images=200)
+    (outcome,) = train([run], tmp_path)
+    assert outcome.status == "done" and (Store(tmp_path).record(run.key) or {})["top1_best"] > 20
+
+
+def test_a_student_that_predicts_with_a_projector_is_tested_with_it(tmp_path: Path) -> None:
+    """SimKD's record is of the projector and the teacher's classifier, both left beside the student: its own classifier has learnt nothing."""
+    run = small_run("simkd", recipe__epochs=4, recipe__train_images=384, recipe__test_images=200, recipe__lr=0.05)
+    (outcome,) = train([run], tmp_path)
+    record, weights_file = Store(tmp_path).record(run.key) or {}, tmp_path / run.key / "last.pt"
+    assert outcome.status == "done" and record["method_params"] > 0
+    curve = Store(tmp_path).curve(run.key)
+    assert curve is not None and curve["train_acc"].isna().all(), "the accuracy of an untrained classifier would mislead"
+
+    student, teacher = models.build("resnet8", 10), models.build("resnet14", 10)
+    infos = [models.info(n, 10) for n in ("resnet8", "resnet14")]
+    site = Site(*infos, student, teacher, torch.zeros(384, dtype=torch.int64), 10, 4, 16, torch.device("cpu"))
+    method = methods.get("simkd")(run.spec.components[0].config, site)
+    models.load_weights(student, weights_file)
+    method.load_state_dict(torch.load(weights_file, weights_only=True)["at_test_simkd"])
+    mean, std = (torch.tensor(run.settings["normalise"][k]) for k in ("mean", "std"))
+    test = data.load("digits").test.take(200)
+    own = evaluate(student, test, mean, std, FP32)
+    found = evaluate(student, test, mean, std, FP32, method.eval().predict)
+    assert found.top1 == record["top1_last"] > 10 + own.top1

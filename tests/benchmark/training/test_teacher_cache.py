@@ -1,0 +1,144 @@
+"""The table of a teacher's outputs: the live pass to rounding, used by rule, recorded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from training_kit import FP32, small_run, train
+
+from benchmark.__main__ import main
+from benchmark.bench.ours import build_teacher, random_split
+from benchmark.data.stream import Stream
+from benchmark.data.views import NORMAL, PAD, SECOND, VARIANTS, every_variant, is_plain, variant
+from benchmark.errors import InputError
+from benchmark.spec import plan
+from benchmark.spec.runs import Request, Resolver, Run
+from benchmark.training import teacher_cache as teacher_table
+from benchmark.training.execution import Execution
+from benchmark.training.lockstep import Lockstep
+from benchmark.training.pack import Options
+from benchmark.training.teacher_cache import TeacherTable
+from benchmark.work import local
+from results.store import Store
+
+
+def tiny_run(method: str) -> Run:
+    """One epoch of eight images (a table has 162 outcomes of each)."""
+    settings = (("recipe.epochs", 1), ("recipe.test_images", 20), ("recipe.train_images", 8), ("recipe.batch_size", 4))
+    return Resolver().run(Request("digits", "crd", "quick", "resnet8", "resnet8", method, settings), 0)
+
+
+BF16 = Execution("cpu", "bf16", threads=1)
+
+
+def test_every_outcome_has_one_number() -> None:
+    assert VARIANTS == 162 and torch.equal(variant(every_variant()), torch.arange(VARIANTS))
+    draws = NORMAL.draw(5000, torch.Generator().manual_seed(0))
+    assert torch.equal(every_variant()[variant(draws)], draws) and int(draws[:, :2].max()) == 2 * PAD
+    assert is_plain(NORMAL) and is_plain(SECOND)
+
+
+@pytest.mark.parametrize("execution", [FP32, BF16], ids=lambda e: e.precision)
+def test_the_table_is_the_live_pass_to_rounding(execution: Execution, tmp_path: Path) -> None:
+    split = random_split(9, 10, seed=0)
+    teacher = build_teacher(small_run("kd"), execution)
+    stream = Stream(split, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), small_run("kd").spec.sampler, 5, False, seed=3)
+    normalise = (stream.mean, stream.std)
+    parts = frozenset({"logits", "embedding"})
+    table = TeacherTable.open(tmp_path, teacher, split, normalise, execution, parts)
+    rounding = {"fp32": {"rtol": 1e-5, "atol": 1e-5}, "bf16": {"rtol": 0.02, "atol": 0.02}}[execution.precision]
+    live = Lockstep([], teacher, execution)
+    for epoch in (1, 2, 3):
+        for batch in stream.epoch("main", epoch, [NORMAL, SECOND]):
+            for view in (NORMAL, SECOND):
+                found = table.features(batch.indices, batch.draws[view.name])
+                wanted = live._pass(batch.views[view.name], parts)
+                torch.testing.assert_close(found.logits, wanted.logits, **rounding)
+                torch.testing.assert_close(found.embedding, wanted.embedding, **rounding)
+    files = sorted(p.name for p in tmp_path.iterdir())
+    assert len(files) == 2 and not any("claim" in f for f in files)
+    before = (tmp_path / files[0]).stat().st_mtime_ns
+    TeacherTable.open(tmp_path, teacher, split, normalise, execution, parts)
+    assert (tmp_path / files[0]).stat().st_mtime_ns == before, "built once"
+
+
+def test_another_teacher_or_other_images_have_another_table(tmp_path: Path) -> None:
+    a, b = random_split(4, 10, seed=0), random_split(4, 10, seed=1)
+    normalise = (torch.zeros(3), torch.ones(3))
+    teacher, other = build_teacher(small_run("kd"), FP32), build_teacher(small_run("kd", teacher="resnet20"), FP32)
+    for net, split in ((teacher, a), (teacher, b), (other, a)):
+        TeacherTable.open(tmp_path, net, split, normalise, FP32, frozenset({"logits"}))
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_trained_from_the_table_the_losses_are_those_of_live_passes(tmp_path: Path) -> None:
+    """kd and rkd read the table; at, packed with them, makes its own pass."""
+    runs = [tiny_run(m) for m in ("kd", "rkd", "at")]
+    train(runs, tmp_path / "live")
+    teacher = runs[0].teacher_ref
+    assert teacher is not None
+    train(runs, tmp_path / "table", cached_teachers=frozenset({teacher.identity}))
+    for run, state in zip(runs, ("on", "on", "off"), strict=True):
+        live, table = (Store(tmp_path / f).record(run.key) for f in ("live", "table"))
+        assert live is not None and table is not None
+        assert (live["teacher_cache"], table["teacher_cache"]) == ("off", state)
+        curves = [Store(tmp_path / f).curve(run.key) for f in ("live", "table")]
+        assert curves[0] is not None and curves[1] is not None
+        # the same teacher, trained twice from one seed, so all that differs is the batch that the pass was made in
+        assert curves[0]["train_loss"].to_numpy() == pytest.approx(curves[1]["train_loss"].to_numpy(), rel=1e-4)
+
+
+def packs(*methods: str, epochs: int = 240, seeds: int = 1) -> list[list[object]]:
+    return [[small_run(m, seed=s, recipe__epochs=epochs) for m in methods] for s in range(seeds)]
+
+
+@pytest.mark.parametrize(
+    ("methods", "epochs", "seeds", "saved"),
+    [
+        (("kd", "crd", "rkd"), 240, 1, 240),
+        (("kd",), 15, 5, 75),
+        (("kd",), 15, 11, 165),
+        (("kd", "at"), 240, 1, 0),
+        (("sskd",), 240, 1, 0),
+        (("ab",), 240, 1, 0),
+        (("at",), 240, 5, 0),
+    ],
+)
+def test_passes_saved_and_the_rule(methods: tuple[str, ...], epochs: int, seeds: int, saved: int) -> None:
+    found = packs(*methods, epochs=epochs, seeds=seeds)
+    (name,) = {teacher_table.identity(p) for p in found}  # type: ignore[arg-type]
+    assert teacher_table.passes_saved(found).get(name, 0) == saved  # type: ignore[arg-type]
+    auto = teacher_table.chosen("auto", found, BF16)  # type: ignore[arg-type]
+    assert auto == ({name} if saved > VARIANTS else frozenset())
+    assert teacher_table.chosen("auto", found, FP32) == frozenset(), "the reference is never touched"  # type: ignore[arg-type]
+    assert teacher_table.chosen("off", found, BF16) == frozenset()  # type: ignore[arg-type]
+    can_read = {"kd", "crd", "rkd"} & set(methods)
+    assert teacher_table.chosen("on", found, FP32) == ({name} if can_read else frozenset())  # type: ignore[arg-type]
+
+
+def test_a_table_that_is_too_large_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = packs("kd")
+    assert teacher_table.file_bytes(found[0][0], "logits", "bf16") == 128 * 162 * 10 * 2  # type: ignore[arg-type]
+    monkeypatch.setattr(teacher_table, "LARGEST", 1000.0)
+    assert teacher_table.chosen("auto", found, BF16) == frozenset()  # type: ignore[arg-type]
+
+
+def test_a_plan_run_with_the_table_on_leaves_it_in_the_results(tmp_path: Path) -> None:
+    run = tiny_run("kd")
+    store = Store(tmp_path)
+    environment = replace(local.Environment(str(tmp_path), str(tmp_path)), teacher_cache="on")
+    outcomes = local.run_plan(plan.make_plan([run], store), store, Options(FP32), environment)
+    assert {o.status for o in outcomes} == {"done"}
+    record = store.record(run.key)
+    assert record is not None and record["teacher_cache"] == "on"
+    assert len(list((tmp_path / teacher_table.FOLDER).iterdir())) == 1
+
+
+def test_an_unknown_mode_is_answered(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InputError, match="auto, on, off"):
+        teacher_table.chosen("sometimes", packs("kd"), FP32)  # type: ignore[arg-type]
+    assert main(["run", "crd-table1", "--profile", "quick", "--teacher-cache", "sometimes"]) == 2
+    assert capsys.readouterr().err.count("error:") == 1
