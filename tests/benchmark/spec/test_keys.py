@@ -1,0 +1,56 @@
+"""The keys of all runs of all tables, under every protocol and profile, are those of `keys.txt`.
+
+A key decides which records count, so it may change only on purpose: when a method's `revision` is raised, or a recipe is corrected. Then
+
+    python tests/benchmark/spec/test_keys.py
+
+writes the file anew, and its diff shows which methods, protocols and profiles have new keys.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+from benchmark.spec import matrix, protocols
+from benchmark.spec.runs import Resolver
+
+FILE = Path(__file__).with_name("keys.txt")
+
+
+def digests() -> list[str]:
+    """A line for each method, protocol and profile: how many keys it has, and a hash of them all."""
+    keys: dict[tuple[str, str, str], set[str]] = defaultdict(set)
+    resolver = Resolver()
+    for name in matrix.table_names():
+        table = matrix.load_table(name)
+        for profile in protocols.PROFILES:
+            for protocol in ("", *protocols.PROTOCOLS):
+                expansion = matrix.expand(replace(table, protocol_override=protocol), profile, resolver)
+                for run in expansion.runs:
+                    keys[run.method, run.protocol, run.profile].add(run.key)
+    return [
+        f"{' '.join(group)} {len(found)} {hashlib.sha256(chr(10).join(sorted(found)).encode()).hexdigest()[:12]}"
+        for group, found in sorted(keys.items())
+    ]
+
+
+def test_every_key_is_the_one_on_file() -> None:
+    on_file = FILE.read_text(encoding="utf-8").splitlines()
+    assert len(on_file) > 1000
+    assert digests() == on_file
+
+
+def test_a_change_of_one_setting_is_noticed() -> None:
+    resolver = Resolver()
+    table = matrix.load_table("crd-table1")
+    usual = matrix.expand(table, "paper", resolver, pairs=["resnet56:resnet20"], only_methods=["kd"])
+    other = matrix.expand(table, "paper", resolver, pairs=["resnet56:resnet20"], only_methods=["kd"], overrides=(("kd.temperature", 5.0),))
+    changed = {r.key for r in usual.runs} ^ {r.key for r in other.runs}
+    assert {key.split("/")[4] for key in changed} == {"kd"} and len(changed) == 2 * table.seeds
+
+
+if __name__ == "__main__":
+    FILE.write_text("\n".join(digests()) + "\n", encoding="utf-8")
