@@ -105,10 +105,14 @@ class Store:
             return {"reason": "failure.json is damaged", "traceback": "", "time": ""}
         return found if isinstance(found, dict) else None
 
-    def write_failure(self, key: str, reason: str, traceback: str, time: str) -> None:
-        write_json(
-            self.path(key) / "failure.json", {"key": key, "reason": reason, "traceback": traceback, "time": time}
-        )
+    def write_failure(self, key: str, reason: str, traceback: str, time: str, blocked: bool = False) -> None:
+        """Keeps why a run failed. blocked: nothing of its own went wrong; a run that it needs has no result."""
+        found = {"key": key, "reason": reason, "traceback": traceback, "time": time, "blocked": blocked}
+        write_json(self.path(key) / "failure.json", found)
+
+    def was_blocked(self, key: str) -> bool:
+        """Whether the run failed only because a run that it needs had no result."""
+        return bool((self.failure(key) or {}).get("blocked", False))
 
     def set_aside(self, key: str) -> Path | None:
         """Renames a record that cannot be used, before the run is trained again: it may be all that is left of one. Where it is now."""

@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 
 from benchmark.errors import InputError, unknown
 from benchmark.training.execution import PRECISIONS
-from benchmark.work.local import Environment
+from benchmark.work.order import Environment
 
 FOLDER = Path(__file__).resolve().parent / "clusters"
 

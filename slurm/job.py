@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from submitit.helpers import DelayedSubmission
 
-from benchmark.work.local import work
+from benchmark.work.order import work
 from benchmark.work.progress import reporter
 from results.files import STALE_SECONDS
 
@@ -20,7 +20,7 @@ class JobFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class PackJob:
-    """A pack as a job. order: a work order (`benchmark.work.local.work_order`). patience: seconds to wait for runs that someone else holds."""
+    """A pack as a job. order: a work order (`benchmark.work.order.work_order`). patience: seconds to wait for runs that someone else holds."""
 
     order: str
     patience: float = 1.5 * STALE_SECONDS

@@ -1,7 +1,7 @@
 """A snapshot of the code: what queued jobs run, whatever is edited after they were submitted.
 
 It holds the rooms that a job imports, the method files of the folders in KD_METHODS (in `own-methods/0`, `1`, ...) and the file `SNAPSHOT`
-(`<commit> dirty|clean`, read by `benchmark.training.execution.git_state`). It is named by the hash of its content, so that submissions of the same
+(`<commit> dirty|clean`, read by `benchmark.provenance.git_state`). It is named by the hash of its content, so that submissions of the same
 code share one.
 """
 
@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from benchmark import methods
-from benchmark.training.execution import git_state
+from benchmark.provenance import git_state
 
 ROOMS = ("benchmark", "models", "results", "slurm", "tables")
 SUFFIXES = (".py", ".c", ".toml", ".json", ".csv")
@@ -35,7 +35,7 @@ def files(root: Path = ROOT) -> list[Path]:
 
 def own_methods() -> list[Path]:
     """The folders of KD_METHODS, absolute."""
-    return [p.resolve() for p in methods.own_folders()]
+    return [p.resolve() for p in methods.user_method_folders()]
 
 
 def settings(place: Path) -> dict[str, str]:

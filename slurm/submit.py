@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import InputError, unknown
-from benchmark.spec import cost
+from benchmark.provenance import git_state
+from benchmark.spec import cost, teacher_cache_rule
 from benchmark.spec.plan import DEFAULT_PACK, Pack, closure, make_plan
 from benchmark.spec.runs import Run
-from benchmark.training import teacher_cache as teacher_table
-from benchmark.training.execution import Execution, git_state
-from benchmark.work.local import Environment, work_order
+from benchmark.work.order import Environment, work_order
 from results.store import Store
 from slurm import commands, registry, script, snapshot
 from slurm.cluster import Cluster
@@ -101,7 +100,7 @@ def survey(runs: Sequence[Run], store: Store, queued: dict[str, Any]) -> dict[st
                 state = "queued"
             elif hopeless:
                 state = "blocked"
-            elif state == "failed" and str((store.failure(run.key) or {}).get("reason", "")).startswith("needs "):
+            elif state == "failed" and store.was_blocked(run.key):
                 state = "absent"
         states[run.key] = state
     return states
@@ -147,7 +146,7 @@ def _submit(runs: Sequence[Run], table: str, store: Store, environment: Environm
         report.states[state] = report.states.get(state, 0) + 1
     packs = list(plan.packs)
     # decided for the plan: a job that decided for its own pack would make a run's numbers depend on what else is in it
-    tables = teacher_table.chosen(environment.teacher_cache, [p.runs for p in packs], Execution(device, environment.precision))
+    tables = teacher_cache_rule.chosen(environment.teacher_cache, [p.runs for p in packs], environment.precision)
     if site is not None and packs:
         allowed, why = room(cluster, site)
         report.left, report.left_why = packs[allowed:], why
@@ -201,7 +200,7 @@ def _arrays(packs: list[Pack], job_of: dict[str, str], size: int) -> Any:
 def _send(array: Array, packs: list[Pack], environment: Environment, tables: Collection[str], cluster: Cluster, store: Store, code: Path,
           folder: Path) -> Array:
     """tables: identities of the teachers that jobs read from a table."""
-    caches = ["on" if teacher_table.identity(p.runs) in tables else "off" for p in packs]
+    caches = ["on" if teacher_cache_rule.identity(p.runs) in tables else "off" for p in packs]
     jobs = [PackJob(work_order(p.runs, replace(environment, teacher_cache=c))) for p, c in zip(packs, caches, strict=True)]
     registry.write(store.folder, array)
     try:

@@ -132,7 +132,7 @@ def _cell(expansion: Expansion, result: CellResult, printed: Printed | None, aga
         base = dataclasses.replace(base, ours=ours.mean, ours_std=ours.std, last=last.mean, best=best.mean)
     value = None if printed is None else printed.value
     if printed is not None:
-        base = dataclasses.replace(base, printed_in=printed.place, origin=printed.origin, source=printed.source)
+        base = dataclasses.replace(base, printed_in=printed.published_in, origin=printed.origin, source=printed.source)
     if printed is not None and value is not None:
         base = dataclasses.replace(base, published=value, published_std=printed.std, published_n=printed.n)
         if (
@@ -228,7 +228,7 @@ def _notes(result: CellResult, printed: Printed | None) -> tuple[str, ...]:
         notes.append(
             f"{'measures' if measured else 'learnt from'} an imported checkpoint (weights {result.imported[:10]})"
         )
-    if result.cell.row.source and printed is not None and printed.place not in result.cell.row.sources:
+    if result.cell.row.source and printed is not None and printed.published_in not in result.cell.row.sources:
         notes.append(f"printed number really from {result.cell.row.source}")
     if printed is not None and printed.note:
         notes.append(printed.note)

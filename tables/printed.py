@@ -36,7 +36,7 @@ class Printed:
     note: str
 
     @property
-    def place(self) -> str:
+    def published_in(self) -> str:
         return f"{self.paper}/{self.table}"
 
 

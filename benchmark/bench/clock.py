@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
+from benchmark.provenance import git_state, versions
 from benchmark.training import graphs
-from benchmark.training.execution import Execution, cores, git_state, versions
+from benchmark.training.execution import Execution, cores
 
 
 def synchronise(device: str) -> None:

@@ -24,7 +24,7 @@ from benchmark.data.stream import Stream
 from benchmark.errors import InputError
 from benchmark.spec.runs import Run
 from benchmark.training import checkpoint, graphs
-from benchmark.training.active_run import MAIN, Item
+from benchmark.training.active_run import MAIN, ActiveRun
 from benchmark.training.execution import Execution
 from benchmark.training.lockstep import Lockstep
 from models import Network
@@ -55,7 +55,7 @@ def losses(
     """The first losses: of the main stage (an initialisation stage counts as one that learnt nothing), or with `init` of the first
     stage. teacher: is moved to the device; None for a run without one."""
     if teacher is not None:
-        execution.place_teacher(teacher)
+        execution.teacher_to_device(teacher)
     with tempfile.TemporaryDirectory() as folder:
         _, (item,) = _open(run, execution, folder, teacher, main=not init)
         if nudge:
@@ -74,11 +74,11 @@ def _split(run: Run, execution: Execution) -> data.Split:
 
 def _open(
     run: Run, execution: Execution, folder: str, teacher: Network | None, main: bool = True
-) -> tuple[Network | None, list[Item]]:
+) -> tuple[Network | None, list[ActiveRun]]:
     return open_items([run], _split(run, execution), execution, Path(folder), teacher, main)
 
 
-def _steps(run: Run, item: Item, execution: Execution, teacher: Network | None, steps: int) -> list[float]:
+def _steps(run: Run, item: ActiveRun, execution: Execution, teacher: Network | None, steps: int) -> list[float]:
     mean, std = (tuple(run.settings["normalise"][k]) for k in ("mean", "std"))
     stream = Stream(_split(run, execution), mean, std, run.spec.sampler, run.recipe.batch_size, True, run.seed)
     found: list[float] = []

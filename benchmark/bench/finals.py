@@ -15,9 +15,10 @@ import torch
 
 from benchmark.bench.ours import small_run
 from benchmark.errors import InputError
+from benchmark.spec.plan import pack_key
 from benchmark.spec.runs import Run
 from benchmark.training.execution import Execution
-from benchmark.training.pack import Options, pack_key, train_pack
+from benchmark.training.pack import Options, train_pack
 from results.store import Store
 
 Finals = dict[str, dict[str, dict[int, float]]]

@@ -14,10 +14,11 @@ from benchmark import data, methods
 from benchmark.data.datasets import Split
 from benchmark.data.stream import Batch, Stream
 from benchmark.methods import Method
+from benchmark.seeds import seed_of
 from benchmark.spec import matrix
-from benchmark.spec.runs import Request, Resolver, Run, seed_of
+from benchmark.spec.runs import Request, Resolver, Run
 from benchmark.training import graphs
-from benchmark.training.active_run import MAIN, Item
+from benchmark.training.active_run import MAIN, ActiveRun
 from benchmark.training.execution import Execution
 from benchmark.training.lockstep import Lockstep
 from models import Network
@@ -56,7 +57,7 @@ def build_teacher(run: Run, execution: Execution) -> Network:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(0, "bench", network))
         net = models.build(network, data.info(run.dataset).num_classes)
-    execution.place_teacher(net.eval().requires_grad_(False))
+    execution.teacher_to_device(net.eval().requires_grad_(False))
     return net
 
 
@@ -67,7 +68,7 @@ def open_items(
     folder: Path,
     teacher: Network | None = None,
     main: bool = True,
-) -> tuple[Network | None, list[Item]]:
+) -> tuple[Network | None, list[ActiveRun]]:
     """The teacher (built unless given) and an item a run. main: put at the start of the main stage, with modules as they are
     after an initialisation stage that learnt nothing; else at the very start. A head that a method needs is an untrained one."""
     with_teacher = [r for r in runs if r.teacher_ref is not None]
@@ -77,10 +78,10 @@ def open_items(
     for i, run in enumerate(runs):
         artifacts: dict[str, dict[str, Tensor]] = {}
         for head in run.heads:
-            trained = Item.open(head, folder / f"head{i}", execution, teacher, split.labels, {})
+            trained = ActiveRun.open(head, folder / f"head{i}", execution, teacher, split.labels, {})
             artifacts[head.method] = trained.objective.method(head.method).state_dict()
         own = teacher if run.teacher_ref is not None else None
-        item = Item.open(run, folder / f"item{i}", execution, own, split.labels, artifacts)
+        item = ActiveRun.open(run, folder / f"item{i}", execution, own, split.labels, artifacts)
         if main:
             for stage in item.stages[:-1]:
                 method = item.objective.methods[stage.name.partition(":")[2]]

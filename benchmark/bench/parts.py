@@ -22,16 +22,16 @@ from benchmark.data.stream import Batch
 from benchmark.data.views import NORMAL, ROTATED, VARIANTS
 from benchmark.methods import PARTS, Step
 from benchmark.spec.runs import Request, Resolver, Run
-from benchmark.training.active_run import Item, select
+from benchmark.training.active_run import ActiveRun, select
 from benchmark.training.evaluate import evaluate
 from benchmark.training.execution import Execution
 from benchmark.training.lockstep import Lockstep
-from benchmark.training.teacher_cache import TeacherTable
+from benchmark.training.teacher_cache import TeacherCache
 from models import Features, Network, kernels
 from models.layers import NormReLU
 
 
-def _loss_call(item: Item, batch: Batch, seen: dict[str, Features]) -> Callable[[], Any]:
+def _loss_call(item: ActiveRun, batch: Batch, seen: dict[str, Features]) -> Callable[[], Any]:
     """The item's whole loss and its gradient back to the student's features, on features that stay: no network runs."""
     with torch.no_grad():
         passed = item._student_pass(batch, item.stage.needs)
@@ -137,7 +137,7 @@ def _table(
     few = split.take(TABLE_IMAGES)
     normalise, size = (ours.stream.mean, ours.stream.std), len(batch.labels)
     began = time.perf_counter()
-    table = TeacherTable.open(folder / "table", teacher, few, normalise, execution, frozenset({"logits"}))
+    table = TeacherCache.open(folder / "table", teacher, few, normalise, execution, frozenset({"logits"}))
     clock.synchronise(execution.device)
     built = (time.perf_counter() - began) * size / (VARIANTS * len(few.labels))
     indices, draws = batch.indices % len(few.labels), batch.draws[NORMAL.name]
@@ -235,7 +235,7 @@ def measure_compile(
 
 
 def _compiled(
-    what: str, net: Network, item: Item, batch: Batch, execution: Execution, budget: float, steps: int
+    what: str, net: Network, item: ActiveRun, batch: Batch, execution: Execution, budget: float, steps: int
 ) -> dict[str, Any]:
     if what == "teacher":
         lock = Lockstep([], net, execution)

@@ -18,12 +18,11 @@ from benchmark import data
 from benchmark.data.clips import listing
 from benchmark.errors import InputError
 from benchmark.spec import imported as teachers
-from benchmark.spec import matrix, plan, protocols
+from benchmark.spec import matrix, plan, protocols, teacher_cache_rule
 from benchmark.spec.matrix import MOST_SEEDS, Expansion
 from benchmark.spec.runs import Resolver, Run, TeacherRef
-from benchmark.training import teacher_cache as teacher_table
 from benchmark.training.execution import Execution, choose, cores, has_gpu
-from benchmark.work.local import Environment
+from benchmark.work.order import Environment
 from results.store import Store, default_folder
 
 PAPER_TABLES = {
@@ -40,7 +39,7 @@ MOST_THREADS = 1_024
 """With many more, processes run out of what the system grants. More are allowed where there are cores for them."""
 
 LARGEST_SEED = 2**31 - 1
-"""Any seed trains (`runs.seed_of` hashes it), but records are read as 64-bit numbers."""
+"""Any seed trains (`seeds.seed_of` hashes it), but records are read as 64-bit numbers."""
 
 
 class NotInTable(InputError):
@@ -348,7 +347,7 @@ def matches(key: str, pattern: str) -> bool:
 
 
 def _check_how(args: argparse.Namespace) -> None:
-    teacher_table.check_mode(args.teacher_cache)
+    teacher_cache_rule.check_mode(args.teacher_cache)
     if args.keep not in KEEP:  # argparse does not look at what comes from the environment
         raise InputError(f"--keep {args.keep}; allowed: {', '.join(KEEP)}")
 

@@ -17,7 +17,7 @@ from benchmark.spec import cost, plan
 from benchmark.spec import imported as teachers
 from benchmark.training.execution import has_gpu
 from benchmark.training.pack import Options, Outcome
-from benchmark.work import local
+from benchmark.work import local, order
 from benchmark.work.progress import reporter
 from models import kernels
 from results.store import Store
@@ -163,7 +163,7 @@ def _say_edited(found: plan.Plan, store: Store) -> None:
     """Names the methods of KD_METHODS whose files are others than those that made records which count: an edit, without a new revision."""
     edited: dict[str, int] = {}
     for run in found.runs:
-        own = [c.method for c in run.spec.components if methods.is_own(c.method)]
+        own = [c.method for c in run.spec.components if methods.is_user_method(c.method)]
         sources = ((store.record(run.key) or {}).get("sources") or {}) if own and found.states[run.key] == "done" else {}
         for method in own:
             if sources.get(method.name, method.source) != method.source:
@@ -254,15 +254,15 @@ def do_work(args: argparse.Namespace) -> int:
         wrong = "is no JSON"
     if wrong:
         raise InputError(f"work order {args.order} {wrong}; allowed: a work order as `run` and `submit` write it")
-    return _verdict(local.work(text, reporter()))
+    return _verdict(order.work(text, reporter()))
 
 
 _ORDER_WORDS = ("dataset", "protocol", "profile", "teacher", "student", "method", "key")
-_ENVIRONMENT = {f.name: f for f in dataclasses.fields(local.Environment)}
+_ENVIRONMENT = {f.name: f for f in dataclasses.fields(order.Environment)}
 
 
 def _wrong_order(order: Any) -> str:
-    """What keeps this JSON from being a work order ("" if nothing does): its form only, what it names is looked at by `local.work`."""
+    """What keeps this JSON from being a work order ("" if nothing does): its form only, what it names is looked at by `order.work`."""
     if not isinstance(order, dict) or not isinstance(order.get("environment"), dict) or not isinstance(order.get("runs"), list):
         return "has no runs and environment"
     environment = order["environment"]

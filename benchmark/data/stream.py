@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmark.data.datasets import Split
 from benchmark.data.samplers import Sampler
 from benchmark.data.views import NORMAL, RawBatch, View, under
-from benchmark.spec.runs import seed_of
+from benchmark.seeds import seed_of
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ import functools
 import hashlib
 import importlib
 import importlib.util
-import math
 import os
 import pkgutil
 import re
@@ -31,7 +30,18 @@ from torch import Tensor, nn
 from benchmark.data.samplers import SHUFFLE, Sampler
 from benchmark.data.views import NORMAL, View
 from benchmark.errors import InputError, unknown
-from benchmark.methods.base import PARTS, Method, MethodConfig, Needs, Site, Step, Terms, hyper_parameters, param
+from benchmark.methods.base import (
+    PARTS,
+    Method,
+    MethodConfig,
+    MethodContext,
+    Needs,
+    Step,
+    Terms,
+    hyper_parameters,
+    param,
+)
+from benchmark.settings import coerce
 
 if TYPE_CHECKING:
     from models import Features, NetInfo
@@ -45,7 +55,7 @@ __all__ = [
     "MethodSpec",
     "Needs",
     "Objective",
-    "Site",
+    "MethodContext",
     "Step",
     "Terms",
     "ask",
@@ -53,9 +63,9 @@ __all__ = [
     "check_override",
     "get",
     "hyper_parameters",
-    "is_own",
+    "is_user_method",
     "names",
-    "own_folders",
+    "user_method_folders",
     "param",
     "parse",
 ]
@@ -72,12 +82,12 @@ _STATED: dict[str, Any] = {
 }  # fmt: skip
 _ANSWERS: dict[str, Any] = {
     "needs": (Needs,), "init_needs": (Needs,), "skip": (str, type(None)), "requires": (tuple, list), "for_pair": (Mapping,),
-    "for_other": (Mapping,), "schedule": (Mapping,),
+    "for_other": (Mapping,), "schedule": (Mapping,), "weights": (Mapping,),
 }  # fmt: skip
 """What a class states and answers, by type: users write methods too, and a wrong one is to be named before it is trained."""
 
 
-def own_folders() -> list[Path]:
+def user_method_folders() -> list[Path]:
     """The folders of KD_METHODS."""
     return [Path(p).expanduser() for p in os.environ.get("KD_METHODS", "").split(os.pathsep) if p]
 
@@ -87,7 +97,7 @@ def _modules() -> list[ModuleType]:
     for entry in sorted(pkgutil.iter_modules(__path__), key=lambda e: e.name):
         if entry.name not in ("base",) and not entry.name.startswith("_"):
             found.append(importlib.import_module(f"{__name__}.{entry.name}"))
-    for folder in own_folders():
+    for folder in user_method_folders():
         if not folder.is_dir():
             raise InputError(f"KD_METHODS: no folder {folder}; allowed: folders that hold method files (*.py)")
         for path in sorted(folder.glob("[!_]*.py")):
@@ -148,7 +158,7 @@ def _file(method: type[Method]) -> str:
     return str(sys.modules[method.__module__].__file__)
 
 
-def is_own(method: type[Method]) -> bool:
+def is_user_method(method: type[Method]) -> bool:
     """Whether it is of a file of KD_METHODS."""
     return not method.__module__.startswith(f"{__name__}.")
 
@@ -190,15 +200,9 @@ class Component:
     method: type[Method]
     config: MethodConfig
 
-    def weights(self) -> dict[str, float] | None:
-        """The weights of its terms before it is built: they follow from the config. None where they do not."""
-        unbuilt = self.method.__new__(self.method)
-        nn.Module.__init__(unbuilt)
-        unbuilt.config = self.config
-        try:
-            return unbuilt.weights()
-        except Exception:  # of a method whose weights want what `__init__` makes: `Objective` sees them
-            return None
+    def weights(self) -> dict[str, float]:
+        """The full weights of its terms."""
+        return dict(ask(self.method, "weights", self.config))
 
 
 @dataclass(frozen=True)
@@ -277,35 +281,14 @@ def check_override(key: str, value: Any) -> Any:
     Strings (from the command line) are parsed; other values must have the field's type.
     """
     if key == "ce":
-        return _coerce(key, value, float, None)
+        return coerce(key, value, float, None)
     name, _, field_name = key.partition(".")
     config_class = get(name).Config
     fields = {f.name: f for f in dataclasses.fields(config_class)}
     if field_name not in fields:
         raise unknown(f"setting of {name}", field_name, sorted(fields))
     f = fields[field_name]
-    return _coerce(key, value, type(f.default), f.metadata.get("allowed"))
-
-
-def _coerce(key: str, value: Any, kind: type[Any], allowed: tuple[Any, ...] | None) -> Any:
-    what = {bool: "true or false", int: "an int", float: "a finite float"}.get(kind, "a word")
-    error = InputError(f"{key}={value!r} is not of type {kind.__name__}; allowed: {what}")
-    if isinstance(value, str) and kind is not str:
-        words = {"true": True, "false": False}
-        try:
-            value = words[value.lower()] if kind is bool else kind(value)
-        except (ValueError, KeyError):
-            raise error from None
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        try:
-            value = float(value)
-        except OverflowError:
-            raise error from None
-    if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
-        raise error
-    if allowed is not None and value not in allowed:
-        raise InputError(f"{key}={value!r} is not allowed; allowed: {', '.join(map(str, allowed))}")
-    return value
+    return coerce(key, value, type(f.default), f.metadata.get("allowed"))
 
 
 def parse(text: str, overrides: Mapping[str, Any] | None = None, teacher: str = "", student: str = "") -> MethodSpec:
@@ -365,10 +348,8 @@ def parse(text: str, overrides: Mapping[str, Any] | None = None, teacher: str = 
 def check_loss(spec: MethodSpec, teacher: str, student: str) -> None:
     """`InputError` where no term of the loss is left, or where settings make a weight negative (a method may have such a term itself)."""
     weights = _weights(spec)
-    if weights is None:
-        return
     if negative := [term for term, weight in weights.items() if weight < 0]:
-        usual = _weights(parse(spec.name, {}, teacher, student)) or {}
+        usual = _weights(parse(spec.name, {}, teacher, student))
         for term in negative:
             if usual.get(term, 0.0) >= 0:
                 raise InputError(f"'{spec.name}': the term {term} has weight {weights[term]}; allowed: 0 and more")
@@ -376,21 +357,18 @@ def check_loss(spec: MethodSpec, teacher: str, student: str) -> None:
         raise InputError(f"'{spec.name}': every term has weight 0; allowed: at least one that is not")
 
 
-def _weights(spec: MethodSpec) -> dict[str, float] | None:
-    """The weights of all terms of a loss, None where some method has to be built first."""
+def _weights(spec: MethodSpec) -> dict[str, float]:
+    """The full weights of all terms of a loss."""
     found = {"ce": spec.ce} if spec.trains_student else {}
     for component in spec.components:
-        own = component.weights()
-        if own is None:
-            return None
-        found |= own
+        found |= component.weights()
     return found
 
 
 class Objective(nn.Module):
     """The loss of a run: `ce * task loss + sum over components of weight * term`. Its state dict holds all methods' state."""
 
-    def __init__(self, spec: MethodSpec, site: Site, seed_of: Any) -> None:
+    def __init__(self, spec: MethodSpec, context: MethodContext, seed_of: Any) -> None:
         """seed_of: `(method name) -> int`, the seed under which that method's modules are built."""
         super().__init__()
         self.spec = spec
@@ -398,7 +376,7 @@ class Objective(nn.Module):
         for c in spec.components:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed_of(c.method.name))
-                methods[c.method.name] = c.method(c.config, site).to(site.device)
+                methods[c.method.name] = c.method(c.config, context).to(context.device)
         self.methods = nn.ModuleDict(methods)
 
     def run_networks_under(self, autocast: Callable[[], AbstractContextManager[Any]]) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from benchmark.errors import InputError
-from benchmark.spec.protocols import scaled
+from benchmark.settings import scaled
 
 if TYPE_CHECKING:
     from models import NetInfo, Network

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.methods._common import cannot_regress, known, pairs_of_stages, regressor
-from benchmark.methods.base import Method, MethodConfig, Needs, Site, Step, Terms, param
+from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
 
 if TYPE_CHECKING:
     from models import NetInfo, Network
@@ -70,9 +70,9 @@ class AB(Method):
     def init_needs(cls, config: ABConfig) -> Needs:
         return Needs.of("preacts", "preacts")
 
-    def __init__(self, config: ABConfig, site: Site) -> None:
-        super().__init__(config, site)
-        student, teacher = known(site.student, site.teacher)
+    def __init__(self, config: ABConfig, context: MethodContext) -> None:
+        super().__init__(config, context)
+        student, teacher = known(context.student, context.teacher)
         pairs = pairs_of_stages(student.stage_shapes, teacher.stage_shapes)
         self.connectors = nn.ModuleList(nn.Identity() if s == t else regressor(s, t, relu=False) for s, t in pairs)
 

@@ -7,7 +7,7 @@ of any method; it asks these questions:
     skip(config, student, teacher)   a reason why this pair cannot be done, or None
     needs(config)                    which features of which views, of which network, the main stage reads
     init_needs(config), init_...     the same for the stage before epoch 1, where there is one
-    weights()                        the weight of each term of the loss
+    weights(config)                  the full weight of each term of the loss
     loss(step)                       the terms, unweighted; the total is  ce * CE + sum of weight * term
     start_epoch(epoch), after_step() places for schedules (warm-up, curricula) and for updates of memory
     for_pair(...), for_other(...)    defaults that the paper chose for a pair, or for another method of the combination
@@ -87,7 +87,7 @@ class Needs:
 
 
 @dataclass(frozen=True)
-class Site:
+class MethodContext:
     """Where a method is put to work: all that it may know when its modules are built.
 
     student, teacher: shapes and sizes (`models.NetInfo`), None where the run has no such network.
@@ -177,7 +177,7 @@ class Method(nn.Module):
     autocast: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext
     """The context for `through`; the execution's, where a run is opened."""
 
-    def __init__(self, config: Any, site: Site) -> None:
+    def __init__(self, config: Any, context: MethodContext) -> None:
         """Builds the method's modules. Called under a seed of its own, so plain `nn.Linear(...)` is reproducible."""
         super().__init__()
         self.config = config
@@ -215,6 +215,12 @@ class Method(nn.Module):
         return {}
 
     @classmethod
+    def weights(cls, config: Any) -> dict[str, float]:
+        """The full weight of each term that `loss` can return: the config's `weight` for a term named as the method, unless this is
+        overridden. A term of weight 0 must not be computed (see `active`)."""
+        return {cls.name: config.weight} if hasattr(config, "weight") else {}
+
+    @classmethod
     def memory(cls, config: Any, num_train: int, num_classes: int, teacher: NetInfo | None) -> int:
         """Numbers (of 4 bytes) that its buffers hold where they are many: memory banks, queues, what is kept of every image. For plans."""
         return 0
@@ -231,20 +237,20 @@ class Method(nn.Module):
 
     # --- asked of the built method --------------------------------------------------------------------------------------
 
-    def weights(self) -> dict[str, float]:
-        """The weight of each term that `loss` can return: of one that is called as the method, unless this is overridden. A term of weight zero
-        must not be computed (see `active`)."""
-        return {self.name: self.config.weight} if hasattr(self.config, "weight") else {}
+    def factor(self) -> float:
+        """What every weight is multiplied by in this epoch: for a warm-up, a number that `start_epoch` sets."""
+        return 1.0
 
     def weight_of(self, term: str) -> float:
-        """The weight of a term of `loss`; `InputError` for one that `weights` does not name."""
-        weights = self.weights()
+        """The weight of a term of `loss` in this epoch; `InputError` for one that `weights` does not name."""
+        weights = self.weights(self.config)
         if term not in weights:
             raise InputError(
-                f"method '{self.name}': weights() has no weight for the term '{term}' of its loss; allowed: {', '.join(weights) or 'none'} "
+                f"method '{self.name}': weights() has no weight for the term '{term}' of its loss; "
+                f"allowed: {', '.join(weights) or 'none'} "
                 "(a term is called as its method, and weighs the config's `weight`, unless weights() is overridden)"
             )
-        return weights[term]
+        return self.factor() * weights[term]
 
     def active(self, term: str) -> bool:
         """Whether a term's weight is not zero."""

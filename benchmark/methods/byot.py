@@ -16,13 +16,13 @@ beta 1e-6); the form of the bottleneck and of the hint are from memory of it (un
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.methods._common import check_range
-from benchmark.methods.base import Method, MethodConfig, Needs, Site, Step, Terms, param
+from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
 from benchmark.methods.kd import kd_loss
 
 if TYPE_CHECKING:
@@ -80,21 +80,22 @@ class BYOT(Method):
     def needs(cls, config: BYOTConfig) -> Needs:
         return Needs.of("stages embedding logits" if config.hint else "stages logits")
 
-    def __init__(self, config: BYOTConfig, site: Site) -> None:
-        super().__init__(config, site)
-        if site.student is None:
+    def __init__(self, config: BYOTConfig, context: MethodContext) -> None:
+        super().__init__(config, context)
+        if context.student is None:
             raise ValueError("byot needs a student")
-        *early, last = site.student.stage_shapes
-        out = site.student.embedding_dim
+        *early, last = context.student.stage_shapes
+        out = context.student.embedding_dim
         self.bottlenecks = nn.ModuleList(bottleneck(c, out, max(1, size // last[1])) for c, size, _ in early)
-        self.classifiers = nn.ModuleList(nn.Linear(out, site.num_classes) for _ in early)
+        self.classifiers = nn.ModuleList(nn.Linear(out, context.num_classes) for _ in early)
 
-    def weights(self) -> dict[str, float]:
-        c: BYOTConfig = self.config
+    @classmethod
+    def weights(cls, config: Any) -> dict[str, float]:
+        c: BYOTConfig = config
         return {"byot_early": c.early, "byot_soft": c.soft, "byot_hint": c.hint}
 
     def loss(self, step: Step) -> Terms:
-        active = [term for term in self.weights() if self.active(term)]
+        active = [term for term in self.weights(self.config) if self.active(term)]
         if not active:
             return {}
         embeddings = [b(x) for b, x in zip(self.bottlenecks, step.student.stages, strict=False)]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from benchmark.methods._common import check_range, known
-from benchmark.methods.base import Method, MethodConfig, Needs, Site, Step, Terms, param
+from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +48,9 @@ class CC(Method):
     def needs(cls, config: CCConfig) -> Needs:
         return Needs.of("embedding logits", "embedding")
 
-    def __init__(self, config: CCConfig, site: Site) -> None:
-        super().__init__(config, site)
-        student, teacher = known(site.student, site.teacher)
+    def __init__(self, config: CCConfig, context: MethodContext) -> None:
+        super().__init__(config, context)
+        student, teacher = known(context.student, context.teacher)
         self.embed_s = nn.Linear(student.embedding_dim, config.dim)
         self.embed_t = nn.Linear(teacher.embedding_dim, config.dim)
 

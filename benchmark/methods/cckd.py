@@ -77,8 +77,9 @@ class CCKD(Method):
         teacher = ("logits " if config.kd else "") + ("embedding" if config.congruence else "")
         return Needs.of("embedding logits" if config.congruence else "logits", teacher)
 
-    def weights(self) -> dict[str, float]:
-        return {"cckd_kd": self.config.kd, "cckd": self.config.congruence}
+    @classmethod
+    def weights(cls, config: Any) -> dict[str, float]:
+        return {"cckd_kd": config.kd, "cckd": config.congruence}
 
     def loss(self, step: Step) -> Terms:
         terms: Terms = {}

@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.methods._common import check_range, known, with_gradient
-from benchmark.methods.base import Method, MethodConfig, Needs, Site, Step, Terms, param
+from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
 
 if TYPE_CHECKING:
     from models import NetInfo
@@ -177,15 +177,15 @@ class CRD(Method):
     def needs(cls, config: CRDConfig) -> Needs:
         return Needs.of("embedding logits", "embedding")
 
-    def __init__(self, config: CRDConfig, site: Site) -> None:
-        super().__init__(config, site)
-        student, teacher = known(site.student, site.teacher)
+    def __init__(self, config: CRDConfig, context: MethodContext) -> None:
+        super().__init__(config, context)
+        student, teacher = known(context.student, context.teacher)
         self.embed_s = nn.Linear(student.embedding_dim, config.dim)
         self.embed_t = nn.Linear(teacher.embedding_dim, config.dim)
-        self.negatives = Negatives(site.train_labels, site.num_classes, config.negatives)
+        self.negatives = Negatives(context.train_labels, context.num_classes, config.negatives)
         bound = 1 / math.sqrt(config.dim / 3)
         for which in ("s", "t"):
-            self.register_buffer(f"bank_{which}", torch.empty(site.num_train, config.dim).uniform_(-bound, bound))
+            self.register_buffer(f"bank_{which}", torch.empty(context.num_train, config.dim).uniform_(-bound, bound))
             self.register_buffer(f"z_{which}", torch.tensor(-1.0))
         self._new: tuple[Tensor, Tensor, Tensor] | None = None
 

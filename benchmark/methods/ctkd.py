@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.methods._common import check_range
-from benchmark.methods.base import Method, MethodConfig, Needs, Site, Step, Terms, param
-from benchmark.spec.protocols import scaled
+from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
+from benchmark.settings import scaled
 
 
 class _Against(torch.autograd.Function):
@@ -73,10 +73,10 @@ class CTKD(Method):
     def needs(cls, config: CTKDConfig) -> Needs:
         return Needs.of("logits", "logits")
 
-    def __init__(self, config: CTKDConfig, site: Site) -> None:
-        super().__init__(config, site)
+    def __init__(self, config: CTKDConfig, context: MethodContext) -> None:
+        super().__init__(config, context)
         self.theta = nn.Parameter(torch.tensor(config.start))
-        self.rise = scaled(config.rise, site.epochs, 240)
+        self.rise = scaled(config.rise, context.epochs, 240)
         self.against = 1.0
 
     def start_epoch(self, epoch: int) -> None:

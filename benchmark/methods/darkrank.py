@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmark.methods._common import check_range
-from benchmark.methods.base import Method, MethodConfig, Needs, Site, Step, Terms, param
+from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +80,8 @@ class DarkRank(Method):
     def needs(cls, config: DarkRankConfig) -> Needs:
         return Needs.of("embedding logits", "embedding")
 
-    def __init__(self, config: DarkRankConfig, site: Site) -> None:
-        super().__init__(config, site)
+    def __init__(self, config: DarkRankConfig, context: MethodContext) -> None:
+        super().__init__(config, context)
         self.register_buffer("orders", _orders(config.length), persistent=False)
 
     def loss(self, step: Step) -> Terms:

@@ -14,6 +14,7 @@ Constants: mmd = 5e-4 as in Self-KD-Lib; T = 4 (Self-KD-Lib's for all methods), 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -53,8 +54,9 @@ class DDGSD(Method):
     def needs(cls, config: DDGSDConfig) -> Needs:
         return Needs.of("embedding logits" if config.mmd else "logits", views=(NORMAL, SECOND))
 
-    def weights(self) -> dict[str, float]:
-        return {"ddgsd_mutual": self.config.mutual, "ddgsd_mmd": self.config.mmd}
+    @classmethod
+    def weights(cls, config: Any) -> dict[str, float]:
+        return {"ddgsd_mutual": config.mutual, "ddgsd_mmd": config.mmd}
 
     def loss(self, step: Step) -> Terms:
         terms: Terms = {}

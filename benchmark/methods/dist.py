@@ -14,6 +14,7 @@ Constants: paper, section 4 (unverified); form of the loss: DIST_KD losses/dist_
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -59,8 +60,9 @@ class DIST(Method):
     def needs(cls, config: DISTConfig) -> Needs:
         return Needs.of("logits", "logits")
 
-    def weights(self) -> dict[str, float]:
-        return {"dist_inter": self.config.inter, "dist_intra": self.config.intra}
+    @classmethod
+    def weights(cls, config: Any) -> dict[str, float]:
+        return {"dist_inter": config.inter, "dist_intra": config.intra}
 
     def loss(self, step: Step) -> Terms:
         terms: Terms = {}

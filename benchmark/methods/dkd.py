@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmark.methods._common import WarmUp, check_range, one_hot
-from benchmark.methods.base import Method, MethodConfig, Needs, Site, Step, Terms, param
+from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
 
 BETA = {"resnet56": 2.0, "resnet110": 2.0, "wrn_40_2": 6.0, "vgg13": 6.0}
 
@@ -81,7 +81,6 @@ class DKD(Method):
   year      = {2022}
 }"""
     Config = DKDConfig
-    warm = WarmUp(0, 1)  # none yet: so the weights are known before the method is built
 
     @classmethod
     def for_pair(cls, teacher: str, student: str) -> Mapping[str, Any]:
@@ -91,15 +90,19 @@ class DKD(Method):
     def needs(cls, config: DKDConfig) -> Needs:
         return Needs.of("logits", "logits")
 
-    def __init__(self, config: DKDConfig, site: Site) -> None:
-        super().__init__(config, site)
-        self.warm = WarmUp(config.warmup, site.epochs)
+    def __init__(self, config: DKDConfig, context: MethodContext) -> None:
+        super().__init__(config, context)
+        self.warm = WarmUp(config.warmup, context.epochs)
 
     def start_epoch(self, epoch: int) -> None:
         self.warm.epoch = epoch
 
-    def weights(self) -> dict[str, float]:
-        return {"dkd_target": self.warm.factor * self.config.alpha, "dkd_other": self.warm.factor * self.config.beta}
+    def factor(self) -> float:
+        return self.warm.factor
+
+    @classmethod
+    def weights(cls, config: Any) -> dict[str, float]:
+        return {"dkd_target": config.alpha, "dkd_other": config.beta}
 
     def loss(self, step: Step) -> Terms:
         parts = {"dkd_target": target_loss, "dkd_other": other_loss}

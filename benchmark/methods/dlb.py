@@ -22,7 +22,7 @@ from torch import Tensor
 
 from benchmark.data.samplers import HALVES
 from benchmark.methods._common import check_range
-from benchmark.methods.base import Method, MethodConfig, Site, Step, Terms, param
+from benchmark.methods.base import Method, MethodConfig, MethodContext, Step, Terms, param
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +50,10 @@ class DLB(Method):
     past: Tensor
     rows: Tensor
 
-    def __init__(self, config: DLBConfig, site: Site) -> None:
-        super().__init__(config, site)
-        half = max(1, site.batch_size // 2)
-        self.register_buffer("past", torch.zeros(half, site.num_classes))
+    def __init__(self, config: DLBConfig, context: MethodContext) -> None:
+        super().__init__(config, context)
+        half = max(1, context.batch_size // 2)
+        self.register_buffer("past", torch.zeros(half, context.num_classes))
         self.register_buffer("rows", torch.full((half,), -1))
 
     def loss(self, step: Step) -> Terms:

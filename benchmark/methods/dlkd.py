@@ -39,6 +39,7 @@ Constants: DLKD helper/losses.py, helper/loops.py, CIFAR script (`-r 1 -a 50 -b 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -47,7 +48,7 @@ from torch import Tensor, nn
 from benchmark.errors import InputError
 from benchmark.methods._common import check_range
 from benchmark.methods._rotations import VIEWS, embeddings, kl_of_rows, similarities
-from benchmark.methods.base import Method, MethodConfig, Needs, Site, Step, Terms, param
+from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
 
 TERMS = ("align", "corr", "sup")
 VARIANTS = {
@@ -130,13 +131,13 @@ class DLKD(Method):
             return Needs()
         return Needs.of("embedding", "embedding", VIEWS)
 
-    def __init__(self, config: DLKDConfig, site: Site) -> None:
-        super().__init__(config, site)
-        if not any(self.weights().values()):
+    def __init__(self, config: DLKDConfig, context: MethodContext) -> None:
+        super().__init__(config, context)
+        if not any(self.weights(self.config).values()):
             return
-        if site.student is None or site.teacher is None:
+        if context.student is None or context.teacher is None:
             raise ValueError("dlkd needs a student and a teacher")
-        s, t = site.student.embedding_dim, site.teacher.embedding_dim
+        s, t = context.student.embedding_dim, context.teacher.embedding_dim
         if config.align:
             self.align_head = _head(s, config.spindle * t, t)
         if config.corr:
@@ -145,12 +146,13 @@ class DLKD(Method):
             self.student_embedding = nn.Linear(s, config.embedding)
             self.teacher_embedding = nn.Linear(t, config.embedding)
 
-    def weights(self) -> dict[str, float]:
-        return {f"dlkd_{term}": getattr(self.config, term) for term in TERMS}
+    @classmethod
+    def weights(cls, config: Any) -> dict[str, float]:
+        return {f"dlkd_{term}": getattr(config, term) for term in TERMS}
 
     def loss(self, step: Step) -> Terms:
         terms: Terms = {}
-        if not any(self.weights().values()):
+        if not any(self.weights(self.config).values()):
             return terms
         student, teacher = embeddings(step.students), embeddings(step.teachers)
         if self.active("dlkd_align"):

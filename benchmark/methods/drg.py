@@ -18,14 +18,14 @@ b3a3bf9, where an adapter of 512 channels does not fit ResNet18's 128: here it t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.methods._common import check_range
-from benchmark.methods.base import Method, MethodConfig, Needs, Site, Step, Terms, param
+from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
 from benchmark.methods.kd import kd_loss
 
 if TYPE_CHECKING:
@@ -98,14 +98,15 @@ class DRG(Method):
     def needs(cls, config: DRGConfig) -> Needs:
         return Needs.of("stages logits")
 
-    def __init__(self, config: DRGConfig, site: Site) -> None:
-        super().__init__(config, site)
-        if site.student is None:
+    def __init__(self, config: DRGConfig, context: MethodContext) -> None:
+        super().__init__(config, context)
+        if context.student is None:
             raise ValueError("drg needs a student")
-        self.auxiliary = Auxiliary(site.student.stage_shapes[1][0], site.num_classes)
+        self.auxiliary = Auxiliary(context.student.stage_shapes[1][0], context.num_classes)
 
-    def weights(self) -> dict[str, float]:
-        return {"drg": self.config.guide, "drg_aux": self.config.aux}
+    @classmethod
+    def weights(cls, config: Any) -> dict[str, float]:
+        return {"drg": config.guide, "drg_aux": config.aux}
 
     def loss(self, step: Step) -> Terms:
         if not self.active("drg") and not self.active("drg_aux"):

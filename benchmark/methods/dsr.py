@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmark.methods._common import check_range
-from benchmark.methods.base import Method, MethodConfig, Site, Step, Terms, param
+from benchmark.methods.base import Method, MethodConfig, MethodContext, Step, Terms, param
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +53,9 @@ class DSR(Method):
     past_epoch: Tensor
     epoch: Tensor
 
-    def __init__(self, config: DSRConfig, site: Site) -> None:
-        super().__init__(config, site)
-        self.register_buffer("past", torch.zeros(site.batch_size, site.num_classes))
+    def __init__(self, config: DSRConfig, context: MethodContext) -> None:
+        super().__init__(config, context)
+        self.register_buffer("past", torch.zeros(context.batch_size, context.num_classes))
         self.register_buffer("past_epoch", torch.tensor(-1))
         self.register_buffer("epoch", torch.tensor(0), persistent=False)
 

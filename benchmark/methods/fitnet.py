@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 
 from benchmark.methods._common import Shape, cannot_regress, known, regressor
-from benchmark.methods.base import Method, MethodConfig, Needs, Site, Step, Terms, param
+from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
 
 if TYPE_CHECKING:
     from models import NetInfo
@@ -66,9 +66,9 @@ class FitNet(Method):
         part = "stages" if config.layer else "stem"
         return Needs.of(f"{part} logits", part)
 
-    def __init__(self, config: FitNetConfig, site: Site) -> None:
-        super().__init__(config, site)
-        student, teacher = known(site.student, site.teacher)
+    def __init__(self, config: FitNetConfig, context: MethodContext) -> None:
+        super().__init__(config, context)
+        student, teacher = known(context.student, context.teacher)
         self.regressor = regressor(_shapes(student)[config.layer], _shapes(teacher)[config.layer], relu=True)
 
     def loss(self, step: Step) -> Terms:

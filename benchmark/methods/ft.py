@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmark.methods._common import attention, check_range, known, match_spatial
-from benchmark.methods.base import Method, MethodConfig, Needs, Site, Step, Terms, param
+from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
 from models.layers import Conv3x3
 
 if TYPE_CHECKING:
@@ -82,9 +82,9 @@ class FT(Method):
     def init_needs(cls, config: FTConfig) -> Needs:
         return Needs.of("", "stages")
 
-    def __init__(self, config: FTConfig, site: Site) -> None:
-        super().__init__(config, site)
-        student, teacher = known(site.student, site.teacher)
+    def __init__(self, config: FTConfig, context: MethodContext) -> None:
+        super().__init__(config, context)
+        student, teacher = known(context.student, context.teacher)
         c_s, c_t = student.stage_shapes[-1][0], teacher.stage_shapes[-1][0]
         factors = max(1, int(c_t * config.k))
         self.paraphraser = nn.ModuleDict({"encoder": encoder(c_t, factors, normed=False), "decoder": decoder(c_t, factors)})

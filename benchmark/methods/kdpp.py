@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.methods._common import known, one_hot
-from benchmark.methods.base import Method, MethodConfig, Needs, Site, Step, Terms, param
+from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
 
 EPS = 1e-12
 
@@ -55,14 +55,14 @@ class KDPP(Method):
     def needs(cls, config: KDPPConfig) -> Needs:
         return Needs.of("embedding logits", "embedding")
 
-    def __init__(self, config: KDPPConfig, site: Site) -> None:
-        super().__init__(config, site)
-        student, teacher = known(site.student, site.teacher)
+    def __init__(self, config: KDPPConfig, context: MethodContext) -> None:
+        super().__init__(config, context)
+        student, teacher = known(context.student, context.teacher)
         d_s, d_t = student.embedding_dim, teacher.embedding_dim
         self.embed: nn.Module = nn.Identity()
         if d_s != d_t:
             self.embed = nn.Sequential(nn.Linear(d_s, d_t), nn.BatchNorm1d(d_t))
-        self.register_buffer("sums", torch.zeros(site.num_classes, d_t))  # a mean's direction is that of the sum
+        self.register_buffer("sums", torch.zeros(context.num_classes, d_t))  # a mean's direction is that of the sum
 
     def loss(self, step: Step) -> Terms:
         if not self.active("kdpp"):

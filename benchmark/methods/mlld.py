@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -142,9 +143,10 @@ class MLLD(Method):
     def needs(cls, config: MLLDConfig) -> Needs:
         return Needs.of("logits", "logits", (NORMAL, STRONG))
 
-    def weights(self) -> dict[str, float]:
-        w = self.config.levels
-        return {"mlld_instance": w, "mlld_class": w, "mlld_batch": w, "mlld_strong": self.config.strong_ce}
+    @classmethod
+    def weights(cls, config: Any) -> dict[str, float]:
+        w = config.levels
+        return {"mlld_instance": w, "mlld_class": w, "mlld_batch": w, "mlld_strong": config.strong_ce}
 
     def loss(self, step: Step) -> Terms:
         terms: Terms = {}

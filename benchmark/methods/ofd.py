@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.methods._common import known, match_spatial, pairs_of_stages
-from benchmark.methods.base import Method, MethodConfig, Needs, Site, Step, Terms, param
+from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
 from models import Network
 from models.network import PostActivationNetwork, PreActivationNetwork
 
@@ -92,14 +92,14 @@ class OFD(Method):
     def needs(cls, config: OFDConfig) -> Needs:
         return Needs.of("preacts logits", "preacts")
 
-    def __init__(self, config: OFDConfig, site: Site) -> None:
-        super().__init__(config, site)
-        student, teacher = known(site.student, site.teacher)
-        if site.teacher_net is None:
+    def __init__(self, config: OFDConfig, context: MethodContext) -> None:
+        super().__init__(config, context)
+        student, teacher = known(context.student, context.teacher)
+        if context.teacher_net is None:
             raise ValueError("this method needs the teacher's batch norms")
         pairs = pairs_of_stages(student.stage_shapes, teacher.stage_shapes)
         self.connectors = nn.ModuleList()
-        for number, (norm, (s, t)) in enumerate(zip(norms_before_relu(site.teacher_net), pairs, strict=False)):
+        for number, (norm, (s, t)) in enumerate(zip(norms_before_relu(context.teacher_net), pairs, strict=False)):
             conv = nn.Conv2d(s[0], t[0], 1, bias=False)
             nn.init.normal_(conv.weight, 0.0, math.sqrt(2 / t[0]))
             self.connectors.append(nn.Sequential(conv, nn.BatchNorm2d(t[0])))

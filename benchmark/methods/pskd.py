@@ -21,7 +21,7 @@ from torch import Tensor
 
 from benchmark.methods._common import check_range
 from benchmark.methods._targets import one_hot
-from benchmark.methods.base import Method, MethodConfig, Site, Step, param
+from benchmark.methods.base import Method, MethodConfig, MethodContext, Step, param
 
 if TYPE_CHECKING:
     from models import NetInfo
@@ -56,10 +56,10 @@ class PSKD(Method):
     def memory(cls, config: PSKDConfig, num_train: int, num_classes: int, teacher: NetInfo | None) -> int:
         return num_train * num_classes
 
-    def __init__(self, config: PSKDConfig, site: Site) -> None:
-        super().__init__(config, site)
-        self.epochs = site.epochs
-        self.register_buffer("past", one_hot(site.train_labels, site.num_classes, torch.float32))
+    def __init__(self, config: PSKDConfig, context: MethodContext) -> None:
+        super().__init__(config, context)
+        self.epochs = context.epochs
+        self.register_buffer("past", one_hot(context.train_labels, context.num_classes, torch.float32))
         self.register_buffer("share", torch.tensor(0.0), persistent=False)
         self._new: tuple[Tensor, Tensor] | None = None
 

@@ -24,13 +24,14 @@ Constants: mdistiller configs/cifar100/reviewkd, distillers/ReviewKD.py; ReviewK
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.methods._common import WarmUp, check_range, known
-from benchmark.methods.base import Method, MethodConfig, Needs, Site, Step, Terms, param
+from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
 from models import Features, NetInfo
 
 Shape = tuple[int, int, int]
@@ -109,27 +110,30 @@ class ReviewKD(Method):
   year      = {2021}
 }"""
     Config = ReviewKDConfig
-    warm = WarmUp(0, 1)  # none yet: so the weights are known before the method is built
 
     @classmethod
     def needs(cls, config: ReviewKDConfig) -> Needs:
         return Needs.of("preacts embedding logits", "preacts embedding")
 
-    def __init__(self, config: ReviewKDConfig, site: Site) -> None:
-        super().__init__(config, site)
-        student, teacher = known(site.student, site.teacher)
+    def __init__(self, config: ReviewKDConfig, context: MethodContext) -> None:
+        super().__init__(config, context)
+        student, teacher = known(context.student, context.teacher)
         mid = min(config.mid, student.embedding_dim)
         shapes = zip(levels_of(student), levels_of(teacher), strict=False)
         self.fusions = nn.ModuleList(
             Fusion(s[0], mid, t[0], (t[1], t[2]), fuse=i > 0) for i, (s, t) in enumerate(shapes)
         )
-        self.warm = WarmUp(config.warmup, site.epochs)
+        self.warm = WarmUp(config.warmup, context.epochs)
 
     def start_epoch(self, epoch: int) -> None:
         self.warm.epoch = epoch
 
-    def weights(self) -> dict[str, float]:
-        return {"reviewkd": self.warm.factor * self.config.weight}
+    def factor(self) -> float:
+        return self.warm.factor
+
+    @classmethod
+    def weights(cls, config: Any) -> dict[str, float]:
+        return {"reviewkd": config.weight}
 
     def loss(self, step: Step) -> Terms:
         if not self.active("reviewkd"):

@@ -14,6 +14,7 @@ Constants: RepDistiller distiller_zoo/RKD.py (25 and 50), scripts/run_cifar_dist
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -79,12 +80,13 @@ class RKD(Method):
     def needs(cls, config: RKDConfig) -> Needs:
         return Needs.of("embedding logits", "embedding")
 
-    def weights(self) -> dict[str, float]:
-        c = self.config
+    @classmethod
+    def weights(cls, config: Any) -> dict[str, float]:
+        c = config
         return {"rkd_distance": c.weight * c.distance, "rkd_angle": c.weight * c.angle}
 
     def loss(self, step: Step) -> Terms:
-        if not any(self.active(term) for term in self.weights()):
+        if not any(self.active(term) for term in self.weights(self.config)):
             return {}
         of_s, of_t = products(step.student.embedding), products(step.teacher.embedding)
         d_s, d_t = distances(of_s), distances(of_t)

@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.methods._common import check_range, known
-from benchmark.methods.base import Method, MethodConfig, Needs, Site, Step, Terms, param
+from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
 
 if TYPE_CHECKING:
     from models import NetInfo
@@ -80,16 +80,16 @@ class SEED(Method):
     def needs(cls, config: SEEDConfig) -> Needs:
         return Needs.of("embedding logits", "embedding")
 
-    def __init__(self, config: SEEDConfig, site: Site) -> None:
-        super().__init__(config, site)
-        student, teacher = known(site.student, site.teacher)
+    def __init__(self, config: SEEDConfig, context: MethodContext) -> None:
+        super().__init__(config, context)
+        student, teacher = known(context.student, context.teacher)
         d, out = student.embedding_dim, teacher.embedding_dim
         self.head = nn.Sequential(nn.Linear(d, d), nn.ReLU(), nn.Linear(d, out))
         self.register_buffer("bank", F.normalize(torch.randn(config.queue, out), dim=1))
         self.register_buffer("place", torch.tensor(0))
         self._new: Tensor | None = None
         # asked of the student at each step: the classifier is its module, not one of ours
-        self._classifier: Callable[[], nn.Linear] | None = None if site.student_net is None else site.student_net.linear_head
+        self._classifier: Callable[[], nn.Linear] | None = None if context.student_net is None else context.student_net.linear_head
 
     def task_loss(self, step: Step) -> Tensor | None:
         if self.config.labels == "student":

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.methods._common import check_range, known, match_spatial
-from benchmark.methods.base import Method, MethodConfig, Needs, Site, Step, Terms, param
+from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
 
 
 def regressor(c_s: int, c_t: int) -> nn.Sequential:
@@ -77,10 +77,10 @@ class SemCKD(Method):
     def needs(cls, config: SemCKDConfig) -> Needs:
         return Needs.of("stages logits", "stages")
 
-    def __init__(self, config: SemCKDConfig, site: Site) -> None:
-        super().__init__(config, site)
-        student, teacher = known(site.student, site.teacher)
-        b, f = site.batch_size, config.factor
+    def __init__(self, config: SemCKDConfig, context: MethodContext) -> None:
+        super().__init__(config, context)
+        student, teacher = known(context.student, context.teacher)
+        b, f = context.batch_size, config.factor
         self.queries = nn.ModuleList(Embed(b, f) for _ in student.stage_shapes)
         self.keys = nn.ModuleList(Embed(b, f) for _ in teacher.stage_shapes)
         self.regressors = nn.ModuleList(

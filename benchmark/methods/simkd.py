@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.methods._common import FrozenHead, check_range, known, match_spatial
-from benchmark.methods.base import Method, MethodConfig, Needs, Site, Step, Terms, param
+from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
 
 if TYPE_CHECKING:
     from models import Features, NetInfo
@@ -76,13 +76,13 @@ class SimKD(Method):
     def needs(cls, config: SimKDConfig) -> Needs:
         return Needs.of("stages logits", "preacts")
 
-    def __init__(self, config: SimKDConfig, site: Site) -> None:
-        super().__init__(config, site)
-        student, teacher = known(site.student, site.teacher)
+    def __init__(self, config: SimKDConfig, context: MethodContext) -> None:
+        super().__init__(config, context)
+        student, teacher = known(context.student, context.teacher)
         (c_s, *_), (c_t, size, _) = student.stage_shapes[-1], teacher.stage_shapes[-1]
         self.size = size
         self.projector = projector(c_s, c_t, config.factor)
-        self.head = FrozenHead(site.teacher_net)
+        self.head = FrozenHead(context.teacher_net)
 
     def loss(self, step: Step) -> Terms:
         if not self.active("simkd"):

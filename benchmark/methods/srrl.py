@@ -16,12 +16,13 @@ Constants: KD_SRRL@d2e802f and its issue #3; SimKD distiller_zoo/SRRL.py (unveri
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch.nn.functional as F
 from torch import nn
 
 from benchmark.methods._common import FrozenHead, known
-from benchmark.methods.base import Method, MethodConfig, Needs, Site, Step, Terms, param
+from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,17 +48,18 @@ class SRRL(Method):
     def needs(cls, config: SRRLConfig) -> Needs:
         return Needs.of("embedding logits", "embedding logits")
 
-    def __init__(self, config: SRRLConfig, site: Site) -> None:
-        super().__init__(config, site)
-        student, teacher = known(site.student, site.teacher)
+    def __init__(self, config: SRRLConfig, context: MethodContext) -> None:
+        super().__init__(config, context)
+        student, teacher = known(context.student, context.teacher)
         d = teacher.embedding_dim
         self.connector = nn.Sequential(
             nn.Linear(student.embedding_dim, d, bias=False), nn.BatchNorm1d(d), nn.ReLU()
         )
-        self.head = FrozenHead(site.teacher_net)
+        self.head = FrozenHead(context.teacher_net)
 
-    def weights(self) -> dict[str, float]:
-        return {"srrl_feature": self.config.feature, "srrl_regression": self.config.regression}
+    @classmethod
+    def weights(cls, config: Any) -> dict[str, float]:
+        return {"srrl_feature": config.feature, "srrl_regression": config.regression}
 
     def loss(self, step: Step) -> Terms:
         terms: Terms = {}

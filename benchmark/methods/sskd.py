@@ -47,7 +47,7 @@ from benchmark.methods._rotations import (
     selected,
     similarities,
 )
-from benchmark.methods.base import Method, MethodConfig, Needs, Site, Step, Terms, param
+from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
 from benchmark.methods.kd import kd_loss
 from benchmark.methods.sskd_head import projection_head
 
@@ -105,16 +105,17 @@ class SSKD(Method):
     def requires(cls, config: SSKDConfig) -> tuple[str, ...]:
         return ("sskd_head",) if config.ss else ()
 
-    def __init__(self, config: SSKDConfig, site: Site) -> None:
-        super().__init__(config, site)
+    def __init__(self, config: SSKDConfig, context: MethodContext) -> None:
+        super().__init__(config, context)
         if config.ss:
-            if site.student is None or site.teacher is None:
+            if context.student is None or context.teacher is None:
                 raise ValueError("sskd needs a student and a teacher")
-            self.student_head = projection_head(site.student.embedding_dim)
-            self.teacher_head = _trained_head(site.teacher.embedding_dim, site.artifacts)
+            self.student_head = projection_head(context.student.embedding_dim)
+            self.teacher_head = _trained_head(context.teacher.embedding_dim, context.artifacts)
 
-    def weights(self) -> dict[str, float]:
-        return {"sskd_kd": self.config.kd, "sskd_tf": self.config.tf, "sskd_ss": self.config.ss}
+    @classmethod
+    def weights(cls, config: Any) -> dict[str, float]:
+        return {"sskd_kd": config.kd, "sskd_tf": config.tf, "sskd_ss": config.ss}
 
     def loss(self, step: Step) -> Terms:
         c: SSKDConfig = self.config

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.methods._rotations import VIEWS, own_columns, similarities
-from benchmark.methods.base import Method, MethodConfig, Needs, Site, Step, Terms, param
+from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
 
 if TYPE_CHECKING:
     from models import NetInfo
@@ -66,11 +66,11 @@ class SSKDHead(Method):
     def schedule(cls) -> dict[str, Any]:
         return {"epochs": 60, "milestones": (30, 45)}
 
-    def __init__(self, config: SSKDHeadConfig, site: Site) -> None:
-        super().__init__(config, site)
-        if site.teacher is None:
+    def __init__(self, config: SSKDHeadConfig, context: MethodContext) -> None:
+        super().__init__(config, context)
+        if context.teacher is None:
             raise ValueError("sskd_head needs a teacher")
-        self.head = projection_head(site.teacher.embedding_dim)
+        self.head = projection_head(context.teacher.embedding_dim)
 
     def loss(self, step: Step) -> Terms:
         if not self.active("sskd_head"):

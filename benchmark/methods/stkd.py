@@ -15,6 +15,7 @@ weights and T are unverified.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -59,8 +60,9 @@ class STKD(Method):
         teacher = frozenset({"logits"} if config.kd else set())
         return Needs(frozenset({"logits"}), teacher, (NORMAL, MIXED), (MIXED,))
 
-    def weights(self) -> dict[str, float]:
-        return {"stkd_label": self.config.label, "stkd_kd": self.config.kd}
+    @classmethod
+    def weights(cls, config: Any) -> dict[str, float]:
+        return {"stkd_label": config.label, "stkd_kd": config.kd}
 
     def loss(self, step: Step) -> Terms:
         terms: Terms = {}

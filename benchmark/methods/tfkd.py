@@ -17,6 +17,7 @@ Constants: correct = 0.99 from the paper; alpha 0.1 and T 20 stand for a params.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -58,8 +59,9 @@ class TFKD(Method):
     combined = {"ce": 1.0}
     Config = TFKDConfig
 
-    def weights(self) -> dict[str, float]:
-        return {"tfkd": self.config.weight * self.config.multiplier}
+    @classmethod
+    def weights(cls, config: Any) -> dict[str, float]:
+        return {"tfkd": config.weight * config.multiplier}
 
     def loss(self, step: Step) -> Terms:
         if not self.active("tfkd"):

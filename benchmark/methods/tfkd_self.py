@@ -13,6 +13,7 @@ Constants: alpha 0.95 and T 20 stand for a params.json that differs by network (
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from benchmark.methods._common import check_range
 from benchmark.methods.base import Method, MethodConfig, Needs, Step, Terms, param
@@ -51,8 +52,9 @@ class TFKDSelf(Method):
     def needs(cls, config: TFKDSelfConfig) -> Needs:
         return Needs.of("logits", "logits")
 
-    def weights(self) -> dict[str, float]:
-        return {"tfkd_self": self.config.weight * self.config.multiplier}
+    @classmethod
+    def weights(cls, config: Any) -> dict[str, float]:
+        return {"tfkd_self": config.weight * config.multiplier}
 
     def loss(self, step: Step) -> Terms:
         if not self.active("tfkd_self"):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from benchmark.methods._common import check_range, known, match_spatial, pairs_of_stages
-from benchmark.methods.base import Method, MethodConfig, Needs, Site, Step, Terms, param
+from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
 
 EPS = 1e-5  # the least variance, as in RepDistiller distiller_zoo/VID.py
 
@@ -92,9 +92,9 @@ class VID(Method):
     def needs(cls, config: VIDConfig) -> Needs:
         return Needs.of("stages logits", "stages")
 
-    def __init__(self, config: VIDConfig, site: Site) -> None:
-        super().__init__(config, site)
-        student, teacher = known(site.student, site.teacher)
+    def __init__(self, config: VIDConfig, context: MethodContext) -> None:
+        super().__init__(config, context)
+        student, teacher = known(context.student, context.teacher)
         shapes = pairs_of_stages(student.stage_shapes, teacher.stage_shapes)
         self.gaussians = nn.ModuleList(Gaussian(s[0], t[0], config.variance) for s, t in shapes)
 

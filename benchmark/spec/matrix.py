@@ -244,7 +244,7 @@ def _check_places(where: str, table: Mapping[str, Any], rows: Sequence[Row]) -> 
         return
     known: dict[str, set[str]] = {}
     for number in published.numbers():
-        known.setdefault(number.place, set()).add(number.method)
+        known.setdefault(number.published_in, set()).add(number.method)
     own = f"{table['paper']}/{table['table']}"
     for i, row in enumerate(rows):
         row_is = f"{where}, row {i + 1} ('{row.label}')"

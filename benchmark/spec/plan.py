@@ -1,18 +1,19 @@
 """The plan: which runs are missing, in which packs, in which order, at what cost.
 
-A pack holds runs that share a teacher pass (same teacher, seed, batches; see `train.pack_key`). Packs are put in levels: all that a level
+A pack holds runs that share a teacher pass (same teacher, seed, batches; see `pack_key`). Packs are put in levels: all that a level
 needs is done in the levels before (teachers and plain students; teachers' heads; students).
 """
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from benchmark.spec import cost
 from benchmark.spec.runs import Run
-from benchmark.training.pack import pack_key
 from results.store import Store
 
 DEFAULT_PACK = {"cpu": 16, "cuda": 32}
@@ -32,6 +33,30 @@ class Pack:
         first = self.runs[0]
         students = sorted({r.student for r in self.runs})
         return f"{first.teacher}:{','.join(students)} x{len(self.runs)} seed{first.seed} ({first.protocol}, {first.profile})"
+
+
+def pack_key(run: Run) -> tuple[Any, ...]:
+    """Runs with equal pack keys can be trained together: same data, teacher, seed, batches and normalisation."""
+    return (
+        run.dataset,
+        run.recipe.train_images,
+        run.recipe.test_images,
+        None if run.teacher_ref is None else run.teacher_ref.identity,
+        run.seed,
+        run.recipe.batch_size,
+        run.recipe.drop_last,
+        run.recipe.augment,
+        run.spec.sampler.name,
+        _normalisation(run.settings_json),
+        run.evaluates is not None,
+        run.profile,
+    )
+
+
+@functools.lru_cache(maxsize=4096)
+def _normalisation(settings_json: str) -> str:
+    """Runs that differ in their seed alone share their settings, so plans of very many runs parse few of them."""
+    return str(json.loads(settings_json)["normalise"])
 
 
 @dataclass(frozen=True)
@@ -113,8 +138,7 @@ def make_plan(
 
 def _needs_met(run: Run, states: dict[str, str], store: Store) -> bool:
     """Whether the run failed only because what it needs was not there, and that has not failed now."""
-    reason = str((store.failure(run.key) or {}).get("reason", ""))
-    return reason.startswith("needs ") and all(states[n.key] not in ("failed", "diverged") for n in run.needs_runs)
+    return store.was_blocked(run.key) and all(states[n.key] not in ("failed", "diverged") for n in run.needs_runs)
 
 
 def _cut(

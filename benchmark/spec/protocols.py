@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmark.errors import InputError, unknown
+from benchmark.settings import coerce, scaled
 
 SMALL_LR_NETWORKS = ("MobileNetV2", "ShuffleV1", "ShuffleV2")
 
@@ -250,8 +251,6 @@ LARGEST = 1_000_000
 
 def check_recipe_override(key: str, value: Any) -> Any:
     """Checks a `recipe.field` setting, as `benchmark.methods.check_override` does for methods."""
-    from benchmark.methods import _coerce
-
     name = key.partition(".")[2]
     if name not in RECIPE_FIELDS:
         raise unknown("setting of recipe", name, RECIPE_FIELDS)
@@ -263,18 +262,13 @@ def check_recipe_override(key: str, value: Any) -> Any:
         "train_images": int,
         "test_images": int,
     }.get(name, float)
-    value = _coerce(key, value, kind, None)
+    value = coerce(key, value, kind, None)
     low = 2 if name in ("batch_size", "train_images") else 1 if kind is int else 0
     if kind is not bool and (value < low or (kind is int and value > LARGEST)):
         raise InputError(f"{key}={value}; allowed: {low} and more{f', up to {LARGEST}' if kind is int else ''}")
     if name == "momentum" and value >= 1:
         raise InputError(f"{key}={value}; allowed: 0 and more, below 1")
     return value
-
-
-def scaled(n: int, epochs: int, published: int) -> int:
-    """`max(1, round(n * epochs / published))`: a milestone or stage of a schedule in another length."""
-    return max(1, round(n * epochs / published))
 
 
 def resolve(

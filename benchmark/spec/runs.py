@@ -24,6 +24,7 @@ from benchmark import data
 from benchmark import methods as methods_room
 from benchmark.errors import InputError, unknown
 from benchmark.methods import PLAIN, MethodSpec
+from benchmark.settings import scaled
 from benchmark.spec import protocols
 from benchmark.spec.protocols import Recipe
 
@@ -94,7 +95,7 @@ class Run:
     def init_epochs(self) -> tuple[tuple[str, int], ...]:
         """`(method, epochs)` of each initialisation stage, in this run's length."""
         return tuple(
-            (c.method.name, protocols.scaled(c.method.init_epochs, self.recipe.epochs, self.recipe.published_epochs))
+            (c.method.name, scaled(c.method.init_epochs, self.recipe.epochs, self.recipe.published_epochs))
             for c in self.spec.init_stages
         )
 
@@ -253,7 +254,7 @@ class Resolver:
             "normalise": {"mean": mean, "std": std},
             "recipe": recipe.settings(),
             "init_epochs": {
-                c.method.name: protocols.scaled(c.method.init_epochs, recipe.epochs, recipe.published_epochs)
+                c.method.name: scaled(c.method.init_epochs, recipe.epochs, recipe.published_epochs)
                 for c in spec.init_stages
             },
             "teacher": None if ref is None else {"network": taught_by, "identity": ref.identity},
@@ -325,9 +326,3 @@ def _skip(spec: MethodSpec, teacher: str, student: str, num_classes: int) -> str
 def skip_reason(run: Run) -> str | None:
     """Why the run's method cannot be done on its pair, or None. The table prints N/A with this reason."""
     return _skip(run.spec, run.teacher, run.student, data.info(run.dataset).num_classes)
-
-
-def seed_of(run_seed: int, *words: str | int) -> int:
-    """A seed in 0..2^63-1 for one purpose of a run ("order", epoch), independent of every other purpose's."""
-    text = "|".join(map(str, (run_seed, *words)))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 import models
 from benchmark import data
 from benchmark.data.stream import Batch
-from benchmark.methods import Method, Needs, Objective, Site, Step
-from benchmark.spec.runs import Run, seed_of
+from benchmark.methods import Method, MethodContext, Needs, Objective, Step
+from benchmark.seeds import seed_of
+from benchmark.spec.runs import Run
 from benchmark.training import casts, checkpoint
 from benchmark.training.execution import Execution
 from models import Features, Network
@@ -95,8 +96,8 @@ class Best:
 
 
 @dataclass
-class Item:
-    """A run in a pack. Build with `Item.open`, which goes on from the checkpoint if there is one.
+class ActiveRun:
+    """A run in a pack. Build with `ActiveRun.open`, which goes on from the checkpoint if there is one.
 
     position: (index of the stage in `stages`, epochs done in it); curve: rows as in `checkpoint.FIRST`.
     """
@@ -131,7 +132,7 @@ class Item:
         teacher: Network | None,
         train_labels: Tensor,
         artifacts: Mapping[str, Mapping[str, Tensor]],
-    ) -> Item:
+    ) -> ActiveRun:
         """Builds the run's networks and modules from its seed, or reads them from its checkpoint in `folder`."""
         device = execution.torch_device
         info = data.info(run.dataset)
@@ -140,8 +141,8 @@ class Item:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed_of(run.seed, "init", run.student))
                 student = models.build(run.student, info.num_classes)
-            execution.place(student)
-        site = Site(
+            execution.to_device(student)
+        context = MethodContext(
             student=None if student is None else models.info(run.student, info.num_classes),
             teacher=None
             if run.teacher_ref is None or teacher is None
@@ -155,15 +156,15 @@ class Item:
             device=device,
             artifacts=artifacts,
         )
-        objective = Objective(run.spec, site, lambda name: seed_of(run.seed, "modules", name))
-        execution.place_methods(objective)
+        objective = Objective(run.spec, context, lambda name: seed_of(run.seed, "modules", name))
+        execution.methods_to_device(objective)
         objective.run_networks_under(execution.autocast_methods)
         init = [
             Stage(f"init:{name}", epochs, c.method.init_needs(c.config))
             for c, (name, epochs) in zip(run.spec.init_stages, run.init_epochs, strict=True)
         ]
         stages = (*init, Stage(MAIN, run.recipe.epochs, run.spec.needs()))
-        item = Item(run, execution, folder, student, objective, stages)
+        item = ActiveRun(run, execution, folder, student, objective, stages)
         item._resume()
         return item
 

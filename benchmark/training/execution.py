@@ -14,10 +14,6 @@ import contextlib
 import functools
 import math
 import os
-import platform
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -33,6 +29,7 @@ from torch import nn
 
 import models
 from benchmark.errors import InputError
+from benchmark.provenance import cpu_name
 from models.layers import NormReLU
 
 PRECISIONS = ("fp32", "tf32", "bf16")
@@ -151,25 +148,25 @@ class Execution:
             torch.set_num_threads(threads)
             torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32, conv
 
-    def place(self, net: nn.Module) -> None:
+    def to_device(self, net: nn.Module) -> None:
         """Moves a network to the device, in the memory format that its convolutions like."""
         net.to(self.torch_device)
         if self.channels_last:
             net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def place_methods(self, methods: nn.Module) -> None:
-        """`place` for the methods' own networks, which are on the device already. On a GPU it was not measured, and they stay as they are."""
+    def methods_to_device(self, methods: nn.Module) -> None:
+        """`to_device` for the methods' own networks, which are on the device already. On a GPU it was not measured, and they stay as they are."""
         if self.torch_device.type == "cpu":
-            self.place(methods)
+            self.to_device(methods)
 
-    def place_teacher(self, net: nn.Module) -> None:
-        """`place` for a frozen network in eval mode that is only ever passed through; on a GPU what each pass would do again is done once."""
-        self.place(net)
+    def teacher_to_device(self, net: nn.Module) -> None:
+        """`to_device` for a frozen network in eval mode that is only ever passed through; on a GPU what each pass would do again is done once."""
+        self.to_device(net)
         if self.torch_device.type == "cuda":
             models.freeze(net, torch.bfloat16 if self.precision == "bf16" else None)
 
     def describe(self) -> dict[str, Any]:
-        device = torch.cuda.get_device_name(self.torch_device) if self.torch_device.type == "cuda" else _cpu_name()
+        device = torch.cuda.get_device_name(self.torch_device) if self.torch_device.type == "cuda" else cpu_name()
         return {
             "device": self.torch_device.type,
             "device_name": device,
@@ -204,59 +201,3 @@ def choose(device: str = "auto", precision: str = "auto", threads: int = 0, stud
     if precision not in PRECISIONS:
         raise InputError(f"precision {precision}; allowed: auto, {', '.join(PRECISIONS)}")
     return Execution(device, precision, threads, student_threads=student_threads)
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-@functools.cache
-def versions() -> dict[str, str]:
-    """Versions of what computes."""
-    import numpy
-
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "cuda": torch.version.cuda or "",
-        "platform": sys.platform,
-    }
-
-
-@functools.cache
-def git_state() -> dict[str, Any]:
-    """Commit of the code and whether the tree was dirty. A snapshot (see slurm/) carries its own in the file `SNAPSHOT`."""
-    root = Path(__file__).resolve().parents[2]
-    snapshot = root / "SNAPSHOT"
-    if snapshot.is_file():
-        commit, _, dirty = snapshot.read_text().strip().partition(" ")
-        return {"commit": commit, "dirty": dirty == "dirty"}
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True
-        ).stdout.strip()
-        status = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"],
-            cwd=root,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return {"commit": "unknown", "dirty": None}
-    return {"commit": commit, "dirty": bool(status.stdout.strip())}
-
-
-def where() -> dict[str, Any]:
-    return {
-        "host": socket.gethostname(),
-        "job": os.environ.get("SLURM_JOB_ID", ""),
-        "node": os.environ.get("SLURMD_NODENAME", ""),
-    }

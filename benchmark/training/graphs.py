@@ -24,10 +24,11 @@ import torch
 from torch import nn
 
 from benchmark.data.stream import Batch, Rows, Stream
+from benchmark.methods import Method
 from benchmark.training.execution import Execution
 
 if TYPE_CHECKING:
-    from benchmark.training.active_run import Item
+    from benchmark.training.active_run import ActiveRun
     from benchmark.training.lockstep import Lockstep, Seen
     from models import Features
 
@@ -118,7 +119,7 @@ class Front:
 class Back:
     """An item on its way to be replayed. knew: the host's numbers that are in its graphs; warm: eager steps so far, by size."""
 
-    item: Item
+    item: ActiveRun
     stream: Any
     pool: Any
     knew: Any = None
@@ -144,7 +145,7 @@ class Graphs:
         lockstep: Lockstep,
         stream: Stream,
         every: Iterable[Rows],
-        failed: Callable[[Item, Exception], None] | None,
+        failed: Callable[[ActiveRun, Exception], None] | None,
     ) -> Iterator[tuple[int, int]]:
         """An epoch; see `Lockstep.steps`."""
         self._begin(lockstep, stream)
@@ -155,7 +156,7 @@ class Graphs:
             self.device.synchronise()
 
     @contextlib.contextmanager
-    def beside(self, item: Item) -> Iterator[None]:
+    def beside(self, item: ActiveRun) -> Iterator[None]:
         """An eager step of the item on its own stream, between what the current one did before and what it does after."""
         main, own = self.device.current(), self._back(item).stream
         self.device.wait(own, self.device.mark(main))
@@ -187,7 +188,7 @@ class Graphs:
                 self._forget(back)
                 back.knew = knows
 
-    def _back(self, item: Item) -> Back:
+    def _back(self, item: ActiveRun) -> Back:
         if id(item) not in self._backs:
             self._backs[id(item)] = Back(item, self.device.new_stream(), self.device.pool())
         return self._backs[id(item)]
@@ -201,7 +202,7 @@ class Graphs:
     # --- a step ---------------------------------------------------------------------------------------------------------------
 
     def _step(
-        self, lockstep: Lockstep, stream: Stream, rows: Rows, failed: Callable[[Item, Exception], None] | None
+        self, lockstep: Lockstep, stream: Stream, rows: Rows, failed: Callable[[ActiveRun, Exception], None] | None
     ) -> int:
         size = len(rows.indices)
         if self._warm[size] < WARM:
@@ -282,15 +283,15 @@ class Graphs:
         return back.graphs[id(front)]
 
 
-def what_the_host_knows(item: Item) -> tuple[Any, ...]:
+def what_the_host_knows(item: ActiveRun) -> tuple[Any, ...]:
     """What goes into a graph as a constant: the stage with its optimiser, then every plain number, switch and name among the methods'
     attributes, one level of their own objects deep, and the weights of their terms."""
     found: list[Any] = []
     for name, module in item.objective.named_modules():
         found.append((name, _plain(module)))
     for name, method in item.objective.methods.items():
-        weights: Any = method.weights
-        found.append((name, tuple(sorted(weights().items()))))
+        assert isinstance(method, Method)
+        found.append((name, tuple(sorted((term, method.weight_of(term)) for term in method.weights(method.config)))))
     return (item.stage_index, id(item.optimizer)), tuple(found)
 
 
@@ -306,7 +307,7 @@ def _plain(holder: Any, deep: bool = True) -> tuple[Any, ...]:
     return tuple(found)
 
 
-def _places(item: Item) -> dict[str, int]:
+def _places(item: ActiveRun) -> dict[str, int]:
     """Where the tensors lie that the methods keep from step to step: a replay reads and writes them there."""
     found: dict[str, int] = {}
     for name, module in item.objective.named_modules():

@@ -20,10 +20,10 @@ import torch
 
 from benchmark.data.stream import Batch, Rows, Stream
 from benchmark.data.views import View
-from benchmark.training.active_run import MAIN, Item, seen_of
+from benchmark.training.active_run import MAIN, ActiveRun, seen_of
 from benchmark.training.execution import Execution
 from benchmark.training.graphs import Graphs
-from benchmark.training.teacher_cache import TeacherTable
+from benchmark.training.teacher_cache import TeacherCache
 from models import Features, Network
 
 Seen = tuple[Mapping[str, Features], Mapping[str, Features]]
@@ -35,10 +35,10 @@ class Lockstep:
 
     def __init__(
         self,
-        items: Sequence[Item],
+        items: Sequence[ActiveRun],
         teacher: Network | None,
         execution: Execution,
-        table: TeacherTable | None = None,
+        table: TeacherCache | None = None,
         graphs: Graphs | None = None,
     ) -> None:
         """table: read instead of a pass by every item that it serves, whatever the others of the pack need. graphs: those of the pack,
@@ -68,7 +68,7 @@ class Lockstep:
         return stream.epoch(stage, epoch, self.views.values(), self._read.values())
 
     def steps(
-        self, stream: Stream, stage: str, epoch: int, failed: Callable[[Item, Exception], None] | None = None
+        self, stream: Stream, stage: str, epoch: int, failed: Callable[[ActiveRun, Exception], None] | None = None
     ) -> Iterator[tuple[int, int]]:
         """The epoch, a step each time it is asked: `(images of the batch, items alive after it)`. `failed`: see `step`."""
         every = stream.rows(stage, epoch, self.views.values(), self._read.values())
@@ -88,7 +88,7 @@ class Lockstep:
         """The batch of these rows, with the views that some item reads."""
         return stream.batch(rows, self.views.values())
 
-    def step(self, batch: Batch, failed: Callable[[Item, Exception], None] | None = None) -> int:
+    def step(self, batch: Batch, failed: Callable[[ActiveRun, Exception], None] | None = None) -> int:
         """One step of every item that is alive. An item's error goes to `failed` and ends that item alone (without it, it is raised).
         Returns how many items are alive after it."""
         seen = self.see(batch)
@@ -108,11 +108,11 @@ class Lockstep:
         return seen, read
 
     def seen_by(self, i: int, seen: Seen) -> Mapping[str, Features]:
-        """Item number i's part of it."""
+        """ActiveRun number i's part of it."""
         return seen[1] if self._reads[i] else seen[0]
 
     def students(
-        self, one: Callable[[int], None], images: int, failed: Callable[[Item, Exception], None] | None = None
+        self, one: Callable[[int], None], images: int, failed: Callable[[ActiveRun, Exception], None] | None = None
     ) -> int:
         """Steps the items that are alive on a batch of so many images, item number i by `one(i)`; see `step`."""
         errors = self._each(one)

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import functools
-import json
 import math
 import threading
 import time
@@ -27,15 +25,16 @@ from benchmark import data
 from benchmark.data.samplers import SHUFFLE
 from benchmark.data.stream import Stream
 from benchmark.errors import InputError
+from benchmark.provenance import git_state, versions, where
 from benchmark.spec import imported as teachers
+from benchmark.spec import teacher_cache_rule
 from benchmark.spec.runs import Run, TeacherRef
-from benchmark.training import checkpoint, graphs
-from benchmark.training import teacher_cache as teacher_table
-from benchmark.training.active_run import MAIN, Best, Item, stored_precision
+from benchmark.training import checkpoint, graphs, teacher_cache
+from benchmark.training.active_run import MAIN, ActiveRun, Best, stored_precision
 from benchmark.training.evaluate import Score, evaluate, logits, per_class, score
-from benchmark.training.execution import Execution, git_state, versions, where
+from benchmark.training.execution import Execution
 from benchmark.training.lockstep import Lockstep
-from benchmark.training.teacher_cache import TeacherTable
+from benchmark.training.teacher_cache import TeacherCache
 from models import Network
 from results.files import Claim, append_line, write_json
 from results.store import SCHEMA, Store
@@ -68,14 +67,14 @@ class Outcome:
 class Options:
     """What a worker is told. until: stop after so many epochs of the main stage, to go on another time. keep: whether weights of finished
     runs are kept (`all`), or dropped where nobody builds on them (`none`). cached_teachers: identities of the teachers whose outputs are
-    read from a table (`teacher_table.chosen`)."""
+    read from a table (`teacher_cache_rule.chosen`)."""
 
     execution: Execution
     data_folder: Path = Path("data")
     keep: str = "all"
     reporter: Reporter = field(default_factory=Reporter)
     until: int | None = None
-    after_epoch: Callable[[Item], None] = lambda item: None
+    after_epoch: Callable[[ActiveRun], None] = lambda item: None
     cached_teachers: frozenset[str] = frozenset()
 
 
@@ -216,7 +215,7 @@ class _Pack:
                 self.execution = replace(self.execution, precision=stored)
                 return
 
-    def _open(self, run: Run) -> Item | None:
+    def _open(self, run: Run) -> ActiveRun | None:
         folder = self.store.path(run.key)
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -224,7 +223,7 @@ class _Pack:
                 h.method: checkpoint.load(self.store.path(h.key) / "state.pt", self.execution.torch_device) or {}
                 for h in run.heads
             }
-            item = Item.open(run, folder, self.execution, self.teacher, self.train_split.labels, artifacts)
+            item = ActiveRun.open(run, folder, self.execution, self.teacher, self.train_split.labels, artifacts)
         except InputError:
             raise
         except Exception as error:
@@ -249,7 +248,7 @@ class _Pack:
                 self.outcomes[run.key] = Outcome(run, "waiting", reason)
                 return True
             self.outcomes[run.key] = Outcome(run, "blocked", reason)
-            self.store.write_failure(run.key, reason, "", _now())
+            self.store.write_failure(run.key, reason, "", _now(), blocked=True)
             self._log(run, f"blocked: {reason}")
             self.reporter.outcome(run, self.outcomes[run.key])
             return True
@@ -261,7 +260,7 @@ class _Pack:
             return None, None
         net = teachers.load_network(ref, run.dataset, teacher_path(ref, self.store))
         weights = models.weights_hash(net)
-        self.execution.place_teacher(net)
+        self.execution.teacher_to_device(net)
         found = evaluate(net, self.test_split, self.mean, self.std, self.execution)
         return net, {
             "network": ref.network,
@@ -271,24 +270,24 @@ class _Pack:
             "top1": found.top1,
         }
 
-    def _table(self, runs: list[Run]) -> TeacherTable | None:
+    def _table(self, runs: list[Run]) -> TeacherCache | None:
         """The teacher's table, built if it is not there, where the plan chose one and some run can read it."""
         ref = runs[0].teacher_ref
         if self.teacher is None or ref is None or ref.identity not in self.options.cached_teachers:
             return None
         if self.execution.precision != self.options.execution.precision:
             return None  # it was chosen for the plan's precision, and begun runs go on in another
-        parts = teacher_table.parts_of(runs)
+        parts = teacher_cache_rule.parts_of(runs)
         if not parts:
             return None
-        folder = self.store.folder / teacher_table.FOLDER
-        return TeacherTable.open(
+        folder = self.store.folder / teacher_cache.FOLDER
+        return TeacherCache.open(
             folder, self.teacher, self.train_split, (self.mean, self.std), self.execution, parts, self.reporter.note
         )
 
     # --- an epoch -----------------------------------------------------------------------------------------------------------
 
-    def _epoch(self, unit: tuple[int, str, int], items: list[Item]) -> None:
+    def _epoch(self, unit: tuple[int, str, int], items: list[ActiveRun]) -> None:
         began = time.perf_counter()
         for item in items:
             self._alone(item, item.begin_epoch)
@@ -309,7 +308,7 @@ class _Pack:
             item.share_seconds += wall / len(alive_items)
             self._close_epoch(item, wall, images)
 
-    def _close_epoch(self, item: Item, wall: float, images: int) -> None:
+    def _close_epoch(self, item: ActiveRun, wall: float, images: int) -> None:
         if not self.claims[item.run.key].mine():
             self._lost(item)
             return
@@ -339,7 +338,7 @@ class _Pack:
         if item.finished:
             self._finish(item)
 
-    def _alone(self, item: Item, call: Callable[[], T]) -> T | None:
+    def _alone(self, item: ActiveRun, call: Callable[[], T]) -> T | None:
         """`call()`, which may be a method's own code: an error of it ends this item's run alone, and None is returned."""
         try:
             return call()
@@ -350,7 +349,7 @@ class _Pack:
             self._fail(item.run, error)
             return None
 
-    def _lost(self, item: Item) -> None:
+    def _lost(self, item: ActiveRun) -> None:
         """This process stood still for so long (suspended, a dead network file system) that another took the run over: it has it, and nothing
         more is written here."""
         holder = self.store.holder(item.run.key) or {}
@@ -359,7 +358,7 @@ class _Pack:
         self.outcomes[item.run.key] = Outcome(item.run, "busy", why)
         self.reporter.outcome(item.run, self.outcomes[item.run.key])
 
-    def _evaluate(self, item: Item) -> Score:
+    def _evaluate(self, item: ActiveRun) -> Score:
         assert item.student is not None
         item.objective.eval()
         predict = (lambda f: item.objective.predict(f.float())) if item.objective.predictors else None
@@ -367,7 +366,7 @@ class _Pack:
 
     # --- what is left on disk -------------------------------------------------------------------------------------------------
 
-    def _save_weights(self, item: Item, name: str, found: Score | None) -> None:
+    def _save_weights(self, item: ActiveRun, name: str, found: Score | None) -> None:
         if item.student is not None:
             models.save_weights(
                 item.student,
@@ -378,7 +377,7 @@ class _Pack:
                 **{f"at_test_{m.name}": m.state_dict() for m in item.objective.predictors},
             )
 
-    def _finish(self, item: Item) -> None:
+    def _finish(self, item: ActiveRun) -> None:
         run = item.run
         main = [r for r in item.curve if r["stage"] == MAIN]
         last = main[-1] if main else {}
@@ -434,7 +433,7 @@ class _Pack:
         assert ref is not None
         began = time.perf_counter()
         net = teachers.load_network(ref, run.dataset, Path(ref.path))
-        self.execution.place(net)
+        self.execution.to_device(net)
         # the accuracy of a checkpoint is a fact about it, so it is measured in the reference precision
         exact = replace(self.execution, precision="fp32")
         with exact.applied():
@@ -497,7 +496,7 @@ class _Pack:
     def _log(self, run: Run, text: str) -> None:
         append_line(self.store.path(run.key) / "log.txt", f"{_now()} {text}")
 
-    def _say(self, items: Iterable[Item], number: int, began: float, images: int) -> None:
+    def _say(self, items: Iterable[ActiveRun], number: int, began: float, images: int) -> None:
         """Writes the runs' progress files every few seconds, so that `status` sees them live within a long epoch."""
         now = time.monotonic()
         if now - self._said < 5.0:
@@ -512,7 +511,7 @@ class _Pack:
                 )
                 self._progress(item, done, images / (time.perf_counter() - began))
 
-    def _progress(self, item: Item, done: float, images_per_second: float) -> None:
+    def _progress(self, item: ActiveRun, done: float, images_per_second: float) -> None:
         total = sum(s.epochs for s in item.stages)
         left = (total - done) * len(self.train_split.labels) / images_per_second if images_per_second else None
         top1 = next((r["test_acc"] for r in reversed(item.curve) if r.get("test_acc") is not None), None)
@@ -538,30 +537,6 @@ def teacher_path(ref: TeacherRef, store: Store) -> Path:
     return Path(ref.path) if ref.run is None else store.path(ref.run.key) / f"{ref.epoch}.pt"
 
 
-def pack_key(run: Run) -> tuple[Any, ...]:
-    """Runs with equal pack keys can be trained together: same data, teacher, seed, batches and normalisation."""
-    return (
-        run.dataset,
-        run.recipe.train_images,
-        run.recipe.test_images,
-        None if run.teacher_ref is None else run.teacher_ref.identity,
-        run.seed,
-        run.recipe.batch_size,
-        run.recipe.drop_last,
-        run.recipe.augment,
-        run.spec.sampler.name,
-        _normalisation(run.settings_json),
-        run.evaluates is not None,
-        run.profile,
-    )
-
-
-@functools.lru_cache(maxsize=4096)
-def _normalisation(settings_json: str) -> str:
-    """Runs that differ in their seed alone share their settings, so plans of very many runs parse few of them."""
-    return str(json.loads(settings_json)["normalise"])
-
-
 def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
@@ -570,4 +545,4 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-__all__ = ["SHUFFLE", "Options", "Outcome", "Reporter", "pack_key", "teacher_path", "train_pack"]
+__all__ = ["SHUFFLE", "Options", "Outcome", "Reporter", "teacher_path", "train_pack"]

@@ -22,7 +22,7 @@ import contextlib
 import hashlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,95 +30,21 @@ import torch
 from torch import Tensor
 
 import models
-from benchmark import data
 from benchmark.data.datasets import Split
-from benchmark.data.views import NORMAL, VARIANTS, RawBatch, every_variant, is_plain, variant
-from benchmark.errors import InputError
+from benchmark.data.views import NORMAL, VARIANTS, RawBatch, every_variant, variant
 from benchmark.methods import Needs
-from benchmark.spec.runs import Run, network_info
+from benchmark.spec.teacher_cache_rule import readable, stored_dtype
 from benchmark.training.evaluate import BATCH
 from benchmark.training.execution import Execution
 from models import Features, Network
 from results.files import Claim, atomic
 
-PARTS = frozenset({"logits", "embedding"})
-MODES = ("auto", "on", "off")
-LARGEST = 10e9
-"""Bytes of one table's file at the most."""
 FOLDER = ".teacher-tables"
 """Where tables lie in the results folder."""
 ROWS = 648  # images made at a time while a table is built: all outcomes of four; on a CPU they are passed in smaller batches
 
 
-def check_mode(mode: str) -> None:
-    if mode not in MODES:
-        raise InputError(f"--teacher-cache {mode}; allowed: {', '.join(MODES)}")
-
-
-def readable(needs: Needs) -> bool:
-    """Whether a table can hold all that is needed of the teacher."""
-    return bool(needs.teacher) and needs.teacher <= PARTS and all(map(is_plain, needs.passes))
-
-
-def reads_table(run: Run) -> bool:
-    """Whether a table can hold all that the run's main stage needs of its teacher: crops and flips, and no other augmentation."""
-    return run.teacher_ref is not None and run.recipe.augment == "crop-flip" and readable(run.spec.needs())
-
-
-def parts_of(runs: Sequence[Run]) -> frozenset[str]:
-    """The parts that the runs would read from a table in their main stage."""
-    return frozenset().union(*(r.spec.needs().teacher for r in runs if reads_table(r)))
-
-
-def identity(runs: Sequence[Run]) -> str:
-    """The teacher of a pack, "" without one."""
-    ref = runs[0].teacher_ref
-    return "" if ref is None else ref.identity
-
-
-def passes_saved(packs: Sequence[Sequence[Run]]) -> dict[str, int]:
-    """Teacher passes an image that a table saves over these packs, by the teacher's identity."""
-    saved: dict[str, int] = {}
-    for runs in packs:
-        readers: dict[str, list[Run]] = {}
-        for run in runs:
-            for view in run.spec.needs().passes if run.teacher_ref is not None else ():
-                readers.setdefault(view.name, []).append(run)
-        for found in readers.values():
-            if all(map(reads_table, found)):
-                saved[identity(runs)] = saved.get(identity(runs), 0) + max(r.recipe.epochs for r in found)
-    return saved
-
-
-def file_bytes(run: Run, part: str, precision: str) -> int:
-    """Size of the table's file for one part of a run's teacher."""
-    info = data.info(run.dataset)
-    assert run.teacher_ref is not None
-    network = run.teacher_ref.network
-    width = info.num_classes if part == "logits" else network_info(network, info.num_classes).embedding_dim
-    return run.recipe.train_images * VARIANTS * width * _dtype(precision).itemsize
-
-
-def chosen(mode: str, packs: Sequence[Sequence[Run]], execution: Execution) -> frozenset[str]:
-    """Identities of the teachers that are read from a table in these packs. `InputError` for an unknown mode."""
-    check_mode(mode)
-    if mode == "off":
-        return frozenset()
-    saved = passes_saved(packs)
-    found: dict[str, bool] = {}
-    for runs in packs:
-        for part in parts_of(runs):
-            fits = file_bytes(runs[0], part, execution.precision) <= LARGEST
-            pays = execution.precision == "bf16" and saved.get(identity(runs), 0) > VARIANTS
-            found[identity(runs)] = found.get(identity(runs), True) and (mode == "on" or (fits and pays))
-    return frozenset(name for name, good in found.items() if good)
-
-
-def _dtype(precision: str) -> torch.dtype:
-    return torch.float16 if precision == "bf16" else torch.float32
-
-
-class TeacherTable:
+class TeacherCache:
     """Outputs by part: `[images * VARIANTS, width]`, memory-mapped on the CPU, on the device otherwise."""
 
     def __init__(self, parts: dict[str, Tensor]) -> None:
@@ -143,10 +69,10 @@ class TeacherTable:
         execution: Execution,
         parts: frozenset[str],
         told: Callable[[str], None] = lambda text: None,
-    ) -> TeacherTable:
+    ) -> TeacherCache:
         """Reads the tables of these parts, and builds those that are not there (once: other workers wait for it)."""
         folder.mkdir(parents=True, exist_ok=True)
-        dtype = _dtype(execution.precision)
+        dtype = stored_dtype(execution.precision)
         paths = {
             p: folder / f"{_name(teacher, split, normalise, execution)}.{p}.{str(dtype).rpartition('.')[2]}"
             for p in sorted(parts)
@@ -166,7 +92,7 @@ class TeacherTable:
                 claim.release()
         n = len(split.labels) * VARIANTS
         read = {part: _map(path, n, dtype) for part, path in paths.items()}
-        return TeacherTable({part: t.to(execution.torch_device) for part, t in read.items()})
+        return TeacherCache({part: t.to(execution.torch_device) for part, t in read.items()})
 
 
 def _name(teacher: Network, split: Split, normalise: tuple[Tensor, Tensor], execution: Execution) -> str:

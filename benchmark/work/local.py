@@ -6,43 +6,27 @@ pack whose needs are met.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from benchmark import data, methods
+from benchmark import methods
+from benchmark.spec import teacher_cache_rule
 from benchmark.spec.plan import Pack, Plan
 from benchmark.spec.runs import Run
-from benchmark.training import teacher_cache as teacher_table
 from benchmark.training.pack import Options, Outcome, Reporter, train_pack
+from benchmark.work.order import Environment, work_order
 from results.store import Store
-
-
-@dataclass(frozen=True)
-class Environment:
-    """Where a worker process finds things; plain data, so that it can be handed to another process or machine."""
-
-    results: str
-    data: str
-    teachers: str = ""
-    device: str = "auto"
-    precision: str = "auto"
-    threads: int = 0
-    keep: str = "all"
-    teacher_cache: str = "auto"
-    student_threads: int = 1
 
 
 def run_plan(plan: Plan, store: Store, options: Options, environment: Environment) -> list[Outcome]:
     """Trains all packs of a plan; returns the outcomes of all runs. A pack that fails does not stop the others."""
-    cached = teacher_table.chosen(environment.teacher_cache, [p.runs for p in plan.packs], options.execution)
+    cached = teacher_cache_rule.chosen(environment.teacher_cache, [p.runs for p in plan.packs], options.execution.precision)
     gpus = torch.cuda.device_count() if options.execution.device == "cuda" else 0
     if gpus > 1 and len(plan.packs) > 1:
         return _many_gpus(plan, store, environment, gpus, options.reporter, cached)
@@ -51,11 +35,6 @@ def run_plan(plan: Plan, store: Store, options: Options, environment: Environmen
     for pack in plan.packs:
         outcomes += train_pack(pack.runs, store, options)
     return outcomes
-
-
-def work_order(runs: Sequence[Run], environment: Environment) -> str:
-    """A pack as JSON, for `python -m benchmark work` in another process."""
-    return json.dumps({"runs": [r.order() for r in runs], "environment": environment.__dict__})
 
 
 def _many_gpus(
@@ -71,7 +50,7 @@ def _many_gpus(
                 for gpu in range(gpus):
                     if gpu not in working and waiting:
                         pack = waiting.pop(0)
-                        on = teacher_table.identity(pack.runs) in cached  # decided for the plan, not again for each pack
+                        on = teacher_cache_rule.identity(pack.runs) in cached  # decided for the plan, not again for each pack
                         own = replace(environment, teacher_cache="on" if on else "off")
                         working[gpu] = (_start(pack, own, gpu), pack)
                         reporter.note(f"GPU {gpu}: {pack.name}")
@@ -89,7 +68,7 @@ def _many_gpus(
 
 def _start(pack: Pack, environment: Environment, gpu: int) -> subprocess.Popen[bytes]:
     env = {**os.environ, "CUDA_VISIBLE_DEVICES": str(gpu)}
-    if own := methods.own_folders():  # relative to this process's folder, which is not the worker's
+    if own := methods.user_method_folders():  # relative to this process's folder, which is not the worker's
         env["KD_METHODS"] = os.pathsep.join(str(p.resolve()) for p in own)
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmark", "work", "-"],
@@ -113,22 +92,3 @@ def _outcome(run: Run, store: Store) -> Outcome:
     return Outcome(
         run, "failed", str((store.failure(run.key) or {}).get("reason", "its worker ended without a record"))
     )
-
-
-def work(order_text: str, reporter: Reporter | None = None) -> list[Outcome]:
-    """Trains the pack of a work order in this process: what a worker process, and a Slurm job, does."""
-    from benchmark.spec import imported as teachers
-    from benchmark.spec.runs import Resolver
-    from benchmark.training.execution import choose
-
-    order = json.loads(order_text)
-    environment = Environment(**order["environment"])
-    data.look_in(environment.data)
-    resolver = Resolver(teachers.imported(Path(environment.teachers) if environment.teachers else None))
-    runs = [resolver.from_order(o) for o in order["runs"]]
-    execution = choose(environment.device, environment.precision, environment.threads, environment.student_threads)
-    cached = teacher_table.chosen(environment.teacher_cache, [runs], execution)
-    options = Options(
-        execution, Path(environment.data), environment.keep, reporter or Reporter(), cached_teachers=cached
-    )
-    return train_pack(runs, Store(Path(environment.results)), options)

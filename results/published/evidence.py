@@ -46,23 +46,23 @@ def named_place(origin: str) -> str | None:
 
 def _results(found: list[PublishedNumber]) -> list[str]:
     """Of each number of one cell the place of the result that it is."""
-    by_place = {x.place: x for x in found}
+    by_place = {x.published_in: x for x in found}
     results = []
     for x in found:
-        seen = {x.place}
+        seen = {x.published_in}
         while (place := named_place(x.origin)) and place in by_place and place not in seen:
             seen.add(place)
             x = by_place[place]
-        results.append(x.place)
+        results.append(x.published_in)
     ranks = [KINDS.index(kind(x.origin) or "unknown") for x in found]
     for i, x in enumerate(found):
-        if results[i] != x.place or kind(x.origin) == "run":
+        if results[i] != x.published_in or kind(x.origin) == "run":
             continue
         same = [j for j, y in enumerate(found) if y.value == x.value and (ranks[j], j) < (ranks[i], i)]
         if same:
             results[i] = results[min(same, key=lambda j: (ranks[j], j))]
     # a copy may have followed a number that has since joined another
-    joined = dict(zip((x.place for x in found), results, strict=True))
+    joined = dict(zip((x.published_in for x in found), results, strict=True))
     return [joined[r] for r in results]
 
 
@@ -83,12 +83,12 @@ def disagreements(
     results = _results(found)
     frame = as_frame(found)
     frame["result"] = pd.Series(results, dtype="string")
-    frame["copy"] = pd.Series([r != x.place for r, x in zip(results, found, strict=True)], dtype="bool")
+    frame["copy"] = pd.Series([r != x.published_in for r, x in zip(results, found, strict=True)], dtype="bool")
     frame["kind"] = pd.Series([kind(x.origin) or "unknown" for x in found], dtype="string")
-    heads = {x.place: x.value for x in found}
+    heads = {x.published_in: x.value for x in found}
     order = sorted(range(len(found)), key=lambda i: (-(heads[results[i]] or 0), results[i], bool(frame["copy"][i]), i))
     frame = frame.iloc[order].reset_index(drop=True)
-    own = [x.value for x, r in zip(found, results, strict=True) if r == x.place and kind(x.origin) == "run"]
+    own = [x.value for x, r in zip(found, results, strict=True) if r == x.published_in and kind(x.origin) == "run"]
     frame.attrs = {
         "spread": _spread([x.value for x in found]),
         "spread_own": _spread(own),

@@ -63,8 +63,8 @@ def _tables_stamp() -> _Stamp:
 @functools.lru_cache(maxsize=4)
 def _numbers(stamp: _Stamp) -> tuple[PublishedNumber, ...]:
     found = [parse(path, line, row) for path, _, _ in stamp for line, row in read_rows(path)]
-    known = {(x.place, *x.cell) for x in found if x.value is not None}
-    return tuple(x for x in found if x.value is not None or (x.place, *x.cell) not in known)
+    known = {(x.published_in, *x.cell) for x in found if x.value is not None}
+    return tuple(x for x in found if x.value is not None or (x.published_in, *x.cell) not in known)
 
 
 @functools.lru_cache(maxsize=4)

@@ -47,7 +47,7 @@ class PublishedNumber:
     note: str
 
     @property
-    def place(self) -> str:
+    def published_in(self) -> str:
         """The printed table that it stands in, as in `copied from PLACE`."""
         return f"{self.paper}/{self.table}"
 

@@ -46,7 +46,7 @@ def validate(folder: Path | None = None) -> list[str]:
     for place in checked:
         found += _read(place, problems)
     registry = found if folder is None else [*found, *_read(HERE, [])]
-    values = {(x.place, *x.cell): x for _, x in reversed(registry)}
+    values = {(x.published_in, *x.cell): x for _, x in reversed(registry)}
     for where, x in found:
         problems += [f"{where}: {what}" for what in (*_of_one(x), *_of_copy(x, values))]
     problems += _duplicates(found)
@@ -138,16 +138,16 @@ def _duplicates(found: _Found) -> Iterator[str]:
     """Cells that a table has twice. A value may fill in the blank of another folder."""
     places: dict[tuple[str, ...], tuple[str, PublishedNumber]] = {}
     for where, x in found:
-        first_where, first = places.setdefault((x.place, *x.cell), (where, x))
+        first_where, first = places.setdefault((x.published_in, *x.cell), (where, x))
         fills_in = first.value is None and x.value is not None and first_where.split(":")[0] != where.split(":")[0]
         if first is not x and not fills_in:
             yield f"{where}: the same cell as {first_where}"
 
 
 def _top5_below_top1(found: _Found) -> Iterator[str]:
-    cells = {(x.place, *x.cell): x.value for _, x in found}
+    cells = {(x.published_in, *x.cell): x.value for _, x in found}
     for where, x in found:
-        top5 = cells.get((x.place, x.dataset, "top5", *x.cell[2:]))
+        top5 = cells.get((x.published_in, x.dataset, "top5", *x.cell[2:]))
         if x.metric == "top1" and x.value is not None and top5 is not None and top5 < x.value:
             yield f"{where}: top1 {x.value} is above top5 {top5} of the same cell"
 

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from slurm_kit import Drill, cluster_of_nodes, drill_runs, local_environment, outcome
 
 from benchmark.spec.plan import make_plan
-from benchmark.work.local import Environment, work, work_order
+from benchmark.work.order import Environment, work, work_order
 from results.store import Store
 
 NEEDED = ("slurmctld", "slurmd", "sbatch", "munged", "slurmdbd", "mariadbd")

@@ -10,7 +10,7 @@ from slurm_kit import ROOT, drill_runs
 
 from benchmark.__main__ import main
 from benchmark.errors import InputError
-from benchmark.work.local import Environment
+from benchmark.work.order import Environment
 from results.store import Store
 from slurm.cluster import Cluster, cluster_names, load_cluster
 from slurm.submit import format_report, submit_runs

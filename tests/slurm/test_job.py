@@ -14,7 +14,7 @@ from slurm_kit import TABLE, drill_runs
 
 from benchmark.spec import matrix
 from benchmark.spec.runs import Run
-from benchmark.work.local import Environment, work_order
+from benchmark.work.order import Environment, work_order
 from results.files import STALE_SECONDS
 from results.store import Store
 from slurm import commands, script

@@ -102,8 +102,8 @@ def test_survey(tmp_path: Path) -> None:
     teachers = {r.student: r for r in runs if r.teacher == "none"}
     students = {(r.student, r.method): r for r in runs if r.teacher != "none"}
     store.write_failure(teachers["resnet14"].key, "ValueError: no", "", "now")
-    store.write_failure(students["resnet8", "at"].key, "needs x, which is failed", "", "now")
-    store.write_failure(students["wrn_16_1", "at"].key, "needs x, which is absent", "", "now")
+    store.write_failure(students["resnet8", "at"].key, "needs x, which is failed", "", "now", blocked=True)
+    store.write_failure(students["wrn_16_1", "at"].key, "needs x, which is absent", "", "now", blocked=True)
     store.write_failure(students["wrn_16_1", "sp"].key, "ValueError: no", "", "now")
     states = survey(runs, store, {teachers["wrn_16_2"].key: "queued"})
     assert states[teachers["resnet14"].key] == "failed" and states[teachers["wrn_16_2"].key] == "queued"

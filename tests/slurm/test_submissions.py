@@ -11,7 +11,7 @@ from pathlib import Path
 from slurm_kit import ROOT, Drill, outcome, wait_for
 
 from benchmark.spec.plan import make_plan
-from benchmark.work.local import Environment, work, work_order
+from benchmark.work.order import Environment, work, work_order
 from results.store import Store
 from slurm import commands, registry, snapshot
 from slurm.state import cancel

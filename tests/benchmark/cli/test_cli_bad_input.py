@@ -22,7 +22,7 @@ from benchmark.cli.bench import _check
 from benchmark.cli.common import seeds_of
 from benchmark.errors import InputError
 from benchmark.spec import matrix, protocols
-from benchmark.work import local
+from benchmark.work import local, order
 
 ROOT = Path(__file__).resolve().parents[3]
 TABLE = """
@@ -190,8 +190,8 @@ def an_order(tmp_path: Path) -> dict[str, Any]:
     path = tmp_path / "mini.toml"
     path.write_text(TABLE)
     runs = matrix.expand(matrix.load_table(str(path)), "quick").runs
-    order: dict[str, Any] = json.loads(local.work_order(runs, local.Environment(str(tmp_path / "runs"), "data", device="cpu")))
-    return order
+    made: dict[str, Any] = json.loads(order.work_order(runs, order.Environment(str(tmp_path / "runs"), "data", device="cpu")))
+    return made
 
 
 def test_what_is_no_work_order_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

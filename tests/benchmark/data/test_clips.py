@@ -21,7 +21,7 @@ from benchmark.data.stream import Stream
 from benchmark.errors import InputError
 from benchmark.spec.runs import Request, Resolver, Run, skip_reason
 from benchmark.training.pack import Options, train_pack
-from benchmark.work.local import Environment, work, work_order
+from benchmark.work.order import Environment, work, work_order
 from results.store import Store
 
 

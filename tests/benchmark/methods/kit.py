@@ -1,10 +1,10 @@
 """What the tests of methods share: sites, features and steps in miniature, and guards that turn a breach into an error.
 
     info = tiny_info(stages=((3, 4, 4), (5, 2, 2)), embedding=6)          # sizes of a network that does not exist
-    site = make_site(info, tiny_info(...), num_classes=4, n=16)             # or names: make_site("resnet8", "resnet14")
-    method = build("at", site, weight=1000.0)                               # in fp64, frozen draws
-    student = fake_features(site.student, batch=6, requires_grad=True)
-    step = make_step(site, student, fake_features(site.teacher, batch=6, seed=1))
+    context = make_context(info, tiny_info(...), num_classes=4, n=16)             # or names: make_context("resnet8", "resnet14")
+    method = build("at", context, weight=1000.0)                               # in fp64, frozen draws
+    student = fake_features(context.student, batch=6, requires_grad=True)
+    step = make_step(context, student, fake_features(context.teacher, batch=6, seed=1))
     method.loss(step)["at"]
 """
 
@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import models
 from benchmark import methods
 from benchmark.data.views import NORMAL, RawBatch
-from benchmark.methods import PARTS, Method, Needs, Site, Step
+from benchmark.methods import PARTS, Method, MethodContext, Needs, Step
 from models import Features, NetInfo
 
 Shape = tuple[int, int, int]
@@ -36,7 +36,7 @@ def tiny_info(
     return NetInfo(name=name, params=0, macs=0, convolutions=0, map_numbers=0, stem_shape=stem, stage_shapes=stages, embedding_dim=embedding)
 
 
-def make_site(
+def make_context(
     student: str | NetInfo | None = "resnet8",
     teacher: str | NetInfo | None = "resnet14",
     *,
@@ -48,7 +48,7 @@ def make_site(
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
     artifacts: Mapping[str, Mapping[str, Tensor]] | None = None,
-) -> Site:
+) -> MethodContext:
     """Where a method is put to work: `n` training labels, every class about equally often, in random order.
 
     student, teacher: the name of a network, which is built (the teacher frozen, in eval mode), or a `NetInfo`: no
@@ -64,19 +64,19 @@ def make_site(
     if nets[1] is not None:
         nets[1].eval().requires_grad_(False)
     infos = [models.info(which, num_classes) if isinstance(which, str) else which for which in (student, teacher)]
-    return Site(
+    return MethodContext(
         student=infos[0], teacher=infos[1], student_net=nets[0], teacher_net=nets[1], train_labels=labels.to(device),
         num_classes=num_classes, epochs=epochs, batch_size=batch_size, device=torch.device(device),
         artifacts=dict(artifacts or {}),
     )
 
 
-def build(name: str, site: Site, *, dtype: torch.dtype = torch.float64, seed: int = 0, **settings: Any) -> Method:
-    """The method of that name at a site, its modules drawn under `seed`; `settings` are fields of its config."""
+def build(name: str, context: MethodContext, *, dtype: torch.dtype = torch.float64, seed: int = 0, **settings: Any) -> Method:
+    """The method of that name at a context, its modules drawn under `seed`; `settings` are fields of its config."""
     method_class = methods.get(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return method_class(method_class.Config(**settings), site).to(site.device, dtype)
+        return method_class(method_class.Config(**settings), context).to(context.device, dtype)
 
 
 def fake_features(
@@ -106,7 +106,7 @@ def fake_features(
 
 
 def make_step(
-    site: Site,
+    context: MethodContext,
     student: Views = None,
     teacher: Views = None,
     *,
@@ -123,9 +123,9 @@ def make_step(
     teachers = {"normal": teacher} if isinstance(teacher, Features) else dict(teacher or {})
     if indices is None:
         some = (students or teachers).values()
-        indices = torch.arange(len(next(iter(some)).logits) if labels is None else len(labels), device=site.device)
+        indices = torch.arange(len(next(iter(some)).logits) if labels is None else len(labels), device=context.device)
     return Step(
-        labels=site.train_labels[indices] if labels is None else labels, indices=indices, images=images or {},
+        labels=context.train_labels[indices] if labels is None else labels, indices=indices, images=images or {},
         students=students, teachers=teachers, generator=torch.Generator().manual_seed(seed),
     )
 
@@ -226,41 +226,41 @@ def no_sync() -> Iterator[None]:
 # --- real networks and views --------------------------------------------------------------------------------------
 
 
-def raw_batch(site: Site, indices: Tensor, seed: int = 0) -> RawBatch:
+def raw_batch(context: MethodContext, indices: Tensor, seed: int = 0) -> RawBatch:
     """Random 32x32 images, one for each index, the same for the same index and seed."""
     generator = torch.Generator().manual_seed(seed)
-    images = torch.randint(0, 256, (site.num_train, 32, 32, 3), generator=generator, dtype=torch.uint8)
+    images = torch.randint(0, 256, (context.num_train, 32, 32, 3), generator=generator, dtype=torch.uint8)
     half = torch.full((3,), 0.5)
-    return RawBatch(images[indices], site.train_labels[indices], indices, half, half)
+    return RawBatch(images[indices], context.train_labels[indices], indices, half, half)
 
 
-def batches(method_class: type[Method], site: Site, epoch_seed: int = 0) -> list[Tensor]:
+def batches(method_class: type[Method], context: MethodContext, epoch_seed: int = 0) -> list[Tensor]:
     """An epoch of the method's own sampler: positions in the training set, the last batch kept."""
     generator = torch.Generator().manual_seed(epoch_seed)
-    return method_class.sampler.epoch(site.train_labels, site.batch_size, False, generator)
+    return method_class.sampler.epoch(context.train_labels, context.batch_size, False, generator)
 
 
-def view_images(site: Site, needs: Needs, indices: Tensor, seed: int = 0) -> dict[str, Tensor]:
+def view_images(context: MethodContext, needs: Needs, indices: Tensor, seed: int = 0) -> dict[str, Tensor]:
     """Every view that `needs` names, of random images, as a trainer makes it: `[copies * B, 3, 32, 32]` by name."""
-    raw = raw_batch(site, indices, seed)
+    raw = raw_batch(context, indices, seed)
     views = dict.fromkeys((NORMAL, *needs.views, *needs.passes))
     draws = {v.name: v.draw(len(indices), torch.Generator().manual_seed(seed + 1 + k)) for k, v in enumerate(views)}
     return {v.name: v.make(raw, draws[v.name], draws["normal"]) for v in views}
 
 
 def real_step(
-    site: Site, needs: Needs, indices: Tensor, *, seed: int = 0, poison: bool = True,
+    context: MethodContext, needs: Needs, indices: Tensor, *, seed: int = 0, poison: bool = True,
     wrap: Callable[[Features], Features] | None = None,
 ) -> Step:
-    """A step as the trainer makes it, with the site's networks; the student runs all of its views in one batch.
+    """A step as the trainer makes it, with the context's networks; the student runs all of its views in one batch.
 
     poison: parts that `needs` does not name are `Poison`. wrap: applied to the features of each pass of the student.
     """
-    images = view_images(site, needs, indices, seed)
+    images = view_images(context, needs, indices, seed)
     students: dict[str, Features] = {}
-    if needs.student and site.student_net is not None:
-        dtype = next(site.student_net.parameters()).dtype
-        features = site.student_net.features(torch.cat([images[v.name] for v in needs.views]).to(dtype))
+    if needs.student and context.student_net is not None:
+        dtype = next(context.student_net.parameters()).dtype
+        features = context.student_net.features(torch.cat([images[v.name] for v in needs.views]).to(dtype))
         start = 0
         for view in needs.views:
             rows = features.rows(slice(start, start + view.copies * len(indices)))
@@ -268,14 +268,14 @@ def real_step(
             rows = rows if wrap is None else wrap(rows)
             students[view.name] = poisoned(rows, needs.student, "the student") if poison else rows
     teachers: dict[str, Features] = {}
-    if site.teacher_net is not None:
+    if context.teacher_net is not None:
         for view in needs.passes:
             with torch.no_grad():
-                found = site.teacher_net.features(images[view.name].to(next(site.teacher_net.parameters()).dtype))
+                found = context.teacher_net.features(images[view.name].to(next(context.teacher_net.parameters()).dtype))
             teachers[view.name] = poisoned(found, needs.teacher, "the teacher") if poison else found
     named = {v.name for v in (*needs.views, *needs.passes)}
     return Step(
-        labels=site.train_labels[indices], indices=indices, images={k: v for k, v in images.items() if k in named},
+        labels=context.train_labels[indices], indices=indices, images={k: v for k, v in images.items() if k in named},
         students=students, teachers=teachers, generator=torch.Generator().manual_seed(seed + 100),
     )
 
@@ -293,12 +293,17 @@ def on_meta(step: Step, needs: Needs) -> Step:
     )
 
 
-def site_for(method_class: type[Method], **overrides: Any) -> Site:
-    """A site at which this method can be built: no student if it trains none, and what its prerequisites leave."""
+def site_for(method_class: type[Method], **overrides: Any) -> MethodContext:
+    """A context at which this method can be built: no student if it trains none, and what its prerequisites leave."""
     student = "resnet8" if method_class.trains_student else None
-    site = make_site(**{"student": student, **overrides})
+    context = make_context(**{"student": student, **overrides})
     left = {}
     for name in method_class.requires(method_class.Config()):
         before = methods.get(name)
         left[name] = build(name, site_for(before, **{**overrides, "student": None}), dtype=torch.float32).state_dict()
-    return dataclasses.replace(site, artifacts=left)
+    return dataclasses.replace(context, artifacts=left)
+
+
+def weights(method: Method) -> dict[str, float]:
+    """The weights of a method's terms in this epoch."""
+    return {term: method.weight_of(term) for term in method.weights(method.config)}

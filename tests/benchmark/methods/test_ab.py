@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from kit import build, fake_features, make_site, make_step, tiny_info
+from kit import build, fake_features, make_context, make_step, tiny_info
 
 import models
 from benchmark import methods
 
-SAME = make_site(tiny_info(((3, 4, 4), (4, 2, 2))), tiny_info(((3, 4, 4), (4, 2, 2))))
-OTHER = make_site(tiny_info(((3, 4, 4), (4, 2, 2))), tiny_info(((2, 8, 8), (5, 2, 2))))
+SAME = make_context(tiny_info(((3, 4, 4), (4, 2, 2))), tiny_info(((3, 4, 4), (4, 2, 2))))
+OTHER = make_context(tiny_info(((3, 4, 4), (4, 2, 2))), tiny_info(((2, 8, 8), (5, 2, 2))))
 
 
 def plain(student, teacher, batch):
@@ -55,8 +55,8 @@ def test_gradients_reach_preactivations_and_connectors_not_the_teacher():
 
 def test_the_stage_trains_stem_and_stages_alone():
     net = models.build("wrn_16_1", 10)
-    site = make_site("wrn_16_1", "wrn_16_2")
-    trained = {id(p) for m in build("ab", site, dtype=torch.float32).init_modules(net) for p in m.parameters()}
+    context = make_context("wrn_16_1", "wrn_16_2")
+    trained = {id(p) for m in build("ab", context, dtype=torch.float32).init_modules(net) for p in m.parameters()}
     outside = {n for n, p in net.named_parameters() if id(p) not in trained}
     assert outside == {"bn1.weight", "bn1.bias", "fc.weight", "fc.bias"}
 
@@ -72,4 +72,4 @@ def test_the_main_stage_needs_no_teacher_and_has_no_term():
 def test_every_kind_of_pair_of_the_tables_can_be_connected(pair):
     teacher, student = (models.info(n, 100) for n in pair)
     assert methods.parse("ab").skip(student, teacher) is None
-    assert build("ab", make_site(student, teacher, num_classes=100, n=200), dtype=torch.float32)
+    assert build("ab", make_context(student, teacher, num_classes=100, n=200), dtype=torch.float32)

@@ -3,12 +3,12 @@
 import math
 
 import pytest
-from kit import build, fake_features, make_site, make_step, tiny_info
+from kit import build, fake_features, make_context, make_step, tiny_info
 from selfkd_kit import kl, reaches, softmax
 
 from benchmark import methods
 
-SITE = make_site(tiny_info(), None)
+CONTEXT = make_context(tiny_info(), None)
 
 
 def affinity(embedding):
@@ -30,20 +30,20 @@ def propagate(a, p, omega, walks=400):
 
 @pytest.mark.parametrize(("omega", "temperature"), [(0.5, 4.0), (0.9, 1.0), (0.0, 2.0)])
 def test_value(omega, temperature):
-    student = fake_features(SITE.student, 5)
+    student = fake_features(CONTEXT.student, 5)
     z = student.logits.tolist()
     targets = propagate(affinity(student.embedding.tolist()), [softmax(row, temperature) for row in z], omega)
     assert all(sum(row) == pytest.approx(1) for row in targets)
     expected = temperature**2 * sum(kl(q, row, temperature) for q, row in zip(targets, z, strict=True)) / 5
-    found = build("bake", SITE, omega=omega, temperature=temperature).loss(make_step(SITE, student))["bake"]
+    found = build("bake", CONTEXT, omega=omega, temperature=temperature).loss(make_step(CONTEXT, student))["bake"]
     assert found.item() == pytest.approx(expected, rel=1e-9, abs=1e-14)
 
 
 def test_gradient_reaches_the_logits_alone():
-    student = fake_features(SITE.student, requires_grad=True)
-    assert reaches(build("bake", SITE).loss(make_step(SITE, student))["bake"], student, "logits")
+    student = fake_features(CONTEXT.student, requires_grad=True)
+    assert reaches(build("bake", CONTEXT).loss(make_step(CONTEXT, student))["bake"], student, "logits")
 
 
 def test_its_batches_are_groups_of_a_class():
     assert methods.parse("bake").sampler.name == "groups"
-    assert build("bake", SITE, weight=0.0).loss(make_step(SITE, fake_features(SITE.student))) == {}
+    assert build("bake", CONTEXT, weight=0.0).loss(make_step(CONTEXT, fake_features(CONTEXT.student))) == {}

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from kit import build, fake_features, make_site, make_step, tiny_info
+from kit import build, fake_features, make_context, make_step, tiny_info, weights
 from selfkd_kit import entropy, kl, onehot, reaches, softmax
 
 from benchmark import methods
 
-SITE = make_site(tiny_info(stages=((3, 8, 8), (4, 4, 4), (5, 2, 2))), None)
+CONTEXT = make_context(tiny_info(stages=((3, 8, 8), (4, 4, 4), (5, 2, 2))), None)
 
 
 def outputs(method, student):
@@ -18,9 +18,9 @@ def outputs(method, student):
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
 def test_value(temperature):
-    student = fake_features(SITE.student)
-    step = make_step(SITE, student)
-    method = build("byot", SITE, temperature=temperature)
+    student = fake_features(CONTEXT.student)
+    step = make_step(CONTEXT, student)
+    method = build("byot", CONTEXT, temperature=temperature)
     terms = method.loss(step)
     embeddings, classified = outputs(method, student)
     assert len(classified) == 2
@@ -37,16 +37,16 @@ def test_value(temperature):
 
 
 def test_bottlenecks_bring_every_stage_to_the_embedding():
-    method = build("byot", SITE)
+    method = build("byot", CONTEXT)
     kernels = [[m.kernel_size for m in b if isinstance(m, torch.nn.Conv2d)] for b in method.bottlenecks]
     assert kernels == [[(1, 1), (4, 4), (1, 1)], [(1, 1), (2, 2), (1, 1)]]
-    embeddings, _ = outputs(method, fake_features(SITE.student))
+    embeddings, _ = outputs(method, fake_features(CONTEXT.student))
     assert [e.shape for e in embeddings] == [(6, 5), (6, 5)]
 
 
 def test_gradients_reach_the_stages_and_not_the_deepest_outputs():
-    student = fake_features(SITE.student, requires_grad=True)
-    terms = build("byot", SITE).loss(make_step(SITE, student))
+    student = fake_features(CONTEXT.student, requires_grad=True)
+    terms = build("byot", CONTEXT).loss(make_step(CONTEXT, student))
     assert all(reaches(value, student, "stages") for value in terms.values())
     sum(terms.values()).backward()
     assert student.stages[0].grad.any() and student.stages[1].grad.any() and student.stages[2].grad is None
@@ -54,6 +54,6 @@ def test_gradients_reach_the_stages_and_not_the_deepest_outputs():
 
 def test_weights_and_skip():
     assert methods.parse("byot").ce == 0.9 and methods.parse("byot+dsr").ce == 1.0
-    assert build("byot", SITE).weights() == {"byot_early": 0.9, "byot_soft": 0.1, "byot_hint": 1e-6}
+    assert weights(build("byot", CONTEXT)) == {"byot_early": 0.9, "byot_soft": 0.1, "byot_hint": 1e-6}
     assert "embedding" not in methods.parse("byot", {"byot.hint": 0.0}).needs().student
     assert "stage" in methods.get("byot").skip(None, tiny_info(stages=((3, 4, 4),)), None)

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from kit import build, fake_features, gradients, make_site, make_step, tiny_info
+from kit import build, fake_features, gradients, make_context, make_step, tiny_info
 
 from benchmark import methods
 from benchmark.errors import InputError
 
-SITE = make_site(tiny_info(embedding=5), tiny_info(embedding=7))
+CONTEXT = make_context(tiny_info(embedding=5), tiny_info(embedding=7))
 
 
 def linear(layer, row):
@@ -19,21 +19,21 @@ def linear(layer, row):
 
 @pytest.mark.parametrize("batch", [2, 6])
 def test_value(batch):
-    method = build("cc", SITE, dim=4)
-    student, teacher = fake_features(SITE.student, batch), fake_features(SITE.teacher, batch, seed=1)
+    method = build("cc", CONTEXT, dim=4)
+    student, teacher = fake_features(CONTEXT.student, batch), fake_features(CONTEXT.teacher, batch, seed=1)
     e_s = [linear(method.embed_s, row) for row in student.embedding.tolist()]
     e_t = [linear(method.embed_t, row) for row in teacher.embedding.tolist()]
     expected = sum(
         abs(e_s[i][d] - e_t[i][d]) * abs(e_s[i + 1][d] - e_t[i + 1][d]) for i in range(batch - 1) for d in range(4)
     ) / (batch - 1)
-    found = method.loss(make_step(SITE, student, teacher))["cc"]
+    found = method.loss(make_step(CONTEXT, student, teacher))["cc"]
     assert found.item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_gradient_reaches_the_embedding_and_both_embeddings_of_it():
-    method = build("cc", SITE)
-    student = fake_features(SITE.student, requires_grad=True)
-    loss = method.loss(make_step(SITE, student, fake_features(SITE.teacher, seed=1)))["cc"]
+    method = build("cc", CONTEXT)
+    student = fake_features(CONTEXT.student, requires_grad=True)
+    loss = method.loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher, seed=1)))["cc"]
     assert gradients(loss, student) == {
         "stem": False, "stages": False, "preacts": False, "embedding": True, "logits": False,
     }
@@ -45,7 +45,7 @@ def test_gradient_reaches_the_embedding_and_both_embeddings_of_it():
 
 
 def test_size_of_the_embeddings():
-    method = build("cc", SITE)
+    method = build("cc", CONTEXT)
     assert method.embed_s.weight.shape == (128, 5)
     assert method.embed_t.weight.shape == (128, 7)
 
@@ -56,17 +56,17 @@ def test_no_length_is_an_input_error():
 
 
 def test_weight_zero_is_not_computed():
-    step = make_step(SITE, fake_features(SITE.student), fake_features(SITE.teacher))
-    assert build("cc", SITE, weight=0.0).loss(step) == {}
+    step = make_step(CONTEXT, fake_features(CONTEXT.student), fake_features(CONTEXT.teacher))
+    assert build("cc", CONTEXT, weight=0.0).loss(step) == {}
 
 
 def test_identical_embeddings_have_finite_gradients():
     """The absolute value has no derivative at zero."""
-    method = build("cc", SITE)
+    method = build("cc", CONTEXT)
     with torch.no_grad():
         for p in method.parameters():
             p.zero_()
-    student = fake_features(SITE.student, requires_grad=True)
-    loss = method.loss(make_step(SITE, student, fake_features(SITE.teacher)))["cc"]
+    student = fake_features(CONTEXT.student, requires_grad=True)
+    loss = method.loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher)))["cc"]
     assert loss.item() == 0.0
     gradients(loss, student)

@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-from kit import build, fake_features, make_site, make_step, tiny_info
+from kit import build, fake_features, make_context, make_step, tiny_info
 from scipy import stats
 
 from benchmark.methods.crd import Negatives, nce_loss, scores, scores_by_rows
 
-SITE = make_site(tiny_info(embedding=5), tiny_info(embedding=7), num_classes=4, n=40)
+CONTEXT = make_context(tiny_info(embedding=5), tiny_info(embedding=7), num_classes=4, n=40)
 SMALL = {"negatives": 12, "dim": 3}
 
 
@@ -32,13 +32,13 @@ def plain(anchors, bank, index, z, tau, n):
 
 
 def test_value_over_two_batches_with_updates_between():
-    method = build("crd", SITE, **SMALL)
+    method = build("crd", CONTEXT, **SMALL)
     tau, n = method.config.temperature, 40
     banks = {w: getattr(method, f"bank_{w}").tolist() for w in "st"}
     z = {"s": None, "t": None}
     for seed in (1, 2):
-        student, teacher = fake_features(SITE.student, 6, seed=seed), fake_features(SITE.teacher, 6, seed=seed + 10)
-        step = make_step(SITE, student, teacher)
+        student, teacher = fake_features(CONTEXT.student, 6, seed=seed), fake_features(CONTEXT.teacher, 6, seed=seed + 10)
+        step = make_step(CONTEXT, student, teacher)
         state = step.generator.get_state()
         negatives = method.negatives(step.labels, step.generator)
         step.generator.set_state(state)
@@ -58,9 +58,9 @@ def test_value_over_two_batches_with_updates_between():
 
 
 def test_both_embeddings_train_the_teacher_and_the_banks_do_not():
-    method = build("crd", SITE, **SMALL)
-    student, teacher = fake_features(SITE.student, requires_grad=True), fake_features(SITE.teacher, seed=1)
-    method.loss(make_step(SITE, student, teacher))["crd"].backward()
+    method = build("crd", CONTEXT, **SMALL)
+    student, teacher = fake_features(CONTEXT.student, requires_grad=True), fake_features(CONTEXT.teacher, seed=1)
+    method.loss(make_step(CONTEXT, student, teacher))["crd"].backward()
     assert all(p.grad is not None and bool(p.grad.any()) for p in method.parameters())
     assert bool(student.embedding.grad.any()) and not teacher.embedding.requires_grad
     assert {n for n, _ in method.named_parameters()} == {f"embed_{w}.{p}" for w in "st" for p in ("weight", "bias")}
@@ -116,5 +116,5 @@ def test_loss_is_lower_for_a_better_positive():
 
 
 def test_weight_zero_is_not_computed():
-    step = make_step(SITE, fake_features(SITE.student), fake_features(SITE.teacher))
-    assert build("crd", SITE, **SMALL, weight=0.0).loss(step) == {}
+    step = make_step(CONTEXT, fake_features(CONTEXT.student), fake_features(CONTEXT.teacher))
+    assert build("crd", CONTEXT, **SMALL, weight=0.0).loss(step) == {}

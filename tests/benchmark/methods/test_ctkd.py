@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from kit import build, fake_features, gradients, make_site, make_step, tiny_info
+from kit import build, fake_features, gradients, make_context, make_step, tiny_info
 
-SITE = make_site(tiny_info(), tiny_info(), epochs=240)
+CONTEXT = make_context(tiny_info(), tiny_info(), epochs=240)
 
 
 def softmax(row, temperature):
@@ -25,9 +25,9 @@ def value(theta, student, teacher):
 @pytest.mark.parametrize("theta", [-3.0, 1.0])
 def test_value_and_gradient_against_the_loss(theta):
     """d/dtheta by central differences, turned round."""
-    student, teacher = fake_features(SITE.student, requires_grad=True), fake_features(SITE.teacher, seed=1)
-    method = build("ctkd", SITE, start=theta)
-    loss = method.loss(make_step(SITE, student, teacher))["ctkd"]
+    student, teacher = fake_features(CONTEXT.student, requires_grad=True), fake_features(CONTEXT.teacher, seed=1)
+    method = build("ctkd", CONTEXT, start=theta)
+    loss = method.loss(make_step(CONTEXT, student, teacher))["ctkd"]
     assert loss.item() == pytest.approx(value(theta, student, teacher), rel=1e-10)
     assert [k for k, reached in gradients(loss, student).items() if reached] == ["logits"]
     loss.backward()
@@ -37,18 +37,18 @@ def test_value_and_gradient_against_the_loss(theta):
 
 
 def test_the_students_gradient_is_that_of_kd_at_this_temperature():
-    student, teacher = fake_features(SITE.student, requires_grad=True), fake_features(SITE.teacher, seed=1)
-    method = build("ctkd", SITE)
-    step = make_step(SITE, student, teacher)
-    kd = build("kd", SITE, temperature=method.temperature().item()).loss(step)["kd"]
+    student, teacher = fake_features(CONTEXT.student, requires_grad=True), fake_features(CONTEXT.teacher, seed=1)
+    method = build("ctkd", CONTEXT)
+    step = make_step(CONTEXT, student, teacher)
+    kd = build("kd", CONTEXT, temperature=method.temperature().item()).loss(step)["kd"]
     found, expected = (torch.autograd.grad(x, student.logits)[0] for x in (method.loss(step)["ctkd"], kd))
     torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize(("epochs", "rise"), [(240, 10), (120, 5), (15, 1)])
 def test_curriculum_in_proportion(epochs, rise):
-    method = build("ctkd", make_site(tiny_info(), tiny_info(), epochs=epochs))
-    step = make_step(SITE, fake_features(SITE.student), fake_features(SITE.teacher, seed=1))
+    method = build("ctkd", make_context(tiny_info(), tiny_info(), epochs=epochs))
+    step = make_step(CONTEXT, fake_features(CONTEXT.student), fake_features(CONTEXT.teacher, seed=1))
     full = None
     for epoch in (epochs, 1, max(1, rise // 2), rise):
         method.start_epoch(epoch)

@@ -2,23 +2,23 @@
 
 import pytest
 import torch.nn.functional as F
-from kit import build, fake_features, make_site, make_step, tiny_info
+from kit import build, fake_features, make_context, make_step, tiny_info
 from selfkd_kit import kl, reaches, softmax
 
 from benchmark import methods
 
-SITE = make_site(tiny_info(), None)
+CONTEXT = make_context(tiny_info(), None)
 
 
 def two_views(**options):
-    one, two = (fake_features(SITE.student, seed=k, **options) for k in (1, 2))
-    return one, two, make_step(SITE, {"normal": one, "second": two})
+    one, two = (fake_features(CONTEXT.student, seed=k, **options) for k in (1, 2))
+    return one, two, make_step(CONTEXT, {"normal": one, "second": two})
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 def test_value(temperature):
     one, two, step = two_views()
-    terms = build("ddgsd", SITE, temperature=temperature).loss(step)
+    terms = build("ddgsd", CONTEXT, temperature=temperature).loss(step)
     pairs = list(zip(one.logits.tolist(), two.logits.tolist(), strict=True))
     both = [kl(softmax(a, temperature), b, temperature) + kl(softmax(b, temperature), a, temperature) for a, b in pairs]
     assert terms["ddgsd_mutual"].item() == pytest.approx(temperature**2 * sum(both) / 6, rel=1e-12)
@@ -30,12 +30,12 @@ def test_value(temperature):
 def test_the_cross_entropy_is_the_mean_over_both_views():
     one, two, step = two_views()
     expected = (F.cross_entropy(one.logits, step.labels) + F.cross_entropy(two.logits, step.labels)) / 2
-    assert build("ddgsd", SITE).task_loss(step).item() == pytest.approx(expected.item(), rel=1e-12)
+    assert build("ddgsd", CONTEXT).task_loss(step).item() == pytest.approx(expected.item(), rel=1e-12)
 
 
 def test_gradients_reach_both_views():
     one, two, step = two_views(requires_grad=True)
-    terms = build("ddgsd", SITE).loss(step)
+    terms = build("ddgsd", CONTEXT).loss(step)
     for features in (one, two):
         assert reaches(terms["ddgsd_mutual"], features, "logits") and reaches(terms["ddgsd_mmd"], features, "embedding")
     terms["ddgsd_mutual"].backward()
@@ -48,4 +48,4 @@ def test_views_and_what_is_read():
     needs = methods.parse("ddgsd").needs()
     assert [v.name for v in needs.views] == ["normal", "second"] and needs.student == {"embedding", "logits"}
     assert methods.parse("ddgsd", {"ddgsd.mmd": 0.0}).needs().student == {"logits"}
-    assert set(build("ddgsd", SITE, mutual=0.0).loss(two_views()[2])) == {"ddgsd_mmd"}
+    assert set(build("ddgsd", CONTEXT, mutual=0.0).loss(two_views()[2])) == {"ddgsd_mmd"}

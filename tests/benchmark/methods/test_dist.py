@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from kit import build, fake_features, gradients, make_site, make_step, tiny_info
+from kit import build, fake_features, gradients, make_context, make_step, tiny_info
 
-SITE = make_site(tiny_info(), tiny_info())
+CONTEXT = make_context(tiny_info(), tiny_info())
 
 
 def softmax(row, temperature):
@@ -22,29 +22,29 @@ def pearson(a, b):
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 def test_value(temperature):
-    student, teacher = fake_features(SITE.student), fake_features(SITE.teacher, seed=1)
+    student, teacher = fake_features(CONTEXT.student), fake_features(CONTEXT.teacher, seed=1)
     p_s, p_t = ([softmax(row, temperature) for row in f.logits.tolist()] for f in (student, teacher))
-    terms = build("dist", SITE, temperature=temperature).loss(make_step(SITE, student, teacher))
+    terms = build("dist", CONTEXT, temperature=temperature).loss(make_step(CONTEXT, student, teacher))
     for term, (a, b) in {"dist_inter": (p_s, p_t), "dist_intra": (list(zip(*p_s, strict=True)), list(zip(*p_t, strict=True)))}.items():
         distances = [1 - pearson(x, y) for x, y in zip(a, b, strict=True)]
         assert terms[term].item() == pytest.approx(temperature**2 * sum(distances) / len(distances), rel=1e-7)
 
 
 def test_gradient_reaches_the_students_logits_alone():
-    student = fake_features(SITE.student, requires_grad=True)
-    terms = build("dist", SITE).loss(make_step(SITE, student, fake_features(SITE.teacher, seed=1)))
+    student = fake_features(CONTEXT.student, requires_grad=True)
+    terms = build("dist", CONTEXT).loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher, seed=1)))
     for term in terms.values():
         assert [k for k, reached in gradients(term, student).items() if reached] == ["logits"]
 
 
 def test_a_positive_linear_map_of_a_class_costs_nothing():
     """What the paper asks for instead of equality: here of all predictions, towards the uniform ones."""
-    p = torch.softmax(fake_features(SITE.student).logits, 1)
-    student, teacher = (fake_features(SITE.student)._replace(logits=q.log()) for q in (p, 0.5 * p + 0.05))
-    terms = build("dist", SITE, temperature=1.0).loss(make_step(SITE, student, teacher))
+    p = torch.softmax(fake_features(CONTEXT.student).logits, 1)
+    student, teacher = (fake_features(CONTEXT.student)._replace(logits=q.log()) for q in (p, 0.5 * p + 0.05))
+    terms = build("dist", CONTEXT, temperature=1.0).loss(make_step(CONTEXT, student, teacher))
     assert all(abs(t.item()) < 1e-9 for t in terms.values())
 
 
 def test_one_image_alone_is_finite():
-    terms = build("dist", SITE).loss(make_step(SITE, fake_features(SITE.student, 1), fake_features(SITE.teacher, 1)))
+    terms = build("dist", CONTEXT).loss(make_step(CONTEXT, fake_features(CONTEXT.student, 1), fake_features(CONTEXT.teacher, 1)))
     assert all(t.isfinite() for t in terms.values())

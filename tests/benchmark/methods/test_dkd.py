@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from kit import build, fake_features, gradients, make_site, make_step, tiny_info
+from kit import build, fake_features, gradients, make_context, make_step, tiny_info, weights
 
 from benchmark import methods
 
-SITE = make_site(tiny_info(), tiny_info(), epochs=240)
+CONTEXT = make_context(tiny_info(), tiny_info(), epochs=240)
 
 
 def softmax(row):
@@ -32,9 +32,9 @@ def expected(z_s, z_t, labels, temperature):
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 def test_value(temperature):
-    student, teacher = fake_features(SITE.student), fake_features(SITE.teacher, seed=1)
-    step = make_step(SITE, student, teacher)
-    terms = build("dkd", SITE, temperature=temperature).loss(step)
+    student, teacher = fake_features(CONTEXT.student), fake_features(CONTEXT.teacher, seed=1)
+    step = make_step(CONTEXT, student, teacher)
+    terms = build("dkd", CONTEXT, temperature=temperature).loss(step)
     target, other = expected(student.logits, teacher.logits, step.labels, temperature)
     assert terms["dkd_target"].item() == pytest.approx(target, rel=1e-10)
     assert terms["dkd_other"].item() == pytest.approx(other, rel=1e-10)
@@ -42,37 +42,37 @@ def test_value(temperature):
 
 def test_kd_is_the_sum_with_the_teachers_doubt_as_weight():
     """The paper's identity: KD = TCKD + (1 - p_t,y) NCKD for each image."""
-    site = make_site(tiny_info(), tiny_info())
-    student, teacher = fake_features(SITE.student, 1), fake_features(SITE.teacher, 1, seed=1)
-    step = make_step(site, student, teacher)
-    terms = build("dkd", site).loss(step)
+    context = make_context(tiny_info(), tiny_info())
+    student, teacher = fake_features(CONTEXT.student, 1), fake_features(CONTEXT.teacher, 1, seed=1)
+    step = make_step(context, student, teacher)
+    terms = build("dkd", context).loss(step)
     doubt = 1 - torch.softmax(teacher.logits / 4, 1)[0, step.labels[0]]
-    kd = build("kd", site, temperature=4.0).loss(step)["kd"]
+    kd = build("kd", context, temperature=4.0).loss(step)["kd"]
     torch.testing.assert_close(kd, terms["dkd_target"] + doubt * terms["dkd_other"])
 
 
 def test_sharp_logits_in_fp32_are_finite():
-    info = SITE.student
+    info = CONTEXT.student
     student, teacher = (fake_features(info, seed=k).map(lambda t: (t * 300).float().requires_grad_()) for k in (0, 1))
-    terms = build("dkd", SITE, dtype=torch.float32).loss(make_step(SITE, student, teacher))
+    terms = build("dkd", CONTEXT, dtype=torch.float32).loss(make_step(CONTEXT, student, teacher))
     total = terms["dkd_target"] + terms["dkd_other"]
     assert total.isfinite() and gradients(total, student)["logits"]
 
 
 def test_gradient_reaches_the_students_logits_alone():
-    student = fake_features(SITE.student, requires_grad=True)
-    terms = build("dkd", SITE).loss(make_step(SITE, student, fake_features(SITE.teacher, seed=1)))
+    student = fake_features(CONTEXT.student, requires_grad=True)
+    terms = build("dkd", CONTEXT).loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher, seed=1)))
     for term in terms.values():
         assert [k for k, reached in gradients(term, student).items() if reached] == ["logits"]
 
 
 @pytest.mark.parametrize(("epochs", "length"), [(240, 20), (120, 10), (15, 1), (2, 1)])
 def test_warm_up_in_proportion(epochs, length):
-    method = build("dkd", make_site(tiny_info(), tiny_info(), epochs=epochs), alpha=2.0, beta=3.0)
+    method = build("dkd", make_context(tiny_info(), tiny_info(), epochs=epochs), alpha=2.0, beta=3.0)
     for epoch in range(1, epochs + 1):
         method.start_epoch(epoch)
         factor = min(epoch / length, 1)
-        assert method.weights() == pytest.approx({"dkd_target": 2 * factor, "dkd_other": 3 * factor})
+        assert weights(method) == pytest.approx({"dkd_target": 2 * factor, "dkd_other": 3 * factor})
 
 
 @pytest.mark.parametrize(("teacher", "beta"), [("resnet56", 2.0), ("wrn_40_2", 6.0), ("vgg13", 6.0), ("resnet32x4", 8.0)])

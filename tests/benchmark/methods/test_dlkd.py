@@ -13,20 +13,21 @@ from kit import (
     build,
     fake_features,
     gradients,
-    make_site,
+    make_context,
     make_step,
     no_sync,
     poisoned,
     real_step,
     site_for,
     tiny_info,
+    weights,
 )
 from torch import Tensor, nn
 
 from benchmark import methods
 from benchmark.data.views import NORMAL, ROTATED
 from benchmark.errors import InputError
-from benchmark.methods import Objective, Site, Step
+from benchmark.methods import MethodContext, Objective, Step
 from benchmark.methods.dlkd import supervised_contrast
 from models import Features
 
@@ -89,8 +90,8 @@ def expected_contrast(vectors: Rows, labels: list[int], temperature: float) -> f
 # --- the pieces under test ------------------------------------------------------------------------------------------
 
 
-def site() -> Site:
-    return make_site(STUDENT, TEACHER, num_classes=CLASSES)
+def context() -> MethodContext:
+    return make_context(STUDENT, TEACHER, num_classes=CLASSES)
 
 
 def both_views(info, seed: int, requires_grad: bool = False) -> dict[str, Features]:
@@ -103,7 +104,7 @@ def both_views(info, seed: int, requires_grad: bool = False) -> dict[str, Featur
 
 def step(requires_grad: bool = False) -> Step:
     labels = torch.tensor([2, 5, 2])
-    return make_step(site(), both_views(STUDENT, 10, requires_grad), both_views(TEACHER, 20), labels=labels)
+    return make_step(context(), both_views(STUDENT, 10, requires_grad), both_views(TEACHER, 20), labels=labels)
 
 
 def rows_of(views: dict[str, Features]) -> Rows:
@@ -113,7 +114,7 @@ def rows_of(views: dict[str, Features]) -> Rows:
 
 @pytest.mark.parametrize(("corr_temperature", "sup_temperature"), [(0.5, 0.07), (0.2, 0.3)])
 def test_dlkd_value(corr_temperature: float, sup_temperature: float) -> None:
-    method = build("dlkd", site(), corr_temperature=corr_temperature, sup_temperature=sup_temperature)
+    method = build("dlkd", context(), corr_temperature=corr_temperature, sup_temperature=sup_temperature)
     s = step()
     terms = method.loss(s)
     student, teacher = rows_of(s.students), rows_of(s.teachers)
@@ -138,7 +139,7 @@ def test_contrast_is_zero_where_the_positive_is_all_there_is() -> None:
 
 
 def test_heads_have_the_code_s_widths() -> None:
-    method = build("dlkd", site())
+    method = build("dlkd", context())
     s, t = 4, 3
     shapes = {name: tuple(p.shape) for name, p in method.named_parameters() if name.endswith("weight") and p.dim() == 2}
     assert shapes == {
@@ -149,7 +150,7 @@ def test_heads_have_the_code_s_widths() -> None:
 
 
 def test_dlkd_gradients() -> None:
-    method = build("dlkd", site())
+    method = build("dlkd", context())
     s = step(requires_grad=True)
     with no_sync():
         terms = method.loss(s)
@@ -186,8 +187,8 @@ def test_resolved_weights_are_used_and_recorded(settings: dict, weights: tuple[f
     recorded = spec.settings()["components"]["dlkd"]
     assert (recorded["align"], recorded["corr"], recorded["sup"], recorded["variant"]) == (*weights, variant)
     assert spec.ce == 1.0
-    method = Objective(spec, site(), lambda name: 5).method("dlkd")
-    assert tuple(method.weights().values()) == weights
+    method = Objective(spec, context(), lambda name: 5).method("dlkd")
+    assert tuple(weights(method).values()) == weights
 
 
 def test_what_is_asked_for_in_two_ways_is_one_run() -> None:
@@ -225,7 +226,7 @@ def test_ablation(on: tuple[str, ...]) -> None:
     needs = method_class.needs(method_class.Config(**off))
     assert needs.teacher == ({"embedding"} if on else set())
     assert needs.passes == needs.views[: 2 if on else 0] and needs.views == ((NORMAL, ROTATED) if on else (NORMAL,))
-    method, full = build("dlkd", site(), **off), build("dlkd", site())
+    method, full = build("dlkd", context(), **off), build("dlkd", context())
     assert {name for name, _ in method.named_children()} == {m for term in on for m in MODULES[term]}
     method.load_state_dict({k: v for k, v in full.state_dict().items() if k in method.state_dict()})
     s = step()
@@ -242,7 +243,7 @@ def test_ablation(on: tuple[str, ...]) -> None:
 def test_without_labels_and_logits() -> None:
     """align + corr with ce = 0: a teacher without classes; here reading a label or any logits is an error."""
     spec = methods.parse("dlkd", {"dlkd.sup": 0.0, "ce": 0.0})
-    objective = Objective(spec, site(), lambda name: 5).double()
+    objective = Objective(spec, context(), lambda name: 5).double()
     s = step()
     blind = dataclasses.replace(
         s,
@@ -254,12 +255,12 @@ def test_without_labels_and_logits() -> None:
     assert terms.keys() == {"dlkd_align", "dlkd_corr"}
     assert total.item() == pytest.approx((20 * terms["dlkd_align"] + 50 * terms["dlkd_corr"]).item(), rel=1e-12)
     with pytest.raises(AssertionError):
-        Objective(methods.parse("dlkd", {"ce": 0.0}), site(), lambda name: 5).double()({"dlkd": blind})
+        Objective(methods.parse("dlkd", {"ce": 0.0}), context(), lambda name: 5).double()({"dlkd": blind})
 
 
 def test_with_kd_both_are_added() -> None:
     spec = methods.parse("dlkd+kd")
-    objective = Objective(spec, site(), lambda name: 5).double()
+    objective = Objective(spec, context(), lambda name: 5).double()
     s = step()
     total, terms = objective({"dlkd": s, "kd": s})
     parts = terms["ce"] + terms["kd"] + 20 * terms["dlkd_align"] + 50 * terms["dlkd_corr"] + terms["dlkd_sup"]
@@ -280,7 +281,7 @@ def test_dlkd_on_real_networks_and_a_smaller_last_batch() -> None:
     needs = method_class.needs(method.config)
     for indices in batches(method_class, where):
         terms = method.loss(real_step(where, needs, indices))
-        total = sum(method.weights()[k] * v for k, v in terms.items())
+        total = sum(weights(method)[k] * v for k, v in terms.items())
         assert total.dtype == torch.float32 and bool(total.isfinite())
     total.backward()
     assert all(p.grad is not None for n, p in where.student_net.named_parameters() if not n.startswith("fc"))

@@ -3,21 +3,21 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from kit import build, fake_features, make_site, make_step, tiny_info
+from kit import build, fake_features, make_context, make_step, tiny_info, weights
 from selfkd_kit import kl, reaches, softmax
 
 from benchmark import methods
 
-SITE = make_site(tiny_info(stages=((3, 8, 8), (4, 8, 8), (5, 4, 4))), None)
+CONTEXT = make_context(tiny_info(stages=((3, 8, 8), (4, 8, 8), (5, 4, 4))), None)
 
 
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 def test_value(temperature):
-    student = fake_features(SITE.student)
-    step = make_step(SITE, student)
-    method = build("drg", SITE, temperature=temperature)
+    student = fake_features(CONTEXT.student)
+    step = make_step(CONTEXT, student)
+    method = build("drg", CONTEXT, temperature=temperature)
     z_aux = method.auxiliary(student.stages[1]).tolist()
     terms = method.loss(step)
     guidance = [kl(softmax(a, temperature), z, temperature) for a, z in zip(z_aux, student.logits.tolist(), strict=True)]
@@ -27,8 +27,8 @@ def test_value(temperature):
 
 
 def test_the_auxiliary_classifier_layer_by_layer():
-    x = fake_features(SITE.student).stages[1]
-    net = build("drg", SITE).auxiliary.eval()
+    x = fake_features(CONTEXT.student).stages[1]
+    net = build("drg", CONTEXT).auxiliary.eval()
     state = {k: v for k, v in net.state_dict().items() if "num_batches" not in k}
 
     def norm(x, name):
@@ -52,15 +52,15 @@ def test_the_auxiliary_classifier_layer_by_layer():
 
 def test_gradients():
     """The guidance reaches the outputs alone, the classifier's cross-entropy the second stage."""
-    student = fake_features(SITE.student, requires_grad=True)
-    terms = build("drg", SITE).loss(make_step(SITE, student))
+    student = fake_features(CONTEXT.student, requires_grad=True)
+    terms = build("drg", CONTEXT).loss(make_step(CONTEXT, student))
     assert reaches(terms["drg"], student, "logits") and reaches(terms["drg_aux"], student, "stages")
     terms["drg_aux"].backward()
     assert student.stages[0].grad is None and student.stages[1].grad.any()
 
 
 def test_weights_and_skip():
-    assert build("drg", SITE).weights() == {"drg": 0.2, "drg_aux": 1.0} and methods.parse("drg+dsr").ce == 1.0
-    assert build("drg", SITE, guide=0.0, aux=0.0).loss(make_step(SITE, fake_features(SITE.student))) == {}
+    assert weights(build("drg", CONTEXT)) == {"drg": 0.2, "drg_aux": 1.0} and methods.parse("drg+dsr").ce == 1.0
+    assert build("drg", CONTEXT, guide=0.0, aux=0.0).loss(make_step(CONTEXT, fake_features(CONTEXT.student))) == {}
     assert "second stage" in methods.get("drg").skip(None, tiny_info(stages=((3, 4, 4),)), None)
-    assert methods.get("drg").skip(None, SITE.student, None) is None
+    assert methods.get("drg").skip(None, CONTEXT.student, None) is None

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from kit import build, fake_features, gradients, make_site, make_step, tiny_info
+from kit import build, fake_features, gradients, make_context, make_step, tiny_info
 from torch import nn
 
 import models
@@ -22,9 +22,9 @@ CASES = {
 }
 
 
-def site_of(student, teacher):
-    """A site whose networks have these second stages."""
-    return make_site(*(tiny_info(stages=((2, 4, 4), shape)) for shape in (student, teacher)))
+def context_of(student, teacher):
+    """A context whose networks have these second stages."""
+    return make_context(*(tiny_info(stages=((2, 4, 4), shape)) for shape in (student, teacher)))
 
 
 def loops(conv, x, out, at):
@@ -74,40 +74,40 @@ def norm_relu(x, bn):
 
 @pytest.mark.parametrize("case", CASES)
 def test_value(case):
-    site = site_of(*CASES[case])
-    method = build("fitnet", site)
+    context = context_of(*CASES[case])
+    method = build("fitnet", context)
     conv, bn, _ = method.regressor
     assert conv.kernel_size == (KERNEL[case],) * 2
     with torch.no_grad():
         bn.weight.uniform_(0.5, 1.5)
         bn.bias.uniform_(-0.5, 0.5)
-    student, teacher = fake_features(site.student, B), fake_features(site.teacher, B, seed=1)
+    student, teacher = fake_features(context.student, B), fake_features(context.teacher, B, seed=1)
     f_t = teacher.stages[1].tolist()
     r = norm_relu(loops(conv, student.stages[1].tolist(), len(f_t[0][0]), AT[case]), bn)
     squares = [
         (r[n][c][y][x] - f_t[n][c][y][x]) ** 2
         for n in range(B) for c in range(2) for y in range(len(f_t[0][0])) for x in range(len(f_t[0][0]))
     ]
-    found = method.loss(make_step(site, student, teacher))["fitnet"]
+    found = method.loss(make_step(context, student, teacher))["fitnet"]
     assert found.item() == pytest.approx(sum(squares) / len(squares), rel=1e-11)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_gradient_reaches_the_stage_and_the_regressor(case):
-    site = site_of(*CASES[case])
-    method = build("fitnet", site)
-    student = fake_features(site.student, B, requires_grad=True)
-    loss = method.loss(make_step(site, student, fake_features(site.teacher, B, seed=1)))["fitnet"]
+    context = context_of(*CASES[case])
+    method = build("fitnet", context)
+    student = fake_features(context.student, B, requires_grad=True)
+    loss = method.loss(make_step(context, student, fake_features(context.teacher, B, seed=1)))["fitnet"]
     assert gradients(loss, student) == {
         "stem": False, "stages": True, "preacts": False, "embedding": False, "logits": False,
     }
 
 
 def test_only_the_hint_layer_and_the_regressor_get_gradients():
-    site = site_of(*CASES["twice"])
-    method = build("fitnet", site)
-    student = fake_features(site.student, B, requires_grad=True)
-    method.loss(make_step(site, student, fake_features(site.teacher, B, seed=1)))["fitnet"].backward()
+    context = context_of(*CASES["twice"])
+    method = build("fitnet", context)
+    student = fake_features(context.student, B, requires_grad=True)
+    method.loss(make_step(context, student, fake_features(context.teacher, B, seed=1)))["fitnet"].backward()
     assert student.stages[0].grad is None
     assert student.stages[1].grad.any()
     assert all(p.grad is not None for p in method.parameters())
@@ -117,18 +117,18 @@ def test_only_the_hint_layer_and_the_regressor_get_gradients():
 @pytest.mark.parametrize(("layer", "part"), [(0, "stem"), (1, "stages"), (3, "stages")])
 def test_another_layer(layer, part):
     info = tiny_info(stages=((3, 4, 4), (4, 3, 3), (5, 2, 2)), stem=(2, 4, 4))
-    site = make_site(info, info)
-    method = build("fitnet", site, layer=layer)
+    context = make_context(info, info)
+    method = build("fitnet", context, layer=layer)
     assert method.needs(method.config).teacher == {part}
-    student, teacher = fake_features(site.student, B), fake_features(site.teacher, B, seed=1)
+    student, teacher = fake_features(context.student, B), fake_features(context.teacher, B, seed=1)
     expected = (method.regressor(student.maps[layer]) - teacher.maps[layer]).square().mean()
-    torch.testing.assert_close(method.loss(make_step(site, student, teacher))["fitnet"], expected)
+    torch.testing.assert_close(method.loss(make_step(context, student, teacher))["fitnet"], expected)
 
 
 def test_weight_zero_is_not_computed():
-    site = site_of(*CASES["equal"])
-    step = make_step(site, fake_features(site.student, B), fake_features(site.teacher, B))
-    assert build("fitnet", site, weight=0.0).loss(step) == {}
+    context = context_of(*CASES["equal"])
+    step = make_step(context, fake_features(context.student, B), fake_features(context.teacher, B))
+    assert build("fitnet", context, weight=0.0).loss(step) == {}
 
 
 def skip(student, teacher, layer=2):
@@ -157,9 +157,9 @@ vgg13:vgg8 vgg13:MobileNetV2 ResNet50:MobileNetV2 ResNet50:vgg8 resnet32x4:Shuff
 def test_every_pair_of_the_tables_has_a_regressor_that_fits(pair):
     teacher, student = (models.info(name, 100) for name in pair.split(":"))
     assert skip(student, teacher) is None
-    method, site = methods.get("fitnet"), make_site(student, teacher)
+    method, context = methods.get("fitnet"), make_context(student, teacher)
     with torch.device("meta"):
-        built = method(method.Config(), site)
+        built = method(method.Config(), context)
         out = built.regressor(torch.empty(2, *student.stage_shapes[1]))
     assert out.shape[1:] == teacher.stage_shapes[1]
 

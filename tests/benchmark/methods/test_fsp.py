@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from kit import build, fake_features, make_site, make_step, pooled, tiny_info
+from kit import build, fake_features, make_context, make_step, pooled, tiny_info
 
 import models
 from benchmark import methods
 
-SITE = make_site(tiny_info(((3, 4, 4), (4, 2, 2))), tiny_info(((3, 8, 8), (4, 2, 2)), stem=(2, 8, 8)))
+CONTEXT = make_context(tiny_info(((3, 4, 4), (4, 2, 2))), tiny_info(((3, 8, 8), (4, 2, 2)), stem=(2, 8, 8)))
 
 
 def matrix(first, second):
@@ -31,14 +31,14 @@ def plain(student, teacher):
 
 
 def test_value():
-    student, teacher = fake_features(SITE.student, 4), fake_features(SITE.teacher, 4, seed=1)
-    found = build("fsp", SITE).init_loss(make_step(SITE, student, teacher))["fsp"]
+    student, teacher = fake_features(CONTEXT.student, 4), fake_features(CONTEXT.teacher, 4, seed=1)
+    found = build("fsp", CONTEXT).init_loss(make_step(CONTEXT, student, teacher))["fsp"]
     assert found.item() == pytest.approx(plain(student.maps, teacher.maps), rel=1e-12)
 
 
 def test_gradients_reach_stem_and_stages():
-    student = fake_features(SITE.student, requires_grad=True)
-    build("fsp", SITE).init_loss(make_step(SITE, student, fake_features(SITE.teacher, seed=1)))["fsp"].backward()
+    student = fake_features(CONTEXT.student, requires_grad=True)
+    build("fsp", CONTEXT).init_loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher, seed=1)))["fsp"].backward()
     assert all(m.grad is not None and bool(m.grad.any()) for m in student.maps)
     assert student.embedding.grad is None and student.logits.grad is None
 
@@ -56,5 +56,5 @@ def test_unequal_channels_are_answered_by_a_reason(teacher, student, can):
 
 
 def test_the_main_stage_has_no_term_and_needs_no_teacher():
-    assert build("fsp", SITE, dtype=torch.float64).loss(make_step(SITE, fake_features(SITE.student), fake_features(SITE.teacher))) == {}
+    assert build("fsp", CONTEXT, dtype=torch.float64).loss(make_step(CONTEXT, fake_features(CONTEXT.student), fake_features(CONTEXT.teacher))) == {}
     assert not methods.parse("fsp").needs().passes

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from kit import build, fake_features, gradients, make_site, make_step, pooled, tiny_info
+from kit import build, fake_features, gradients, make_context, make_step, pooled, tiny_info
 
 from benchmark import methods
 
-SITE = make_site(tiny_info(((3, 4, 4), (3, 4, 4))), tiny_info(((2, 4, 4), (6, 2, 2))))
+CONTEXT = make_context(tiny_info(((3, 4, 4), (3, 4, 4))), tiny_info(((2, 4, 4), (6, 2, 2))))
 
 
 def factor(maps):
@@ -20,9 +20,9 @@ def factor(maps):
 
 
 def test_value_of_the_main_stage():
-    method = build("ft", SITE)
-    student, teacher = fake_features(SITE.student, 4), fake_features(SITE.teacher, 4, seed=1)
-    found = method.loss(make_step(SITE, student, teacher))["ft"]
+    method = build("ft", CONTEXT)
+    student, teacher = fake_features(CONTEXT.student, 4), fake_features(CONTEXT.teacher, 4, seed=1)
+    found = method.loss(make_step(CONTEXT, student, teacher))["ft"]
     f_s = method.translator(student.stages[-1]).tolist()
     f_t = method.paraphraser["encoder"](teacher.stages[-1]).tolist()
     differences = []
@@ -33,16 +33,16 @@ def test_value_of_the_main_stage():
 
 
 def test_value_of_the_initialisation_stage():
-    method = build("ft", SITE)
-    teacher = fake_features(SITE.teacher, 4, seed=1)
-    found = method.init_loss(make_step(SITE, None, teacher))["ft_reconstruction"]
+    method = build("ft", CONTEXT)
+    teacher = fake_features(CONTEXT.teacher, 4, seed=1)
+    found = method.init_loss(make_step(CONTEXT, None, teacher))["ft_reconstruction"]
     rebuilt = method.paraphraser["decoder"](method.paraphraser["encoder"](teacher.stages[-1]))
     pairs = list(zip(rebuilt.flatten().tolist(), teacher.stages[-1].flatten().tolist(), strict=True))
     assert found.item() == pytest.approx(sum((a - b) ** 2 for a, b in pairs) / len(pairs), rel=1e-12)
 
 
 def test_the_paraphraser_is_as_described():
-    method = build("ft", SITE)
+    method = build("ft", CONTEXT)
     shapes = [tuple(m.weight.shape) for m in method.paraphraser.modules() if hasattr(m, "weight")]
     assert shapes == [(6, 6, 3, 3), (3, 6, 3, 3), (3, 3, 3, 3), (3, 3, 3, 3), (3, 6, 3, 3), (6, 6, 3, 3)]
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in method.paraphraser.modules())
@@ -51,15 +51,15 @@ def test_the_paraphraser_is_as_described():
 
 
 def test_gradients():
-    method = build("ft", SITE)
-    method.init_loss(make_step(SITE, None, fake_features(SITE.teacher, seed=1)))["ft_reconstruction"].backward()
+    method = build("ft", CONTEXT)
+    method.init_loss(make_step(CONTEXT, None, fake_features(CONTEXT.teacher, seed=1)))["ft_reconstruction"].backward()
     assert all(p.grad is not None for p in method.paraphraser.parameters())
     assert all(p.grad is None for p in method.translator.parameters())
     assert list(method.init_modules(None)) == [method.paraphraser]
     method.after_init()
     method.zero_grad()
-    student = fake_features(SITE.student, requires_grad=True)
-    loss = method.loss(make_step(SITE, student, fake_features(SITE.teacher, seed=1)))["ft"]
+    student = fake_features(CONTEXT.student, requires_grad=True)
+    loss = method.loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher, seed=1)))["ft"]
     assert gradients(loss, student) == {"stem": False, "stages": True, "preacts": False, "embedding": False, "logits": False}
     loss.backward()
     assert all(p.grad is None and not p.requires_grad for p in method.paraphraser.parameters())
@@ -67,9 +67,9 @@ def test_gradients():
 
 
 def test_settings():
-    method = build("ft", SITE)
+    method = build("ft", CONTEXT)
     assert [method.init_lr(n, 0.05) for n in ("resnet20", "wrn_16_2", "vgg8")] == [0.01, 0.01, 0.05]
     assert method.init_lr("ShuffleV1", 0.01) == 0.01
     assert not methods.get("ft").init_needs(method.config).student, "the paraphraser needs no student pass"
-    step = make_step(SITE, fake_features(SITE.student), fake_features(SITE.teacher))
-    assert build("ft", SITE, weight=0.0).loss(step) == {}
+    step = make_step(CONTEXT, fake_features(CONTEXT.student), fake_features(CONTEXT.teacher))
+    assert build("ft", CONTEXT, weight=0.0).loss(step) == {}

@@ -16,7 +16,7 @@ import models
 from benchmark import data
 from benchmark.data.samplers import SHUFFLE
 from benchmark.data.stream import Batch, Stream
-from benchmark.training.active_run import Item
+from benchmark.training.active_run import ActiveRun
 from benchmark.training.lockstep import Lockstep
 from models import Features, Network
 
@@ -54,7 +54,7 @@ CASES = {
 }
 
 
-def opened(method: str, folder: Path) -> tuple[Item, Network, list[Batch]]:
+def opened(method: str, folder: Path) -> tuple[ActiveRun, Network, list[Batch]]:
     teacher_name, student_name = CASES[method][:2]
     torch.manual_seed(3)
     teacher = models.build(teacher_name, 10)
@@ -63,7 +63,7 @@ def opened(method: str, folder: Path) -> tuple[Item, Network, list[Batch]]:
     FP32.place(teacher)
     run = small_run(method, student_name, teacher_name)
     split = data.load("digits", folder).train.take(128)
-    item = Item.open(run, folder, FP32, teacher, split.labels, {})
+    item = ActiveRun.open(run, folder, FP32, teacher, split.labels, {})
     info = data.info("digits")
     stream = Stream(split, info.mean, info.std, SHUFFLE, 16, False, 0)
     return item, teacher, list(stream.epoch("init0", 1, (data.NORMAL,)))

@@ -13,7 +13,7 @@ import re
 
 import pytest
 import torch
-from kit import batches, build, no_sync, on_meta, poisoned, real_step, site_for
+from kit import batches, build, no_sync, on_meta, poisoned, real_step, site_for, weights
 from torch import nn
 
 from benchmark import methods
@@ -31,10 +31,10 @@ vgg13:vgg8 vgg13:MobileNetV2 ResNet50:MobileNetV2 ResNet50:vgg8 resnet32x4:Shuff
 
 
 def put_to_work(name, dtype=torch.float32, seed=0):
-    """`(method class, site, built method)`, the defaults of its config."""
+    """`(method class, context, built method)`, the defaults of its config."""
     method_class = methods.get(name)
-    site = site_for(method_class, n=N, batch_size=BATCH)
-    return method_class, site, build(name, site, dtype=dtype, seed=seed)
+    context = site_for(method_class, n=N, batch_size=BATCH)
+    return method_class, context, build(name, context, dtype=dtype, seed=seed)
 
 
 def stages_of(method_class, config):
@@ -182,9 +182,9 @@ def test_what_is_kept_of_every_image_is_told_beforehand(name):
     """A plan states the disk that memory banks take: buffers that grow with the training set grow by what `memory` says."""
     method, held = methods.get(name), {}
     for n in (N, 2 * N):
-        site = site_for(method, n=n, batch_size=BATCH)
-        state = build(name, site, dtype=torch.float32).state_dict()
-        held[n] = sum(t.numel() for t in state.values()), method.memory(method.Config(), n, 10, site.teacher)
+        context = site_for(method, n=n, batch_size=BATCH)
+        state = build(name, context, dtype=torch.float32).state_dict()
+        held[n] = sum(t.numel() for t in state.values()), method.memory(method.Config(), n, 10, context.teacher)
     assert held[2 * N][0] - held[N][0] == held[2 * N][1] - held[N][1]
 
 
@@ -193,17 +193,17 @@ def test_what_is_kept_of_every_image_is_told_beforehand(name):
 
 def walk(name, check, dtype=torch.float32):
     """Calls `check(method, needs, loss, step)` for each stage and each batch of an epoch; what is not needed is poison."""
-    method_class, site, method = put_to_work(name, dtype)
-    if site.student_net is not None:
-        site.student_net.to(dtype)
-    site.teacher_net.to(dtype)
+    method_class, context, method = put_to_work(name, dtype)
+    if context.student_net is not None:
+        context.student_net.to(dtype)
+    context.teacher_net.to(dtype)
     for needs, loss in stages_of(method_class, method.config):
         if loss == "loss":
             if method_class.init_epochs:
                 method.after_init()
             method.start_epoch(1)
-        for k, indices in enumerate(batches(method_class, site)):
-            check(method, needs, getattr(method, loss), real_step(site, needs, indices, seed=k))
+        for k, indices in enumerate(batches(method_class, context)):
+            check(method, needs, getattr(method, loss), real_step(context, needs, indices, seed=k))
 
 
 @every_method
@@ -234,11 +234,11 @@ def test_a_step_works_without_values(name):
         if terms:
             total_of(terms).backward()
 
-    method_class, site, method = put_to_work(name)
+    method_class, context, method = put_to_work(name)
     for needs, loss in stages_of(method_class, method.config):
         if loss == "loss" and method_class.init_epochs:
             method.after_init()
-        step = real_step(site, needs, torch.arange(BATCH), poison=False)
+        step = real_step(context, needs, torch.arange(BATCH), poison=False)
         check(method, needs, getattr(method, loss), step)
 
 
@@ -252,7 +252,7 @@ def test_terms_are_scalars_that_weights_names(name, dtype):
             assert value.shape == () and value.dtype == dtype and value.isfinite()
             assert value.requires_grad
         if loss.__name__ == "loss":
-            assert terms.keys() == {term for term, weight in method.weights().items() if weight}
+            assert terms.keys() == {term for term, weight in weights(method).items() if weight}
         else:
             assert terms
 
@@ -261,14 +261,14 @@ def test_terms_are_scalars_that_weights_names(name, dtype):
 
 @every_method
 def test_a_term_of_weight_zero_is_not_computed(name):
-    method_class, site, method = put_to_work(name)
+    method_class, context, method = put_to_work(name)
     needs = method_class.needs(method.config)
-    step = real_step(site, needs, torch.arange(BATCH))
-    weights = method.weights()
-    for off in weights:
-        method.weights = lambda off=off: {term: 0.0 if term == off else weights[term] for term in weights}
+    step = real_step(context, needs, torch.arange(BATCH))
+    full = weights(method)
+    for off in full:
+        method.weights = lambda config, off=off: {term: 0.0 if term == off else full[term] for term in full}
         assert off not in method.loss(step)
-    method.weights = lambda: dict.fromkeys(weights, 0.0)
+    method.weights = lambda config: dict.fromkeys(full, 0.0)
     blind = dataclasses.replace(
         step,
         students={k: poisoned(v, frozenset(), "the student") for k, v in step.students.items()},
@@ -280,33 +280,33 @@ def test_a_term_of_weight_zero_is_not_computed(name):
 @every_method
 def test_weights_scale_with_the_config(name):
     """Where a config has the field `weight`, twice the weight is twice every weight."""
-    method_class, site, method = put_to_work(name)
+    method_class, context, method = put_to_work(name)
     if not hasattr(method.config, "weight"):
         assert not any(f.name == "weight" for f in dataclasses.fields(method_class.Config))
         return
-    twice = build(name, site, weight=2 * method.config.weight)
-    assert twice.weights() == {term: 2 * weight for term, weight in method.weights().items()}
+    twice = build(name, context, weight=2 * method.config.weight)
+    assert weights(twice) == {term: 2 * weight for term, weight in weights(method).items()}
 
 
 @every_method
 def test_weights_are_known_before_it_is_built(name):
     """So a loss without a term is refused before its teacher is trained."""
     _, _, method = put_to_work(name)
-    assert methods.parse(name).components[0].weights() == method.weights()
+    assert methods.parse(name).components[0].weights() == method.weights(method.config)
     methods.check_loss(methods.parse(name), "", "")
 
 
 @every_method
 def test_gradients_reach_every_trainable_tensor_and_no_teacher(name):
     """Of the method's own in one of its stages; of the student where the method trains it."""
-    method_class, site, method = put_to_work(name)
+    method_class, context, method = put_to_work(name)
     own = {k for k, p in method.named_parameters() if p.requires_grad}
     reached = set()
     for needs, loss in stages_of(method_class, method.config):
         if loss == "loss" and method_class.init_epochs:
             method.after_init()
-        for k, indices in enumerate(batches(method_class, site)[:2]):  # some terms compare with the batch before
-            step = real_step(site, needs, indices, seed=k)
+        for k, indices in enumerate(batches(method_class, context)[:2]):  # some terms compare with the batch before
+            step = real_step(context, needs, indices, seed=k)
             terms = getattr(method, loss)(step)
             if loss == "loss" and method.trains_student and (task := method.task_loss(step)) is not None:
                 terms = {**terms, "ce": task}
@@ -314,15 +314,15 @@ def test_gradients_reach_every_trainable_tensor_and_no_teacher(name):
                 total_of(terms).backward()
         reached |= {k for k, p in method.named_parameters() if p.grad is not None and p.grad.any()}
     assert reached == own
-    assert all(p.grad is None for p in site.teacher_net.parameters())
+    assert all(p.grad is None for p in context.teacher_net.parameters())
     if method.trains_student:
-        assert any(p.grad is not None and p.grad.any() for p in site.student_net.parameters())
+        assert any(p.grad is not None and p.grad.any() for p in context.student_net.parameters())
 
 
 @every_method
 def test_networks_are_not_part_of_its_state(name):
-    _, site, method = put_to_work(name)
-    nets = [net for net in (site.student_net, site.teacher_net) if net is not None]
+    _, context, method = put_to_work(name)
+    nets = [net for net in (context.student_net, context.teacher_net) if net is not None]
     foreign = {p.data_ptr() for net in nets for p in net.parameters()}
     assert not foreign & {t.data_ptr() for t in (*method.parameters(), *method.buffers()) if t.numel()}
 
@@ -332,7 +332,7 @@ def test_dead_and_equal_features_give_finite_gradients(name):
     """All images alike, and all maps zero: square roots and norms at zero."""
 
     def check(change):
-        method_class, site, method = put_to_work(name, torch.float64)
+        method_class, context, method = put_to_work(name, torch.float64)
         for needs, loss in stages_of(method_class, method.config):
             if loss == "loss" and method_class.init_epochs:
                 method.after_init()
@@ -342,7 +342,7 @@ def test_dead_and_equal_features_give_finite_gradients(name):
                 leaves.append(change(t.detach().double()).requires_grad_())
                 return leaves[-1]
 
-            step = real_step(site, needs, torch.arange(4), poison=False, wrap=lambda f, leaf=leaf: f.map(leaf))
+            step = real_step(context, needs, torch.arange(4), poison=False, wrap=lambda f, leaf=leaf: f.map(leaf))
             step = dataclasses.replace(
                 step, teachers={k: v.map(lambda t: change(t.double())) for k, v in step.teachers.items()}
             )
@@ -364,9 +364,9 @@ def test_draws_come_from_the_steps_generator_alone(name):
     """Two twins on one step agree bit by bit, and the global generator is not touched."""
     values = []
     for _ in range(2):
-        method_class, site, method = put_to_work(name)
+        method_class, context, method = put_to_work(name)
         for needs, loss in stages_of(method_class, method.config):
-            step = real_step(site, needs, torch.arange(BATCH))
+            step = real_step(context, needs, torch.arange(BATCH))
             before = torch.get_rng_state()
             values.append(getattr(method, loss)(step))
             assert torch.equal(before, torch.get_rng_state())
@@ -387,17 +387,17 @@ def test_modules_depend_on_the_seed_alone(name):
 @every_method
 def test_state_dict_is_all_that_a_checkpoint_needs(name):
     """A method of another seed that is given the state goes on bit by bit; the file is read with weights_only."""
-    method_class, site, method = put_to_work(name)
+    method_class, context, method = put_to_work(name)
     needs = method_class.needs(method.config)
-    epoch = batches(method_class, site)
-    steps = [real_step(site, needs, indices, seed=k) for k, indices in enumerate(epoch)]
+    epoch = batches(method_class, context)
+    steps = [real_step(context, needs, indices, seed=k) for k, indices in enumerate(epoch)]
     method.start_epoch(1)
     for step in steps[:2]:
         method.loss(step)
     file = io.BytesIO()
     torch.save(method.state_dict(), file)
     file.seek(0)
-    resumed = build(name, site, dtype=torch.float32, seed=1)
+    resumed = build(name, context, dtype=torch.float32, seed=1)
     resumed.load_state_dict(torch.load(file, weights_only=True))
     resumed.start_epoch(1)
     for step in steps[2:]:
@@ -415,37 +415,37 @@ def test_an_epochs_schedule_depends_on_its_number_alone(name):
     for epoch in (1, 2, 3):
         one.start_epoch(epoch)
     other.start_epoch(3)
-    assert one.weights() == other.weights()
+    assert weights(one) == weights(other)
     state = other.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in one.state_dict().items())
 
 
 @every_method
 def test_prediction_reads_what_is_needed_alone(name):
-    method_class, site, method = put_to_work(name)
-    if site.student_net is None:
+    method_class, context, method = put_to_work(name)
+    if context.student_net is None:
         assert not method_class.trains_student
         return
     needs = method_class.needs(method.config)
     with torch.no_grad():
-        features = site.student_net.eval().features(torch.zeros(3, 3, 32, 32))
+        features = context.student_net.eval().features(torch.zeros(3, 3, 32, 32))
     logits = method.eval().predict(poisoned(features, needs.student | {"logits"}, "the student"))
-    assert logits is None or logits.shape == (3, site.num_classes)
+    assert logits is None or logits.shape == (3, context.num_classes)
 
 
 @every_method
 def test_initialisation_stage_trains_what_it_says(name):
-    method_class, site, method = put_to_work(name)
+    method_class, context, method = put_to_work(name)
     if not method_class.init_epochs:
-        assert list(method.init_modules(site.student_net)) == []
+        assert list(method.init_modules(context.student_net)) == []
         with pytest.raises(NotImplementedError):
             method.init_loss(None)
         return
-    modules = list(method.init_modules(site.student_net))
+    modules = list(method.init_modules(context.student_net))
     named = [p for module in modules for p in module.parameters()]
     assert named and all(isinstance(module, nn.Module) for module in modules)
     assert method.init_lr("resnet8", 0.05) > 0
-    step = real_step(site, method_class.init_needs(method.config), torch.arange(BATCH))
+    step = real_step(context, method_class.init_needs(method.config), torch.arange(BATCH))
     total_of(method.init_loss(step)).backward()
     assert all(p.grad is not None for p in named), "every tensor that is said to train gets a gradient"
 
@@ -455,28 +455,28 @@ def test_objective_is_the_weighted_sum_and_combines(name):
     """`x` and `x+kd`: total = ce * CE + sum of weight * term, and a step of it trains the student."""
     for text in (name, f"{name}+kd" if name != "kd" else "kd"):
         spec = methods.parse(text)
-        site = site_for(methods.get(name), n=N, batch_size=BATCH)
-        objective = Objective(spec, site, lambda _: 0)
+        context = site_for(methods.get(name), n=N, batch_size=BATCH)
+        objective = Objective(spec, context, lambda _: 0)
         if any(stage for stage in spec.init_stages):
             for m in objective:
                 m.after_init()
         objective.start_epoch(1)
-        step = real_step(site, spec.needs(), torch.arange(BATCH))
+        step = real_step(context, spec.needs(), torch.arange(BATCH))
         total, terms = objective({c.method.name: step for c in spec.components})
-        weights = {"ce": spec.ce, **{t: w for m in objective for t, w in m.weights().items()}}
-        expected = sum(weights[term] * value for term, value in terms.items())
+        all_weights = {"ce": spec.ce, **{t: w for m in objective for t, w in weights(m).items()}}
+        expected = sum(all_weights[term] * value for term, value in terms.items())
         torch.testing.assert_close(total, expected)
         total.backward()
-        trained = site.student_net if spec.ce == 0 else site.student_net.linear_head()
+        trained = context.student_net if spec.ce == 0 else context.student_net.linear_head()
         assert any(p.grad is not None for p in trained.parameters())
         assert spec.ce == 0 or all(p.grad is not None for p in trained.parameters())
 
 
 def test_the_guard_sees_a_dishonest_method():
     """A method that reads what it does not name, waits for the device, or keeps a tensor of the host is caught."""
-    method_class, site, _ = put_to_work("kd")
+    method_class, context, _ = put_to_work("kd")
     needs = method_class.needs(method_class.Config())
-    step = real_step(site, needs, torch.arange(BATCH))
+    step = real_step(context, needs, torch.arange(BATCH))
     with pytest.raises(AssertionError, match="needs\\(\\) does not name embedding of the student"):
         step.student.embedding.sum()
     with pytest.raises(AssertionError, match="needs\\(\\) does not name"):
@@ -484,7 +484,7 @@ def test_the_guard_sees_a_dishonest_method():
     for wait in (torch.Tensor.item, torch.nonzero, torch.unique, bool, lambda t: t[t > 0], lambda t: 1 if t > 0 else 0):
         with no_sync(), pytest.raises(AssertionError, match="host synchronisation"):
             wait(step.student.logits.sum())
-    meta = on_meta(real_step(site, needs, torch.arange(BATCH), poison=False), needs)
+    meta = on_meta(real_step(context, needs, torch.arange(BATCH), poison=False), needs)
     for wait in (torch.Tensor.tolist, torch.Tensor.cpu, lambda t: t + torch.ones(10)):
         with pytest.raises((NotImplementedError, RuntimeError)):
             wait(meta.student.logits)

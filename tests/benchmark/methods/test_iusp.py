@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-from kit import build, fake_features, make_site, make_step, pooled, tiny_info
+from kit import build, fake_features, make_context, make_step, pooled, tiny_info
 from selfkd_kit import reaches
 
 from benchmark import methods
 
-SITE = make_site(tiny_info(stages=((3, 4, 4), (4, 3, 2))), tiny_info(stages=((3, 4, 4), (5, 6, 4))))
+CONTEXT = make_context(tiny_info(stages=((3, 4, 4), (4, 3, 2))), tiny_info(stages=((3, 4, 4), (5, 6, 4))))
 
 
 def similarities(image):
@@ -20,27 +20,27 @@ def similarities(image):
 
 
 def test_value():
-    student, teacher = fake_features(SITE.student, 3), fake_features(SITE.teacher, 3, seed=1)
+    student, teacher = fake_features(CONTEXT.student, 3), fake_features(CONTEXT.teacher, 3, seed=1)
     total = 0.0
     for s, t in zip(student.stages[-1].tolist(), teacher.stages[-1].tolist(), strict=True):
         g_s, g_t = similarities(s), similarities([pooled(plane, 3, 2) for plane in t])
         assert len(g_s) == len(g_t) == 6
         total += sum((a - b) ** 2 for x, y in zip(g_s, g_t, strict=True) for a, b in zip(x, y, strict=True)) / 36
-    found = build("iusp", SITE).loss(make_step(SITE, student, teacher))["iusp"]
+    found = build("iusp", CONTEXT).loss(make_step(CONTEXT, student, teacher))["iusp"]
     assert found.item() == pytest.approx(total / 3, rel=1e-9)
 
 
 def test_frames_of_a_tagger():
     """Maps of one column: 32 rows are 32 frames, whose products are taken clip by clip."""
-    site = make_site("crnn_16", "crnn_64")
+    context = make_context("crnn_16", "crnn_64")
     images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    student, teacher = (net.double().eval().features(images.double()) for net in (site.student_net, site.teacher_net))
+    student, teacher = (net.double().eval().features(images.double()) for net in (context.student_net, context.teacher_net))
     total = 0.0
     for s, t in zip(student.stages[-1].tolist(), teacher.stages[-1].tolist(), strict=True):
         g_s, g_t = similarities(s), similarities(t)
         assert len(g_s) == len(g_t) == 32
         total += sum((a - b) ** 2 for x, y in zip(g_s, g_t, strict=True) for a, b in zip(x, y, strict=True)) / 32**2
-    found = build("iusp", site).loss(make_step(site, student, teacher))["iusp"]
+    found = build("iusp", context).loss(make_step(context, student, teacher))["iusp"]
     assert found.item() == pytest.approx(total / 3, rel=1e-9) and found > 0
 
 
@@ -53,14 +53,14 @@ def test_frames_and_places_are_not_compared():
 
 
 def test_gradient_reaches_the_last_map_alone():
-    student = fake_features(SITE.student, requires_grad=True)
-    loss = build("iusp", SITE).loss(make_step(SITE, student, fake_features(SITE.teacher, seed=1)))["iusp"]
+    student = fake_features(CONTEXT.student, requires_grad=True)
+    loss = build("iusp", CONTEXT).loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher, seed=1)))["iusp"]
     assert reaches(loss, student, "stages")
     loss.backward()
     assert student.stages[0].grad is None and student.stages[1].grad.any()
 
 
 def test_a_perfect_student_has_no_loss_and_weight_zero_is_not_computed():
-    features = fake_features(SITE.student)
-    step = make_step(SITE, features, features)
-    assert build("iusp", SITE).loss(step)["iusp"].item() == 0 and build("iusp", SITE, weight=0.0).loss(step) == {}
+    features = fake_features(CONTEXT.student)
+    step = make_step(CONTEXT, features, features)
+    assert build("iusp", CONTEXT).loss(step)["iusp"].item() == 0 and build("iusp", CONTEXT, weight=0.0).loss(step) == {}

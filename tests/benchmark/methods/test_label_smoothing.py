@@ -3,29 +3,29 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from kit import build, fake_features, make_site, make_step, tiny_info
+from kit import build, fake_features, make_context, make_step, tiny_info
 from selfkd_kit import entropy, onehot, reaches
 
 from benchmark import methods
 from benchmark.errors import InputError
 
-SITE = make_site(tiny_info(), None)
+CONTEXT = make_context(tiny_info(), None)
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 0.1, 0.7])
 def test_value(epsilon):
-    student = fake_features(SITE.student)
-    step = make_step(SITE, student)
+    student = fake_features(CONTEXT.student)
+    step = make_step(CONTEXT, student)
     rows = zip(step.labels.tolist(), student.logits.tolist(), strict=True)
     expected = [entropy([(1 - epsilon) * t + epsilon / 10 for t in onehot(y)], z) for y, z in rows]
-    found = build("label_smoothing", SITE, epsilon=epsilon).task_loss(step)
+    found = build("label_smoothing", CONTEXT, epsilon=epsilon).task_loss(step)
     assert found.item() == pytest.approx(sum(expected) / 6, rel=1e-12)
 
 
 def test_gradient_is_the_softmax_less_the_target():
-    student = fake_features(SITE.student, requires_grad=True)
-    step = make_step(SITE, student)
-    loss = build("label_smoothing", SITE).task_loss(step)
+    student = fake_features(CONTEXT.student, requires_grad=True)
+    step = make_step(CONTEXT, student)
+    loss = build("label_smoothing", CONTEXT).task_loss(step)
     assert reaches(loss, student, "logits")
     loss.backward()
     target = 0.9 * F.one_hot(step.labels, 10) + 0.01
@@ -33,11 +33,11 @@ def test_gradient_is_the_softmax_less_the_target():
 
 
 def test_it_is_the_cross_entropy_of_the_run():
-    step = make_step(SITE, fake_features(SITE.student))
-    total, terms = methods.Objective(methods.parse("label_smoothing"), SITE, lambda name: 0)({"label_smoothing": step})
+    step = make_step(CONTEXT, fake_features(CONTEXT.student))
+    total, terms = methods.Objective(methods.parse("label_smoothing"), CONTEXT, lambda name: 0)({"label_smoothing": step})
     assert set(terms) == {"ce"} and total == terms["ce"] > F.cross_entropy(step.student.logits, step.labels) * 0.5
 
 
 def test_a_share_is_between_none_and_all():
     with pytest.raises(InputError, match=r"epsilon=1.5 is out of range; allowed: 0.0 to 1.0"):
-        build("label_smoothing", SITE, epsilon=1.5)
+        build("label_smoothing", CONTEXT, epsilon=1.5)

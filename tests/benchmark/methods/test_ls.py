@@ -5,14 +5,14 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from kit import build, fake_features, make_site, make_step, tiny_info
+from kit import build, fake_features, make_context, make_step, tiny_info, weights
 
 from benchmark import methods
 from benchmark.errors import InputError
 from benchmark.methods.ls import standardise
 from benchmark.spec.runs import Request, Resolver
 
-SITE = make_site(tiny_info(), tiny_info())
+CONTEXT = make_context(tiny_info(), tiny_info())
 
 
 def in_loops(logits):
@@ -25,43 +25,43 @@ def in_loops(logits):
 
 
 def test_value():
-    logits = fake_features(SITE.student).logits
+    logits = fake_features(CONTEXT.student).logits
     torch.testing.assert_close(standardise(logits), in_loops(logits), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("method", ["kd", "dkd", "rkd+kd"])
 def test_the_others_see_standardised_logits_and_the_cross_entropy_does_not(method):
-    student, teacher = fake_features(SITE.student), fake_features(SITE.teacher, seed=1)
-    step = make_step(SITE, student, teacher)
+    student, teacher = fake_features(CONTEXT.student), fake_features(CONTEXT.teacher, seed=1)
+    step = make_step(CONTEXT, student, teacher)
     spec = methods.parse(f"{method}+ls")
-    objective = methods.Objective(spec, SITE, lambda name: 0)
+    objective = methods.Objective(spec, CONTEXT, lambda name: 0)
     total, terms = objective({c.method.name: step for c in spec.components})
     changed = make_step(
-        SITE, student._replace(logits=in_loops(student.logits)), teacher._replace(logits=in_loops(teacher.logits))
+        CONTEXT, student._replace(logits=in_loops(student.logits)), teacher._replace(logits=in_loops(teacher.logits))
     )
     weighted = spec.ce * F.cross_entropy(student.logits, step.labels)
     for m in objective:
         for term, value in m.loss(changed).items():
             torch.testing.assert_close(terms[term], value)
-            weighted = weighted + m.weights()[term] * value
+            weighted = weighted + weights(m)[term] * value
     torch.testing.assert_close(total, weighted)
 
 
 def test_scale_and_shift_of_a_networks_logits_do_not_matter():
-    student, teacher = fake_features(SITE.student), fake_features(SITE.teacher, seed=1)
-    ls, kd = build("ls", SITE), build("kd", SITE)
+    student, teacher = fake_features(CONTEXT.student), fake_features(CONTEXT.teacher, seed=1)
+    ls, kd = build("ls", CONTEXT), build("kd", CONTEXT)
 
     def value(a, b):
-        return kd.loss(ls.transform(make_step(SITE, a, b)))["kd"]
+        return kd.loss(ls.transform(make_step(CONTEXT, a, b)))["kd"]
 
     moved = teacher._replace(logits=7 * teacher.logits + 3)
     torch.testing.assert_close(value(student, teacher), value(student, moved), rtol=1e-6, atol=0)
 
 
 def test_a_pass_of_the_pack_without_logits_is_left_as_it_is():
-    student, teacher = fake_features(SITE.student), fake_features(SITE.teacher, seed=1)
-    step = make_step(SITE, student, {"normal": teacher, "rotated": teacher._replace(logits=None)})
-    found = build("ls", SITE).transform(step)
+    student, teacher = fake_features(CONTEXT.student), fake_features(CONTEXT.teacher, seed=1)
+    step = make_step(CONTEXT, student, {"normal": teacher, "rotated": teacher._replace(logits=None)})
+    found = build("ls", CONTEXT).transform(step)
     assert found.teachers["rotated"].logits is None
     torch.testing.assert_close(found.teacher.logits, in_loops(teacher.logits))
 
@@ -73,7 +73,7 @@ def test_equal_logits_have_a_finite_gradient():
 
 
 def test_gradient_of_the_student_is_right():
-    z = fake_features(SITE.student, 2, requires_grad=True).logits
+    z = fake_features(CONTEXT.student, 2, requires_grad=True).logits
     assert torch.autograd.gradcheck(standardise, z)
 
 

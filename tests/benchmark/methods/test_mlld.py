@@ -6,11 +6,11 @@ import statistics
 import pytest
 import torch
 import torch.nn.functional as F
-from kit import build, fake_features, gradients, make_site, make_step, raw_batch, tiny_info
+from kit import build, fake_features, gradients, make_context, make_step, raw_batch, tiny_info
 
 from benchmark.methods.mlld import STRONG, reshape, retone
 
-SITE = make_site(tiny_info(), tiny_info())
+CONTEXT = make_context(tiny_info(), tiny_info())
 
 
 def softmax(row, temperature):
@@ -34,15 +34,15 @@ def level(name, p_s, p_t, t, mask):
 
 
 def step(batch=5, **kwargs):
-    students = {v: fake_features(SITE.student, batch, seed=k, **kwargs) for k, v in enumerate(("normal", "strong"))}
-    teachers = {v: fake_features(SITE.teacher, batch, seed=k + 2) for k, v in enumerate(("normal", "strong"))}
-    return make_step(SITE, students, teachers)
+    students = {v: fake_features(CONTEXT.student, batch, seed=k, **kwargs) for k, v in enumerate(("normal", "strong"))}
+    teachers = {v: fake_features(CONTEXT.teacher, batch, seed=k + 2) for k, v in enumerate(("normal", "strong"))}
+    return make_step(CONTEXT, students, teachers)
 
 
 @pytest.mark.parametrize("batch", [4, 5])
 def test_value(batch):
     one = step(batch)
-    terms = build("mlld", SITE, temperature=4.0).loss(one)
+    terms = build("mlld", CONTEXT, temperature=4.0).loss(one)
     p = [softmax(row, 1.0) for row in one.teacher.logits.tolist()]
     sure, total = [max(row) for row in p], [sum(column) for column in zip(*p, strict=True)]
     unsure, rare = ([float(x <= statistics.median(xs)) for x in xs] for xs in (sure, total))
@@ -59,14 +59,14 @@ def test_value(batch):
 
 def test_gradient_reaches_the_students_logits_of_both_views_alone():
     one = step(requires_grad=True)
-    for term, value in build("mlld", SITE).loss(one).items():
+    for term, value in build("mlld", CONTEXT).loss(one).items():
         for view, features in one.students.items():
             reached = [k for k, found in gradients(value, features).items() if found]
             assert reached == ([] if (term, view) == ("mlld_strong", "normal") else ["logits"])
 
 
 def test_the_strong_view_is_other_images_of_the_same_kind():
-    raw = raw_batch(SITE, torch.arange(40))
+    raw = raw_batch(CONTEXT, torch.arange(40))
     draws = STRONG.draw(40, torch.Generator().manual_seed(0))
     found = STRONG.make(raw, draws, draws)
     assert found.shape == (40, 3, 32, 32) and found.isfinite().all()

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from kit import build, fake_features, gradients, make_site, make_step, stage_pairs, tiny_info
+from kit import build, fake_features, gradients, make_context, make_step, stage_pairs, tiny_info
 
 # equal sizes; teacher larger (3 -> 2); the student's third stage has no partner
-MORE_POSITIONS = make_site(tiny_info(((3, 4, 4), (2, 3, 3), (2, 2, 2))), tiny_info(((2, 4, 4), (3, 4, 4))))
-MORE_CHANNELS = make_site(tiny_info(((9, 4, 4), (7, 1, 1))), tiny_info(((11, 2, 2), (12, 2, 2), (6, 2, 2))))
+MORE_POSITIONS = make_context(tiny_info(((3, 4, 4), (2, 3, 3), (2, 2, 2))), tiny_info(((2, 4, 4), (3, 4, 4))))
+MORE_CHANNELS = make_context(tiny_info(((9, 4, 4), (7, 1, 1))), tiny_info(((11, 2, 2), (12, 2, 2), (6, 2, 2))))
 SITES = [MORE_POSITIONS, MORE_CHANNELS]
 
 
@@ -28,50 +28,50 @@ def kernel(a, b):
     return sum(values) / len(values)
 
 
-@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("context", SITES)
 @pytest.mark.parametrize("batch", [2, 4])
-def test_value(site, batch):
-    student, teacher = fake_features(site.student, batch), fake_features(site.teacher, batch, seed=1)
+def test_value(context, batch):
+    student, teacher = fake_features(context.student, batch), fake_features(context.teacher, batch, seed=1)
     expected = 0.0
     for f_s, f_t in stage_pairs(student, teacher):
         s, t = [channels(image) for image in f_s], [channels(image) for image in f_t]
         expected += kernel(t, t) + kernel(s, s) - 2 * kernel(s, t)
-    found = build("nst", site).loss(make_step(site, student, teacher))["nst"]
+    found = build("nst", context).loss(make_step(context, student, teacher))["nst"]
     assert found.item() == pytest.approx(expected, rel=1e-11)
 
 
-@pytest.mark.parametrize("site", SITES)
-def test_memory_format_does_not_matter(site):
-    student, teacher = fake_features(site.student), fake_features(site.teacher, seed=1)
+@pytest.mark.parametrize("context", SITES)
+def test_memory_format_does_not_matter(context):
+    student, teacher = fake_features(context.student), fake_features(context.teacher, seed=1)
     last = student._replace(stages=tuple(s.to(memory_format=torch.channels_last) for s in student.stages))
-    one, other = (build("nst", site).loss(make_step(site, f, teacher))["nst"] for f in (student, last))
+    one, other = (build("nst", context).loss(make_step(context, f, teacher))["nst"] for f in (student, last))
     torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize("site", SITES)
-def test_gradient_reaches_the_paired_stages_alone(site):
-    student = fake_features(site.student, requires_grad=True)
-    loss = build("nst", site).loss(make_step(site, student, fake_features(site.teacher, seed=1)))["nst"]
+@pytest.mark.parametrize("context", SITES)
+def test_gradient_reaches_the_paired_stages_alone(context):
+    student = fake_features(context.student, requires_grad=True)
+    loss = build("nst", context).loss(make_step(context, student, fake_features(context.teacher, seed=1)))["nst"]
     assert gradients(loss, student) == {
         "stem": False, "stages": True, "preacts": False, "embedding": False, "logits": False,
     }
     loss.backward()
-    paired = [k < len(site.teacher.stage_shapes) for k in range(len(student.stages))]
+    paired = [k < len(context.teacher.stage_shapes) for k in range(len(student.stages))]
     assert [s.grad is not None and bool(s.grad.any()) for s in student.stages] == paired
 
 
-@pytest.mark.parametrize("site", SITES)
-def test_a_dead_map_gives_finite_gradients(site):
-    student = fake_features(site.student).map(torch.zeros_like).map(lambda t: t.requires_grad_())
-    loss = build("nst", site).loss(make_step(site, student, fake_features(site.teacher, seed=1)))["nst"]
+@pytest.mark.parametrize("context", SITES)
+def test_a_dead_map_gives_finite_gradients(context):
+    student = fake_features(context.student).map(torch.zeros_like).map(lambda t: t.requires_grad_())
+    loss = build("nst", context).loss(make_step(context, student, fake_features(context.teacher, seed=1)))["nst"]
     assert loss.isfinite()
     gradients(loss, student)
 
 
 def test_a_perfect_student_has_no_loss():
     features = fake_features(MORE_POSITIONS.student)
-    site = make_site(MORE_POSITIONS.student, MORE_POSITIONS.student)
-    assert build("nst", site).loss(make_step(site, features, features))["nst"].item() == pytest.approx(0.0, abs=1e-14)
+    context = make_context(MORE_POSITIONS.student, MORE_POSITIONS.student)
+    assert build("nst", context).loss(make_step(context, features, features))["nst"].item() == pytest.approx(0.0, abs=1e-14)
 
 
 def test_no_modules_and_weight_zero_is_not_computed():

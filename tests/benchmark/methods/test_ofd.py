@@ -4,13 +4,13 @@ import math
 
 import pytest
 import torch
-from kit import build, fake_features, gradients, make_site, make_step
+from kit import build, fake_features, gradients, make_context, make_step
 from scipy import integrate, stats
 
 import models
 from benchmark.methods.ofd import margin, norms_before_relu
 
-SITE = make_site("resnet8", "resnet14")
+CONTEXT = make_context("resnet8", "resnet14")
 
 
 def small(site_info, batch, seed, size=3, **kwargs):
@@ -21,8 +21,8 @@ def small(site_info, batch, seed, size=3, **kwargs):
 
 
 def test_value():
-    student, teacher = small(SITE.student, 2, 0), small(SITE.teacher, 2, 1)
-    method = build("ofd", SITE).eval()
+    student, teacher = small(CONTEXT.student, 2, 0), small(CONTEXT.teacher, 2, 1)
+    method = build("ofd", CONTEXT).eval()
     total = 0.0
     for level, (p_s, p_t) in enumerate(zip(student.preacts, teacher.preacts, strict=True)):
         weight = method.connectors[level][0].weight[:, :, 0, 0].tolist()
@@ -34,7 +34,7 @@ def test_value():
                         a = sum(w * s[k][y][x] for k, w in enumerate(row)) / math.sqrt(1 + 1e-5)
                         b = max(t[c][y][x], margins[c])
                         total += (a - b) ** 2 * (a > b or b > 0) / 2 ** (2 - level)
-    assert method.loss(make_step(SITE, student, teacher))["ofd"].item() == pytest.approx(total / 2, rel=1e-6)
+    assert method.loss(make_step(CONTEXT, student, teacher))["ofd"].item() == pytest.approx(total / 2, rel=1e-6)
 
 
 @pytest.mark.parametrize(("gamma", "beta"), [(1.0, 0.0), (0.5, -0.7), (-2.0, 1.0), (0.3, 0.5), (0.1, 1.0)])
@@ -70,19 +70,19 @@ def test_its_channels_are_the_maps(name):
 
 
 def test_a_student_below_a_negative_target_is_free():
-    method = build("ofd", SITE).eval()
-    student, teacher = small(SITE.student, 2, 0, grad=True), small(SITE.teacher, 2, 1)
+    method = build("ofd", CONTEXT).eval()
+    student, teacher = small(CONTEXT.student, 2, 0, grad=True), small(CONTEXT.teacher, 2, 1)
     for connector in method.connectors:
         torch.nn.init.constant_(connector[1].bias, -1e3)
     negative = teacher._replace(preacts=tuple(-p.abs() for p in teacher.preacts))
-    assert method.loss(make_step(SITE, student, negative))["ofd"].item() == 0.0
+    assert method.loss(make_step(CONTEXT, student, negative))["ofd"].item() == 0.0
 
 
 def test_gradient_reaches_the_preactivations_and_connectors_and_not_the_teacher():
-    student = fake_features(SITE.student, requires_grad=True)
-    method = build("ofd", SITE)
-    loss = method.loss(make_step(SITE, student, fake_features(SITE.teacher, seed=1)))["ofd"]
+    student = fake_features(CONTEXT.student, requires_grad=True)
+    method = build("ofd", CONTEXT)
+    loss = method.loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher, seed=1)))["ofd"]
     assert [k for k, reached in gradients(loss, student).items() if reached] == ["preacts"]
     loss.backward()
     assert all(p.grad.any() for p in (*student.preacts, *method.parameters()))
-    assert all(p.grad is None for p in SITE.teacher_net.parameters())
+    assert all(p.grad is None for p in CONTEXT.teacher_net.parameters())

@@ -6,14 +6,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kit import fake_features, make_site, make_step, tiny_info
+from kit import fake_features, make_context, make_step, tiny_info
 
 from benchmark import methods
 from benchmark.__main__ import main
 from benchmark.errors import InputError
 from benchmark.methods import Objective, check_override, parse
 
-SITE = make_site(tiny_info(), tiny_info())
+CONTEXT = make_context(tiny_info(), tiny_info())
 
 TOY = '''
 from __future__ import annotations
@@ -356,21 +356,21 @@ def test_a_folder_that_is_not_there(toys, monkeypatch):
 
 def test_a_replaced_cross_entropy_is_used_and_weighted(toys):
     toys(mine=TASK)
-    step = make_step(SITE, fake_features(SITE.student), fake_features(SITE.teacher))
-    total, terms = Objective(parse("mine", {"ce": 0.5}), SITE, lambda _: 0)({"mine": step})
+    step = make_step(CONTEXT, fake_features(CONTEXT.student), fake_features(CONTEXT.teacher))
+    total, terms = Objective(parse("mine", {"ce": 0.5}), CONTEXT, lambda _: 0)({"mine": step})
     torch.testing.assert_close(total, 0.5 * step.student.logits.sum())
     assert set(terms) == {"ce"}
 
 
 def test_cross_entropy_of_weight_zero_is_not_computed():
-    step = make_step(SITE, fake_features(SITE.student), fake_features(SITE.teacher))
-    _, terms = Objective(parse("at", {"ce": 0}), SITE, lambda _: 0)({"at": step})
+    step = make_step(CONTEXT, fake_features(CONTEXT.student), fake_features(CONTEXT.teacher))
+    _, terms = Objective(parse("at", {"ce": 0}), CONTEXT, lambda _: 0)({"at": step})
     assert set(terms) == {"at"}
 
 
 def test_nothing_to_minimise():
-    step = make_step(SITE, fake_features(SITE.student), fake_features(SITE.teacher))
-    objective = Objective(parse("at", {"ce": 0, "at.weight": 0}), SITE, lambda _: 0)
+    step = make_step(CONTEXT, fake_features(CONTEXT.student), fake_features(CONTEXT.teacher))
+    objective = Objective(parse("at", {"ce": 0, "at.weight": 0}), CONTEXT, lambda _: 0)
     with pytest.raises(InputError, match=r"'at': every term has weight 0; allowed: at least one that is not"):
         objective({"at": step})
 
@@ -379,14 +379,14 @@ def test_nothing_to_minimise():
     ("term", "more", "said"),
     [
         ("mse", "", r"method 'toy': weights\(\) has no weight for the term 'mse' of its loss; allowed: toy \(a term is called as its method, "),
-        ("toy", "def weights(self): return {}", r"no weight for the term 'toy' of its loss; allowed: none"),
-        ("toy", "def weights(self): return {'toy_a': 1.0, 'toy_b': 2.0}", r"the term 'toy' of its loss; allowed: toy_a, toy_b"),
+        ("toy", "weights = classmethod(lambda cls, config: {})", r"no weight for the term 'toy' of its loss; allowed: none"),
+        ("toy", "weights = classmethod(lambda cls, config: {'toy_a': 1.0, 'toy_b': 2.0})", r"the term 'toy' of its loss; allowed: toy_a, toy_b"),
     ],
 )
 def test_a_term_without_a_weight(toys, term, more, said):
     toys(toy=f"def loss(self, step): return {{'{term}': step.student.logits.sum()}}\n    {more}")
-    step = make_step(SITE, fake_features(SITE.student), fake_features(SITE.teacher))
-    objective = Objective(parse("toy"), SITE, lambda _: 0)
+    step = make_step(CONTEXT, fake_features(CONTEXT.student), fake_features(CONTEXT.teacher))
+    objective = Objective(parse("toy"), CONTEXT, lambda _: 0)
     with pytest.raises(InputError, match=said):
         objective({"toy": step})
     with pytest.raises(InputError, match=said):
@@ -394,23 +394,24 @@ def test_a_term_without_a_weight(toys, term, more, said):
 
 
 def test_a_negative_weight_is_refused_where_a_setting_makes_it(toys):
-    toys(own="def weights(self): return {'own': -self.config.weight}", built="def weights(self): return {'built': self.factor}")
+    toys(own="weights = classmethod(lambda cls, config: {'own': -config.weight})", old="def weights(self): return {'old': 1.0}")
     methods.check_loss(parse("own"), "", "")
     methods.check_loss(parse("own", {"own.weight": 3}), "", "")
     with pytest.raises(InputError, match=r"'own': the term ce has weight -1\.0; allowed: 0 and more"):
         methods.check_loss(parse("own", {"ce": -1}), "", "")
-    methods.check_loss(parse("built", {"ce": 0}), "", "")  # its weights are not known before it is built
+    with pytest.raises(InputError, match=r"old\.py: weights of method 'old' ends in TypeError"):  # no class method
+        methods.check_loss(parse("old"), "", "")
 
 
 def test_each_method_is_built_under_its_own_seed():
     """So a method starts alike alone and in a combination, and building leaves the global generator alone."""
     seeds = {"cc": 1, "vid": 2, "kd": 3}
     before = torch.get_rng_state()
-    alone, together = (Objective(parse(text), SITE, seeds.__getitem__) for text in ("cc", "cc+vid+kd"))
+    alone, together = (Objective(parse(text), CONTEXT, seeds.__getitem__) for text in ("cc", "cc+vid+kd"))
     assert torch.equal(before, torch.get_rng_state())
     for key, value in alone.state_dict().items():
         assert torch.equal(value, together.state_dict()[key])
-    other = Objective(parse("cc"), SITE, lambda _: 5)
+    other = Objective(parse("cc"), CONTEXT, lambda _: 5)
     assert not torch.equal(other.method("cc").embed_s.weight, alone.method("cc").embed_s.weight)
 
 

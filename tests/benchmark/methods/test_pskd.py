@@ -3,18 +3,18 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from kit import build, fake_features, make_site, make_step, tiny_info
+from kit import build, fake_features, make_context, make_step, tiny_info
 from selfkd_kit import entropy, onehot, reaches, softmax
 
-SITE = make_site(tiny_info(), None, epochs=4)
+CONTEXT = make_context(tiny_info(), None, epochs=4)
 
 
 def test_value_over_two_epochs():
     """Epoch 1 is the plain cross-entropy; in epoch 2 a share of 0.8 * 2/4 is what was said in epoch 1, image by image."""
-    method = build("pskd", SITE)
-    first, second = fake_features(SITE.student, seed=1), fake_features(SITE.student, seed=2)
+    method = build("pskd", CONTEXT)
+    first, second = fake_features(CONTEXT.student, seed=1), fake_features(CONTEXT.student, seed=2)
     rows, later = torch.tensor([5, 0, 9, 3, 20, 11]), torch.tensor([3, 5, 7, 0, 11, 20])  # image 7 was not seen
-    step = make_step(SITE, first, indices=rows)
+    step = make_step(CONTEXT, first, indices=rows)
     method.start_epoch(1)
     torch.testing.assert_close(method.task_loss(step), F.cross_entropy(first.logits, step.labels))
     method.after_step()
@@ -22,29 +22,29 @@ def test_value_over_two_epochs():
     method.start_epoch(2)
     total = 0.0
     for i, z in zip(later.tolist(), second.logits.tolist(), strict=True):
-        label = onehot(int(SITE.train_labels[i]))
+        label = onehot(int(CONTEXT.train_labels[i]))
         total += entropy([0.6 * a + 0.4 * b for a, b in zip(label, said.get(i, label), strict=True)], z)
-    assert method.task_loss(make_step(SITE, second, indices=later)).item() == pytest.approx(total / 6, rel=1e-12)
+    assert method.task_loss(make_step(CONTEXT, second, indices=later)).item() == pytest.approx(total / 6, rel=1e-12)
 
 
 def test_predictions_are_stored_after_the_step_and_in_the_state():
-    method = build("pskd", SITE)
+    method = build("pskd", CONTEXT)
     before = method.state_dict()["past"].clone()
-    method.task_loss(make_step(SITE, fake_features(SITE.student)))
+    method.task_loss(make_step(CONTEXT, fake_features(CONTEXT.student)))
     assert torch.equal(method.past, before)
     method.after_step()
     assert set(method.state_dict()) == {"past"} and (method.past != before).any(1).sum() == 6
 
 
 def test_gradient_reaches_the_logits_alone():
-    student = fake_features(SITE.student, requires_grad=True)
-    method = build("pskd", SITE)
+    student = fake_features(CONTEXT.student, requires_grad=True)
+    method = build("pskd", CONTEXT)
     method.start_epoch(2)
-    assert reaches(method.task_loss(make_step(SITE, student)), student, "logits")
+    assert reaches(method.task_loss(make_step(CONTEXT, student)), student, "logits")
 
 
 def test_the_share_grows_to_alpha():
-    method = build("pskd", SITE, alpha=0.5)
+    method = build("pskd", CONTEXT, alpha=0.5)
     shares = []
     for epoch in range(1, 5):
         method.start_epoch(epoch)

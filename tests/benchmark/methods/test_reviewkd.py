@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from kit import build, fake_features, gradients, make_site, make_step, pooled, tiny_info
+from kit import build, fake_features, gradients, make_context, make_step, pooled, tiny_info, weights
 
-SITE = make_site(
+CONTEXT = make_context(
     tiny_info(((3, 6, 6), (4, 3, 3)), embedding=5), tiny_info(((2, 5, 5), (3, 2, 2)), embedding=4), epochs=240
 )
 
@@ -58,8 +58,8 @@ def hcl(a, b):
 
 
 def test_value():
-    student, teacher = fake_features(SITE.student, 2), fake_features(SITE.teacher, 2, seed=1)
-    method = build("reviewkd", SITE).eval()
+    student, teacher = fake_features(CONTEXT.student, 2), fake_features(CONTEXT.teacher, 2, seed=1)
+    method = build("reviewkd", CONTEXT).eval()
     total = 0.0
     for image in range(2):
         def levels(f, image=image):
@@ -79,15 +79,15 @@ def test_value():
                 ]
             residual = resized(x, len(f_t[0]), len(f_t[0][0]))
             total += hcl(norm(conv(residual, fusion.out[0].weight.tolist(), pad=1)), f_t)
-    terms = method.loss(make_step(SITE, student, teacher))
+    terms = method.loss(make_step(CONTEXT, student, teacher))
     assert terms["reviewkd"].item() == pytest.approx(total / 2, rel=1e-10)
 
 
 def test_gradient_reaches_every_level_and_module_and_not_the_teacher():
-    student = fake_features(SITE.student, requires_grad=True)
-    teacher = fake_features(SITE.teacher, seed=1)
-    method = build("reviewkd", SITE)
-    loss = method.loss(make_step(SITE, student, teacher))["reviewkd"]
+    student = fake_features(CONTEXT.student, requires_grad=True)
+    teacher = fake_features(CONTEXT.teacher, seed=1)
+    method = build("reviewkd", CONTEXT)
+    loss = method.loss(make_step(CONTEXT, student, teacher))["reviewkd"]
     assert [k for k, reached in gradients(loss, student).items() if reached] == ["preacts", "embedding"]
     loss.backward()
     assert all(p.grad.any() for p in student.preacts)
@@ -95,8 +95,8 @@ def test_gradient_reaches_every_level_and_module_and_not_the_teacher():
 
 
 def test_the_deepest_level_reaches_the_shallowest_through_the_fusion():
-    student = fake_features(SITE.student, requires_grad=True)
-    method = build("reviewkd", SITE)
+    student = fake_features(CONTEXT.student, requires_grad=True)
+    method = build("reviewkd", CONTEXT)
     x, residual = student.embedding[:, :, None, None], None
     for fusion, f in zip(method.fusions, (x, *reversed(student.preacts)), strict=True):
         out, residual = fusion(f, residual)
@@ -108,13 +108,13 @@ def test_other_architectures_have_modules(pair):
     teacher, student = pair.split(":")
     import models
 
-    site = make_site(models.info(student, 10), models.info(teacher, 10))
-    shallow = min(len(site.student.stage_shapes), len(site.teacher.stage_shapes))
-    assert len(build("reviewkd", site).fusions) == shallow + 1
+    context = make_context(models.info(student, 10), models.info(teacher, 10))
+    shallow = min(len(context.student.stage_shapes), len(context.teacher.stage_shapes))
+    assert len(build("reviewkd", context).fusions) == shallow + 1
 
 
 def test_warm_up():
-    method = build("reviewkd", SITE)
+    method = build("reviewkd", CONTEXT)
     for epoch, factor in ((1, 0.05), (10, 0.5), (20, 1.0), (240, 1.0)):
         method.start_epoch(epoch)
-        assert method.weights()["reviewkd"] == pytest.approx(5 * factor)
+        assert weights(method)["reviewkd"] == pytest.approx(5 * factor)

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from kit import build, fake_features, gradients, make_site, make_step, tiny_info
+from kit import build, fake_features, gradients, make_context, make_step, tiny_info, weights
 
 from benchmark import methods
 
-SITE = make_site(tiny_info(embedding=5), tiny_info(embedding=7))
+CONTEXT = make_context(tiny_info(embedding=5), tiny_info(embedding=7))
 
 
 def smooth_l1(a, b):
@@ -47,28 +47,28 @@ def mean_smooth_l1(a, b):
 @pytest.mark.parametrize("batch", [2, 3, 7])
 @pytest.mark.parametrize("scale", [1.0, 30.0])
 def test_value(batch, scale):
-    student, teacher = fake_features(SITE.student, batch), fake_features(SITE.teacher, batch, seed=1)
+    student, teacher = fake_features(CONTEXT.student, batch), fake_features(CONTEXT.teacher, batch, seed=1)
     embedding = student.embedding.clone()
     embedding[0] *= scale  # far from the rest: the linear branch of smooth L1
     student = student._replace(embedding=embedding)
     s, t = embedding.tolist(), teacher.embedding.tolist()
-    terms = build("rkd", SITE).loss(make_step(SITE, student, teacher))
+    terms = build("rkd", CONTEXT).loss(make_step(CONTEXT, student, teacher))
     assert terms["rkd_distance"].item() == pytest.approx(mean_smooth_l1(distances(s), distances(t)), rel=1e-10, abs=1e-15)
     assert terms["rkd_angle"].item() == pytest.approx(mean_smooth_l1(cosines(s), cosines(t)), rel=1e-10, abs=1e-15)
 
 
 def test_an_image_twice_counts_at_the_least_distance():
     """Its clamped distance is positive, so it is one of those that the mean runs over."""
-    student, teacher = fake_features(SITE.student, 4), fake_features(SITE.teacher, 4, seed=1)
+    student, teacher = fake_features(CONTEXT.student, 4), fake_features(CONTEXT.teacher, 4, seed=1)
     embedding = student.embedding[[0, 0, 2, 3]]
-    found = build("rkd", SITE).loss(make_step(SITE, student._replace(embedding=embedding), teacher))
+    found = build("rkd", CONTEXT).loss(make_step(CONTEXT, student._replace(embedding=embedding), teacher))
     expected = mean_smooth_l1(distances(embedding.tolist()), distances(teacher.embedding.tolist()))
     assert found["rkd_distance"].item() == pytest.approx(expected, rel=1e-10)
 
 
 def test_gradient_reaches_the_embedding_alone():
-    student = fake_features(SITE.student, requires_grad=True)
-    terms = build("rkd", SITE).loss(make_step(SITE, student, fake_features(SITE.teacher, seed=1)))
+    student = fake_features(CONTEXT.student, requires_grad=True)
+    terms = build("rkd", CONTEXT).loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher, seed=1)))
     for term in terms.values():
         assert gradients(term, student) == {
             "stem": False, "stages": False, "preacts": False, "embedding": True, "logits": False,
@@ -77,28 +77,28 @@ def test_gradient_reaches_the_embedding_alone():
 
 @pytest.mark.parametrize("term", ["rkd_distance", "rkd_angle"])
 def test_gradient_check_through_the_students_own_mean(term):
-    student, teacher = fake_features(SITE.student, 4, requires_grad=True), fake_features(SITE.teacher, 4, seed=1)
-    method = build("rkd", SITE)
+    student, teacher = fake_features(CONTEXT.student, 4, requires_grad=True), fake_features(CONTEXT.teacher, 4, seed=1)
+    method = build("rkd", CONTEXT)
 
     def loss(embedding):
-        return method.loss(make_step(SITE, student._replace(embedding=embedding), teacher))[term]
+        return method.loss(make_step(CONTEXT, student._replace(embedding=embedding), teacher))[term]
 
     assert torch.autograd.gradcheck(loss, (student.embedding,))
 
 
 @pytest.mark.parametrize("rows", [[0, 0, 2, 3], [0, 0, 0, 0]])
 def test_equal_vectors_give_finite_gradients(rows):
-    features = fake_features(SITE.student, 4)
+    features = fake_features(CONTEXT.student, 4)
     student = features._replace(embedding=features.embedding[rows].requires_grad_())
-    terms = build("rkd", SITE).loss(make_step(SITE, student, fake_features(SITE.teacher, 4, seed=1)))
+    terms = build("rkd", CONTEXT).loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher, 4, seed=1)))
     for term in terms.values():
         assert term.isfinite()
         assert torch.autograd.grad(term, student.embedding, retain_graph=True)[0].isfinite().all()
 
 
 def test_weights():
-    assert build("rkd", SITE).weights() == {"rkd_distance": 25.0, "rkd_angle": 50.0}
-    assert build("rkd", SITE, weight=2.0, angle=3.0).weights() == {"rkd_distance": 50.0, "rkd_angle": 6.0}
+    assert weights(build("rkd", CONTEXT)) == {"rkd_distance": 25.0, "rkd_angle": 50.0}
+    assert weights(build("rkd", CONTEXT, weight=2.0, angle=3.0)) == {"rkd_distance": 50.0, "rkd_angle": 6.0}
 
 
 @pytest.mark.parametrize(
@@ -106,10 +106,10 @@ def test_weights():
     [({"distance": 0.0}, {"rkd_angle"}), ({"angle": 0.0}, {"rkd_distance"}), ({"weight": 0.0}, set())],
 )
 def test_weight_zero_is_not_computed(settings, left):
-    step = make_step(SITE, fake_features(SITE.student), fake_features(SITE.teacher))
-    assert set(build("rkd", SITE, **settings).loss(step)) == left
+    step = make_step(CONTEXT, fake_features(CONTEXT.student), fake_features(CONTEXT.teacher))
+    assert set(build("rkd", CONTEXT, **settings).loss(step)) == left
 
 
 def test_settings_reach_the_run():
     assert methods.parse("rkd", {"rkd.angle": "0"}).settings()["components"]["rkd"]["angle"] == 0.0
-    assert not build("rkd", SITE).state_dict()
+    assert not build("rkd", CONTEXT).state_dict()

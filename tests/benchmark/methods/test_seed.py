@@ -4,13 +4,13 @@ import math
 
 import pytest
 import torch
-from kit import build, fake_features, make_site, make_step, real_step, tiny_info
+from kit import build, fake_features, make_context, make_step, real_step, tiny_info
 from selfkd_kit import entropy, reaches, softmax
 from torch import nn
 
 from benchmark import methods
 
-SITE = make_site(tiny_info(embedding=5), tiny_info(embedding=7))
+CONTEXT = make_context(tiny_info(embedding=5), tiny_info(embedding=7))
 
 
 def unit(rows):
@@ -19,13 +19,13 @@ def unit(rows):
 
 def test_value_over_three_steps():
     """The queue of ten: after two batches of six the first two are replaced again."""
-    method = build("seed", SITE, queue=10)
+    method = build("seed", CONTEXT, queue=10)
     queue = method.bank.tolist()
     assert all(math.hypot(*row) == pytest.approx(1) for row in queue)
     place = 0
     for k in range(3):
-        student, teacher = fake_features(SITE.student, seed=k), fake_features(SITE.teacher, seed=10 + k)
-        found = method.loss(make_step(SITE, student, teacher))["seed"].item()
+        student, teacher = fake_features(CONTEXT.student, seed=k), fake_features(CONTEXT.teacher, seed=10 + k)
+        found = method.loss(make_step(CONTEXT, student, teacher))["seed"].item()
         z_s, z_t = unit(method.head(student.embedding).tolist()), unit(teacher.embedding.tolist())
         total = 0.0
         for s, t in zip(z_s, z_t, strict=True):
@@ -41,18 +41,18 @@ def test_value_over_three_steps():
 
 
 def test_gradients_reach_embedding_and_head():
-    method = build("seed", SITE, queue=10)
-    student = fake_features(SITE.student, requires_grad=True)
-    loss = method.loss(make_step(SITE, student, fake_features(SITE.teacher, seed=1)))["seed"]
+    method = build("seed", CONTEXT, queue=10)
+    student = fake_features(CONTEXT.student, requires_grad=True)
+    loss = method.loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher, seed=1)))["seed"]
     assert reaches(loss, student, "embedding")
     loss.backward()
     assert all(p.grad.any() for p in method.head.parameters())
 
 
 def test_state_and_weight_zero():
-    assert {"bank", "place"} <= set(build("seed", SITE, queue=10).state_dict())
-    step = make_step(SITE, fake_features(SITE.student), fake_features(SITE.teacher))
-    method = build("seed", SITE, queue=10, weight=0.0)
+    assert {"bank", "place"} <= set(build("seed", CONTEXT, queue=10).state_dict())
+    step = make_step(CONTEXT, fake_features(CONTEXT.student), fake_features(CONTEXT.teacher))
+    method = build("seed", CONTEXT, queue=10, weight=0.0)
     assert method.loss(step) == {}
     before = method.bank.clone()
     method.after_step()
@@ -60,14 +60,14 @@ def test_state_and_weight_zero():
 
 
 def test_the_queue_is_told_beforehand():
-    method = build("seed", SITE, queue=10)
-    assert method.memory(method.config, 16, 10, SITE.teacher) == method.bank.numel() == 70
+    method = build("seed", CONTEXT, queue=10)
+    assert method.memory(method.config, 16, 10, CONTEXT.teacher) == method.bank.numel() == 70
 
 
 def test_a_batch_longer_than_the_queue_keeps_its_end():
-    method = build("seed", SITE, queue=4)
-    teacher = fake_features(SITE.teacher, seed=1)
-    method.loss(make_step(SITE, fake_features(SITE.student), teacher))
+    method = build("seed", CONTEXT, queue=4)
+    teacher = fake_features(CONTEXT.teacher, seed=1)
+    method.loss(make_step(CONTEXT, fake_features(CONTEXT.student), teacher))
     method.after_step()
     torch.testing.assert_close(method.bank, torch.nn.functional.normalize(teacher.embedding[-4:], dim=1))
 
@@ -76,27 +76,27 @@ def test_a_teachers_classifier_is_not_read():
     """A self-supervised one has none: whatever stands in its place, the loss is the same to the bit."""
     found = []
     for spread in (None, 0.0, 100.0):
-        site = make_site()
+        context = make_context()
         if spread is not None:
-            nn.init.normal_(site.teacher_net.linear_head().weight, 0.0, spread)
-        method = build("seed", site, dtype=torch.float32, queue=32)
-        found.append(method.loss(real_step(site, method.needs(method.config), torch.arange(8)))["seed"])
+            nn.init.normal_(context.teacher_net.linear_head().weight, 0.0, spread)
+        method = build("seed", context, dtype=torch.float32, queue=32)
+        found.append(method.loss(real_step(context, method.needs(method.config), torch.arange(8)))["seed"])
     assert all(torch.equal(found[0], other) for other in found)
 
 
 def test_labels_for_the_classifier_alone():
     """The cross-entropy is that of the student's own classifier, and its gradient ends there; without the setting it is left as it is."""
-    site = make_site()
-    method = build("seed", site, dtype=torch.float32, queue=32, labels="classifier")
-    step = real_step(site, method.needs(method.config), torch.arange(8))
+    context = make_context()
+    method = build("seed", context, dtype=torch.float32, queue=32, labels="classifier")
+    step = real_step(context, method.needs(method.config), torch.arange(8))
     loss = method.task_loss(step)
     torch.testing.assert_close(loss, nn.functional.cross_entropy(step.student.logits, step.labels))
     loss.backward()
-    net = site.student_net
+    net = context.student_net
     assert all(p.grad is not None and p.grad.any() for p in net.linear_head().parameters())
     inside = {id(p) for p in net.linear_head().parameters()}
     assert all(p.grad is None for p in (*net.parameters(), *method.parameters()) if id(p) not in inside)
-    assert build("seed", make_site(), queue=32).task_loss(step) is None
+    assert build("seed", make_context(), queue=32).task_loss(step) is None
     assert not any("classifier" in key for key in method.state_dict()), "it is the student's, and kept there"
 
 

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from kit import build, fake_features, gradients, make_site, make_step, pooled, tiny_info
+from kit import build, fake_features, gradients, make_context, make_step, pooled, tiny_info
 
-SITE = make_site(tiny_info(((3, 4, 4), (4, 2, 2))), tiny_info(((2, 3, 3), (3, 2, 2), (2, 1, 1))), batch_size=8)
+CONTEXT = make_context(tiny_info(((3, 4, 4), (4, 2, 2))), tiny_info(((2, 3, 3), (3, 2, 2), (2, 1, 1))), batch_size=8)
 
 
 def embedded(maps, embed):
@@ -28,8 +28,8 @@ def embedded(maps, embed):
 @pytest.mark.parametrize("batch", [8, 5])
 def test_value(batch):
     """With a full batch, and with an epoch's smaller last one."""
-    student, teacher = fake_features(SITE.student, batch), fake_features(SITE.teacher, batch, seed=1)
-    method = build("semckd", SITE).eval()
+    student, teacher = fake_features(CONTEXT.student, batch), fake_features(CONTEXT.teacher, batch, seed=1)
+    method = build("semckd", CONTEXT).eval()
     queries = [embedded(f.flatten(1).tolist(), e) for f, e in zip(student.stages, method.queries, strict=True)]
     keys = [embedded(f.flatten(1).tolist(), e) for f, e in zip(teacher.stages, method.keys, strict=True)]
     total = 0.0
@@ -43,14 +43,14 @@ def test_value(batch):
                     moved = method.regressors[s][t](torch.tensor([source], dtype=torch.float64))[0]
                 difference = moved - torch.tensor(target, dtype=torch.float64)
                 total += scores[t] / sum(scores) * difference.square().mean().item()
-    found = method.loss(make_step(SITE, student, teacher))["semckd"].item()
+    found = method.loss(make_step(CONTEXT, student, teacher))["semckd"].item()
     assert found == pytest.approx(total / (batch * len(student.stages)), rel=1e-9)
 
 
 def test_gradient_reaches_every_stage_and_module_and_not_the_teacher():
-    student = fake_features(SITE.student, 8, requires_grad=True)
-    method = build("semckd", SITE)
-    loss = method.loss(make_step(SITE, student, fake_features(SITE.teacher, 8, seed=1)))["semckd"]
+    student = fake_features(CONTEXT.student, 8, requires_grad=True)
+    method = build("semckd", CONTEXT)
+    loss = method.loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher, 8, seed=1)))["semckd"]
     assert [k for k, reached in gradients(loss, student).items() if reached] == ["stages"]
     loss.backward()
     assert all(f.grad.any() for f in student.stages)
@@ -58,7 +58,7 @@ def test_gradient_reaches_every_stage_and_module_and_not_the_teacher():
 
 
 def test_attention_sums_to_one():
-    method = build("semckd", SITE)
-    a = method.attention(fake_features(SITE.student, 8).stages, fake_features(SITE.teacher, 8).stages)
+    method = build("semckd", CONTEXT)
+    a = method.attention(fake_features(CONTEXT.student, 8).stages, fake_features(CONTEXT.teacher, 8).stages)
     assert a.shape == (8, 2, 3)
     torch.testing.assert_close(a.sum(2), torch.ones(8, 2, dtype=torch.float64))

@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-from kit import build, fake_features, gradients, make_site, make_step, pooled
+from kit import build, fake_features, gradients, make_context, make_step, pooled
 
 import models
 from benchmark import methods
 
-SITE = make_site("resnet8", "resnet14")
+CONTEXT = make_context("resnet8", "resnet14")
 
 
 def layer(x, weight, groups=False):
@@ -36,28 +36,28 @@ def project(method, x):
     return layer(x, p[6].weight.tolist())
 
 
-def small(site, size, seed):
+def small(context, size, seed):
     """Features of one image with a small last map."""
-    f = fake_features(site.student, 1, seed=seed)
+    f = fake_features(context.student, 1, seed=seed)
     cut = f.preacts[-1][..., :size, :size]
     return f._replace(preacts=(*f.preacts[:-1], cut), stages=(*f.stages[:-1], cut.relu()))
 
 
 def test_value_with_a_larger_student_map():
-    student, teacher = small(SITE, 4, 0), small(SITE, 2, 1)
-    method = build("simkd", SITE).eval()
+    student, teacher = small(CONTEXT, 4, 0), small(CONTEXT, 2, 1)
+    method = build("simkd", CONTEXT).eval()
     x = [pooled(p, 2, 2) for p in student.stages[-1][0].tolist()]
     found = torch.tensor(project(method, x), dtype=torch.float64)
     expected = (found - teacher.preacts[-1][0].relu()).square().mean()
-    torch.testing.assert_close(method.loss(make_step(SITE, student, teacher))["simkd"], expected)
+    torch.testing.assert_close(method.loss(make_step(CONTEXT, student, teacher))["simkd"], expected)
 
 
 def test_prediction_is_the_teachers_classifier_on_the_projected_map():
-    student = small(SITE, 3, 0)
-    method = build("simkd", SITE).eval()
+    student = small(CONTEXT, 3, 0)
+    method = build("simkd", CONTEXT).eval()
     x = project(method, student.stages[-1][0].tolist())
     means = [sum(map(sum, plane)) / 9 for plane in x]
-    head = SITE.teacher_net.linear_head()
+    head = CONTEXT.teacher_net.linear_head()
     expected = [sum(a * m for a, m in zip(row, means, strict=True)) for row in head.weight.tolist()]
     found = (method.predict(student)[0] - head.bias.double()).tolist()
     assert found == pytest.approx(expected, rel=1e-6, abs=1e-9)
@@ -66,22 +66,22 @@ def test_prediction_is_the_teachers_classifier_on_the_projected_map():
 @pytest.mark.parametrize("teacher", ["resnet14", "wrn_16_2", "vgg8", "ResNet50"])
 def test_a_perfect_projection_predicts_as_the_teacher(teacher):
     """The map that is imitated is the one whose pooled value the teacher's classifier reads."""
-    site = make_site("resnet8", teacher)
-    method = build("simkd", site, dtype=torch.float32).eval()
-    f = site.teacher_net.features(torch.randn(2, 3, 32, 32))
+    context = make_context("resnet8", teacher)
+    method = build("simkd", context, dtype=torch.float32).eval()
+    f = context.teacher_net.features(torch.randn(2, 3, 32, 32))
     method.projector = torch.nn.Identity()
     target = f._replace(stages=(f.preacts[-1].relu(),))
     torch.testing.assert_close(method.predict(target), f.logits)
 
 
 def test_gradient_reaches_the_last_map_and_the_projector_and_not_the_classifier():
-    student = fake_features(SITE.student, requires_grad=True)
-    method = build("simkd", SITE)
-    loss = method.loss(make_step(SITE, student, fake_features(SITE.teacher, seed=1)))["simkd"]
+    student = fake_features(CONTEXT.student, requires_grad=True)
+    method = build("simkd", CONTEXT)
+    loss = method.loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher, seed=1)))["simkd"]
     assert [k for k, reached in gradients(loss, student).items() if reached] == ["stages"]
     loss.backward()
     assert {k for k, p in method.named_parameters() if p.grad.any()} == {f"projector.{k}" for k, _ in method.projector.named_parameters()}
-    assert all(p.grad is None for p in SITE.teacher_net.parameters())
+    assert all(p.grad is None for p in CONTEXT.teacher_net.parameters())
 
 
 def test_no_cross_entropy_alone():

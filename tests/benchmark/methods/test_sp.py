@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from kit import build, fake_features, gradients, make_site, make_step, tiny_info
+from kit import build, fake_features, gradients, make_context, make_step, tiny_info
 
 # the last maps differ in size and channels, and the networks in their number of stages
-SITE = make_site(tiny_info(((3, 4, 4), (4, 2, 2), (2, 3, 3))), tiny_info(((2, 4, 4), (5, 2, 2))))
+CONTEXT = make_context(tiny_info(((3, 4, 4), (4, 2, 2), (2, 3, 3))), tiny_info(((2, 4, 4), (5, 2, 2))))
 
 
 def similarities(maps):
@@ -19,17 +19,17 @@ def similarities(maps):
 @pytest.mark.parametrize("batch", [2, 6])
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
 def test_value(batch, memory):
-    student, teacher = fake_features(SITE.student, batch), fake_features(SITE.teacher, batch, seed=1)
+    student, teacher = fake_features(CONTEXT.student, batch), fake_features(CONTEXT.teacher, batch, seed=1)
     g_s, g_t = similarities(student.stages[-1].tolist()), similarities(teacher.stages[-1].tolist())
     expected = sum((g_t[i][j] - g_s[i][j]) ** 2 for i in range(batch) for j in range(batch)) / batch**2
     student = student._replace(stages=tuple(s.to(memory_format=memory) for s in student.stages))
-    found = build("sp", SITE).loss(make_step(SITE, student, teacher))["sp"]
+    found = build("sp", CONTEXT).loss(make_step(CONTEXT, student, teacher))["sp"]
     assert found.item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_gradient_reaches_the_last_stage_alone():
-    student = fake_features(SITE.student, requires_grad=True)
-    loss = build("sp", SITE).loss(make_step(SITE, student, fake_features(SITE.teacher, seed=1)))["sp"]
+    student = fake_features(CONTEXT.student, requires_grad=True)
+    loss = build("sp", CONTEXT).loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher, seed=1)))["sp"]
     assert gradients(loss, student) == {
         "stem": False, "stages": True, "preacts": False, "embedding": False, "logits": False,
     }
@@ -38,23 +38,23 @@ def test_gradient_reaches_the_last_stage_alone():
 
 
 def test_gradient_check():
-    student, teacher = fake_features(SITE.student, 3, requires_grad=True), fake_features(SITE.teacher, 3, seed=1)
-    method = build("sp", SITE)
+    student, teacher = fake_features(CONTEXT.student, 3, requires_grad=True), fake_features(CONTEXT.teacher, 3, seed=1)
+    method = build("sp", CONTEXT)
 
     def loss(last):
-        return method.loss(make_step(SITE, student._replace(stages=(*student.stages[:-1], last)), teacher))["sp"]
+        return method.loss(make_step(CONTEXT, student._replace(stages=(*student.stages[:-1], last)), teacher))["sp"]
 
     assert torch.autograd.gradcheck(loss, (student.stages[-1],))
 
 
 def test_a_dead_map_gives_finite_gradients():
-    student = fake_features(SITE.student).map(torch.zeros_like).map(lambda t: t.requires_grad_())
-    loss = build("sp", SITE).loss(make_step(SITE, student, fake_features(SITE.teacher, seed=1)))["sp"]
+    student = fake_features(CONTEXT.student).map(torch.zeros_like).map(lambda t: t.requires_grad_())
+    loss = build("sp", CONTEXT).loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher, seed=1)))["sp"]
     assert loss.isfinite()
     gradients(loss, student)
 
 
 def test_no_modules_and_weight_zero_is_not_computed():
-    assert not build("sp", SITE).state_dict()
-    step = make_step(SITE, fake_features(SITE.student), fake_features(SITE.teacher))
-    assert build("sp", SITE, weight=0.0).loss(step) == {}
+    assert not build("sp", CONTEXT).state_dict()
+    step = make_step(CONTEXT, fake_features(CONTEXT.student), fake_features(CONTEXT.teacher))
+    assert build("sp", CONTEXT, weight=0.0).loss(step) == {}

@@ -1,17 +1,17 @@
 """SRRL against its formula in plain loops."""
 
 import pytest
-from kit import build, fake_features, gradients, make_site, make_step
+from kit import build, fake_features, gradients, make_context, make_step
 
-SITE = make_site("resnet8", "resnet8x4")
+CONTEXT = make_context("resnet8", "resnet8x4")
 
 
 def test_value():
-    student, teacher = fake_features(SITE.student, 3), fake_features(SITE.teacher, 3, seed=1)
-    method = build("srrl", SITE).eval()
-    terms = method.loss(make_step(SITE, student, teacher))
+    student, teacher = fake_features(CONTEXT.student, 3), fake_features(CONTEXT.teacher, 3, seed=1)
+    method = build("srrl", CONTEXT).eval()
+    terms = method.loss(make_step(CONTEXT, student, teacher))
     linear, norm = method.connector[0].weight.tolist(), method.connector[1]
-    head = SITE.teacher_net.linear_head()
+    head = CONTEXT.teacher_net.linear_head()
     w, b = head.weight.double().tolist(), head.bias.double().tolist()
     feature = regression = 0.0
     for f_s, f_t, z_t in zip(*(x.tolist() for x in (student.embedding, teacher.embedding, teacher.logits)), strict=True):
@@ -25,12 +25,12 @@ def test_value():
 
 
 def test_gradient_reaches_the_embedding_and_the_connector_and_not_the_classifier():
-    student = fake_features(SITE.student, requires_grad=True)
-    method = build("srrl", SITE)
-    terms = method.loss(make_step(SITE, student, fake_features(SITE.teacher, seed=1)))
+    student = fake_features(CONTEXT.student, requires_grad=True)
+    method = build("srrl", CONTEXT)
+    terms = method.loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher, seed=1)))
     for term in terms.values():
         assert [k for k, reached in gradients(term, student).items() if reached] == ["embedding"]
     sum(terms.values()).backward()
     assert all(p.grad.any() for p in method.connector.parameters())
     assert {k for k, _ in method.named_parameters()} == {f"connector.{k}" for k, _ in method.connector.named_parameters()}
-    assert all(p.grad is None for p in SITE.teacher_net.parameters())
+    assert all(p.grad is None for p in CONTEXT.teacher_net.parameters())

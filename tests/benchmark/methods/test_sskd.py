@@ -12,20 +12,21 @@ from kit import (
     build,
     fake_features,
     gradients,
-    make_site,
+    make_context,
     make_step,
     no_sync,
     poisoned,
     real_step,
     site_for,
     tiny_info,
+    weights,
 )
 from torch import Tensor, nn
 
 from benchmark import methods
 from benchmark.data.views import NORMAL, ROTATED
 from benchmark.errors import InputError
-from benchmark.methods import Method, Objective, Site, Step
+from benchmark.methods import Method, MethodContext, Objective, Step
 from benchmark.methods._rotations import rank_of_truth, selected
 from models import Features
 
@@ -84,13 +85,13 @@ def kept_kl(teacher: Rows, student: Rows, truth: list[int], temperature: float, 
 # --- the pieces under test ------------------------------------------------------------------------------------------
 
 
-def site() -> Site:
-    plain = make_site(STUDENT, TEACHER, num_classes=CLASSES)
+def context() -> MethodContext:
+    plain = make_context(STUDENT, TEACHER, num_classes=CLASSES)
     return dataclasses.replace(plain, artifacts={"sskd_head": build("sskd_head", head_site(), seed=3).state_dict()})
 
 
-def head_site() -> Site:
-    return make_site(None, TEACHER, num_classes=CLASSES)
+def head_site() -> MethodContext:
+    return make_context(None, TEACHER, num_classes=CLASSES)
 
 
 def both_views(info, seed: int, requires_grad: bool = False) -> dict[str, Features]:
@@ -101,15 +102,15 @@ def both_views(info, seed: int, requires_grad: bool = False) -> dict[str, Featur
     }
 
 
-def step(where: Site, requires_grad: bool = False) -> Step:
+def step(where: MethodContext, requires_grad: bool = False) -> Step:
     labels = torch.tensor([2, 0, 6, 2, 1])
     return make_step(where, both_views(STUDENT, 10, requires_grad), both_views(TEACHER, 20), labels=labels)
 
 
 @pytest.mark.parametrize(("tf_ratio", "ss_ratio"), [(1.0, 0.75), (0.6, 0.3), (0.5, 1.0)])
 def test_sskd_value(tf_ratio: float, ss_ratio: float) -> None:
-    method = build("sskd", site(), tf_ratio=tf_ratio, ss_ratio=ss_ratio)
-    s = step(site())
+    method = build("sskd", context(), tf_ratio=tf_ratio, ss_ratio=ss_ratio)
+    s = step(context())
     terms = method.loss(s)
     s_normal, t_normal = s.student.logits.tolist(), s.teacher.logits.tolist()
     s_turned, t_turned = (image_after_image(x["rotated"].logits) for x in (s.students, s.teachers))
@@ -123,13 +124,13 @@ def test_sskd_value(tf_ratio: float, ss_ratio: float) -> None:
         "sskd_ss": kept_kl(a_t, a_s, images, 0.5, ss_ratio),
     }
     assert {k: v.item() for k, v in terms.items()} == pytest.approx(expected, rel=1e-10)
-    assert method.weights() == {"sskd_kd": 0.9, "sskd_tf": 2.7, "sskd_ss": 10.0}
+    assert weights(method) == {"sskd_kd": 0.9, "sskd_tf": 2.7, "sskd_ss": 10.0}
 
 
 def test_sskd_total_is_the_weighted_sum() -> None:
     spec = methods.parse("sskd")
-    objective = Objective(spec, site(), lambda name: 5).double()
-    s = step(site())
+    objective = Objective(spec, context(), lambda name: 5).double()
+    s = step(context())
     total, terms = objective({"sskd": s})
     rows = zip(s.student.logits.tolist(), s.labels.tolist(), strict=True)
     ce = -sum(math.log(softmax(row, 1.0)[y]) for row, y in rows) / B
@@ -163,10 +164,10 @@ def test_rank_of_truth_counts_ties_as_a_stable_sort() -> None:
 
 def test_true_column_is_the_image_itself() -> None:
     """A teacher that embeds all copies of an image alike ranks every truth first, so that no ratio drops a row."""
-    method = build("sskd", site(), ss_ratio=0.0)
-    s = step(site())
+    method = build("sskd", context(), ss_ratio=0.0)
+    s = step(context())
     alike = s.teacher._replace(embedding=s.teacher.embedding.repeat(3, 1), logits=s.teachers["rotated"].logits)
-    everything = build("sskd", site(), ss_ratio=1.0)
+    everything = build("sskd", context(), ss_ratio=1.0)
     same = dataclasses.replace(s, teachers={"normal": s.teacher, "rotated": alike})
     assert method.loss(same)["sskd_ss"].item() == pytest.approx(everything.loss(same)["sskd_ss"].item(), rel=1e-12)
     mixed = alike._replace(embedding=s.teacher.embedding.repeat_interleave(3, 0))
@@ -175,8 +176,8 @@ def test_true_column_is_the_image_itself() -> None:
 
 
 def test_no_row_kept_is_zero_not_nan() -> None:
-    method = build("sskd", site(), tf_ratio=0.0, kd=0.0, ss=0.0)
-    s = step(site(), requires_grad=True)
+    method = build("sskd", context(), tf_ratio=0.0, kd=0.0, ss=0.0)
+    s = step(context(), requires_grad=True)
     never = s.teachers["rotated"].logits.clone()
     never[torch.arange(3 * B), s.labels.repeat(3)] = -9.0
     teachers = {**s.teachers, "rotated": s.teachers["rotated"]._replace(logits=never)}
@@ -186,11 +187,11 @@ def test_no_row_kept_is_zero_not_nan() -> None:
 
 
 def test_sskd_gradients() -> None:
-    method = build("sskd", site())
-    s = step(site(), requires_grad=True)
+    method = build("sskd", context())
+    s = step(context(), requires_grad=True)
     with no_sync():
         terms = method.loss(s)
-    total = sum(method.weights()[k] * v for k, v in terms.items())
+    total = sum(weights(method)[k] * v for k, v in terms.items())
     for view in ("normal", "rotated"):
         assert gradients(total, s.students[view]) == {
             "stem": False, "stages": False, "preacts": False, "embedding": True, "logits": True}
@@ -200,7 +201,7 @@ def test_sskd_gradients() -> None:
 
 
 def test_teacher_head_is_what_stage_a_left() -> None:
-    where = site()
+    where = context()
     method = build("sskd", where, seed=8)
     left = where.artifacts["sskd_head"]
     assert left.keys() == {"head.0.weight", "head.0.bias", "head.2.weight", "head.2.bias"}
@@ -211,13 +212,13 @@ def test_teacher_head_is_what_stage_a_left() -> None:
 @pytest.mark.parametrize("left", [{}, {"sskd_head": {}}])
 def test_missing_head_is_said(left: dict) -> None:
     with pytest.raises(InputError, match="head is missing; allowed"):
-        build("sskd", dataclasses.replace(site(), artifacts=left))
+        build("sskd", dataclasses.replace(context(), artifacts=left))
 
 
 def test_head_of_another_teacher_is_said() -> None:
-    other = build("sskd_head", make_site(None, tiny_info(embedding=9)))
+    other = build("sskd_head", make_context(None, tiny_info(embedding=9)))
     with pytest.raises(InputError, match="does not fit an embedding of 6"):
-        build("sskd", dataclasses.replace(site(), artifacts={"sskd_head": other.state_dict()}))
+        build("sskd", dataclasses.replace(context(), artifacts={"sskd_head": other.state_dict()}))
 
 
 WITHOUT = {
@@ -241,7 +242,7 @@ def test_switched_off_terms_are_neither_computed_nor_asked_for(off: tuple[str, .
     student, teacher, views, passes, before = WITHOUT[off]
     assert (needs.student, needs.teacher, needs.views, needs.passes) == (student, teacher, views, passes)
     assert method_class.requires(config) == before
-    where = site() if before else make_site(STUDENT, TEACHER, num_classes=CLASSES)
+    where = context() if before else make_context(STUDENT, TEACHER, num_classes=CLASSES)
     method = build("sskd", where, **dict.fromkeys(off, 0.0))
     s = step(where)
     only = dataclasses.replace(
@@ -251,7 +252,7 @@ def test_switched_off_terms_are_neither_computed_nor_asked_for(off: tuple[str, .
     )
     terms = method.loss(only)
     assert terms.keys() == {f"sskd_{t}" for t in ("kd", "tf", "ss") if t not in off}
-    full = build("sskd", site()).loss(s)
+    full = build("sskd", context()).loss(s)
     for name in terms.keys() - {"sskd_ss"}:
         assert terms[name].item() == full[name].item()
     assert bool(list(method.parameters())) == ("ss" not in off)
@@ -270,13 +271,13 @@ def test_with_kd_there_is_one_kd_term_of_weight_one() -> None:
     spec = methods.parse("kd+sskd")
     assert spec.name == "sskd+kd" and spec.ce == 1.0
     assert spec.requires == ("sskd_head",)
-    objective = Objective(spec, site(), lambda name: 5).double()
-    s = step(site())
+    objective = Objective(spec, context(), lambda name: 5).double()
+    s = step(context())
     total, terms = objective({"sskd": s, "kd": s})
     assert terms.keys() == {"sskd_tf", "sskd_ss", "kd", "ce"}
     expected = terms["ce"] + terms["kd"] + 2.7 * terms["sskd_tf"] + 10.0 * terms["sskd_ss"]
     assert total.item() == pytest.approx(expected.item(), rel=1e-12)
-    back = Objective(methods.parse("sskd+kd", {"sskd.kd": 0.9}), site(), lambda name: 5).double()
+    back = Objective(methods.parse("sskd+kd", {"sskd.kd": 0.9}), context(), lambda name: 5).double()
     again, found = back({"sskd": s, "kd": s})
     assert found["sskd_kd"].item() == pytest.approx(found["kd"].item(), rel=1e-12)
     assert again.item() == pytest.approx((expected + 0.9 * terms["kd"]).item(), rel=1e-10)
@@ -336,7 +337,7 @@ def test_sskd_on_real_networks_and_a_smaller_last_batch() -> None:
     for indices in batches(methods.get("sskd"), where):
         s = real_step(where, needs, indices)
         assert len(s.students["rotated"].logits) == 3 * len(indices)
-        total = sum(method.weights()[k] * v for k, v in method.loss(s).items())
+        total = sum(weights(method)[k] * v for k, v in method.loss(s).items())
         assert total.dtype == torch.float32 and bool(total.isfinite())
     where.student_net.zero_grad()
     total.backward()

@@ -1,24 +1,24 @@
 """STKD against its formula in plain loops."""
 
 import pytest
-from kit import build, fake_features, make_site, make_step, tiny_info
+from kit import build, fake_features, make_context, make_step, tiny_info
 from selfkd_kit import entropy, kl, onehot, reaches, softmax
 
 from benchmark import methods
 
-SITE = make_site(tiny_info(), tiny_info())
+CONTEXT = make_context(tiny_info(), tiny_info())
 
 
 def mixed_step(batch=5, **options):
-    plain, mixed = (fake_features(SITE.student, batch, seed=k, **options) for k in (1, 2))
-    teacher = fake_features(SITE.teacher, batch, seed=3)
-    return mixed, teacher, make_step(SITE, {"normal": plain, "mixed": mixed}, {"mixed": teacher})
+    plain, mixed = (fake_features(CONTEXT.student, batch, seed=k, **options) for k in (1, 2))
+    teacher = fake_features(CONTEXT.teacher, batch, seed=3)
+    return mixed, teacher, make_step(CONTEXT, {"normal": plain, "mixed": mixed}, {"mixed": teacher})
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 def test_value(temperature):
     mixed, teacher, step = mixed_step()
-    terms = build("stkd", SITE, temperature=temperature).loss(step)
+    terms = build("stkd", CONTEXT, temperature=temperature).loss(step)
     z, labels = mixed.logits.tolist(), [onehot(y) for y in step.labels.tolist()]
     total = 0.0
     for i in range(5):
@@ -32,7 +32,7 @@ def test_value(temperature):
 
 def test_gradient_reaches_the_mixed_outputs():
     mixed, _, step = mixed_step(requires_grad=True)
-    for value in build("stkd", SITE).loss(step).values():
+    for value in build("stkd", CONTEXT).loss(step).values():
         assert reaches(value, mixed, "logits") and reaches(value, step.student)
 
 
@@ -40,4 +40,4 @@ def test_what_is_read():
     needs = methods.parse("stkd").needs()
     assert [v.name for v in needs.views] == ["normal", "mixed"] and [v.name for v in needs.passes] == ["mixed"]
     assert not methods.parse("stkd", {"stkd.kd": 0.0}).needs_teacher
-    assert set(build("stkd", SITE, label=0.0).loss(mixed_step()[2])) == {"stkd_kd"}
+    assert set(build("stkd", CONTEXT, label=0.0).loss(mixed_step()[2])) == {"stkd_kd"}

@@ -2,30 +2,30 @@
 
 import pytest
 import torch
-from kit import build, fake_features, make_site, make_step, tiny_info
+from kit import build, fake_features, make_context, make_step, tiny_info, weights
 from selfkd_kit import kl, reaches, softmax
 
 from benchmark import methods
 
-SITE = make_site(tiny_info(), None)
+CONTEXT = make_context(tiny_info(), None)
 
 
 @pytest.mark.parametrize(("temperature", "correct"), [(20.0, 0.99), (1.0, 0.6)])
 def test_value(temperature, correct):
-    student = fake_features(SITE.student)
-    step = make_step(SITE, student)
+    student = fake_features(CONTEXT.student)
+    step = make_step(CONTEXT, student)
     total = 0.0
     for label, z in zip(step.labels.tolist(), student.logits.tolist(), strict=True):
         virtual = [correct if c == label else (1 - correct) / 9 for c in range(10)]
         total += kl(softmax(virtual, temperature), z)
-    found = build("tfkd", SITE, temperature=temperature, correct=correct).loss(step)["tfkd"]
+    found = build("tfkd", CONTEXT, temperature=temperature, correct=correct).loss(step)["tfkd"]
     assert found.item() == pytest.approx(total / 6, rel=1e-12)
 
 
 def test_gradient():
-    student = fake_features(SITE.student, requires_grad=True)
-    step = make_step(SITE, student)
-    loss = build("tfkd", SITE).loss(step)["tfkd"]
+    student = fake_features(CONTEXT.student, requires_grad=True)
+    step = make_step(CONTEXT, student)
+    loss = build("tfkd", CONTEXT).loss(step)["tfkd"]
     assert reaches(loss, student, "logits")
     loss.backward()
     for grad, label, z in zip(student.logits.grad.tolist(), step.labels.tolist(), student.logits.tolist(), strict=True):
@@ -35,7 +35,7 @@ def test_gradient():
 
 def test_weights():
     assert methods.parse("tfkd").ce == 0.9
-    assert build("tfkd", SITE, multiplier=50.0).weights() == {"tfkd": pytest.approx(5.0)}
-    assert build("tfkd", SITE, weight=0.0).loss(make_step(SITE, fake_features(SITE.student))) == {}
+    assert weights(build("tfkd", CONTEXT, multiplier=50.0)) == {"tfkd": pytest.approx(5.0)}
+    assert build("tfkd", CONTEXT, weight=0.0).loss(make_step(CONTEXT, fake_features(CONTEXT.student))) == {}
     assert not methods.parse("tfkd").needs_teacher
-    assert torch.is_tensor(build("tfkd", SITE).loss(make_step(SITE, fake_features(SITE.student)))["tfkd"])
+    assert torch.is_tensor(build("tfkd", CONTEXT).loss(make_step(CONTEXT, fake_features(CONTEXT.student)))["tfkd"])

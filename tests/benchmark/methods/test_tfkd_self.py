@@ -1,7 +1,7 @@
 """TF-KD by self-training against its formula in plain loops, and who its teacher is."""
 
 import pytest
-from kit import build, fake_features, make_site, make_step, tiny_info
+from kit import build, fake_features, make_context, make_step, tiny_info, weights
 from selfkd_kit import kl, reaches, softmax
 
 from benchmark import methods
@@ -9,13 +9,13 @@ from benchmark.errors import InputError
 from benchmark.spec import matrix
 from benchmark.spec.runs import Request, Resolver
 
-SITE = make_site(tiny_info(), tiny_info())
+CONTEXT = make_context(tiny_info(), tiny_info())
 
 
 @pytest.mark.parametrize("temperature", [1.0, 20.0])
 def test_value_and_gradient(temperature):
-    student, teacher = fake_features(SITE.student, requires_grad=True), fake_features(SITE.teacher, seed=1)
-    loss = build("tfkd_self", SITE, temperature=temperature).loss(make_step(SITE, student, teacher))["tfkd_self"]
+    student, teacher = fake_features(CONTEXT.student, requires_grad=True), fake_features(CONTEXT.teacher, seed=1)
+    loss = build("tfkd_self", CONTEXT, temperature=temperature).loss(make_step(CONTEXT, student, teacher))["tfkd_self"]
     rows = zip(teacher.logits.tolist(), student.logits.tolist(), strict=True)
     expected = sum(kl(softmax(t, temperature), s, temperature) for t, s in rows)
     assert loss.item() == pytest.approx(temperature**2 * expected / 6, rel=1e-9)
@@ -24,7 +24,7 @@ def test_value_and_gradient(temperature):
 
 def test_weights():
     assert methods.parse("tfkd_self").ce == 0.05
-    assert build("tfkd_self", SITE, multiplier=2.0).weights() == {"tfkd_self": pytest.approx(1.9)}
+    assert weights(build("tfkd_self", CONTEXT, multiplier=2.0)) == {"tfkd_self": pytest.approx(1.9)}
 
 
 def test_the_teacher_is_the_plain_training_of_the_same_network():

@@ -4,14 +4,14 @@ import math
 
 import pytest
 import torch
-from kit import build, fake_features, gradients, make_site, make_step, stage_pairs, tiny_info
+from kit import build, fake_features, gradients, make_context, make_step, stage_pairs, tiny_info
 
 from benchmark import methods
 from benchmark.errors import InputError
 
 # equal sizes; teacher larger (3 -> 2); the student's third stage has no partner
-SITE = make_site(tiny_info(((3, 4, 4), (4, 2, 2), (2, 2, 2))), tiny_info(((2, 4, 4), (5, 3, 3))))
-LARGER_STUDENT = make_site(tiny_info(((3, 4, 4), (4, 4, 4))), tiny_info(((2, 2, 2), (5, 3, 3), (6, 2, 2))))
+CONTEXT = make_context(tiny_info(((3, 4, 4), (4, 2, 2), (2, 2, 2))), tiny_info(((2, 4, 4), (5, 3, 3))))
+LARGER_STUDENT = make_context(tiny_info(((3, 4, 4), (4, 4, 4))), tiny_info(((2, 2, 2), (5, 3, 3), (6, 2, 2))))
 
 
 def mean_of(gaussian, pixel):
@@ -25,14 +25,14 @@ def mean_of(gaussian, pixel):
     return pixel
 
 
-@pytest.mark.parametrize("site", [SITE, LARGER_STUDENT])
-def test_value(site):
+@pytest.mark.parametrize("context", [CONTEXT, LARGER_STUDENT])
+def test_value(context):
     batch = 3
-    method = build("vid", site)
+    method = build("vid", context)
     with torch.no_grad():
         for gaussian in method.gaussians:
             gaussian.rho.add_(torch.linspace(-1, 1, len(gaussian.rho)))
-    student, teacher = fake_features(site.student, batch), fake_features(site.teacher, batch, seed=1)
+    student, teacher = fake_features(context.student, batch), fake_features(context.teacher, batch, seed=1)
     expected = 0.0
     pairs = stage_pairs(student, teacher)
     assert len(pairs) == len(method.gaussians)
@@ -46,26 +46,26 @@ def test_value(site):
                     for m, channel, v in zip(mu, t, variance, strict=True):
                         values.append(0.5 * ((m - channel[y][x]) ** 2 / v + math.log(v)))
         expected += sum(values) / len(values)
-    found = method.loss(make_step(site, student, teacher))["vid"]
+    found = method.loss(make_step(context, student, teacher))["vid"]
     assert found.item() == pytest.approx(expected, rel=1e-11)
 
 
 @pytest.mark.parametrize("variance", [5.0, 0.5])
 def test_variance_at_the_start(variance):
-    for gaussian in build("vid", SITE, variance=variance).gaussians:
+    for gaussian in build("vid", CONTEXT, variance=variance).gaussians:
         for rho in gaussian.rho.tolist():
             assert math.log(1 + math.exp(rho)) + 1e-5 == pytest.approx(variance, rel=1e-6)
 
 
 def test_channels():
-    shapes = [[layer.weight.shape[:2] for layer in (g.mu[0], g.mu[2], g.mu[4])] for g in build("vid", SITE).gaussians]
+    shapes = [[layer.weight.shape[:2] for layer in (g.mu[0], g.mu[2], g.mu[4])] for g in build("vid", CONTEXT).gaussians]
     assert shapes == [[(2, 3), (2, 2), (2, 2)], [(5, 4), (5, 5), (5, 5)]]
 
 
 def test_gradient_reaches_the_paired_stages_and_every_parameter():
-    method = build("vid", SITE)
-    student = fake_features(SITE.student, requires_grad=True)
-    loss = method.loss(make_step(SITE, student, fake_features(SITE.teacher, seed=1)))["vid"]
+    method = build("vid", CONTEXT)
+    student = fake_features(CONTEXT.student, requires_grad=True)
+    loss = method.loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher, seed=1)))["vid"]
     assert gradients(loss, student) == {
         "stem": False, "stages": True, "preacts": False, "embedding": False, "logits": False,
     }
@@ -75,8 +75,8 @@ def test_gradient_reaches_the_paired_stages_and_every_parameter():
 
 
 def test_weight_zero_is_not_computed():
-    step = make_step(SITE, fake_features(SITE.student), fake_features(SITE.teacher))
-    assert build("vid", SITE, weight=0.0).loss(step) == {}
+    step = make_step(CONTEXT, fake_features(CONTEXT.student), fake_features(CONTEXT.teacher))
+    assert build("vid", CONTEXT, weight=0.0).loss(step) == {}
 
 
 def test_no_variance_is_an_input_error():

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from kit import build, fake_features, gradients, make_site, make_step, tiny_info
+from kit import build, fake_features, gradients, make_context, make_step, tiny_info
 
 from benchmark.methods.wsld import trust
 
-SITE = make_site(tiny_info(), tiny_info())
+CONTEXT = make_context(tiny_info(), tiny_info())
 
 
 def softmax(row, temperature=1.0):
@@ -18,23 +18,23 @@ def softmax(row, temperature=1.0):
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 def test_value(temperature):
-    student, teacher = fake_features(SITE.student), fake_features(SITE.teacher, seed=1)
-    step = make_step(SITE, student, teacher)
+    student, teacher = fake_features(CONTEXT.student), fake_features(CONTEXT.teacher, seed=1)
+    step = make_step(CONTEXT, student, teacher)
     total = 0.0
     rows = zip(student.logits.tolist(), teacher.logits.tolist(), step.labels.tolist(), strict=True)
     for z_s, z_t, y in rows:
         w = 1 - math.exp(math.log(softmax(z_s)[y]) / (-math.log(softmax(z_t)[y]) + 1e-7))
         p, q = softmax(z_t, temperature), softmax(z_s, temperature)
         total -= w * sum(a * math.log(b) for a, b in zip(p, q, strict=True))
-    found = build("wsld", SITE, temperature=temperature).loss(step)["wsld"].item()
+    found = build("wsld", CONTEXT, temperature=temperature).loss(step)["wsld"].item()
     assert found == pytest.approx(temperature**2 * total / len(step.labels), rel=1e-12)
 
 
 def test_gradient_is_that_of_the_weighted_soft_labels():
     """The weight has no gradient: d/dz_s is T w (softmax(z_s / T) - softmax(z_t / T)) / B."""
-    student, teacher = fake_features(SITE.student, 3, requires_grad=True), fake_features(SITE.teacher, 3, seed=1)
-    step = make_step(SITE, student, teacher)
-    loss = build("wsld", SITE).loss(step)["wsld"]
+    student, teacher = fake_features(CONTEXT.student, 3, requires_grad=True), fake_features(CONTEXT.teacher, 3, seed=1)
+    step = make_step(CONTEXT, student, teacher)
+    loss = build("wsld", CONTEXT).loss(step)["wsld"]
     assert [k for k, reached in gradients(loss, student).items() if reached] == ["logits"]
     loss.backward()
     w = trust(student.logits, teacher.logits, step.labels)

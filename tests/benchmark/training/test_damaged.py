@@ -11,7 +11,8 @@ from training_kit import FP32, small_run, train
 from benchmark.spec.plan import make_plan
 from benchmark.training import checkpoint
 from benchmark.training.pack import Options
-from benchmark.work.local import Environment, run_plan
+from benchmark.work.local import run_plan
+from benchmark.work.order import Environment
 from results.store import Store
 
 
@@ -84,11 +85,11 @@ def test_a_run_that_failed_for_want_of_its_teacher_is_planned_again(trained: Pat
     run = small_run("cc", recipe__epochs=1)
     teacher = run.needs_runs[0].key
     waits = lambda: make_plan([run], store, skip_states=frozenset({"failed"})).states[run.key]  # noqa: E731
-    store.write_failure(run.key, f"needs {teacher}, which is absent", "", "now")
+    store.write_failure(run.key, f"needs {teacher}, which is absent", "", "now", blocked=True)
     assert waits() == "absent"
     store.write_failure(run.key, "ValueError: of its own", "", "now")
     assert waits() == "failed", "that has not gone away with the teacher"
-    store.write_failure(run.key, f"needs {teacher}, which is failed", "", "now")
+    store.write_failure(run.key, f"needs {teacher}, which is failed", "", "now", blocked=True)
     assert outcomes(folder, [run])[run.key] == ("done", "")
     assert store.failure(run.key) is None
 

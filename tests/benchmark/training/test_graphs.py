@@ -14,7 +14,7 @@ from benchmark.bench.ours import open_items, random_split
 from benchmark.data.stream import Stream
 from benchmark.spec.runs import Run
 from benchmark.training import graphs
-from benchmark.training.active_run import Item
+from benchmark.training.active_run import ActiveRun
 from benchmark.training.execution import Execution
 from benchmark.training.graphs import Graphs, what_the_host_knows
 from benchmark.training.lockstep import Lockstep
@@ -22,7 +22,7 @@ from benchmark.training.lockstep import Lockstep
 IMAGES, BATCH, EPOCHS = 44, 16, 3  # two full batches and one of 12
 
 
-def trained(runs: list[Run], folder: Path, made: Graphs | None, main: bool = True) -> list[Item]:
+def trained(runs: list[Run], folder: Path, made: Graphs | None, main: bool = True) -> list[ActiveRun]:
     """The runs after a few epochs of one stage."""
     split = random_split(IMAGES, 10, seed=0)
     teacher, items = open_items(runs, split, FP32, folder, main=main)
@@ -39,14 +39,14 @@ def trained(runs: list[Run], folder: Path, made: Graphs | None, main: bool = Tru
     return items
 
 
-def state(item: Item) -> dict[str, Any]:
+def state(item: ActiveRun) -> dict[str, Any]:
     assert item.optimizer is not None
     student = {} if item.student is None else item.student.state_dict()
     momenta = {str(i): s["momentum_buffer"] for i, s in enumerate(item.optimizer.state.values())}
     return {"student": student, "objective": item.objective.state_dict(), "momenta": momenta}
 
 
-def assert_same(a: Item, b: Item) -> None:
+def assert_same(a: ActiveRun, b: ActiveRun) -> None:
     if "reviewkd" in a.run.method:  # equal to rounding alone on the tape; which of its operators rounds otherwise there was not found out
         for x, y in zip(a.curve, b.curve, strict=True):
             assert x == pytest.approx(y, rel=1e-4)

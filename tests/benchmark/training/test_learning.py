@@ -7,10 +7,10 @@ import torch
 from training_kit import FP32, small_run, train
 
 from benchmark import data, methods
+from benchmark.spec.plan import pack_key
 from benchmark.spec.runs import Run, skip_reason
-from benchmark.training.active_run import Item
+from benchmark.training.active_run import ActiveRun
 from benchmark.training.evaluate import evaluate
-from benchmark.training.pack import pack_key
 from results.store import Store
 
 COMBINATIONS = ("plain", "at+kd", "crd+kd", "kd+ls", "kd+at+sp")
@@ -46,7 +46,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> float:
     test = data.load("digits").test
     run = small_run("plain")
     mean, std = (torch.tensor(run.settings["normalise"][k]) for k in ("mean", "std"))
-    fresh = Item.open(run, tmp_path_factory.mktemp("fresh"), FP32, None, test.labels, {}).student
+    fresh = ActiveRun.open(run, tmp_path_factory.mktemp("fresh"), FP32, None, test.labels, {}).student
     assert fresh is not None
     return evaluate(fresh, test, mean, std, FP32).top1
 

@@ -19,13 +19,13 @@ from training_kit import FP32, small_run, train, weights
 import models
 from benchmark import data, methods
 from benchmark.bench.ours import open_items, random_split
-from benchmark.spec.plan import Pack
+from benchmark.spec.plan import Pack, pack_key
 from benchmark.spec.runs import Run
-from benchmark.training.active_run import Item
+from benchmark.training.active_run import ActiveRun
 from benchmark.training.execution import Execution
 from benchmark.training.lockstep import Lockstep, lanes
-from benchmark.training.pack import Options, pack_key, train_pack
-from benchmark.work import local
+from benchmark.training.pack import Options, train_pack
+from benchmark.work import local, order
 from results.store import Store
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -257,7 +257,7 @@ def test_a_run_that_was_taken_over_is_left_to_its_new_holder(tmp_path: Path) -> 
     claim = tmp_path / run.key / "claim"
     before: list[bytes] = []
 
-    def take_over(item: Item) -> None:
+    def take_over(item: ActiveRun) -> None:
         if item.run.key == run.key:
             claim.write_text(json.dumps({"token": "another", "host": "elsewhere", "pid": 7, "started": "1"}))
             before.append((tmp_path / run.key / "checkpoint.pt").read_bytes())
@@ -315,7 +315,7 @@ def test_methods_of_a_seed_start_from_the_same_student_and_see_the_same_batches(
 
     labels = torch.arange(10)
     a, b = (
-        Item.open(small_run(m, teacher="resnet14"), Path("/nonexistent"), FP32, None, labels, {}) for m in ("at", "kd")
+        ActiveRun.open(small_run(m, teacher="resnet14"), Path("/nonexistent"), FP32, None, labels, {}) for m in ("at", "kd")
     )
     assert a.student is not None and b.student is not None
     assert models.weights_hash(a.student) == models.weights_hash(b.student)
@@ -360,6 +360,6 @@ def test_a_workers_own_methods_are_found_from_its_folder(tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KD_METHODS", os.pathsep.join(["mine", str(tmp_path / "others")]))
     pack = Pack((small_run("kd"),), 0)
-    local._start(pack, local.Environment("r", "d"), 1)
+    local._start(pack, order.Environment("r", "d"), 1)
     assert started[0]["KD_METHODS"].split(os.pathsep) == [str(tmp_path / "mine"), str(tmp_path / "others")]
     assert started[0]["CUDA_VISIBLE_DEVICES"] == "1"

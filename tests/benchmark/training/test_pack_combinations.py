@@ -10,10 +10,10 @@ from training_kit import FP32, small_run, train, weights
 
 import models
 from benchmark import data, methods
-from benchmark.methods import Site
+from benchmark.methods import MethodContext
+from benchmark.spec.plan import pack_key
 from benchmark.spec.runs import Run
 from benchmark.training.evaluate import evaluate
-from benchmark.training.pack import pack_key
 from results.store import Store
 
 COMBINED = ("kd+ls", "dkd+ls", "mlld+ls", "kd+kdpp", "semckd+kd")
@@ -78,8 +78,8 @@ def test_a_student_that_predicts_with_a_projector_is_tested_with_it(tmp_path: Pa
 
     student, teacher = models.build("resnet8", 10), models.build("resnet14", 10)
     infos = [models.info(n, 10) for n in ("resnet8", "resnet14")]
-    site = Site(*infos, student, teacher, torch.zeros(384, dtype=torch.int64), 10, 4, 16, torch.device("cpu"))
-    method = methods.get("simkd")(run.spec.components[0].config, site)
+    context = MethodContext(*infos, student, teacher, torch.zeros(384, dtype=torch.int64), 10, 4, 16, torch.device("cpu"))
+    method = methods.get("simkd")(run.spec.components[0].config, context)
     models.load_weights(student, weights_file)
     method.load_state_dict(torch.load(weights_file, weights_only=True)["at_test_simkd"])
     mean, std = (torch.tensor(run.settings["normalise"][k]) for k in ("mean", "std"))

@@ -14,14 +14,14 @@ from benchmark.bench.ours import build_teacher, random_split
 from benchmark.data.stream import Stream
 from benchmark.data.views import NORMAL, PAD, SECOND, VARIANTS, every_variant, is_plain, variant
 from benchmark.errors import InputError
-from benchmark.spec import plan
+from benchmark.spec import plan, teacher_cache_rule
 from benchmark.spec.runs import Request, Resolver, Run
-from benchmark.training import teacher_cache as teacher_table
+from benchmark.training import teacher_cache
 from benchmark.training.execution import Execution
 from benchmark.training.lockstep import Lockstep
 from benchmark.training.pack import Options
-from benchmark.training.teacher_cache import TeacherTable
-from benchmark.work import local
+from benchmark.training.teacher_cache import TeacherCache
+from benchmark.work import local, order
 from results.store import Store
 
 
@@ -48,7 +48,7 @@ def test_the_table_is_the_live_pass_to_rounding(execution: Execution, tmp_path: 
     stream = Stream(split, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), small_run("kd").spec.sampler, 5, False, seed=3)
     normalise = (stream.mean, stream.std)
     parts = frozenset({"logits", "embedding"})
-    table = TeacherTable.open(tmp_path, teacher, split, normalise, execution, parts)
+    table = TeacherCache.open(tmp_path, teacher, split, normalise, execution, parts)
     rounding = {"fp32": {"rtol": 1e-5, "atol": 1e-5}, "bf16": {"rtol": 0.02, "atol": 0.02}}[execution.precision]
     live = Lockstep([], teacher, execution)
     for epoch in (1, 2, 3):
@@ -61,7 +61,7 @@ def test_the_table_is_the_live_pass_to_rounding(execution: Execution, tmp_path: 
     files = sorted(p.name for p in tmp_path.iterdir())
     assert len(files) == 2 and not any("claim" in f for f in files)
     before = (tmp_path / files[0]).stat().st_mtime_ns
-    TeacherTable.open(tmp_path, teacher, split, normalise, execution, parts)
+    TeacherCache.open(tmp_path, teacher, split, normalise, execution, parts)
     assert (tmp_path / files[0]).stat().st_mtime_ns == before, "built once"
 
 
@@ -70,7 +70,7 @@ def test_another_teacher_or_other_images_have_another_table(tmp_path: Path) -> N
     normalise = (torch.zeros(3), torch.ones(3))
     teacher, other = build_teacher(small_run("kd"), FP32), build_teacher(small_run("kd", teacher="resnet20"), FP32)
     for net, split in ((teacher, a), (teacher, b), (other, a)):
-        TeacherTable.open(tmp_path, net, split, normalise, FP32, frozenset({"logits"}))
+        TeacherCache.open(tmp_path, net, split, normalise, FP32, frozenset({"logits"}))
     assert len(list(tmp_path.iterdir())) == 3
 
 
@@ -109,36 +109,36 @@ def packs(*methods: str, epochs: int = 240, seeds: int = 1) -> list[list[object]
 )
 def test_passes_saved_and_the_rule(methods: tuple[str, ...], epochs: int, seeds: int, saved: int) -> None:
     found = packs(*methods, epochs=epochs, seeds=seeds)
-    (name,) = {teacher_table.identity(p) for p in found}  # type: ignore[arg-type]
-    assert teacher_table.passes_saved(found).get(name, 0) == saved  # type: ignore[arg-type]
-    auto = teacher_table.chosen("auto", found, BF16)  # type: ignore[arg-type]
+    (name,) = {teacher_cache_rule.identity(p) for p in found}  # type: ignore[arg-type]
+    assert teacher_cache_rule.passes_saved(found).get(name, 0) == saved  # type: ignore[arg-type]
+    auto = teacher_cache_rule.chosen("auto", found, "bf16")  # type: ignore[arg-type]
     assert auto == ({name} if saved > VARIANTS else frozenset())
-    assert teacher_table.chosen("auto", found, FP32) == frozenset(), "the reference is never touched"  # type: ignore[arg-type]
-    assert teacher_table.chosen("off", found, BF16) == frozenset()  # type: ignore[arg-type]
+    assert teacher_cache_rule.chosen("auto", found, "fp32") == frozenset(), "the reference is never touched"  # type: ignore[arg-type]
+    assert teacher_cache_rule.chosen("off", found, "bf16") == frozenset()  # type: ignore[arg-type]
     can_read = {"kd", "crd", "rkd"} & set(methods)
-    assert teacher_table.chosen("on", found, FP32) == ({name} if can_read else frozenset())  # type: ignore[arg-type]
+    assert teacher_cache_rule.chosen("on", found, "fp32") == ({name} if can_read else frozenset())  # type: ignore[arg-type]
 
 
 def test_a_table_that_is_too_large_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     found = packs("kd")
-    assert teacher_table.file_bytes(found[0][0], "logits", "bf16") == 128 * 162 * 10 * 2  # type: ignore[arg-type]
-    monkeypatch.setattr(teacher_table, "LARGEST", 1000.0)
-    assert teacher_table.chosen("auto", found, BF16) == frozenset()  # type: ignore[arg-type]
+    assert teacher_cache_rule.file_bytes(found[0][0], "logits", "bf16") == 128 * 162 * 10 * 2  # type: ignore[arg-type]
+    monkeypatch.setattr(teacher_cache_rule, "LARGEST", 1000.0)
+    assert teacher_cache_rule.chosen("auto", found, "bf16") == frozenset()  # type: ignore[arg-type]
 
 
 def test_a_plan_run_with_the_table_on_leaves_it_in_the_results(tmp_path: Path) -> None:
     run = tiny_run("kd")
     store = Store(tmp_path)
-    environment = replace(local.Environment(str(tmp_path), str(tmp_path)), teacher_cache="on")
+    environment = replace(order.Environment(str(tmp_path), str(tmp_path)), teacher_cache="on")
     outcomes = local.run_plan(plan.make_plan([run], store), store, Options(FP32), environment)
     assert {o.status for o in outcomes} == {"done"}
     record = store.record(run.key)
     assert record is not None and record["teacher_cache"] == "on"
-    assert len(list((tmp_path / teacher_table.FOLDER).iterdir())) == 1
+    assert len(list((tmp_path / teacher_cache.FOLDER).iterdir())) == 1
 
 
 def test_an_unknown_mode_is_answered(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InputError, match="auto, on, off"):
-        teacher_table.chosen("sometimes", packs("kd"), FP32)  # type: ignore[arg-type]
+        teacher_cache_rule.chosen("sometimes", packs("kd"), "fp32")  # type: ignore[arg-type]
     assert main(["run", "crd-table1", "--profile", "quick", "--teacher-cache", "sometimes"]) == 2
     assert capsys.readouterr().err.count("error:") == 1
