@@ -12,6 +12,7 @@ import functools
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import os
 import pkgutil
 import re
@@ -147,6 +148,9 @@ def _check(method: type[Method]) -> None:
     for field, kind in _STATED.items():
         if not isinstance(getattr(method, field), kind):
             raise wrong(field, getattr(method, field), kind.__name__)
+    for question in _ANSWERS:
+        if not inspect.ismethod(getattr(method, question)):
+            raise wrong(question, getattr(method, question), "a class method: it is asked before the method is built")
     config = method.Config
     whole = isinstance(config, type) and issubclass(config, MethodConfig)
     if not whole or any(isinstance(v, dataclasses.Field) for v in vars(config).values()):  # a field is left where @dataclass is not

@@ -394,13 +394,17 @@ def test_a_term_without_a_weight(toys, term, more, said):
 
 
 def test_a_negative_weight_is_refused_where_a_setting_makes_it(toys):
-    toys(own="weights = classmethod(lambda cls, config: {'own': -config.weight})", old="def weights(self): return {'old': 1.0}")
+    toys(own="weights = classmethod(lambda cls, config: {'own': -config.weight})")
     methods.check_loss(parse("own"), "", "")
     methods.check_loss(parse("own", {"own.weight": 3}), "", "")
     with pytest.raises(InputError, match=r"'own': the term ce has weight -1\.0; allowed: 0 and more"):
         methods.check_loss(parse("own", {"ce": -1}), "", "")
-    with pytest.raises(InputError, match=r"old\.py: weights of method 'old' ends in TypeError"):  # no class method
-        methods.check_loss(parse("old"), "", "")
+
+
+def test_weights_that_are_no_class_method_are_refused(toys):
+    with pytest.raises(InputError, match=r"old\.py: weights of class Toy is .*; allowed: a class method"):
+        toys(old="def weights(self): return {'old': 1.0}")
+        methods.names()
 
 
 def test_each_method_is_built_under_its_own_seed():
