@@ -52,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print(
-            "interrupted; everything up to the last finished epoch is kept, the same command goes on", file=sys.stderr
+            "interrupted; everything up to the last finished epoch is kept, the same command goes on",
+            file=sys.stderr,
         )
         return 130
     except BrokenPipeError:

@@ -25,7 +25,19 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ("README.md", "docs/reference-results.md")
 BLOCK = re.compile(r"<!-- (python -m [^>]+?) -->\n(.*?)<!-- end -->", re.DOTALL)
 OURS = (
-    *("PROFILE", "SEEDS", "PROTOCOL", "DATA", "TEACHERS", "RESULTS", "PRECISION", "THREADS", "STUDENT_THREADS", "KEEP", "TEACHER_CACHE"),
+    *(
+        "PROFILE",
+        "SEEDS",
+        "PROTOCOL",
+        "DATA",
+        "TEACHERS",
+        "RESULTS",
+        "PRECISION",
+        "THREADS",
+        "STUDENT_THREADS",
+        "KEEP",
+        "TEACHER_CACHE",
+    ),
     *("KD_METHODS", "KD_PUBLISHED"),
 )
 
@@ -33,11 +45,23 @@ OURS = (
 def output(command: str) -> str:
     """What a command prints, as it stands in a document. `RuntimeError` if it fails."""
     with tempfile.TemporaryDirectory() as empty:
-        environment = {**{k: v for k, v in os.environ.items() if k not in OURS}, "RESULTS": empty, "DEVICE": "cpu", "COLUMNS": "140"}
+        environment = {
+            **{k: v for k, v in os.environ.items() if k not in OURS},
+            "RESULTS": empty,
+            "DEVICE": "cpu",
+            "COLUMNS": "140",
+        }
         done = subprocess.run(
-            [sys.executable, *shlex.split(command)[1:]], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+            [sys.executable, *shlex.split(command)[1:]],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
-    if done.returncode != 0 and not (done.returncode == 1 and " diff " in command):  # 1: a diff that found something
+    if done.returncode != 0 and not (
+        done.returncode == 1 and " diff " in command
+    ):  # 1: a diff that found something
         raise RuntimeError(f"{command}: exit code {done.returncode}: {done.stderr.strip()}")
     text = "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
     return f"{text}\n" if "markdown" in command or "--format md" in command else f"```\n{text}\n```\n"

@@ -47,7 +47,10 @@ def built() -> Kernels:
     """The kernels of this process, built or found at the first call. Never raises: what goes wrong is in `why`."""
     source = SOURCE.read_bytes()
     name = f"norm-{hashlib.sha256(source).hexdigest()[:8]}"
-    compiler = shlex.split(os.environ.get("CC", "")) or [found for found in ("cc", "gcc", "clang") if shutil.which(found)][:1]
+    compiler = (
+        shlex.split(os.environ.get("CC", ""))
+        or [found for found in ("cc", "gcc", "clang") if shutil.which(found)][:1]
+    )
     if not compiler:
         return Kernels(None, "no C compiler: none of cc, gcc, clang is to be found", name)
     told = shlex.join(compiler)
@@ -55,7 +58,11 @@ def built() -> Kernels:
         library = _library(compiler, source, name)
     except subprocess.CalledProcessError as error:
         said = (error.stderr or "").strip().splitlines()
-        return Kernels(None, f"{told} does not compile {SOURCE.name}: {said[0] if said else f'exit code {error.returncode}'}", name)
+        return Kernels(
+            None,
+            f"{told} does not compile {SOURCE.name}: {said[0] if said else f'exit code {error.returncode}'}",
+            name,
+        )
     except (OSError, subprocess.TimeoutExpired, AttributeError) as error:
         return Kernels(None, f"{told} does not build {SOURCE.name}: {error}", name)
     if not _agrees(library):
@@ -66,7 +73,9 @@ def built() -> Kernels:
 def _library(compiler: list[str], source: bytes, name: str) -> ctypes.CDLL:
     """Built or found, under a name of all that decides what is in it: a home directory may be shared by machines of other kinds."""
     command = [*compiler, *FLAGS]
-    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
+    version = subprocess.run(
+        [*compiler, "--version"], capture_output=True, text=True, check=True, timeout=60
+    ).stdout
     told = "\0".join([source.decode(), *command, version, platform.machine(), _processor()])
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kd-tables"
     kept = cache / f"{name}-{hashlib.sha256(told.encode()).hexdigest()[:16]}.so"
@@ -74,7 +83,13 @@ def _library(compiler: list[str], source: bytes, name: str) -> ctypes.CDLL:
         return _load(kept)
     with tempfile.TemporaryDirectory(prefix="kd-tables-") as there:
         fresh = Path(there, kept.name)
-        subprocess.run([*command, str(SOURCE), "-o", str(fresh), "-lm"], capture_output=True, text=True, check=True, timeout=300)
+        subprocess.run(
+            [*command, str(SOURCE), "-o", str(fresh), "-lm"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=300,
+        )
         library = _load(fresh)  # stays in the process when its file is gone
         with contextlib.suppress(OSError):  # a home that cannot be written: the next process builds again
             cache.mkdir(parents=True, exist_ok=True)
@@ -126,11 +141,19 @@ def _with(library: ctypes.CDLL | None) -> Iterator[None]:
 
 def fits(x: Tensor, shortcut: Tensor | None, norm: torch.nn.BatchNorm2d) -> bool:
     """Whether the kernels are in use and made for these maps."""
-    if _in_use is None or x.dtype != torch.bfloat16 or x.is_cuda or x.dim() != 4 or torch.compiler.is_compiling():
+    if (
+        _in_use is None
+        or x.dtype != torch.bfloat16
+        or x.is_cuda
+        or x.dim() != 4
+        or torch.compiler.is_compiling()
+    ):
         return False
     if norm.weight.dtype != torch.float32 or torch.get_num_threads() > MOST_THREADS:
         return False
-    if shortcut is not None and (shortcut.dtype != x.dtype or shortcut.shape != x.shape or not _rows(shortcut)):
+    if shortcut is not None and (
+        shortcut.dtype != x.dtype or shortcut.shape != x.shape or not _rows(shortcut)
+    ):
         return False
     return _rows(x) and x.numel() > x.shape[1]
 
@@ -150,7 +173,17 @@ def evaluate(x: Tensor, shortcut: Tensor | None, norm: torch.nn.BatchNorm2d, rel
 
 def train(x: Tensor, shortcut: Tensor | None, norm: torch.nn.BatchNorm2d, relu: bool) -> Tensor:
     """`relu(norm(x) + shortcut)` with the batch's statistics, which move the running ones. Maps `[B, C, H, W]`."""
-    out: Tensor = _Norm.apply(x, shortcut, norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.momentum, norm.eps, relu)
+    out: Tensor = _Norm.apply(
+        x,
+        shortcut,
+        norm.weight,
+        norm.bias,
+        norm.running_mean,
+        norm.running_var,
+        norm.momentum,
+        norm.eps,
+        relu,
+    )
     return out
 
 
@@ -196,12 +229,17 @@ def _agrees(library: ctypes.CDLL) -> bool:
     """Whether norm, sum and ReLU of a small map, and their gradients, are those of PyTorch in fp32, to the rounding of bf16."""
     numbers = torch.arange(3 * 24 * 5 * 7, dtype=torch.float64)
     x, shortcut, grad = (
-        torch.sin(numbers * step).bfloat16().view(3, 5, 7, 24).permute(0, 3, 1, 2).requires_grad_(step < 3) for step in (1.7, 2.3, 3.1)
+        torch.sin(numbers * step).bfloat16().view(3, 5, 7, 24).permute(0, 3, 1, 2).requires_grad_(step < 3)
+        for step in (1.7, 2.3, 3.1)
     )
     norm = torch.nn.BatchNorm2d(24)
     with _with(library):
         got = train(x, shortcut, norm, True)
-        found = [got, *torch.autograd.grad(got, (x, shortcut, norm.weight, norm.bias), grad), evaluate(x.detach(), None, norm, False)]
+        found = [
+            got,
+            *torch.autograd.grad(got, (x, shortcut, norm.weight, norm.bias), grad),
+            evaluate(x.detach(), None, norm, False),
+        ]
     mean, var = norm.running_mean, norm.running_var
     assert mean is not None and var is not None
     moved = (mean.clone(), var.clone())
@@ -211,5 +249,10 @@ def _agrees(library: ctypes.CDLL) -> bool:
     # the mask is that of the rounded output: where that is 0 and the plain one is not, so little is let through that rounding covers it
     expected = [plain, *torch.autograd.grad(plain, (x32, shortcut32, norm.weight, norm.bias), grad.float())]
     expected.append(F.batch_norm(x32, *moved, norm.weight, norm.bias, False, 0.0, norm.eps))
-    same = all(torch.allclose(a.float(), b.float(), rtol=0.02, atol=0.02) for a, b in zip(found, expected, strict=True))
-    return same and all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(moved, (mean, var), strict=True))
+    same = all(
+        torch.allclose(a.float(), b.float(), rtol=0.02, atol=0.02)
+        for a, b in zip(found, expected, strict=True)
+    )
+    return same and all(
+        torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(moved, (mean, var), strict=True)
+    )

@@ -38,7 +38,12 @@ class BatchNorm2d(nn.BatchNorm2d):
         return F.relu(out, inplace=True) if relu else out
 
     def _norm(self, x: Tensor) -> Tensor:
-        if self.invstd is not None and x.is_cuda and not self.training and not (torch.is_grad_enabled() and x.requires_grad):
+        if (
+            self.invstd is not None
+            and x.is_cuda
+            and not self.training
+            and not (torch.is_grad_enabled() and x.requires_grad)
+        ):
             mean = self.running_mean
             assert mean is not None
             out: Tensor = torch.batch_norm_elemt(x, self.weight, self.bias, mean, self.invstd, self.eps)
@@ -130,7 +135,9 @@ class _Depthwise(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         (x, weight), (of_x, of_weight, _) = ctx.saved_tensors, ctx.needs_input_grad
         dx = dw = None
-        if of_x and ctx.stride > 1:  # the transposed convolution as one of stride 1 over the gradient with zeros between: the same sums
+        if (
+            of_x and ctx.stride > 1
+        ):  # the transposed convolution as one of stride 1 over the gradient with zeros between: the same sums
             spread = torch.zeros_like(x)
             spread[:, :, :: ctx.stride, :: ctx.stride] = grad
             dx = F.conv2d(spread, weight.flip(2, 3), None, 1, 1, 1, len(weight))
@@ -140,7 +147,9 @@ class _Depthwise(torch.autograd.Function):
             of_weight = False
         if of_x or of_weight:
             step, mask = [ctx.stride] * 2, [of_x, of_weight, False]
-            found = torch.ops.aten.convolution_backward(grad, x, weight, None, step, [1, 1], [1, 1], False, [0, 0], len(weight), mask)
+            found = torch.ops.aten.convolution_backward(
+                grad, x, weight, None, step, [1, 1], [1, 1], False, [0, 0], len(weight), mask
+            )
             dx, dw = (found[0] if of_x else dx), (found[1] if of_weight else dw)
         return dx, dw, None
 
@@ -166,7 +175,9 @@ class Conv3x3(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, inputs, H, W]` to `[B, outputs, H, W]`."""
-        small = max(x.shape[2:]) <= LARGEST_TAPPED and min(self.in_channels, self.out_channels) >= FEWEST_TAPPED
+        small = (
+            max(x.shape[2:]) <= LARGEST_TAPPED and min(self.in_channels, self.out_channels) >= FEWEST_TAPPED
+        )
         if x.is_cuda or not small or not torch.is_autocast_enabled("cpu"):
             return super().forward(x)
         dtype = torch.get_autocast_dtype("cpu")
@@ -218,7 +229,10 @@ class _ByTaps(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, w_KKOI = ctx.saved_tensors
         of_x, of_weight, of_bias = ctx.needs_input_grad
-        g_BHWO, x_BHWI = grad.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1), x.permute(0, 2, 3, 1)
+        g_BHWO, x_BHWI = (
+            grad.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1),
+            x.permute(0, 2, 3, 1),
+        )
         dx = torch.zeros(x_BHWI.shape, device=x.device) if of_x else None
         dw = torch.zeros_like(w_KKOI) if of_weight else None
         for i, j, to, of in _taps(*x.shape[2:]):
@@ -239,7 +253,11 @@ def join(*parts: Tensor) -> Tensor:
     """Maps set beside each other, `[B, C1, H, W]`, `[B, C2, H, W]` ... to `[B, C1 + C2, H, W]`. On a CPU in channels_last the parts' gradients are
     handed back as maps of their own: batch norm takes ten times as long over a slice of a map."""
     first = parts[0]
-    if first.is_cuda or not torch.is_grad_enabled() or not parts[-1].is_contiguous(memory_format=torch.channels_last):
+    if (
+        first.is_cuda
+        or not torch.is_grad_enabled()
+        or not parts[-1].is_contiguous(memory_format=torch.channels_last)
+    ):
         return torch.cat(parts, 1)
     out: Tensor = _Join.apply(*parts)
     return out

@@ -8,7 +8,15 @@ from models.init import normal_by_width, small_linear
 from models.layers import BatchNorm2d, Depthwise, NormReLU, normed
 from models.network import PostActivationNetwork, global_pool
 
-GROUPS = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+GROUPS = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 1),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
 """(expansion, channels at width 1, blocks, stride) of each group of blocks."""
 
 STAGES = ((0, 1), (2,), (3, 4), (5, 6))

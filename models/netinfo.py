@@ -56,7 +56,9 @@ def info(name: str, num_classes: int = 100) -> NetInfo:
             macs += layer.out_features * layer.in_features
         elif isinstance(layer, nn.GRU):
             frames = output[0].shape[1]  # every matrix is multiplied once a frame
-            macs += frames * sum(p.numel() for name, p in layer.named_parameters() if name.startswith("weight"))
+            macs += frames * sum(
+                p.numel() for name, p in layer.named_parameters() if name.startswith("weight")
+            )
 
     for module in net.modules():
         module.register_forward_hook(count)
@@ -64,4 +66,6 @@ def info(name: str, num_classes: int = 100) -> NetInfo:
         features = net.features(no_image)
     stem, *stages = ((m.shape[1], m.shape[2], m.shape[3]) for m in features.maps)
     params = sum(parameter.numel() for parameter in net.parameters())
-    return NetInfo(name, params, macs, convolutions, map_numbers, stem, tuple(stages), features.embedding.shape[1])
+    return NetInfo(
+        name, params, macs, convolutions, map_numbers, stem, tuple(stages), features.embedding.shape[1]
+    )

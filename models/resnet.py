@@ -20,7 +20,9 @@ class BasicBlock(PreactBlock):
         self.bn2 = BatchNorm2d(outputs)
         self.downsample: nn.Sequential | None = None
         if stride != 1 or inputs != outputs:
-            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), BatchNorm2d(outputs))
+            self.downsample = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), BatchNorm2d(outputs)
+            )
 
     def run(self, x: Tensor, relu: bool) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)

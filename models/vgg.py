@@ -9,7 +9,13 @@ from models.init import normal_by_width, small_linear
 from models.layers import BatchNorm2d, Conv3x3, NormReLU, normed
 from models.network import PostActivationNetwork, global_pool
 
-CONVOLUTIONS = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+CONVOLUTIONS = {
+    8: (1, 1, 1, 1, 1),
+    11: (1, 1, 2, 2, 2),
+    13: (2, 2, 2, 2, 2),
+    16: (2, 2, 3, 3, 3),
+    19: (2, 2, 4, 4, 4),
+}
 WIDTHS = (64, 128, 256, 512, 512)
 
 
@@ -58,6 +64,10 @@ def _block(convolutions: int, inputs: int, outputs: int) -> nn.Sequential:
     """conv-bn-relu-conv-bn ...: the last ReLU is left to the caller, who hands out the value before it."""
     layers: list[nn.Module] = []
     for _ in range(convolutions - 1):
-        layers += [Conv3x3(inputs, outputs), NormReLU(outputs), nn.Identity()]  # numbered as in the papers' files
+        layers += [
+            Conv3x3(inputs, outputs),
+            NormReLU(outputs),
+            nn.Identity(),
+        ]  # numbered as in the papers' files
         inputs = outputs
     return nn.Sequential(*layers, Conv3x3(inputs, outputs), BatchNorm2d(outputs))

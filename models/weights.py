@@ -66,7 +66,9 @@ def save_weights(net: nn.Module, path: str | os.PathLike[str], **extra: Any) -> 
     beside = {key: _plain(value, keep_tensors=True) for key, value in extra.items()}
     for key, value in beside.items():
         if value is _NOT_PLAIN:
-            raise TypeError(f"extra entry {key!r} is or holds more than plain data and tensors: {extra[key]!r:.80}")
+            raise TypeError(
+                f"extra entry {key!r} is or holds more than plain data and tensors: {extra[key]!r:.80}"
+            )
     state = {key: _as_saved(tensor) for key, tensor in net.state_dict().items()}
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +96,10 @@ def weights_hash(weights: nn.Module | Mapping[str, Tensor]) -> str:
     does `num_batches_tracked`, which old files lack and no result depends on.
     """
     state = dict(weights.state_dict() if isinstance(weights, nn.Module) else weights)
-    named = {key.replace("classifier.0.", "classifier."): tensor for key, tensor in _without_prefixes(state).items()}
+    named = {
+        key.replace("classifier.0.", "classifier."): tensor
+        for key, tensor in _without_prefixes(state).items()
+    }
     digest = hashlib.sha256()
     for key in sorted(named):
         if named[key].is_floating_point():
@@ -128,27 +133,37 @@ def _harmless() -> list[Any]:
 def _read(path: Path) -> Any:
     try:
         if not path.is_file():
-            raise WeightsError(f"{path}: {'not a file' if path.exists() else 'no such file'}; expected a checkpoint")
+            raise WeightsError(
+                f"{path}: {'not a file' if path.exists() else 'no such file'}; expected a checkpoint"
+            )
         if path.stat().st_size == 0:
             raise WeightsError(f"{path}: the file is empty; expected a checkpoint")
         with torch.serialization.safe_globals(_harmless()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickle protocols and archive kinds: the outcome says it better
+            warnings.simplefilter(
+                "ignore"
+            )  # of pickle protocols and archive kinds: the outcome says it better
             return torch.load(path, map_location="cpu", weights_only=True)
     except WeightsError:
         raise
     except Exception as error:  # a damaged file can make the reader fail in any way
         text = " ".join(str(error).split())
         if found := re.search(r"GLOBAL ([\w.]+)", text):
-            raise WeightsError(f"{path}: refused, it holds {found[1]}; expected only tensors and plain data") from None
+            raise WeightsError(
+                f"{path}: refused, it holds {found[1]}; expected only tensors and plain data"
+            ) from None
         cause = text.partition("WeightsUnpickler error: ")[2] or text
         cause = f"{type(error).__name__}: {cause}"[:100].partition(". ")[0].rstrip(" .:")
-        raise WeightsError(f"{path}: damaged, or not a checkpoint ({cause}); expected a file of torch.save") from None
+        raise WeightsError(
+            f"{path}: damaged, or not a checkpoint ({cause}); expected a file of torch.save"
+        ) from None
 
 
 def _split(path: Path, content: Any) -> tuple[State, dict[str, Any]]:
     """The state dict in a file, and the entries beside it."""
     if not isinstance(content, Mapping):
-        raise WeightsError(f"{path}: holds a {type(content).__name__}; expected a dict with a state dict in it")
+        raise WeightsError(
+            f"{path}: holds a {type(content).__name__}; expected a dict with a state dict in it"
+        )
     whole = next((key for key in WHOLE if isinstance(content.get(key), Mapping)), None)
     state = content if whole is None else content[whole]
     rest = {} if whole is None else {str(key): value for key, value in content.items() if key != whole}
@@ -168,7 +183,9 @@ def _without_prefixes(state: State) -> State:
         if all(key.startswith("module.") for key in state):
             prefix = "module."
         else:
-            prefix = next((p for p in ("student.", "backbone.") if any(key.startswith(p) for key in state)), "")
+            prefix = next(
+                (p for p in ("student.", "backbone.") if any(key.startswith(p) for key in state)), ""
+            )
         if not prefix or not state:
             return state
         state = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
@@ -189,7 +206,9 @@ def _check(path: Path, net: Network, own: Mapping[str, Tensor], state: State) ->
             raise WeightsError(f"{path}: weights of another network: {shapes}; {wanted}")
         odd = tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu"
         if odd or tensor.is_floating_point() != own[key].is_floating_point():
-            raise WeightsError(f"{path}: {key} is of type {tensor.dtype} ({tensor.layout}, {tensor.device}); {wanted}")
+            raise WeightsError(
+                f"{path}: {key} is of type {tensor.dtype} ({tensor.layout}, {tensor.device}); {wanted}"
+            )
 
 
 # --- plain data ----------------------------------------------------------------------------------------------------------

@@ -31,7 +31,9 @@ def conditions(log: str) -> dict[str, Any]:
 def collect(source: Path, patterns: Sequence[str] = ("*",), target: Path = REFERENCE) -> list[str]:
     """Copies the runs below `source` whose key fits a pattern; returns their keys. What is finished in `target` stays."""
     store, kept = Store(source), []
-    for curve in sorted(source.rglob("curve.csv")) + sorted(p for p in source.rglob("record.json") if not (p.parent / "curve.csv").exists()):
+    for curve in sorted(source.rglob("curve.csv")) + sorted(
+        p for p in source.rglob("record.json") if not (p.parent / "curve.csv").exists()
+    ):
         key = curve.parent.relative_to(source).as_posix()
         into = target / key
         if not any(fnmatch.fnmatch(key, f"*{p}*") for p in patterns) or (into / "record.json").exists():
@@ -60,7 +62,9 @@ def collect(source: Path, patterns: Sequence[str] = ("*",), target: Path = REFER
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m results.collect", description="runs into results/reference: records and curves")
+    parser = argparse.ArgumentParser(
+        prog="python -m results.collect", description="runs into results/reference: records and curves"
+    )
     parser.add_argument("source", type=Path, metavar="RESULTS")
     parser.add_argument("patterns", nargs="*", default=["*"], metavar="PATTERN")
     args = parser.parse_args(argv)

@@ -36,7 +36,9 @@ def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
-        if isinstance(error, OSError) and error.filename is None and error.strerror is not None:  # a full disk does not say where
+        if (
+            isinstance(error, OSError) and error.filename is None and error.strerror is not None
+        ):  # a full disk does not say where
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     with contextlib.suppress(
@@ -135,12 +137,16 @@ class Claim:
     def holder(path: Path) -> dict[str, Any] | None:
         """Who holds the claim, if he lives: on this machine his process is looked at, elsewhere the heartbeat's age."""
         try:
-            beat = path.stat().st_mtime  # first: most runs have no claim, and their folders need no probe of the clock
+            beat = (
+                path.stat().st_mtime
+            )  # first: most runs have no claim, and their folders need no probe of the clock
             age = _now(path.parent) - beat
             who: Any = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(who, dict):
                 return None
-            if who.get("host") == socket.gethostname():  # a process that stands still, suspended or as the machine slept, does not beat but lives
+            if (
+                who.get("host") == socket.gethostname()
+            ):  # a process that stands still, suspended or as the machine slept, does not beat but lives
                 if _started(int(who.get("pid", -1))) != who.get("started"):
                     return None
             elif age > STALE_SECONDS:

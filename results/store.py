@@ -160,7 +160,9 @@ class Store:
 
     def state(self, key: str) -> str:
         """`done`, `diverged`, `running`, `failed`, `started` (has a checkpoint, nobody works on it) or `absent`."""
-        if not os.path.isdir(f"{self.folder}/{key}"):  # strings are faster than paths, and `status` asks for very many
+        if not os.path.isdir(
+            f"{self.folder}/{key}"
+        ):  # strings are faster than paths, and `status` asks for very many
             return "absent"
         record = self.record(key)
         if record is not None:
@@ -245,7 +247,9 @@ def record_files(folder: Path) -> Iterator[Path]:
                 for entry in entries:
                     if entry.name == "record.json":  # even a folder of that name: it is named as damaged
                         found.append(entry.path)
-                    elif entry.is_dir(follow_symlinks=True) and not entry.name.startswith("."):  # `.slurm`: the cluster's files, no runs
+                    elif entry.is_dir(follow_symlinks=True) and not entry.name.startswith(
+                        "."
+                    ):  # `.slurm`: the cluster's files, no runs
                         stack.append(entry.path)
         except (FileNotFoundError, NotADirectoryError, PermissionError):
             continue

@@ -83,12 +83,18 @@ class Cluster:
 
     @property
     def torch_precision(self) -> str:
-        return self.precision if self.precision != "auto" else "bf16" if self.torch_device == "cuda" else "fp32"
+        return (
+            self.precision if self.precision != "auto" else "bf16" if self.torch_device == "cuda" else "fp32"
+        )
 
     def environment(self, environment: Environment) -> Environment:
         """The same places, and the arithmetic of this cluster's jobs."""
         return dataclasses.replace(
-            environment, device=self.torch_device, precision=self.torch_precision, threads=self.cpus, student_threads=self.student_threads
+            environment,
+            device=self.torch_device,
+            precision=self.torch_precision,
+            threads=self.cpus,
+            student_threads=self.student_threads,
         )
 
 
@@ -97,7 +103,19 @@ _OF_THE_FILE = {
     "time": "time_minutes", "signal": "signal_delay_s", "cpus_per_task": "cpus", "mem": "memory_gb", "gpus_per_node": "gpus",
     **{k: k for k in ("partition", "account", "qos", "constraint", "exclude", "wckey")},
 }  # fmt: skip
-_OWN = ("array", "dependency", "requeue", "kill_on_invalid_dep", "job_name", "output", "error", "open_mode", "ntasks_per_node", "ntasks", "wrap")
+_OWN = (
+    "array",
+    "dependency",
+    "requeue",
+    "kill_on_invalid_dep",
+    "job_name",
+    "output",
+    "error",
+    "open_mode",
+    "ntasks_per_node",
+    "ntasks",
+    "wrap",
+)
 """Options of sbatch that `extra` may not set: those of another field, and those by which jobs are followed."""
 _CHOICES = {"device": ("auto", "cuda", "cpu"), "precision": ("auto", *PRECISIONS)}
 
@@ -114,7 +132,9 @@ def load_cluster(name: str, folder: Path = FOLDER) -> Cluster:
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path.name} is not valid TOML: {error}; allowed: the fields described in slurm/README.md") from error
+        raise InputError(
+            f"{path.name} is not valid TOML: {error}; allowed: the fields described in slurm/README.md"
+        ) from error
     hints = {k: v for k, v in get_type_hints(Cluster).items() if k != "name"}
     values: dict[str, Any] = {}
     for key, value in raw.items():
@@ -122,10 +142,14 @@ def load_cluster(name: str, folder: Path = FOLDER) -> Cluster:
             raise unknown(f"field in {path.name}:", key, hints)
         values[key] = _checked(path.name, key, value, hints[key])
     if not values.get("partition"):
-        raise InputError(f"{path.name}: partition is not there; allowed: the name of a partition (`sinfo -o %R` lists them)")
+        raise InputError(
+            f"{path.name}: partition is not there; allowed: the name of a partition (`sinfo -o %R` lists them)"
+        )
     cluster = Cluster(name=path.stem, **values)
     if cluster.student_threads > cluster.cpus:
-        raise InputError(f"{path.name}: student_threads = {cluster.student_threads} is too large; allowed: 1 to {cluster.cpus}, the job's cpus")
+        raise InputError(
+            f"{path.name}: student_threads = {cluster.student_threads} is too large; allowed: 1 to {cluster.cpus}, the job's cpus"
+        )
     if cluster.signal_delay_s >= 60 * cluster.time_minutes:
         raise InputError(
             f"{path.name}: signal_delay_s = {cluster.signal_delay_s} is too large; allowed: less than time_minutes, which are "
@@ -134,9 +158,13 @@ def load_cluster(name: str, folder: Path = FOLDER) -> Cluster:
     for key in cluster.extra:
         option = key.lstrip("-").replace("-", "_")
         if option in _OF_THE_FILE:
-            raise InputError(f"{path.name}: extra has {key}; allowed: the field {_OF_THE_FILE[option]} for that")
+            raise InputError(
+                f"{path.name}: extra has {key}; allowed: the field {_OF_THE_FILE[option]} for that"
+            )
         if option in _OWN:
-            raise InputError(f"{path.name}: extra has {key}, which is set for every job; allowed: other options of sbatch")
+            raise InputError(
+                f"{path.name}: extra has {key}, which is set for every job; allowed: other options of sbatch"
+            )
     return cluster
 
 
@@ -147,7 +175,10 @@ def _checked(where: str, key: str, value: Any, hint: Any) -> Any:
     elif hint == tuple[str, ...]:
         fits, kind = isinstance(value, list) and all(isinstance(v, str) for v in value), "a list of texts"
     else:
-        fits, kind = isinstance(value, dict) and all(isinstance(v, str) for v in value.values()), "a table of texts"
+        fits, kind = (
+            isinstance(value, dict) and all(isinstance(v, str) for v in value.values()),
+            "a table of texts",
+        )
     if not fits:
         raise InputError(f"{where}: {key} = {value!r} is of the wrong type; allowed: {kind}")
     if hint is int and value < _LEAST.get(key, 0):

@@ -14,7 +14,17 @@ from dataclasses import dataclass
 from benchmark.errors import InputError
 
 LOCAL_WAY = "`python -m benchmark run TABLE` (make reproduce-table1) trains on this machine, `submit --dry-run` shows what would be submitted"
-GONE = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT")
+GONE = (
+    "BOOT_FAIL",
+    "CANCELLED",
+    "COMPLETED",
+    "DEADLINE",
+    "FAILED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "PREEMPTED",
+    "TIMEOUT",
+)
 
 
 class SlurmError(InputError):
@@ -24,7 +34,9 @@ class SlurmError(InputError):
 def call(*command: str, timeout: float = 120, **env: str) -> str:
     """Standard output of a command of Slurm. Raises `SlurmError`."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env={**os.environ, **env})
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout, env={**os.environ, **env}
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SlurmError(f"{command[0]}: {error}") from error
     if done.returncode:
@@ -65,13 +77,20 @@ def site() -> Site:
     partitions = tuple(dict.fromkeys(call("sinfo", "-h", "-a", "-o", "%R").split()))
     accounting = "none" not in config.get("AccountingStorageType", "none").strip()
     # an array's highest index is MaxArraySize - 1
-    return Site(max(int(config.get("MaxArraySize", "1001")), 1), int(config.get("MaxJobCount", "10000")), accounting, partitions)
+    return Site(
+        max(int(config.get("MaxArraySize", "1001")), 1),
+        int(config.get("MaxJobCount", "10000")),
+        accounting,
+        partitions,
+    )
 
 
 def submit_limit() -> int | None:
     """Most jobs that this user may have in the queue, as accounting's association says; None if nothing is said."""
     try:
-        text = call("sacctmgr", "-nP", "show", "assoc", f"user={getpass.getuser()}", "format=MaxSubmit,GrpSubmit")
+        text = call(
+            "sacctmgr", "-nP", "show", "assoc", f"user={getpass.getuser()}", "format=MaxSubmit,GrpSubmit"
+        )
     except (SlurmError, OSError, KeyError):
         return None
     numbers = [int(n) for n in re.findall(r"\d+", text)]
@@ -106,7 +125,10 @@ def sacct(ids: Sequence[str]) -> dict[str, str]:
         text = call("sacct", "-nPX", "-o", "JobID,State,ExitCode", "-j", ",".join(ids))
     except SlurmError:
         return {}
-    return {i: f"{state} (exit code {code})" for i, state, code in (line.split("|")[:3] for line in text.splitlines() if line.count("|") >= 2)}
+    return {
+        i: f"{state} (exit code {code})"
+        for i, state, code in (line.split("|")[:3] for line in text.splitlines() if line.count("|") >= 2)
+    }
 
 
 def scancel(ids: Sequence[str]) -> None:

@@ -33,8 +33,11 @@ class PackJob:
         """
         order, until = json.loads(self.order), time.monotonic() + self.patience
         ended: dict[str, tuple[str, str, str]] = {}
-        print(f"pack of {len(order['runs'])}; job {os.environ.get('SLURM_JOB_ID', '?')} on {os.environ.get('SLURMD_NODENAME', '?')}, "
-              f"start {int(os.environ.get('SLURM_RESTART_COUNT') or 0) + 1}", flush=True)
+        print(
+            f"pack of {len(order['runs'])}; job {os.environ.get('SLURM_JOB_ID', '?')} on {os.environ.get('SLURMD_NODENAME', '?')}, "
+            f"start {int(os.environ.get('SLURM_RESTART_COUNT') or 0) + 1}",
+            flush=True,
+        )
         while True:
             outcomes = work(json.dumps(order), reporter())
             ended |= {o.run.key: (o.run.key, o.status, o.reason) for o in outcomes}
@@ -47,7 +50,9 @@ class PackJob:
             print(f"{status}: {key}{': ' + reason if reason else ''}", flush=True)
         bad = [e for e in ended.values() if e[1] in ("failed", "blocked", "waiting")]
         if bad:
-            raise JobFailed(f"{len(bad)} of {len(ended)} runs have no result; the first: {bad[0][0]}: {bad[0][2]}")
+            raise JobFailed(
+                f"{len(bad)} of {len(ended)} runs have no result; the first: {bad[0][0]}: {bad[0][2]}"
+            )
         return list(ended.values())
 
     def checkpoint(self) -> DelayedSubmission:

@@ -65,14 +65,24 @@ def arrays(results: Path) -> list[Array]:
     for path in sorted((home(results) / "arrays").glob("*.json")):
         try:
             raw: dict[str, Any] = read_json(path)
-            found.append(Array(**{**raw, "packs": tuple(tuple(p) for p in raw["packs"]), "depends": tuple(raw["depends"])}))
+            found.append(
+                Array(
+                    **{
+                        **raw,
+                        "packs": tuple(tuple(p) for p in raw["packs"]),
+                        "depends": tuple(raw["depends"]),
+                    }
+                )
+            )
         except (ValueError, TypeError, KeyError):
             continue
     return sorted(found, key=lambda a: (a.time, a.name))
 
 
 @contextlib.contextmanager
-def lock(results: Path, say: Callable[[str], None] = lambda text: None, patience: float = 3600) -> Iterator[None]:
+def lock(
+    results: Path, say: Callable[[str], None] = lambda text: None, patience: float = 3600
+) -> Iterator[None]:
     """Only one submits into a results folder at a time; others wait. A dead holder's lock is taken over (see `results.files.Claim`)."""
     path = home(results) / "lock"
     until, told = time.monotonic() + patience, False
@@ -83,7 +93,9 @@ def lock(results: Path, say: Callable[[str], None] = lambda text: None, patience
             told = True
         if time.monotonic() > until:
             who = f"process {holder.get('pid')} on {holder.get('host')}"
-            raise InputError(f"{who} has been submitting into {results} for long; allowed: to wait, or to end it")
+            raise InputError(
+                f"{who} has been submitting into {results} for long; allowed: to wait, or to end it"
+            )
         time.sleep(0.3)
     stop = threading.Event()
 

@@ -33,7 +33,10 @@ def clock(what: str) -> Iterator[None]:
     """Prints the seconds that passed, and those of them that this process was at work: on a busy machine the first are not its doing."""
     began, worked = time.perf_counter(), time.process_time()
     yield
-    print(f"{what}: {time.perf_counter() - began:.2f} s ({time.process_time() - worked:.2f} s of work)", flush=True)
+    print(
+        f"{what}: {time.perf_counter() - began:.2f} s ({time.process_time() - worked:.2f} s of work)",
+        flush=True,
+    )
 
 
 def conditions() -> str:
@@ -48,13 +51,17 @@ def all_runs(seeds: int) -> list[Run]:
         table = matrix.load_table(name)
         for protocol in protocols.PROTOCOLS:
             for profile in protocols.PROFILES:
-                expansion = matrix.expand(replace(table, protocol_override=protocol), profile, resolver, seeds=range(seeds))
+                expansion = matrix.expand(
+                    replace(table, protocol_override=protocol), profile, resolver, seeds=range(seeds)
+                )
                 found.update((r.key, r) for r in expansion.runs)
     return list(found.values())
 
 
 def measure_plan(seeds: int) -> None:
-    with clock(f"resolving all tables, {len(protocols.PROTOCOLS)} protocols, {len(protocols.PROFILES)} profiles, {seeds} seeds"):
+    with clock(
+        f"resolving all tables, {len(protocols.PROTOCOLS)} protocols, {len(protocols.PROFILES)} profiles, {seeds} seeds"
+    ):
         runs = all_runs(seeds)
     with clock(f"plan of {len(runs):,} runs, none of them done"):
         packs = len(make_plan(runs, None, max_pack=32).packs)
@@ -92,11 +99,30 @@ def measure_status(number: int, seeds: int) -> None:
 def _record(key: str, run: Run) -> str:
     import json
 
-    return json.dumps({
-        "schema": SCHEMA, "key": key, "dataset": run.dataset, "protocol": run.protocol, "profile": run.profile, "teacher": run.teacher,
-        "student": run.student, "method": run.method, "seed": run.seed, "status": "done", "settings": run.settings, "order": run.order(),
-        "top1_last": 70.0, "top1_best": 71.0, "best_epoch": 200, "epochs": 240, "seconds": 100.0, "device": "cuda", "precision": "bf16",
-    }, indent=1)
+    return json.dumps(
+        {
+            "schema": SCHEMA,
+            "key": key,
+            "dataset": run.dataset,
+            "protocol": run.protocol,
+            "profile": run.profile,
+            "teacher": run.teacher,
+            "student": run.student,
+            "method": run.method,
+            "seed": run.seed,
+            "status": "done",
+            "settings": run.settings,
+            "order": run.order(),
+            "top1_last": 70.0,
+            "top1_best": 71.0,
+            "best_epoch": 200,
+            "epochs": 240,
+            "seconds": 100.0,
+            "device": "cuda",
+            "precision": "bf16",
+        },
+        indent=1,
+    )
 
 
 def measure_submit(number: int, seconds: float, watch: bool) -> None:
@@ -110,7 +136,14 @@ def measure_submit(number: int, seconds: float, watch: bool) -> None:
             while sent < number:
                 n = min(site.max_array, number - sent)
                 keys = tuple((f"run{sent + i}",) for i in range(n))
-                array = Array(f"scale-{os.getpid()}-{sent}", "scale", "lab", str(folder / "jobs"), keys, time=time.time())
+                array = Array(
+                    f"scale-{os.getpid()}-{sent}",
+                    "scale",
+                    "lab",
+                    str(folder / "jobs"),
+                    keys,
+                    time=time.time(),
+                )
                 job = script.send(cluster, folder / "jobs", code, array.name, (), [Sleep(seconds)] * n)
                 registry.write(folder, replace(array, job=job))
                 sent += n
@@ -129,7 +162,11 @@ def measure_submit(number: int, seconds: float, watch: bool) -> None:
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(prog="python -m slurm.scale", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        prog="python -m slurm.scale",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     p.add_argument("what", choices=("plan", "status", "submit"))
     p.add_argument("--seeds", type=int, default=8, help="seeds of every cell")
     p.add_argument("--number", type=int, default=0, help="records or jobs (default: 100,000; 5,000)")

@@ -53,28 +53,49 @@ def _teardown(cluster: Cluster) -> list[str]:
 def parameters(cluster: Cluster, snapshot: Path, name: str, depends: Sequence[str]) -> dict[str, Any]:
     """submitit's parameters for an array of jobs."""
     wanted: dict[str, Any] = {
-        "job_name": name, "partition": cluster.partition, "account": cluster.account, "qos": cluster.qos, "constraint": cluster.constraint,
-        "exclude": cluster.exclude, "mem": f"{cluster.memory_gb}GB" if cluster.memory_gb else "",
+        "job_name": name,
+        "partition": cluster.partition,
+        "account": cluster.account,
+        "qos": cluster.qos,
+        "constraint": cluster.constraint,
+        "exclude": cluster.exclude,
+        "mem": f"{cluster.memory_gb}GB" if cluster.memory_gb else "",
         "gpus_per_node": f"{cluster.gpu_type}:{cluster.gpus}".lstrip(":") if cluster.gpus else "",
         "dependency": f"afterany:{':'.join(depends)}" if depends else "",
     }
     return {
-        **{k: v for k, v in wanted.items() if v}, "time": cluster.time_minutes, "cpus_per_task": cluster.cpus, "ntasks_per_node": 1,
-        "signal_delay_s": cluster.signal_delay_s, "array_parallelism": cluster.parallelism or 1_000_000, "wckey": cluster.wckey or None,
-        "use_srun": cluster.srun, "srun_args": list(cluster.srun_args), "setup": _setup(cluster, snapshot), "teardown": _teardown(cluster),
+        **{k: v for k, v in wanted.items() if v},
+        "time": cluster.time_minutes,
+        "cpus_per_task": cluster.cpus,
+        "ntasks_per_node": 1,
+        "signal_delay_s": cluster.signal_delay_s,
+        "array_parallelism": cluster.parallelism or 1_000_000,
+        "wckey": cluster.wckey or None,
+        "use_srun": cluster.srun,
+        "srun_args": list(cluster.srun_args),
+        "setup": _setup(cluster, snapshot),
+        "teardown": _teardown(cluster),
         # a dependency that can no longer be met would leave its job pending for ever
         "additional_parameters": {"requeue": True, "kill-on-invalid-dep": "yes", **cluster.extra},
     }
 
 
-def executor(cluster: Cluster, folder: Path, snapshot: Path, name: str, depends: Sequence[str], real: bool = True) -> SlurmExecutor:
+def executor(
+    cluster: Cluster, folder: Path, snapshot: Path, name: str, depends: Sequence[str], real: bool = True
+) -> SlurmExecutor:
     kind = SlurmExecutor if real else _Unsubmitted
-    found = kind(folder, max_num_timeout=cluster.max_timeouts, python=shlex.quote(cluster.python) if cluster.python else None)
+    found = kind(
+        folder,
+        max_num_timeout=cluster.max_timeouts,
+        python=shlex.quote(cluster.python) if cluster.python else None,
+    )
     found.update_parameters(**parameters(cluster, snapshot, name, depends))
     return found
 
 
-def text(cluster: Cluster, folder: Path, snapshot: Path, name: str, depends: Sequence[str], elements: int) -> str:
+def text(
+    cluster: Cluster, folder: Path, snapshot: Path, name: str, depends: Sequence[str], elements: int
+) -> str:
     """The script as it would be submitted."""
     ex = executor(cluster, folder, snapshot, name, depends, real=False)
     if elements > 1:
@@ -82,7 +103,14 @@ def text(cluster: Cluster, folder: Path, snapshot: Path, name: str, depends: Seq
     return ex._make_submission_file_text(ex._submitit_command_str, "dry-run")
 
 
-def send(cluster: Cluster, folder: Path, snapshot: Path, name: str, depends: Sequence[str], calls: Sequence[Callable[[], Any]]) -> str:
+def send(
+    cluster: Cluster,
+    folder: Path,
+    snapshot: Path,
+    name: str,
+    depends: Sequence[str],
+    calls: Sequence[Callable[[], Any]],
+) -> str:
     """Submits the calls as one array (a lone one as a job); returns the job id. Raises what sbatch's failure raises in submitit, and
     leaves no pickles then."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,11 @@ def files(root: Path = ROOT) -> list[Path]:
     for room in ROOMS:
         for folder, inner, names in os.walk(root / room):
             inner[:] = [d for d in inner if d not in LEFT_OUT and not d.startswith(".")]
-            found += [(Path(folder) / n).relative_to(root) for n in names if n.endswith(SUFFIXES) and not n.startswith(".")]
+            found += [
+                (Path(folder) / n).relative_to(root)
+                for n in names
+                if n.endswith(SUFFIXES) and not n.startswith(".")
+            ]
     return sorted(found)
 
 

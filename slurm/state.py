@@ -36,9 +36,15 @@ def cancel(store: Store, keys: Collection[str]) -> Cancelled:
         kept: dict[str, str] = {}
         for job in touched:
             if other := sorted(k for k in packs[job] - set(keys) if not store.is_done(k)):
-                kept[job] = f"it also trains {other[0]}" + (f" and {len(other) - 1} more" if len(other) > 1 else "")
+                kept[job] = f"it also trains {other[0]}" + (
+                    f" and {len(other) - 1} more" if len(other) > 1 else ""
+                )
         while True:  # keeping a job keeps those it waits for
-            more = {j: w for j in touched - set(kept) if (w := sorted(waits.get(j, set()) - (touched - set(kept))))}
+            more = {
+                j: w
+                for j in touched - set(kept)
+                if (w := sorted(waits.get(j, set()) - (touched - set(kept))))
+            }
             if not more:
                 break
             kept |= {j: f"job {w[0]} waits for it" for j, w in more.items()}
@@ -67,6 +73,11 @@ def lost(store: Store, states: dict[str, str]) -> list[dict[str, Any]]:
             jobs.setdefault(job_id, (Path(folder) / f"{job_id}_0_log.err", []))[1].append(key)
     says = commands.sacct(list(jobs)[:500])
     return [
-        {"job": job, "keys": keys, "says": says.get(job, "left the queue"), "last_lines": registry.last_words(log)}
+        {
+            "job": job,
+            "keys": keys,
+            "says": says.get(job, "left the queue"),
+            "last_lines": registry.last_words(log),
+        }
         for job, (log, keys) in jobs.items()
     ]

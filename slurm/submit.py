@@ -76,13 +76,27 @@ class Report:
     def json(self) -> dict[str, Any]:
         """Plain data, for programs."""
         return {
-            "cluster": self.cluster.name, "dry_run": self.dry_run, "states": self.states, "jobs": self.jobs, "runs": self.runs,
-            ("gpu_hours" if self.cluster.torch_device == "cuda" else "hours"): round(self.hours, 3), "assumptions": self.assumptions,
-            "arrays": [{
-                "name": a.array.name, "job": a.array.job, "level": a.level, "depends": list(a.array.depends), "script": a.script,
-                "packs": [[r.key for r in p.runs] for p in a.packs],
-            } for a in self.arrays],
-            "left": [[r.key for r in p.runs] for p in self.left], "left_why": self.left_why, "notes": self.notes,
+            "cluster": self.cluster.name,
+            "dry_run": self.dry_run,
+            "states": self.states,
+            "jobs": self.jobs,
+            "runs": self.runs,
+            ("gpu_hours" if self.cluster.torch_device == "cuda" else "hours"): round(self.hours, 3),
+            "assumptions": self.assumptions,
+            "arrays": [
+                {
+                    "name": a.array.name,
+                    "job": a.array.job,
+                    "level": a.level,
+                    "depends": list(a.array.depends),
+                    "script": a.script,
+                    "packs": [[r.key for r in p.runs] for p in a.packs],
+                }
+                for a in self.arrays
+            ],
+            "left": [[r.key for r in p.runs] for p in self.left],
+            "left_why": self.left_why,
+            "notes": self.notes,
         }
 
 
@@ -107,8 +121,16 @@ def survey(runs: Sequence[Run], store: Store, queued: dict[str, Any]) -> dict[st
 
 
 def submit_runs(
-    runs: Sequence[Run], table: str, store: Store, environment: Environment, cluster: Cluster, *, dry_run: bool = False, max_pack: int = 0,
-    factor: float | None = None, say: Callable[[str], None] = lambda text: None,
+    runs: Sequence[Run],
+    table: str,
+    store: Store,
+    environment: Environment,
+    cluster: Cluster,
+    *,
+    dry_run: bool = False,
+    max_pack: int = 0,
+    factor: float | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Report:
     """Submits what is missing of `runs` and all that they need. `InputError` without Slurm, or for what the cluster refuses.
 
@@ -130,15 +152,27 @@ def submit_runs(
         return _submit(runs, table, store, environment, cluster, site, False, max_pack, factor)
 
 
-def _submit(runs: Sequence[Run], table: str, store: Store, environment: Environment, cluster: Cluster, site: commands.Site | None,
-            dry_run: bool, max_pack: int, factor: float | None) -> Report:
+def _submit(
+    runs: Sequence[Run],
+    table: str,
+    store: Store,
+    environment: Environment,
+    cluster: Cluster,
+    site: commands.Site | None,
+    dry_run: bool,
+    max_pack: int,
+    factor: float | None,
+) -> Report:
     device = cluster.torch_device
     everything = closure(runs)
     places = registry.places(store.folder) if site is not None else {}
     seen = _Seen(store.folder, survey(everything, store, places))
     plan = make_plan(
-        everything, seen, max_pack=max_pack or cluster.max_pack or DEFAULT_PACK[device],
-        skip_states=frozenset({"running", "queued", "failed", "blocked"}), max_seconds=OF_THE_LIMIT * 60 * cluster.time_minutes,
+        everything,
+        seen,
+        max_pack=max_pack or cluster.max_pack or DEFAULT_PACK[device],
+        skip_states=frozenset({"running", "queued", "failed", "blocked"}),
+        max_seconds=OF_THE_LIMIT * 60 * cluster.time_minutes,
         seconds_of=lambda part: cost.pack_seconds(part, device, factor),
     )
     report = Report(cluster, dry_run, assumptions=cost.assumptions(device, factor))
@@ -146,7 +180,9 @@ def _submit(runs: Sequence[Run], table: str, store: Store, environment: Environm
         report.states[state] = report.states.get(state, 0) + 1
     packs = list(plan.packs)
     # decided for the plan: a job that decided for its own pack would make a run's numbers depend on what else is in it
-    tables = teacher_cache_rule.chosen(environment.teacher_cache, [p.runs for p in packs], environment.precision)
+    tables = teacher_cache_rule.chosen(
+        environment.teacher_cache, [p.runs for p in packs], environment.precision
+    )
     if site is not None and packs:
         allowed, why = room(cluster, site)
         report.left, report.left_why = packs[allowed:], why
@@ -160,12 +196,23 @@ def _submit(runs: Sequence[Run], table: str, store: Store, environment: Environm
     if not dry_run:
         code = snapshot.take(home / "snapshots")
         if git_state()["dirty"]:
-            report.notes.append("the working tree has changes that are not committed: the records will say so")
+            report.notes.append(
+                "the working tree has changes that are not committed: the records will say so"
+            )
     job_of = {key: p.job.id for key, p in places.items()}
     size = site.max_array if site is not None else 1001
     for number, (level, depends, part) in enumerate(_arrays(packs, job_of, size)):
-        array = Array(f"{stamp}-{number}", table, cluster.name, str(folder), tuple(tuple(r.key for r in p.runs) for p in part), tuple(depends()),
-                      time=time.time(), snapshot=str(code), user=commands.me())
+        array = Array(
+            f"{stamp}-{number}",
+            table,
+            cluster.name,
+            str(folder),
+            tuple(tuple(r.key for r in p.runs) for p in part),
+            tuple(depends()),
+            time=time.time(),
+            snapshot=str(code),
+            user=commands.me(),
+        )
         entry = Planned(array, level, part)
         if dry_run:
             entry.array = replace(array, job=f"<{array.name}>")
@@ -176,7 +223,9 @@ def _submit(runs: Sequence[Run], table: str, store: Store, environment: Environm
             except InputError as error:
                 if not report.arrays:
                     raise
-                report.left = [p for p in packs if p not in {q for a in report.arrays for q in a.packs}] + report.left
+                report.left = [
+                    p for p in packs if p not in {q for a in report.arrays for q in a.packs}
+                ] + report.left
                 report.left_why = str(error)
                 break
         report.arrays.append(entry)
@@ -197,19 +246,36 @@ def _arrays(packs: list[Pack], job_of: dict[str, str], size: int) -> Any:
                 yield level, lambda needed=needed: needed, members[start : start + size]
 
 
-def _send(array: Array, packs: list[Pack], environment: Environment, tables: Collection[str], cluster: Cluster, store: Store, code: Path,
-          folder: Path) -> Array:
+def _send(
+    array: Array,
+    packs: list[Pack],
+    environment: Environment,
+    tables: Collection[str],
+    cluster: Cluster,
+    store: Store,
+    code: Path,
+    folder: Path,
+) -> Array:
     """tables: identities of the teachers that jobs read from a table."""
     caches = ["on" if teacher_cache_rule.identity(p.runs) in tables else "off" for p in packs]
-    jobs = [PackJob(work_order(p.runs, replace(environment, teacher_cache=c))) for p, c in zip(packs, caches, strict=True)]
+    jobs = [
+        PackJob(work_order(p.runs, replace(environment, teacher_cache=c)))
+        for p, c in zip(packs, caches, strict=True)
+    ]
     registry.write(store.folder, array)
     try:
         job = script.send(cluster, folder, code, array.name, array.depends, jobs)
     except Exception as error:
         registry.forget(store.folder, array)
-        lines = [line for line in str(error).splitlines() if "sbatch: error" in line] or str(error).splitlines()[-1:]
-        words = " ".join(line.replace("sbatch: error: ", "").replace("Batch job submission failed: ", "") for line in lines)
-        raise InputError(f"the cluster refuses the jobs of {cluster.name}.toml: {words}; allowed: what sbatch accepts there") from error
+        lines = [line for line in str(error).splitlines() if "sbatch: error" in line] or str(
+            error
+        ).splitlines()[-1:]
+        words = " ".join(
+            line.replace("sbatch: error: ", "").replace("Batch job submission failed: ", "") for line in lines
+        )
+        raise InputError(
+            f"the cluster refuses the jobs of {cluster.name}.toml: {words}; allowed: what sbatch accepts there"
+        ) from error
     array = replace(array, job=job)
     registry.write(store.folder, array)
     return array
@@ -233,24 +299,38 @@ def format_report(report: Report) -> str:
     lines = []
     if report.dry_run:
         for a in report.arrays:
-            lines += [f"# {'-' * 20} {a.array.name}: {_count(len(a.packs), 'job')}, level {a.level}", a.script]
+            lines += [
+                f"# {'-' * 20} {a.array.name}: {_count(len(a.packs), 'job')}, level {a.level}",
+                a.script,
+            ]
     states = ", ".join(f"{n} {s}" for s, n in sorted(report.states.items()))
     lines.append(f"{_count(sum(report.states.values()), 'run')} with teachers: {states}")
     for a in report.arrays:
         waits = f", after {', '.join(a.array.depends)}" if a.array.depends else ""
         runs = sum(len(p.runs) for p in a.packs)
-        lines.append(f"level {a.level}: {'' if report.dry_run else f'job {a.array.job}, '}array of {len(a.packs)} ({_count(runs, 'run')}){waits}")
+        lines.append(
+            f"level {a.level}: {'' if report.dry_run else f'job {a.array.job}, '}array of {len(a.packs)} ({_count(runs, 'run')}){waits}"
+        )
         if report.dry_run:
-            lines += [f"    {i}: {p.name}" + "".join(f"\n        {r.key}" for r in p.runs) for i, p in enumerate(a.packs)]
+            lines += [
+                f"    {i}: {p.name}" + "".join(f"\n        {r.key}" for r in p.runs)
+                for i, p in enumerate(a.packs)
+            ]
     unit = "GPU-hours" if report.cluster.torch_device == "cuda" else "CPU hours"
     verb = "would be submitted" if report.dry_run else "submitted"
     if report.arrays:
-        lines.append(f"{_count(report.runs, 'run')} in {_count(report.jobs, 'job')} {verb} to {report.cluster.name}: about {report.hours:.2f} {unit}")
+        lines.append(
+            f"{_count(report.runs, 'run')} in {_count(report.jobs, 'job')} {verb} to {report.cluster.name}: about {report.hours:.2f} {unit}"
+        )
         lines.append(f"({report.assumptions})")
     else:
-        lines.append("nothing to submit" + (": `retry` forgets failures" if report.states.get("failed") else ""))
+        lines.append(
+            "nothing to submit" + (": `retry` forgets failures" if report.states.get("failed") else "")
+        )
     if report.left:
-        lines.append(f"{_count(len(report.left), 'pack')} not submitted ({report.left_why}); submit again when there is room")
+        lines.append(
+            f"{_count(len(report.left), 'pack')} not submitted ({report.left_why}); submit again when there is room"
+        )
     return "\n".join(lines + report.notes)
 
 

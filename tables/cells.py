@@ -20,7 +20,11 @@ from tables.statistics import Sample
 
 ON_TEST_SET = "best = the best epoch, chosen on the test set, as the papers do; last = the last epoch"
 
-RULES = {"last": "last epoch", "best": "best epoch, chosen on the test set", "both": "epoch not known, both shown"}
+RULES = {
+    "last": "last epoch",
+    "best": "best epoch, chosen on the test set",
+    "both": "epoch not known, both shown",
+}
 """Reporting rules in words."""
 
 LOUD = ("QUICK", "PROFILE", "SETTINGS")
@@ -143,7 +147,9 @@ def collect(expansion: Expansion, frame: pd.DataFrame, store: Store | None = Non
     results = []
     for cell in expansion.cells:
         protocol = expansion.table.protocol_override or cell.row.protocol
-        runs = tuple(_result(run, rows.get(run.key), store) for run in sorted(cell.runs, key=lambda r: (r.seed, r.key)))
+        runs = tuple(
+            _result(run, rows.get(run.key), store) for run in sorted(cell.runs, key=lambda r: (r.seed, r.key))
+        )
         results.append(CellResult(cell, protocol, protocols.get_protocol(protocol).report, runs))
     return results
 
@@ -158,7 +164,10 @@ def number(value: Any) -> float | None:
 def _result(run: Run, row: Mapping[str, Any] | None, store: Store | None) -> RunResult:
     if row is None:
         state = "absent" if store is None else store.state(run.key)
-        if state in ("done", "diverged"):  # it ended after the records were read: the next reading will show it
+        if state in (
+            "done",
+            "diverged",
+        ):  # it ended after the records were read: the next reading will show it
             state = "running"
         failure = store.failure(run.key) if store is not None and state == "failed" else None
         return RunResult(run, state, None, "" if failure is None else str(failure.get("reason", "")))
@@ -195,7 +204,10 @@ def _runs(count: int) -> str:
 def changed_settings(expansion: Expansion) -> str:
     """A line that names the settings of `--set` ("" where there are none). It says it of the profile too, whose title names some."""
     settings = ", ".join(f"{k}={v}" for k, v in expansion.overrides)
-    return settings and f"SETTINGS CHANGED: {settings}. Wherever they apply, these are not the published settings, nor the profile's."
+    return (
+        settings
+        and f"SETTINGS CHANGED: {settings}. Wherever they apply, these are not the published settings, nor the profile's."
+    )
 
 
 def header(expansion: Expansion, results: list[CellResult]) -> list[str]:
@@ -203,7 +215,9 @@ def header(expansion: Expansion, results: list[CellResult]) -> list[str]:
     table, profile = expansion.table, protocols.get_profile(expansion.profile)
     changed = changed_settings(expansion)
     used = dict.fromkeys(c.protocol for c in results)
-    runs = {r.run.key: r.last is not None for c in results for r in c.runs}  # columns share plain students and teachers
+    runs = {
+        r.run.key: r.last is not None for c in results for r in c.runs
+    }  # columns share plain students and teachers
     lines = [
         table.title,
         f"profile {profile.name} ({'but for the changed settings: ' if changed else ''}{profile.title}); data set {expansion.dataset}; protocol "
@@ -214,7 +228,9 @@ def header(expansion: Expansion, results: list[CellResult]) -> list[str]:
     if changed:
         lines.insert(1, changed)
     if profile.name == "quick":
-        lines.insert(1, "QUICK PROFILE: these numbers mean only that it works. They say nothing about any method.")
+        lines.insert(
+            1, "QUICK PROFILE: these numbers mean only that it works. They say nothing about any method."
+        )
     elif profile.name != "paper":
         lines.insert(
             1,

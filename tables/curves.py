@@ -109,7 +109,15 @@ def comparable_epochs(run: Run) -> tuple[int, str]:
     plain = protocols.resolve(
         protocol, protocols.get_profile("paper"), run.student, (info.train_images, info.test_images)
     )
-    for name in ("batch_size", "momentum", "weight_decay", "nesterov", "drop_last", "augment", "train_images"):
+    for name in (
+        "batch_size",
+        "momentum",
+        "weight_decay",
+        "nesterov",
+        "drop_last",
+        "augment",
+        "train_images",
+    ):
         if getattr(run.recipe, name) != getattr(plain, name):
             return 0, f"recipe.{name} is {getattr(run.recipe, name)}, published {getattr(plain, name)}"
     standard = Resolver().run(dataclasses.replace(run.request, overrides=()), run.seed).settings["method"]
@@ -177,7 +185,9 @@ def diff_curves(expansion: Expansion, frame: pd.DataFrame, store: Store) -> list
                 why = reason or strange(published, result.run.protocol)
                 verdict, pairs = ("not comparable", ()) if why else compare(curve, published, epochs)
                 run = result.run
-                found.append(CurveDiff(run.key, run.teacher, run.student, run.method, name, verdict, why, pairs))
+                found.append(
+                    CurveDiff(run.key, run.teacher, run.student, run.method, name, verdict, why, pairs)
+                )
     return found
 
 
@@ -205,7 +215,9 @@ def format_curves(expansion: Expansion, frame: pd.DataFrame, store: Store, fmt: 
         fields = ["key", "published_run", *(f.name for f in dataclasses.fields(EpochDiff)), "inside"]
         return pd.DataFrame(rows, columns=fields).to_csv(index=False, lineterminator="\n")
     if not found:
-        return f"{expansion.table.name}: no run has a curve and a published curve to lay it over. Rule: {BAND}."
+        return (
+            f"{expansion.table.name}: no run has a curve and a published curve to lay it over. Rule: {BAND}."
+        )
     kind = {"plain": "simple", "md": "pipe", "tex": "latex_booktabs"}[fmt]
     heads = ("run", "published run", "epochs", "median", "largest", "at", "outside", "verdict")
     table = tabulate([_summary(c) for c in found], heads, tablefmt=kind, disable_numparse=True)
@@ -252,4 +264,6 @@ def _epochs(c: CurveDiff) -> str:
         for e in shown
     ]
     heads = ("epoch", "train loss", "published", "difference", "top-1", "published")
-    return f"{c.key} beside {c.published_run}\n" + tabulate(rows, heads, tablefmt="simple", disable_numparse=True)
+    return f"{c.key} beside {c.published_run}\n" + tabulate(
+        rows, heads, tablefmt="simple", disable_numparse=True
+    )

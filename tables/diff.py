@@ -102,7 +102,11 @@ def diff_table(
     results = collect(expansion, frame, store)
     cells = []
     for result in results:
-        printed = prints.of(expansion.table, result.cell) if against is None else prints.of_paper(against, result.cell)
+        printed = (
+            prints.of(expansion.table, result.cell)
+            if against is None
+            else prints.of_paper(against, result.cell)
+        )
         cells.append(_cell(expansion, result, printed, against))
     return Diff(cells, header(expansion, results), expansion.table.note)
 
@@ -132,7 +136,9 @@ def _cell(expansion: Expansion, result: CellResult, printed: Printed | None, aga
         base = dataclasses.replace(base, ours=ours.mean, ours_std=ours.std, last=last.mean, best=best.mean)
     value = None if printed is None else printed.value
     if printed is not None:
-        base = dataclasses.replace(base, printed_in=printed.published_in, origin=printed.origin, source=printed.source)
+        base = dataclasses.replace(
+            base, printed_in=printed.published_in, origin=printed.origin, source=printed.source
+        )
     if printed is not None and value is not None:
         base = dataclasses.replace(base, published=value, published_std=printed.std, published_n=printed.n)
         if (
@@ -144,7 +150,12 @@ def _cell(expansion: Expansion, result: CellResult, printed: Printed | None, aga
         if judgement is None:
             return dataclasses.replace(base, verdict=verdict, reason=reason)
         return dataclasses.replace(
-            base, verdict=verdict, reason=reason, delta=judgement.delta, band=judgement.band, assumed=judgement.assumed
+            base,
+            verdict=verdict,
+            reason=reason,
+            delta=judgement.delta,
+            band=judgement.band,
+            assumed=judgement.assumed,
         )
 
     nothing_printed = "nothing printed" + (f" by {against}" if against else "")
@@ -165,7 +176,8 @@ def _cell(expansion: Expansion, result: CellResult, printed: Printed | None, aga
     if by_last.verdict == by_best.verdict:
         return final(by_last.verdict, "the paper's epoch is not known; last and best say the same", by_last)
     return final(
-        "not comparable", f"the paper's epoch is not known: last would be '{by_last.verdict}', best '{by_best.verdict}'"
+        "not comparable",
+        f"the paper's epoch is not known: last would be '{by_last.verdict}', best '{by_best.verdict}'",
     )
 
 
@@ -185,7 +197,9 @@ def _not_comparable(expansion: Expansion, result: CellResult, printed: Printed, 
     if row.not_comparable:
         return row.not_comparable
     if printed.rule in ("last", "best") and result.rule in ("last", "best") and printed.rule != result.rule:
-        return f"printed is the {printed.rule} epoch, protocol {result.protocol} reports the {result.rule} one"
+        return (
+            f"printed is the {printed.rule} epoch, protocol {result.protocol} reports the {result.rule} one"
+        )
     return ""
 
 
@@ -196,7 +210,9 @@ def _other_paper(result: CellResult, printed: Printed) -> str:
     if printed.recipe:
         return f"another recipe: {printed.recipe}"
     words = set(result.cell.row.method.split("+"))
-    if result.cell.row.method not in (printed.method, "teacher", "student") and words != set(printed.method.split("+")):
+    if result.cell.row.method not in (printed.method, "teacher", "student") and words != set(
+        printed.method.split("+")
+    ):
         return f"our row is {result.cell.row.method}, theirs {printed.method}"
     epochs = protocols.get_protocol(result.protocol).epochs
     if printed.epochs is not None and printed.epochs != epochs:

@@ -37,10 +37,17 @@ def format_as(diffs: Sequence[CellDiff], fmt: str, color: bool, show_head: bool 
     if fmt == "tex":
         return _tex(rows, head, below)
     if fmt == "md":
-        table = tabulate([[_escape_md(x) for x in r] for r in rows], _SHOWN, tablefmt="pipe", disable_numparse=True)
-        return "\n".join([*(f"{line}  " for line in head), "", table, "", *(f"{line}  " for line in below)]) + "\n"
+        table = tabulate(
+            [[_escape_md(x) for x in r] for r in rows], _SHOWN, tablefmt="pipe", disable_numparse=True
+        )
+        return (
+            "\n".join([*(f"{line}  " for line in head), "", table, "", *(f"{line}  " for line in below)])
+            + "\n"
+        )
     if color:
-        rows = [[*r[:-1], f"\x1b[{_COLORS[c.verdict]}m{r[-1]}\x1b[0m"] for r, c in zip(rows, diffs, strict=True)]
+        rows = [
+            [*r[:-1], f"\x1b[{_COLORS[c.verdict]}m{r[-1]}\x1b[0m"] for r, c in zip(rows, diffs, strict=True)
+        ]
     table = tabulate(
         rows,
         _SHOWN,
@@ -114,13 +121,19 @@ def _row(c: CellDiff, reasons: dict[str, int]) -> list[str]:
 def _below(diffs: Sequence[CellDiff], reasons: dict[str, int]) -> list[str]:
     counts = {v: sum(c.verdict == v for c in diffs) for v in VERDICTS}
     lines = (
-        [f"{len(diffs)} {'cell' if len(diffs) == 1 else 'cells'}: " + ", ".join(f"{v} {n}" for v, n in counts.items() if n) + "."]
+        [
+            f"{len(diffs)} {'cell' if len(diffs) == 1 else 'cells'}: "
+            + ", ".join(f"{v} {n}" for v, n in counts.items() if n)
+            + "."
+        ]
         if len(diffs)
         else ["no cells."]
     )
     lines += [
         f"{v}: "
-        + ", ".join(f"{c.label} {c.pair} ({signed(c.delta)})" for c in diffs if c.verdict == v and c.delta is not None)
+        + ", ".join(
+            f"{c.label} {c.pair} ({signed(c.delta)})" for c in diffs if c.verdict == v and c.delta is not None
+        )
         for v in diff.FAILING
         if counts[v]
     ]
@@ -179,5 +192,9 @@ def _tex(rows: list[list[str]], head: Sequence[str], below: Sequence[str]) -> st
     lines = [f"% {line}" for line in head]
     lines += [r"\begin{tabular}{lllrrrrrrl}", r"\toprule", " & ".join(_SHOWN) + r" \\", r"\midrule"]
     lines += [" & ".join(escape_tex(x) for x in r) + r" \\" for r in rows]
-    lines += [r"\bottomrule", r"\end{tabular}", *(r"\par\noindent\footnotesize " + escape_tex(x) for x in below)]
+    lines += [
+        r"\bottomrule",
+        r"\end{tabular}",
+        *(r"\par\noindent\footnotesize " + escape_tex(x) for x in below),
+    ]
     return "\n".join(lines) + "\n"

@@ -60,7 +60,9 @@ def _grid(
     image = axes.imshow(np.ma.masked_invalid(values), cmap=colours, vmin=low, vmax=high, aspect="auto")
     for i, line in enumerate(texts):
         for j, text in enumerate(line):
-            shade = colours((values[i, j] - low) / (high - low)) if np.isfinite(values[i, j]) else (1, 1, 1, 1)
+            shade = (
+                colours((values[i, j] - low) / (high - low)) if np.isfinite(values[i, j]) else (1, 1, 1, 1)
+            )
             dark = 0.299 * shade[0] + 0.587 * shade[1] + 0.114 * shade[2] < 0.5
             axes.text(j, i, text, ha="center", va="center", fontsize=7.5, color="white" if dark else "black")
     axes.set_xticks(range(len(columns)), columns, fontsize=7.5)
@@ -77,7 +79,11 @@ def _grid(
 
 
 def _title(figure: Figure, expansion: Expansion, what: str) -> None:
-    loud = "" if expansion.profile == "paper" else f"\nprofile {expansion.profile}: the numbers mean only that it works"
+    loud = (
+        ""
+        if expansion.profile == "paper"
+        else f"\nprofile {expansion.profile}: the numbers mean only that it works"
+    )
     if expansion.profile == "short":
         loud = "\nprofile short: not comparable with printed numbers"
     if changed := changed_settings(expansion):
@@ -99,7 +105,9 @@ def heat_map_png(expansion: Expansion, results: Sequence[CellResult]) -> bytes:
         i, j = rows.index(r.cell.row), columns.index((r.cell.teacher, r.cell.student))
         sample = r.sample(rule)
         if sample is None:
-            texts[i][j] = "N/A" if not r.runs and not r.cell.missing else "missing" if r.cell.missing else r.absence()
+            texts[i][j] = (
+                "N/A" if not r.runs and not r.cell.missing else "missing" if r.cell.missing else r.absence()
+            )
             continue
         texts[i][j] = f"{sample.mean:.2f}"
         values[i, j] = sample.mean - plain.get((r.cell.teacher, r.cell.student), np.nan)
@@ -140,11 +148,22 @@ def delta_map_png(expansion: Expansion, diffs: Sequence[CellDiff]) -> bytes:
         values[i, j], texts[i][j] = d.delta, signed(d.delta)
         if d.verdict in ("above", "below"):
             hatch = "\\\\\\" if d.verdict == "above" else "///"
-            axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, hatch=hatch, edgecolor="0.4", linewidth=0))
+            axes.add_patch(
+                Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, hatch=hatch, edgecolor="0.4", linewidth=0)
+            )
     seen = values[np.isfinite(values)]
     most = max(1.0, float(np.abs(seen).max())) if seen.size else 1.0
     _title(figure, expansion, "ours minus published; hatched: outside the band; ~ not comparable; . missing")
-    _grid(axes, values, texts, rows, [column_title(*c) for c in columns], "PuOr", (-most, most), "percentage points")
+    _grid(
+        axes,
+        values,
+        texts,
+        rows,
+        [column_title(*c) for c in columns],
+        "PuOr",
+        (-most, most),
+        "percentage points",
+    )
     return _png(figure)
 
 
@@ -160,7 +179,9 @@ def forest_png(expansion: Expansion, diffs: Sequence[CellDiff]) -> bytes:
     """Ours (filled circle) and published (open square) of every cell that has both, with 95% intervals (dashed: std assumed)."""
     columns = list(dict.fromkeys((d.teacher, d.student) for d in diffs))
     both = {
-        c: [d for d in diffs if (d.teacher, d.student) == c and d.ours is not None and d.published is not None]
+        c: [
+            d for d in diffs if (d.teacher, d.student) == c and d.ours is not None and d.published is not None
+        ]
         for c in columns
     }
     both = {c: found for c, found in both.items() if found}
@@ -172,7 +193,9 @@ def forest_png(expansion: Expansion, diffs: Sequence[CellDiff]) -> bytes:
     down = -(-len(both) // across)
     figure = _figure(3.6 * across, 0.9 + down * (0.7 + 0.3 * max(map(len, both.values()))))
     _title(
-        figure, expansion, "● ours   □ published   95% intervals, dashed where the std is assumed   ~ not comparable"
+        figure,
+        expansion,
+        "● ours   □ published   95% intervals, dashed where the std is assumed   ~ not comparable",
     )
     axes = list(figure.subplots(down, across, squeeze=False).flat)
     for ax, (column, found) in zip(axes, both.items(), strict=False):
@@ -211,9 +234,22 @@ def curves_png(
         for i, (name, curve) in enumerate(ours.items()):
             main = curve[curve["stage"] == "main"] if "stage" in curve else curve
             if column in main:
-                ax.plot(main["epoch"], main[column], color=str(0.55 * i / max(len(ours), 1)), linewidth=1.2, label=name)
+                ax.plot(
+                    main["epoch"],
+                    main[column],
+                    color=str(0.55 * i / max(len(ours), 1)),
+                    linewidth=1.2,
+                    label=name,
+                )
         for name, curve in (published or {}).items():
-            ax.plot(curve["epoch"], curve[column], color="0.5", linewidth=1, linestyle="--", label=f"published: {name}")
+            ax.plot(
+                curve["epoch"],
+                curve[column],
+                color="0.5",
+                linewidth=1,
+                linestyle="--",
+                label=f"published: {name}",
+            )
         ax.set_xlabel("epoch", fontsize=8)
         ax.set_ylabel(label, fontsize=8)
         ax.tick_params(labelsize=7)
@@ -230,7 +266,10 @@ def write_figures(expansion: Expansion, frame: pd.DataFrame, store: Store, out_d
     diffs = diff_table(expansion, frame, store=store)
     profile = expansion.profile + expansion.suffix
     stem = f"{expansion.table.name}-{profile}"
-    files = {f"{stem}-delta.png": delta_map_png(expansion, diffs), f"{stem}-forest.png": forest_png(expansion, diffs)}
+    files = {
+        f"{stem}-delta.png": delta_map_png(expansion, diffs),
+        f"{stem}-forest.png": forest_png(expansion, diffs),
+    }
     for cell in collect(expansion, frame, store):
         found = {
             f"seed {r.run.seed}": curve
@@ -241,7 +280,9 @@ def write_figures(expansion: Expansion, frame: pd.DataFrame, store: Store, out_d
             c = cell.cell
             title = f"{c.row.label}, {column_title(c.teacher, c.student, arrow=' → ')} (profile {profile})"
             slug = re.sub(r"[^\w+]+", "-", c.row.label).strip("-")
-            files[f"{stem}-curves-{slug}-{c.teacher}-{c.student}.png"] = curves_png(title, found, cell_curves(cell))
+            files[f"{stem}-curves-{slug}-{c.teacher}-{c.student}.png"] = curves_png(
+                title, found, cell_curves(cell)
+            )
     paths = []
     for name, content in files.items():
         with atomic(Path(out_dir) / name, "wb") as f:

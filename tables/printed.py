@@ -84,7 +84,10 @@ class Prints:
         found = [
             p
             for p in self._all
-            if p.paper == paper and p.method in names and (p.teacher, p.student) in pairs and p.value is not None
+            if p.paper == paper
+            and p.method in names
+            and (p.teacher, p.student) in pairs
+            and p.value is not None
         ]
         found.sort(key=lambda p: (names.index(p.method), "cop" in p.origin or "from" in p.origin))
         return self._with_rule_of_its_origin(found[0]) if found else None
@@ -120,7 +123,12 @@ def _with_errata(number: Printed, errata: Sequence[Mapping[str, str]]) -> Printe
     """The number with what is known to be wrong with it: errata of its paper that name its method (or no method, but its pair)."""
     found = []
     for e in errata:
-        own = {"paper": number.paper, "teacher": number.teacher, "student": number.student, "method": number.method}
+        own = {
+            "paper": number.paper,
+            "teacher": number.teacher,
+            "student": number.student,
+            "method": number.method,
+        }
         narrow = e["method"] or e["teacher"] or e["student"]
         if narrow and all(not e[k] or e[k] == v for k, v in own.items()):
             found.append(f"erratum: {e['what']}")

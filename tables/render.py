@@ -71,9 +71,16 @@ def lay_out(expansion: Expansion, frame: pd.DataFrame, store: Store | None = Non
     rule = rank_rule(expansion.table)
     places = _places(results, rule)
     reasons: dict[str, int] = {}
-    entries = [[_entry(at[row, *c], places.get((row, *c), 0), rule, reasons) for c in columns] for row in rows]
+    entries = [
+        [_entry(at[row, *c], places.get((row, *c), 0), rule, reasons) for c in columns] for row in rows
+    ]
     return Layout(
-        header(expansion, results), columns, rows, entries, _below(expansion, results, entries, rule, reasons), results
+        header(expansion, results),
+        columns,
+        rows,
+        entries,
+        _below(expansion, results, entries, rule, reasons),
+        results,
     )
 
 
@@ -103,7 +110,11 @@ def _entry(result: CellResult, place: int, rule: str, reasons: dict[str, int]) -
     last, best = result.sample("last"), result.sample("best")
     if last is None or best is None:
         return Entry((f"({result.absence()})",), notes=note(*result.reasons()))
-    parts = (show(last), show(best)) if result.rule == "both" else (show(best if result.rule == "best" else last),)
+    parts = (
+        (show(last), show(best))
+        if result.rule == "both"
+        else (show(best if result.rule == "best" else last),)
+    )
     ranked = int(rule == "best") if len(parts) == 2 else 0
     flag = ("†" if result.is_reference else "") + (
         "‡" if result.imported and result.runs[0].run.evaluates is not None else ""
@@ -171,14 +182,22 @@ def _plain(layout: Layout, expansion: Expansion) -> str:
     from tables.diff_text import _wrap
 
     def text(e: Entry) -> str:
-        text = e.text(lambda t, place: {1: f"**{t}**", 2: f"_{t}_"}.get(place, t).replace(" ± ", "±"), joint="\n/ ")
+        text = e.text(
+            lambda t, place: {1: f"**{t}**", 2: f"_{t}_"}.get(place, t).replace(" ± ", "±"), joint="\n/ "
+        )
         return text + e.flag + "".join(f" [{i}]" for i in e.notes)
 
     # a cell of two epochs is as wide as two columns: it takes two lines instead
-    rows = [[row.label, *(text(e) for e in line)] for row, line in zip(layout.rows, layout.entries, strict=True)]
+    rows = [
+        [row.label, *(text(e) for e in line)] for row, line in zip(layout.rows, layout.entries, strict=True)
+    ]
     heads = ["", *(column_title(*c) for c in layout.columns)]
     table = tabulate(
-        rows, heads, tablefmt="simple", disable_numparse=True, colalign=("left", *["right"] * len(layout.columns))
+        rows,
+        heads,
+        tablefmt="simple",
+        disable_numparse=True,
+        colalign=("left", *["right"] * len(layout.columns)),
     )
     below = [line.replace("Bold:", "**x**:").replace("underlined:", "_x_:") for line in layout.below]
     lines = [
@@ -200,7 +219,10 @@ def _md(layout: Layout, expansion: Expansion) -> str:
         return value.replace("|", "\\|").replace("_", "\\_").replace("<", "&lt;")
 
     heads = ["Method", *(plain(column_title(*c, arrow=" → ")) for c in layout.columns)]
-    rows = [[plain(row.label), *(text(e) for e in line)] for row, line in zip(layout.rows, layout.entries, strict=True)]
+    rows = [
+        [plain(row.label), *(text(e) for e in line)]
+        for row, line in zip(layout.rows, layout.entries, strict=True)
+    ]
     head = [
         f"# {plain(layout.head[0])}",
         "",
@@ -227,7 +249,9 @@ def _tex(layout: Layout, expansion: Expansion) -> str:
 
     names = [("Teacher", [c[0] for c in layout.columns]), ("Student", [c[1] for c in layout.columns])]
     heads = [
-        line([f"{word} network", *(escape_tex(n) for n in which)]) for word, which in names if set(which) != {"none"}
+        line([f"{word} network", *(escape_tex(n) for n in which)])
+        for word, which in names
+        if set(which) != {"none"}
     ]
     rows = [
         (row, line([escape_tex(row.label), *(text(e) for e in entries)]))
@@ -332,7 +356,11 @@ def _csv(layout: Layout, expansion: Expansion) -> str:
 
 
 def write_all(
-    expansion: Expansion, frame: pd.DataFrame, out_dir: Path, alias: str | None = None, store: Store | None = None
+    expansion: Expansion,
+    frame: pd.DataFrame,
+    out_dir: Path,
+    alias: str | None = None,
+    store: Store | None = None,
 ) -> list[Path]:
     """Writes `<table>-<profile>.{md,tex,csv,png}` to a folder, and the same as `<alias>.*`; each file atomically. Returns the paths.
 

@@ -50,7 +50,9 @@ def write_report(
     return path
 
 
-def page(expansions: Sequence[Expansion], frame: pd.DataFrame, store: Store, prints: Prints | None = None) -> str:
+def page(
+    expansions: Sequence[Expansion], frame: pd.DataFrame, store: Store, prints: Prints | None = None
+) -> str:
     """The page's text."""
     sections: list[str] = []
     data: dict[str, Any] = {}
@@ -59,7 +61,9 @@ def page(expansions: Sequence[Expansion], frame: pd.DataFrame, store: Store, pri
         section, cells = _section(e, frame, store, prints, published)
         sections.append(section)
         data |= cells
-    blob = json.dumps({"cells": data, "published": published, "band": BAND}, separators=(",", ":"), allow_nan=False)
+    blob = json.dumps(
+        {"cells": data, "published": published, "band": BAND}, separators=(",", ":"), allow_nan=False
+    )
     style, script = ((PAGE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     loud = ""
@@ -119,7 +123,9 @@ def _section(
     at = {(r.cell.row, r.cell.teacher, r.cell.student): i for i, r in enumerate(results)}
     name, columns = e.table.name, layout.columns
     heads = "".join(
-        f'<th scope="col" class="g-{g}">{_column(*c)}</th>' for g in ("ours", "published", "delta") for c in columns
+        f'<th scope="col" class="g-{g}">{_column(*c)}</th>'
+        for g in ("ours", "published", "delta")
+        for c in columns
     )
     groups = "".join(
         f'<th scope="colgroup" colspan="{len(columns)}" class="g-{g}">{title}</th>'
@@ -148,7 +154,9 @@ def _section(
                      f'title="{_e(row.method)}, protocol {_e(row.protocol)}">{_e(row.label)}</th>'
                      + "".join("".join(cells[g]) for g in ("ours", "published", "delta")) + "</tr>")  # fmt: skip
     counts = diffs.counts()
-    tally = " ".join(f'<span class="chip v-{_slug(v)}">{MARKS[v]} {n} {v}</span>' for v, n in counts.items() if n)
+    tally = " ".join(
+        f'<span class="chip v-{_slug(v)}">{MARKS[v]} {n} {v}</span>' for v, n in counts.items() if n
+    )
     head = header(e, results)
     below = "".join(f"<p>{_e(line)}</p>" for line in layout.below)
     text = (
@@ -159,7 +167,9 @@ def _section(
         f"<tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table></div><details><summary>Notes to this table</summary>{below}</details>"
         + figures(e, results, diffs) + "</section>"
     )  # fmt: skip
-    return text, {f"{name}/{i}": details(e, r, diffs[i], results, store, published) for i, r in enumerate(results)}
+    return text, {
+        f"{name}/{i}": details(e, r, diffs[i], results, store, published) for i, r in enumerate(results)
+    }
 
 
 def _column(teacher: str, student: str) -> str:
@@ -191,7 +201,9 @@ def _delta(d: CellDiff) -> str:
 
 
 def _tip(d: CellDiff) -> str:
-    return d.verdict + (f": {d.reason}" if d.reason else f" (band ±{d.band:.2f})" if d.band is not None else "")
+    return d.verdict + (
+        f": {d.reason}" if d.reason else f" (band ±{d.band:.2f})" if d.band is not None else ""
+    )
 
 
 def _explanations() -> str:

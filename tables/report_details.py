@@ -20,7 +20,12 @@ CURVE_POINTS = 120
 
 
 def details(
-    e: Expansion, r: CellResult, d: CellDiff, results: Sequence[CellResult], store: Store, published: dict[str, Any]
+    e: Expansion,
+    r: CellResult,
+    d: CellDiff,
+    results: Sequence[CellResult],
+    store: Store,
+    published: dict[str, Any],
 ) -> dict[str, Any]:
     """What a click on a cell shows."""
     theirs = cell_curves(r)
@@ -40,7 +45,11 @@ def details(
 
 def _text(r: CellResult, which: str) -> str:
     sample = r.sample(which)
-    return "" if sample is None else f"{sample.mean:.2f}" + (f" ± {sample.std:.2f}" if sample.std is not None else "")
+    return (
+        ""
+        if sample is None
+        else f"{sample.mean:.2f}" + (f" ± {sample.std:.2f}" if sample.std is not None else "")
+    )
 
 
 def _run_details(key: str, x: RunResult, store: Store, theirs: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
@@ -53,7 +62,15 @@ def _run_details(key: str, x: RunResult, store: Store, theirs: Mapping[str, pd.D
         "best": x.best,
     }
     row = x.row or {}
-    for field in ("best_epoch", "epochs", "seconds", "share_seconds", "images_per_second", "threads", "teacher_top1"):
+    for field in (
+        "best_epoch",
+        "epochs",
+        "seconds",
+        "share_seconds",
+        "images_per_second",
+        "threads",
+        "teacher_top1",
+    ):
         found[field] = number(row.get(field))
     for field in (
         "device",
@@ -103,7 +120,9 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(v, dict):
             flat |= _flat(v, f"{prefix}{k}.")
         else:
-            flat[prefix + k] = v if v is None or isinstance(v, bool | int | float | str) else ", ".join(map(str, v))
+            flat[prefix + k] = (
+                v if v is None or isinstance(v, bool | int | float | str) else ", ".join(map(str, v))
+            )
     return flat
 
 

@@ -50,7 +50,10 @@ def figures(e: Expansion, results: Sequence[CellResult], diffs: Sequence[CellDif
     found = "".join(
         [
             _fold(
-                "Forest plot: regenerated and published with 95% intervals", svg.forest(diffs), FOREST, "figure wide"
+                "Forest plot: regenerated and published with 95% intervals",
+                svg.forest(diffs),
+                FOREST,
+                "figure wide",
             ),
             _fold("Heat map of differences", svg.heat_map(diffs), HEAT),
             _fold("Ranks of the methods over the pairs", svg.ranks(ranked), rank_caption),
@@ -78,7 +81,10 @@ def _last_best(results: Sequence[CellResult]) -> list[tuple[str, float, float]]:
         last, best = r.sample("last"), r.sample("best")
         if last is not None and best is not None and not (r.imported and r.runs[0].run.evaluates):
             by_row.setdefault(r.cell.row.label, []).append((last.mean, best.mean))
-    return [(k, math.fsum(a for a, _ in v) / len(v), math.fsum(b for _, b in v) / len(v)) for k, v in by_row.items()]
+    return [
+        (k, math.fsum(a for a, _ in v) / len(v), math.fsum(b for _, b in v) / len(v))
+        for k, v in by_row.items()
+    ]
 
 
 def _costs(results: Sequence[CellResult]) -> list[tuple[str, float]]:
@@ -87,6 +93,8 @@ def _costs(results: Sequence[CellResult]) -> list[tuple[str, float]]:
     for r in results:
         for run in r.runs:
             # a measurement has no share; records of other hands may have none either
-            if run.row is not None and (seconds := number(run.row.get("share_seconds")) or number(run.row.get("seconds"))):
+            if run.row is not None and (
+                seconds := number(run.row.get("share_seconds")) or number(run.row.get("seconds"))
+            ):
                 by_row.setdefault(r.cell.row.label, {})[run.run.key] = seconds / 3600
     return [(k, math.fsum(v.values())) for k, v in by_row.items()]

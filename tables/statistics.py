@@ -180,7 +180,8 @@ def ranks(
     drawn = per_pair[chosen].mean(axis=1)
     low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
     found = [
-        Rank(m, float(per_pair[:, i].mean()), float(low[i]), float(high[i]), len(pairs)) for i, m in enumerate(methods)
+        Rank(m, float(per_pair[:, i].mean()), float(low[i]), float(high[i]), len(pairs))
+        for i, m in enumerate(methods)
     ]
     return sorted(found, key=lambda r: (r.mean, r.method)), left_out
 

@@ -99,7 +99,13 @@ def _forest(found: Sequence[CellDiff], pair: str) -> str:
         y = ROW * i + 12
         faint = " faint" if d.verdict == "not comparable" else ""
         body.append(
-            _text(LABEL - 8, y + 4, f"{MARKS[d.verdict]} {d.label}", "end", f"label t-{d.verdict.replace(' ', '-')}")
+            _text(
+                LABEL - 8,
+                y + 4,
+                f"{MARKS[d.verdict]} {d.label}",
+                "end",
+                f"label t-{d.verdict.replace(' ', '-')}",
+            )
         )
         for mean, a, b, dashed, dy, square in (
             (ours, low, high, assumed, -3, False),

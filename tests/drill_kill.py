@@ -29,14 +29,41 @@ import models  # noqa: E402
 from results.store import Store, record_files  # noqa: E402
 
 RUN = [
-    *(sys.executable, "-m", "benchmark", "run", "dlkd-table1", "--profile", "quick", "--pairs", "resnet56:resnet20"),
-    *("--methods", "kd,at,ft,crd", "--protocol", "crd", "--precision", "fp32", "--threads", "1", "--set", "recipe.train_images=96"),
+    *(
+        sys.executable,
+        "-m",
+        "benchmark",
+        "run",
+        "dlkd-table1",
+        "--profile",
+        "quick",
+        "--pairs",
+        "resnet56:resnet20",
+    ),
+    *(
+        "--methods",
+        "kd,at,ft,crd",
+        "--protocol",
+        "crd",
+        "--precision",
+        "fp32",
+        "--threads",
+        "1",
+        "--set",
+        "recipe.train_images=96",
+    ),
     *("--set", "recipe.test_images=50", "--set", "recipe.epochs=3"),
 ]
 
 
 def start(folder: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([*RUN, "--results", str(folder)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    return subprocess.Popen(
+        [*RUN, "--results", str(folder)],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 def leavings(folder: Path) -> dict[str, tuple[object, ...]]:
@@ -47,13 +74,22 @@ def leavings(folder: Path) -> dict[str, tuple[object, ...]]:
         record, curve = Store(folder).record(key), Store(folder).curve(key)
         assert record is not None and isinstance(curve, pd.DataFrame)
         weights = path.parent / "last.pt"
-        digest = models.weights_hash(torch.load(weights, weights_only=True)["model"]) if weights.exists() else ""
-        found[key] = (digest, curve[["train_loss", "test_acc"]].to_csv(), record["top1_last"], record["top1_best"])
+        digest = (
+            models.weights_hash(torch.load(weights, weights_only=True)["model"]) if weights.exists() else ""
+        )
+        found[key] = (
+            digest,
+            curve[["train_loss", "test_acc"]].to_csv(),
+            record["top1_last"],
+            record["top1_best"],
+        )
     return found
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=3)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     args = parser.parse_args()

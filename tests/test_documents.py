@@ -38,7 +38,9 @@ def test_blocks_are_what_the_commands_print() -> None:
 def test_a_stale_block_is_found() -> None:
     docs = generator()
     text = "a\n<!-- python -m benchmark methods --markdown -->\nold\n<!-- end -->\nb\n"
-    assert docs.fill(text, lambda command: f"new {command}\n") == text.replace("old", "new python -m benchmark methods --markdown")
+    assert docs.fill(text, lambda command: f"new {command}\n") == text.replace(
+        "old", "new python -m benchmark methods --markdown"
+    )
 
 
 def test_links_and_commands_of_the_readme_exist() -> None:
@@ -65,17 +67,31 @@ def test_the_method_of_contributing_trains(tmp_path: Path) -> None:
         'columns = ["resnet14:resnet8"]\n[[rows]]\nlabel = "Huber"\nmethod = "huber"\n',
         encoding="utf-8",
     )
-    environment = {**os.environ, "KD_METHODS": str(tmp_path / "methods"), "RESULTS": str(tmp_path / "runs"), "PYTHONPATH": str(ROOT)}
+    environment = {
+        **os.environ,
+        "KD_METHODS": str(tmp_path / "methods"),
+        "RESULTS": str(tmp_path / "runs"),
+        "PYTHONPATH": str(ROOT),
+    }
     small = ["--profile", "quick", "--set", "recipe.train_images=96", "--set", "recipe.test_images=50"]
     outputs = []
     run = ["run", "own.toml", *small, "--threads", "1", "--device", "cpu"]
     for argv in (["methods", "huber"], run, ["table", "own.toml", *small, "--out", str(tmp_path / "out")]):
         done = subprocess.run(
-            [sys.executable, "-m", "benchmark", *argv], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+            [sys.executable, "-m", "benchmark", *argv],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
         outputs.append(done.stdout)
-    assert "CE + 0.5 mean(huber(z_s - z_t))" in outputs[0] and "weight = 0.5 (float): weight of the term [an example]" in outputs[0]
+    assert (
+        "CE + 0.5 mean(huber(z_s - z_t))" in outputs[0]
+        and "weight = 0.5 (float): weight of the term [an example]" in outputs[0]
+    )
     assert re.search(r"Huber +\d+\.\d\d", outputs[2]), outputs[2]
 
 

@@ -25,9 +25,20 @@ EXPORTED = (
     *("DEVICE", "PRECISION", "THREADS", "STUDENT_THREADS", "KEEP", "TEACHER_CACHE"),
 )
 CALLS = {
-    "help": "echo", "setup": "", "docs": "docs/generate.py", "drill": "tests/drill_kill.py", "lint": "-m mypy", "report": "-m benchmark report",
-    "bench": "-m benchmark bench", "clean": "-m benchmark clean", "status": "-m benchmark status", "reproduce": "-m benchmark reproduce",
-    "test": "-m pytest", "test-slurm": "tests/slurm", "test-report": "tests/report", "test-all": "tests/slurm",
+    "help": "echo",
+    "setup": "",
+    "docs": "docs/generate.py",
+    "drill": "tests/drill_kill.py",
+    "lint": "-m mypy",
+    "report": "-m benchmark report",
+    "bench": "-m benchmark bench",
+    "clean": "-m benchmark clean",
+    "status": "-m benchmark status",
+    "reproduce": "-m benchmark reproduce",
+    "test": "-m pytest",
+    "test-slurm": "tests/slurm",
+    "test-report": "tests/report",
+    "test-all": "tests/slurm",
     **{f"{verb}-table{n}": f"-m benchmark {verb} " for verb in VERBS for n in (1, 2)},
 }
 """What the recipe of each target has in it. `setup` has only prerequisites, which PY= leaves out."""
@@ -40,7 +51,13 @@ def make(*words: str) -> subprocess.CompletedProcess[str]:
     ours = {*EXPORTED, "PAPER", "TABLE", "CLUSTER", "ARGS", "PY", "MAKEFLAGS", "MFLAGS", "MAKELEVEL"}
     environment = {k: v for k, v in os.environ.items() if k not in ours} | {"LC_ALL": "C"}
     return subprocess.run(
-        ["make", "-n", f"PY={PYTHON}", *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
+        ["make", "-n", f"PY={PYTHON}", *words],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
 
@@ -67,23 +84,41 @@ def test_paper_chooses_the_tables_of_the_program(paper: str) -> None:
     for number, table in enumerate(common.PAPER_TABLES[paper], 1):
         assert (ROOT / "tables" / f"{table}.toml").is_file()
         for verb in VERBS:
-            assert f"{PYTHON} -m benchmark {verb} {table} " in make(f"{verb}-table{number}", f"PAPER={paper}", "CLUSTER=lab").stdout
+            assert (
+                f"{PYTHON} -m benchmark {verb} {table} "
+                in make(f"{verb}-table{number}", f"PAPER={paper}", "CLUSTER=lab").stdout
+            )
     for verb in ("reproduce", "status"):
-        assert f"{PYTHON} -m benchmark {verb} {common.PAPER_TABLES[paper][0]} " in make(verb, f"PAPER={paper}").stdout
-        assert f"{PYTHON} -m benchmark {verb} lskd-table1 " in make(verb, f"PAPER={paper}", "TABLE=lskd-table1").stdout
+        assert (
+            f"{PYTHON} -m benchmark {verb} {common.PAPER_TABLES[paper][0]} "
+            in make(verb, f"PAPER={paper}").stdout
+        )
+        assert (
+            f"{PYTHON} -m benchmark {verb} lskd-table1 "
+            in make(verb, f"PAPER={paper}", "TABLE=lskd-table1").stdout
+        )
 
 
-@pytest.mark.parametrize("target", ["reproduce", "status", *(f"{verb}-table{n}" for verb in VERBS for n in (1, 2))])
+@pytest.mark.parametrize(
+    "target", ["reproduce", "status", *(f"{verb}-table{n}" for verb in VERBS for n in (1, 2))]
+)
 def test_an_unknown_paper_is_named(target: str) -> None:
     done = make(target, "PAPER=foo", "CLUSTER=lab")
-    assert done.returncode == 2 and f"unknown PAPER 'foo'; allowed: {', '.join(common.PAPER_TABLES)}" in done.stderr
+    assert (
+        done.returncode == 2
+        and f"unknown PAPER 'foo'; allowed: {', '.join(common.PAPER_TABLES)}" in done.stderr
+    )
     assert "benchmark" not in done.stdout
 
 
 @pytest.mark.parametrize("target", [f"{verb}-table{n}" for verb in VERBS for n in (1, 2)])
 def test_a_table_beside_those_of_a_paper_is_refused(target: str) -> None:
     done = make(target, "TABLE=crd-table2", "CLUSTER=lab")
-    assert done.returncode == 2 and f"TABLE=crd-table2 with {target}; allowed: " in done.stderr and "benchmark" not in done.stdout
+    assert (
+        done.returncode == 2
+        and f"TABLE=crd-table2 with {target}; allowed: " in done.stderr
+        and "benchmark" not in done.stdout
+    )
 
 
 def test_variables_reach_the_program() -> None:

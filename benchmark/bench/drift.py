@@ -50,7 +50,12 @@ def _cpu(precision: str = "fp32") -> Execution:
 
 
 def losses(
-    run: Run, teacher: Network | None, execution: Execution, steps: int, nudge: float = 0.0, init: bool = False
+    run: Run,
+    teacher: Network | None,
+    execution: Execution,
+    steps: int,
+    nudge: float = 0.0,
+    init: bool = False,
 ) -> list[float]:
     """The first losses: of the main stage (an initialisation stage counts as one that learnt nothing), or with `init` of the first
     stage. teacher: is moved to the device; None for a run without one."""
@@ -78,9 +83,13 @@ def _open(
     return open_items([run], _split(run, execution), execution, Path(folder), teacher, main)
 
 
-def _steps(run: Run, item: ActiveRun, execution: Execution, teacher: Network | None, steps: int) -> list[float]:
+def _steps(
+    run: Run, item: ActiveRun, execution: Execution, teacher: Network | None, steps: int
+) -> list[float]:
     mean, std = (tuple(run.settings["normalise"][k]) for k in ("mean", "std"))
-    stream = Stream(_split(run, execution), mean, std, run.spec.sampler, run.recipe.batch_size, True, run.seed)
+    stream = Stream(
+        _split(run, execution), mean, std, run.spec.sampler, run.recipe.batch_size, True, run.seed
+    )
     found: list[float] = []
     made = graphs.of(execution, print)
     while True:
@@ -123,7 +132,9 @@ class Reference:
             self.teachers.setdefault(network, taught(network).state_dict())
         teacher = self.teacher(run)
         self.losses[name] = losses(run, teacher, _cpu(), self.steps, init=init)
-        self.floors[name] = compare(losses(run, teacher, _cpu(), self.steps, NUDGE, init), self.losses[name])["gap"]
+        self.floors[name] = compare(losses(run, teacher, _cpu(), self.steps, NUDGE, init), self.losses[name])[
+            "gap"
+        ]
 
     def teacher(self, run: Run) -> Network | None:
         """The run's teacher, a network of the caller's own; None for a run without one."""
@@ -144,7 +155,9 @@ class Reference:
             found = checkpoint.load(path, torch.device("cpu"))
             reference = Reference(**(found or {}))
         except Exception as error:
-            raise InputError(f"{path} is no reference of bench --drift; allowed: a file that --save wrote") from error
+            raise InputError(
+                f"{path} is no reference of bench --drift; allowed: a file that --save wrote"
+            ) from error
         if reference.steps != steps:
             raise InputError(f"{path} has {reference.steps} steps; allowed: --steps {reference.steps}")
         return reference
@@ -160,7 +173,10 @@ def biases(run: Run, steps: int) -> dict[str, float]:
     """`bias` of a run's main stage in bf16, and of fp32 from moved weights: one of rounding would show in the first over seeds, not in the second."""
     teacher = None if run.teacher_ref is None else taught(run.teacher_ref.network)
     base = losses(run, teacher, _cpu(), steps)
-    others = {"bf16": losses(run, teacher, _cpu("bf16"), steps), "moved": losses(run, teacher, _cpu(), steps, NUDGE)}
+    others = {
+        "bf16": losses(run, teacher, _cpu("bf16"), steps),
+        "moved": losses(run, teacher, _cpu(), steps, NUDGE),
+    }
     return {what: compare(found, base)["bias"] for what, found in others.items()}
 
 

@@ -22,7 +22,13 @@ def model_ms(run: Run, n: int, device: str) -> float:
 
 
 def measure(
-    table: str, pair: str, counts: Sequence[int], split: Split, execution: Execution, repeats: int, budget: float
+    table: str,
+    pair: str,
+    counts: Sequence[int],
+    split: Split,
+    execution: Execution,
+    repeats: int,
+    budget: float,
 ) -> dict[str, Any]:
     """Milliseconds of a step of 1, 2, 4 ... KD students, in turns; beside the cost model's, and the model's times one factor."""
     run = next(r for r in pair_runs(table, pair) if r.method == "kd")
@@ -73,12 +79,20 @@ def plot(found: Sequence[dict[str, Any]], path: Path) -> None:
     for k, one in enumerate(found):
         n = [r["students"] for r in one["rows"]]
         colour = f"C{k}"
-        left.plot(n, [r["step_ms"] for r in one["rows"]], "o", color=colour, label=one["pair"].replace(":", " → "))
+        left.plot(
+            n, [r["step_ms"] for r in one["rows"]], "o", color=colour, label=one["pair"].replace(":", " → ")
+        )
         left.plot(n, [r["fitted_ms"] for r in one["rows"]], "-", color=colour, linewidth=1)
         first = one["rows"][0]
-        right.plot(n, [r["step_ms"] / r["students"] / first["step_ms"] for r in one["rows"]], "o", color=colour)
         right.plot(
-            n, [r["fitted_ms"] / r["students"] / first["fitted_ms"] for r in one["rows"]], "-", color=colour, linewidth=1
+            n, [r["step_ms"] / r["students"] / first["step_ms"] for r in one["rows"]], "o", color=colour
+        )
+        right.plot(
+            n,
+            [r["fitted_ms"] / r["students"] / first["fitted_ms"] for r in one["rows"]],
+            "-",
+            color=colour,
+            linewidth=1,
         )
     left.set_ylabel("ms a step of the pack")
     right.set_ylabel("cost a student, of that alone")

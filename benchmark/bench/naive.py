@@ -44,7 +44,12 @@ class NaiveData:
     """Batches for ever, from workers that live as long as this does. `close` ends them."""
 
     def __init__(
-        self, split: Split, mean: tuple[float, ...], std: tuple[float, ...], batch_size: int, workers: int = WORKERS
+        self,
+        split: Split,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        batch_size: int,
+        workers: int = WORKERS,
     ) -> None:
         warnings.filterwarnings("ignore", message="This DataLoader will create")  # 8 workers are the point
         self.loader = torch.utils.data.DataLoader(

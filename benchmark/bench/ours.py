@@ -96,7 +96,12 @@ class Ours:
     """A pack that can be stepped one batch at a time, for ever: `next(pack)` is one step of every student."""
 
     def __init__(
-        self, runs: Sequence[Run], split: Split, execution: Execution, folder: Path, teacher: Network | None = None
+        self,
+        runs: Sequence[Run],
+        split: Split,
+        execution: Execution,
+        folder: Path,
+        teacher: Network | None = None,
     ) -> None:
         self.teacher, self.items = open_items(runs, split, execution, folder, teacher)
         run = runs[0]

@@ -71,7 +71,9 @@ def plain_run(run: Run) -> Run:
     return Resolver().run(Request(run.dataset, run.protocol, run.profile, "none", run.student, "plain"), 0)
 
 
-def measure_parts(table: str, pair: str, split: Split, execution: Execution, budget: float) -> list[dict[str, Any]]:
+def measure_parts(
+    table: str, pair: str, split: Split, execution: Execution, budget: float
+) -> list[dict[str, Any]]:
     """Rows `part, ms`: all of one batch, the evaluation of 1,000 images."""
     device, rows = execution.device, []
 
@@ -102,7 +104,10 @@ def measure_parts(table: str, pair: str, split: Split, execution: Execution, bud
         item = alone.items[0]
         lock = Lockstep([], teacher, execution)
         x = batch.views[NORMAL.name]
-        row("teacher pass, logits", clock.settled(lambda: lock._pass(x, frozenset({"logits"})), device, budget))
+        row(
+            "teacher pass, logits",
+            clock.settled(lambda: lock._pass(x, frozenset({"logits"})), device, budget),
+        )
         for what, seconds, note in _table(alone, teacher, split, execution, batch, folder, budget):
             row(what, seconds, note)
         row("teacher pass, all parts", clock.settled(lambda: lock._pass(x, frozenset(PARTS)), device, budget))
@@ -117,7 +122,8 @@ def measure_parts(table: str, pair: str, split: Split, execution: Execution, bud
             one.begin_epoch()
             with torch.no_grad(), execution.autocast():
                 seen = {
-                    v: select(teacher.features(batch.views[v]), frozenset(PARTS)) for v in (NORMAL.name, ROTATED.name)
+                    v: select(teacher.features(batch.views[v]), frozenset(PARTS))
+                    for v in (NORMAL.name, ROTATED.name)
                 }
             row(
                 f"loss {run.method}",
@@ -131,7 +137,13 @@ TABLE_IMAGES = 16
 
 
 def _table(
-    ours: Ours, teacher: Network, split: Split, execution: Execution, batch: Batch, folder: Path, budget: float
+    ours: Ours,
+    teacher: Network,
+    split: Split,
+    execution: Execution,
+    batch: Batch,
+    folder: Path,
+    budget: float,
 ) -> list[tuple[str, float, str]]:
     """The exact teacher cache in place of the pass: what a batch's worth of its passes takes while it is built, and a batch's rows read."""
     few = split.take(TABLE_IMAGES)
@@ -143,7 +155,11 @@ def _table(
     indices, draws = batch.indices % len(few.labels), batch.draws[NORMAL.name]
     read = clock.settled(lambda: table.features(indices, draws), execution.device, budget)
     return [
-        ("teacher table, built", built, f"as many passes as a batch has images; {VARIANTS} an image are made once"),
+        (
+            "teacher table, built",
+            built,
+            f"as many passes as a batch has images; {VARIANTS} an image are made once",
+        ),
         ("teacher table, read", read, "the logits of one batch"),
     ]
 
@@ -152,7 +168,9 @@ def _evaluation(alone: Ours, test: Split, execution: Execution, budget: float) -
     student = alone.items[0].student
     assert student is not None
     mean, std = alone.stream.mean, alone.stream.std
-    return clock.settled(lambda: evaluate(student, test, mean, std, execution), execution.device, budget, least=1)
+    return clock.settled(
+        lambda: evaluate(student, test, mean, std, execution), execution.device, budget, least=1
+    )
 
 
 def measure_forms(budget: float) -> list[dict[str, Any]]:
@@ -190,12 +208,15 @@ def measure_norms(budget: float) -> list[dict[str, Any]]:
     for (channels, side), summed in itertools.product(NORMS, (False, True)):
         torch.manual_seed(0)
         x, grad, beside = (
-            torch.randn(64, channels, side, side).bfloat16().contiguous(memory_format=torch.channels_last) for _ in range(3)
+            torch.randn(64, channels, side, side).bfloat16().contiguous(memory_format=torch.channels_last)
+            for _ in range(3)
         )
         norm = NormReLU(channels)
         inputs = [x.requires_grad_(), norm.weight, norm.bias, *([beside.requires_grad_()] if summed else [])]
 
-        def step(norm: NormReLU = norm, inputs: list[torch.Tensor] = inputs, grad: torch.Tensor = grad) -> Any:
+        def step(
+            norm: NormReLU = norm, inputs: list[torch.Tensor] = inputs, grad: torch.Tensor = grad
+        ) -> Any:
             return torch.autograd.grad(norm(inputs[0], *inputs[3:]), inputs, grad)
 
         ms = {}
@@ -203,7 +224,14 @@ def measure_norms(budget: float) -> list[dict[str, Any]]:
             with kernels.using(own):
                 ms[own] = 1000 * clock.settled(step, "cpu", budget)
         rows.append(
-            {"channels": channels, "side": side, "shortcut": summed, "own_ms": ms[True], "pytorch_ms": ms[False], "ratio": ms[False] / ms[True]}
+            {
+                "channels": channels,
+                "side": side,
+                "shortcut": summed,
+                "own_ms": ms[True],
+                "pytorch_ms": ms[False],
+                "ratio": ms[False] / ms[True],
+            }
         )
     return rows
 

@@ -90,7 +90,10 @@ class Pair:
 
 def _maps(channels: int, side: int) -> Callable[[], tuple[Tensor, Tensor]]:
     def make() -> tuple[Tensor, Tensor]:
-        a, b = (torch.randn(64, channels, side, side).contiguous(memory_format=torch.channels_last) for _ in range(2))
+        a, b = (
+            torch.randn(64, channels, side, side).contiguous(memory_format=torch.channels_last)
+            for _ in range(2)
+        )
         return a.relu(), b.relu()
 
     return make

@@ -37,29 +37,49 @@ def register(verbs: Any) -> None:
         help="instead: data, teacher pass, student step, losses, evaluation; fast losses against plain ones",
     )
     p.add_argument(
-        "--students", default="", metavar="N,..", help="instead: cost of a step with so many students, e.g. 1,2,4,8,16"
+        "--students",
+        default="",
+        metavar="N,..",
+        help="instead: cost of a step with so many students, e.g. 1,2,4,8,16",
     )
     p.add_argument(
-        "--compile", action="store_true", help="instead: torch.compile of teacher and student, warm-up included"
+        "--compile",
+        action="store_true",
+        help="instead: torch.compile of teacher and student, warm-up included",
     )
     p.add_argument(
         "--drift",
         action="store_true",
         help="instead: losses in bf16 (on a GPU in fp32 too) against fp32 on the CPU, every method",
     )
-    p.add_argument("--save", default="", metavar="FILE", help="with --drift: only compute the CPU's losses, for --reference")
-    p.add_argument("--reference", default="", metavar="FILE", help="with --drift: the CPU's losses, saved before")
     p.add_argument(
-        "--finals", action="store_true", help="instead: final quick top-1 in bf16 against fp32 over seeds, every method, paired"
+        "--save",
+        default="",
+        metavar="FILE",
+        help="with --drift: only compute the CPU's losses, for --reference",
+    )
+    p.add_argument(
+        "--reference", default="", metavar="FILE", help="with --drift: the CPU's losses, saved before"
+    )
+    p.add_argument(
+        "--finals",
+        action="store_true",
+        help="instead: final quick top-1 in bf16 against fp32 over seeds, every method, paired",
     )
     p.add_argument(
         "--biases",
         action="store_true",
         help="instead: mean difference of --drift's losses over seeds, of bf16 and of fp32 from weights moved by 2^-9",
     )
-    p.add_argument("--seeds", type=int, default=10, metavar="N", help="seeds of --biases and --finals (default: 10)")
-    p.add_argument("--steps", type=int, default=200, metavar="N", help="steps of --drift and --biases (default: 200)")
-    p.add_argument("--methods", default=None, metavar="M,..", help="only these methods of --drift, --biases or --finals")
+    p.add_argument(
+        "--seeds", type=int, default=10, metavar="N", help="seeds of --biases and --finals (default: 10)"
+    )
+    p.add_argument(
+        "--steps", type=int, default=200, metavar="N", help="steps of --drift and --biases (default: 200)"
+    )
+    p.add_argument(
+        "--methods", default=None, metavar="M,..", help="only these methods of --drift, --biases or --finals"
+    )
     p.add_argument("--repeats", type=int, default=5, metavar="N", help="turns of each loop (default: 5)")
     p.add_argument(
         "--budget",
@@ -87,7 +107,9 @@ def _numbers(args: argparse.Namespace) -> list[int]:
     except ValueError:
         found = []
     if args.students and (not found or min(found) < 1 or len(set(found)) < len(found)):
-        raise InputError(f"--students {args.students}; allowed: different numbers of 1 and more, such as 1,2,4,8,16")
+        raise InputError(
+            f"--students {args.students}; allowed: different numbers of 1 and more, such as 1,2,4,8,16"
+        )
     return found
 
 
@@ -112,14 +134,18 @@ def _check(args: argparse.Namespace) -> None:
     if args.plot and Path(args.plot).suffix not in (".png", ".pdf", ".svg"):
         raise InputError(f"--plot {args.plot}; allowed: a .png, .pdf or .svg file")
     if args.methods is not None and not (args.drift or args.biases or args.finals):
-        raise InputError("--methods without --drift, --biases or --finals; allowed: one of them (a pack has all methods of its table)")
+        raise InputError(
+            "--methods without --drift, --biases or --finals; allowed: one of them (a pack has all methods of its table)"
+        )
     if (args.save or args.reference) and not args.drift:
         raise InputError("--save or --reference without --drift; allowed: with it")
     for option in ("json", "plot", "save"):
         path = getattr(args, option)
         if path and not Path(path).resolve().parent.is_dir():
             raise InputError(f"--{option} {path}: no such folder; allowed: a file in a folder that is there")
-        if path and Path(path).exists() and not Path(path).is_file():  # a device too: it would be replaced by the file
+        if (
+            path and Path(path).exists() and not Path(path).is_file()
+        ):  # a device too: it would be replaced by the file
             raise InputError(f"--{option} {path} is no file; allowed: a file in a folder that is there")
         if path:
             common.writable(Path(path).resolve().parent, f"--{option}")
@@ -171,8 +197,16 @@ def do_bench(args: argparse.Namespace) -> int:
 
 def _print_conditions(c: dict[str, Any]) -> None:
     v = c["versions"]
-    threads = common.plural(c["threads"], "thread") + (f", {c['student_threads']} a student" if (c["student_threads"] or 1) > 1 else "")
-    form = ", ".join([c["precision"], *(["channels_last"] if c["channels_last"] else []), *([f"kernels {c['kernels']}"] if c["kernels"] else [])])
+    threads = common.plural(c["threads"], "thread") + (
+        f", {c['student_threads']} a student" if (c["student_threads"] or 1) > 1 else ""
+    )
+    form = ", ".join(
+        [
+            c["precision"],
+            *(["channels_last"] if c["channels_last"] else []),
+            *([f"kernels {c['kernels']}"] if c["kernels"] else []),
+        ]
+    )
     print(
         f"{c['device_name']}; {c['cores_allowed']} of {c['cores_of_machine']} cores, {threads}, load {c['load']}; "
         f"ours {form}; naive fp32; torch {v['torch']}, Python {v['python']}, "
@@ -191,14 +225,20 @@ def _mb(n: int | None) -> str:
 
 
 def _cells(
-    args: argparse.Namespace, chosen: list[tuple[str, str]], split: Any, execution: Execution, report: dict[str, Any]
+    args: argparse.Namespace,
+    chosen: list[tuple[str, str]],
+    split: Any,
+    execution: Execution,
+    report: dict[str, Any],
 ) -> None:
     def told(line: str, rows: list[dict[str, Any]]) -> None:
         say(line)
         if args.json:  # what there is stays, should the rest be interrupted
             write_json(Path(args.json), {**report, "cells": rows})
 
-    rows = report["cells"] = cells.measure(chosen, split, execution, cells.Effort(args.repeats, args.budget), told)
+    rows = report["cells"] = cells.measure(
+        chosen, split, execution, cells.Effort(args.repeats, args.budget), told
+    )
     body = []
     for r in rows:
         n, a, p = r["naive"], r["alone"], r["pack"]
@@ -217,7 +257,22 @@ def _cells(
                 " / ".join(_mb(m["peak_bytes"]) for m in (n, a, p)),
             ]
         )
-    _table(body, ["table", "pair", "naive", "alone", "ratio", "students", "pack", "ratio", "turns", "quiet", "peak MB"])
+    _table(
+        body,
+        [
+            "table",
+            "pair",
+            "naive",
+            "alone",
+            "ratio",
+            "students",
+            "pack",
+            "ratio",
+            "turns",
+            "quiet",
+            "peak MB",
+        ],
+    )
     means = report["geometric_means"] = cells.geometric_means(rows)
     for table, m in means.items():
         print(
@@ -236,7 +291,11 @@ def _cells(
 
 
 def _parts(
-    args: argparse.Namespace, chosen: list[tuple[str, str]], split: Any, execution: Execution, report: dict[str, Any]
+    args: argparse.Namespace,
+    chosen: list[tuple[str, str]],
+    split: Any,
+    execution: Execution,
+    report: dict[str, Any],
 ) -> None:
     report["parts"] = []
     for table, pair in chosen:
@@ -264,8 +323,14 @@ def _parts(
         norms = report["norms"] = parts.measure_norms(args.budget)
         print("\nbatch norm with ReLU, forward and backward, bf16, batch of 64, on the CPU")
         named = {"own_ms": "own kernels ms", "pytorch_ms": "PyTorch ms", "ratio": "ratio"}
-        shapes = [f"{r['channels']} of {r['side']}x{r['side']}{', shortcut' if r['shortcut'] else ''}" for r in norms]
-        _table([[shape, *(f"{r[k]:.2f}" for k in named)] for shape, r in zip(shapes, norms, strict=True)], ["channels", *named.values()])
+        shapes = [
+            f"{r['channels']} of {r['side']}x{r['side']}{', shortcut' if r['shortcut'] else ''}"
+            for r in norms
+        ]
+        _table(
+            [[shape, *(f"{r[k]:.2f}" for k in named)] for shape, r in zip(shapes, norms, strict=True)],
+            ["channels", *named.values()],
+        )
 
 
 def _students(
@@ -300,13 +365,19 @@ def _students(
 
 
 def _compile(
-    args: argparse.Namespace, chosen: list[tuple[str, str]], split: Any, execution: Execution, report: dict[str, Any]
+    args: argparse.Namespace,
+    chosen: list[tuple[str, str]],
+    split: Any,
+    execution: Execution,
+    report: dict[str, Any],
 ) -> None:
     rows = report["compile"] = parts.measure_compile(chosen, split, execution, args.budget)
     body = []
     for r in rows:
         if "error" in r:
-            body.append([r["pair"], f"{r['what']} {r['network']}", f"{r['eager_ms']:.1f}", r["error"], "", ""])
+            body.append(
+                [r["pair"], f"{r['what']} {r['network']}", f"{r['eager_ms']:.1f}", r["error"], "", ""]
+            )
             continue
         back = r["epochs_to_pay_back"]
         body.append(

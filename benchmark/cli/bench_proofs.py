@@ -26,7 +26,10 @@ LAYERED = ("vgg8", "MobileNetV2", "ShuffleV1", "ShuffleV2")
 
 def _wanted(args: argparse.Namespace) -> list[tuple[str, str]]:
     """`(method, student)` of the methods that are asked for; a student of the teacher's stage depth where the method needs one."""
-    every = ["plain", *(n for n in methods.names() if methods.get(n).trains_student and not methods.get(n).is_wrapper())]
+    every = [
+        "plain",
+        *(n for n in methods.names() if methods.get(n).trains_student and not methods.get(n).is_wrapper()),
+    ]
     wanted = common.narrowed("--methods", args.methods) or every
     for name in wanted:
         if name not in every:
@@ -37,7 +40,9 @@ def _wanted(args: argparse.Namespace) -> list[tuple[str, str]]:
 def show_drift(args: argparse.Namespace, execution: Execution, report: dict[str, Any], table: Table) -> int:
     rows = report["drift"] = []
     reference = (
-        drift.Reference.load(Path(args.reference), args.steps) if args.reference else drift.Reference(args.steps)
+        drift.Reference.load(Path(args.reference), args.steps)
+        if args.reference
+        else drift.Reference(args.steps)
     )
     networks = [] if args.methods else [("plain", name) for name in LAYERED]
     for name, student in [*_wanted(args), *networks]:
@@ -88,7 +93,15 @@ def show_biases(args: argparse.Namespace, report: dict[str, Any], table: Table) 
         for what in found[0]:
             values = {seed: 100 * b[what] for seed, b in enumerate(found)}
             p = statistics.paired(values, dict.fromkeys(values, 0.0))
-            rows.append({"method": name, "of": what, "percent": values, "paired": None if p is None else asdict(p), "p": paired_p(p)})
+            rows.append(
+                {
+                    "method": name,
+                    "of": what,
+                    "percent": values,
+                    "paired": None if p is None else asdict(p),
+                    "p": paired_p(p),
+                }
+            )
             say(f"{name}, {what}: {', '.join(statistics.signed(v) for v in values.values())} %")
     table(
         [
@@ -102,7 +115,9 @@ def show_biases(args: argparse.Namespace, report: dict[str, Any], table: Table) 
         ],
         ["method", "of", "mean bias %", "95% interval", "seeds", "p"],
     )
-    print(f"bias: the mean loss of the first {args.steps} steps against fp32's, in percent of it; moved: fp32 from weights moved by 2^-9")
+    print(
+        f"bias: the mean loss of the first {args.steps} steps against fp32's, in percent of it; moved: fp32 from weights moved by 2^-9"
+    )
     return 0
 
 
@@ -111,14 +126,19 @@ def show_finals(args: argparse.Namespace, report: dict[str, Any], table: Table) 
     rows = report["finals"] = []
     for name, tops in found.items():
         p = statistics.paired(tops["bf16"], tops["fp32"])
-        rows.append({"method": name, "top1": tops, "paired": None if p is None else asdict(p), "p": paired_p(p)})
+        rows.append(
+            {"method": name, "top1": tops, "paired": None if p is None else asdict(p), "p": paired_p(p)}
+        )
     least = min((r["p"] for r in rows if r["p"] is not None), default=1.0)
     same = least * len(rows) > 0.05
     table(
         [
             [
                 r["method"],
-                *(f"{statistics.mean(list(r['top1'][k].values())):.2f}" if r["top1"][k] else "" for k in ("fp32", "bf16")),
+                *(
+                    f"{statistics.mean(list(r['top1'][k].values())):.2f}" if r["top1"][k] else ""
+                    for k in ("fp32", "bf16")
+                ),
                 *(_difference(r["paired"]) if r["paired"] else ("", "", "0")),
                 "" if r["p"] is None else f"{r['p']:.2f}",
             ]

@@ -15,18 +15,37 @@ from benchmark.training.execution import has_gpu
 
 
 def register(verbs: Any) -> None:
-    p = verbs.add_parser("submit", help="submit what is missing to a Slurm cluster; returns at once and can be repeated")
+    p = verbs.add_parser(
+        "submit", help="submit what is missing to a Slurm cluster; returns at once and can be repeated"
+    )
     common.add_selection(p, usual="paper if the cluster file says GPUs, quick if not")
     common.add_places(p)
     common.add_json(p)
-    p.add_argument("--cluster", required=True, metavar="NAME", help="a file of slurm/clusters, or the path of such a .toml file")
-    p.add_argument("--dry-run", action="store_true", help="print the batch scripts, arrays, dependencies, runs and hours; submit nothing")
-    p.add_argument("--pack", type=int, default=0, metavar="N", help="most runs behind one teacher pass (default: the cluster file's)")
+    p.add_argument(
+        "--cluster",
+        required=True,
+        metavar="NAME",
+        help="a file of slurm/clusters, or the path of such a .toml file",
+    )
+    p.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the batch scripts, arrays, dependencies, runs and hours; submit nothing",
+    )
+    p.add_argument(
+        "--pack",
+        type=int,
+        default=0,
+        metavar="N",
+        help="most runs behind one teacher pass (default: the cluster file's)",
+    )
     common.add_keep(p)
     common.add_teacher_cache(p)
     p.set_defaults(do=do_submit)
 
-    p = verbs.add_parser("cancel", help="cancel a table's jobs; what was trained is kept, and submit goes on from there")
+    p = verbs.add_parser(
+        "cancel", help="cancel a table's jobs; what was trained is kept, and submit goes on from there"
+    )
     common.add_selection(p)
     common.add_places(p)
     p.set_defaults(do=do_cancel)
@@ -46,7 +65,9 @@ def do_submit(args: argparse.Namespace) -> int:
     if args.profile is None:
         args.profile = "paper" if cluster.torch_device == "cuda" else "quick"
         if args.profile != ("paper" if has_gpu() else "quick"):
-            say(f"profile {args.profile}, as {cluster.name} has GPUs: give `--profile {args.profile}` to status and table too")
+            say(
+                f"profile {args.profile}, as {cluster.name} has GPUs: give `--profile {args.profile}` to status and table too"
+            )
     args.device, args.precision = cluster.torch_device, cluster.torch_precision
     args.threads, args.student_threads = cluster.cpus, cluster.student_threads
     environment = common.environment_of(args)
@@ -56,10 +77,19 @@ def do_submit(args: argparse.Namespace) -> int:
         waiting = [r for r in closure(chosen.runs) if not store.is_done(r.key)]
         teachers.need_weights(ref for r in waiting for ref in (r.teacher_ref, r.evaluates))
         for name in sorted({r.dataset for r in chosen.runs}):
-            data.load(name, common.path_of(args.data))  # nodes often have no way to the internet, and need not race for one file
+            data.load(
+                name, common.path_of(args.data)
+            )  # nodes often have no way to the internet, and need not race for one file
     report = submit_runs(
-        chosen.runs, chosen.expansion.table.name, store, environment, cluster, dry_run=args.dry_run, max_pack=args.pack,
-        factor=measured_factor(store, cluster.torch_device), say=say,
+        chosen.runs,
+        chosen.expansion.table.name,
+        store,
+        environment,
+        cluster,
+        dry_run=args.dry_run,
+        max_pack=args.pack,
+        factor=measured_factor(store, cluster.torch_device),
+        say=say,
     )
     if args.json:
         common.print_json(report.json())

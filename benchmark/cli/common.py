@@ -79,11 +79,16 @@ def add_places(parser: argparse.ArgumentParser) -> None:
 
 
 def add_selection(
-    parser: argparse.ArgumentParser, table: bool = True, only: bool = True, usual: str = "paper with a GPU, quick without"
+    parser: argparse.ArgumentParser,
+    table: bool = True,
+    only: bool = True,
+    usual: str = "paper with a GPU, quick without",
 ) -> None:
     """only: whether single runs can be chosen (not where whole cells are shown). usual: the profile where none is named, in words."""
     if table:
-        parser.add_argument("table", metavar="TABLE", help=f"one of {', '.join(matrix.table_names())}, or a .toml file")
+        parser.add_argument(
+            "table", metavar="TABLE", help=f"one of {', '.join(matrix.table_names())}, or a .toml file"
+        )
     group = parser.add_argument_group("which runs")
     group.add_argument(
         "--profile",
@@ -102,7 +107,9 @@ def add_selection(
         help="number of seeds (0..N-1), or a list such as 0,3,7 or 5, (only seed 5)",
     )
     group.add_argument("--pairs", default=None, metavar="T:S,..", help="only these columns")
-    group.add_argument("--methods", default=None, metavar="M,..", help="only these rows (Teacher and Student stay)")
+    group.add_argument(
+        "--methods", default=None, metavar="M,..", help="only these rows (Teacher and Student stay)"
+    )
     if only:
         group.add_argument(
             "--only",
@@ -122,10 +129,19 @@ def add_selection(
 
 def add_arithmetic(group: Any, precision: str = "auto, fp32, tf32, bf16 (recorded; in no key)") -> None:
     """The options of `arithmetic_of`. precision: its help."""
-    group.add_argument("--device", default=variable("DEVICE", "auto"), help="auto, cpu, cuda (default: $DEVICE, else auto)")
-    group.add_argument("--precision", default=variable("PRECISION", "auto"), help=f"{precision} (default: $PRECISION, else auto)")
     group.add_argument(
-        "--threads", type=int, default=variable("THREADS", "0"), help="CPU threads (0: torch's choice; recorded; default: $THREADS, else 0)"
+        "--device", default=variable("DEVICE", "auto"), help="auto, cpu, cuda (default: $DEVICE, else auto)"
+    )
+    group.add_argument(
+        "--precision",
+        default=variable("PRECISION", "auto"),
+        help=f"{precision} (default: $PRECISION, else auto)",
+    )
+    group.add_argument(
+        "--threads",
+        type=int,
+        default=variable("THREADS", "0"),
+        help="CPU threads (0: torch's choice; recorded; default: $THREADS, else 0)",
     )
     group.add_argument(
         "--student-threads",
@@ -190,7 +206,9 @@ def store_to_read(args: argparse.Namespace, first: bool = False) -> Store:
     store = store_of(args)
     if (args.results or variable("RESULTS")) and not store.folder.is_dir():
         if not first:
-            raise InputError(f"RESULTS: no folder {store.folder}; allowed: a folder of runs, or no RESULTS= and --results (results/runs)")
+            raise InputError(
+                f"RESULTS: no folder {store.folder}; allowed: a folder of runs, or no RESULTS= and --results (results/runs)"
+            )
         say(f"RESULTS: no folder {store.folder} yet: nothing is done there")
     return store
 
@@ -208,10 +226,14 @@ def writable(path: Path, who: str) -> Path:
     folder_of(path, who)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):  # permission bits say nothing of root, and of read-only file systems
+        with tempfile.TemporaryFile(
+            dir=path
+        ):  # permission bits say nothing of root, and of read-only file systems
             pass
     except OSError as error:
-        raise InputError(f"{who}: {path} cannot be written to ({error.strerror}); allowed: a folder that can") from error
+        raise InputError(
+            f"{who}: {path} cannot be written to ({error.strerror}); allowed: a folder that can"
+        ) from error
     return path
 
 
@@ -360,7 +382,9 @@ def execution_of(args: argparse.Namespace) -> Execution:
 def arithmetic_of(args: argparse.Namespace) -> Execution:
     most = max(MOST_THREADS, 4 * cores())
     if not 0 <= args.threads <= most:
-        raise InputError(f"--threads {args.threads}; allowed: 0 (torch's choice) to {most}; this process may use {plural(cores(), 'core')}")
+        raise InputError(
+            f"--threads {args.threads}; allowed: 0 (torch's choice) to {most}; this process may use {plural(cores(), 'core')}"
+        )
     if args.student_threads < 1:
         raise InputError(f"--student-threads {args.student_threads}; allowed: 1 and more")
     return choose(args.device, args.precision, args.threads, args.student_threads)
@@ -384,7 +408,9 @@ def environment_of(args: argparse.Namespace) -> Environment:
 
 def say_many_threads(execution: Execution) -> None:
     if execution.threads > cores():
-        say(f"slower than need be: {execution.threads} threads wait for each other on {plural(cores(), 'core')} (THREADS=, --threads)")
+        say(
+            f"slower than need be: {execution.threads} threads wait for each other on {plural(cores(), 'core')} (THREADS=, --threads)"
+        )
 
 
 def max_pack(args: argparse.Namespace, execution: Execution) -> int:

@@ -23,7 +23,13 @@ def register(verbs: Any) -> None:
     p = verbs.add_parser(
         "methods", help="every method with formula, citation, needs, hyper-parameters and their sources"
     )
-    p.add_argument("name", nargs="?", default="", metavar="NAME", help="a method, a combination (kd+at), or a table: all its methods")
+    p.add_argument(
+        "name",
+        nargs="?",
+        default="",
+        metavar="NAME",
+        help="a method, a combination (kd+at), or a table: all its methods",
+    )
     p.add_argument("--bibtex", action="store_true", help="BibTeX entries; of a table: all that it rests on")
     p.add_argument("--markdown", action="store_true", help="the README's table of methods")
     common.add_json(p)
@@ -33,14 +39,22 @@ def register(verbs: Any) -> None:
         "teachers",
         help="teachers of the tables: which exist, their accuracy beside the published ones, where each came from",
     )
-    p.add_argument("--dataset", default=None, help=f"{', '.join(data.DATASETS)} (default: the profile's, else cifar100)")
     p.add_argument(
-        "--profile", default=common.variable("PROFILE", "paper"), help=f"{', '.join(protocols.PROFILES)} (default: $PROFILE, else paper)"
+        "--dataset", default=None, help=f"{', '.join(data.DATASETS)} (default: the profile's, else cifar100)"
     )
     p.add_argument(
-        "--test", action="store_true", help="measure the checkpoints of TEACHERS= on the test set (stored as records)"
+        "--profile",
+        default=common.variable("PROFILE", "paper"),
+        help=f"{', '.join(protocols.PROFILES)} (default: $PROFILE, else paper)",
     )
-    p.add_argument("--per-class", action="store_true", help="also the accuracy of imported checkpoints in each class")
+    p.add_argument(
+        "--test",
+        action="store_true",
+        help="measure the checkpoints of TEACHERS= on the test set (stored as records)",
+    )
+    p.add_argument(
+        "--per-class", action="store_true", help="also the accuracy of imported checkpoints in each class"
+    )
     common.add_places(p)
     common.add_json(p)
     p.set_defaults(do=do_teachers)
@@ -49,7 +63,9 @@ def register(verbs: Any) -> None:
 def describe(name: str) -> dict[str, Any]:
     """All that a method says of itself, as JSON data."""
     m = methods.get(name)
-    spec = methods.MethodSpec(name, (methods.Component(m, m.Config()),), 1.0)  # not parsed: a wrapper cannot stand alone
+    spec = methods.MethodSpec(
+        name, (methods.Component(m, m.Config()),), 1.0
+    )  # not parsed: a wrapper cannot stand alone
     needs = spec.needs()
     return {
         "name": m.name,
@@ -88,7 +104,9 @@ def markdown_table() -> str:
 
 def do_methods(args: argparse.Namespace) -> int:
     if args.name in matrix.table_names() or args.name.endswith(".toml"):
-        of_rows = [r.method for r in matrix.load_table(args.name).rows if r.method not in ("teacher", "student")]
+        of_rows = [
+            r.method for r in matrix.load_table(args.name).rows if r.method not in ("teacher", "student")
+        ]
         names = [n for n in of_rows if all(w in methods.names() for w in n.split("+"))]
     else:
         names = [args.name.lower()] if args.name else list(methods.names())
@@ -116,7 +134,9 @@ def do_methods(args: argparse.Namespace) -> int:
 
 
 def _print_method(d: dict[str, Any]) -> None:
-    print(f"{d['name']} (revision {d['revision']}, source {d['source']}): {d['title']}\n  {d['formula']}\n  {d['paper']}\n")
+    print(
+        f"{d['name']} (revision {d['revision']}, source {d['source']}): {d['title']}\n  {d['formula']}\n  {d['paper']}\n"
+    )
     print(d["doc"])
     print(
         f"\nreads of the student: {', '.join(d['student']) or 'nothing'}; of the teacher: {', '.join(d['teacher']) or 'nothing'}; "
@@ -177,7 +197,9 @@ def teacher_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
         record, where = _measured(store, run)
         prints = published.load()
         rule = prints[
-            (prints["teacher"] == network) & (prints["method"] == "teacher") & (prints["dataset"] == args.dataset)
+            (prints["teacher"] == network)
+            & (prints["method"] == "teacher")
+            & (prints["dataset"] == args.dataset)
         ]
         values = sorted({float(v) for v in rule["value"].dropna()})
         rows.append(
@@ -237,7 +259,9 @@ def do_teachers(args: argparse.Namespace) -> int:
     rows = teacher_rows(args)
     for (dataset, _), ref in common.imported_of(args).items():
         if dataset != args.dataset:
-            common.say(f"{Path(ref.path).name} is left out: by its number of classes it counts for {dataset}, not for {args.dataset}")
+            common.say(
+                f"{Path(ref.path).name} is left out: by its number of classes it counts for {dataset}, not for {args.dataset}"
+            )
     if args.json:
         common.print_json(rows)
         return 0
@@ -261,7 +285,16 @@ def do_teachers(args: argparse.Namespace) -> int:
     print(
         tabulate(
             body,
-            ["teacher", "protocol", "state", "top-1 last", "top-1 best*", "published", "by class, from the worst to the best", "origin"],
+            [
+                "teacher",
+                "protocol",
+                "state",
+                "top-1 last",
+                "top-1 best*",
+                "published",
+                "by class, from the worst to the best",
+                "origin",
+            ],
             disable_numparse=True,
         )
     )
@@ -269,5 +302,9 @@ def do_teachers(args: argparse.Namespace) -> int:
     for r in rows if args.per_class else ():
         if found := r.get("per_class"):
             print(f"\n{r['network']}, {r['origin']}: top-1 by class")
-            print(textwrap.fill("; ".join(f"{n} {v:.1f}" for n, v in sorted(found.items(), key=lambda x: x[1])), 140))
+            print(
+                textwrap.fill(
+                    "; ".join(f"{n} {v:.1f}" for n, v in sorted(found.items(), key=lambda x: x[1])), 140
+                )
+            )
     return 0

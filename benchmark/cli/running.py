@@ -45,16 +45,28 @@ def register(verbs: Any) -> None:
     )
     p.set_defaults(do=do_run)
 
-    p = verbs.add_parser("reproduce", help="run, table and diff in one go (what `make reproduce-table1` calls)")
+    p = verbs.add_parser(
+        "reproduce", help="run, table and diff in one go (what `make reproduce-table1` calls)"
+    )
     p.add_argument(
-        "table", nargs="?", default="", metavar="TABLE", help="a table's name (or choose by --paper and --number)"
+        "table",
+        nargs="?",
+        default="",
+        metavar="TABLE",
+        help="a table's name (or choose by --paper and --number)",
     )
     common.add_selection(p, table=False)
     p.add_argument("--paper", default=None, help="dlkd, sskd or crd: whose table (default: dlkd)")
     p.add_argument(
-        "--number", type=int, choices=(1, 2), default=None, help="1: similar architectures (default), 2: different architectures"
+        "--number",
+        type=int,
+        choices=(1, 2),
+        default=None,
+        help="1: similar architectures (default), 2: different architectures",
     )
-    p.add_argument("--out", default="tables/out", metavar="DIR", help="where the files go (default: tables/out)")
+    p.add_argument(
+        "--out", default="tables/out", metavar="DIR", help="where the files go (default: tables/out)"
+    )
     common.add_places(p)
     common.add_execution(p)
     p.set_defaults(do=do_reproduce)
@@ -111,7 +123,13 @@ def do_plan(args: argparse.Namespace) -> int:
         ]
         extra = {"plan_runs": runs, "plan_packs": listed} if args.list else {}
         common.print_json(
-            {"table": table.name, "profile": chosen.profile, "dataset": chosen.expansion.dataset, **numbers, **extra}
+            {
+                "table": table.name,
+                "profile": chosen.profile,
+                "dataset": chosen.expansion.dataset,
+                **numbers,
+                **extra,
+            }
         )
         return 0
     print(f"{table.name}: {table.title}")
@@ -149,7 +167,9 @@ def _announce(args: argparse.Namespace, chosen: common.Selection) -> None:
         again = argparse.Namespace(**{**vars(args), "profile": "paper", "settings": []})
         try:
             full = common.select(again, quiet=True)
-        except common.NotInTable:  # --only means runs of this profile, or clips that this profile does without are not there
+        except (
+            common.NotInTable
+        ):  # --only means runs of this profile, or clips that this profile does without are not there
             return
         packs = plan.make_plan(full.runs, None, max_pack=plan.DEFAULT_PACK["cuda"])
         hours = cost.estimate([p.runs for p in packs.packs], "cuda").hours
@@ -164,7 +184,11 @@ def _say_edited(found: plan.Plan, store: Store) -> None:
     edited: dict[str, int] = {}
     for run in found.runs:
         own = [c.method for c in run.spec.components if methods.is_user_method(c.method)]
-        sources = ((store.record(run.key) or {}).get("sources") or {}) if own and found.states[run.key] == "done" else {}
+        sources = (
+            ((store.record(run.key) or {}).get("sources") or {})
+            if own and found.states[run.key] == "done"
+            else {}
+        )
         for method in own:
             if sources.get(method.name, method.source) != method.source:
                 edited[method.name] = edited.get(method.name, 0) + 1
@@ -193,7 +217,9 @@ def train_missing(args: argparse.Namespace, chosen: common.Selection) -> list[Ou
         say(f"nothing to train: {plural(done, 'run')} done")
         return [Outcome(r, "failed", (store.failure(r.key) or {}).get("reason", "")) for r in failed]
     common.writable(store.folder, "RESULTS")
-    teachers.need_weights(ref for pack in found.packs for r in pack.runs for ref in (r.teacher_ref, r.evaluates))
+    teachers.need_weights(
+        ref for pack in found.packs for r in pack.runs for ref in (r.teacher_ref, r.evaluates)
+    )
     say(
         f"{plural(len(found.missing), 'run')} to train in {plural(len(found.packs), 'pack')}, {done} done; {execution.describe()['device_name']}, "
         f"{execution.precision}, {plural(execution.describe()['threads'], 'thread')}; results in {store.folder}"
@@ -231,7 +257,9 @@ def do_reproduce(args: argparse.Namespace) -> int:
     from benchmark.cli import tables as table_verbs
 
     if args.table and (args.paper is not None or args.number is not None):
-        raise InputError(f"reproduce {args.table} with --paper or --number; allowed: a table's name, or these")
+        raise InputError(
+            f"reproduce {args.table} with --paper or --number; allowed: a table's name, or these"
+        )
     number = args.number or 1
     alias = None if args.table else f"table{number}"
     args.table = args.table or common.paper_table("dlkd" if args.paper is None else args.paper, number)
@@ -253,7 +281,9 @@ def do_work(args: argparse.Namespace) -> int:
     except (ValueError, RecursionError):  # not UTF-8, or not JSON
         wrong = "is no JSON"
     if wrong:
-        raise InputError(f"work order {args.order} {wrong}; allowed: a work order as `run` and `submit` write it")
+        raise InputError(
+            f"work order {args.order} {wrong}; allowed: a work order as `run` and `submit` write it"
+        )
     return _verdict(order.work(text, reporter()))
 
 
@@ -263,7 +293,11 @@ _ENVIRONMENT = {f.name: f for f in dataclasses.fields(order.Environment)}
 
 def _wrong_order(order: Any) -> str:
     """What keeps this JSON from being a work order ("" if nothing does): its form only, what it names is looked at by `order.work`."""
-    if not isinstance(order, dict) or not isinstance(order.get("environment"), dict) or not isinstance(order.get("runs"), list):
+    if (
+        not isinstance(order, dict)
+        or not isinstance(order.get("environment"), dict)
+        or not isinstance(order.get("runs"), list)
+    ):
         return "has no runs and environment"
     environment = order["environment"]
     for name, field in _ENVIRONMENT.items():

@@ -26,16 +26,26 @@ from results.store import Store
 
 
 def register(verbs: Any) -> None:
-    p = verbs.add_parser("status", help="how far a table is: per pair and method the runs done, running, failed ...")
+    p = verbs.add_parser(
+        "status", help="how far a table is: per pair and method the runs done, running, failed ..."
+    )
     common.add_selection(p)
     common.add_places(p)
     common.add_json(p)
-    p.add_argument("--watch", action="store_true", help="again every few seconds, until nothing runs any more")
+    p.add_argument(
+        "--watch", action="store_true", help="again every few seconds, until nothing runs any more"
+    )
     p.set_defaults(do=do_status)
 
     p = verbs.add_parser("logs", help="a run's log, and why it failed")
     p.add_argument("run", metavar="RUN", help="a run's key, or a part of it that only one run has")
-    p.add_argument("--lines", type=int, default=40, metavar="N", help="so many lines of the end of each log (default: 40)")
+    p.add_argument(
+        "--lines",
+        type=int,
+        default=40,
+        metavar="N",
+        help="so many lines of the end of each log (default: 40)",
+    )
     common.add_places(p)
     p.set_defaults(do=do_logs)
 
@@ -44,7 +54,9 @@ def register(verbs: Any) -> None:
     common.add_places(p)
     p.set_defaults(do=do_retry)
 
-    p = verbs.add_parser("clean", help="remove what is stale: runs of old keys, unfinished runs; shows it first")
+    p = verbs.add_parser(
+        "clean", help="remove what is stale: runs of old keys, unfinished runs; shows it first"
+    )
     p.add_argument(
         "--unfinished",
         action="store_true",
@@ -151,7 +163,9 @@ def format_status(rows: list[dict[str, Any]]) -> str:
     text = tabulate(body, ["protocol", "pair", "method", *shown, "now"])
     for r in rows:
         for e in r["errors"]:
-            text += f"\nfailed: {e['key']}: {e['reason']}" + "".join(f"\n    {line}" for line in e["last_lines"])
+            text += f"\nfailed: {e['key']}: {e['reason']}" + "".join(
+                f"\n    {line}" for line in e["last_lines"]
+            )
     total = {s: sum(r[s] for r in rows) for s in shown}
     return text + "\n" + ", ".join(f"{n} {s}" for s, n in total.items())
 
@@ -186,7 +200,14 @@ def do_status(args: argparse.Namespace) -> int:
         states: dict[str, str] = {}
         rows, lost = rows_of(runs, store, states), lost_jobs(states, store)
         if args.json:
-            common.print_json({"table": chosen.expansion.table.name, "profile": chosen.profile, "rows": rows, "lost_jobs": lost})
+            common.print_json(
+                {
+                    "table": chosen.expansion.table.name,
+                    "profile": chosen.profile,
+                    "rows": rows,
+                    "lost_jobs": lost,
+                }
+            )
         else:
             print(format_status(rows) + format_lost(lost), flush=True)
         if not args.watch or not any(r["running"] or r["queued"] for r in rows):
@@ -266,7 +287,10 @@ _KEY = re.compile(rf"(?:{_PART}/){{4}}(?:{_PART}/seed\d+-[0-9a-f]{{10}}|imported
 
 def unknown_here(order: dict[str, Any]) -> str:
     """The first name of an order that means nothing here ("" if all do): e.g. a method of a KD_METHODS that is not set now."""
-    methods_of = [*order["method"].split("+"), *(str(k).partition(".")[0] for k, _ in order["overrides"] if "." in str(k))]
+    methods_of = [
+        *order["method"].split("+"),
+        *(str(k).partition(".")[0] for k, _ in order["overrides"] if "." in str(k)),
+    ]
     kinds: list[tuple[str, list[str], Container[str]]] = [
         ("data set", [order["dataset"]], data.DATASETS),
         ("protocol", [order["protocol"]], protocols.PROTOCOLS),
@@ -274,7 +298,9 @@ def unknown_here(order: dict[str, Any]) -> str:
         ("network", [order["teacher"], order["student"]], (NONE, *models.names())),
         ("method", methods_of, (methods.PLAIN, "recipe", *methods.names())),
     ]
-    return next((f"{kind} '{name}'" for kind, names, known in kinds for name in names if name not in known), "")
+    return next(
+        (f"{kind} '{name}'" for kind, names, known in kinds for name in names if name not in known), ""
+    )
 
 
 def _judged(record: dict[str, Any], resolver: Resolver) -> tuple[bool, str]:
@@ -344,7 +370,9 @@ def _remove(store: Store, key: str, unfinished: bool) -> str:
         # the record last: what is left by an interrupted removal is still a stale run, which the next one removes
         for path in sorted(folder.iterdir(), key=lambda p: p.name == "record.json"):
             if path != claim.path:
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(
+                    missing_ok=True
+                )
                 claim.beat()
     finally:
         claim.release()
@@ -361,7 +389,9 @@ def do_clean(args: argparse.Namespace) -> int:
     for key, why in found.kept:
         print(f"{key}: kept: {why}")
     if found.foreign:
-        say(f"{plural(found.foreign, 'folder')} kept: not of the form of a run's key, or with other runs' records below")
+        say(
+            f"{plural(found.foreign, 'folder')} kept: not of the form of a run's key, or with other runs' records below"
+        )
     if not found.removed:
         say("nothing is stale")
     elif not args.yes:

@@ -28,17 +28,31 @@ def register(verbs: Any) -> None:
     )
     common.add_selection(p, only=False)
     common.add_places(p)
-    p.add_argument("--out", default="tables/out", metavar="DIR", help="where the files go (default: tables/out; /dev/null: nowhere)")
+    p.add_argument(
+        "--out",
+        default="tables/out",
+        metavar="DIR",
+        help="where the files go (default: tables/out; /dev/null: nowhere)",
+    )
     p.add_argument("--format", default="plain", choices=("plain", "md", "tex", "csv"), help="what is printed")
     p.add_argument(
-        "--figures", action="store_true", help="also png of the differences, a forest plot, and every cell's training curves"
+        "--figures",
+        action="store_true",
+        help="also png of the differences, a forest plot, and every cell's training curves",
     )
     p.set_defaults(do=do_table)
 
-    p = verbs.add_parser("diff", help="ours beside the printed numbers, with verdicts; exit 1 if one is above or below")
+    p = verbs.add_parser(
+        "diff", help="ours beside the printed numbers, with verdicts; exit 1 if one is above or below"
+    )
     common.add_selection(p, only=False)
     common.add_places(p)
-    p.add_argument("--format", default=None, choices=("plain", "md", "tex", "csv", "json"), help="what is printed (default: plain)")
+    p.add_argument(
+        "--format",
+        default=None,
+        choices=("plain", "md", "tex", "csv", "json"),
+        help="what is printed (default: plain)",
+    )
     p.add_argument("--json", action="store_true", help="the same as --format json")
     p.add_argument(
         "--against", default=None, metavar="PAPER", help="another paper's printed numbers for the same cells"
@@ -49,7 +63,9 @@ def register(verbs: Any) -> None:
         metavar="V,..",
         help="verdicts that make the exit code 1: above, below, or none (default: above,below)",
     )
-    p.add_argument("--curves", action="store_true", help="epoch by epoch against the published training curves")
+    p.add_argument(
+        "--curves", action="store_true", help="epoch by epoch against the published training curves"
+    )
     p.set_defaults(do=do_diff)
 
     p = verbs.add_parser("report", help="one self-contained HTML page with all tables, curves and verdicts")
@@ -60,11 +76,15 @@ def register(verbs: Any) -> None:
     p.set_defaults(do=do_report)
 
     p = verbs.add_parser("published", help="every printed value of a cell, and how they disagree")
-    p.add_argument("--pair", default="", metavar="T:S", help="networks of models/ or of the registry (ResNet34:ResNet18)")
+    p.add_argument(
+        "--pair", default="", metavar="T:S", help="networks of models/ or of the registry (ResNet34:ResNet18)"
+    )
     p.add_argument("--method", default="", help="as in the registry: kd, crd+kd, teacher, student ...")
     p.add_argument("--dataset", default="", help="only this data set's numbers (default: of every data set)")
     p.add_argument("--metric", default="top1", help="top1 (default) or top5")
-    p.add_argument("--validate", action="store_true", help="check the registry instead; exit 1 if something is wrong")
+    p.add_argument(
+        "--validate", action="store_true", help="check the registry instead; exit 1 if something is wrong"
+    )
     common.add_json(p)
     p.set_defaults(do=do_published)
 
@@ -95,7 +115,11 @@ def show(chosen: common.Selection, store: Store, out: Path, alias: str | None) -
     paths = render.write_all(chosen.expansion, frame, out, alias=alias, store=store)
     print(render.render(chosen.expansion, frame, "plain", store))
     print()
-    print(diff.format_diff(diff.diff_table(chosen.expansion, frame, store=store), "plain", color=sys.stdout.isatty()))
+    print(
+        diff.format_diff(
+            diff.diff_table(chosen.expansion, frame, store=store), "plain", color=sys.stdout.isatty()
+        )
+    )
     say("wrote " + ", ".join(str(p) for p in paths))
 
 
@@ -127,7 +151,9 @@ def do_diff(args: argparse.Namespace) -> int:
     if args.json and args.format not in (None, "json"):
         raise InputError(f"--json with --format {args.format}; allowed: one of them")
     if args.curves and not (args.fail_on is None and args.against is None):
-        raise InputError("--curves with --fail-on or --against, which are about the table's cells; allowed: one of them")
+        raise InputError(
+            "--curves with --fail-on or --against, which are about the table's cells; allowed: one of them"
+        )
     chosen = common.select(args)
     store = common.store_to_read(args)
     fmt = "json" if args.json else args.format or "plain"
@@ -151,12 +177,18 @@ def do_report(args: argparse.Namespace) -> int:
     chosen, profile = _reported(args, set(frame["key"]))
     common.writable(out, "--out")
     if not args.tables and args.profile is None and profile != chosen[0].expansion.profile:
-        say(f"no record of profile {profile}; shown is {chosen[0].expansion.profile} (PROFILE= or --profile chooses)")
+        say(
+            f"no record of profile {profile}; shown is {chosen[0].expansion.profile} (PROFILE= or --profile chooses)"
+        )
     if not args.tables and not data.info(CLIPS).identity and (frame["dataset"] == CLIPS).any():
-        say(f"runs of clips are left out: {args.data} holds none (DATA= or --data names the folder that they were made of)")
+        say(
+            f"runs of clips are left out: {args.data} holds none (DATA= or --data names the folder that they were made of)"
+        )
     if not frame["key"].isin([r.key for c in chosen for r in c.runs]).any():
         names = ", ".join(c.expansion.table.name for c in chosen)
-        say(f"no record of profile {chosen[0].profile} in {store.folder}: the page shows {names} without results")
+        say(
+            f"no record of profile {chosen[0].profile} in {store.folder}: the page shows {names} without results"
+        )
     for c in chosen if args.tables else ():
         _note_unprinted(c)
     print(report.write_report([c.expansion for c in chosen], frame, store, out))
@@ -178,7 +210,11 @@ def _reported(args: argparse.Namespace, keys: set[str]) -> tuple[list[common.Sel
     usual = named[0].profile
     others = [] if args.profile else [p for p in protocols.PROFILES if p != usual]
     for profile in (usual, *others):
-        every = named if profile == usual else _selected({n: _with_profile(a, profile) for n, a in asked.items()})[0]
+        every = (
+            named
+            if profile == usual
+            else _selected({n: _with_profile(a, profile) for n, a in asked.items()})[0]
+        )
         if shown := [s for s in every if any(r.key in keys for r in s.runs)]:
             return shown, usual
     return named[:1], usual
@@ -199,7 +235,9 @@ def _tables_with(args: argparse.Namespace) -> dict[str, argparse.Namespace]:
         columns, labels = columns | own_columns, labels | own_labels
         here, made = [p for p in pairs if p in own_columns], [m for m in rows if m.lower() in own_labels]
         if (here or not pairs) and (made or not rows):
-            found[name] = argparse.Namespace(**{**vars(args), "pairs": ",".join(here) or None, "methods": ",".join(made) or None})
+            found[name] = argparse.Namespace(
+                **{**vars(args), "pairs": ",".join(here) or None, "methods": ",".join(made) or None}
+            )
     for pair in pairs:
         if pair not in columns:
             raise unknown("pair in all tables:", pair, sorted(columns))
@@ -207,7 +245,9 @@ def _tables_with(args: argparse.Namespace) -> dict[str, argparse.Namespace]:
         if method.lower() not in labels:
             raise unknown("method in all tables:", method, sorted(labels))
     if not found:
-        raise InputError(f"no table has both --pairs {args.pairs} and --methods {args.methods}; allowed: those of one table")
+        raise InputError(
+            f"no table has both --pairs {args.pairs} and --methods {args.methods}; allowed: those of one table"
+        )
     return found
 
 
@@ -235,7 +275,11 @@ def do_published(args: argparse.Namespace) -> int:
         problems = published.validate()
         for line in problems:
             print(line)
-        say(common.plural(len(problems), "problem") if problems else f"{len(published.load())} printed numbers, no problem")
+        say(
+            common.plural(len(problems), "problem")
+            if problems
+            else f"{len(published.load())} printed numbers, no problem"
+        )
         return 1 if problems else 0
     if not args.pair or not args.method:
         raise InputError(
@@ -243,7 +287,9 @@ def do_published(args: argparse.Namespace) -> int:
         )
     teacher, student, method, datasets = _printed_cell(args)
     if args.json:
-        rows = published.cells(teacher=teacher, student=student, method=method, dataset=args.dataset or None, metric=args.metric)
+        rows = published.cells(
+            teacher=teacher, student=student, method=method, dataset=args.dataset or None, metric=args.metric
+        )
         print(rows.to_json(orient="records", indent=1))
         return 0
     print("\n\n".join(published.format_cell(teacher, student, method, d, args.metric) for d in datasets))
@@ -260,7 +306,9 @@ def _printed_cell(args: argparse.Namespace) -> tuple[str, str, str, list[str]]:
     frame = published.load()
     teacher, colon, student = args.pair.partition(":")
     if not colon or not teacher or not student:
-        raise InputError(f"pair '{args.pair}' is not of the form teacher:student; allowed: e.g. resnet56:resnet20")
+        raise InputError(
+            f"pair '{args.pair}' is not of the form teacher:student; allowed: e.g. resnet56:resnet20"
+        )
     networks = [*models.names(), NONE, *sorted({*frame["teacher"], *frame["student"]})]
     for name in (teacher, student):
         if name not in networks:
@@ -274,7 +322,9 @@ def _printed_cell(args: argparse.Namespace) -> tuple[str, str, str, list[str]]:
             raise unknown("data set" if kind == "dataset" else kind, name, sorted(set(frame[kind])))
     if args.dataset:
         return teacher, student, method, [args.dataset]
-    of_pair = frame[(frame["teacher"] == teacher) & (frame["student"] == student) & (frame["metric"] == args.metric)]
+    of_pair = frame[
+        (frame["teacher"] == teacher) & (frame["student"] == student) & (frame["metric"] == args.metric)
+    ]
     of_pair = of_pair[of_pair["value"].notna()]
     usual = {"cifar100"} if NONE in (teacher, student) else set(of_pair["dataset"][:1]) or {"cifar100"}
     found = set(of_pair[of_pair["method"] == method]["dataset"]) or usual

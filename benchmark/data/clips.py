@@ -48,12 +48,20 @@ def listing(folder: Path) -> Listing:
     for part in PARTS:
         if not (base / part).is_dir():
             raise InputError(f"no folder {base / part}; allowed: DATA= a folder that holds {FORM}")
-        found[part] = {c.name: _waves(c) for c in sorted((base / part).iterdir()) if c.is_dir() and not c.name.startswith(".")}
+        found[part] = {
+            c.name: _waves(c)
+            for c in sorted((base / part).iterdir())
+            if c.is_dir() and not c.name.startswith(".")
+        }
     classes = tuple(found["train"])
     if len(classes) < 2:
-        raise InputError(f"{base / 'train'} has {len(classes)} classes; allowed: two folders and more, one a class")
+        raise InputError(
+            f"{base / 'train'} has {len(classes)} classes; allowed: two folders and more, one a class"
+        )
     if odd := sorted(set(classes) ^ set(found["test"])):
-        raise InputError(f"{base}: class {odd[0]} is not in both train and test; allowed: the same classes in both")
+        raise InputError(
+            f"{base}: class {odd[0]} is not in both train and test; allowed: the same classes in both"
+        )
     for part in PARTS:
         if empty := [c for c in classes if not found[part][c]]:
             raise InputError(f"{base / part / empty[0]}: no .wav file is in it; allowed: one and more")
@@ -65,7 +73,11 @@ def listing(folder: Path) -> Listing:
 
 
 def _waves(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() == ".wav" and not p.name.startswith(".") and p.is_file())
+    return sorted(
+        p
+        for p in folder.iterdir()
+        if p.suffix.lower() == ".wav" and not p.name.startswith(".") and p.is_file()
+    )
 
 
 def look_in(folder: Path | str) -> DatasetInfo:
@@ -95,7 +107,11 @@ def _load(folder: Path) -> Dataset:
     found = listing(folder)
     known = DATASETS[NAME].identity
     if found.identity != known:
-        was = "were changed since they were looked at" if known else "were not looked at before (benchmark.data.look_in)"
+        was = (
+            "were changed since they were looked at"
+            if known
+            else "were not looked at before (benchmark.data.look_in)"
+        )
         raise InputError(f"{folder / NAME}: the clips {was}; allowed: the same command again")
     return _read(found)
 

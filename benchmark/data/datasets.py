@@ -87,7 +87,9 @@ def _load_digits(_folder: Path) -> Dataset:
     images = np.repeat(np.repeat(pixels, 4, axis=1), 4, axis=2)[..., None].repeat(3, axis=3)
     order = stratified_order(labels, seed=0)
     parts = order[:DIGITS_TEST], order[DIGITS_TEST:]
-    test, train = (Split(torch.from_numpy(images[p].copy()), torch.from_numpy(labels[p].copy())) for p in parts)
+    test, train = (
+        Split(torch.from_numpy(images[p].copy()), torch.from_numpy(labels[p].copy())) for p in parts
+    )
     return Dataset("digits", train, test)
 
 
@@ -132,7 +134,10 @@ def _load_cifar(name: str, folder: Path) -> Dataset:
                 f"allowed: DATA= a folder that holds {kind.base_folder}/"
             ) from error
         splits.append(
-            Split(torch.from_numpy(np.ascontiguousarray(data.data)), torch.tensor(data.targets, dtype=torch.int64))
+            Split(
+                torch.from_numpy(np.ascontiguousarray(data.data)),
+                torch.tensor(data.targets, dtype=torch.int64),
+            )
         )
         names = tuple(data.classes)
     return Dataset(name, splits[0], splits[1], names)

@@ -34,7 +34,9 @@ class Sampler:
 def cut(order: Tensor, batch_size: int, drop_last: bool) -> list[Tensor]:
     """Cuts an order into batches. The last, incomplete batch is kept unless `drop_last`; one of a single image is dropped always."""
     batches = list(order.split(batch_size))
-    if batches and (len(batches[-1]) == 1 or (drop_last and len(batches[-1]) < batch_size and len(batches) > 1)):
+    if batches and (
+        len(batches[-1]) == 1 or (drop_last and len(batches[-1]) < batch_size and len(batches) > 1)
+    ):
         batches.pop()
     return batches
 
@@ -77,7 +79,9 @@ GROUP = 4
 
 def _groups(labels: Tensor, batch_size: int, drop_last: bool, generator: torch.Generator) -> list[Tensor]:
     order = torch.randperm(len(labels), generator=generator)
-    groups = [g for c in range(int(labels.max()) + 1) for g in order[labels[order] == c].split(GROUP) if len(g)]
+    groups = [
+        g for c in range(int(labels.max()) + 1) for g in order[labels[order] == c].split(GROUP) if len(g)
+    ]
     shuffled = torch.randperm(len(groups), generator=generator).tolist()
     return cut(torch.cat([groups[i] for i in shuffled]), batch_size, drop_last)
 

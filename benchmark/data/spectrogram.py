@@ -47,13 +47,19 @@ def read_wave(path: Path) -> tuple[Array, int]:
             raw = w.readframes(n)
     except (OSError, EOFError, wave.Error) as error:
         reason = str(error) or "it ends too early"
-        raise InputError(f"{path}: cannot be read ({reason}); allowed: PCM wave files of 8 to 32 bits") from error
+        raise InputError(
+            f"{path}: cannot be read ({reason}); allowed: PCM wave files of 8 to 32 bits"
+        ) from error
     if width not in (1, 2, 3, 4):
         raise InputError(f"{path}: has samples of {8 * width} bits; allowed: 8, 16, 24, 32")
     if len(raw) != n * channels * width:
-        raise InputError(f"{path}: is cut off, {len(raw)} of {n * channels * width} bytes; allowed: a whole file")
+        raise InputError(
+            f"{path}: is cut off, {len(raw)} of {n * channels * width} bytes; allowed: a whole file"
+        )
     if rate < LOWEST_RATE:
-        raise InputError(f"{path}: has {rate} samples a second; allowed: {LOWEST_RATE} and more (bands go up to {HIGH_HZ:.0f} Hz)")
+        raise InputError(
+            f"{path}: has {rate} samples a second; allowed: {LOWEST_RATE} and more (bands go up to {HIGH_HZ:.0f} Hz)"
+        )
     if n < SHORTEST_SECONDS * rate:
         raise InputError(f"{path}: lasts {n / rate:.2f} s; allowed: {SHORTEST_SECONDS} s and more")
     return _numbers(raw, width).reshape(n, channels).mean(axis=1), rate
@@ -85,11 +91,16 @@ def mel_bank(rate: int, points: int) -> Array:
 def band_powers(samples: Array, rate: int) -> Array:
     """Samples `[n]` -> power `[FRAMES, BANDS]`."""
     window, hop = round(WINDOW_SECONDS * rate), round(HOP_SECONDS * rate)
-    points = 1 << (2 * window - 1).bit_length()  # twice the window and more, or the lowest bands would lie between two bins
+    points = (
+        1 << (2 * window - 1).bit_length()
+    )  # twice the window and more, or the lowest bands would lie between two bins
     windows = np.lib.stride_tricks.sliding_window_view(samples, window)[::hop]
     shape, bank = np.hanning(window + 1)[:-1], mel_bank(rate, points)
     # frame by frame, so that a clip of an hour takes no more memory than its samples need
-    means = [(np.abs(np.fft.rfft(run * shape, points)) ** 2).mean(axis=0) for run in np.array_split(windows, FRAMES)]
+    means = [
+        (np.abs(np.fft.rfft(run * shape, points)) ** 2).mean(axis=0)
+        for run in np.array_split(windows, FRAMES)
+    ]
     return np.stack(means) @ bank
 
 

@@ -73,10 +73,14 @@ class Stream:
         return len(self._order(stage, epoch))
 
     def _order(self, stage: str, epoch: int) -> list[Tensor]:
-        generator = torch.Generator().manual_seed(seed_of(self.seed, "order", self.sampler.name, stage, epoch))
+        generator = torch.Generator().manual_seed(
+            seed_of(self.seed, "order", self.sampler.name, stage, epoch)
+        )
         return self.sampler.epoch(self._labels_cpu, self.batch_size, self.drop_last, generator)
 
-    def epoch(self, stage: str, epoch: int, views: Iterable[View], drawn: Iterable[View] = ()) -> Iterator[Batch]:
+    def epoch(
+        self, stage: str, epoch: int, views: Iterable[View], drawn: Iterable[View] = ()
+    ) -> Iterator[Batch]:
         """The batches of one epoch (counted from 1) with these views.
 
         drawn: views of which the draws are wanted and not the images.
@@ -85,7 +89,9 @@ class Stream:
         for rows in self.rows(stage, epoch, views, drawn):
             yield self.batch(rows, views)
 
-    def rows(self, stage: str, epoch: int, views: Iterable[View], drawn: Iterable[View] = ()) -> Iterator[Rows]:
+    def rows(
+        self, stage: str, epoch: int, views: Iterable[View], drawn: Iterable[View] = ()
+    ) -> Iterator[Rows]:
         """What the batches of `epoch` are made from. Draws are made on the CPU, once, and moved to the device."""
         device = self.images.device
         order = self._order(stage, epoch)

@@ -121,7 +121,9 @@ def _draw_resized(n: int, generator: torch.Generator, size: int = 32) -> Tensor:
     first = fits.long().argmax(dim=1, keepdim=True)
     found = fits.any(dim=1, keepdim=True)
     height, width = (torch.where(found, side.gather(1, first), size) for side in (height, width))
-    top, left = ((p[:, None] * (size - side + 1)).long() for p, side in zip(place.T, (height, width), strict=True))
+    top, left = (
+        (p[:, None] * (size - side + 1)).long() for p, side in zip(place.T, (height, width), strict=True)
+    )
     return torch.cat([top, left, height, width, flips], dim=1)
 
 
@@ -157,7 +159,9 @@ def _mixed(make: Make) -> View:
     def mix(raw: RawBatch, _draws: Tensor, normal: Tensor) -> Tensor:
         images = make(raw, normal, normal)
         share = mixing(len(images), images.device).view(-1, 1, 1, 1)
-        return (share * images + (1 - share) * images.roll(-1, 0)).contiguous(memory_format=torch.channels_last)
+        return (share * images + (1 - share) * images.roll(-1, 0)).contiguous(
+            memory_format=torch.channels_last
+        )
 
     return View("mixed", 1, lambda n, generator: torch.empty(n, 0, dtype=torch.int64), mix)
 

@@ -100,17 +100,23 @@ def _modules() -> list[ModuleType]:
             found.append(importlib.import_module(f"{__name__}.{entry.name}"))
     for folder in user_method_folders():
         if not folder.is_dir():
-            raise InputError(f"KD_METHODS: no folder {folder}; allowed: folders that hold method files (*.py)")
+            raise InputError(
+                f"KD_METHODS: no folder {folder}; allowed: folders that hold method files (*.py)"
+            )
         for path in sorted(folder.glob("[!_]*.py")):
             spec = importlib.util.spec_from_file_location(f"kd_methods_{path.stem}", path)
             assert spec is not None and spec.loader is not None
             module = importlib.util.module_from_spec(spec)
-            sys.modules[spec.name] = module  # a dataclass whose annotations are words looks its module up there
+            sys.modules[spec.name] = (
+                module  # a dataclass whose annotations are words looks its module up there
+            )
             try:
                 spec.loader.exec_module(module)
             except Exception as error:
                 del sys.modules[spec.name]
-                raise InputError(f"KD_METHODS: {path} cannot be imported: {type(error).__name__}: {error}") from error
+                raise InputError(
+                    f"KD_METHODS: {path} cannot be imported: {type(error).__name__}: {error}"
+                ) from error
             found.append(module)
     return found
 
@@ -129,7 +135,9 @@ def _registry() -> dict[str, type[Method]]:
                 _check(value)
                 value.source = hashlib.sha256(Path(_file(value)).read_bytes()).hexdigest()[:10]
                 if value.name in methods:
-                    raise InputError(f"two methods are called '{value.name}'; allowed: one file for each name")
+                    raise InputError(
+                        f"two methods are called '{value.name}'; allowed: one file for each name"
+                    )
                 methods[value.name] = value
     return methods
 
@@ -138,23 +146,35 @@ def _check(method: type[Method]) -> None:
     """`InputError` for a class that states what no method can be run with; its file is named."""
 
     def wrong(field: str, value: object, allowed: str) -> InputError:
-        return InputError(f"{_file(method)}: {field} of class {method.__name__} is {value!r}; allowed: {allowed}")
+        return InputError(
+            f"{_file(method)}: {field} of class {method.__name__} is {value!r}; allowed: {allowed}"
+        )
 
     name = method.name
     if not isinstance(name, str) or not re.fullmatch("[a-z][a-z0-9_]*", name):
         raise wrong("name", name, "a lower-case letter, then lower-case letters, digits and _")
     if name in TAKEN or hasattr(nn.ModuleDict(), name):  # `Objective` keeps its methods in one, by name
-        raise wrong("name", name, f"a name that is not taken, as {', '.join(TAKEN)} and the attributes of nn.ModuleDict are")
+        raise wrong(
+            "name",
+            name,
+            f"a name that is not taken, as {', '.join(TAKEN)} and the attributes of nn.ModuleDict are",
+        )
     for field, kind in _STATED.items():
         if not isinstance(getattr(method, field), kind):
             raise wrong(field, getattr(method, field), kind.__name__)
     for question in _ANSWERS:
         if not inspect.ismethod(getattr(method, question)):
-            raise wrong(question, getattr(method, question), "a class method: it is asked before the method is built")
+            raise wrong(
+                question, getattr(method, question), "a class method: it is asked before the method is built"
+            )
     config = method.Config
     whole = isinstance(config, type) and issubclass(config, MethodConfig)
-    if not whole or any(isinstance(v, dataclasses.Field) for v in vars(config).values()):  # a field is left where @dataclass is not
-        raise wrong("Config", config, "a subclass of MethodConfig under @dataclass(frozen=True, kw_only=True)")
+    if not whole or any(
+        isinstance(v, dataclasses.Field) for v in vars(config).values()
+    ):  # a field is left where @dataclass is not
+        raise wrong(
+            "Config", config, "a subclass of MethodConfig under @dataclass(frozen=True, kw_only=True)"
+        )
     ask(method, "Config")
 
 
@@ -191,7 +211,9 @@ def get(name: str) -> type[Method]:
     """The method of that name; `InputError` for an unknown one."""
     registry = _registry()
     if name == PLAIN:
-        raise InputError(f"{PLAIN} is training without any method: nothing to describe or set; allowed: {', '.join(names())}")
+        raise InputError(
+            f"{PLAIN} is training without any method: nothing to describe or set; allowed: {', '.join(names())}"
+        )
     if name not in registry:
         raise unknown("method", name, names())
     return registry[name]
@@ -226,7 +248,8 @@ class MethodSpec:
         return {
             "ce": self.ce,
             "components": {
-                c.method.name: {"revision": c.method.revision, **_without_ce(c.config)} for c in self.components
+                c.method.name: {"revision": c.method.revision, **_without_ce(c.config)}
+                for c in self.components
             },
         }
 
@@ -258,7 +281,9 @@ class MethodSpec:
 
     @property
     def requires(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(name for c in self.components for name in ask(c.method, "requires", c.config)))
+        return tuple(
+            dict.fromkeys(name for c in self.components for name in ask(c.method, "requires", c.config))
+        )
 
     @property
     def init_stages(self) -> tuple[Component, ...]:
@@ -270,7 +295,9 @@ class MethodSpec:
         parts: list[Needs] = [ask(c.method, "needs", c.config) for c in self.components]
         views = tuple(dict.fromkeys([NORMAL, *(v for n in parts for v in n.views)]))
         passes: tuple[View, ...] = tuple(dict.fromkeys(v for n in parts for v in n.passes))
-        student = frozenset({"logits"}).union(*(n.student for n in parts)) if self.trains_student else frozenset()
+        student = (
+            frozenset({"logits"}).union(*(n.student for n in parts)) if self.trains_student else frozenset()
+        )
         teacher = frozenset().union(*(n.teacher for n in parts)) if parts else frozenset()
         return Needs(student, teacher, views, passes)
 
@@ -295,7 +322,9 @@ def check_override(key: str, value: Any) -> Any:
     return coerce(key, value, type(f.default), f.metadata.get("allowed"))
 
 
-def parse(text: str, overrides: Mapping[str, Any] | None = None, teacher: str = "", student: str = "") -> MethodSpec:
+def parse(
+    text: str, overrides: Mapping[str, Any] | None = None, teacher: str = "", student: str = ""
+) -> MethodSpec:
     """Resolves `a+b` and the settings that concern it.
 
     teacher, student: the pair's names, where constants were chosen by pair. A default is the config's; then comes `combined`,
@@ -333,18 +362,28 @@ def parse(text: str, overrides: Mapping[str, Any] | None = None, teacher: str = 
         for other in classes:
             if other is not method:
                 values |= ask(other, "for_other", method.name, teacher, student)
-        own = {k.partition(".")[2]: v for k, v in overrides.items() if k.partition(".")[0] == method.name and "." in k}
+        own = {
+            k.partition(".")[2]: v
+            for k, v in overrides.items()
+            if k.partition(".")[0] == method.name and "." in k
+        }
         components.append(Component(method, ask(method, "Config", **{**values, **own})))
     if sum(m.task_loss is not Method.task_loss for m in classes) > 1:
-        raise InputError(f"'{text}': more than one of these methods replaces the cross-entropy; allowed: one that does")
+        raise InputError(
+            f"'{text}': more than one of these methods replaces the cross-entropy; allowed: one that does"
+        )
     if len({m.sampler.name for m in classes} - {SHUFFLE.name}) > 1:
-        raise InputError(f"'{text}': these methods need different samplers; allowed: one that is not the usual shuffle")
+        raise InputError(
+            f"'{text}': these methods need different samplers; allowed: one that is not the usual shuffle"
+        )
     if not all(m.trains_student for m in classes) and len(classes) > 1:
         raise InputError(f"'{text}': a method that trains no student cannot be combined; allowed: it alone")
     ce = components[0].config.ce if len(losses) == 1 else 1.0
     explicit = {v for k, v in overrides.items() if k.endswith(".ce") and k.partition(".")[0] in words}
     if len(explicit) > 1:
-        raise InputError(f"'{text}': its methods are given different weights of the cross-entropy; allowed: one, as ce=")
+        raise InputError(
+            f"'{text}': its methods are given different weights of the cross-entropy; allowed: one, as ce="
+        )
     ce = explicit.pop() if explicit else overrides.get("ce", ce)
     return MethodSpec("+".join(m.name for m in classes), tuple(components), float(ce))
 
@@ -356,7 +395,9 @@ def check_loss(spec: MethodSpec, teacher: str, student: str) -> None:
         usual = _weights(parse(spec.name, {}, teacher, student))
         for term in negative:
             if usual.get(term, 0.0) >= 0:
-                raise InputError(f"'{spec.name}': the term {term} has weight {weights[term]}; allowed: 0 and more")
+                raise InputError(
+                    f"'{spec.name}': the term {term} has weight {weights[term]}; allowed: 0 and more"
+                )
     if not any(weights.values()):
         raise InputError(f"'{spec.name}': every term has weight 0; allowed: at least one that is not")
 
@@ -425,7 +466,9 @@ class Objective(nn.Module):
             terms["ce"] = task
             total = self.spec.ce * task if total is None else total + self.spec.ce * task
         if total is None:
-            raise InputError(f"'{self.spec.name}': every term has weight 0; allowed: at least one that is not")
+            raise InputError(
+                f"'{self.spec.name}': every term has weight 0; allowed: at least one that is not"
+            )
         return total, terms
 
     @torch.no_grad()

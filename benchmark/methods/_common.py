@@ -114,7 +114,9 @@ def known(student: NetInfo | None, teacher: NetInfo | None) -> tuple[NetInfo, Ne
     return student, teacher
 
 
-def check_range(name: str, value: float, low: float, high: float | None = None, *, above: bool = False) -> None:
+def check_range(
+    name: str, value: float, low: float, high: float | None = None, *, above: bool = False
+) -> None:
     """`InputError` unless low <= value <= high (`above`: low < value)."""
     if value < low or (above and value == low) or (high is not None and value > high):
         allowed = f"{low} to {high}" if high is not None else f"{'above' if above else 'at least'} {low}"

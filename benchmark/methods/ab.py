@@ -39,8 +39,12 @@ def boundary_loss(student: Tensor, teacher: Tensor, margin: float) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class ABConfig(MethodConfig):
-    init_weight: float = param(0.003, "factor of the initialisation loss", "RepDistiller helper/pretrain.py, loss / bsz / 1000 * 3")
-    margin: float = param(1.0, "margin m of the activation boundary", "RepDistiller distiller_zoo/AB.py, margin 1.0")
+    init_weight: float = param(
+        0.003, "factor of the initialisation loss", "RepDistiller helper/pretrain.py, loss / bsz / 1000 * 3"
+    )
+    margin: float = param(
+        1.0, "margin m of the activation boundary", "RepDistiller distiller_zoo/AB.py, margin 1.0"
+    )
 
 
 class AB(Method):
@@ -74,7 +78,9 @@ class AB(Method):
         super().__init__(config, context)
         student, teacher = known(context.student, context.teacher)
         pairs = pairs_of_stages(student.stage_shapes, teacher.stage_shapes)
-        self.connectors = nn.ModuleList(nn.Identity() if s == t else regressor(s, t, relu=False) for s, t in pairs)
+        self.connectors = nn.ModuleList(
+            nn.Identity() if s == t else regressor(s, t, relu=False) for s, t in pairs
+        )
 
     def init_modules(self, student: Network | None) -> Iterable[nn.Module]:
         return [*(student.feature_modules() if student is not None else ()), self.connectors]
@@ -82,7 +88,9 @@ class AB(Method):
     def init_loss(self, step: Step) -> Terms:
         n = len(self.connectors)
         losses = []
-        for i, (connector, s, t) in enumerate(zip(self.connectors, step.student.preacts, step.teacher.preacts, strict=False)):
+        for i, (connector, s, t) in enumerate(
+            zip(self.connectors, step.student.preacts, step.teacher.preacts, strict=False)
+        ):
             losses.append(2.0 ** (i - n + 1) * boundary_loss(connector(s), t, self.config.margin))
         return {"ab": self.config.init_weight * torch.stack(losses).sum() / len(step.labels)}
 

@@ -22,7 +22,11 @@ from benchmark.methods.base import Method, MethodConfig, Needs, Step, Terms, par
 
 @dataclass(frozen=True, kw_only=True)
 class ATConfig(MethodConfig):
-    weight: float = param(1000.0, "weight of the attention term", "RepDistiller run_cifar_distill.sh --distill attention -b 1000")
+    weight: float = param(
+        1000.0,
+        "weight of the attention term",
+        "RepDistiller run_cifar_distill.sh --distill attention -b 1000",
+    )
 
 
 class AT(Method):

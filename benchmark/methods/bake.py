@@ -28,7 +28,9 @@ from benchmark.methods.base import Method, MethodConfig, Needs, Step, Terms, par
 @dataclass(frozen=True, kw_only=True)
 class BAKEConfig(MethodConfig):
     weight: float = param(1.0, "weight of the KL with the propagated targets", "BAKE, lambda = 1")
-    omega: float = param(0.5, "share w of the neighbours in the propagation", "BAKE, omega = 0.5 on CIFAR-100")
+    omega: float = param(
+        0.5, "share w of the neighbours in the propagation", "BAKE, omega = 0.5 on CIFAR-100"
+    )
     temperature: float = param(4.0, "temperature T of all softmaxes", "BAKE, temperature 4")
 
     def __post_init__(self) -> None:
@@ -51,7 +53,9 @@ class BAKE(Method):
     name = "bake"
     title = "BAKE"
     formula = "CE + T^2 KL(sg Q || softmax(z/T)), Q = (1 - w)(I - w A)^-1 softmax(z/T), A from cosines in the batch, w = 0.5, T = 4"
-    paper = "Ge et al., Self-distillation with Batch Knowledge Ensembling Improves ImageNet Classification, 2021"
+    paper = (
+        "Ge et al., Self-distillation with Batch Knowledge Ensembling Improves ImageNet Classification, 2021"
+    )
     bibtex = """@article{ge2021self,
   title   = {Self-distillation with Batch Knowledge Ensembling Improves ImageNet Classification},
   author  = {Ge, Yixiao and Zhang, Xiao and Choi, Ching Lam and Cheung, Ka Chun and Zhao, Peipei and Zhu, Feng and

@@ -49,7 +49,9 @@ def param(default: Any, help: str, source: str, *, allowed: tuple[Any, ...] | No
 class MethodConfig:
     """Hyper-parameters of a method; subclasses add fields with `param`. All values must be JSON scalars."""
 
-    ce: float = param(1.0, "weight of the cross-entropy with the labels", "RepDistiller train_student.py, gamma = 1")
+    ce: float = param(
+        1.0, "weight of the cross-entropy with the labels", "RepDistiller train_student.py, gamma = 1"
+    )
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,9 @@ class BYOTConfig(MethodConfig):
     ce: float = param(
         0.9, "weight of the deepest cross-entropy, 1 - alpha (1.0 in a combination)", "luanyunteng, alpha 0.1"
     )
-    early: float = param(0.9, "weight of the earlier classifiers' cross-entropy, 1 - alpha", "luanyunteng, alpha 0.1")
+    early: float = param(
+        0.9, "weight of the earlier classifiers' cross-entropy, 1 - alpha", "luanyunteng, alpha 0.1"
+    )
     soft: float = param(0.1, "weight alpha of the KL with the deepest classifier", "luanyunteng, alpha 0.1")
     hint: float = param(1e-6, "weight beta of the distance of the embeddings", "luanyunteng, beta 1e-6")
     temperature: float = param(3.0, "temperature T of both softmaxes", "luanyunteng, temperature 3")
@@ -101,7 +103,9 @@ class BYOT(Method):
         embeddings = [b(x) for b, x in zip(self.bottlenecks, step.student.stages, strict=False)]
         outputs = [classify(e) for classify, e in zip(self.classifiers, embeddings, strict=True)]
         found: dict[str, list[Tensor]] = {
-            "byot_early": [F.cross_entropy(c, step.labels) for c in outputs] if "byot_early" in active else [],
+            "byot_early": [F.cross_entropy(c, step.labels) for c in outputs]
+            if "byot_early" in active
+            else [],
             "byot_soft": [kd_loss(c, step.student.logits.detach(), self.config.temperature) for c in outputs]
             if "byot_soft" in active
             else [],

@@ -22,7 +22,11 @@ from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, S
 
 @dataclass(frozen=True, kw_only=True)
 class CCConfig(MethodConfig):
-    weight: float = param(0.02, "weight of the correlation term", "RepDistiller run_cifar_distill.sh --distill correlation -b 0.02")
+    weight: float = param(
+        0.02,
+        "weight of the correlation term",
+        "RepDistiller run_cifar_distill.sh --distill correlation -b 0.02",
+    )
     dim: int = param(128, "length of both embeddings", "RepDistiller train_student.py --feat_dim 128")
 
     def __post_init__(self) -> None:
@@ -33,7 +37,9 @@ class CC(Method):
     name = "cc"
     title = "CC"
     formula = "CE + 0.02 mean_i sum_d |e_s - e_t|_{i,d} |e_s - e_t|_{i+1,d}, e = trained linear embedding of each net's vector"
-    paper = "RepDistiller's variant of Peng et al., Correlation Congruence for Knowledge Distillation, ICCV 2019"
+    paper = (
+        "RepDistiller's variant of Peng et al., Correlation Congruence for Knowledge Distillation, ICCV 2019"
+    )
     bibtex = """@inproceedings{peng2019correlation,
   title     = {Correlation Congruence for Knowledge Distillation},
   author    = {Peng, Baoyun and Jin, Xiao and Liu, Jiaheng and Li, Dongsheng and Wu, Yichao and Liu, Yu and

@@ -43,9 +43,15 @@ class CCKDConfig(MethodConfig):
     congruence: float = param(
         100.0, "weight of the kernel matrices' distance", "AberHu train.py --lambda_kd 100; unverified"
     )
-    kernel: str = param("gaussian", "the kernel k", "Peng et al. section 3.4", allowed=("gaussian", "bilinear"))
-    gamma: float = param(0.4, "width gamma of the Gaussian kernel", "Peng et al.; AberHu --gamma 0.4; unverified")
-    order: int = param(2, "order P of the Taylor series", "Peng et al., P = 2; AberHu --P_order 2; unverified")
+    kernel: str = param(
+        "gaussian", "the kernel k", "Peng et al. section 3.4", allowed=("gaussian", "bilinear")
+    )
+    gamma: float = param(
+        0.4, "width gamma of the Gaussian kernel", "Peng et al.; AberHu --gamma 0.4; unverified"
+    )
+    order: int = param(
+        2, "order P of the Taylor series", "Peng et al., P = 2; AberHu --P_order 2; unverified"
+    )
     temperature: float = param(4.0, "temperature T of KD", "as the benchmark's KD row; unverified")
 
     def __post_init__(self) -> None:
@@ -86,7 +92,9 @@ class CCKD(Method):
         if self.active("cckd_kd"):
             terms["cckd_kd"] = kd_loss(step.student.logits, step.teacher.logits, self.config.temperature)
         if self.active("cckd"):
-            terms["cckd"] = F.mse_loss(self.matrix(step.student.embedding), self.matrix(step.teacher.embedding))
+            terms["cckd"] = F.mse_loss(
+                self.matrix(step.student.embedding), self.matrix(step.teacher.embedding)
+            )
         return terms
 
     def matrix(self, embedding: Tensor) -> Tensor:

@@ -116,7 +116,9 @@ def nce_loss(p: Tensor, n: int) -> Tensor:
 
 
 @torch.no_grad()
-def nce_with_gradient(anchors: Tensor, bank: Tensor, z: Tensor, index: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def nce_with_gradient(
+    anchors: Tensor, bank: Tensor, z: Tensor, index: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
     """`nce_loss(exp(scores(anchors, bank, index) / temperature) / z, n)` and its gradient to the anchors, `[B, d]`, in one go.
 
     By hand, since B x n numbers are many: they are written once for the scores, and once more where they lie for the scores' gradient, which is
@@ -139,10 +141,16 @@ def nce_with_gradient(anchors: Tensor, bank: Tensor, z: Tensor, index: Tensor, t
 
 @dataclass(frozen=True, kw_only=True)
 class CRDConfig(MethodConfig):
-    weight: float = param(0.8, "weight of the contrastive term", "RepDistiller run_cifar_distill.sh --distill crd -b 0.8")
-    temperature: float = param(0.07, "temperature tau (the paper's: 0.1)", "RepDistiller train_student.py --nce_t 0.07")
+    weight: float = param(
+        0.8, "weight of the contrastive term", "RepDistiller run_cifar_distill.sh --distill crd -b 0.8"
+    )
+    temperature: float = param(
+        0.07, "temperature tau (the paper's: 0.1)", "RepDistiller train_student.py --nce_t 0.07"
+    )
     negatives: int = param(16384, "negatives K of each anchor", "RepDistiller train_student.py --nce_k 16384")
-    momentum: float = param(0.5, "part of the old row in a bank's update", "RepDistiller train_student.py --nce_m 0.5")
+    momentum: float = param(
+        0.5, "part of the old row in a bank's update", "RepDistiller train_student.py --nce_m 0.5"
+    )
     dim: int = param(128, "size d of the embeddings", "RepDistiller train_student.py --feat_dim 128")
 
     def __post_init__(self) -> None:
@@ -185,7 +193,9 @@ class CRD(Method):
         self.negatives = Negatives(context.train_labels, context.num_classes, config.negatives)
         bound = 1 / math.sqrt(config.dim / 3)
         for which in ("s", "t"):
-            self.register_buffer(f"bank_{which}", torch.empty(context.num_train, config.dim).uniform_(-bound, bound))
+            self.register_buffer(
+                f"bank_{which}", torch.empty(context.num_train, config.dim).uniform_(-bound, bound)
+            )
             self.register_buffer(f"z_{which}", torch.tensor(-1.0))
         self._new: tuple[Tensor, Tensor, Tensor] | None = None
 

@@ -41,12 +41,18 @@ class _Against(torch.autograd.Function):
 
 @dataclass(frozen=True, kw_only=True)
 class CTKDConfig(MethodConfig):
-    ce: float = param(0.1, "weight of the cross-entropy (1.0 in a combination)", "CTKD scripts -r 0.1 (unverified)")
-    weight: float = param(0.9, "weight of the KD term (1.0 in a combination)", "CTKD scripts -a 0.9 (unverified)")
+    ce: float = param(
+        0.1, "weight of the cross-entropy (1.0 in a combination)", "CTKD scripts -r 0.1 (unverified)"
+    )
+    weight: float = param(
+        0.9, "weight of the KD term (1.0 in a combination)", "CTKD scripts -a 0.9 (unverified)"
+    )
     low: float = param(1.0, "lowest temperature", "CTKD scripts --t_start 1 (unverified)")
     span: float = param(20.0, "highest temperature less the lowest", "CTKD scripts --t_end 20 (unverified)")
     start: float = param(1.0, "theta at the start", "CTKD models/temp_global.py (unverified)")
-    rise: int = param(10, "epochs (of 240) in which lambda rises to 1", "CTKD scripts --decay_loops 10 (unverified)")
+    rise: int = param(
+        10, "epochs (of 240) in which lambda rises to 1", "CTKD scripts --decay_loops 10 (unverified)"
+    )
 
     def __post_init__(self) -> None:
         check_range("ctkd.low", self.low, 0.0, above=True)

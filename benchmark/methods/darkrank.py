@@ -34,8 +34,12 @@ class DarkRankConfig(MethodConfig):
         "Chen et al.",
         allowed=("hard", "soft"),
     )
-    alpha: float = param(3.0, "factor alpha of the scores", "Chen et al. / lenscloth/RKD, alpha = 3; unverified")
-    beta: float = param(3.0, "exponent beta of the distance", "Chen et al. / lenscloth/RKD, beta = 3; unverified")
+    alpha: float = param(
+        3.0, "factor alpha of the scores", "Chen et al. / lenscloth/RKD, alpha = 3; unverified"
+    )
+    beta: float = param(
+        3.0, "exponent beta of the distance", "Chen et al. / lenscloth/RKD, beta = 3; unverified"
+    )
     length: int = param(4, "images that are ranked", "lenscloth/RKD, permute_len = 4; unverified")
 
     def __post_init__(self) -> None:

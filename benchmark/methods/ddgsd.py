@@ -40,7 +40,9 @@ class DDGSDConfig(MethodConfig):
 class DDGSD(Method):
     name = "ddgsd"
     title = "DDGSD"
-    formula = "CE of two crops + T^2 [KL(sg p_2 || p_1) + KL(sg p_1 || p_2)] + 5e-4 |mean f_1 - mean f_2|^2, T = 4"
+    formula = (
+        "CE of two crops + T^2 [KL(sg p_2 || p_1) + KL(sg p_1 || p_2)] + 5e-4 |mean f_1 - mean f_2|^2, T = 4"
+    )
     paper = "Xu and Liu, Data-Distortion Guided Self-Distillation for Deep Neural Networks, AAAI 2019"
     bibtex = """@inproceedings{xu2019data,
   title     = {Data-Distortion Guided Self-Distillation for Deep Neural Networks},

@@ -33,10 +33,16 @@ def pearson_distance(a: Tensor, b: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class DISTConfig(MethodConfig):
-    inter: float = param(2.0, "weight of L_inter (ImageNet: 1)", "DIST, section 4, CIFAR-100: beta = 2 (unverified)")
-    intra: float = param(2.0, "weight of L_intra (ImageNet: 1)", "DIST, section 4, CIFAR-100: gamma = 2 (unverified)")
+    inter: float = param(
+        2.0, "weight of L_inter (ImageNet: 1)", "DIST, section 4, CIFAR-100: beta = 2 (unverified)"
+    )
+    intra: float = param(
+        2.0, "weight of L_intra (ImageNet: 1)", "DIST, section 4, CIFAR-100: gamma = 2 (unverified)"
+    )
     temperature: float = param(
-        4.0, "temperature T of both softmaxes (ImageNet: 1)", "DIST, section 4, CIFAR-100: tau = 4 (unverified)"
+        4.0,
+        "temperature T of both softmaxes (ImageNet: 1)",
+        "DIST, section 4, CIFAR-100: tau = 4 (unverified)",
     )
 
     def __post_init__(self) -> None:

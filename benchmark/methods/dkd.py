@@ -38,7 +38,9 @@ def target_loss(student: Tensor, teacher: Tensor, labels: Tensor, temperature: f
 
 def other_loss(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
     """NCKD of logits `[B, C]`, int64 `[B]` -> scalar."""
-    log_q, log_p = (F.log_softmax(_without_target(z / temperature, labels), dim=1) for z in (student, teacher))
+    log_q, log_p = (
+        F.log_softmax(_without_target(z / temperature, labels), dim=1) for z in (student, teacher)
+    )
     return F.kl_div(log_q, log_p, reduction="batchmean", log_target=True) * temperature**2
 
 
@@ -58,10 +60,14 @@ def _target_or_not(z: Tensor, labels: Tensor) -> Tensor:
 class DKDConfig(MethodConfig):
     alpha: float = param(1.0, "weight of TCKD, the target class", "mdistiller configs/cifar100/dkd ALPHA 1")
     beta: float = param(
-        8.0, "weight of NCKD, the other classes (2 or 6 for some teachers)", "mdistiller configs/cifar100/dkd BETA"
+        8.0,
+        "weight of NCKD, the other classes (2 or 6 for some teachers)",
+        "mdistiller configs/cifar100/dkd BETA",
     )
     temperature: float = param(4.0, "temperature T of both softmaxes", "mdistiller configs/cifar100/dkd T 4")
-    warmup: int = param(20, "epochs (of 240) in which both weights rise linearly", "mdistiller configs/cifar100/dkd WARMUP 20")
+    warmup: int = param(
+        20, "epochs (of 240) in which both weights rise linearly", "mdistiller configs/cifar100/dkd WARMUP 20"
+    )
 
     def __post_init__(self) -> None:
         check_range("dkd.temperature", self.temperature, 0.0, above=True)

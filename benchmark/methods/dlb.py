@@ -27,7 +27,9 @@ from benchmark.methods.base import Method, MethodConfig, MethodContext, Step, Te
 
 @dataclass(frozen=True, kw_only=True)
 class DLBConfig(MethodConfig):
-    weight: float = param(1.0, "weight alpha of the KL with the last batch", "Shen et al., alpha = 1; unverified")
+    weight: float = param(
+        1.0, "weight alpha of the KL with the last batch", "Shen et al., alpha = 1; unverified"
+    )
     temperature: float = param(3.0, "temperature T of both softmaxes", "Shen et al., tau = 3; unverified")
 
     def __post_init__(self) -> None:
@@ -38,7 +40,9 @@ class DLB(Method):
     name = "dlb"
     title = "DLB"
     formula = "CE + T^2 KL(softmax(z_prev/T) || softmax(z/T)) on the half that was in the batch before, T = 3"
-    paper = "Shen et al., Self-Distillation from the Last Mini-Batch for Consistency Regularization, CVPR 2022"
+    paper = (
+        "Shen et al., Self-Distillation from the Last Mini-Batch for Consistency Regularization, CVPR 2022"
+    )
     bibtex = """@inproceedings{shen2022self,
   title     = {Self-Distillation from the Last Mini-Batch for Consistency Regularization},
   author    = {Shen, Yiqing and Xu, Liwu and Yang, Yuzhe and Li, Yaqian and Guo, Yandong},

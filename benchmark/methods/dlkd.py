@@ -63,7 +63,9 @@ FROM_VARIANT = -1.0
 class DLKDConfig(MethodConfig):
     ce: float = param(1.0, "weight of the cross-entropy, in both variants", "DLKD CIFAR script -r 1; paper")
     variant: str = param(
-        "script", "whose weights: the CIFAR script's or the paper's", "DLKD CIFAR script; paper and ImageNet script",
+        "script",
+        "whose weights: the CIFAR script's or the paper's",
+        "DLKD CIFAR script; paper and ImageNet script",
         allowed=tuple(VARIANTS),
     )
     align: float = param(FROM_VARIANT, "weight of L_Align; -1: the variant's", "script -d 20; paper 10")
@@ -71,14 +73,18 @@ class DLKDConfig(MethodConfig):
     sup: float = param(FROM_VARIANT, "weight of L_Sup; -1: the variant's", "script -b 1; paper 0.5")
     corr_temperature: float = param(0.5, "temperature of L_Corr", "paper; DLKD helper/losses.py")
     sup_temperature: float = param(0.07, "temperature of L_Sup", "paper; DLKD helper/losses.py")
-    spindle: int = param(16, "width of the spindle head, in embeddings of the teacher", "DLKD helper/losses.py")
+    spindle: int = param(
+        16, "width of the spindle head, in embeddings of the teacher", "DLKD helper/losses.py"
+    )
     embedding: int = param(128, "size of the vectors of L_Sup", "DLKD helper/losses.py")
 
     def __post_init__(self) -> None:
         for term in TERMS:
             if getattr(self, term) == FROM_VARIANT:
                 if self.variant not in VARIANTS:
-                    raise InputError(f"dlkd.variant={self.variant!r} is not allowed; allowed: {', '.join(VARIANTS)}")
+                    raise InputError(
+                        f"dlkd.variant={self.variant!r} is not allowed; allowed: {', '.join(VARIANTS)}"
+                    )
                 object.__setattr__(self, term, VARIANTS[self.variant][term])
             check_range(f"dlkd.{term}", getattr(self, term), 0.0)
         used = {term: getattr(self, term) for term in TERMS}
@@ -105,7 +111,9 @@ def supervised_contrast(vectors: Tensor, labels: Tensor, temperature: float) -> 
 
 
 def _head(size_in: int, hidden: int, size_out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(size_in, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, size_out))
+    return nn.Sequential(
+        nn.Linear(size_in, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, size_out)
+    )
 
 
 class DLKD(Method):
@@ -115,7 +123,9 @@ class DLKD(Method):
         "CE + 20 (2 - 2 mean cos(h(f_s), f_t)) + 50 KL(A_t/0.5 || A_s/0.5) [3B x B cosines] + "
         "SupCon([E_s(f_s); E_t(f_t)], 0.07); paper: 10, 20, 0.5"
     )
-    paper = "Ding et al., Dual-Level Knowledge Distillation via Knowledge Alignment and Correlation, TNNLS 2022"
+    paper = (
+        "Ding et al., Dual-Level Knowledge Distillation via Knowledge Alignment and Correlation, TNNLS 2022"
+    )
     bibtex = """@article{ding2022dual,
   title   = {Dual-Level Knowledge Distillation via Knowledge Alignment and Correlation},
   author  = {Ding, Fei and Yang, Yin and Hu, Hongxin and Krovi, Venkat and Luo, Feng},

@@ -34,8 +34,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class DRGConfig(MethodConfig):
-    guide: float = param(0.2, "weight alpha of the auxiliary classifier's guidance", "LightSKD train.py, alpha = 0.2")
-    aux: float = param(1.0, "weight of the auxiliary classifier's own cross-entropy", "LightSKD train.py, no factor")
+    guide: float = param(
+        0.2, "weight alpha of the auxiliary classifier's guidance", "LightSKD train.py, alpha = 0.2"
+    )
+    aux: float = param(
+        1.0, "weight of the auxiliary classifier's own cross-entropy", "LightSKD train.py, no factor"
+    )
     temperature: float = param(4.0, "temperature T of both softmaxes", "LightSKD train.py, T = 4")
 
     def __post_init__(self) -> None:
@@ -64,7 +68,9 @@ class Auxiliary(nn.Module):
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
         self.attention = nn.Sequential(separable(channels, channels, 2), nn.BatchNorm2d(channels), nn.ReLU())
-        self.deeper = nn.Sequential(separable(channels, 2 * channels, 2), separable(2 * channels, 4 * channels, 2))
+        self.deeper = nn.Sequential(
+            separable(channels, 2 * channels, 2), separable(2 * channels, 4 * channels, 2)
+        )
         self.classify = nn.Linear(4 * channels, classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -76,9 +82,7 @@ class DRG(Method):
     name = "drg"
     title = "DRG"
     formula = "CE(z) + CE(z_aux) + 0.2 T^2 KL(softmax(sg z_aux/T) || softmax(z/T)), z_aux from stage 2, T = 4"
-    paper = (
-        "Wang et al., Lightweight Self-Knowledge Distillation with Multi-source Information Fusion, 2023 (unverified)"
-    )
+    paper = "Wang et al., Lightweight Self-Knowledge Distillation with Multi-source Information Fusion, 2023 (unverified)"
     bibtex = """@article{wang2023lightweight,
   title   = {Lightweight Self-Knowledge Distillation with Multi-source Information Fusion},
   author  = {Wang, Xucong and Han, Pengchao and Guo, Lei},

@@ -38,9 +38,7 @@ class DSR(Method):
     name = "dsr"
     title = "DSR"
     formula = "CE + T^2 KL(softmax(sort(z_prev)/T) || softmax(sort(z)/T)), z_prev of the batch before, T = 4"
-    paper = (
-        "Wang et al., Lightweight Self-Knowledge Distillation with Multi-source Information Fusion, 2023 (unverified)"
-    )
+    paper = "Wang et al., Lightweight Self-Knowledge Distillation with Multi-source Information Fusion, 2023 (unverified)"
     bibtex = """@article{wang2023lightweight,
   title   = {Lightweight Self-Knowledge Distillation with Multi-source Information Fusion},
   author  = {Wang, Xucong and Han, Pengchao and Guo, Lei},

@@ -26,9 +26,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class FitNetConfig(MethodConfig):
-    weight: float = param(100.0, "weight of the hint term", "RepDistiller run_cifar_distill.sh --distill hint -b 100")
+    weight: float = param(
+        100.0, "weight of the hint term", "RepDistiller run_cifar_distill.sh --distill hint -b 100"
+    )
     layer: int = param(
-        2, "which map is the hint: 0 the stem, 1 the first stage ...", "RepDistiller train_student.py --hint_layer 2",
+        2,
+        "which map is the hint: 0 the stem, 1 the first stage ...",
+        "RepDistiller train_student.py --hint_layer 2",
         allowed=(0, 1, 2, 3, 4),
     )
 
@@ -40,7 +44,9 @@ def _shapes(info: NetInfo) -> tuple[Shape, ...]:
 class FitNet(Method):
     name = "fitnet"
     title = "FitNet"
-    formula = "CE + 100 mean((r(F_s) - F_t)^2) at the 2nd stage; r = conv + BN + ReLU, trained with the student"
+    formula = (
+        "CE + 100 mean((r(F_s) - F_t)^2) at the 2nd stage; r = conv + BN + ReLU, trained with the student"
+    )
     paper = "Romero et al., FitNets: Hints for Thin Deep Nets, ICLR 2015"
     bibtex = """@inproceedings{romero2015fitnets,
   title     = {{FitNets}: Hints for Thin Deep Nets},

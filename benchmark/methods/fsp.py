@@ -44,7 +44,9 @@ def flow_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class FSPConfig(MethodConfig):
-    init_weight: float = param(1.0, "factor of the initialisation loss", "RepDistiller helper/pretrain.py, unweighted sum")
+    init_weight: float = param(
+        1.0, "factor of the initialisation loss", "RepDistiller helper/pretrain.py, unweighted sum"
+    )
 
 
 class FSP(Method):
@@ -65,7 +67,9 @@ class FSP(Method):
     def skip(cls, config: FSPConfig, student: NetInfo | None, teacher: NetInfo | None) -> str | None:
         if student is None or teacher is None:
             return None
-        counts = [[shape[0] for shape in (info.stem_shape, *info.stage_shapes)] for info in (student, teacher)]
+        counts = [
+            [shape[0] for shape in (info.stem_shape, *info.stage_shapes)] for info in (student, teacher)
+        ]
         if counts[0] == counts[1]:
             return None
         mine, theirs = ("-".join(map(str, c)) for c in counts)

@@ -51,9 +51,15 @@ def decoder(channels: int, factors: int) -> nn.Sequential:
 
 @dataclass(frozen=True, kw_only=True)
 class FTConfig(MethodConfig):
-    weight: float = param(200.0, "weight of the factor term", "RepDistiller run_cifar_distill.sh --distill factor -b 200")
-    k: float = param(0.5, "factor channels as a part of the teacher's", "RepDistiller models/util.py, k = 0.5")
-    init_lr: float = param(0.01, "learning rate of the paraphraser for resnet and wrn students", "RepDistiller train_student.py")
+    weight: float = param(
+        200.0, "weight of the factor term", "RepDistiller run_cifar_distill.sh --distill factor -b 200"
+    )
+    k: float = param(
+        0.5, "factor channels as a part of the teacher's", "RepDistiller models/util.py, k = 0.5"
+    )
+    init_lr: float = param(
+        0.01, "learning rate of the paraphraser for resnet and wrn students", "RepDistiller train_student.py"
+    )
 
     def __post_init__(self) -> None:
         check_range("ft.k", self.k, 0.0, above=True)
@@ -87,7 +93,9 @@ class FT(Method):
         student, teacher = known(context.student, context.teacher)
         c_s, c_t = student.stage_shapes[-1][0], teacher.stage_shapes[-1][0]
         factors = max(1, int(c_t * config.k))
-        self.paraphraser = nn.ModuleDict({"encoder": encoder(c_t, factors, normed=False), "decoder": decoder(c_t, factors)})
+        self.paraphraser = nn.ModuleDict(
+            {"encoder": encoder(c_t, factors, normed=False), "decoder": decoder(c_t, factors)}
+        )
         self.translator = encoder(c_s, factors, normed=True)
 
     def init_modules(self, student: Network | None) -> Iterable[nn.Module]:

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class IUSPConfig(MethodConfig):
-    weight: float = param(3000.0, "weight of the similarities' distance", "as SP, RepDistiller -b 3000; unverified")
+    weight: float = param(
+        3000.0, "weight of the similarities' distance", "as SP, RepDistiller -b 3000; unverified"
+    )
 
 
 def similarities(maps: Tensor) -> Tensor:

@@ -35,7 +35,9 @@ class KDConfig(MethodConfig):
     weight: float = param(
         0.9, "weight of the KD term (1.0 in a combination)", "RepDistiller run_cifar_distill.sh -a 0.9"
     )
-    temperature: float = param(4.0, "temperature T of both softmaxes", "RepDistiller train_student.py --kd_T 4")
+    temperature: float = param(
+        4.0, "temperature T of both softmaxes", "RepDistiller train_student.py --kd_T 4"
+    )
 
     def __post_init__(self) -> None:
         check_range("kd.temperature", self.temperature, 0.0, above=True)

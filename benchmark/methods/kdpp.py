@@ -34,13 +34,17 @@ def norm(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class KDPPConfig(MethodConfig):
-    weight: float = param(2.0, "weight of the norm and direction term", "KD++ paper, CIFAR-100 (unverified; tuned by pair)")
+    weight: float = param(
+        2.0, "weight of the norm and direction term", "KD++ paper, CIFAR-100 (unverified; tuned by pair)"
+    )
 
 
 class KDPP(Method):
     name = "kdpp"
     title = "++ (ND)"
-    formula = "CE + 2 mean(1 - e(f_s) . c_y / max(|e(f_s)|, |f_t|)), c_y the teacher's class mean; KD++ is kd+kdpp"
+    formula = (
+        "CE + 2 mean(1 - e(f_s) . c_y / max(|e(f_s)|, |f_t|)), c_y the teacher's class mean; KD++ is kd+kdpp"
+    )
     paper = "Wang et al., Improving Knowledge Distillation via Regularizing Feature Norm and Direction, 2023"
     bibtex = """@article{wang2023improving,
   title   = {Improving Knowledge Distillation via Regularizing Feature Norm and Direction},
@@ -62,7 +66,9 @@ class KDPP(Method):
         self.embed: nn.Module = nn.Identity()
         if d_s != d_t:
             self.embed = nn.Sequential(nn.Linear(d_s, d_t), nn.BatchNorm1d(d_t))
-        self.register_buffer("sums", torch.zeros(context.num_classes, d_t))  # a mean's direction is that of the sum
+        self.register_buffer(
+            "sums", torch.zeros(context.num_classes, d_t)
+        )  # a mean's direction is that of the sum
 
     def loss(self, step: Step) -> Terms:
         if not self.active("kdpp"):

@@ -29,20 +29,32 @@ if TYPE_CHECKING:
     from models import Features
 
 KD = {  # base temperature, weight; 2 and 9 elsewhere
-    "ResNet50:MobileNetV2": (3.0, 1.0), "resnet110:resnet20": (4.0, 12.0), "resnet32x4:wrn_16_2": (3.0, 9.0),
-    "resnet32x4:wrn_40_2": (3.0, 9.0), "vgg13:MobileNetV2": (3.0, 9.0), "vgg13:vgg8": (3.0, 9.0),
+    "ResNet50:MobileNetV2": (3.0, 1.0),
+    "resnet110:resnet20": (4.0, 12.0),
+    "resnet32x4:wrn_16_2": (3.0, 9.0),
+    "resnet32x4:wrn_40_2": (3.0, 9.0),
+    "vgg13:MobileNetV2": (3.0, 9.0),
+    "vgg13:vgg8": (3.0, 9.0),
     "wrn_40_2:MobileNetV2": (3.0, 9.0),
 }
 DKD = {  # base temperature, weight, beta before the weight; 2, 9 and 8 elsewhere
-    "ResNet50:MobileNetV2": (2.0, 15.0, 2.0), "resnet110:resnet20": (2.0, 15.0, 2.0),
-    "resnet110:resnet32": (2.0, 15.0, 2.0), "resnet32x4:wrn_16_2": (2.0, 9.0, 2.0),
-    "resnet32x4:wrn_40_2": (2.0, 9.0, 8.0), "resnet56:resnet20": (3.0, 18.0, 2.0),
-    "vgg13:MobileNetV2": (3.0, 9.0, 2.0), "vgg13:vgg8": (2.0, 15.0, 2.0), "wrn_40_2:MobileNetV2": (2.0, 15.0, 2.0),
-    "wrn_40_2:resnet8x4": (2.0, 18.0, 2.0), "wrn_40_2:wrn_16_2": (2.0, 12.0, 2.0),
+    "ResNet50:MobileNetV2": (2.0, 15.0, 2.0),
+    "resnet110:resnet20": (2.0, 15.0, 2.0),
+    "resnet110:resnet32": (2.0, 15.0, 2.0),
+    "resnet32x4:wrn_16_2": (2.0, 9.0, 2.0),
+    "resnet32x4:wrn_40_2": (2.0, 9.0, 8.0),
+    "resnet56:resnet20": (3.0, 18.0, 2.0),
+    "vgg13:MobileNetV2": (3.0, 9.0, 2.0),
+    "vgg13:vgg8": (2.0, 15.0, 2.0),
+    "wrn_40_2:MobileNetV2": (2.0, 15.0, 2.0),
+    "wrn_40_2:resnet8x4": (2.0, 18.0, 2.0),
+    "wrn_40_2:wrn_16_2": (2.0, 12.0, 2.0),
     "wrn_40_2:wrn_40_1": (2.0, 12.0, 2.0),
 }
 MLLD = {  # base temperature, weight; 2 and 9 elsewhere
-    "resnet32x4:ShuffleV2": (2.0, 6.0), "vgg13:MobileNetV2": (2.0, 6.0), "vgg13:vgg8": (2.0, 6.0),
+    "resnet32x4:ShuffleV2": (2.0, 6.0),
+    "vgg13:MobileNetV2": (2.0, 6.0),
+    "vgg13:vgg8": (2.0, 6.0),
 }
 
 
@@ -55,7 +67,9 @@ def standardise(logits: Tensor, eps: float = 1e-7) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class LSConfig(MethodConfig):
-    eps: float = param(1e-7, "added to the standard deviation", "logit-standardization-KD mdistiller/distillers/KD.py")
+    eps: float = param(
+        1e-7, "added to the standard deviation", "logit-standardization-KD mdistiller/distillers/KD.py"
+    )
 
 
 class LS(Method):

@@ -33,7 +33,12 @@ from benchmark.methods._common import check_range
 from benchmark.methods.base import Method, MethodConfig, Needs, Step, Terms, param
 
 TEMPERATURES = (2.0, 3.0, 5.0, 6.0)
-ANGLE, SHEAR, SHIFT, TONE = math.radians(10), 0.1, 0.3, 0.3  # magnitude 10 of RandAugment's 30; the shift in half image widths
+ANGLE, SHEAR, SHIFT, TONE = (
+    math.radians(10),
+    0.1,
+    0.3,
+    0.3,
+)  # magnitude 10 of RandAugment's 30; the shift in half image widths
 LUMA = (0.299, 0.587, 0.114)
 
 
@@ -52,6 +57,7 @@ def _make_strong(raw: RawBatch, draws: Tensor, _normal: Tensor) -> Tensor:
 
 def reshape(images: Tensor, op: Tensor, sign: Tensor) -> Tensor:
     """`[B, H, W, 3]`, op `[B]`: 0 nothing, 1 rotation, 2 and 3 shear, 4 and 5 shift; nearest neighbour, black outside."""
+
     def when(k: int, value: float) -> Tensor:
         return (op == k).float() * value * sign
 
@@ -116,10 +122,14 @@ def batch_loss(z_s: Tensor, z_t: Tensor, t: float, mask: Tensor | None) -> Tenso
 
 @dataclass(frozen=True, kw_only=True)
 class MLLDConfig(MethodConfig):
-    ce: float = param(0.1, "weight of the weak view's cross-entropy (1.0 in a combination)", "MLKD configs (unverified)")
+    ce: float = param(
+        0.1, "weight of the weak view's cross-entropy (1.0 in a combination)", "MLKD configs (unverified)"
+    )
     strong_ce: float = param(0.1, "weight of the strong view's cross-entropy", "MLKD configs (unverified)")
     levels: float = param(0.9, "weight of each of the three levels", "MLKD configs (unverified)")
-    temperature: float = param(4.0, "the first temperature; 2, 3, 5 and 6 are added", "MLKD configs (unverified)")
+    temperature: float = param(
+        4.0, "the first temperature; 2, 3, 5 and 6 are added", "MLKD configs (unverified)"
+    )
 
     def __post_init__(self) -> None:
         check_range("mlld.temperature", self.temperature, 0.0, above=True)

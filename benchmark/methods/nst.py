@@ -26,7 +26,9 @@ LEAST = 1e-12  # the least length that a channel is divided by, as in F.normaliz
 
 @dataclass(frozen=True, kw_only=True)
 class NSTConfig(MethodConfig):
-    weight: float = param(50.0, "weight of the discrepancy", "RepDistiller run_cifar_distill.sh --distill nst -b 50")
+    weight: float = param(
+        50.0, "weight of the discrepancy", "RepDistiller run_cifar_distill.sh --distill nst -b 50"
+    )
 
 
 def discrepancy(f_s: Tensor, f_t: Tensor) -> Tensor:

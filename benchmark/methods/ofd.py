@@ -44,7 +44,10 @@ def norms_before_relu(net: Network) -> list[nn.BatchNorm2d]:
     found = []
     first = next(net.parameters())
     # under autocast: a frozen network's convolutions may be in bf16 and the rest of it in fp32 (`models.freeze`)
-    with torch.no_grad(), torch.autocast(first.device.type, torch.bfloat16, enabled=first.dtype == torch.bfloat16):
+    with (
+        torch.no_grad(),
+        torch.autocast(first.device.type, torch.bfloat16, enabled=first.dtype == torch.bfloat16),
+    ):
         x = net.run_stem(torch.zeros(1, 3, 32, 32, device=first.device, dtype=first.dtype))
         for stage in range(net.num_stages):
             x = net.run_stage(stage, x)[0]
@@ -71,7 +74,9 @@ def partial_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class OFDConfig(MethodConfig):
-    weight: float = param(1e-3, "weight of the sum over stages", "overhaul-distillation CIFAR-100, loss / 1000")
+    weight: float = param(
+        1e-3, "weight of the sum over stages", "overhaul-distillation CIFAR-100, loss / 1000"
+    )
 
 
 class OFD(Method):
@@ -99,7 +104,9 @@ class OFD(Method):
             raise ValueError("this method needs the teacher's batch norms")
         pairs = pairs_of_stages(student.stage_shapes, teacher.stage_shapes)
         self.connectors = nn.ModuleList()
-        for number, (norm, (s, t)) in enumerate(zip(norms_before_relu(context.teacher_net), pairs, strict=False)):
+        for number, (norm, (s, t)) in enumerate(
+            zip(norms_before_relu(context.teacher_net), pairs, strict=False)
+        ):
             conv = nn.Conv2d(s[0], t[0], 1, bias=False)
             nn.init.normal_(conv.weight, 0.0, math.sqrt(2 / t[0]))
             self.connectors.append(nn.Sequential(conv, nn.BatchNorm2d(t[0])))

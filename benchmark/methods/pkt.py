@@ -23,7 +23,9 @@ EPS = 1e-7  # as in RepDistiller distiller_zoo/PKT.py
 
 @dataclass(frozen=True, kw_only=True)
 class PKTConfig(MethodConfig):
-    weight: float = param(30000.0, "weight of the divergence", "RepDistiller run_cifar_distill.sh --distill pkt -b 30000")
+    weight: float = param(
+        30000.0, "weight of the divergence", "RepDistiller run_cifar_distill.sh --distill pkt -b 30000"
+    )
 
 
 def neighbourhoods(vectors: Tensor) -> Tensor:
@@ -38,7 +40,9 @@ class PKT(Method):
     name = "pkt"
     title = "PKT"
     formula = "CE + 30000 mean_ij p_ij log(p_ij / q_ij), p (teacher), q (student) = row-normalised (cos + 1) / 2 over the batch"
-    paper = "Passalis and Tefas, Learning Deep Representations with Probabilistic Knowledge Transfer, ECCV 2018"
+    paper = (
+        "Passalis and Tefas, Learning Deep Representations with Probabilistic Knowledge Transfer, ECCV 2018"
+    )
     bibtex = """@inproceedings{passalis2018learning,
   title     = {Learning Deep Representations with Probabilistic Knowledge Transfer},
   author    = {Passalis, Nikolaos and Tefas, Anastasios},

@@ -82,14 +82,20 @@ def hierarchical_loss(a: Tensor, b: Tensor) -> Tensor:
         if size < a.shape[-2]:
             weight /= 2
             weights += weight
-            total = total + weight * F.mse_loss(F.adaptive_avg_pool2d(a, size), F.adaptive_avg_pool2d(b, size))
+            total = total + weight * F.mse_loss(
+                F.adaptive_avg_pool2d(a, size), F.adaptive_avg_pool2d(b, size)
+            )
     return total / weights
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReviewKDConfig(MethodConfig):
-    weight: float = param(5.0, "weight of the sum over levels", "mdistiller configs/cifar100/reviewkd (unverified by pair)")
-    warmup: int = param(20, "epochs (of 240) in which the weight rises linearly", "mdistiller WARMUP_EPOCHS 20")
+    weight: float = param(
+        5.0, "weight of the sum over levels", "mdistiller configs/cifar100/reviewkd (unverified by pair)"
+    )
+    warmup: int = param(
+        20, "epochs (of 240) in which the weight rises linearly", "mdistiller WARMUP_EPOCHS 20"
+    )
     mid: int = param(512, "most channels of the residual map", "mdistiller MAX_MID_CHANNEL 512")
 
     def __post_init__(self) -> None:

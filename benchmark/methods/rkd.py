@@ -28,7 +28,9 @@ EPS = 1e-12  # least squared distance, as in RepDistiller distiller_zoo/RKD.py
 @dataclass(frozen=True, kw_only=True)
 class RKDConfig(MethodConfig):
     weight: float = param(1.0, "weight of the whole", "RepDistiller run_cifar_distill.sh --distill rkd -b 1")
-    distance: float = param(25.0, "weight of the distances within it", "RepDistiller distiller_zoo/RKD.py w_d")
+    distance: float = param(
+        25.0, "weight of the distances within it", "RepDistiller distiller_zoo/RKD.py w_d"
+    )
     angle: float = param(50.0, "weight of the angles within it", "RepDistiller distiller_zoo/RKD.py w_a")
 
 
@@ -65,7 +67,9 @@ def angles(products: Tensor, lengths: Tensor) -> Tensor:
 class RKD(Method):
     name = "rkd"
     title = "RKD"
-    formula = "CE + 25 smooth_l1(relative distances) + 50 smooth_l1(cosines of all triples), of the pooled vectors"
+    formula = (
+        "CE + 25 smooth_l1(relative distances) + 50 smooth_l1(cosines of all triples), of the pooled vectors"
+    )
     paper = "Park et al., Relational Knowledge Distillation, CVPR 2019"
     bibtex = """@inproceedings{park2019relational,
   title     = {Relational Knowledge Distillation},

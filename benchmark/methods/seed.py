@@ -40,7 +40,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class SEEDConfig(MethodConfig):
-    weight: float = param(1.0, "weight of the term", "Fang et al., the only term; beside a classifier unverified")
+    weight: float = param(
+        1.0, "weight of the term", "Fang et al., the only term; beside a classifier unverified"
+    )
     queue: int = param(65536, "embeddings that the queue holds", "jacobswan1/SEED README, 65536")
     teacher_temperature: float = param(0.01, "tau of the teacher", "Fang et al., 0.01; unverified")
     student_temperature: float = param(0.2, "tau of the student", "Fang et al., 0.2; unverified")
@@ -89,14 +91,18 @@ class SEED(Method):
         self.register_buffer("place", torch.tensor(0))
         self._new: Tensor | None = None
         # asked of the student at each step: the classifier is its module, not one of ours
-        self._classifier: Callable[[], nn.Linear] | None = None if context.student_net is None else context.student_net.linear_head
+        self._classifier: Callable[[], nn.Linear] | None = (
+            None if context.student_net is None else context.student_net.linear_head
+        )
 
     def task_loss(self, step: Step) -> Tensor | None:
         if self.config.labels == "student":
             return None
         assert self._classifier is not None
         classifier = self._classifier()
-        return F.cross_entropy(F.linear(step.student.embedding.detach(), classifier.weight, classifier.bias), step.labels)
+        return F.cross_entropy(
+            F.linear(step.student.embedding.detach(), classifier.weight, classifier.bias), step.labels
+        )
 
     def loss(self, step: Step) -> Terms:
         if not self.active("seed"):

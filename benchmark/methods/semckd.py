@@ -30,8 +30,12 @@ def regressor(c_s: int, c_t: int) -> nn.Sequential:
     """R: channels c_s -> c_t."""
     mid = 2 * c_t
     return nn.Sequential(
-        nn.Conv2d(c_s, mid, 1, bias=False), nn.BatchNorm2d(mid), nn.ReLU(),
-        nn.Conv2d(mid, mid, 3, padding=1, bias=False), nn.BatchNorm2d(mid), nn.ReLU(),
+        nn.Conv2d(c_s, mid, 1, bias=False),
+        nn.BatchNorm2d(mid),
+        nn.ReLU(),
+        nn.Conv2d(mid, mid, 3, padding=1, bias=False),
+        nn.BatchNorm2d(mid),
+        nn.ReLU(),
         nn.Conv2d(mid, c_t, 1, bias=False),
     )
 
@@ -54,7 +58,9 @@ class Embed(nn.Module):
 @dataclass(frozen=True, kw_only=True)
 class SemCKDConfig(MethodConfig):
     weight: float = param(400.0, "weight of the cross-layer term", "SemCKD scripts --distill semckd -b 400")
-    factor: int = param(4, "by which queries and keys are shorter than the batch", "SemCKD models/util.py (unverified)")
+    factor: int = param(
+        4, "by which queries and keys are shorter than the batch", "SemCKD models/util.py (unverified)"
+    )
 
     def __post_init__(self) -> None:
         check_range("semckd.factor", self.factor, 1)

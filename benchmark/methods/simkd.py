@@ -35,17 +35,29 @@ def projector(c_s: int, c_t: int, factor: int) -> nn.Sequential:
     """Channels c_s -> c_t, positive; c_t / factor in between."""
     mid = c_t // factor
     return nn.Sequential(
-        nn.Conv2d(c_s, mid, 1, bias=False), nn.BatchNorm2d(mid), nn.ReLU(),
-        nn.Conv2d(mid, mid, 3, padding=1, groups=mid, bias=False), nn.BatchNorm2d(mid), nn.ReLU(),
-        nn.Conv2d(mid, c_t, 1, bias=False), nn.BatchNorm2d(c_t), nn.ReLU(),
+        nn.Conv2d(c_s, mid, 1, bias=False),
+        nn.BatchNorm2d(mid),
+        nn.ReLU(),
+        nn.Conv2d(mid, mid, 3, padding=1, groups=mid, bias=False),
+        nn.BatchNorm2d(mid),
+        nn.ReLU(),
+        nn.Conv2d(mid, c_t, 1, bias=False),
+        nn.BatchNorm2d(c_t),
+        nn.ReLU(),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class SimKDConfig(MethodConfig):
-    ce: float = param(0.0, "weight of the cross-entropy: none, the student's classifier is not used", "SimKD scripts -c 0")
+    ce: float = param(
+        0.0, "weight of the cross-entropy: none, the student's classifier is not used", "SimKD scripts -c 0"
+    )
     weight: float = param(1.0, "weight of the maps' distance", "SimKD scripts -b 1")
-    factor: int = param(2, "by which the projector's inner channels are fewer than the teacher's", "SimKD models/util.py factor=2")
+    factor: int = param(
+        2,
+        "by which the projector's inner channels are fewer than the teacher's",
+        "SimKD models/util.py factor=2",
+    )
 
     def __post_init__(self) -> None:
         check_range("simkd.factor", self.factor, 1)
@@ -54,7 +66,9 @@ class SimKDConfig(MethodConfig):
 class SimKD(Method):
     name = "simkd"
     title = "SimKD"
-    formula = "mean((P(F_s) - F_t)^2), no CE; at test the teacher's classifier on pool(P(F_s)): extra parameters"
+    formula = (
+        "mean((P(F_s) - F_t)^2), no CE; at test the teacher's classifier on pool(P(F_s)): extra parameters"
+    )
     paper = "Chen et al., Knowledge Distillation with the Reused Teacher Classifier, CVPR 2022"
     bibtex = """@inproceedings{chen2022knowledge,
   title     = {Knowledge Distillation with the Reused Teacher Classifier},
@@ -69,7 +83,9 @@ class SimKD(Method):
     @classmethod
     def skip(cls, config: SimKDConfig, student: NetInfo | None, teacher: NetInfo | None) -> str | None:
         if teacher is not None and teacher.stage_shapes[-1][0] != teacher.embedding_dim:
-            return f"the classifier of {teacher.name} does not read its last map (a layer stands between them)"
+            return (
+                f"the classifier of {teacher.name} does not read its last map (a layer stands between them)"
+            )
         return None
 
     @classmethod

@@ -21,7 +21,11 @@ from benchmark.methods.base import Method, MethodConfig, Needs, Step, Terms, par
 
 @dataclass(frozen=True, kw_only=True)
 class SPConfig(MethodConfig):
-    weight: float = param(3000.0, "weight of the similarity term", "RepDistiller run_cifar_distill.sh --distill similarity -b 3000")
+    weight: float = param(
+        3000.0,
+        "weight of the similarity term",
+        "RepDistiller run_cifar_distill.sh --distill similarity -b 3000",
+    )
 
 
 def similarities(maps: Tensor) -> Tensor:
@@ -54,4 +58,6 @@ class SP(Method):
     def loss(self, step: Step) -> Terms:
         if not self.active("sp"):
             return {}
-        return {"sp": F.mse_loss(similarities(step.student.stages[-1]), similarities(step.teacher.stages[-1]))}
+        return {
+            "sp": F.mse_loss(similarities(step.student.stages[-1]), similarities(step.teacher.stages[-1]))
+        }

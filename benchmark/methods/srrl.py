@@ -27,14 +27,20 @@ from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, S
 
 @dataclass(frozen=True, kw_only=True)
 class SRRLConfig(MethodConfig):
-    feature: float = param(1.0, "weight of the embeddings' distance", "unverified: searched by pair (KD_SRRL issue #3)")
-    regression: float = param(1.0, "weight of the logits' distance", "unverified: searched by pair (KD_SRRL issue #3)")
+    feature: float = param(
+        1.0, "weight of the embeddings' distance", "unverified: searched by pair (KD_SRRL issue #3)"
+    )
+    regression: float = param(
+        1.0, "weight of the logits' distance", "unverified: searched by pair (KD_SRRL issue #3)"
+    )
 
 
 class SRRL(Method):
     name = "srrl"
     title = "SRRL"
-    formula = "CE + mean((h(f_s) - f_t)^2) + mean((W_t h(f_s) + b_t - z_t)^2), h trained, W_t and b_t the teacher's"
+    formula = (
+        "CE + mean((h(f_s) - f_t)^2) + mean((W_t h(f_s) + b_t - z_t)^2), h trained, W_t and b_t the teacher's"
+    )
     paper = "Yang et al., Knowledge Distillation via Softmax Regression Representation Learning, ICLR 2021"
     bibtex = """@inproceedings{yang2021knowledge,
   title     = {Knowledge Distillation via Softmax Regression Representation Learning},

@@ -54,9 +54,15 @@ from benchmark.methods.sskd_head import projection_head
 
 @dataclass(frozen=True, kw_only=True)
 class SSKDConfig(MethodConfig):
-    ce: float = param(0.1, "weight of the cross-entropy (1.0 in a combination)", "SSKD student.py --ce-weight 0.1")
-    kd: float = param(0.9, "weight of KD on unturned images (0.0 in a combination)", "SSKD student.py --kd-weight 0.9")
-    tf: float = param(2.7, "weight of KD on the turned images", "SSKD student.py --tf-weight 2.7 (paper: 10.0)")
+    ce: float = param(
+        0.1, "weight of the cross-entropy (1.0 in a combination)", "SSKD student.py --ce-weight 0.1"
+    )
+    kd: float = param(
+        0.9, "weight of KD on unturned images (0.0 in a combination)", "SSKD student.py --kd-weight 0.9"
+    )
+    tf: float = param(
+        2.7, "weight of KD on the turned images", "SSKD student.py --tf-weight 2.7 (paper: 10.0)"
+    )
     ss: float = param(10.0, "weight of the similarities' KL", "SSKD student.py --ss-weight 10.0 (paper: 2.7)")
     kd_temperature: float = param(4.0, "T on the unturned images", "SSKD student.py --kd-T 4.0")
     tf_temperature: float = param(4.0, "T on the turned images", "SSKD student.py --tf-T 4.0")
@@ -134,7 +140,8 @@ class SSKD(Method):
         c: SSKDConfig = self.config
         with torch.no_grad():
             teacher = similarities(
-                self.teacher_head(step.teachers["rotated"].embedding), self.teacher_head(step.teacher.embedding)
+                self.teacher_head(step.teachers["rotated"].embedding),
+                self.teacher_head(step.teacher.embedding),
             )
         student = similarities(
             self.student_head(step.students["rotated"].embedding), self.student_head(step.student.embedding)
@@ -155,10 +162,14 @@ def _selected_kl(student: Tensor, teacher: Tensor, truth: Tensor, temperature: f
 def _trained_head(size: int, artifacts: Mapping[str, Mapping[str, Tensor]]) -> nn.Sequential:
     """The teacher's head as stage A left it, frozen. `InputError` if it is not there or belongs to another teacher."""
     if not artifacts.get("sskd_head"):
-        raise InputError("sskd: the teacher's head is missing; allowed: a finished run of sskd_head on the same teacher")
+        raise InputError(
+            "sskd: the teacher's head is missing; allowed: a finished run of sskd_head on the same teacher"
+        )
     head = projection_head(size)
     try:
-        head.load_state_dict({key.removeprefix("head."): value for key, value in artifacts["sskd_head"].items()})
+        head.load_state_dict(
+            {key.removeprefix("head."): value for key, value in artifacts["sskd_head"].items()}
+        )
     except RuntimeError as error:
         raise InputError(
             f"sskd: the head left by sskd_head does not fit an embedding of {size}; allowed: that of the same teacher"

@@ -33,11 +33,15 @@ class TFKDConfig(MethodConfig):
     ce: float = param(
         0.9, "weight of the cross-entropy, 1 - alpha (1.0 in a combination)", "as --reg_alpha 0.1; unverified"
     )
-    weight: float = param(0.1, "weight of the virtual teacher's KL, alpha", "TF-KD params.json, reg_alpha; unverified")
+    weight: float = param(
+        0.1, "weight of the virtual teacher's KL, alpha", "TF-KD params.json, reg_alpha; unverified"
+    )
     temperature: float = param(
         20.0, "temperature T of the virtual teacher", "TF-KD params.json, reg_temperature; unverified"
     )
-    correct: float = param(0.99, "the virtual teacher's probability of the true class", "TF-KD loss_kd_regularization")
+    correct: float = param(
+        0.99, "the virtual teacher's probability of the true class", "TF-KD loss_kd_regularization"
+    )
     multiplier: float = param(1.0, "factor of the KL", "TF-KD --multiplier, per network; unverified")
 
     def __post_init__(self) -> None:

@@ -26,7 +26,9 @@ class TFKDSelfConfig(MethodConfig):
         0.05, "weight of the cross-entropy, 1 - alpha (1.0 in a combination)", "TF-KD params.json; unverified"
     )
     weight: float = param(0.95, "weight of the KL, alpha", "TF-KD params.json, alpha; unverified")
-    temperature: float = param(20.0, "temperature T of both softmaxes", "TF-KD params.json, temperature; unverified")
+    temperature: float = param(
+        20.0, "temperature T of both softmaxes", "TF-KD params.json, temperature; unverified"
+    )
     multiplier: float = param(1.0, "factor of the KL", "TF-KD --multiplier, per network; unverified")
 
     def __post_init__(self) -> None:

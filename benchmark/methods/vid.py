@@ -28,8 +28,12 @@ EPS = 1e-5  # the least variance, as in RepDistiller distiller_zoo/VID.py
 
 @dataclass(frozen=True, kw_only=True)
 class VIDConfig(MethodConfig):
-    weight: float = param(1.0, "weight of the variational term", "RepDistiller run_cifar_distill.sh --distill vid -b 1")
-    variance: float = param(5.0, "variance of every channel at the start", "RepDistiller distiller_zoo/VID.py init_pred_var")
+    weight: float = param(
+        1.0, "weight of the variational term", "RepDistiller run_cifar_distill.sh --distill vid -b 1"
+    )
+    variance: float = param(
+        5.0, "variance of every channel at the start", "RepDistiller distiller_zoo/VID.py init_pred_var"
+    )
 
     def __post_init__(self) -> None:
         check_range("vid.variance", self.variance, EPS, above=True)
@@ -61,8 +65,10 @@ class Gaussian(nn.Module):
     def __init__(self, c_s: int, c_t: int, variance: float) -> None:
         super().__init__()
         self.mu = nn.Sequential(
-            nn.Conv2d(c_s, c_t, 1, bias=False), nn.ReLU(),
-            nn.Conv2d(c_t, c_t, 1, bias=False), nn.ReLU(),
+            nn.Conv2d(c_s, c_t, 1, bias=False),
+            nn.ReLU(),
+            nn.Conv2d(c_t, c_t, 1, bias=False),
+            nn.ReLU(),
             nn.Conv2d(c_t, c_t, 1, bias=False),
         )
         self.rho = nn.Parameter(torch.full((c_t,), math.log(math.expm1(variance - EPS))))

@@ -32,8 +32,20 @@ class Rates:
 
 
 RATES = {
-    "cuda": Rates(2.3e-6, 1.29e-11, 0.0, 3.0e-5, "one H100 in bf16: full packs of five pairs, within 12%; four students alone, within 33%"),
-    "cpu": Rates(0.0, 1.71e-9, 1 / 177e9, 0.0, "full packs of 13 pairs on two cores with AVX-512 in fp32, within 25% but for vgg8 and ResNet50"),
+    "cuda": Rates(
+        2.3e-6,
+        1.29e-11,
+        0.0,
+        3.0e-5,
+        "one H100 in bf16: full packs of five pairs, within 12%; four students alone, within 33%",
+    ),
+    "cpu": Rates(
+        0.0,
+        1.71e-9,
+        1 / 177e9,
+        0.0,
+        "full packs of 13 pairs on two cores with AVX-512 in fp32, within 25% but for vgg8 and ResNet50",
+    ),
 }
 """Fitted to `bench` (docs/speed.md). On the GPU the arithmetic is no part of it: what these networks wait for there are small kernels and memory."""
 
@@ -114,13 +126,21 @@ def _seconds(passes: Passes, rates: Rates, dataset: str, batch: int) -> float:
     """Of passes with other work beside them."""
     network, times, images = passes
     net = network_info(network, data.info(dataset).num_classes)
-    return times * images * (rates.call * net.convolutions / batch + rates.number * net.map_numbers + rates.mac * net.macs)
+    return (
+        times
+        * images
+        * (rates.call * net.convolutions / batch + rates.number * net.map_numbers + rates.mac * net.macs)
+    )
 
 
 def _chain(passes: Sequence[Passes], rates: Rates, dataset: str, batch: int) -> float:
     """Of a student's steps with the device to itself (evaluations go in large batches, and hardly count)."""
     classes = data.info(dataset).num_classes
-    return sum(rates.chain * network_info(n, classes).convolutions * times * images / batch for n, times, images in passes if times > 1)
+    return sum(
+        rates.chain * network_info(n, classes).convolutions * times * images / batch
+        for n, times, images in passes
+        if times > 1
+    )
 
 
 LONG_SECONDS = 60
@@ -134,7 +154,12 @@ def measured_factor(records: Iterable[Mapping[str, Any]], device: str) -> float 
     """
     took = model = 0.0
     for r in records:
-        if r.get("device") != device or (r.get("seconds") or 0) < LONG_SECONDS or not r.get("epochs") or r.get("student") == NONE:
+        if (
+            r.get("device") != device
+            or (r.get("seconds") or 0) < LONG_SECONDS
+            or not r.get("epochs")
+            or r.get("student") == NONE
+        ):
             continue
         recipe, rates, dataset = r["settings"]["recipe"], RATES[device], r["dataset"]
         images, batch = recipe["train_images"] * r["epochs"], recipe["batch_size"]
@@ -155,14 +180,19 @@ def _memory(run: Run) -> int:
     """Numbers that the buffers of a run's methods hold, beside its weights."""
     classes = data.info(run.dataset).num_classes
     teacher = None if run.teacher_ref is None else network_info(run.teacher_ref.network, classes)
-    return sum(methods.ask(c.method, "memory", c.config, run.recipe.train_images, classes, teacher) for c in run.spec.components)
+    return sum(
+        methods.ask(c.method, "memory", c.config, run.recipe.train_images, classes, teacher)
+        for c in run.spec.components
+    )
 
 
 def disk(runs: Sequence[Run], keep: str) -> tuple[int, int]:
     """Bytes that finished runs leave, and bytes of one checkpoint of each while they train."""
     left = peak = 0
     for run in runs:
-        params = 0 if run.student == NONE else network_info(run.student, data.info(run.dataset).num_classes).params
+        params = (
+            0 if run.student == NONE else network_info(run.student, data.info(run.dataset).num_classes).params
+        )
         if keep == "all" or not run.spec.components:
             left += 2 * WEIGHTS_BYTES * params
         left += 200 * run.recipe.epochs + 4096

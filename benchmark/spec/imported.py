@@ -46,7 +46,9 @@ def network_of(path: Path) -> str | None:
     """The network that a checkpoint's file or folder is named after (the longest name that fits), or None."""
     for text in (path.name, path.parent.name):
         fits = [
-            n for n in models.names() if text.lower().startswith(n.lower()) and not text[len(n) : len(n) + 1].isalnum()
+            n
+            for n in models.names()
+            if text.lower().startswith(n.lower()) and not text[len(n) : len(n) + 1].isalnum()
         ]
         if fits:
             return max(fits, key=len)
@@ -81,9 +83,22 @@ def described(path: Path) -> Imported:
         raise InputError(
             f"{path}: no description of a teacher ({type(error).__name__}: {error}); allowed: JSON with network, num_classes, weights"
         ) from error
-    if network not in models.names() or num_classes not in (10, 100) or not isinstance(weights, str) or not weights:
-        raise InputError(f"{path}: no description of a teacher; allowed: a network of models/, 10 or 100 classes, a hash of weights")
-    return Imported(network, num_classes, path, weights, {k: v for k, v in found.items() if k not in ("network", "num_classes", "weights")})
+    if (
+        network not in models.names()
+        or num_classes not in (10, 100)
+        or not isinstance(weights, str)
+        or not weights
+    ):
+        raise InputError(
+            f"{path}: no description of a teacher; allowed: a network of models/, 10 or 100 classes, a hash of weights"
+        )
+    return Imported(
+        network,
+        num_classes,
+        path,
+        weights,
+        {k: v for k, v in found.items() if k not in ("network", "num_classes", "weights")},
+    )
 
 
 def need_weights(refs: Iterable[TeacherRef | None]) -> None:
@@ -100,10 +115,14 @@ def scan(folder: Path | None) -> list[Imported]:
     if folder is None:
         return []
     if not folder.is_dir():
-        raise InputError(f"TEACHERS: no folder {folder}; allowed: a folder of checkpoints ({', '.join(SUFFIXES)})")
+        raise InputError(
+            f"TEACHERS: no folder {folder}; allowed: a folder of checkpoints ({', '.join(SUFFIXES)})"
+        )
     found: dict[str, Imported] = {}
     for path in sorted(
-        p for p in folder.rglob("*") if p.suffix in (*SUFFIXES, DESCRIBED) and p.is_file() and not p.name.startswith(".")
+        p
+        for p in folder.rglob("*")
+        if p.suffix in (*SUFFIXES, DESCRIBED) and p.is_file() and not p.name.startswith(".")
     ):
         teacher = described(path) if path.suffix == DESCRIBED else read(path)
         if teacher.network in found:
@@ -112,7 +131,9 @@ def scan(folder: Path | None) -> list[Imported]:
             )
         found[teacher.network] = teacher
     if not found:
-        raise InputError(f"TEACHERS: no checkpoint in {folder}; allowed: a folder of checkpoints ({', '.join(SUFFIXES)})")
+        raise InputError(
+            f"TEACHERS: no checkpoint in {folder}; allowed: a folder of checkpoints ({', '.join(SUFFIXES)})"
+        )
     return list(found.values())
 
 

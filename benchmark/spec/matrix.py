@@ -116,7 +116,9 @@ class Expansion:
         protocol = self.table.protocol_override
         settings = {**({"protocol": protocol} if protocol else {}), **dict(self.overrides)}
         text = ",".join(f"{k}={v}" for k, v in settings.items())
-        if not re.fullmatch(r"[\w.,=+-]{0,60}", text, re.ASCII):  # too long for a file's name, or not fit for one
+        if not re.fullmatch(
+            r"[\w.,=+-]{0,60}", text, re.ASCII
+        ):  # too long for a file's name, or not fit for one
             text = hashlib.sha256(text.encode()).hexdigest()[:10]
         return text and f"-set-{text}"
 
@@ -167,7 +169,9 @@ def load_table(name: str, folder: Path = FOLDER) -> Table:
     path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
     if not path.is_file():
         if name.endswith(".toml"):
-            raise InputError(f"no file {name}; allowed: a table's file, or one of {', '.join(table_names(folder))}")
+            raise InputError(
+                f"no file {name}; allowed: a table's file, or one of {', '.join(table_names(folder))}"
+            )
         raise unknown("table", name, table_names(folder))
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -175,7 +179,9 @@ def load_table(name: str, folder: Path = FOLDER) -> Table:
         raise InputError(
             f"{path.name} is not valid TOML: {error}; allowed: the form described in benchmark/spec/matrix.py"
         ) from error
-    _check(path.name, raw, _TOP, ("title", "paper", "table", "dataset", "protocol", "seeds", "columns", "rows"))
+    _check(
+        path.name, raw, _TOP, ("title", "paper", "table", "dataset", "protocol", "seeds", "columns", "rows")
+    )
     protocols.get_protocol(raw["protocol"])
     data.info(raw["dataset"])
     if not 1 <= raw["seeds"] <= MOST_SEEDS:
@@ -193,8 +199,14 @@ def load_table(name: str, folder: Path = FOLDER) -> Table:
             else tuple(sorted((k, _check_override(k, v)) for k, v in row.get("set", {}).items()))
         )
         if unused := [k for k, _ in settings if not _concerns(k, row["method"])]:
-            own = "none: it is a plain training" if row["method"] in _PLAIN_ROWS else f"settings of {row['method']}, ce, recipe.FIELD"
-            raise InputError(f"{where} ('{row['label']}'): set has {', '.join(unused)}, which no run of the row has; allowed: {own}")
+            own = (
+                "none: it is a plain training"
+                if row["method"] in _PLAIN_ROWS
+                else f"settings of {row['method']}, ce, recipe.FIELD"
+            )
+            raise InputError(
+                f"{where} ('{row['label']}'): set has {', '.join(unused)}, which no run of the row has; allowed: {own}"
+            )
         rows.append(
             Row(
                 row["label"],
@@ -214,7 +226,9 @@ def load_table(name: str, folder: Path = FOLDER) -> Table:
     if not all(isinstance(c, str) for c in [*raw["columns"], *quick]):
         raise InputError(f"{path.name}: columns must be pairs written teacher:student")
     if strange := [c for c in quick if c not in raw["columns"]]:
-        raise InputError(f"{path.name}: quick_columns has {', '.join(strange)}; allowed: {', '.join(raw['columns'])}")
+        raise InputError(
+            f"{path.name}: quick_columns has {', '.join(strange)}; allowed: {', '.join(raw['columns'])}"
+        )
     for what, names in (("columns", raw["columns"]), ("rows labelled", [r.label for r in rows])):
         if twice := sorted({n for n in names if names.count(n) > 1}):
             raise InputError(f"{path.name}: {what} {', '.join(twice)} twice; allowed: each once")
@@ -251,7 +265,9 @@ def _check_places(where: str, table: Mapping[str, Any], rows: Sequence[Row]) -> 
         for place in row.sources:
             if place not in known:
                 papers = {p.partition("/")[0] for p in known}
-                allowed = [p for p in known if p.partition("/")[0] == place.partition("/")[0]] or sorted(papers)
+                allowed = [p for p in known if p.partition("/")[0] == place.partition("/")[0]] or sorted(
+                    papers
+                )
                 raise InputError(
                     f"{row_is}: from = '{place}' is not among the printed numbers{hint(place, known)}; allowed: {', '.join(allowed)}, "
                     "and what KD_PUBLISHED= adds"
@@ -263,7 +279,9 @@ def _check_places(where: str, table: Mapping[str, Any], rows: Sequence[Row]) -> 
 
 def _check_override(key: str, value: Any) -> Any:
     return (
-        protocols.check_recipe_override(key, value) if key.startswith("recipe.") else methods.check_override(key, value)
+        protocols.check_recipe_override(key, value)
+        if key.startswith("recipe.")
+        else methods.check_override(key, value)
     )
 
 
@@ -311,7 +329,10 @@ def _concerns(key: str, method: str) -> bool:
     if method in _PLAIN_ROWS:
         return False
     name = key.partition(".")[0]
-    return name in ("ce", "recipe", *(w.strip() for w in method.split("+"))) or name in methods.parse(method).requires
+    return (
+        name in ("ce", "recipe", *(w.strip() for w in method.split("+")))
+        or name in methods.parse(method).requires
+    )
 
 
 def _recipe_only(overrides: tuple[tuple[str, Any], ...]) -> tuple[tuple[str, Any], ...]:
@@ -365,7 +386,9 @@ def expand(
             for run in cell.runs:
                 collect(run)
     if overrides:  # the values that the table has anyway change nothing
-        own = expand(table, profile, resolver, seeds=seeds, pairs=pairs, only_methods=only_methods, dataset=dataset)
+        own = expand(
+            table, profile, resolver, seeds=seeds, pairs=pairs, only_methods=only_methods, dataset=dataset
+        )
         overrides = () if ordered.keys() == {r.key for r in own.runs} else overrides
     return Expansion(replace(table), profile, where, chosen, tuple(cells), tuple(ordered.values()), overrides)
 

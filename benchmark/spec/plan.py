@@ -138,11 +138,16 @@ def make_plan(
 
 def _needs_met(run: Run, states: dict[str, str], store: Store) -> bool:
     """Whether the run failed only because what it needs was not there, and that has not failed now."""
-    return store.was_blocked(run.key) and all(states[n.key] not in ("failed", "diverged") for n in run.needs_runs)
+    return store.was_blocked(run.key) and all(
+        states[n.key] not in ("failed", "diverged") for n in run.needs_runs
+    )
 
 
 def _cut(
-    members: list[Run], max_pack: int, max_seconds: float | None, seconds_of: Callable[[Sequence[Run]], float] | None
+    members: list[Run],
+    max_pack: int,
+    max_seconds: float | None,
+    seconds_of: Callable[[Sequence[Run]], float] | None,
 ) -> list[list[Run]]:
     """Even parts of at most `max_pack` runs; then each part is halved while it is longer than allowed."""
     count = -(-len(members) // max_pack)

@@ -228,7 +228,9 @@ class Recipe:
         return self.lr * self.decay ** sum(epoch > m for m in self.milestones)
 
     def settings(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # asdict copies deeply: plans of 10^5 runs notice
+        return {
+            f.name: getattr(self, f.name) for f in dataclasses.fields(self)
+        }  # asdict copies deeply: plans of 10^5 runs notice
 
 
 RECIPE_FIELDS = (
@@ -265,7 +267,9 @@ def check_recipe_override(key: str, value: Any) -> Any:
     value = coerce(key, value, kind, None)
     low = 2 if name in ("batch_size", "train_images") else 1 if kind is int else 0
     if kind is not bool and (value < low or (kind is int and value > LARGEST)):
-        raise InputError(f"{key}={value}; allowed: {low} and more{f', up to {LARGEST}' if kind is int else ''}")
+        raise InputError(
+            f"{key}={value}; allowed: {low} and more{f', up to {LARGEST}' if kind is int else ''}"
+        )
     if name == "momentum" and value >= 1:
         raise InputError(f"{key}={value}; allowed: 0 and more, below 1")
     return value
@@ -308,6 +312,10 @@ def resolve(
         train_images=min(train or available[0], available[0]),
         test_images=min(test or available[1], available[1]),
     )
-    if base.train_images < 2:  # `samplers.cut` drops a batch of one image always, and keeps an only batch that is not full
-        raise InputError(f"train_images is {base.train_images}, which makes no batch; allowed: 2 and more training images")
+    if (
+        base.train_images < 2
+    ):  # `samplers.cut` drops a batch of one image always, and keeps an only batch that is not full
+        raise InputError(
+            f"train_images is {base.train_images}, which makes no batch; allowed: 2 and more training images"
+        )
     return dataclasses.replace(base, **overrides)

@@ -102,7 +102,9 @@ class Run:
     @property
     def lr_scale(self) -> float:
         """What the profile multiplies published learning rates by; in `recipe.lr` already, not in those that a method's own code fixes."""
-        return protocols.get_profile(self.request.profile).lr_scale(protocols.get_protocol(self.request.protocol))
+        return protocols.get_profile(self.request.profile).lr_scale(
+            protocols.get_protocol(self.request.protocol)
+        )
 
     def order(self) -> dict[str, Any]:
         """The run as plain JSON data, from which `Resolver.from_order` makes it again in another process."""
@@ -146,7 +148,9 @@ def parse_pair(text: str) -> tuple[str, str]:
         if name != NONE and name not in models.names():
             raise unknown("network", name, models.names())
     if student == NONE:
-        raise InputError(f"pair '{text}' has no student; allowed: e.g. resnet56:resnet20, or {NONE}:resnet20 without a teacher")
+        raise InputError(
+            f"pair '{text}' has no student; allowed: e.g. resnet56:resnet20, or {NONE}:resnet20 without a teacher"
+        )
     return teacher, student
 
 
@@ -204,7 +208,9 @@ class Resolver:
                 self._teachers[key] = self.imported[dataset, network]
             else:
                 recipe_only = tuple((k, v) for k, v in overrides if k.startswith("recipe."))
-                run = self.run(Request(dataset, p.teacher_protocol, profile, NONE, network, PLAIN, recipe_only), seed=0)
+                run = self.run(
+                    Request(dataset, p.teacher_protocol, profile, NONE, network, PLAIN, recipe_only), seed=0
+                )
                 self._teachers[key] = TeacherRef(network, run=run, epoch=p.teacher_epoch)
         return self._teachers[key]
 
@@ -228,7 +234,9 @@ class Resolver:
         taught_by = r.student if spec.self_teacher else r.teacher
         if spec.needs_teacher and taught_by == NONE:
             raise InputError(f"method {spec.name} needs a teacher; allowed: a pair teacher:{r.student}")
-        schedule = methods_room.ask(spec.components[0].method, "schedule") if len(spec.components) == 1 else {}
+        schedule = (
+            methods_room.ask(spec.components[0].method, "schedule") if len(spec.components) == 1 else {}
+        )
         recipe = protocols.resolve(
             protocol,
             profile,
@@ -237,7 +245,11 @@ class Resolver:
             schedule,
             {k.partition(".")[2]: v for k, v in overrides.items() if k.startswith("recipe.")},
         )
-        ref = None if taught_by == NONE else self.teacher(r.dataset, r.protocol, r.profile, taught_by, r.overrides)
+        ref = (
+            None
+            if taught_by == NONE
+            else self.teacher(r.dataset, r.protocol, r.profile, taught_by, r.overrides)
+        )
         concerns_heads = ("recipe.train_images", "recipe.test_images", "recipe.batch_size")
         head_overrides = tuple(
             (k, v) for k, v in r.overrides if k in concerns_heads or k.partition(".")[0] in spec.requires
@@ -302,7 +314,11 @@ class Resolver:
         settings = {"dataset": dataset, "normalise": plain.settings["normalise"], "imported": ref.weights}
         key = f"{dataset}/{protocol}/{profile}/{NONE}-{ref.network}/imported/{ref.weights}"
         return dataclasses.replace(
-            plain, method="imported", settings_json=json.dumps(settings, sort_keys=True), key=key, evaluates=ref
+            plain,
+            method="imported",
+            settings_json=json.dumps(settings, sort_keys=True),
+            key=key,
+            evaluates=ref,
         )
 
 

@@ -189,7 +189,11 @@ class ActiveRun:
     @property
     def stopped(self) -> bool:
         """Whether the run was to stop here, short of its end (`until` epochs of the main stage)."""
-        return self.until is not None and self.stage.name == MAIN and self.until <= self.epoch < self.stage.epochs
+        return (
+            self.until is not None
+            and self.stage.name == MAIN
+            and self.until <= self.epoch < self.stage.epochs
+        )
 
     @property
     def finished(self) -> bool:
@@ -233,7 +237,9 @@ class ActiveRun:
         recipe = self.run.recipe
         if self.stage.name == MAIN:
             return recipe.lr_at(self.epoch + 1)
-        return self._init_method().init_lr(self.run.student, recipe.lr / self.run.lr_scale) * self.run.lr_scale
+        return (
+            self._init_method().init_lr(self.run.student, recipe.lr / self.run.lr_scale) * self.run.lr_scale
+        )
 
     def step(self, batch: Batch, teachers: Mapping[str, Features]) -> None:
         """One optimisation step; its images are counted by the caller (`meter.images`). Nothing here waits for the device, and no tensor
@@ -243,9 +249,7 @@ class ActiveRun:
         steps = {
             name: Step(batch.labels, batch.indices, batch.views, students, teachers, generator)
             for name, generator in self.generators.items()
-        } or {
-            "": Step(batch.labels, batch.indices, batch.views, students, teachers, torch.default_generator)
-        }
+        } or {"": Step(batch.labels, batch.indices, batch.views, students, teachers, torch.default_generator)}
         if main:
             total, terms = self.objective(steps)
         else:
@@ -259,7 +263,9 @@ class ActiveRun:
         if main:
             self.objective.after_step()
         correct = None
-        if main and self.student is not None and not self.objective.predictors:  # what stands in its place has no training accuracy
+        if (
+            main and self.student is not None and not self.objective.predictors
+        ):  # what stands in its place has no training accuracy
             z = students["normal"].logits
             correct = (z.detach().argmax(dim=1) == batch.labels).sum()
         self.meter.add(total, terms, correct, len(batch.labels))
@@ -317,7 +323,12 @@ class ActiveRun:
         r = self.run.recipe
         lr = torch.tensor(self.lr, device=self.execution.torch_device)
         return torch.optim.SGD(
-            parameters, lr=lr, momentum=r.momentum, weight_decay=r.weight_decay, nesterov=r.nesterov, fused=True
+            parameters,
+            lr=lr,
+            momentum=r.momentum,
+            weight_decay=r.weight_decay,
+            nesterov=r.nesterov,
+            fused=True,
         )
 
     # --- checkpoints --------------------------------------------------------------------------------------------------------
@@ -360,7 +371,9 @@ class ActiveRun:
             self.optimizer = self._make_optimizer()
             own = self.optimizer.param_groups[0]["lr"]
             self.optimizer.load_state_dict(state["optimizer"])
-            self.optimizer.param_groups[0]["lr"] = own  # older checkpoints hold a number here; `begin_epoch` sets it
+            self.optimizer.param_groups[0]["lr"] = (
+                own  # older checkpoints hold a number here; `begin_epoch` sets it
+            )
         self.curve, self.best = state["curve"], Best(*state["best"])
         self.teacher_cache = state.get("teacher_cache", "off")
         self.seconds, self.share_seconds = state["seconds"], state["share_seconds"]

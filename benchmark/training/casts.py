@@ -23,7 +23,9 @@ class _Cast(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *weights: Tensor) -> tuple[Tensor, ...]:
         ctx.dtypes = [w.dtype for w in weights]
-        ctx.set_materialize_grads(False)  # what nobody read has no gradient: with zeros its weights would decay
+        ctx.set_materialize_grads(
+            False
+        )  # what nobody read has no gradient: with zeros its weights would decay
         return tuple(_copies(list(weights), torch.bfloat16))
 
     @staticmethod

@@ -40,7 +40,17 @@ def load(path: Path, device: torch.device) -> dict[str, Any] | None:
     return found
 
 
-FIRST = ("stage", "epoch", "lr", "train_loss", "train_acc", "test_acc", "test_acc_top5", "test_loss", "seconds")
+FIRST = (
+    "stage",
+    "epoch",
+    "lr",
+    "train_loss",
+    "train_acc",
+    "test_acc",
+    "test_acc_top5",
+    "test_loss",
+    "seconds",
+)
 
 
 def write_curve(path: Path, rows: list[dict[str, Any]]) -> None:

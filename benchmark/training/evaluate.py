@@ -55,7 +55,9 @@ def score(z: Tensor, labels: Tensor) -> Score:
     hits = z.topk(min(5, z.shape[1]), dim=1).indices == labels[:, None]
     finite = torch.isfinite(z).all(dim=1)
     top1, top5 = (hits[:, 0] & finite).sum(), (hits.any(dim=1) & finite).sum()
-    numbers = torch.stack([top1.double(), top5.double(), F.cross_entropy(z, labels, reduction="sum").double()]).tolist()
+    numbers = torch.stack(
+        [top1.double(), top5.double(), F.cross_entropy(z, labels, reduction="sum").double()]
+    ).tolist()
     n = len(labels)
     return Score(100 * numbers[0] / n, 100 * numbers[1] / n, numbers[2] / n)
 

@@ -69,7 +69,9 @@ def bf16_gain() -> float:
         torch.manual_seed(0)
         cases = []
         for channels, side in ((16, 32), (64, 16), (128, 8)):
-            layers = [m for _ in range(2) for m in (nn.Conv2d(channels, channels, 3, padding=1), NormReLU(channels))]
+            layers = [
+                m for _ in range(2) for m in (nn.Conv2d(channels, channels, 3, padding=1), NormReLU(channels))
+            ]
             net = nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             x = torch.randn(16, channels, side, side).contiguous(memory_format=torch.channels_last)
             cases.append((net, x))
@@ -80,7 +82,10 @@ def bf16_gain() -> float:
             for bf16 in best:
                 began = time.perf_counter()
                 for net, x in cases:
-                    with torch.autocast("cpu", torch.bfloat16, enabled=bf16, cache_enabled=False), models.kernels.using(bf16):
+                    with (
+                        torch.autocast("cpu", torch.bfloat16, enabled=bf16, cache_enabled=False),
+                        models.kernels.using(bf16),
+                    ):
                         out = net(x)
                     out.float().square().mean().backward()
                 best[bf16] = min(best[bf16], time.perf_counter() - began)
@@ -121,7 +126,11 @@ class Execution:
     @property
     def wants_kernels(self) -> bool:
         """Whether kernels of our own are meant for students' batch norms (models/kernels.py): in bf16 on a CPU."""
-        return self.precision == "bf16" and self.torch_device.type == "cpu" and self.student_threads <= models.kernels.MOST_THREADS
+        return (
+            self.precision == "bf16"
+            and self.torch_device.type == "cpu"
+            and self.student_threads <= models.kernels.MOST_THREADS
+        )
 
     @property
     def kernels(self) -> bool:
@@ -166,7 +175,9 @@ class Execution:
             models.freeze(net, torch.bfloat16 if self.precision == "bf16" else None)
 
     def describe(self) -> dict[str, Any]:
-        device = torch.cuda.get_device_name(self.torch_device) if self.torch_device.type == "cuda" else cpu_name()
+        device = (
+            torch.cuda.get_device_name(self.torch_device) if self.torch_device.type == "cuda" else cpu_name()
+        )
         return {
             "device": self.torch_device.type,
             "device_name": device,
@@ -179,7 +190,9 @@ class Execution:
         }
 
 
-def choose(device: str = "auto", precision: str = "auto", threads: int = 0, student_threads: int = 1) -> Execution:
+def choose(
+    device: str = "auto", precision: str = "auto", threads: int = 0, student_threads: int = 1
+) -> Execution:
     """The execution of a plan, by rule and not by what is in it.
 
     device auto: the GPU if there is one. precision auto: bf16 on a GPU, and on a CPU that has it and is `BF16_GAIN` times faster by it, as

@@ -53,7 +53,9 @@ class Device(Protocol):
     def synchronise(self) -> None: ...
     def pool(self) -> Any: ...
 
-    def capture(self, work: Callable[[], Any], stream: Any, generators: Iterable[torch.Generator], pool: Any) -> Graph:
+    def capture(
+        self, work: Callable[[], Any], stream: Any, generators: Iterable[torch.Generator], pool: Any
+    ) -> Graph:
         """Records `work` without running it; raises what it raises, or what the capture does not allow."""
 
 
@@ -86,7 +88,9 @@ class Cuda:
     def pool(self) -> Any:
         return torch.cuda.graph_pool_handle()
 
-    def capture(self, work: Callable[[], Any], stream: Any, generators: Iterable[torch.Generator], pool: Any) -> Graph:
+    def capture(
+        self, work: Callable[[], Any], stream: Any, generators: Iterable[torch.Generator], pool: Any
+    ) -> Graph:
         graph = torch.cuda.CUDAGraph()
         for generator in generators:
             graph.register_generator_state(generator)
@@ -97,7 +101,9 @@ class Cuda:
             try:
                 work()
             except BaseException:
-                with contextlib.suppress(RuntimeError):  # it would only say that the capture is broken: `work` has said why
+                with contextlib.suppress(
+                    RuntimeError
+                ):  # it would only say that the capture is broken: `work` has said why
                     graph.capture_end()
                 raise
             graph.capture_end()
@@ -202,7 +208,11 @@ class Graphs:
     # --- a step ---------------------------------------------------------------------------------------------------------------
 
     def _step(
-        self, lockstep: Lockstep, stream: Stream, rows: Rows, failed: Callable[[ActiveRun, Exception], None] | None
+        self,
+        lockstep: Lockstep,
+        stream: Stream,
+        rows: Rows,
+        failed: Callable[[ActiveRun, Exception], None] | None,
     ) -> int:
         size = len(rows.indices)
         if self._warm[size] < WARM:
@@ -225,7 +235,9 @@ class Graphs:
 
         def one(i: int) -> None:
             back = self._back(lockstep.items[i])
-            seen = lockstep.seen_by(i, front.seen)  # by this epoch's items: the front may be older than their list
+            seen = lockstep.seen_by(
+                i, front.seen
+            )  # by this epoch's items: the front may be older than their list
             graph = self._graph(back, front, seen, size)
             self.device.wait(back.stream, ready)
             with self.device.on(back.stream):
@@ -261,24 +273,33 @@ class Graphs:
         def work() -> None:
             item.step(front.batch, seen)
             if _places(item) != places:
-                raise RuntimeError("a tensor that outlives the step was replaced by another; allowed: copy_ into it")
+                raise RuntimeError(
+                    "a tensor that outlives the step was replaced by another; allowed: copy_ into it"
+                )
             if set(item.meter.sums) != sums:
                 raise RuntimeError("a term that the steps before did not have")
 
         try:
-            back.graphs[id(front)] = self.device.capture(work, back.stream, item.generators.values(), back.pool)
+            back.graphs[id(front)] = self.device.capture(
+                work, back.stream, item.generators.values(), back.pool
+            )
         except Exception as error:
             back.refused = True
             back.graphs.clear()
             for name in set(item.meter.sums) - sums:
                 del item.meter.sums[name]
-            for name, state in states.items():  # a broken capture leaves a generator that does not draw any more
+            for (
+                name,
+                state,
+            ) in states.items():  # a broken capture leaves a generator that does not draw any more
                 item.generators[name] = torch.Generator(item.generators[name].device)
                 item.generators[name].set_state(state)
             for group in item.optimizer.param_groups if item.optimizer is not None else ():
                 for p in group["params"]:
                     p.grad = None
-            self.told(f"{item.run.key} is stepped without a graph: {str(error).strip().splitlines()[0][:200]}")
+            self.told(
+                f"{item.run.key} is stepped without a graph: {str(error).strip().splitlines()[0][:200]}"
+            )
             return None
         return back.graphs[id(front)]
 
@@ -291,7 +312,9 @@ def what_the_host_knows(item: ActiveRun) -> tuple[Any, ...]:
         found.append((name, _plain(module)))
     for name, method in item.objective.methods.items():
         assert isinstance(method, Method)
-        found.append((name, tuple(sorted((term, method.weight_of(term)) for term in method.weights(method.config)))))
+        found.append(
+            (name, tuple(sorted((term, method.weight_of(term)) for term in method.weights(method.config))))
+        )
     return (item.stage_index, id(item.optimizer)), tuple(found)
 
 
@@ -302,7 +325,9 @@ def _plain(holder: Any, deep: bool = True) -> tuple[Any, ...]:
             found.append((name, value))
         elif isinstance(value, tuple | list) and all(isinstance(v, bool | int | float | str) for v in value):
             found.append((name, tuple(value)))
-        elif deep and not isinstance(value, nn.Module | torch.Tensor | Mapping) and hasattr(value, "__dict__"):
+        elif (
+            deep and not isinstance(value, nn.Module | torch.Tensor | Mapping) and hasattr(value, "__dict__")
+        ):
             found.append((name, _plain(value, deep=False)))
     return tuple(found)
 

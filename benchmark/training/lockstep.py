@@ -43,7 +43,13 @@ class Lockstep:
     ) -> None:
         """table: read instead of a pass by every item that it serves, whatever the others of the pack need. graphs: those of the pack,
         which outlive the epoch; None steps eagerly."""
-        self.items, self.teacher, self.execution, self.table, self.graphs = items, teacher, execution, table, graphs
+        self.items, self.teacher, self.execution, self.table, self.graphs = (
+            items,
+            teacher,
+            execution,
+            table,
+            graphs,
+        )
         self.views: dict[str, View] = {}
         self._read: dict[str, View] = {}
         self._reads = [table is not None and table.serves(i.stage.needs) for i in items]
@@ -61,14 +67,20 @@ class Lockstep:
                     live.setdefault(view.name, set()).update(needs.teacher)
         self._live = {name: frozenset(parts) for name, parts in live.items()}
         self._pool = lanes(execution)
-        self._order = sorted(range(len(items)), key=lambda i: -len(items[i].stage.needs.views))  # the long ones first
+        self._order = sorted(
+            range(len(items)), key=lambda i: -len(items[i].stage.needs.views)
+        )  # the long ones first
 
     def batches(self, stream: Stream, stage: str, epoch: int) -> Iterator[Batch]:
         """The epoch's batches with the views that some item reads."""
         return stream.epoch(stage, epoch, self.views.values(), self._read.values())
 
     def steps(
-        self, stream: Stream, stage: str, epoch: int, failed: Callable[[ActiveRun, Exception], None] | None = None
+        self,
+        stream: Stream,
+        stage: str,
+        epoch: int,
+        failed: Callable[[ActiveRun, Exception], None] | None = None,
     ) -> Iterator[tuple[int, int]]:
         """The epoch, a step each time it is asked: `(images of the batch, items alive after it)`. `failed`: see `step`."""
         every = stream.rows(stage, epoch, self.views.values(), self._read.values())
@@ -112,7 +124,10 @@ class Lockstep:
         return seen[1] if self._reads[i] else seen[0]
 
     def students(
-        self, one: Callable[[int], None], images: int, failed: Callable[[ActiveRun, Exception], None] | None = None
+        self,
+        one: Callable[[int], None],
+        images: int,
+        failed: Callable[[ActiveRun, Exception], None] | None = None,
     ) -> int:
         """Steps the items that are alive on a batch of so many images, item number i by `one(i)`; see `step`."""
         errors = self._each(one)
@@ -143,7 +158,9 @@ class Lockstep:
             for i in alive if self.graphs is not None else sorted(alive):
                 one(i)
             return errors
-        alive.sort(key=lambda i: -self.items[i].step_seconds)  # a long one that began last would keep one lane at work and the others idle
+        alive.sort(
+            key=lambda i: -self.items[i].step_seconds
+        )  # a long one that began last would keep one lane at work and the others idle
         futures: list[Future[None]] = [self._pool.submit(one, i) for i in alive]
         try:
             for future in futures:

@@ -187,7 +187,9 @@ class _Pack:
         self.graphs = graphs.of(self.execution, self.reporter.note)
         self.items = [item for r in ready if (item := self._open(r)) is not None]
         steps = self.stream.steps(MAIN, 1)
-        left = sum(s.epochs for i in self.items for s in i.stages[i.stage_index :]) - sum(i.epoch for i in self.items)
+        left = sum(s.epochs for i in self.items for s in i.stages[i.stage_index :]) - sum(
+            i.epoch for i in self.items
+        )
         total = sum(s.epochs for i in self.items for s in i.stages)
         self.reporter.begin(ready, total * steps, (total - left) * steps)
         for item in self.items:
@@ -220,10 +222,13 @@ class _Pack:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             artifacts = {
-                h.method: checkpoint.load(self.store.path(h.key) / "state.pt", self.execution.torch_device) or {}
+                h.method: checkpoint.load(self.store.path(h.key) / "state.pt", self.execution.torch_device)
+                or {}
                 for h in run.heads
             }
-            item = ActiveRun.open(run, folder, self.execution, self.teacher, self.train_split.labels, artifacts)
+            item = ActiveRun.open(
+                run, folder, self.execution, self.teacher, self.train_split.labels, artifacts
+            )
         except InputError:
             raise
         except Exception as error:
@@ -244,7 +249,11 @@ class _Pack:
                 continue
             why = (self.store.failure(needed.key) or {}).get("reason", "")
             reason = f"needs {needed.key}, which is {state}{': ' + why if why else ''}"
-            if state not in ("failed", "diverged", "absent"):  # it may yet be done: nothing is kept that would leave the run out
+            if state not in (
+                "failed",
+                "diverged",
+                "absent",
+            ):  # it may yet be done: nothing is kept that would leave the run out
                 self.outcomes[run.key] = Outcome(run, "waiting", reason)
                 return True
             self.outcomes[run.key] = Outcome(run, "blocked", reason)
@@ -282,7 +291,13 @@ class _Pack:
             return None
         folder = self.store.folder / teacher_cache.FOLDER
         return TeacherCache.open(
-            folder, self.teacher, self.train_split, (self.mean, self.std), self.execution, parts, self.reporter.note
+            folder,
+            self.teacher,
+            self.train_split,
+            (self.mean, self.std),
+            self.execution,
+            parts,
+            self.reporter.note,
         )
 
     # --- an epoch -----------------------------------------------------------------------------------------------------------
@@ -331,7 +346,9 @@ class _Pack:
         item.curve.append({k: _finite(v) for k, v in row.items()})
         item.save()
         checkpoint.write_curve(item.folder / "curve.csv", item.curve)
-        self._log(item.run, " ".join(f"{k}={v:.5g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items()))
+        self._log(
+            item.run, " ".join(f"{k}={v:.5g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items())
+        )
         self._progress(item, len(item.curve), images / wall if wall else 0.0)
         self.reporter.epoch(item.run, row)
         self.options.after_epoch(item)
@@ -385,7 +402,8 @@ class _Pack:
             self._save_weights(item, "last.pt", None)
             if run.spec.components and not run.spec.trains_student:
                 checkpoint.save(
-                    item.folder / "state.pt", item.objective.method(run.spec.components[0].method.name).state_dict()
+                    item.folder / "state.pt",
+                    item.objective.method(run.spec.components[0].method.name).state_dict(),
                 )
         trained = not item.diverged and item.student is not None
         record = {
@@ -412,7 +430,9 @@ class _Pack:
             "resumes": item.resumes,
             "teacher_cache": item.teacher_cache if run.teacher_ref is not None else "off",
             "teacher_info": self.teacher_info,
-            "student_params": None if item.student is None else sum(p.numel() for p in item.student.parameters()),
+            "student_params": None
+            if item.student is None
+            else sum(p.numel() for p in item.student.parameters()),
             "method_params": sum(p.numel() for p in item.objective.parameters() if p.requires_grad),
         }
         if self.options.keep == "none" and run.spec.components:
@@ -513,7 +533,9 @@ class _Pack:
 
     def _progress(self, item: ActiveRun, done: float, images_per_second: float) -> None:
         total = sum(s.epochs for s in item.stages)
-        left = (total - done) * len(self.train_split.labels) / images_per_second if images_per_second else None
+        left = (
+            (total - done) * len(self.train_split.labels) / images_per_second if images_per_second else None
+        )
         top1 = next((r["test_acc"] for r in reversed(item.curve) if r.get("test_acc") is not None), None)
         write_json(
             item.folder / "progress.json",

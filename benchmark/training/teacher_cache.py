@@ -101,7 +101,9 @@ def _name(teacher: Network, split: Split, normalise: tuple[Tensor, Tensor], exec
     digest.update(models.weights_hash(teacher).encode())
     for t in (split.images, *normalise):
         digest.update(t.cpu().numpy().tobytes())
-    digest.update(f"{execution.device.partition(':')[0]} {execution.precision} {execution.channels_last}".encode())
+    digest.update(
+        f"{execution.device.partition(':')[0]} {execution.precision} {execution.channels_last}".encode()
+    )
     return f"{teacher.name}-{execution.precision}-{digest.hexdigest()[:16]}"
 
 
@@ -129,12 +131,18 @@ def _build(
         files = {part: stack.enter_context(atomic(path, "wb")) for part, path in paths.items()}
         for start in range(0, len(split.labels), images):
             chunk = split.images[start : start + images]
-            raw = RawBatch(chunk.repeat_interleave(VARIANTS, 0), *(torch.empty(0, device=device),) * 2, *normalise)
+            raw = RawBatch(
+                chunk.repeat_interleave(VARIANTS, 0), *(torch.empty(0, device=device),) * 2, *normalise
+            )
             every = draws.repeat(len(chunk), 1)
             with execution.autocast():
                 x = NORMAL.make(raw, every, every)
                 for piece in x.split(BATCH["cpu"] if device.type == "cpu" else len(x)):
-                    out = {"logits": teacher(piece)} if set(paths) == {"logits"} else teacher.features(piece, preacts=False)._asdict()
+                    out = (
+                        {"logits": teacher(piece)}
+                        if set(paths) == {"logits"}
+                        else teacher.features(piece, preacts=False)._asdict()
+                    )
                     for part, file in files.items():
                         file.write(out[part].to(dtype).cpu().numpy().tobytes())
             if time.monotonic() - beaten > 5:

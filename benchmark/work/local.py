@@ -26,7 +26,9 @@ from results.store import Store
 
 def run_plan(plan: Plan, store: Store, options: Options, environment: Environment) -> list[Outcome]:
     """Trains all packs of a plan; returns the outcomes of all runs. A pack that fails does not stop the others."""
-    cached = teacher_cache_rule.chosen(environment.teacher_cache, [p.runs for p in plan.packs], options.execution.precision)
+    cached = teacher_cache_rule.chosen(
+        environment.teacher_cache, [p.runs for p in plan.packs], options.execution.precision
+    )
     gpus = torch.cuda.device_count() if options.execution.device == "cuda" else 0
     if gpus > 1 and len(plan.packs) > 1:
         return _many_gpus(plan, store, environment, gpus, options.reporter, cached)
@@ -50,7 +52,9 @@ def _many_gpus(
                 for gpu in range(gpus):
                     if gpu not in working and waiting:
                         pack = waiting.pop(0)
-                        on = teacher_cache_rule.identity(pack.runs) in cached  # decided for the plan, not again for each pack
+                        on = (
+                            teacher_cache_rule.identity(pack.runs) in cached
+                        )  # decided for the plan, not again for each pack
                         own = replace(environment, teacher_cache="on" if on else "off")
                         working[gpu] = (_start(pack, own, gpu), pack)
                         reporter.note(f"GPU {gpu}: {pack.name}")

@@ -43,7 +43,9 @@ def work(order_text: str, reporter: Reporter | None = None) -> list[Outcome]:
     data.look_in(environment.data)
     resolver = Resolver(teachers.imported(Path(environment.teachers) if environment.teachers else None))
     runs = [resolver.from_order(o) for o in order["runs"]]
-    execution = choose(environment.device, environment.precision, environment.threads, environment.student_threads)
+    execution = choose(
+        environment.device, environment.precision, environment.threads, environment.student_threads
+    )
     cached = teacher_cache_rule.chosen(environment.teacher_cache, [runs], execution.precision)
     options = Options(
         execution, Path(environment.data), environment.keep, reporter or Reporter(), cached_teachers=cached

@@ -53,7 +53,13 @@ class Lines(Reporter):
 
     def begin(self, pack: Sequence[Run], steps_total: int, steps_done: int) -> None:
         self._began = self._said = time.monotonic()
-        self._images, self._steps, self._total, self._runs, self._ended = 0, steps_done, steps_total, len(pack), 0
+        self._images, self._steps, self._total, self._runs, self._ended = (
+            0,
+            steps_done,
+            steps_total,
+            len(pack),
+            0,
+        )
         going_on = f", going on at step {steps_done} of {steps_total}" if steps_done else ""
         self._print(f"pack of {len(pack)}: {pack_title(pack)}{going_on}")
 
@@ -66,7 +72,9 @@ class Lines(Reporter):
         if now - self._said >= self.EVERY:
             self._said = now
             rate = self._images / (now - self._began)
-            self._print(f"  {self._steps}/{self._total} steps, {rate:.0f} student-images/s; {epoch_line(run, row)}")
+            self._print(
+                f"  {self._steps}/{self._total} steps, {rate:.0f} student-images/s; {epoch_line(run, row)}"
+            )
 
     def outcome(self, run: Run, outcome: Outcome) -> None:
         self._ended += 1
@@ -79,7 +87,9 @@ class Lines(Reporter):
     def end(self) -> None:
         if self._images:
             seconds = time.monotonic() - self._began
-            of = "" if self._ended == self._runs else f"{self._ended} of "  # fewer where the pack was interrupted, or stops at an epoch
+            of = (
+                "" if self._ended == self._runs else f"{self._ended} of "
+            )  # fewer where the pack was interrupted, or stops at an epoch
             self._print(
                 f"  {of}{self._runs} {'run' if self._runs == 1 else 'runs'} in {seconds:.0f} s, {self._images / seconds:.0f} student-images/s"
             )
@@ -116,7 +126,9 @@ class Live(Reporter):
 
     def step(self, stage: str, epoch: int, steps: int, images: int) -> None:
         self._images += images
-        self._progress.update(self._task, advance=steps, rate=self._images / max(time.monotonic() - self._began, 1e-6))
+        self._progress.update(
+            self._task, advance=steps, rate=self._images / max(time.monotonic() - self._began, 1e-6)
+        )
 
     def epoch(self, run: Run, row: Mapping[str, Any]) -> None:
         self._progress.update(self._task, last=epoch_line(run, row))

@@ -29,7 +29,9 @@ _BEGINNINGS = {
     "unknown: ": "unknown",
     "part of ": "part",
 }
-ORIGINS = "run by ..., copied from PAPER/TABLE, derived: ..., second-hand: ..., unknown: ..., part of PAPER/TABLE"
+ORIGINS = (
+    "run by ..., copied from PAPER/TABLE, derived: ..., second-hand: ..., unknown: ..., part of PAPER/TABLE"
+)
 
 
 def kind(origin: str) -> str | None:
@@ -41,7 +43,13 @@ def named_place(origin: str) -> str | None:
     """The PAPER/TABLE that a copy or part points to, None for other origins."""
     if kind(origin) not in ("copy", "part"):
         return None
-    return origin.removeprefix("derived: ").removeprefix("copied from ").removeprefix("part of ").split(":")[0].strip()
+    return (
+        origin.removeprefix("derived: ")
+        .removeprefix("copied from ")
+        .removeprefix("part of ")
+        .split(":")[0]
+        .strip()
+    )
 
 
 def _results(found: list[PublishedNumber]) -> list[str]:
@@ -83,12 +91,20 @@ def disagreements(
     results = _results(found)
     frame = as_frame(found)
     frame["result"] = pd.Series(results, dtype="string")
-    frame["copy"] = pd.Series([r != x.published_in for r, x in zip(results, found, strict=True)], dtype="bool")
+    frame["copy"] = pd.Series(
+        [r != x.published_in for r, x in zip(results, found, strict=True)], dtype="bool"
+    )
     frame["kind"] = pd.Series([kind(x.origin) or "unknown" for x in found], dtype="string")
     heads = {x.published_in: x.value for x in found}
-    order = sorted(range(len(found)), key=lambda i: (-(heads[results[i]] or 0), results[i], bool(frame["copy"][i]), i))
+    order = sorted(
+        range(len(found)), key=lambda i: (-(heads[results[i]] or 0), results[i], bool(frame["copy"][i]), i)
+    )
     frame = frame.iloc[order].reset_index(drop=True)
-    own = [x.value for x, r in zip(found, results, strict=True) if r == x.published_in and kind(x.origin) == "run"]
+    own = [
+        x.value
+        for x, r in zip(found, results, strict=True)
+        if r == x.published_in and kind(x.origin) == "run"
+    ]
     frame.attrs = {
         "spread": _spread([x.value for x in found]),
         "spread_own": _spread(own),
@@ -103,13 +119,17 @@ def _spread(values: list[float | None]) -> float:
     return max(known) - min(known) if known else 0.0
 
 
-def format_cell(teacher: str, student: str, method: str, dataset: str = "cifar100", metric: str = "top1") -> str:
+def format_cell(
+    teacher: str, student: str, method: str, dataset: str = "cifar100", metric: str = "top1"
+) -> str:
     """The text of `published --pair TEACHER:STUDENT --method METHOD`: a block a result, its copies, how far they differ, the errata."""
     from tabulate import tabulate
 
     frame = disagreements(teacher, student, method, dataset, metric)
     if frame.empty:
-        others = sorted({x.method for x in choose(teacher=teacher, student=student, metric=metric) if x.value is not None})
+        others = sorted(
+            {x.method for x in choose(teacher=teacher, student=student, metric=metric) if x.value is not None}
+        )
         of_pair = f"printed of this pair: {', '.join(others)}" if others else "nothing printed of this pair"
         pairs = _pairs_with(teacher, student, method, dataset, metric)
         elsewhere = f"; printed of {', '.join(pairs)}" if pairs else ""
@@ -131,13 +151,23 @@ def format_cell(teacher: str, student: str, method: str, dataset: str = "cifar10
                 _wrap(head["source"], 44),
             ]
         )
-    heads = ["top-1" if metric == "top1" else "top-5", "n", "epoch", "printed in", "origin", "differs", "source"]
+    heads = [
+        "top-1" if metric == "top1" else "top-5",
+        "n",
+        "epoch",
+        "printed in",
+        "origin",
+        "differs",
+        "source",
+    ]
     text = f"{teacher}:{student} {method} on {dataset}\n\n"
     text += tabulate(body, heads, disable_numparse=True)
     text += f"\n\n{_count(len(rows), 'printed value')} of {_count(frame.attrs['results'], 'result')}"
     text += " (=: the same result printed again, ~: some of its runs or another epoch of them; neither is new evidence)"
     text += f"\nspread {frame.attrs['spread']:.2f} over all"
-    text += f", {frame.attrs['spread_own']:.2f} over the {frame.attrs['own']} that the printing paper ran itself"
+    text += (
+        f", {frame.attrs['spread_own']:.2f} over the {frame.attrs['own']} that the printing paper ran itself"
+    )
     if pairs := _pairs_with(teacher, student, method, dataset, metric):
         text += f"\nprinted in the columns of pairs too: {', '.join(pairs)}"
     return "\n".join([text, *_errata_lines(teacher, student, method, dataset, metric)])
@@ -150,7 +180,9 @@ def _pairs_with(teacher: str, student: str, method: str, dataset: str, metric: s
         return []
     named = {"student": student} if teacher == NONE else {"teacher": teacher}
     found = choose(**named, method=method, dataset=dataset, metric=metric)
-    return sorted({f"{x.teacher}:{x.student}" for x in found if x.value is not None} - {f"{teacher}:{student}"})
+    return sorted(
+        {f"{x.teacher}:{x.student}" for x in found if x.value is not None} - {f"{teacher}:{student}"}
+    )
 
 
 def _again(row: dict[Any, Any]) -> str:
@@ -170,7 +202,11 @@ def _wrap(text: str, width: int) -> str:
 
 def _errata_lines(teacher: str, student: str, method: str, dataset: str, metric: str) -> list[str]:
     found = choose(teacher=teacher, student=student, method=method, dataset=dataset, metric=metric)
-    lines = {f"erratum ({e['paper'] or 'any'}): {e['what']} [{e['source']}]": None for x in found for e in errata_of(x)}
+    lines = {
+        f"erratum ({e['paper'] or 'any'}): {e['what']} [{e['source']}]": None
+        for x in found
+        for e in errata_of(x)
+    }
     return list(lines)
 
 

@@ -75,7 +75,9 @@ def _frame(stamp: _Stamp) -> pd.DataFrame:
 def as_frame(found: list[PublishedNumber] | tuple[PublishedNumber, ...]) -> pd.DataFrame:
     """Numbers as a DataFrame with the columns `COLUMNS`: floats, nullable whole numbers, strings."""
     kinds = {c: "float64" if c in FLOATS else "Int64" if c in WHOLES else "string" for c in COLUMNS}
-    return pd.DataFrame([[getattr(x, c) for c in COLUMNS] for x in found], columns=list(COLUMNS)).astype(kinds)
+    return pd.DataFrame([[getattr(x, c) for c in COLUMNS] for x in found], columns=list(COLUMNS)).astype(
+        kinds
+    )
 
 
 def load() -> pd.DataFrame:

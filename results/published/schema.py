@@ -65,7 +65,9 @@ ERRATA_COLUMNS = ("paper", "table", "teacher", "student", "method", "what", "sou
 def table_files(folder: Path) -> list[Path]:
     """The tables of a folder, sorted (curves and errata are no tables)."""
     return sorted(
-        p for p in folder.rglob("*.csv") if p.name != "errata.csv" and "curves" not in p.relative_to(folder).parts
+        p
+        for p in folder.rglob("*.csv")
+        if p.name != "errata.csv" and "curves" not in p.relative_to(folder).parts
     )
 
 
@@ -98,20 +100,26 @@ def read_rows(path: Path, columns: tuple[str, ...] = COLUMNS) -> Iterator[tuple[
                 )
             yield line, {c: row[c].strip() for c in columns}
     except csv.Error as error:
-        raise PublishedError(f"{path}:{comments + reader.line_num}: {error}; allowed: comma-separated fields") from None
+        raise PublishedError(
+            f"{path}:{comments + reader.line_num}: {error}; allowed: comma-separated fields"
+        ) from None
 
 
 def parse(path: Path, line: int, row: dict[str, str]) -> PublishedNumber:
     """A row with its types. Raises `PublishedError` for text that is no finite number, or an unknown rule."""
     typed: dict[str, Any] = dict(row)
     for name in (*FLOATS, *WHOLES):
-        kind, allowed = (float, "a number with a decimal point") if name in FLOATS else (int, "a whole number")
+        kind, allowed = (
+            (float, "a number with a decimal point") if name in FLOATS else (int, "a whole number")
+        )
         try:
             typed[name] = kind(row[name]) if row[name] else None
             if typed[name] is not None and not math.isfinite(typed[name]):
                 raise ValueError
         except ValueError:
-            raise PublishedError(f"{path}:{line}: {name} = '{row[name]}'; allowed: {allowed}, or blank") from None
+            raise PublishedError(
+                f"{path}:{line}: {name} = '{row[name]}'; allowed: {allowed}, or blank"
+            ) from None
     if row["rule"] not in RULES:
         raise PublishedError(f"{path}:{line}: rule = '{row['rule']}'; allowed: {', '.join(RULES)}")
     return PublishedNumber(**typed)

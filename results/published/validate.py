@@ -20,7 +20,17 @@ from results.published.schema import (
 )
 
 NETWORKS = (
-    *("resnet8", "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet8x4", "resnet32x4"),
+    *(
+        "resnet8",
+        "resnet14",
+        "resnet20",
+        "resnet32",
+        "resnet44",
+        "resnet56",
+        "resnet110",
+        "resnet8x4",
+        "resnet32x4",
+    ),
     *("wrn_16_1", "wrn_16_2", "wrn_40_1", "wrn_40_2", "vgg8", "vgg11", "vgg13", "vgg16", "vgg19"),
     *("ResNet50", "MobileNetV2", "ShuffleV1", "ShuffleV2", "ResNet18", "ResNet34", "none"),
 )
@@ -139,7 +149,9 @@ def _duplicates(found: _Found) -> Iterator[str]:
     places: dict[tuple[str, ...], tuple[str, PublishedNumber]] = {}
     for where, x in found:
         first_where, first = places.setdefault((x.published_in, *x.cell), (where, x))
-        fills_in = first.value is None and x.value is not None and first_where.split(":")[0] != where.split(":")[0]
+        fills_in = (
+            first.value is None and x.value is not None and first_where.split(":")[0] != where.split(":")[0]
+        )
         if first is not x and not fills_in:
             yield f"{where}: the same cell as {first_where}"
 

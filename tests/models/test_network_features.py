@@ -64,7 +64,10 @@ def test_without_preactivations_all_else_is_the_same(name: str, bf16: bool, imag
         net = models.build(name, 10).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16, cache_enabled=False), kernels.using(bf16):
             features = net.features(images, preacts=preacts)
-            (features.logits.float().square().mean() + sum(m.float().square().mean() for m in features.maps)).backward()
+            (
+                features.logits.float().square().mean()
+                + sum(m.float().square().mean() for m in features.maps)
+            ).backward()
             with torch.no_grad():
                 later = net.eval().features(images, preacts=preacts)
         assert len(features.preacts) == (len(features.stages) if preacts else 0)
@@ -143,7 +146,9 @@ def test_wrn_preact_is_the_next_batch_norm(images: Tensor) -> None:
         for name, stage, preact in zip(names, features.stages, features.preacts, strict=True):
             assert torch.equal(preact, state[name](stage))
             assert bool((stage < 0).any())
-        assert torch.equal(features.embedding, F.adaptive_avg_pool2d(F.relu(features.preacts[-1]), 1).flatten(1))
+        assert torch.equal(
+            features.embedding, F.adaptive_avg_pool2d(F.relu(features.preacts[-1]), 1).flatten(1)
+        )
 
 
 def test_densenet_stages_are_raw_concatenations(images: Tensor) -> None:

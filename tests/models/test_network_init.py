@@ -28,7 +28,9 @@ def _assert_default(layer: nn.Conv2d | nn.Linear) -> None:
     _assert_spread(layer.weight.detach(), bound / math.sqrt(3))
 
 
-@pytest.mark.parametrize("name", ["resnet20", "resnet8x4", "ResNet50", "wrn_40_1", "vgg8", "MobileNetV2", "crnn_64"])
+@pytest.mark.parametrize(
+    "name", ["resnet20", "resnet8x4", "ResNet50", "wrn_40_1", "vgg8", "MobileNetV2", "crnn_64"]
+)
 def test_convolutions_by_fan_out(name: str) -> None:
     net = models.build(name)
     for layer in _convolutions(net):

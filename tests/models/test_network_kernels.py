@@ -22,7 +22,9 @@ from models import kernels
 from models.layers import BatchNorm2d, NormReLU
 
 ROOT = Path(models.__file__).resolve().parent.parent
-needs_compiler = pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler")
+needs_compiler = pytest.mark.skipif(
+    not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler"
+)
 
 
 @pytest.fixture
@@ -53,7 +55,9 @@ def plainly(norm: BatchNorm2d, x: Tensor, shortcut: Tensor | None, relu: bool) -
     """In float64, by the formula (Ioffe & Szegedy, ICML 2015)."""
     x = x.double()
     mean, var = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), unbiased=False, keepdim=True)
-    out = (x - mean) / torch.sqrt(var + norm.eps) * norm.weight.double()[:, None, None] + norm.bias.double()[:, None, None]
+    out = (x - mean) / torch.sqrt(var + norm.eps) * norm.weight.double()[:, None, None] + norm.bias.double()[
+        :, None, None
+    ]
     if shortcut is not None:
         out = out + shortcut.double()
     return F.relu(out) if relu else out
@@ -66,7 +70,17 @@ def far(got: Tensor, exact: Tensor) -> float:
     return float(((got.detach().double() - exact).abs() / unit).max())
 
 
-SHAPES = [(4, 1, 3, 5), (3, 5, 7, 3), (8, 16, 8, 8), (5, 24, 5, 7), (7, 58, 3, 3), (64, 64, 2, 2), (2, 116, 16, 16), (3, 240, 9, 9), (66, 2048, 1, 1)]
+SHAPES = [
+    (4, 1, 3, 5),
+    (3, 5, 7, 3),
+    (8, 16, 8, 8),
+    (5, 24, 5, 7),
+    (7, 58, 3, 3),
+    (64, 64, 2, 2),
+    (2, 116, 16, 16),
+    (3, 240, 9, 9),
+    (66, 2048, 1, 1),
+]
 """With rows that fill no whole period, channels that fill no vector, and more than one chunk."""
 
 
@@ -118,7 +132,11 @@ def test_statistics(in_use: None) -> None:
 @needs_compiler
 def test_a_mean_far_from_zero(in_use: None) -> None:
     """The variance is not lost beside the square of the mean."""
-    x = (1000 + 8 * torch.randn(16, 8, 8, 8, generator=torch.Generator().manual_seed(0))).bfloat16().contiguous(memory_format=torch.channels_last)
+    x = (
+        (1000 + 8 * torch.randn(16, 8, 8, 8, generator=torch.Generator().manual_seed(0)))
+        .bfloat16()
+        .contiguous(memory_format=torch.channels_last)
+    )
     norm = BatchNorm2d(8)
     assert far(norm(x), plainly(norm, x, None, False)) <= 1.1
 
@@ -141,7 +159,10 @@ def test_not_a_number_is_not_hidden(in_use: None, shortcut: bool) -> None:
 def test_not_where_many_threads_share_a_map(in_use: None) -> None:
     norm, x, was = norm_of(16), maps(4, 16, 4, 4), torch.get_num_threads()
     try:
-        found = [torch.set_num_threads(n) or kernels.fits(x, None, norm) for n in (1, kernels.MOST_THREADS, kernels.MOST_THREADS + 1)]
+        found = [
+            torch.set_num_threads(n) or kernels.fits(x, None, norm)
+            for n in (1, kernels.MOST_THREADS, kernels.MOST_THREADS + 1)
+        ]
     finally:
         torch.set_num_threads(was)
     assert found == [True, True, False]
@@ -155,7 +176,11 @@ def test_what_they_are_not_made_for(in_use: None) -> None:
     assert kernels.fits(x, None, norm) and kernels.fits(x, x, norm)
     assert not kernels.fits(x.float(), None, norm)
     assert not kernels.fits(x.contiguous(), None, norm)
-    assert not kernels.fits(x, x.contiguous(), norm) and not kernels.fits(x, x.float(), norm) and not kernels.fits(x, x[:1], norm)
+    assert (
+        not kernels.fits(x, x.contiguous(), norm)
+        and not kernels.fits(x, x.float(), norm)
+        and not kernels.fits(x, x[:1], norm)
+    )
     assert not kernels.fits(maps(4, 32, 4, 4)[:, :16], None, norm)
     assert not kernels.fits(x, None, norm_of(16).to(torch.bfloat16))
     assert not kernels.fits(maps(1, 16, 1, 1), None, norm)  # PyTorch has the error for it
@@ -175,7 +200,9 @@ LARGE = ("ResNet101", "ResNeXt50", "ResNet50_default", "vgg16", "vgg19")
 @pytest.mark.parametrize("name", [name for name in models.names() if name not in LARGE])
 def test_networks(name: str) -> None:
     """No network is further from fp32 with the kernels than without them, its gradients included (the median of its parameters)."""
-    x = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=torch.channels_last)
+    x = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0)).contiguous(
+        memory_format=torch.channels_last
+    )
     target = torch.arange(8)
 
     def run(precision: str, own: bool) -> tuple[Tensor, dict[str, Tensor]]:
@@ -190,7 +217,9 @@ def test_networks(name: str) -> None:
 
     def off(found: tuple[Tensor, dict[str, Tensor]]) -> tuple[float, float]:
         logits = float((found[0] - exact[0]).norm() / exact[0].norm())
-        parts = [float((g - exact[1][n]).norm() / exact[1][n].norm().clamp_min(1e-12)) for n, g in found[1].items()]
+        parts = [
+            float((g - exact[1][n]).norm() / exact[1][n].norm().clamp_min(1e-12)) for n, g in found[1].items()
+        ]
         return logits, sorted(parts)[len(parts) // 2]
 
     for have, have_plain in zip(off(own), off(plain), strict=True):
@@ -205,7 +234,14 @@ def built_with(tmp_path: Path, source: Path = kernels.SOURCE, **environment: str
         "from benchmark.training.execution import Execution; e = Execution('cpu', 'bf16'); print(e.describe()['kernels'])"
     )
     full = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), **environment}
-    got = subprocess.run([sys.executable, "-c", code, str(source)], cwd=ROOT, env=full, capture_output=True, text=True, check=True)
+    got = subprocess.run(
+        [sys.executable, "-c", code, str(source)],
+        cwd=ROOT,
+        env=full,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     why, recorded = got.stdout.splitlines()
     assert recorded == ("None" if why else kernels.built().name)
     return why
@@ -240,7 +276,10 @@ def test_a_home_that_cannot_be_written(tmp_path: Path) -> None:
 def test_no_compiler(tmp_path: Path) -> None:
     assert "does not build norm.c" in built_with(tmp_path, CC="no-such-compiler")
     assert "does not compile norm.c: exit code 1" in built_with(tmp_path, CC="false")
-    assert built_with(tmp_path, CC="", PATH=str(tmp_path)) == "no C compiler: none of cc, gcc, clang is to be found"
+    assert (
+        built_with(tmp_path, CC="", PATH=str(tmp_path))
+        == "no C compiler: none of cc, gcc, clang is to be found"
+    )
 
 
 @needs_compiler

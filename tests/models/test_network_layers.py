@@ -41,8 +41,12 @@ def test_the_constant_of_a_frozen_norm_is_that_of_its_passes_and_goes_when_it_tr
     assert norm.train().invstd is None
 
 
-@pytest.mark.parametrize(("inputs", "outputs", "groups"), [(24, 60, 1), (58, 58, 1), (60, 24, 3), (240, 60, 3)])
-def test_a_pointwise_convolution_as_a_product_is_the_convolution(inputs: int, outputs: int, groups: int) -> None:
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "groups"), [(24, 60, 1), (58, 58, 1), (60, 24, 3), (240, 60, 3)]
+)
+def test_a_pointwise_convolution_as_a_product_is_the_convolution(
+    inputs: int, outputs: int, groups: int
+) -> None:
     torch.manual_seed(0)
     theirs, own = nn.Conv2d(inputs, outputs, 1, groups=groups, bias=False), Pointwise(inputs, outputs, groups)
     own.load_state_dict(theirs.state_dict())
@@ -101,7 +105,9 @@ def test_a_depthwise_convolution_has_pytorchs_gradients(stride: int, side: tuple
         assert torch.equal(own(x), theirs(x))
 
 
-def test_a_depthwise_convolutions_gradients_go_round_the_slow_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_depthwise_convolutions_gradients_go_round_the_slow_kernels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked: list[tuple[bool, bool]] = []
 
     def spy(*args: object) -> tuple[torch.Tensor | None, ...]:
@@ -118,7 +124,9 @@ def test_a_depthwise_convolutions_gradients_go_round_the_slow_kernels(monkeypatc
 @pytest.mark.parametrize("side", [(4, 4), (2, 2), (1, 3), (4, 2)])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("format", [torch.channels_last, torch.contiguous_format])
-def test_a_convolution_by_taps_is_the_convolution(side: tuple[int, int], bias: bool, format: torch.memory_format) -> None:
+def test_a_convolution_by_taps_is_the_convolution(
+    side: tuple[int, int], bias: bool, format: torch.memory_format
+) -> None:
     torch.manual_seed(0)
     own = Conv3x3(128, 160, bias)
     own.to(memory_format=format)  # type: ignore[call-overload]
@@ -148,7 +156,9 @@ def test_taps_are_for_small_maps_of_many_channels_in_bf16() -> None:
 
 def test_joined_maps_are_those_of_cat_and_their_gradients_are_no_slices() -> None:
     torch.manual_seed(0)
-    a, b = (torch.randn(2, c, 4, 4).contiguous(memory_format=torch.channels_last).requires_grad_() for c in (3, 5))
+    a, b = (
+        torch.randn(2, c, 4, 4).contiguous(memory_format=torch.channels_last).requires_grad_() for c in (3, 5)
+    )
     seen: list[torch.Tensor] = []
     parts = a * 1, b * 1
     for part in parts:

@@ -67,7 +67,9 @@ def test_info(name: str) -> None:
         assert f"{info.macs / 1e6:.{digits}f}" == mmac
 
 
-@pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "vgg8", "MobileNetV2", "ShuffleV1", "ShuffleV2", "crnn_16"])
+@pytest.mark.parametrize(
+    "name", ["resnet8", "wrn_16_1", "vgg8", "MobileNetV2", "ShuffleV1", "ShuffleV2", "crnn_16"]
+)
 def test_info_is_what_build_gives(name: str) -> None:
     info = models.info(name, 7)
     net = models.build(name, 7)

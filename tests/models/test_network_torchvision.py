@@ -53,7 +53,10 @@ def test_shufflev2_blocks(images: Tensor) -> None:
         1: "branch1.0 branch1.1 branch1.2 branch1.3",
         2: "branch2.0 branch2.1 branch2.3 branch2.4 branch2.5 branch2.6",
     }
-    for stage, layer in ((theirs.stage2, ours.get_submodule("layer1")), (theirs.stage3, ours.get_submodule("layer2"))):
+    for stage, layer in (
+        (theirs.stage2, ours.get_submodule("layer1")),
+        (theirs.stage3, ours.get_submodule("layer2")),
+    ):
         for index, (block, mine) in enumerate(zip(stage, layer.children(), strict=True)):
             names = (order[1] + " " + order[2] if index == 0 else order[2]).split()
             own = [f"{kind}{number}" for number in range(1, len(names) // 2 + 1) for kind in ("conv", "bn")]

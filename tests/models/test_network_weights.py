@@ -52,7 +52,9 @@ def _formats(state: State) -> dict[str, Any]:
         },
         "sskd student": {"state_dict": {**backbone, **head}},
         "sskd student, parallel": _prefixed("module.", {**backbone, **head}),
-        "parameters": {"model": {key: nn.Parameter(t) if t.is_floating_point() else t for key, t in state.items()}},
+        "parameters": {
+            "model": {key: nn.Parameter(t) if t.is_floating_point() else t for key, t in state.items()}
+        },
     }
 
 
@@ -146,13 +148,20 @@ def test_round_trip(name: str, tmp_path: Path, images: Tensor) -> None:
 def test_saved_as_fp32(tmp_path: Path) -> None:
     net = models.build("resnet8", 10).bfloat16()
     models.save_weights(net, tmp_path / "net.pth")
-    dtypes = {tensor.dtype for tensor in torch.load(tmp_path / "net.pth", weights_only=True)["model"].values()}
+    dtypes = {
+        tensor.dtype for tensor in torch.load(tmp_path / "net.pth", weights_only=True)["model"].values()
+    }
     assert dtypes == {torch.float32, torch.int64}
 
 
 def test_extras_that_could_not_be_read_again(tmp_path: Path) -> None:
     net = models.build("resnet8", 10)
-    for extra in ({"model": 1}, {"where": pathlib.Path("x")}, {"log": [{"f": print}]}, {"array": np.zeros(3)}):
+    for extra in (
+        {"model": 1},
+        {"where": pathlib.Path("x")},
+        {"log": [{"f": print}]},
+        {"array": np.zeros(3)},
+    ):
         with pytest.raises(TypeError):
             models.save_weights(net, tmp_path / "net.pth", **extra)
     assert list(tmp_path.iterdir()) == []
@@ -266,4 +275,6 @@ def test_hash_knows_names_shapes_and_values() -> None:
 
 
 def test_hash_is_the_same_on_every_machine() -> None:
-    assert models.weights_hash({"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(0.5)}) == "52e1c72e682322a3"
+    assert (
+        models.weights_hash({"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(0.5)}) == "52e1c72e682322a3"
+    )

@@ -40,13 +40,16 @@ def test_both_end_in_the_report(place: Path) -> None:
     outputs = []
     for line in shell[1:]:
         command = [sys.executable, *line.split()[1:]]
-        done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=600)
+        done = subprocess.run(
+            command, cwd=place, env=environment, capture_output=True, text=True, timeout=600
+        )
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
         outputs.append(done.stdout)
     validated, _, difference, _ = outputs
     assert validated == ""
     assert re.search(
-        r"MSE \(ours\) +resnet14:resnet8 +last +\d+\.\d+ +1/1 +60\.90 ± 0\.25 +3 +~ not comparable", difference
+        r"MSE \(ours\) +resnet14:resnet8 +last +\d+\.\d+ +1/1 +60\.90 ± 0\.25 +3 +~ not comparable",
+        difference,
     )
     page = (place / "report" / "index.html").read_text(encoding="utf-8")
     assert "Our table" in page and 'title="mse, protocol crd"' in page

@@ -139,7 +139,9 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> tuple[Expansion, Path]:
     at = next(c for c in e.cells if c.row.method == "at" and c.student == "resnet20")
     records = kit.move(records, at.runs, 1.0)
     kd = next(c for c in e.cells if c.row.method == "kd" and c.student == "resnet20")
-    theirs = next(iter(curves.published_curves("crd", "resnet56", "resnet20", "kd").values())).assign(stage="main")
+    theirs = next(iter(curves.published_curves("crd", "resnet56", "resnet20", "kd").values())).assign(
+        stage="main"
+    )
     store = Store(folder / "runs")
     kit.write(store, records, {r.key: theirs for r in kd.runs})
     return e, report.write_report([e], load(store.folder), store, folder / "out")
@@ -148,7 +150,9 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> tuple[Expansion, Path]:
 def drive(page: Path, script: str) -> dict[str, Any]:
     """What a script that acts within a copy of the page saw."""
     driven = page.with_name("driven.html")
-    driven.write_text(page.read_text(encoding="utf-8").replace("</body>", script + "</body>"), encoding="utf-8")
+    driven.write_text(
+        page.read_text(encoding="utf-8").replace("</body>", script + "</body>"), encoding="utf-8"
+    )
     done = chromium(driven, "--dump-dom")
     assert [line for line in done.stderr.splitlines() if ":CONSOLE" in line] == []
     found = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout, re.DOTALL)
@@ -172,7 +176,9 @@ def test_opens_without_an_error(seen: dict[str, Any]) -> None:
 def test_needs_no_network(case: tuple[Expansion, Path]) -> None:
     text = case[1].read_text(encoding="utf-8")
     assert (
-        not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", text) and "@import" not in text and "url(" not in text
+        not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", text)
+        and "@import" not in text
+        and "url(" not in text
     )
     assert "fetch(" not in text and "XMLHttpRequest" not in text
 
@@ -226,17 +232,28 @@ def test_paper_holds_the_widest_table_whole_and_light(case: tuple[Expansion, Pat
     seen = drive(page, PRINTED)
     assert seen["table"] <= 1054 and seen["panel"] <= 1054 and seen["figures"] <= 1054, seen
     assert seen["background"] == "rgb(255, 255, 255)" and seen["head"] == "static"
-    assert seen["notes"] == 0 and seen["after"] >= 1  # folded notes are printed with the table that points to them
+    assert (
+        seen["notes"] == 0 and seen["after"] >= 1
+    )  # folded notes are printed with the table that points to them
 
 
 def test_the_cost_of_a_row_is_its_runs_share_of_their_packs() -> None:
-    rows = [(7200.0, 1800.0), (3600.0, 0.0), (3600.0, None)]  # in a pack of four; a measurement; a record without a share
-    runs = [SimpleNamespace(run=SimpleNamespace(key=str(i)), row={"seconds": a, "share_seconds": b}) for i, (a, b) in enumerate(rows)]
+    rows = [
+        (7200.0, 1800.0),
+        (3600.0, 0.0),
+        (3600.0, None),
+    ]  # in a pack of four; a measurement; a record without a share
+    runs = [
+        SimpleNamespace(run=SimpleNamespace(key=str(i)), row={"seconds": a, "share_seconds": b})
+        for i, (a, b) in enumerate(rows)
+    ]
     cell = SimpleNamespace(row=SimpleNamespace(label="KD"))
     assert report_figures._costs([SimpleNamespace(cell=cell, runs=runs)]) == [("KD", 2.5)]  # type: ignore[list-item]
 
 
 def test_every_table_of_the_product_makes_a_section(tmp_path: Path) -> None:
     names = matrix.table_names()
-    text = report.page([matrix.expand(matrix.load_table(n), "quick") for n in names], kit.as_frame([]), Store(tmp_path))
+    text = report.page(
+        [matrix.expand(matrix.load_table(n), "quick") for n in names], kit.as_frame([]), Store(tmp_path)
+    )
     assert all(f'data-table="{n}"' in text for n in names) and "mean only that it works" in text

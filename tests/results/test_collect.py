@@ -19,11 +19,25 @@ def run(folder: Path, finished: bool) -> None:
     place.mkdir(parents=True)
     (place / "curve.csv").write_text(CURVE)
     (place / "checkpoint.pt").write_bytes(b"heavy")
-    (place / "log.txt").write_text("2026-01-02T03:04:05+00:00 begin stage main, epoch 1; pack of 1; {'device': 'cpu', 'threads': 2}\nmore\n")
+    (place / "log.txt").write_text(
+        "2026-01-02T03:04:05+00:00 begin stage main, epoch 1; pack of 1; {'device': 'cpu', 'threads': 2}\nmore\n"
+    )
     if finished:
         record = {
-            "schema": 1, "key": KEY, "dataset": "digits", "protocol": "crd", "profile": "quick", "teacher": "none", "student": "resnet8",
-            "method": "plain", "seed": 0, "status": "done", "settings": {}, "top1_last": 50.0, "top1_best": 51.0, "host": "mine",
+            "schema": 1,
+            "key": KEY,
+            "dataset": "digits",
+            "protocol": "crd",
+            "profile": "quick",
+            "teacher": "none",
+            "student": "resnet8",
+            "method": "plain",
+            "seed": 0,
+            "status": "done",
+            "settings": {},
+            "top1_last": 50.0,
+            "top1_best": 51.0,
+            "host": "mine",
         }
         Store(folder).write_record(KEY, record)
 
@@ -34,7 +48,12 @@ def test_a_stopped_run_leaves_its_curve_and_conditions_and_is_no_record(tmp_path
     kept = tmp_path / "kept" / KEY
     assert sorted(p.name for p in kept.iterdir()) == ["curve.csv", "partial.json"]
     partial = json.loads((kept / "partial.json").read_text())
-    assert (partial["epochs"], partial["device"], partial["threads"], partial["began"][:10]) == (2, "cpu", 2, "2026-01-02")
+    assert (partial["epochs"], partial["device"], partial["threads"], partial["began"][:10]) == (
+        2,
+        "cpu",
+        2,
+        "2026-01-02",
+    )
     assert read_records(tmp_path / "kept") == ([], [])
 
 

@@ -44,7 +44,9 @@ def test_a_pair_and_method() -> None:
 
 
 def test_two_users_agree() -> None:
-    losses = published.curves("resnet32x4", "resnet8x4", "kd").pivot(index="epoch", columns="run", values="train_loss")
+    losses = published.curves("resnet32x4", "resnet8x4", "kd").pivot(
+        index="epoch", columns="run", values="train_loss"
+    )
     difference = (losses.iloc[:, 0] / losses.iloc[:, 1] - 1).abs()
     assert difference.iloc[:5].max() < 0.0095 and 0.021 < difference.max() < 0.022
 
@@ -55,15 +57,21 @@ def test_one_user_has_another_schedule() -> None:
             continue
         loss = part.set_index("epoch")["train_loss"]
         falls = 1 - loss[151] / loss[150]
-        assert (falls < 0.04) == (key[5] == "Vamsi-344-1") and (falls > 0.14) == (key[5] != "Vamsi-344-1"), key
+        assert (falls < 0.04) == (key[5] == "Vamsi-344-1") and (falls > 0.14) == (key[5] != "Vamsi-344-1"), (
+            key
+        )
 
 
-@pytest.mark.parametrize(("method", "cells", "low", "high"), [("mlld+ls", 5, 0.0, 0.0), ("kd+ls", 4, 0.50, 0.84)])
+@pytest.mark.parametrize(
+    ("method", "cells", "low", "high"), [("mlld+ls", 5, 0.0, 0.0), ("kd+ls", 4, 0.50, 0.84)]
+)
 def test_what_the_errata_say_of_the_released_logs(method: str, cells: int, low: float, high: float) -> None:
     gaps = []
     for key, part in runs():
         if key[1] == "mdistiller" and key[4] == method:
-            printed = [published.value("lskd", table, key[2], key[3], method) for table in ("table1", "table2")]
+            printed = [
+                published.value("lskd", table, key[2], key[3], method) for table in ("table1", "table2")
+            ]
             (value,) = {x.value for x in printed if x is not None and x.value is not None}
             gaps.append(round(part["test_acc"].max() - value, 2))
     found = [g for g in gaps if low <= g <= high and (g == 0 or g >= 0.5)]

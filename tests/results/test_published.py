@@ -17,11 +17,23 @@ from results.published.schema import HERE, table_files
 from results.published.validate import NETWORKS
 
 SIMILAR = (
-    *("wrn_40_2:wrn_16_2", "wrn_40_2:wrn_40_1", "resnet56:resnet20", "resnet110:resnet20", "resnet110:resnet32"),
+    *(
+        "wrn_40_2:wrn_16_2",
+        "wrn_40_2:wrn_40_1",
+        "resnet56:resnet20",
+        "resnet110:resnet20",
+        "resnet110:resnet32",
+    ),
     *("resnet32x4:resnet8x4", "vgg13:vgg8"),
 )
 CROSS = (
-    *("vgg13:MobileNetV2", "ResNet50:MobileNetV2", "ResNet50:vgg8", "resnet32x4:ShuffleV1", "resnet32x4:ShuffleV2"),
+    *(
+        "vgg13:MobileNetV2",
+        "ResNet50:MobileNetV2",
+        "ResNet50:vgg8",
+        "resnet32x4:ShuffleV1",
+        "resnet32x4:ShuffleV2",
+    ),
     "wrn_40_2:ShuffleV1",
 )
 SSKD_SIMILAR = tuple(p for p in SIMILAR if not p.startswith("resnet110"))
@@ -74,7 +86,13 @@ def test_rows_as_they_are_printed() -> None:
 def test_provenance_of_the_six_tables() -> None:
     kd = published.value("crd", "table1", "wrn_40_2", "wrn_16_2", "kd")
     assert kd is not None
-    assert (kd.year, kd.std, kd.n, kd.epochs, kd.rule) == (2020, 0.28, 5, 240, "last") and "README.md:L80" in kd.source
+    assert (kd.year, kd.std, kd.n, kd.epochs, kd.rule) == (
+        2020,
+        0.28,
+        5,
+        240,
+        "last",
+    ) and "README.md:L80" in kd.source
     assert published.value("crd", "table2", "vgg13", "MobileNetV2", "sp").n == 3  # type: ignore[union-attr]
     copied = published.value("sskd", "table3", "wrn_40_2", "wrn_16_2", "kd")
     assert copied is not None
@@ -89,8 +107,33 @@ def test_provenance_of_the_six_tables() -> None:
 def test_names() -> None:
     assert "mlkd" not in published.papers()
     assert published.tables("crd") == ("appendix", "table1", "table2") and published.tables("nobody") == ()
-    wanted = {"crd", "sskd", "dlkd", "ttm", "dkd", "reviewkd", "lskd", "rltf", "hsakd", "simkd", "semckd", "dist"}
-    wanted |= {"ctkd", "kdpp", "itrd", "norm", "wsld", "supermix", "selfkdlib", "pskd", "bake", "byot", "tfkd"}
+    wanted = {
+        "crd",
+        "sskd",
+        "dlkd",
+        "ttm",
+        "dkd",
+        "reviewkd",
+        "lskd",
+        "rltf",
+        "hsakd",
+        "simkd",
+        "semckd",
+        "dist",
+    }
+    wanted |= {
+        "ctkd",
+        "kdpp",
+        "itrd",
+        "norm",
+        "wsld",
+        "supermix",
+        "selfkdlib",
+        "pskd",
+        "bake",
+        "byot",
+        "tfkd",
+    }
     assert wanted <= set(published.papers())
     assert set(NETWORKS) - set(models.names()) == {"ResNet34", "none"}
     for path in table_files(HERE):
@@ -138,7 +181,11 @@ def test_a_copy_is_no_new_evidence() -> None:
 
 
 def test_every_cell_of_the_registry_can_be_shown() -> None:
-    cells = published.load().dropna(subset=["value"])[["teacher", "student", "method", "dataset"]].drop_duplicates()
+    cells = (
+        published.load()
+        .dropna(subset=["value"])[["teacher", "student", "method", "dataset"]]
+        .drop_duplicates()
+    )
     for cell in cells.sample(60, random_state=0).itertuples(index=False):
         assert "spread" in published.format_cell(cell.teacher, cell.student, cell.method, cell.dataset) or (
             published.disagreements(cell.teacher, cell.student, cell.method, cell.dataset).empty
@@ -221,7 +268,9 @@ def test_a_user_fills_in_a_blank_row(tmp_path: Path, monkeypatch: pytest.MonkeyP
     before = len(published.load())
     filled = "dlkd,2020,table1,cifar100,top1,vgg13,vgg8,dlkd,70.00,,,240,best,run by this paper,,the paper's table,"
     (tmp_path / "dlkd.csv").write_text(f"{HEADER}\n{filled}\n")
-    (tmp_path / "errata.csv").write_text("paper,table,teacher,student,method,what,source\ndlkd,table1,,,dlkd,mine,me\n")
+    (tmp_path / "errata.csv").write_text(
+        "paper,table,teacher,student,method,what,source\ndlkd,table1,,,dlkd,mine,me\n"
+    )
     published.add_folder(tmp_path)
     own = published.value("dlkd", "table1", "vgg13", "vgg8", "dlkd")
     assert own is not None and (own.value, own.rule) == (70.0, "best") and len(published.load()) == before

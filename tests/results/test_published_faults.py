@@ -60,7 +60,10 @@ def plant(folder: Path, *rows: dict[str, str]) -> list[str]:
         ({"year": "", "note": ""}, "year is blank"),
         ({"origin": "copied from crd/table9"}, "has no such cell"),
         ({"origin": "part of crd/table9: a run"}, "has no such cell"),
-        ({"origin": "copied from crd/table1", "table": "x", "method": "teacher", "value": "10"}, "where it is 75.61"),
+        (
+            {"origin": "copied from crd/table1", "table": "x", "method": "teacher", "value": "10"},
+            "where it is 75.61",
+        ),
         ({"origin": "derived: copied from crd/table1", "table": "x", "value": "10"}, "where it is 74.92"),
         (
             {"origin": "copied from crd/table1", "table": "x", "value": "74.92", "rule": "best"},
@@ -76,7 +79,9 @@ def test_each_fault_is_found(tmp_path: Path, changes: dict[str, str], problem: s
 
 
 def test_a_fault_is_found_at_its_line_and_the_others_are_read(tmp_path: Path) -> None:
-    found = plant(tmp_path, {"method": "at"}, {"method": "sp", "value": "many"}, {"method": "cc", "source": ""})
+    found = plant(
+        tmp_path, {"method": "at"}, {"method": "sp", "value": "many"}, {"method": "cc", "source": ""}
+    )
     assert len(found) == 2
     assert "t.csv:4: value = 'many'" in found[0] and "t.csv:5: no source" in found[1]
 
@@ -94,7 +99,9 @@ def test_a_fault_is_found_at_its_line_and_the_others_are_read(tmp_path: Path) ->
         (",".join(published.COLUMNS) + '\n"x' + "," * 16 + "\n", ": unexpected end of data"),
     ],
 )
-def test_a_file_that_is_no_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, problem: str) -> None:
+def test_a_file_that_is_no_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, problem: str
+) -> None:
     (tmp_path / "t.csv").write_text(text)
     assert any(problem in line for line in published.validate(tmp_path)), published.validate(tmp_path)
     monkeypatch.setenv("KD_PUBLISHED", str(tmp_path))

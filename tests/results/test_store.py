@@ -43,7 +43,14 @@ WRONG_TYPES = [("seconds", "long"), ("share_seconds", True), ("seconds", 10**400
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "{", "[]", '{"schema": 1}', json.dumps(record("elsewhere")), json.dumps(record("x/bad", top1_last=140))),
+        *(
+            "",
+            "{",
+            "[]",
+            '{"schema": 1}',
+            json.dumps(record("elsewhere")),
+            json.dumps(record("x/bad", top1_last=140)),
+        ),
         *(json.dumps(record("x/bad", **{k: v})) for k, v in WRONG_TYPES),
     ],
 )
@@ -94,7 +101,9 @@ def test_a_dead_holders_claim_is_taken_over(tmp_path: Path) -> None:
         "import sys,time; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from results.files import Claim; "
         "assert Claim.take(Path(sys.argv[2])); print('ok', flush=True); time.sleep(60)"
     )
-    holder = subprocess.Popen([sys.executable, "-c", code, str(ROOT), str(tmp_path / "claim")], stdout=subprocess.PIPE)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(ROOT), str(tmp_path / "claim")], stdout=subprocess.PIPE
+    )
     assert holder.stdout is not None and holder.stdout.readline() == b"ok\n"
     assert Claim.take(tmp_path / "claim") is None, "its holder lives"
     holder.send_signal(signal.SIGKILL)
@@ -122,7 +131,10 @@ def test_a_process_that_stands_still_has_not_died(tmp_path: Path) -> None:
 
 
 def test_an_error_of_writing_says_where(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match=r"No space left on device: .*there\.json") as error, atomic(tmp_path / "there.json"):
+    with (
+        pytest.raises(OSError, match=r"No space left on device: .*there\.json") as error,
+        atomic(tmp_path / "there.json"),
+    ):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert error.value.errno == errno.ENOSPC and not list(tmp_path.iterdir())
 

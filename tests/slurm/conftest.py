@@ -27,7 +27,9 @@ PORT = 17000 + 2400 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) + 48
 def has_slurm() -> None:
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     if missing := [c for c in NEEDED if shutil.which(c, path=path) is None]:
-        reason = f"no Slurm on this machine ({', '.join(missing)} not found); `slurm/lab.sh install` brings it"
+        reason = (
+            f"no Slurm on this machine ({', '.join(missing)} not found); `slurm/lab.sh install` brings it"
+        )
         if os.environ.get("CI") == "true":
             pytest.fail(reason)
         pytest.skip(reason)

@@ -67,7 +67,13 @@ def cluster_of_nodes(port: int, **options: str) -> Iterator[Path]:
         folder.chmod(0o755)
         env = {**os.environ, "LAB_PORT": str(port), **options}
         try:
-            done = subprocess.run([ROOT / "slurm/lab.sh", "start", folder], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            done = subprocess.run(
+                [ROOT / "slurm/lab.sh", "start", folder],
+                env=env,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
             if done.returncode == 0:
                 os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
                 yield folder
@@ -77,7 +83,12 @@ def cluster_of_nodes(port: int, **options: str) -> Iterator[Path]:
             assert attempt == 1, said
             warnings.warn(f"a cluster did not start, and is tried once more:\n{said}", stacklevel=2)
         finally:
-            subprocess.run([ROOT / "slurm/lab.sh", "stop", folder], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            subprocess.run(
+                [ROOT / "slurm/lab.sh", "stop", folder],
+                env=env,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
             os.environ.pop("SLURM_CONF", None)
             if before is not None:
                 os.environ["SLURM_CONF"] = before
@@ -88,18 +99,29 @@ def drill_runs(folder: Path) -> list[Run]:
     """All runs of the small table, teachers included."""
     path = folder / "drill.toml"
     path.write_text(TABLE, encoding="utf-8")
-    return closure(matrix.expand(matrix.load_table(str(path)), "quick", overrides=matrix.parse_overrides(SETTINGS)).runs)
+    return closure(
+        matrix.expand(matrix.load_table(str(path)), "quick", overrides=matrix.parse_overrides(SETTINGS)).runs
+    )
 
 
 def outcome(store: Store, run: Run) -> dict[str, Any]:
     """What must not depend on who trained a run: its weights' hash, and its curve without the seconds."""
     record = store.record(run.key)
-    assert record is not None and record["status"] == "done", f"{run.key}: {store.state(run.key)} {store.failure(run.key)}"
+    assert record is not None and record["status"] == "done", (
+        f"{run.key}: {store.state(run.key)} {store.failure(run.key)}"
+    )
     weights = torch.load(store.path(run.key) / "last.pt", weights_only=True)["model"]
     curve = store.curve(run.key)
     assert curve is not None
-    numbers = {k: record[k] for k in ("top1_last", "top1_best", "best_epoch", "test_loss_last", "threads", "precision")}
-    return {"weights": models.weights_hash(weights), "curve": curve.drop(columns="seconds").to_csv(), **numbers}
+    numbers = {
+        k: record[k]
+        for k in ("top1_last", "top1_best", "best_epoch", "test_loss_last", "threads", "precision")
+    }
+    return {
+        "weights": models.weights_hash(weights),
+        "curve": curve.drop(columns="seconds").to_csv(),
+        **numbers,
+    }
 
 
 @dataclass
@@ -128,16 +150,27 @@ class Drill:
         and the same numbers. With `until_checkpoint` in each of its starts before the first checkpoint."""
         site = self.folder / "slow"
         site.mkdir(exist_ok=True)
-        text = f"import os, time\nfsync = os.fsync\nos.fsync = lambda f: (time.sleep({seconds}), fsync(f))[1]\n"
+        text = (
+            f"import os, time\nfsync = os.fsync\nos.fsync = lambda f: (time.sleep({seconds}), fsync(f))[1]\n"
+        )
         (site / "sitecustomize.py").write_text(text, encoding="utf-8")
         over = "$SLURM_RESTART_COUNT"
         if until_checkpoint:
             over = f"$(find {self.store.folder} -name checkpoint.pt)"
         return [f'[ -n "$SLURM_ARRAY_TASK_ID{over}" ] || export PYTHONPATH={site}']
 
-    def submit(self, only: list[Run] | None = None, max_pack: int = 0, table: str = "drill", **changes: Any) -> Report:
+    def submit(
+        self, only: list[Run] | None = None, max_pack: int = 0, table: str = "drill", **changes: Any
+    ) -> Report:
         environment = Environment(str(self.store.folder), str(self.folder / "data"))
-        return submit_runs(only or self.runs, table, self.store, environment, load_cluster(str(self.cluster_file(**changes))), max_pack=max_pack)
+        return submit_runs(
+            only or self.runs,
+            table,
+            self.store,
+            environment,
+            load_cluster(str(self.cluster_file(**changes))),
+            max_pack=max_pack,
+        )
 
     def command(self, verb: str, *more: str, cwd: Path = ROOT, table: bool = True) -> subprocess.Popen[str]:
         """`python -m benchmark VERB` for the small table, in a process of its own."""

@@ -37,11 +37,25 @@ BROKEN = {
 
 def submit(folder: Path, cluster: str, *more: str) -> int:
     drill_runs(folder)
-    return main(["submit", str(folder / "drill.toml"), "--profile", "quick", "--results", str(folder / "results"), "--cluster", cluster, *more])
+    return main(
+        [
+            "submit",
+            str(folder / "drill.toml"),
+            "--profile",
+            "quick",
+            "--results",
+            str(folder / "results"),
+            "--cluster",
+            cluster,
+            *more,
+        ]
+    )
 
 
 @pytest.mark.parametrize("text", BROKEN, ids=range(len(BROKEN)))
-def test_a_broken_file_is_answered_with_one_line(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_file_is_answered_with_one_line(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "broken.toml"
     path.write_text(text, encoding="utf-8")
     assert submit(tmp_path, str(path)) == 2
@@ -51,7 +65,9 @@ def test_a_broken_file_is_answered_with_one_line(text: str, tmp_path: Path, caps
 
 def test_an_unknown_cluster(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert submit(tmp_path, "labb") == 2
-    assert "unknown cluster 'labb' (did you mean lab?); allowed: gpu-example, lab, " in capsys.readouterr().err
+    assert (
+        "unknown cluster 'labb' (did you mean lab?); allowed: gpu-example, lab, " in capsys.readouterr().err
+    )
 
 
 def test_an_unknown_partition(cluster: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,10 +84,14 @@ def test_what_sbatch_refuses(cluster: Path, tmp_path: Path, capsys: pytest.Captu
     path.write_text('partition = "gpu"\ngpu_type = "h100"\ndevice = "cpu"', encoding="utf-8")
     assert submit(tmp_path, str(path)) == 2
     assert "error: the cluster refuses the jobs of mine.toml: " in capsys.readouterr().err
-    assert list((tmp_path / "results/.slurm/arrays").iterdir()) == [] and not list((tmp_path / "results/.slurm/jobs").rglob("*.pkl"))
+    assert list((tmp_path / "results/.slurm/arrays").iterdir()) == [] and not list(
+        (tmp_path / "results/.slurm/jobs").rglob("*.pkl")
+    )
 
 
-def test_without_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_slurm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert submit(tmp_path, "lab") == 2
     said = capsys.readouterr().err
@@ -82,7 +102,13 @@ def test_without_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     for option in options.split():
         assert f"#SBATCH --{option}" in out
     begun = "10 runs in 3 jobs would be submitted to gpu-example"
-    for line in (begun, "module load cuda", "OMP_NUM_THREADS=8 MKL_NUM_THREADS=8", "--cpu-bind=none", "--dependency='afterany:<drill-"):
+    for line in (
+        begun,
+        "module load cuda",
+        "OMP_NUM_THREADS=8 MKL_NUM_THREADS=8",
+        "--cpu-bind=none",
+        "--dependency='afterany:<drill-",
+    ):
         assert line in out
     assert "wckey" not in out and "GPU-hours" in out
     assert not (tmp_path / "results").exists(), "a dry run leaves nothing"
@@ -103,7 +129,17 @@ def test_array_parallelism(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("PATH", str(tmp_path))
     places = Environment(str(tmp_path / "results"), str(tmp_path))
     cluster = dataclasses.replace(load_cluster("lab"), parallelism=2)
-    text = format_report(submit_runs(drill_runs(tmp_path), "drill", Store(tmp_path / "results"), places, cluster, dry_run=True, max_pack=1))
+    text = format_report(
+        submit_runs(
+            drill_runs(tmp_path),
+            "drill",
+            Store(tmp_path / "results"),
+            places,
+            cluster,
+            dry_run=True,
+            max_pack=1,
+        )
+    )
     assert "#SBATCH --array=0-3%2" in text
 
 

@@ -25,7 +25,9 @@ def test_requeue(cluster: Path, drill: Drill) -> None:
 def test_preemption(cluster: Path, drill: Drill) -> None:
     drill.submit(partition="spare", setup=drill.slow_disk())
     drill.mid_run(drill.teacher())
-    subprocess.run(["sbatch", "-p", "gpu", "-N", "2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 2"], check=True)
+    subprocess.run(
+        ["sbatch", "-p", "gpu", "-N", "2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 2"], check=True
+    )
     drill.wait()
     drill.check()
     assert drill.teacher() in drill.resumed()
@@ -58,9 +60,13 @@ def test_kill_9_without_restarts(cluster: Path, drill: Drill) -> None:
     drill.wait()
     assert drill.store.state(drill.teacher().key) == "started"
     students = [r for r in drill.runs if r.teacher == "resnet14"]
-    assert all(drill.store.state(r.key) == "absent" for r in students), "they wait for it, and have not failed"
+    assert all(drill.store.state(r.key) == "absent" for r in students), (
+        "they wait for it, and have not failed"
+    )
     lost = json.loads(drill.done("status", "--json"))["lost_jobs"]
-    assert drill.teacher().key in {k for job in lost for k in job["keys"]} and "FAILED" in lost[0]["says"], lost
+    assert drill.teacher().key in {k for job in lost for k in job["keys"]} and "FAILED" in lost[0]["says"], (
+        lost
+    )
     assert drill.submit().runs == len(drill.runs), "the students only waited for their teacher"
     drill.wait()
     drill.check()
@@ -79,4 +85,6 @@ def test_node_down(cluster: Path, drill: Drill) -> None:
     drill.check()
     assert drill.teacher() in drill.resumed()
     assert (drill.store.record(drill.teacher().key) or {})["node"] != node
-    wait_for("the node", lambda: node in commands.call("sinfo", "-h", "-N", "-p", "gpu", "-t", "idle", "-o", "%N"))
+    wait_for(
+        "the node", lambda: node in commands.call("sinfo", "-h", "-N", "-p", "gpu", "-t", "idle", "-o", "%N")
+    )

@@ -24,14 +24,18 @@ from slurm.submit import submit_runs
 
 
 def pack_job(folder: Path, runs: list[Run], patience: float) -> PackJob:
-    return PackJob(work_order(runs, Environment(str(folder / "results"), str(folder), device="cpu", threads=1)), patience)
+    return PackJob(
+        work_order(runs, Environment(str(folder / "results"), str(folder), device="cpu", threads=1)), patience
+    )
 
 
 def foreign_claim(store: Store, run: Run, age: float) -> Path:
     """A claim of a process on another machine, whose last heartbeat was so many seconds ago."""
     path = store.path(run.key) / "claim"
     path.parent.mkdir(parents=True)
-    path.write_text(json.dumps({"token": "t", "host": "elsewhere", "pid": 1, "started": "1"}), encoding="utf-8")
+    path.write_text(
+        json.dumps({"token": "t", "host": "elsewhere", "pid": 1, "started": "1"}), encoding="utf-8"
+    )
     os.utime(path, (time.time() - age, time.time() - age))
     return path
 
@@ -54,7 +58,9 @@ def test_leaves_a_living_holder_alone(tmp_path: Path) -> None:
 
 def test_a_job_without_its_teacher_fails_and_says_why(tmp_path: Path) -> None:
     run = next(r for r in drill_runs(tmp_path) if r.method == "kd")
-    with pytest.raises(JobFailed, match=r"1 of 1 runs have no result; the first: .* needs .*none-resnet14.*, which is absent"):
+    with pytest.raises(
+        JobFailed, match=r"1 of 1 runs have no result; the first: .* needs .*none-resnet14.*, which is absent"
+    ):
         pack_job(tmp_path, [run], patience=1)()
 
 
@@ -64,11 +70,15 @@ def test_checkpoint_is_the_same_again(tmp_path: Path) -> None:
     assert again.function == job and again.args == ()
 
 
-def orders(runs: list[Run], folder: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, **more: Any) -> list[dict[str, Any]]:
+def orders(
+    runs: list[Run], folder: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, **more: Any
+) -> list[dict[str, Any]]:
     """The work orders that a submission sends, to a Slurm that takes everything."""
     sent: list[dict[str, Any]] = []
 
-    def send(cluster: Cluster, folder: Path, code: Path, name: str, depends: Any, calls: list[PackJob]) -> str:
+    def send(
+        cluster: Cluster, folder: Path, code: Path, name: str, depends: Any, calls: list[PackJob]
+    ) -> str:
         sent.extend(json.loads(c.order) for c in calls)
         return str(len(sent))
 
@@ -76,7 +86,14 @@ def orders(runs: list[Run], folder: Path, cluster: Cluster, monkeypatch: pytest.
     monkeypatch.setattr(commands, "site", lambda: commands.Site(1001, 10000, False, ("gpu",)))
     monkeypatch.setattr(commands, "squeue", lambda names=(): [])
     monkeypatch.setattr(script, "send", send)
-    submit_runs(runs, "drill", Store(folder / "results"), Environment(str(folder / "results"), str(folder)), cluster, **more)
+    submit_runs(
+        runs,
+        "drill",
+        Store(folder / "results"),
+        Environment(str(folder / "results"), str(folder)),
+        cluster,
+        **more,
+    )
     return sent
 
 
@@ -88,10 +105,15 @@ def orders(runs: list[Run], folder: Path, cluster: Cluster, monkeypatch: pytest.
         ({"cpus": 8}, ("cuda", "bf16", 8, 1)),
     ],
 )
-def test_a_job_is_told_its_arithmetic(fields: dict[str, Any], told: tuple[Any, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_is_told_its_arithmetic(
+    fields: dict[str, Any], told: tuple[Any, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All of it, so that no node decides for itself: a table that is spread over several kinds of nodes has one precision."""
     for order in orders(drill_runs(tmp_path), tmp_path, Cluster("mine", "gpu", **fields), monkeypatch):
-        assert tuple(order["environment"][k] for k in ("device", "precision", "threads", "student_threads")) == told
+        assert (
+            tuple(order["environment"][k] for k in ("device", "precision", "threads", "student_threads"))
+            == told
+        )
 
 
 def test_the_teacher_cache_is_chosen_for_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,11 +121,31 @@ def test_the_teacher_cache_is_chosen_for_the_plan(tmp_path: Path, monkeypatch: p
     path = tmp_path / "drill.toml"
     path.write_text(TABLE, encoding="utf-8")
     table = matrix.load_table(str(path))
-    runs = matrix.expand(table, "quick", seeds=range(3), overrides=matrix.parse_overrides(["recipe.epochs=60"])).runs
-    found = orders([r for r in runs if r.method in ("kd", "at")], tmp_path, Cluster("mine", "gpu"), monkeypatch, max_pack=1)
-    caches = {(r["key"].split("/")[4], o["environment"]["teacher_cache"]) for o in found for r in o["runs"] if "none-" not in r["key"]}
-    assert caches == {("kd", "on"), ("at", "on")}, "AT reads maps, which no table has: it makes its pass all the same"
-    found = orders([r for r in runs if r.method == "kd" and r.seed == 0], tmp_path / "other", Cluster("mine", "gpu"), monkeypatch)
+    runs = matrix.expand(
+        table, "quick", seeds=range(3), overrides=matrix.parse_overrides(["recipe.epochs=60"])
+    ).runs
+    found = orders(
+        [r for r in runs if r.method in ("kd", "at")],
+        tmp_path,
+        Cluster("mine", "gpu"),
+        monkeypatch,
+        max_pack=1,
+    )
+    caches = {
+        (r["key"].split("/")[4], o["environment"]["teacher_cache"])
+        for o in found
+        for r in o["runs"]
+        if "none-" not in r["key"]
+    }
+    assert caches == {("kd", "on"), ("at", "on")}, (
+        "AT reads maps, which no table has: it makes its pass all the same"
+    )
+    found = orders(
+        [r for r in runs if r.method == "kd" and r.seed == 0],
+        tmp_path / "other",
+        Cluster("mine", "gpu"),
+        monkeypatch,
+    )
     assert {o["environment"]["teacher_cache"] for o in found} == {"off"}
 
 

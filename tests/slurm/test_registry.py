@@ -34,9 +34,14 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert registry.arrays(tmp_path) == []
 
 
-@pytest.mark.parametrize("job", ["7", ""], ids=["its id is known", "its submitter died before it wrote the id"])
+@pytest.mark.parametrize(
+    "job", ["7", ""], ids=["its id is known", "its submitter died before it wrote the id"]
+)
 def test_places(job: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    queue = [Queued("7_0", "one", "RUNNING", "node1", "None", "me"), Queued("8_1", "else", "PENDING", "", "Priority", "me")]
+    queue = [
+        Queued("7_0", "one", "RUNNING", "node1", "None", "me"),
+        Queued("8_1", "else", "PENDING", "", "Priority", "me"),
+    ]
     monkeypatch.setattr(commands, "squeue", lambda names: [q for q in queue if q.name in names])
     registry.write(tmp_path, array("one", job))
     assert registry.queued(tmp_path) == {"a": "7_0 RUNNING on node1", "b": "7_0 RUNNING on node1"}
@@ -47,7 +52,10 @@ def test_one_submits_at_a_time(tmp_path: Path) -> None:
     with registry.lock(tmp_path):
         waiting = threading.Thread(target=lambda: registry.lock(tmp_path, said.append).__enter__())
         waiting.start()
-        with pytest.raises(InputError, match="has been submitting into"), registry.lock(tmp_path, patience=0.1):
+        with (
+            pytest.raises(InputError, match="has been submitting into"),
+            registry.lock(tmp_path, patience=0.1),
+        ):
             pass
         while not said:
             time.sleep(0.01)
@@ -65,9 +73,15 @@ def test_the_clusters_files_are_no_records(tmp_path: Path) -> None:
 
 def test_snapshots(tmp_path: Path) -> None:
     one, same = snapshot.take(tmp_path), snapshot.take(tmp_path)
-    assert one == same and (one / "benchmark/training/pack.py").read_bytes() == (ROOT / "benchmark/training/pack.py").read_bytes()
+    assert (
+        one == same
+        and (one / "benchmark/training/pack.py").read_bytes()
+        == (ROOT / "benchmark/training/pack.py").read_bytes()
+    )
     assert (one / "slurm/job.py").exists() and not list(one.rglob("__pycache__"))
-    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    git = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
     assert (one / "SNAPSHOT").read_text().split()[0] == (git or "unknown")
     other = tmp_path / "root"
     for path in snapshot.files():
@@ -82,7 +96,9 @@ def test_methods_of_ones_own_are_in_the_snapshot(tmp_path: Path, monkeypatch: py
     """Also those of a folder that is named by a relative path, and whatever is edited there afterwards."""
     mine = tmp_path / "mine" / "toy.py"
     mine.parent.mkdir()
-    mine.write_text("from benchmark.methods import Method\nclass Toy(Method):\n    name = 'toy'\n    title = 'as submitted'\n")
+    mine.write_text(
+        "from benchmark.methods import Method\nclass Toy(Method):\n    name = 'toy'\n    title = 'as submitted'\n"
+    )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KD_METHODS", "mine")
     place = snapshot.take(tmp_path / "snapshots")

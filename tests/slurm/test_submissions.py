@@ -26,14 +26,24 @@ def test_a_submitted_table_is_the_local_one(cluster: Path, drill: Drill) -> None
     assert drill.submit().jobs == 0, "what is done is not submitted again"
     ids = [i for a in report.arrays for i in a.array.ids()]
     wait_for("accounting", lambda: sorted(commands.sacct(ids)) == sorted(ids))
-    wait_for("COMPLETED in accounting", lambda: all(s.startswith("COMPLETED") for s in commands.sacct(ids).values()))
+    wait_for(
+        "COMPLETED in accounting",
+        lambda: all(s.startswith("COMPLETED") for s in commands.sacct(ids).values()),
+    )
 
 
 def test_students_side_by_side(cluster: Path, drill: Drill) -> None:
     """Jobs of two threads step their students in lanes; the table is the one that is trained so on this machine."""
     runs = [r for r in drill.runs if r.student in ("resnet14", "resnet8")]
     there = Store(drill.folder / "local")
-    environment = Environment(str(there.folder), str(drill.folder / "data"), device="cpu", precision="fp32", threads=2, student_threads=1)
+    environment = Environment(
+        str(there.folder),
+        str(drill.folder / "data"),
+        device="cpu",
+        precision="fp32",
+        threads=2,
+        student_threads=1,
+    )
     for pack in make_plan(runs, there).packs:
         assert {o.status for o in work(work_order(pack.runs, environment))} == {"done"}
     drill.expected = {r.key: outcome(there, r) for r in runs}
@@ -77,7 +87,10 @@ def test_two_submit_at_the_same_moment(cluster: Path, drill: Drill) -> None:
     both = [drill.command("submit", "--cluster", str(drill.cluster_file())) for _ in range(2)]
     said = [p.communicate() for p in both]
     assert [p.returncode for p in both] == [0, 0], said
-    assert sorted(("10 runs in 3 jobs submitted" in out, "nothing to submit" in out) for out, _ in said) == [(False, True), (True, False)], said
+    assert sorted(("10 runs in 3 jobs submitted" in out, "nothing to submit" in out) for out, _ in said) == [
+        (False, True),
+        (True, False),
+    ], said
     drill.wait()
     drill.check()
 
@@ -93,7 +106,9 @@ def test_the_lock_of_a_dead_submitter(cluster: Path, drill: Drill) -> None:
         subprocess.run([sys.executable, "-c", code, drill.store.folder / ".slurm/lock"], cwd=ROOT)
         assert (drill.store.folder / ".slurm/lock").exists()
         assert drill.submit().jobs == 0
-        assert sorted(cancel(drill.store, {r.key for r in drill.runs}).ids) == sorted(i for a in report.arrays for i in a.array.ids())
+        assert sorted(cancel(drill.store, {r.key for r in drill.runs}).ids) == sorted(
+            i for a in report.arrays for i in a.array.ids()
+        )
         assert not (drill.store.folder / ".slurm/lock").exists()
     finally:
         subprocess.run(["scontrol", "update", "partitionname=gpu", "state=up"], check=True)
@@ -106,8 +121,17 @@ def test_without_accounting(unaccounted: Path, drill: Drill) -> None:
     assert drill.submit().states == {"running": 4, "queued": 6}
     rows = {(r["pair"], r["method"]): r for r in json.loads(drill.done("status", "--json"))["rows"]}
     live = rows["none:resnet14", "plain"]["live"][0]
-    assert live["epoch"] >= 2 and live["epochs"] == 6 and live["node"] == "node1" and live["job"] == "1" and live["top1"] is not None
-    assert rows["wrn_16_2:wrn_16_1", "sp"]["queued"] == 1 and "PENDING (Dependency)" in rows["wrn_16_2:wrn_16_1", "sp"]["jobs"][0]
+    assert (
+        live["epoch"] >= 2
+        and live["epochs"] == 6
+        and live["node"] == "node1"
+        and live["job"] == "1"
+        and live["top1"] is not None
+    )
+    assert (
+        rows["wrn_16_2:wrn_16_1", "sp"]["queued"] == 1
+        and "PENDING (Dependency)" in rows["wrn_16_2:wrn_16_1", "sp"]["jobs"][0]
+    )
     drill.wait()
     drill.check()
     assert "last submitted as job 1;" in drill.done("logs", drill.teacher().key, table=False)
@@ -157,7 +181,9 @@ def test_source_edited_while_jobs_are_queued(cluster: Path, drill: Drill) -> Non
     git = ["git", "-C", str(copy), "-c", "user.name=drill", "-c", "user.email=drill@example.org"]
     for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "as submitted"]):
         subprocess.run([*git, *command], check=True)
-    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    commit = subprocess.run(
+        [*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True
+    ).stdout.strip()
     subprocess.run(["scontrol", "update", "partitionname=gpu", "state=down"], check=True)
     try:
         drill.done("submit", "--cluster", str(drill.cluster_file()), cwd=copy)
@@ -167,4 +193,6 @@ def test_source_edited_while_jobs_are_queued(cluster: Path, drill: Drill) -> Non
         subprocess.run(["scontrol", "update", "partitionname=gpu", "state=up"], check=True)
     drill.wait()
     drill.check()
-    assert {str((drill.store.record(r.key) or {})["git"]) for r in drill.runs} == {str({"commit": commit, "dirty": False})}
+    assert {str((drill.store.record(r.key) or {})["git"]) for r in drill.runs} == {
+        str({"commit": commit, "dirty": False})
+    }

@@ -83,7 +83,12 @@ def record(run: Run, last: float | None, best: float | None = None, **fields: An
     info = (
         None
         if ref is None
-        else {"network": ref.network, "identity": ref.identity, "weights": ref.weights or "0" * 16, "top1": 73.4}
+        else {
+            "network": ref.network,
+            "identity": ref.identity,
+            "weights": ref.weights or "0" * 16,
+            "top1": 73.4,
+        }
     )
     return {
         "schema": SCHEMA, "key": run.key, "dataset": run.dataset, "protocol": run.protocol, "profile": run.profile, "teacher": run.teacher,
@@ -131,7 +136,9 @@ def curve(run: Run, epochs: int | None = None, scale: float = 1.0) -> pd.DataFra
     )  # fmt: skip
 
 
-def write(store: Store, records: Iterable[Mapping[str, Any]], curves: Mapping[str, pd.DataFrame] | None = None) -> None:
+def write(
+    store: Store, records: Iterable[Mapping[str, Any]], curves: Mapping[str, pd.DataFrame] | None = None
+) -> None:
     """Records (and curves by key) into a store."""
     for r in records:
         store.write_record(str(r["key"]), dict(r))

@@ -49,7 +49,11 @@ def cases(draw: Any) -> tuple[Any, list[dict], Any]:
         assert problems(r, run.key) == ""
         records.append(r)
     values = iter(
-        draw(some.lists(some.one_of(some.none(), some.floats(0, 100)), min_size=len(e.cells), max_size=len(e.cells)))
+        draw(
+            some.lists(
+                some.one_of(some.none(), some.floats(0, 100)), min_size=len(e.cells), max_size=len(e.cells)
+            )
+        )
     )
     fields = {
         "std": draw(some.one_of(some.none(), some.floats(0, 5))), "n": draw(some.one_of(some.none(), some.integers(1, 9))),

@@ -90,7 +90,9 @@ def test_formats(tmp_path: Path) -> None:
     kit.write(store, [kit.record(run, 70.0)], {run.key: own_curve(1.001)})
     frame = load(store.folder)
     text = curves.format_curves(e, frame, store)
-    assert run.key in text and "0 of 240" in text and "agrees when the train loss" in text and "+0.10%" in text
+    assert (
+        run.key in text and "0 of 240" in text and "agrees when the train loss" in text and "+0.10%" in text
+    )
     found = json.loads(curves.format_curves(e, frame, store, "json"))
     assert [c["verdict"] for c in found["curves"]] == ["agrees"] and len(found["curves"][0]["epochs"]) == 240
     assert len(curves.format_curves(e, frame, store, "csv").splitlines()) == 241

@@ -66,7 +66,10 @@ def test_golden_records_agree_and_one_moved_cell_is_named(expansion: matrix.Expa
             ("KD", "resnet56:resnet20", verdict)
         ]
         assert diff.exit_code(moved) == 1
-        assert diff.exit_code(moved, {verdict}) == 1 and diff.exit_code(moved, {"above", "below"} - {verdict}) == 0
+        assert (
+            diff.exit_code(moved, {verdict}) == 1
+            and diff.exit_code(moved, {"above", "below"} - {verdict}) == 0
+        )
         assert diff.exit_code(moved, set()) == 0
         assert f"{verdict}: KD resnet56:resnet20 ({by:+.2f})" in format_diff(moved)
 
@@ -82,7 +85,9 @@ def test_golden_records_of_every_table(name: str) -> None:
     rows = {r.label: r for r in e.table.rows}
     for c in found:
         if c.verdict == "not comparable":
-            assert c.label == "KD" or c.reason == rows[c.label].not_comparable or "printed is the" in c.reason, c
+            assert (
+                c.label == "KD" or c.reason == rows[c.label].not_comparable or "printed is the" in c.reason
+            ), c
             assert c.reason
         if c.verdict == "missing":
             assert (c.published is None or rows[c.label].missing) and c.reason
@@ -173,11 +178,14 @@ def test_printed_under_another_rule_is_not_comparable(expansion: matrix.Expansio
 
 def test_missing_rows_and_impossible_pairs(tmp_path: Path) -> None:
     text = kit.SMALL.replace('label = "SP"', 'label = "SP"\nmissing = "comes later"')
-    found = run_diff(kit.small(tmp_path, text=text), [], kit.prints(kit.small(tmp_path, text=text), lambda c: 70.0))
+    found = run_diff(
+        kit.small(tmp_path, text=text), [], kit.prints(kit.small(tmp_path, text=text), lambda c: 70.0)
+    )
     assert pick(found, "SP").verdict == "missing" and pick(found, "SP").reason == "comes later"
     text = kit.SMALL.replace("resnet56:resnet20", "none:resnet20")
     e = kit.small(
-        tmp_path, text=text.replace('[[rows]]\nlabel = "KD"\nmethod = "kd"\n', "").split('[[rows]]\nlabel = "AT"')[0]
+        tmp_path,
+        text=text.replace('[[rows]]\nlabel = "KD"\nmethod = "kd"\n', "").split('[[rows]]\nlabel = "AT"')[0],
     )
     found = run_diff(e, [], kit.prints(e, lambda c: 70.0))
     assert pick(found, "Teacher").reason == "N/A: no teacher"
@@ -205,7 +213,9 @@ def test_diverged_failed_and_incomplete_runs(expansion: matrix.Expansion, tmp_pa
 
 
 def test_imported_teachers_show(tmp_path: Path) -> None:
-    resolver = Resolver({("cifar100", "resnet56"): TeacherRef("resnet56", weights="abcdef0123456789", path="x.pth")})
+    resolver = Resolver(
+        {("cifar100", "resnet56"): TeacherRef("resnet56", weights="abcdef0123456789", path="x.pth")}
+    )
     e = matrix.expand(kit.small_table(tmp_path), "paper", resolver)
     numbers = kit.prints(e, lambda c: 73.44)
     found = run_diff(e, kit.golden(e, numbers), numbers)
@@ -252,7 +262,10 @@ def test_against_another_paper(expansion: matrix.Expansion) -> None:
         pick(run_diff(expansion, records, with_paper("ttm", epochs=480), against="ttm"), "KD").verdict
         == "not comparable"
     )
-    assert "protocol of its own" in pick(run_diff(expansion, records, with_paper("sskd"), against="sskd"), "KD").reason
+    assert (
+        "protocol of its own"
+        in pick(run_diff(expansion, records, with_paper("sskd"), against="sskd"), "KD").reason
+    )
     with pytest.raises(InputError, match="unknown paper 'nobody'"):
         run_diff(expansion, records, with_paper("ttm"), against="nobody")
 
@@ -273,13 +286,16 @@ def test_printed_numbers_of_several_places_are_taken_in_their_order() -> None:
     found = run_diff(e, [], Prints.read("cifar100"))
     bake = {c.student: (c.published, c.printed_in) for c in found if c.label == "BAKE" and c.published}
     assert bake == {"ResNet18": (76.93, "selfkdlib/readme"), "DenseNet121": (79.26, "bake/readme")}
-    assert not any(c.published for c in found if c.label in ("DRG", "DSR", "DRG+DSR")), "LightSKD's own are blank"
+    assert not any(c.published for c in found if c.label in ("DRG", "DSR", "DRG+DSR")), (
+        "LightSKD's own are blank"
+    )
     assert all(not any("really from" in n for n in c.notes) for c in found)
 
 
 def test_every_verdict_is_reached_in_one_table_and_every_format_shows_it(tmp_path: Path) -> None:
     e = kit.small(
-        tmp_path, text=kit.SMALL.replace('label = "Student"', 'label = "Student"\nnot_comparable = "other students"')
+        tmp_path,
+        text=kit.SMALL.replace('label = "Student"', 'label = "Student"\nnot_comparable = "other students"'),
     )
     values = {"kd": 70.0, "at": 69.0, "sp": 71.5, "teacher": None, "student": 70.0}
     numbers = kit.prints(e, lambda c: values[c.row.method], std=0.2, n=3)
@@ -322,7 +338,9 @@ def test_assumptions_are_marked(expansion: matrix.Expansion) -> None:
 def test_permuting_records_changes_nothing(expansion: matrix.Expansion) -> None:
     numbers = kit.prints(expansion, kit.simple_value, std=0.2, n=3)
     rng = random.Random(0)
-    records = [kit.record(r, rng.uniform(69, 72), rng.uniform(72, 73)) for c in expansion.cells for r in c.runs]
+    records = [
+        kit.record(r, rng.uniform(69, 72), rng.uniform(72, 73)) for c in expansion.cells for r in c.runs
+    ]
     expected = list(run_diff(expansion, records, numbers))
     for _ in range(5):
         rng.shuffle(records)

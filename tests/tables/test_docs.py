@@ -10,7 +10,9 @@ import pytest
 from results import published
 from tables.statistics import ASSUMED_STD, RULE, Sample, detectable, judge, t_interval
 
-TEXT = " ".join((Path(__file__).parents[2] / "docs" / "reading-the-diff.md").read_text(encoding="utf-8").split())
+TEXT = " ".join(
+    (Path(__file__).parents[2] / "docs" / "reading-the-diff.md").read_text(encoding="utf-8").split()
+)
 
 
 def says(text: str) -> bool:
@@ -18,20 +20,24 @@ def says(text: str) -> bool:
 
 
 def test_rule() -> None:
-    assert "max(0.3, 2*sqrt(s1^2/n1 + s2^2/n2))" in RULE and says("band = max(0.3, 2*sqrt(s1^2/n1 + s2^2/n2))")
+    assert "max(0.3, 2*sqrt(s1^2/n1 + s2^2/n2))" in RULE and says(
+        "band = max(0.3, 2*sqrt(s1^2/n1 + s2^2/n2))"
+    )
     assert says(f"missing is taken as {ASSUMED_STD} and a missing n as 1")
     assert says(f"agree within {judge(Sample(0.0), Sample(0.0)).band:.2f}")
     assert says(f"truly differ by {detectable(5):.2f} or more; with n = 3, by {detectable(3):.2f}")
 
 
 @pytest.mark.parametrize(
-    ("ours", "text"), [(False, "In 40 released training logs"), (True, "in 25 complete logs of the CRD recipe")]
+    ("ours", "text"),
+    [(False, "In 40 released training logs"), (True, "in 25 complete logs of the CRD recipe")],
 )
 def test_best_minus_last(ours: bool, text: str) -> None:
     frame = published.curves()
     frame = frame[(frame["recipe"] == "crd") == ours]
     groups = [
-        g.sort_values("epoch")["test_acc"] for _, g in frame.groupby(["teacher", "student", "method", "run", "source"])
+        g.sort_values("epoch")["test_acc"]
+        for _, g in frame.groupby(["teacher", "student", "method", "run", "source"])
     ]
     differences = [float(g.max() - g.iloc[-1]) for g in groups]
     assert says(text) and f" {len(differences)} " in text
@@ -42,7 +48,9 @@ def test_best_minus_last(ours: bool, text: str) -> None:
 
 def test_sskds_kd_row_is_crds() -> None:
     found = published.load()
-    rows = found[(found["paper"] == "sskd") & (found["method"] == "kd") & found["table"].isin(["table3", "table4"])]
+    rows = found[
+        (found["paper"] == "sskd") & (found["method"] == "kd") & found["table"].isin(["table3", "table4"])
+    ]
     values = []
     for row in rows.to_dict("records"):
         crd = published.value(
@@ -77,12 +85,16 @@ def test_mobilenets() -> None:
 def test_dkds_five_runs() -> None:
     found = published.load()
     runs = found[
-        (found["paper"] == "reproductions") & found["table"].str.startswith("dkd-reproduction-mdistiller-issue-7")
+        (found["paper"] == "reproductions")
+        & found["table"].str.startswith("dkd-reproduction-mdistiller-issue-7")
     ]
     values = [float(v) for v in runs.sort_values("table")["value"]]
     printed = published.value("dkd", "readme", "resnet32x4", "resnet8x4", "dkd")
     assert (
-        len(values) == 5 and printed is not None and printed.value is not None and says(f"prints {printed.value:.2f}")
+        len(values) == 5
+        and printed is not None
+        and printed.value is not None
+        and says(f"prints {printed.value:.2f}")
     )
     assert says(", ".join(f"{v:.2f}" for v in values))
     ours, interval = Sample.of(values), t_interval(values)

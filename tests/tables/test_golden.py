@@ -67,6 +67,8 @@ def test_golden_report(tmp_path: Path) -> None:
             for field in ("key", "teacher_key"):
                 r[field] = re.sub(r"-[0-9a-f]{10}(?=$|@)", "", r[field])
     body = page[page.index("<main>") : page.index("</main>")]
-    lines = [line for line in re.sub(r"<(?!text)[^>]*>|</?text[^>]*>", "\n", body).splitlines() if line.strip()]
+    lines = [
+        line for line in re.sub(r"<(?!text)[^>]*>|</?text[^>]*>", "\n", body).splitlines() if line.strip()
+    ]
     details = [f"{name} {json.dumps(c, ensure_ascii=False)}" for name, c in cells.items()]
     check("report.txt", "\n".join([*lines, "", *details]) + "\n")

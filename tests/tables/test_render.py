@@ -32,11 +32,17 @@ def golden_case(folder: Path) -> tuple[Expansion, list[dict]]:
     records = []
     for c in e.cells:
         for r in c.runs:
-            value = last[c.row.method] + 0.1 * r.seed + (0.4 if c.student == "wrn_16_2" and c.row.method == "at" else 0)
+            value = (
+                last[c.row.method]
+                + 0.1 * r.seed
+                + (0.4 if c.student == "wrn_16_2" and c.row.method == "at" else 0)
+            )
             if (c.row.method, c.student, r.seed) == ("kd", "wrn_16_2", 2):
                 continue
             if (c.row.method, c.student) == ("sp", "wrn_16_2"):
-                records.append(kit.record(r, None, status="diverged", reason="loss not finite in stage main, epoch 3"))
+                records.append(
+                    kit.record(r, None, status="diverged", reason="loss not finite in stage main, epoch 3")
+                )
             else:
                 records.append(kit.record(r, round(value, 2), round(value + 0.3, 2)))
     return e, records
@@ -83,7 +89,9 @@ def test_the_rule_that_orders_follows_the_protocol(tmp_path: Path) -> None:
     for protocol, winner in (("crd", "KD"), ("sskd", "AT"), ("dlkd", "KD")):
         e = kit.small(tmp_path, text=kit.SMALL.replace('protocol = "crd"', f'protocol = "{protocol}"'))
         numbers = {"kd": (71.0, 71.1), "at": (70.0, 72.0), "sp": (69.0, 70.0)}
-        records = [kit.record(r, *numbers[c.row.method]) for c in e.cells if c.row.method in numbers for r in c.runs]
+        records = [
+            kit.record(r, *numbers[c.row.method]) for c in e.cells if c.row.method in numbers for r in c.runs
+        ]
         layout = render.lay_out(e, kit.as_frame(records))
         best = [r.label for r, line in zip(layout.rows, layout.entries, strict=True) if line[0].place == 1]
         assert best == [winner], protocol
@@ -124,9 +132,13 @@ def test_conditions_of_mixed_records_are_told(tmp_path: Path) -> None:
 def test_imported_and_reference_flags(tmp_path: Path) -> None:
     from results.store import frame as frame_of
 
-    resolver = Resolver({("cifar100", "resnet56"): TeacherRef("resnet56", weights="abcdef0123456789", path="x.pth")})
+    resolver = Resolver(
+        {("cifar100", "resnet56"): TeacherRef("resnet56", weights="abcdef0123456789", path="x.pth")}
+    )
     e = matrix.expand(kit.small_table(tmp_path), "paper", resolver)
-    text = render.render(e, frame_of([kit.record(r, 70.0) for c in e.cells for r in c.runs], "reference"), "md")
+    text = render.render(
+        e, frame_of([kit.record(r, 70.0) for c in e.cells for r in c.runs], "reference"), "md"
+    )
     assert (
         "70.00†‡" in text
         and "‡ an imported checkpoint, measured here: resnet56 (abcdef0123)" in text
@@ -156,10 +168,14 @@ def test_files_and_alias(tmp_path: Path) -> None:
     paths = render.write_all(e, kit.as_frame(records), tmp_path / "out", alias="table1")
     names = {p.name for p in (tmp_path / "out").iterdir()}
     assert (
-        names == {f"{stem}.{s}" for stem in ("small-paper", "table1") for s in render.FILES} == {p.name for p in paths}
+        names
+        == {f"{stem}.{s}" for stem in ("small-paper", "table1") for s in render.FILES}
+        == {p.name for p in paths}
     )
     for s in render.FILES:
-        assert (tmp_path / "out" / f"small-paper.{s}").read_bytes() == (tmp_path / "out" / f"table1.{s}").read_bytes()
+        assert (tmp_path / "out" / f"small-paper.{s}").read_bytes() == (
+            tmp_path / "out" / f"table1.{s}"
+        ).read_bytes()
     assert (tmp_path / "out" / "table1.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -182,7 +198,9 @@ def test_other_settings_are_named_above_every_table(profile: str, tmp_path: Path
     plots._title(figure, e, "what")
     assert CHANGED in " ".join(figure.get_suptitle().split())
     page = report.page([e], frame, Store(tmp_path / "runs"))
-    assert page.count('<p class="loud">SETTINGS CHANGED: kd.temperature=8.0, recipe.epochs=1.') == 2  # of the page, and of the table
+    assert (
+        page.count('<p class="loud">SETTINGS CHANGED: kd.temperature=8.0, recipe.epochs=1.') == 2
+    )  # of the page, and of the table
 
 
 def test_other_settings_leave_the_tables_own_files(tmp_path: Path) -> None:
@@ -191,14 +209,21 @@ def test_other_settings_leave_the_tables_own_files(tmp_path: Path) -> None:
     def written(overrides: tuple) -> dict[str, bytes]:
         e = kit.small(tmp_path, overrides=overrides)
         frame = kit.as_frame([kit.record(r, 70.0) for r in e.runs])
-        paths = render.write_all(e, frame, out, alias="table1", store=store) + plots.write_figures(e, frame, store, out)
+        paths = render.write_all(e, frame, out, alias="table1", store=store) + plots.write_figures(
+            e, frame, store, out
+        )
         return {p.name: p.read_bytes() for p in [*paths, report.write_report([e], frame, store, out)]}
 
     own = written(())
     assert {"small-paper.md", "table1.md", "small-paper-delta.png", "index.html"} <= set(own)
     other = written(OTHER)
     word = "-set-kd.temperature=8.0,recipe.epochs=1"
-    assert {f"small-paper{word}.md", f"table1{word}.md", f"small-paper{word}-delta.png", f"index{word}.html"} <= set(other)
+    assert {
+        f"small-paper{word}.md",
+        f"table1{word}.md",
+        f"small-paper{word}-delta.png",
+        f"index{word}.html",
+    } <= set(other)
     assert not set(own) & set(other) and {name: (out / name).read_bytes() for name in own} == own
 
 
@@ -209,7 +234,13 @@ def test_settings_that_the_table_has_anyway_are_no_others(tmp_path: Path) -> Non
 
 
 def test_many_other_settings_have_a_short_name(tmp_path: Path) -> None:
-    many = (("at.weight", 1.0), ("kd.temperature", 8.0), ("recipe.epochs", 1), ("recipe.test_images", 50), ("recipe.train_images", 64))
+    many = (
+        ("at.weight", 1.0),
+        ("kd.temperature", 8.0),
+        ("recipe.epochs", 1),
+        ("recipe.test_images", 50),
+        ("recipe.train_images", 64),
+    )
     names = {kit.small(tmp_path, overrides=tuple(o)).suffix for o in (many, many[1:])}
     assert len(names) == 2 and all(re.fullmatch("-set-[0-9a-f]{10}", n) for n in names)
 

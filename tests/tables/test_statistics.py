@@ -42,7 +42,16 @@ def test_verdict_by_hand() -> None:
 
 @pytest.mark.parametrize(
     ("x", "text"),
-    [(0.314, "+0.31"), (-1.2, "-1.20"), (0.0, "0.00"), (-0.0, "0.00"), (-0.004, "0.00"), (1e-14, "0.00"), (-0.006, "-0.01"), (-10.0, "-10.00")],
+    [
+        (0.314, "+0.31"),
+        (-1.2, "-1.20"),
+        (0.0, "0.00"),
+        (-0.0, "0.00"),
+        (-0.004, "0.00"),
+        (1e-14, "0.00"),
+        (-0.006, "-0.01"),
+        (-10.0, "-10.00"),
+    ],
 )
 def test_a_difference_that_rounds_to_zero_has_no_sign(x: float, text: str) -> None:
     assert st.signed(x) == text
@@ -78,7 +87,13 @@ def test_paired_differences_as_scipys_paired_test() -> None:
     assert found.settled == (theirs.low > 0 or theirs.high < 0)
     assert st.paired({0: 1.0}, {1: 1.0}) is None
     alone = st.paired({0: 2.0}, {0: 1.0})
-    assert alone is not None and alone.mean == 1.0 and alone.low is None and alone.needed is None and not alone.settled
+    assert (
+        alone is not None
+        and alone.mean == 1.0
+        and alone.low is None
+        and alone.needed is None
+        and not alone.settled
+    )
 
 
 def test_seeds_needed_is_the_least_number_with_the_power() -> None:
@@ -106,7 +121,11 @@ def test_detectable_against_simulation() -> None:
 
 
 def test_ranks_by_hand() -> None:
-    scores = {"p1": {"a": 3.0, "b": 2.0, "c": 1.0}, "p2": {"a": 3.0, "b": 3.0, "c": 1.0, "d": 9.0}, "p3": {"a": 1.0}}
+    scores = {
+        "p1": {"a": 3.0, "b": 2.0, "c": 1.0},
+        "p2": {"a": 3.0, "b": 3.0, "c": 1.0, "d": 9.0},
+        "p3": {"a": 1.0},
+    }
     found, left_out = st.ranks(scores)
     assert left_out == ("d",)
     assert [(r.method, r.mean, r.pairs) for r in found] == [("a", 1.25, 2), ("b", 1.75, 2), ("c", 3.0, 2)]

@@ -34,13 +34,27 @@ def test_table_and_diff_tell_failed_from_not_run(tmp_path: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ('paper = "crd"', 'paper = "crdd"', "small: no paper 'crdd' is among the printed numbers (did you mean crd?); KD_PUBLISHED="),
-        ('table = "table1"', 'table = "tabel1"', "small: no table 'tabel1' of crd is among the printed numbers (did you mean table1?); "),
-        ('paper = "crd"', 'paper = "my-own-work"', "small: no paper 'my-own-work' is among the printed numbers; KD_PUBLISHED="),
+        (
+            'paper = "crd"',
+            'paper = "crdd"',
+            "small: no paper 'crdd' is among the printed numbers (did you mean crd?); KD_PUBLISHED=",
+        ),
+        (
+            'table = "table1"',
+            'table = "tabel1"',
+            "small: no table 'tabel1' of crd is among the printed numbers (did you mean table1?); ",
+        ),
+        (
+            'paper = "crd"',
+            'paper = "my-own-work"',
+            "small: no paper 'my-own-work' is among the printed numbers; KD_PUBLISHED=",
+        ),
         ("", "", ""),
     ],
 )
-def test_a_table_that_nothing_is_printed_of_is_noted(old: str, new: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_that_nothing_is_printed_of_is_noted(
+    old: str, new: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """It may be right so, and it may be a slip: the diff goes on."""
     kit.small_table(tmp_path, kit.SMALL.replace(old, new) if old else kit.SMALL)
     (tmp_path / "runs").mkdir()
@@ -53,12 +67,23 @@ def test_a_table_that_nothing_is_printed_of_is_noted(old: str, new: str, said: s
     assert "note: " not in capsys.readouterr().err
 
 
-def test_table_writes_the_static_figures_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_writes_the_static_figures_when_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     e = kit.small(tmp_path)
     kd = next(c for c in e.cells if c.row.method == "kd" and c.student == "resnet20")
     store = Store(tmp_path / "runs")
     kit.write(store, [kit.record(r, 70.0) for r in kd.runs], {r.key: kit.curve(r, 12) for r in kd.runs})
-    choice = ["table", str(tmp_path / "small.toml"), "--profile", "paper", "--results", str(store.folder), "--out", str(tmp_path / "out")]
+    choice = [
+        "table",
+        str(tmp_path / "small.toml"),
+        "--profile",
+        "paper",
+        "--results",
+        str(store.folder),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert main(choice) == 0
     plain = {p.name for p in (tmp_path / "out").iterdir()}
     assert main([*choice, "--figures"]) == 0
@@ -71,7 +96,9 @@ def test_table_writes_the_static_figures_when_asked(tmp_path: Path, capsys: pyte
     assert "A small table" in out and errors == "wrote nothing\n"
 
 
-def test_a_table_of_other_settings_does_not_pass_for_the_published_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_of_other_settings_does_not_pass_for_the_published_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     e = kit.small(tmp_path)
     other = kit.small(tmp_path, overrides=(("recipe.epochs", 1),))
     store, out = Store(tmp_path / "runs"), tmp_path / "out"
@@ -97,7 +124,11 @@ def test_a_table_of_other_settings_does_not_pass_for_the_published_one(tmp_path:
         ("ResNet34:ResNet18", (), ("kd on imagenet", "70.66", "= crd-line/imagenet")),
         ("ResNet34:ResNet18", ("--metric", "top5"), ("kd on imagenet", "89.88")),
         ("vgg13:MobileNetV2_hsakd", (), ("75.21 ± 0.24",)),
-        ("resnet56:resnet20", (), ("kd on cifar100\n", "kd on cifar100-25\n", "70.66 ± 0.24", "65.15 ± 0.23")),
+        (
+            "resnet56:resnet20",
+            (),
+            ("kd on cifar100\n", "kd on cifar100-25\n", "70.66 ± 0.24", "65.15 ± 0.23"),
+        ),
         ("resnet56:resnet20", ("--dataset", "cifar100-25"), ("65.15 ± 0.23", "1 printed value of 1 result")),
     ],
 )
@@ -114,15 +145,23 @@ def test_published_shows_all_that_is_printed_of_a_cell(
 
 def test_published_of_what_nobody_printed_says_what_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["published", "--pair", "ResNet34:ResNet18", "--method", "nst"]) == 0
-    assert "nst on imagenet: no printed top1; printed of this pair: at, cat-kd, cc, " in capsys.readouterr().out
+    assert (
+        "nst on imagenet: no printed top1; printed of this pair: at, cat-kd, cc, " in capsys.readouterr().out
+    )
 
 
 def test_published_of_one_network_names_the_pairs_that_print_it(capsys: pytest.CaptureFixture[str]) -> None:
     """A plain student stands in the column of every pair: the few that are printed alone are not all there is."""
     assert main(["published", "--pair", "none:resnet20", "--method", "student"]) == 0
     text = capsys.readouterr().out
-    assert "68.92" in text and "printed in the columns of pairs too: resnet110:resnet20, resnet56:resnet20\n" in text
-    for pair, method, shown in (("none:resnet20", "kd", "resnet56:resnet20"), ("resnet56:none", "teacher", "resnet56:resnet20")):
+    assert (
+        "68.92" in text
+        and "printed in the columns of pairs too: resnet110:resnet20, resnet56:resnet20\n" in text
+    )
+    for pair, method, shown in (
+        ("none:resnet20", "kd", "resnet56:resnet20"),
+        ("resnet56:none", "teacher", "resnet56:resnet20"),
+    ):
         assert main(["published", "--pair", pair, "--method", method]) == 0
         (line,) = capsys.readouterr().out.splitlines()
         assert line.startswith(f"{pair} {method} on cifar100: no printed top1; ") and shown in line
@@ -146,7 +185,12 @@ def test_published_of_unknown_names_is_one_line_and_exit_code_2(
     pair, method, *more = wrong
     assert main(["published", "--pair", pair, "--method", method, *more]) == 2
     out, errors = capsys.readouterr()
-    assert out == "" and len(errors.strip().splitlines()) == 1 and errors.startswith("error: ") and "allowed: " in errors
+    assert (
+        out == ""
+        and len(errors.strip().splitlines()) == 1
+        and errors.startswith("error: ")
+        and "allowed: " in errors
+    )
 
 
 def test_report_shows_the_profile_that_has_records_and_says_so(

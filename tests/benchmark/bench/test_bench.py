@@ -21,10 +21,14 @@ from benchmark.training.lockstep import Lockstep
 @pytest.mark.parametrize("pair", plain.pairs()[1:] + [plain.crd_pair(500, 64)], ids=lambda p: p.name)
 def test_a_fast_loss_and_its_plain_form_have_one_value_and_one_gradient(pair: plain.Pair) -> None:
     torch.manual_seed(1)
-    student, teacher = pair.inputs() if "crd" not in pair.name else (torch.randn(64, 128), torch.randn(500, 128))
+    student, teacher = (
+        pair.inputs() if "crd" not in pair.name else (torch.randn(64, 128), torch.randn(500, 128))
+    )
     (v1, g1), (v2, g2) = (
         plain.value_and_gradient(
-            f, student[:16] if "crd" not in pair.name else student, teacher[:16] if "crd" not in pair.name else teacher
+            f,
+            student[:16] if "crd" not in pair.name else student,
+            teacher[:16] if "crd" not in pair.name else teacher,
         )
         for f in (pair.ours, pair.plain)
     )
@@ -36,7 +40,9 @@ def test_the_bench_steps_with_the_trainers_own_code(monkeypatch: pytest.MonkeyPa
     assert train.Lockstep is Lockstep and ours.Lockstep is Lockstep
     run = small_run("kd")
     pack = ours.Ours([run, run], ours.random_split(64, 10, seed=0), FP32, tmp_path)
-    assert [pack.step() for _ in range(5)] == [2 * run.recipe.batch_size] * 5, "it goes on after the end of an epoch"
+    assert [pack.step() for _ in range(5)] == [2 * run.recipe.batch_size] * 5, (
+        "it goes on after the end of an epoch"
+    )
     a, b = (i.student for i in pack.items)
     assert a is not None and b is not None
     for x, y in zip(a.parameters(), b.parameters(), strict=True):
@@ -51,9 +57,15 @@ def test_the_pack_of_a_table_has_every_method_that_the_pair_can_do() -> None:
 
 
 def test_after_the_turns_medians_ratios_and_means() -> None:
-    found = cells.summary({"naive": [10.0, 20.0, 5.0], "alone": [20.0, 20.0, 20.0], "pack": [60.0, 100.0, 20.0]})
+    found = cells.summary(
+        {"naive": [10.0, 20.0, 5.0], "alone": [20.0, 20.0, 20.0], "pack": [60.0, 100.0, 20.0]}
+    )
     assert found["naive"]["images_per_second"] == 10
-    assert found["alone"]["ratio"] == 2 and found["pack"]["turn_ratios"] == [6, 5, 4] and found["pack"]["ratio"] == 5
+    assert (
+        found["alone"]["ratio"] == 2
+        and found["pack"]["turn_ratios"] == [6, 5, 4]
+        and found["pack"]["ratio"] == 5
+    )
     assert found["pack"]["quiet_ratio"] == 5
     rows = [{"table": "t", "pair": "p", **found}, {"table": "t", "pair": "q", **found}]
     assert cells.geometric_means(rows)["t"]["pack_ratio"] == pytest.approx(5)
@@ -71,7 +83,9 @@ def test_loops_take_turns() -> None:
             return 7
 
     cells.turns({"a": Loop("a"), "b": Loop("b")}, cells.Effort(2, 1e-9), "cpu")
-    assert order == ["a", "a", "b", "b", *("a", "a", "b", "b") * 2], "warm-up and one timed step each, then turn by turn, one step uncounted"
+    assert order == ["a", "a", "b", "b", *("a", "a", "b", "b") * 2], (
+        "warm-up and one timed step each, then turn by turn, one step uncounted"
+    )
 
 
 def test_the_model_grows_with_the_students_and_not_with_the_teacher() -> None:
@@ -93,9 +107,17 @@ def mini(folder: Path) -> str:
 
 
 def test_parts_of_a_step_are_those_of_the_tables_methods(tmp_path: Path) -> None:
-    found = parts.measure_parts(mini(tmp_path), "resnet14:resnet8", ours.random_split(200, 100, 0), FP32, 1e-9)
+    found = parts.measure_parts(
+        mini(tmp_path), "resnet14:resnet8", ours.random_split(200, 100, 0), FP32, 1e-9
+    )
     names = [r["part"] for r in found]
-    assert names[:5] == ["data, naive", "data, ours", "teacher pass, logits", "teacher table, built", "teacher table, read"]
+    assert names[:5] == [
+        "data, naive",
+        "data, ours",
+        "teacher pass, logits",
+        "teacher table, built",
+        "teacher table, read",
+    ]
     assert names[-2:] == ["loss kd", "loss sskd"]
 
 
@@ -138,9 +160,23 @@ def test_the_drift_is_compared_step_by_step() -> None:
     assert drift.compare([3.0, 3.0], [2.0, 2.0]) == {"gap": 0.5, "bias": 0.5}
 
 
-def test_bench_prints_its_conditions_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bench_prints_its_conditions_and_writes_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     table = mini(tmp_path)
-    common = ["bench", "--tables", table, "--images", "200", "--threads", "1", "--budget", "0.001", "--repeats", "1"]
+    common = [
+        "bench",
+        "--tables",
+        table,
+        "--images",
+        "200",
+        "--threads",
+        "1",
+        "--budget",
+        "0.001",
+        "--repeats",
+        "1",
+    ]
     assert main([*common, "--json", str(tmp_path / "a.json")]) == 0
     out = capsys.readouterr().out
     report = json.loads((tmp_path / "a.json").read_text())
@@ -180,14 +216,18 @@ def test_bench_prints_its_conditions_and_writes_json(tmp_path: Path, capsys: pyt
     ],
     ids=" ".join,
 )
-def test_wrong_input_is_one_line_and_exit_code_2(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_input_is_one_line_and_exit_code_2(
+    wrong: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     if wrong == ["--device", "cuda"] and torch.cuda.is_available():
         pytest.skip("there is a GPU")
     assert main(["bench", *wrong]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_bench_takes_the_variables_of_the_other_verbs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bench_takes_the_variables_of_the_other_verbs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """`make bench PRECISION=fp32` measured in the precision of its own choice."""
     given = {"DEVICE": "cpu", "PRECISION": "fp32", "THREADS": "3", "STUDENT_THREADS": "2"}
     for name, value in given.items():
@@ -195,7 +235,12 @@ def test_bench_takes_the_variables_of_the_other_verbs(monkeypatch: pytest.Monkey
     args = parser().parse_args(["bench"])
     assert (args.device, args.precision, args.threads, args.student_threads) == ("cpu", "fp32", 3, 2)
     assert parser().parse_args(["bench", "--threads", "1"]).threads == 1
-    for name, wrong in (("PRECISION", "fp7"), ("DEVICE", "nope"), ("THREADS", "-1"), ("STUDENT_THREADS", "0")):
+    for name, wrong in (
+        ("PRECISION", "fp7"),
+        ("DEVICE", "nope"),
+        ("THREADS", "-1"),
+        ("STUDENT_THREADS", "0"),
+    ):
         monkeypatch.setenv(name, wrong)
         test_wrong_input_is_one_line_and_exit_code_2([], capsys)
         monkeypatch.setenv(name, given[name])

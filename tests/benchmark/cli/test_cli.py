@@ -33,7 +33,16 @@ method = "student"
 label = "KD"
 method = "kd"
 """
-FAST = ["--set", "recipe.train_images=128", "--set", "recipe.test_images=100", "--profile", "quick", "--threads", "1"]
+FAST = [
+    "--set",
+    "recipe.train_images=128",
+    "--set",
+    "recipe.test_images=100",
+    "--profile",
+    "quick",
+    "--threads",
+    "1",
+]
 
 
 @pytest.fixture
@@ -82,12 +91,16 @@ def test_wrong_input_is_one_line_and_exit_code_2(
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("name", ["THREADS", "STUDENT_THREADS", "SEEDS", "PROFILE", "PRECISION", "DEVICE", "KEEP", "TEACHER_CACHE"])
+@pytest.mark.parametrize(
+    "name", ["THREADS", "STUDENT_THREADS", "SEEDS", "PROFILE", "PRECISION", "DEVICE", "KEEP", "TEACHER_CACHE"]
+)
 def test_a_wrong_variable_is_one_line_and_exit_code_2(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, "nope")
-    test_wrong_input_is_one_line_and_exit_code_2(["run", "crd-table1", "--methods", "kd"], tmp_path, capsys, monkeypatch)
+    test_wrong_input_is_one_line_and_exit_code_2(
+        ["run", "crd-table1", "--methods", "kd"], tmp_path, capsys, monkeypatch
+    )
 
 
 def bad_checkpoint(folder: Path, kind: str) -> None:
@@ -107,7 +120,18 @@ def test_a_wrong_checkpoint_is_one_line_and_exit_code_2(
 ) -> None:
     bad_checkpoint(tmp_path / "teachers", kind)
     assert (
-        main(["run", table, *FAST, "--results", str(tmp_path / "runs"), "--teachers", str(tmp_path / "teachers")]) == 2
+        main(
+            [
+                "run",
+                table,
+                *FAST,
+                "--results",
+                str(tmp_path / "runs"),
+                "--teachers",
+                str(tmp_path / "teachers"),
+            ]
+        )
+        == 2
     )
     errors = capsys.readouterr().err.strip().splitlines()
     assert len(errors) == 1 and "resnet14.pth" in errors[0]
@@ -140,12 +164,20 @@ def test_help_says_where_files_go_and_what_is_usual(capsys: pytest.CaptureFixtur
             parser().parse_args([verb, "--help"])
         return " ".join(capsys.readouterr().out.split())
 
-    assert "default: tables/out" in text("table") and "default: tables/out" in text("reproduce") and "default: report" in text("report")
-    assert "else paper if the cluster file says GPUs" in text("submit") and "else paper with a GPU" in text("run")
+    assert (
+        "default: tables/out" in text("table")
+        and "default: tables/out" in text("reproduce")
+        and "default: report" in text("report")
+    )
+    assert "else paper if the cluster file says GPUs" in text("submit") and "else paper with a GPU" in text(
+        "run"
+    )
     assert "of the end of each log (default: 40)" in text("logs")
 
 
-def test_what_an_interrupted_pack_did_not_end_is_not_counted(table: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_an_interrupted_pack_did_not_end_is_not_counted(
+    table: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     runs = matrix.expand(matrix.load_table(table), "quick").runs[:2]
     lines = Lines()
     for ended, said in ((0, "  0 of 2 runs in "), (1, "  1 of 2 runs in "), (2, "  2 runs in ")):
@@ -158,7 +190,9 @@ def test_what_an_interrupted_pack_did_not_end_is_not_counted(table: str, capsys:
         assert capsys.readouterr().err.startswith(said)
 
 
-def test_run_then_again_status_logs_retry_clean(tmp_path: Path, table: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_then_again_status_logs_retry_clean(
+    tmp_path: Path, table: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     runs = tmp_path / "runs"
     places = ["--results", str(runs)]
     assert main(["run", table, *FAST, *places]) == 0
@@ -214,7 +248,22 @@ def test_what_would_be_submitted_is_shown_without_slurm(
 ) -> None:
     """The suite without services sees it too when a setting that jobs are told is one that `submit` does not know."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert main(["submit", table, "--profile", "quick", "--results", str(tmp_path / "runs"), "--cluster", "lab", "--dry-run"]) == 0
+    assert (
+        main(
+            [
+                "submit",
+                table,
+                "--profile",
+                "quick",
+                "--results",
+                str(tmp_path / "runs"),
+                "--cluster",
+                "lab",
+                "--dry-run",
+            ]
+        )
+        == 0
+    )
     assert "3 runs in 2 jobs would be submitted to lab" in capsys.readouterr().out
     assert not (tmp_path / "runs").exists()
 
@@ -227,4 +276,6 @@ def test_submit_reads_what_run_reads_of_the_environment(
         assert parser().parse_args(argv).keep == "none"
         assert parser().parse_args([*argv, "--keep", "all"]).keep == "all"
     monkeypatch.setenv("KEEP", "nope")
-    test_wrong_input_is_one_line_and_exit_code_2(["submit", table, "--cluster", "lab"], tmp_path, capsys, monkeypatch)
+    test_wrong_input_is_one_line_and_exit_code_2(
+        ["submit", table, "--cluster", "lab"], tmp_path, capsys, monkeypatch
+    )

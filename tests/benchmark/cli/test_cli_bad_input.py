@@ -37,7 +37,16 @@ columns = ["none:resnet8"]
 label = "Student"
 method = "student"
 """
-SMALL = ["--profile", "quick", "--set", "recipe.train_images=32", "--set", "recipe.test_images=20", "--set", "recipe.epochs=1"]
+SMALL = [
+    "--profile",
+    "quick",
+    "--set",
+    "recipe.train_images=32",
+    "--set",
+    "recipe.test_images=20",
+    "--set",
+    "recipe.epochs=1",
+]
 FAST = [*SMALL, "--threads", "1"]
 
 
@@ -77,7 +86,9 @@ def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize("out", ["/etc/passwd", "/proc/x"])
-def test_where_the_table_goes_is_looked_at_before_training(out: str, table: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_where_the_table_goes_is_looked_at_before_training(
+    out: str, table: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert "--out" in refused(["reproduce", table, *FAST, "--out", out], capsys)
 
 
@@ -99,7 +110,9 @@ def test_what_only_reads_makes_no_folder(verb: str, table: str, tmp_path: Path) 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mini.toml"]
 
 
-def test_a_file_error_is_one_line(table: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_error_is_one_line(
+    table: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: Any, **__: Any) -> Any:
         raise OSError(28, "No space left on device", "/somewhere/record.json")
 
@@ -109,16 +122,33 @@ def test_a_file_error_is_one_line(table: str, capsys: pytest.CaptureFixture[str]
 
 def test_a_file_that_cannot_grow_is_one_line(table: str, tmp_path: Path) -> None:
     """A limit on a file's size stands for a full disk: in either the writing of a checkpoint fails half-way."""
-    argv = [sys.executable, "-m", "benchmark", "run", table, *FAST, "--results", str(tmp_path / "full"), "--device", "cpu", "--precision", "fp32"]
+    argv = [
+        sys.executable,
+        "-m",
+        "benchmark",
+        "run",
+        table,
+        *FAST,
+        "--results",
+        str(tmp_path / "full"),
+        "--device",
+        "cpu",
+        "--precision",
+        "fp32",
+    ]
     limit = "import resource, signal, sys, os; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-    limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); os.execv(sys.argv[1], sys.argv[1:])"
+    limit += (
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); os.execv(sys.argv[1], sys.argv[1:])"
+    )
     done = subprocess.run([sys.executable, "-c", limit, *argv], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith(f"error: {tmp_path / 'full'}") and last.endswith("File too large"), last
 
 
-def test_an_error_without_a_file_or_a_reason_is_not_hidden(table: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_without_a_file_or_a_reason_is_not_hidden(
+    table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def bare(*_: Any, **__: Any) -> Any:
         raise OSError("what is this")
 
@@ -129,13 +159,35 @@ def test_an_error_without_a_file_or_a_reason_is_not_hidden(table: str, monkeypat
 
 def test_output_that_is_not_utf8_is_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
-    argv = [sys.executable, "-m", "benchmark", "diff", "sskd-table3", "--profile", "paper", "--pairs", "resnet56:resnet20", "--methods", "kd"]
-    done = subprocess.run(argv, cwd=ROOT, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True)
-    assert b"Traceback" not in done.stderr and done.returncode in (0, 1) and b"resnet20" in done.stdout, done.stderr
+    argv = [
+        sys.executable,
+        "-m",
+        "benchmark",
+        "diff",
+        "sskd-table3",
+        "--profile",
+        "paper",
+        "--pairs",
+        "resnet56:resnet20",
+        "--methods",
+        "kd",
+    ]
+    done = subprocess.run(
+        argv, cwd=ROOT, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True
+    )
+    assert b"Traceback" not in done.stderr and done.returncode in (0, 1) and b"resnet20" in done.stdout, (
+        done.stderr
+    )
 
 
-@pytest.mark.parametrize("argv", [["--parts", "--json"], ["--drift", "--save"], ["--students", "1", "--plot"], ["--json"]], ids=" ".join)
-def test_bench_refuses_a_folder_before_measuring(argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "argv",
+    [["--parts", "--json"], ["--drift", "--save"], ["--students", "1", "--plot"], ["--json"]],
+    ids=" ".join,
+)
+def test_bench_refuses_a_folder_before_measuring(
+    argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     place = tmp_path / "there.png"
     place.mkdir()
     args = argparse.Namespace(
@@ -160,7 +212,9 @@ def test_bench_replaces_no_device(capsys: pytest.CaptureFixture[str]) -> None:
 TOO_MANY = ",".join(map(str, range(1001)))
 
 
-@pytest.mark.parametrize("text", ["99999999999999999999", "300000", "1001", "5,99999999999999999999999", f"0,{2**31}", TOO_MANY])
+@pytest.mark.parametrize(
+    "text", ["99999999999999999999", "300000", "1001", "5,99999999999999999999999", f"0,{2**31}", TOO_MANY]
+)
 def test_seeds_are_bounded(text: str, table: str, capsys: pytest.CaptureFixture[str]) -> None:
     line = refused(["plan", table, *FAST, "--seeds", text], capsys)
     assert "1000" in line and str(2**31 - 1) in line and len(line) < 300
@@ -190,7 +244,9 @@ def an_order(tmp_path: Path) -> dict[str, Any]:
     path = tmp_path / "mini.toml"
     path.write_text(TABLE)
     runs = matrix.expand(matrix.load_table(str(path)), "quick").runs
-    made: dict[str, Any] = json.loads(order.work_order(runs, order.Environment(str(tmp_path / "runs"), "data", device="cpu")))
+    made: dict[str, Any] = json.loads(
+        order.work_order(runs, order.Environment(str(tmp_path / "runs"), "data", device="cpu"))
+    )
     return made
 
 
@@ -229,22 +285,31 @@ def test_until_is_an_epoch(until: str, table: str, capsys: pytest.CaptureFixture
 
 @pytest.mark.parametrize("option", ["--pairs", "--methods", "--only"])
 @pytest.mark.parametrize("empty", ["", ",", " , "])
-def test_an_empty_selection_is_not_everything(option: str, empty: str, table: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_selection_is_not_everything(
+    option: str, empty: str, table: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert option in refused(["plan", table, *FAST, option, empty], capsys)
 
 
 @pytest.mark.parametrize("verb", ["table", "diff", "report"])
-def test_single_runs_are_not_chosen_where_cells_are_shown(verb: str, table: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_single_runs_are_not_chosen_where_cells_are_shown(
+    verb: str, table: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """`--only` would be ignored there: a cell is the mean of all its runs."""
     assert "--only" in refused([verb, table, "--only", "seed0"], capsys)
 
 
-@pytest.mark.parametrize("setting", ["kd.temperature=0", "crd.temperature=0", "crd.negatives=0", "crd.momentum=1.5", "crd.dim=0", "ft.k=0"])
+@pytest.mark.parametrize(
+    "setting",
+    ["kd.temperature=0", "crd.temperature=0", "crd.negatives=0", "crd.momentum=1.5", "crd.dim=0", "ft.k=0"],
+)
 def test_settings_that_no_loss_can_have(setting: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert setting.partition("=")[0] in refused(["plan", "crd-table1", "--set", setting], capsys)
 
 
-def test_a_folder_of_teachers_without_one(tmp_path: Path, table: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_of_teachers_without_one(
+    tmp_path: Path, table: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Else all teachers would be trained here, unasked."""
     assert "no checkpoint in" in refused(["plan", table, *FAST, "--teachers", str(tmp_path)], capsys)
 
@@ -254,14 +319,24 @@ def test_a_folder_of_teachers_without_one(tmp_path: Path, table: str, capsys: py
     [
         ("seeds = 1", "seeds = 300000", "1 to 1000"),
         ('["none:resnet8"]', '["none:resnet8", "none:resnet8"]', "none:resnet8 twice"),
-        ('method = "student"', 'method = "student"\n[[rows]]\nlabel = "Student"\nmethod = "student"', "labelled Student twice"),
+        (
+            'method = "student"',
+            'method = "student"\n[[rows]]\nlabel = "Student"\nmethod = "student"',
+            "labelled Student twice",
+        ),
         ('["none:resnet8"]', "[]", "columns is empty; allowed: one at least"),
-        ('[[rows]]\nlabel = "Student"\nmethod = "student"', "rows = []", "rows is empty; allowed: one at least"),
+        (
+            '[[rows]]\nlabel = "Student"\nmethod = "student"',
+            "rows = []",
+            "rows is empty; allowed: one at least",
+        ),
         ('"none:resnet8"', '"resnet14:none"', "pair 'resnet14:none' has no student; allowed: "),
         ('"none:resnet8"', '"none:none"', "pair 'none:none' has no student; allowed: "),
     ],
 )
-def test_tables_that_say_something_twice_too_often_or_never(old: str, new: str, said: str, table: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tables_that_say_something_twice_too_often_or_never(
+    old: str, new: str, said: str, table: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path(table).write_text(TABLE.replace(old, new))
     assert said in refused(["plan", table], capsys)
 
@@ -276,16 +351,36 @@ method = "kd"
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        (KD_ROW + 'set = { "crd.temperature" = 0.3 }', "('The row'): set has crd.temperature, which no run of the row has; allowed: settings of kd"),
-        (KD_ROW.replace("kd", "teacher") + 'set = { "recipe.epochs" = 3 }', "('The row'): set has recipe.epochs, which no run of the row has"),
-        (KD_ROW.replace("kd", "student") + "set = { ce = 0.5 }", "('The row'): set has ce, which no run of the row has; allowed: none"),
-        (KD_ROW + 'from = "crd/tabel1"', "('The row'): from = 'crd/tabel1' is not among the printed numbers (did you mean crd/table1?); allowed: "),
-        (KD_ROW + 'from = "crd/table1, crdd/table1"', "from = 'crdd/table1' is not among the printed numbers (did you mean crd/table1?); allowed: "),
+        (
+            KD_ROW + 'set = { "crd.temperature" = 0.3 }',
+            "('The row'): set has crd.temperature, which no run of the row has; allowed: settings of kd",
+        ),
+        (
+            KD_ROW.replace("kd", "teacher") + 'set = { "recipe.epochs" = 3 }',
+            "('The row'): set has recipe.epochs, which no run of the row has",
+        ),
+        (
+            KD_ROW.replace("kd", "student") + "set = { ce = 0.5 }",
+            "('The row'): set has ce, which no run of the row has; allowed: none",
+        ),
+        (
+            KD_ROW + 'from = "crd/tabel1"',
+            "('The row'): from = 'crd/tabel1' is not among the printed numbers (did you mean crd/table1?); allowed: ",
+        ),
+        (
+            KD_ROW + 'from = "crd/table1, crdd/table1"',
+            "from = 'crdd/table1' is not among the printed numbers (did you mean crd/table1?); allowed: ",
+        ),
         (KD_ROW + 'from = "crd"', "from = 'crd' is not among the printed numbers"),
-        (KD_ROW + 'published = "kdd"', "unknown name in `published` of mini.toml, row 2 ('The row'): 'kdd' (did you mean kd?); allowed: "),
+        (
+            KD_ROW + 'published = "kdd"',
+            "unknown name in `published` of mini.toml, row 2 ('The row'): 'kdd' (did you mean kd?); allowed: ",
+        ),
     ],
 )
-def test_rows_that_name_what_they_do_not_have(row: str, said: str, table: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_that_name_what_they_do_not_have(
+    row: str, said: str, table: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path(table).write_text(TABLE + row)
     assert said in refused(["plan", table], capsys)
 
@@ -293,7 +388,8 @@ def test_rows_that_name_what_they_do_not_have(row: str, said: str, table: str, c
 @pytest.mark.parametrize(
     "row",
     [
-        KD_ROW + 'set = { "kd.temperature" = 3.0, ce = 0.5, "recipe.epochs" = 3 }\nfrom = "crd/table2"\npublished = "kd"',
+        KD_ROW
+        + 'set = { "kd.temperature" = 3.0, ce = 0.5, "recipe.epochs" = 3 }\nfrom = "crd/table2"\npublished = "kd"',
         KD_ROW.replace('"kd"', '"sskd"') + 'set = { "sskd_head.weight" = 2.0 }',
         KD_ROW.replace('"kd"', '"kd + at"') + 'set = { "kd.weight" = 2.0 }',
         KD_ROW.replace('"kd"', '"hkd"') + 'missing = "no file of it"\nset = { "hkd.weight" = 2.0 }',
@@ -306,7 +402,11 @@ def test_rows_that_name_what_they_have(row: str, table: str) -> None:
 
 def test_a_paper_of_ones_own_need_not_be_known(table: str) -> None:
     """Its printed numbers may be in a KD_PUBLISHED that is not set now, or nowhere."""
-    Path(table).write_text(TABLE.replace("none:", "resnet14:").replace('"crd"\ntable', '"mine"\ntable') + KD_ROW + 'published = "kdd"')
+    Path(table).write_text(
+        TABLE.replace("none:", "resnet14:").replace('"crd"\ntable', '"mine"\ntable')
+        + KD_ROW
+        + 'published = "kdd"'
+    )
     assert main(["plan", table]) == 0
 
 
@@ -349,7 +449,9 @@ def test_cancel_looks_at_the_table_first(capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.parametrize("argv", [["--pairs", ","], ["--finals", "--methods", ""]], ids=" ".join)
-def test_an_empty_selection_of_bench_is_not_everything(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_selection_of_bench_is_not_everything(
+    argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert argv[-2] in refused(["bench", "--images", "200", *argv], capsys)
 
 
@@ -359,17 +461,23 @@ def reported(argv: list[str]) -> dict[str, set[str]]:
 
     args = parser().parse_args(["report", "--profile", "quick", *argv])
     keys = {r.key for s in tables._selected(tables._tables_with(args))[0] for r in s.runs}
-    return {s.expansion.table.name: {c.pair for c in s.expansion.cells} for s in tables._reported(args, keys)[0]}
+    return {
+        s.expansion.table.name: {c.pair for c in s.expansion.cells} for s in tables._reported(args, keys)[0]
+    }
 
 
 def test_a_report_leaves_out_tables_that_lack_the_pair_or_method() -> None:
     found = reported(["--pairs", "resnet56:resnet20,resnet32x4:ShuffleV2"])
     assert found["crd-table1"] == {"resnet56:resnet20"} and found["crd-table2"] == {"resnet32x4:ShuffleV2"}
-    assert "crd-table1" in reported(["--methods", "fsp"]) and "sskd-table3" not in reported(["--methods", "fsp"])
+    assert "crd-table1" in reported(["--methods", "fsp"]) and "sskd-table3" not in reported(
+        ["--methods", "fsp"]
+    )
     assert reported(["--set", "fsp.init_weight=2"]).keys() <= set(matrix.table_names())
 
 
-def test_a_report_of_what_no_table_has_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_report_of_what_no_table_has_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "runs").mkdir()
     out = str(tmp_path / "out")
     unknown = "resnet8:resnet110"
@@ -391,12 +499,16 @@ def test_a_results_folder_that_is_not_there_is_a_mistyped_one(
     monkeypatch.chdir(tmp_path)
     argv = [verb, *{"clean": [], "logs": ["some-run"]}.get(verb, [table, *SMALL])]
     assert f"no folder {tmp_path / 'runs'}; allowed: " in refused(argv, capsys)
-    assert f"no folder {tmp_path / 'typo'}; allowed: " in refused([*argv, "--results", str(tmp_path / "typo")], capsys)
+    assert f"no folder {tmp_path / 'typo'}; allowed: " in refused(
+        [*argv, "--results", str(tmp_path / "typo")], capsys
+    )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mini.toml"], "no file is written of nothing"
 
 
 @pytest.mark.parametrize("verb", ["status", "plan"])
-def test_before_the_first_run_a_folder_need_not_be_there(verb: str, table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_before_the_first_run_a_folder_need_not_be_there(
+    verb: str, table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([verb, table, *SMALL]) == 0
     assert capsys.readouterr().err == f"RESULTS: no folder {tmp_path / 'runs'} yet: nothing is done there\n"
 
@@ -412,12 +524,18 @@ def test_the_usual_results_folder_need_not_be_there(
     assert "no folder" not in capsys.readouterr().err
 
 
-def test_a_home_is_found_without_a_shell(table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_home_is_found_without_a_shell(
+    table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """`make RESULTS='~/x'`, and what dash leaves of `RESULTS=~/x` beside a command."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("RESULTS", "~/kdx")
-    assert results.default_folder() == common.store_of(argparse.Namespace(results=None)).folder == tmp_path / "home" / "kdx"
+    assert (
+        results.default_folder()
+        == common.store_of(argparse.Namespace(results=None)).folder
+        == tmp_path / "home" / "kdx"
+    )
     (tmp_path / "home" / "kdx").mkdir(parents=True)
     for verb, name in (("table", "mini-quick"), ("report", "index")):
         assert main([verb, table, "--profile", "quick", "--out", f"~/{verb}"]) == 0
@@ -434,7 +552,9 @@ def test_a_home_is_found_without_a_shell(table: str, tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("threads", ["1025", "100000", "1000000000000"])
-def test_threads_are_bounded(threads: str, table: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_are_bounded(
+    threads: str, table: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(common, "cores", lambda: 2)
     for argv in (["run", table, *SMALL], ["plan", table, *SMALL], ["bench", "--images", "200"]):
         line = refused([*argv, "--threads", threads], capsys)
@@ -444,7 +564,9 @@ def test_threads_are_bounded(threads: str, table: str, capsys: pytest.CaptureFix
         main(["run", table, *SMALL, "--precision", "fp32", "--threads", "1200"])
 
 
-def test_more_threads_than_cores_are_said_to_be_slow(table: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_threads_than_cores_are_said_to_be_slow(
+    table: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(common, "cores", lambda: 2)
     for threads, said in (("2", 0), ("64", 1)):
         with pytest.raises(Trained):
@@ -468,12 +590,16 @@ def test_more_threads_than_cores_are_said_to_be_slow(table: str, capsys: pytest.
     ],
     ids=lambda x: x if isinstance(x, str) else " ".join(x),
 )
-def test_of_two_things_that_exclude_each_other_none_is_dropped(argv: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_of_two_things_that_exclude_each_other_none_is_dropped(
+    argv: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert said in refused(argv, capsys)
 
 
 @pytest.mark.parametrize("lines", ["0", "-2"])
-def test_lines_of_a_log_are_counted_from_one(lines: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_of_a_log_are_counted_from_one(
+    lines: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "runs" / "a").mkdir(parents=True)
     (tmp_path / "runs" / "a" / "log.txt").write_text("1\n2\n3\n")
     assert f"--lines {lines}; allowed: 1 and more" in refused(["logs", "a", f"--lines={lines}"], capsys)
@@ -481,8 +607,12 @@ def test_lines_of_a_log_are_counted_from_one(lines: str, tmp_path: Path, capsys:
 
 
 @pytest.mark.parametrize("name", ["epochs", "batch_size", "train_images", "test_images"])
-def test_a_recipes_whole_numbers_are_bounded(name: str, table: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "up to 1000000" in refused(["plan", table, *FAST, "--set", f"recipe.{name}=99999999999999999999"], capsys)
+def test_a_recipes_whole_numbers_are_bounded(
+    name: str, table: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "up to 1000000" in refused(
+        ["plan", table, *FAST, "--set", f"recipe.{name}=99999999999999999999"], capsys
+    )
     assert main(["plan", table, *FAST, "--set", f"recipe.{name}=1000000"]) == 0
 
 
@@ -502,6 +632,12 @@ def test_the_published_cost_is_not_that_of_other_settings(capsys: pytest.Capture
     assert published_cost([*argv, *SMALL[2:]], capsys) == own
 
 
-def test_the_published_cost_is_left_out_where_nothing_is_known_of_it(tmp_path: Path, table: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert published_cost([table, "--only", "/quick/"], capsys) == [], "no run of profile paper has such a key"
-    assert published_cost(["iusp-table", "--data", str(tmp_path / "none")], capsys) == [], "no clips, and quick needs none"
+def test_the_published_cost_is_left_out_where_nothing_is_known_of_it(
+    tmp_path: Path, table: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert published_cost([table, "--only", "/quick/"], capsys) == [], (
+        "no run of profile paper has such a key"
+    )
+    assert published_cost(["iusp-table", "--data", str(tmp_path / "none")], capsys) == [], (
+        "no clips, and quick needs none"
+    )

@@ -43,13 +43,23 @@ def clean(runs: Path, *more: str) -> None:
     assert main(["clean", "--results", str(runs), "--yes", *more]) == 0
 
 
-@pytest.mark.parametrize("foreign", [".", "mywork", "a/b/c/d/e/f", "cifar100/crd/quick/resnet14-resnet8/kd", f"{KEY}/sub", f"{KEY}0"])
-def test_only_a_runs_folder_is_removed(foreign: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "foreign",
+    [".", "mywork", "a/b/c/d/e/f", "cifar100/crd/quick/resnet14-resnet8/kd", f"{KEY}/sub", f"{KEY}0"],
+)
+def test_only_a_runs_folder_is_removed(
+    foreign: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     mine = begun(tmp_path, foreign)
     (mine / "thesis.txt").write_text("mine")
     run, done = begun(tmp_path, KEY.replace("seed0", "seed1")), finished(tmp_path, RUN.key)
     clean(tmp_path, "--unfinished")
-    assert (mine / "thesis.txt").exists() and (mine / "log.txt").exists() and (done / "record.json").exists() and not run.exists()
+    assert (
+        (mine / "thesis.txt").exists()
+        and (mine / "log.txt").exists()
+        and (done / "record.json").exists()
+        and not run.exists()
+    )
     assert "1 folder kept" in capsys.readouterr().err
 
 
@@ -89,10 +99,16 @@ def test_a_run_that_is_worked_on_is_kept_and_named(
     monkeypatch.setattr(state, "stale", late)
     clean(tmp_path, "--unfinished")
     printed = capsys.readouterr()
-    assert (run / "log.txt").exists() and f"{KEY}: kept: being worked on" in printed.out and "0 runs removed" in printed.err
+    assert (
+        (run / "log.txt").exists()
+        and f"{KEY}: kept: being worked on" in printed.out
+        and "0 runs removed" in printed.err
+    )
 
 
-def test_a_run_that_finishes_between_the_look_and_the_removal_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_finishes_between_the_look_and_the_removal_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = begun(tmp_path)
     look = state.stale
 
@@ -112,7 +128,9 @@ def test_a_run_that_finishes_between_the_look_and_the_removal_is_kept(tmp_path: 
      {"protocol": "mine"}, {"profile": "mine"}, {"dataset": "mine"}],
     ids=str,
 )  # fmt: skip
-def test_what_is_unknown_here_is_kept_and_named(changes: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_unknown_here_is_kept_and_named(
+    changes: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = finished(tmp_path, **changes)
     clean(tmp_path)
     assert (run / "record.json").exists()
@@ -131,13 +149,17 @@ def test_an_old_key_is_removed_whole(tmp_path: Path, capsys: pytest.CaptureFixtu
     "order", [[1], "x", 3, {}, {"key": KEY}, {**RUN.order(), "overrides": 3}, {**RUN.order(), "method": 3}, {**RUN.order(), "protocol": ["crd"]},
               {**RUN.order(), "protocol": "mine", "method": 3}], ids=str
 )  # fmt: skip
-def test_a_record_with_a_damaged_order_is_kept_and_named(order: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_record_with_a_damaged_order_is_kept_and_named(
+    order: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = finished(tmp_path, order=order)
     clean(tmp_path)
     assert (run / "record.json").exists() and f"{KEY}: kept: its record" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00\x01\x80", b"\x00\x01\x02\n", b"a,b\n1,2,3\n1,2,3,4,5\n"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xfe\x00\x01\x80", b"\x00\x01\x02\n", b"a,b\n1,2,3\n1,2,3,4,5\n"]
+)
 def test_a_damaged_curve_counts_as_none(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "curve.csv").write_bytes(content)
@@ -155,7 +177,11 @@ def test_a_record_that_is_a_folder_counts_as_damaged(tmp_path: Path) -> None:
     assert (tmp_path / KEY / "record.json").exists()
 
 
-@pytest.mark.parametrize("content", ["[]", "3", '"x"', "null", json.dumps({"host": socket.gethostname(), "pid": []}), "{"], ids=range(6))
+@pytest.mark.parametrize(
+    "content",
+    ["[]", "3", '"x"', "null", json.dumps({"host": socket.gethostname(), "pid": []}), "{"],
+    ids=range(6),
+)
 def test_a_damaged_claim_has_no_holder(content: str, tmp_path: Path) -> None:
     path = tmp_path / "claim"
     path.write_text(content)

@@ -35,10 +35,19 @@ def ten_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     torch.manual_seed(0)
     (tmp_path / "teachers").mkdir()
     models.save_weights(models.build("resnet14", 10), tmp_path / "teachers" / "resnet14.pth")
-    return ["--profile", "short", "--teachers", str(tmp_path / "teachers"), "--results", str(tmp_path / "runs")]
+    return [
+        "--profile",
+        "short",
+        "--teachers",
+        str(tmp_path / "teachers"),
+        "--results",
+        str(tmp_path / "runs"),
+    ]
 
 
-def test_a_checkpoint_is_measured_once_and_listed_with_its_classes(ten_classes: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_checkpoint_is_measured_once_and_listed_with_its_classes(
+    ten_classes: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     argv = ["teachers", "--dataset", "cifar10", *ten_classes]
     assert main(argv) == 0
     assert "not tested (--test)" in capsys.readouterr().out
@@ -50,28 +59,43 @@ def test_a_checkpoint_is_measured_once_and_listed_with_its_classes(ten_classes: 
     assert row["state"] == "tested" and set(row["per_class"]) == set("0123456789")
 
 
-def test_a_checkpoint_of_other_classes_is_said_to_be_left_out(ten_classes: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_checkpoint_of_other_classes_is_said_to_be_left_out(
+    ten_classes: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     """Ten classes are CIFAR-10's, not the digits': a list that silently lacks the checkpoint would look as if the file were not read."""
     assert main(["teachers", "--dataset", "digits", *ten_classes, "--test"]) == 0
     shown = capsys.readouterr()
     assert "imported" not in shown.out
-    assert shown.err.count("\n") == 1 and "resnet14.pth" in shown.err and "cifar10" in shown.err and "digits" in shown.err
+    assert (
+        shown.err.count("\n") == 1
+        and "resnet14.pth" in shown.err
+        and "cifar10" in shown.err
+        and "digits" in shown.err
+    )
 
 
-def test_the_profile_of_the_environment_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_profile_of_the_environment_is_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With the data set that the profile trains on: on another nothing is ever trained under it."""
     monkeypatch.setenv("PROFILE", "quick")
     assert main(["teachers", "--results", str(tmp_path), "--json"]) == 0
-    assert {r["key"].split("/")[0] + r["key"].split("/")[2] for r in json.loads(capsys.readouterr().out)} == {"digitsquick"}
+    assert {r["key"].split("/")[0] + r["key"].split("/")[2] for r in json.loads(capsys.readouterr().out)} == {
+        "digitsquick"
+    }
     monkeypatch.setenv("PROFILE", "nope")
     assert main(["teachers", "--results", str(tmp_path)]) == 2
 
 
-def test_the_reference_teacher_is_listed_as_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_reference_teacher_is_listed_as_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = ROOT / "results" / "reference" / "teachers"
     assert main(["teachers", "--teachers", str(folder), "--results", str(tmp_path), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert {"wrn_40_2", "resnet56"} <= {r["network"] for r in rows} and "crnn_64" not in {r["network"] for r in rows}
+    assert {"wrn_40_2", "resnet56"} <= {r["network"] for r in rows} and "crnn_64" not in {
+        r["network"] for r in rows
+    }
     (row,) = [r for r in rows if r["origin"].startswith("imported")]
     assert row["state"] == "tested (reference results)" and row["top1_best"] == 73.44 in row["published"]
     assert len(row["per_class"]) == 100 and sum(row["per_class"].values()) / 100 == pytest.approx(73.44)

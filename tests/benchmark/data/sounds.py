@@ -26,10 +26,14 @@ def sound(kind: str, seed: int, seconds: float = 0.5, rate: int = RATE) -> NDArr
     return samples / np.abs(samples).max() * rng.uniform(0.2, 0.9)
 
 
-def write_wave(path: Path, samples: NDArray[np.float64], rate: int = RATE, width: int = 2, channels: int = 1) -> None:
+def write_wave(
+    path: Path, samples: NDArray[np.float64], rate: int = RATE, width: int = 2, channels: int = 1
+) -> None:
     """Samples in -1..1, the same in every channel, as PCM of `width` bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    whole = np.clip(np.rint(samples * 2 ** (8 * width - 1)), -(2 ** (8 * width - 1)), 2 ** (8 * width - 1) - 1).astype(np.int64)
+    whole = np.clip(
+        np.rint(samples * 2 ** (8 * width - 1)), -(2 ** (8 * width - 1)), 2 ** (8 * width - 1) - 1
+    ).astype(np.int64)
     whole = np.repeat(whole + 128 * (width == 1), channels)
     with wave.open(str(path), "wb") as w:
         w.setnchannels(channels)

@@ -76,7 +76,9 @@ def test_powers_are_means_of_windows_in_plain_loops() -> None:
     for w in first:
         padded = np.zeros(1024)
         padded[:window] = [a * b for a, b in zip(shape, w, strict=True)]
-        total += [abs(sum(padded * np.exp(-2j * np.pi * k * np.arange(1024) / 1024))) ** 2 / 2 for k in range(513)]
+        total += [
+            abs(sum(padded * np.exp(-2j * np.pi * k * np.arange(1024) / 1024))) ** 2 / 2 for k in range(513)
+        ]
     np.testing.assert_allclose(s.band_powers(samples, RATE)[0], total @ s.mel_bank(RATE, 1024), rtol=1e-8)
 
 
@@ -96,7 +98,9 @@ def test_gain_does_not_count_and_silence_is_even() -> None:
 
 
 def test_time_runs_down_the_rows() -> None:
-    rising, falling = (s.spectrogram(sound(k, 0), RATE)[:, :, 0].argmax(axis=1) for k in ("rising", "falling"))
+    rising, falling = (
+        s.spectrogram(sound(k, 0), RATE)[:, :, 0].argmax(axis=1) for k in ("rising", "falling")
+    )
     assert (np.diff(rising[1:-1].astype(int)) >= 0).all() and (np.diff(falling[1:-1].astype(int)) <= 0).all()
     assert rising[-2] - rising[1] > 8
 
@@ -139,10 +143,16 @@ def test_a_wrong_file_is_named(tmp_path: Path) -> None:
 
 def test_a_folder_is_counted_read_and_ordered_evenly(folder: Path) -> None:
     known = data.look_in(folder)
-    assert (known.num_classes, known.train_images, known.test_images) == (3, 48, 18) and data.info("clips") == known
+    assert (known.num_classes, known.train_images, known.test_images) == (3, 48, 18) and data.info(
+        "clips"
+    ) == known
     clips = data.load("clips", folder)
     assert clips.train.images.shape == (48, 32, 32, 3) and clips.train.images.dtype == torch.uint8
-    assert clips.train.take(6).labels.bincount().tolist() == [2, 2, 2] and clips.test.labels.bincount().tolist() == [6, 6, 6]
+    assert clips.train.take(6).labels.bincount().tolist() == [
+        2,
+        2,
+        2,
+    ] and clips.test.labels.bincount().tolist() == [6, 6, 6]
     assert data.load("clips", folder) is clips, "read once a process"
     assert clips.classes == KINDS
     first = s.spectrogram(*s.read_wave(folder / "clips" / "test" / KINDS[1] / "000.wav"))
@@ -191,32 +201,59 @@ def test_a_wrong_folder_is_one_line(kind: str, tmp_path: Path, capsys: pytest.Ca
         listing(tmp_path)
     assert "\n" not in str(caught.value)
     assert data.look_in(tmp_path) == NOMINAL, "most commands want no clips: it is said where they are read"
-    assert main(["run", "iusp-table", *FAST, "--data", str(tmp_path), "--results", str(tmp_path / "runs")]) == 2
-    assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")] == [f"error: {caught.value}"]
+    assert (
+        main(["run", "iusp-table", *FAST, "--data", str(tmp_path), "--results", str(tmp_path / "runs")]) == 2
+    )
+    assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")] == [
+        f"error: {caught.value}"
+    ]
 
 
-def test_a_wrong_clip_ends_the_command_with_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_clip_ends_the_command_with_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (write_clips(tmp_path, 2, 1) / "clips" / "train" / "noise" / "000.wav").write_bytes(b"RIFF")
-    assert main(["run", "iusp-table", *FAST, "--data", str(tmp_path), "--results", str(tmp_path / "runs")]) == 2
+    assert (
+        main(["run", "iusp-table", *FAST, "--data", str(tmp_path), "--results", str(tmp_path / "runs")]) == 2
+    )
     assert "noise/000.wav: cannot be read" in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("verb", ["status", "plan", "diff", "table", "report", "retry"])
-def test_a_mistyped_folder_does_not_hide_what_is_done(verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistyped_folder_does_not_hide_what_is_done(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The clips are in the keys: without them all runs would be shown as absent, and the table's file be written so."""
     places = ["--data", str(tmp_path / "sndd"), "--results", str(tmp_path)]
     out = ["--out", str(tmp_path / "out")] if verb in ("table", "report") else []
     assert main([verb, "iusp-table", "--profile", "short", *places, *out]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: no folder {tmp_path / 'sndd' / 'clips' / 'train'}; allowed: ") and not (tmp_path / "out").exists()
+    assert (
+        line.startswith(f"error: no folder {tmp_path / 'sndd' / 'clips' / 'train'}; allowed: ")
+        and not (tmp_path / "out").exists()
+    )
     other = ["iusp-table", "--profile", "quick"] if verb != "report" else ["crd-table1", "--profile", "short"]
     assert main([verb, *other, *places, *out]) == 0, "who wants no clips needs none"
 
 
-def test_a_report_of_all_tables_says_that_it_lacks_the_clips(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_report_of_all_tables_says_that_it_lacks_the_clips(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data.look_in(folder)
-    assert [o.status for o in train_pack([tagger("plain")], Store(tmp_path / "runs"), Options(FP32, folder))] == ["done"]
-    argv = ["report", "--profile", "short", "--methods", "iusp,kd", "--results", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
+    assert [
+        o.status for o in train_pack([tagger("plain")], Store(tmp_path / "runs"), Options(FP32, folder))
+    ] == ["done"]
+    argv = [
+        "report",
+        "--profile",
+        "short",
+        "--methods",
+        "iusp,kd",
+        "--results",
+        str(tmp_path / "runs"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert main([*argv, "--data", str(tmp_path / "sndd")]) == 0
     assert f"runs of clips are left out: {tmp_path / 'sndd'} holds none" in capsys.readouterr().err
     assert main([*argv, "--data", str(folder)]) == 0
@@ -246,7 +283,9 @@ FAST = ["--profile", "short", "--seeds", "1", "--threads", "1", "--device", "cpu
 FAST += ["--set", "recipe.epochs=6", "--set", "recipe.batch_size=12"]
 
 
-def test_the_table_trains_on_a_folder(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_trains_on_a_folder(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Teacher, student, KD and IUSP through the front door; in six epochs all hear the order of the frames."""
     places = ["--data", str(folder), "--results", str(tmp_path)]
     argv = ["iusp-table", *FAST, "--methods", "kd,iusp", *places]
@@ -260,7 +299,9 @@ def test_the_table_trains_on_a_folder(folder: Path, tmp_path: Path, capsys: pyte
     capsys.readouterr()
     assert main(["table", "iusp-table", *FAST[:4], *FAST[-4:], *places, "--out", str(tmp_path / "out")]) == 0
     assert "IUSP" in capsys.readouterr().out
-    assert main(["clean", "--results", str(tmp_path), "--yes"]) == 0, "without DATA= their keys are others: that is no reason"
+    assert main(["clean", "--results", str(tmp_path), "--yes"]) == 0, (
+        "without DATA= their keys are others: that is no reason"
+    )
     assert len(list(tmp_path.rglob("record.json"))) == 4
 
 
@@ -273,8 +314,13 @@ def tagger(method: str, student: str = "crnn_16") -> Run:
 def test_a_work_order_needs_the_clips_it_was_made_of(folder: Path, tmp_path: Path) -> None:
     """As another process, or a job on another machine, takes it."""
     data.look_in(folder)
-    order = {part: work_order([tagger("plain")], Environment(str(tmp_path / "runs"), str(part), device="cpu", precision="fp32", threads=1))
-             for part in (folder, tmp_path)}
+    order = {
+        part: work_order(
+            [tagger("plain")],
+            Environment(str(tmp_path / "runs"), str(part), device="cpu", precision="fp32", threads=1),
+        )
+        for part in (folder, tmp_path)
+    }
     data.DATASETS["clips"] = NOMINAL
     assert [o.status for o in work(order[folder])] == ["done"]
     with pytest.raises(InputError, match="teachers or data differ"):
@@ -285,7 +331,9 @@ def test_taggers_are_bit_equal_alone_and_in_an_interrupted_pack(folder: Path, tm
     data.look_in(folder)
     alone, packed = tmp_path / "alone", tmp_path / "packed"
     for place in (alone, packed):
-        assert [o.status for o in train_pack([tagger("plain", "crnn_64")], Store(place), Options(FP32, folder))] == ["done"]
+        assert [
+            o.status for o in train_pack([tagger("plain", "crnn_64")], Store(place), Options(FP32, folder))
+        ] == ["done"]
     runs = [tagger(m) for m in ("iusp", "kd", "at")]
     for options in (Options(FP32, folder, until=1), Options(FP32, folder)):
         outcomes = train_pack(runs, Store(packed), options)
@@ -295,6 +343,13 @@ def test_taggers_are_bit_equal_alone_and_in_an_interrupted_pack(folder: Path, tm
 
 
 def test_frames_are_not_compared_with_places() -> None:
-    reasons = [skip_reason(Resolver().run(Request("digits", "clips", "quick", t, n, "iusp"), 0))
-               for t, n in (("crnn_64", "crnn_16"), ("resnet14", "resnet8"), ("crnn_64", "resnet8"), ("resnet14", "crnn_16"))]
+    reasons = [
+        skip_reason(Resolver().run(Request("digits", "clips", "quick", t, n, "iusp"), 0))
+        for t, n in (
+            ("crnn_64", "crnn_16"),
+            ("resnet14", "resnet8"),
+            ("crnn_64", "resnet8"),
+            ("resnet14", "crnn_16"),
+        )
+    ]
     assert reasons[:2] == [None, None] and all(r and "frames" in r for r in reasons[2:])

@@ -19,7 +19,9 @@ N = 6000
 
 
 def raw(n: int = 8) -> data.RawBatch:
-    images = torch.randint(0, 256, (n, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    images = torch.randint(
+        0, 256, (n, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+    )
     return data.RawBatch(
         images, torch.arange(n), torch.arange(n), torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.2, 0.3, 0.4])
     )
@@ -82,7 +84,9 @@ def test_crop_and_flip_are_distributed_as_torchvisions() -> None:
         flipped = bool(out[1, 16, 17] < out[1, 16, 16])
         column = 31 - 16 if flipped else 16
         theirs.append((int(middle[0]) - 1 - 16 + 4, int(middle[1]) - 1 - column + 4, int(flipped)))
-    cells = [np.bincount(np.ravel_multi_index(np.asarray(d).T, (9, 9, 2)), minlength=162) for d in (ours, theirs)]
+    cells = [
+        np.bincount(np.ravel_multi_index(np.asarray(d).T, (9, 9, 2)), minlength=162) for d in (ours, theirs)
+    ]
     assert uniform(cells[0]) > 1e-3 and uniform(cells[1]) > 1e-3
     assert stats.chi2_contingency(np.stack(cells)).pvalue > 1e-3
     assert uniform(np.bincount(np.minimum(ours[:, 0], 7))) < 1e-3, "the test notices a wrong distribution"
@@ -113,7 +117,9 @@ def test_resized_crops_are_distributed_as_torchvisions() -> None:
     ours = data.under("resized-crop-flip", data.NORMAL).draw(2000, torch.Generator().manual_seed(0)).numpy()
     torch.manual_seed(0)
     image = torch.zeros(3, 32, 32)
-    params = [transforms.RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(2000)]
+    params = [
+        transforms.RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(2000)
+    ]
     theirs = np.array([[top, left, height, width] for top, left, height, width in params])
     assert all(stats.ks_2samp(ours[:, k], theirs[:, k]).pvalue > 1e-3 for k in range(4))
     assert set(ours[:, 4]) == {0, 1}
@@ -121,10 +127,14 @@ def test_resized_crops_are_distributed_as_torchvisions() -> None:
 
 def test_an_augmentation_reaches_the_stream() -> None:
     split = data.load("digits").train.take(64)
-    streams = [Stream(split, (0.5,) * 3, (0.5,) * 3, data.SHUFFLE, 64, False, 0, augment=a) for a in data.AUGMENTS]
+    streams = [
+        Stream(split, (0.5,) * 3, (0.5,) * 3, data.SHUFFLE, 64, False, 0, augment=a) for a in data.AUGMENTS
+    ]
     batches = [next(s.epoch("main", 1, [data.NORMAL, data.ROTATED])) for s in streams]
     assert all(torch.equal(batches[0].indices, b.indices) for b in batches)
-    assert all(not torch.equal(a.views["normal"], b.views["normal"]) for a, b in itertools.combinations(batches, 2))
+    assert all(
+        not torch.equal(a.views["normal"], b.views["normal"]) for a, b in itertools.combinations(batches, 2)
+    )
 
 
 @pytest.mark.parametrize("augment", list(data.AUGMENTS))
@@ -175,7 +185,9 @@ def test_epochs_differ_and_repeat_with_the_seed() -> None:
     assert not torch.equal(a[0], later[0]) and not torch.equal(a[0], other[0])
 
 
-@pytest.mark.parametrize(("n", "sizes"), [(130, [64, 64, 2]), (129, [64, 64]), (128, [64, 64]), (65, [64]), (10, [10])])
+@pytest.mark.parametrize(
+    ("n", "sizes"), [(130, [64, 64, 2]), (129, [64, 64]), (128, [64, 64]), (65, [64]), (10, [10])]
+)
 def test_no_batch_of_one_image(n: int, sizes: list[int]) -> None:
     assert [len(b) for b in data.cut(torch.arange(n), 64, drop_last=False)] == sizes
 
@@ -192,9 +204,9 @@ def test_digits_are_split_evenly_and_normalised_by_their_own_statistics() -> Non
     assert digits.train.labels[:512].bincount().tolist() == [52, 52] + [51] * 8
     assert digits.test.labels.bincount().tolist() == [40] * 10
     pixels = digits.train.images.double() / 255
-    assert pixels.mean().item() == pytest.approx(info.mean[0], abs=6e-5) and pixels.std().item() == pytest.approx(
-        info.std[0], abs=6e-5
-    )
+    assert pixels.mean().item() == pytest.approx(
+        info.mean[0], abs=6e-5
+    ) and pixels.std().item() == pytest.approx(info.std[0], abs=6e-5)
 
 
 def test_a_wrong_md5_is_named(tmp_path: Path) -> None:
@@ -209,7 +221,9 @@ def test_unknown_data_set() -> None:
         data.load("imagenet21k")
 
 
-def test_a_data_folder_that_was_a_slip_of_the_pen_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_data_folder_that_was_a_slip_of_the_pen_is_not_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import_torchvision()
     from torchvision import datasets
 
@@ -217,9 +231,15 @@ def test_a_data_folder_that_was_a_slip_of_the_pen_is_not_left_behind(tmp_path: P
         Path(root).mkdir(exist_ok=True)  # as the real one does before it downloads
         raise OSError("no network")
 
-    no_network.base_folder, no_network.train_list, no_network.test_list = "cifar", [("train", "")], [("test", "")]  # type: ignore[attr-defined]
+    no_network.base_folder, no_network.train_list, no_network.test_list = (
+        "cifar",
+        [("train", "")],
+        [("test", "")],
+    )  # type: ignore[attr-defined]
     monkeypatch.setattr(datasets, "CIFAR100", no_network)
-    with pytest.raises(InputError, match=r"cifar100 is not in .*dtaa, which is not there, and cannot be downloaded"):
+    with pytest.raises(
+        InputError, match=r"cifar100 is not in .*dtaa, which is not there, and cannot be downloaded"
+    ):
         data.load("cifar100", tmp_path / "dtaa")
     assert not (tmp_path / "dtaa").exists()
     (tmp_path / "data").mkdir()

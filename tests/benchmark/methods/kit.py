@@ -1,11 +1,11 @@
 """What the tests of methods share: sites, features and steps in miniature, and guards that turn a breach into an error.
 
-    info = tiny_info(stages=((3, 4, 4), (5, 2, 2)), embedding=6)          # sizes of a network that does not exist
-    context = make_context(info, tiny_info(...), num_classes=4, n=16)             # or names: make_context("resnet8", "resnet14")
-    method = build("at", context, weight=1000.0)                               # in fp64, frozen draws
-    student = fake_features(context.student, batch=6, requires_grad=True)
-    step = make_step(context, student, fake_features(context.teacher, batch=6, seed=1))
-    method.loss(step)["at"]
+info = tiny_info(stages=((3, 4, 4), (5, 2, 2)), embedding=6)          # sizes of a network that does not exist
+context = make_context(info, tiny_info(...), num_classes=4, n=16)             # or names: make_context("resnet8", "resnet14")
+method = build("at", context, weight=1000.0)                               # in fp64, frozen draws
+student = fake_features(context.student, batch=6, requires_grad=True)
+step = make_step(context, student, fake_features(context.teacher, batch=6, seed=1))
+method.loss(step)["at"]
 """
 
 from __future__ import annotations
@@ -30,10 +30,22 @@ Views = Features | Mapping[str, Features] | None
 
 
 def tiny_info(
-    stages: tuple[Shape, ...] = ((3, 4, 4), (4, 2, 2)), embedding: int = 5, stem: Shape = (2, 4, 4), name: str = "tiny"
+    stages: tuple[Shape, ...] = ((3, 4, 4), (4, 2, 2)),
+    embedding: int = 5,
+    stem: Shape = (2, 4, 4),
+    name: str = "tiny",
 ) -> NetInfo:
     """Sizes of an imagined network, small enough for plain loops."""
-    return NetInfo(name=name, params=0, macs=0, convolutions=0, map_numbers=0, stem_shape=stem, stage_shapes=stages, embedding_dim=embedding)
+    return NetInfo(
+        name=name,
+        params=0,
+        macs=0,
+        convolutions=0,
+        map_numbers=0,
+        stem_shape=stem,
+        stage_shapes=stages,
+        embedding_dim=embedding,
+    )
 
 
 def make_context(
@@ -60,18 +72,31 @@ def make_context(
     for which in (student, teacher):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed + len(nets))
-            nets.append(models.build(which, num_classes).to(device, dtype) if isinstance(which, str) else None)
+            nets.append(
+                models.build(which, num_classes).to(device, dtype) if isinstance(which, str) else None
+            )
     if nets[1] is not None:
         nets[1].eval().requires_grad_(False)
-    infos = [models.info(which, num_classes) if isinstance(which, str) else which for which in (student, teacher)]
+    infos = [
+        models.info(which, num_classes) if isinstance(which, str) else which for which in (student, teacher)
+    ]
     return MethodContext(
-        student=infos[0], teacher=infos[1], student_net=nets[0], teacher_net=nets[1], train_labels=labels.to(device),
-        num_classes=num_classes, epochs=epochs, batch_size=batch_size, device=torch.device(device),
+        student=infos[0],
+        teacher=infos[1],
+        student_net=nets[0],
+        teacher_net=nets[1],
+        train_labels=labels.to(device),
+        num_classes=num_classes,
+        epochs=epochs,
+        batch_size=batch_size,
+        device=torch.device(device),
         artifacts=dict(artifacts or {}),
     )
 
 
-def build(name: str, context: MethodContext, *, dtype: torch.dtype = torch.float64, seed: int = 0, **settings: Any) -> Method:
+def build(
+    name: str, context: MethodContext, *, dtype: torch.dtype = torch.float64, seed: int = 0, **settings: Any
+) -> Method:
     """The method of that name at a context, its modules drawn under `seed`; `settings` are fields of its config."""
     method_class = methods.get(name)
     with torch.random.fork_rng(devices=[]):
@@ -101,7 +126,9 @@ def fake_features(
 
     preacts = tuple(draw(*shape) for shape in info.stage_shapes)
     stages = tuple((p + 0.2).relu() for p in preacts)
-    features = Features(draw(*info.stem_shape).relu(), stages, preacts, draw(info.embedding_dim), draw(num_classes))
+    features = Features(
+        draw(*info.stem_shape).relu(), stages, preacts, draw(info.embedding_dim), draw(num_classes)
+    )
     return features.map(lambda t: t.detach().clone().requires_grad_(requires_grad))
 
 
@@ -123,10 +150,16 @@ def make_step(
     teachers = {"normal": teacher} if isinstance(teacher, Features) else dict(teacher or {})
     if indices is None:
         some = (students or teachers).values()
-        indices = torch.arange(len(next(iter(some)).logits) if labels is None else len(labels), device=context.device)
+        indices = torch.arange(
+            len(next(iter(some)).logits) if labels is None else len(labels), device=context.device
+        )
     return Step(
-        labels=context.train_labels[indices] if labels is None else labels, indices=indices, images=images or {},
-        students=students, teachers=teachers, generator=torch.Generator().manual_seed(seed),
+        labels=context.train_labels[indices] if labels is None else labels,
+        indices=indices,
+        images=images or {},
+        students=students,
+        teachers=teachers,
+        generator=torch.Generator().manual_seed(seed),
     )
 
 
@@ -139,13 +172,16 @@ def gradients(total: Tensor, features: Features) -> dict[str, bool]:
         found: tuple[Tensor | None, ...] = (None,)
         if total.requires_grad:
             found = torch.autograd.grad(total, tensors, retain_graph=True, allow_unused=True)
-        assert all(bool(g.isfinite().all()) for g in found if g is not None), f"the gradient of {part} is not finite"
+        assert all(bool(g.isfinite().all()) for g in found if g is not None), (
+            f"the gradient of {part} is not finite"
+        )
         reached[part] = any(g is not None and bool(g.any()) for g in found)
     return reached
 
 
 def pooled(plane: list[list[float]], height: int, width: int) -> list[list[float]]:
     """Adaptive average pooling of one H x W plane in plain loops: bin i covers floor(i H / h) to ceil((i + 1) H / h)."""
+
     def bins(size: int, out: int) -> list[range]:
         return [range(i * size // out, -(-(i + 1) * size // out)) for i in range(out)]
 
@@ -160,7 +196,9 @@ def stage_pairs(student: Features, teacher: Features) -> list[tuple[Any, Any]]:
     pairs = []
     for s, t in zip(student.stages, teacher.stages, strict=False):
         height, width = min(s.shape[2], t.shape[2]), min(s.shape[3], t.shape[3])
-        pairs.append(tuple([[pooled(p, height, width) for p in image] for image in m.tolist()] for m in (s, t)))
+        pairs.append(
+            tuple([[pooled(p, height, width) for p in image] for image in m.tolist()] for m in (s, t))
+        )
     return pairs
 
 
@@ -174,7 +212,9 @@ class Poison:
         object.__setattr__(self, "_what", what)
 
     def _fail(self, *_: Any, **__: Any) -> Any:
-        raise AssertionError(f"needs() does not name {object.__getattribute__(self, '_what')}, but it was read")
+        raise AssertionError(
+            f"needs() does not name {object.__getattribute__(self, '_what')}, but it was read"
+        )
 
     def __getattribute__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -183,10 +223,14 @@ class Poison:
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        raise AssertionError(f"needs() does not name a part that {getattr(func, '__name__', func)} was handed")
+        raise AssertionError(
+            f"needs() does not name a part that {getattr(func, '__name__', func)} was handed"
+        )
 
     __iter__ = __getitem__ = __len__ = __bool__ = __call__ = __setattr__ = _fail
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __neg__ = __matmul__ = __pow__ = _fail
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __neg__ = __matmul__ = (
+        __pow__
+    ) = _fail
 
 
 def poisoned(features: Features, allowed: frozenset[str], who: str = "the network") -> Features:
@@ -199,8 +243,18 @@ class _NoSync(TorchDispatchMode):
     """Fails on every operator whose result's shape or value the host must wait for."""
 
     FORBIDDEN = (
-        "_local_scalar_dense", "item", "nonzero", "is_nonzero", "equal", "masked_select", "unique_dim", "_unique",
-        "_unique2", "unique_consecutive", "repeat_interleave.Tensor", "bincount",
+        "_local_scalar_dense",
+        "item",
+        "nonzero",
+        "is_nonzero",
+        "equal",
+        "masked_select",
+        "unique_dim",
+        "_unique",
+        "_unique2",
+        "unique_consecutive",
+        "repeat_interleave.Tensor",
+        "bincount",
     )
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -244,12 +298,19 @@ def view_images(context: MethodContext, needs: Needs, indices: Tensor, seed: int
     """Every view that `needs` names, of random images, as a trainer makes it: `[copies * B, 3, 32, 32]` by name."""
     raw = raw_batch(context, indices, seed)
     views = dict.fromkeys((NORMAL, *needs.views, *needs.passes))
-    draws = {v.name: v.draw(len(indices), torch.Generator().manual_seed(seed + 1 + k)) for k, v in enumerate(views)}
+    draws = {
+        v.name: v.draw(len(indices), torch.Generator().manual_seed(seed + 1 + k)) for k, v in enumerate(views)
+    }
     return {v.name: v.make(raw, draws[v.name], draws["normal"]) for v in views}
 
 
 def real_step(
-    context: MethodContext, needs: Needs, indices: Tensor, *, seed: int = 0, poison: bool = True,
+    context: MethodContext,
+    needs: Needs,
+    indices: Tensor,
+    *,
+    seed: int = 0,
+    poison: bool = True,
     wrap: Callable[[Features], Features] | None = None,
 ) -> Step:
     """A step as the trainer makes it, with the context's networks; the student runs all of its views in one batch.
@@ -271,22 +332,31 @@ def real_step(
     if context.teacher_net is not None:
         for view in needs.passes:
             with torch.no_grad():
-                found = context.teacher_net.features(images[view.name].to(next(context.teacher_net.parameters()).dtype))
+                found = context.teacher_net.features(
+                    images[view.name].to(next(context.teacher_net.parameters()).dtype)
+                )
             teachers[view.name] = poisoned(found, needs.teacher, "the teacher") if poison else found
     named = {v.name for v in (*needs.views, *needs.passes)}
     return Step(
-        labels=context.train_labels[indices], indices=indices, images={k: v for k, v in images.items() if k in named},
-        students=students, teachers=teachers, generator=torch.Generator().manual_seed(seed + 100),
+        labels=context.train_labels[indices],
+        indices=indices,
+        images={k: v for k, v in images.items() if k in named},
+        students=students,
+        teachers=teachers,
+        generator=torch.Generator().manual_seed(seed + 100),
     )
 
 
 def on_meta(step: Step, needs: Needs) -> Step:
     """The step's shapes without its values: whatever asks for one, or mixes in a tensor of the host, raises an error."""
+
     def move(features: Features, allowed: frozenset[str], who: str, grad: bool) -> Features:
         return poisoned(features.map(lambda t: t.detach().to("meta").requires_grad_(grad)), allowed, who)
 
     return dataclasses.replace(
-        step, labels=step.labels.to("meta"), indices=step.indices.to("meta"),
+        step,
+        labels=step.labels.to("meta"),
+        indices=step.indices.to("meta"),
         images={k: v.to("meta") for k, v in step.images.items()},
         students={k: move(v, needs.student, "the student", True) for k, v in step.students.items()},
         teachers={k: move(v, needs.teacher, "the teacher", False) for k, v in step.teachers.items()},
@@ -300,7 +370,9 @@ def site_for(method_class: type[Method], **overrides: Any) -> MethodContext:
     left = {}
     for name in method_class.requires(method_class.Config()):
         before = methods.get(name)
-        left[name] = build(name, site_for(before, **{**overrides, "student": None}), dtype=torch.float32).state_dict()
+        left[name] = build(
+            name, site_for(before, **{**overrides, "student": None}), dtype=torch.float32
+        ).state_dict()
     return dataclasses.replace(context, artifacts=left)
 
 

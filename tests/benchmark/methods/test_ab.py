@@ -48,7 +48,9 @@ def test_gradients_reach_preactivations_and_connectors_not_the_teacher():
     method = build("ab", OTHER)
     method.init_loss(make_step(OTHER, student, teacher))["ab"].backward()
     assert all(p.grad is not None and bool(p.grad.any()) for p in student.preacts)
-    assert all(p.grad is not None for p in method.parameters()) and not any(t.requires_grad for t in teacher.preacts)
+    assert all(p.grad is not None for p in method.parameters()) and not any(
+        t.requires_grad for t in teacher.preacts
+    )
     method.after_init()
     assert not any(p.requires_grad for p in method.parameters())
 
@@ -56,7 +58,9 @@ def test_gradients_reach_preactivations_and_connectors_not_the_teacher():
 def test_the_stage_trains_stem_and_stages_alone():
     net = models.build("wrn_16_1", 10)
     context = make_context("wrn_16_1", "wrn_16_2")
-    trained = {id(p) for m in build("ab", context, dtype=torch.float32).init_modules(net) for p in m.parameters()}
+    trained = {
+        id(p) for m in build("ab", context, dtype=torch.float32).init_modules(net) for p in m.parameters()
+    }
     outside = {n for n, p in net.named_parameters() if id(p) not in trained}
     assert outside == {"bn1.weight", "bn1.bias", "fc.weight", "fc.bias"}
 
@@ -68,7 +72,10 @@ def test_the_main_stage_needs_no_teacher_and_has_no_term():
     assert build("ab", SAME).loss(step) == {}
 
 
-@pytest.mark.parametrize("pair", [("vgg13", "MobileNetV2"), ("ResNet50", "vgg8"), ("resnet32x4", "ShuffleV2"), ("wrn_40_2", "wrn_40_1")])
+@pytest.mark.parametrize(
+    "pair",
+    [("vgg13", "MobileNetV2"), ("ResNet50", "vgg8"), ("resnet32x4", "ShuffleV2"), ("wrn_40_2", "wrn_40_1")],
+)
 def test_every_kind_of_pair_of_the_tables_can_be_connected(pair):
     teacher, student = (models.info(n, 100) for n in pair)
     assert methods.parse("ab").skip(student, teacher) is None

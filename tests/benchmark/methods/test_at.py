@@ -13,7 +13,11 @@ LARGER_STUDENT = make_context(tiny_info(((3, 4, 4), (4, 4, 4))), tiny_info(((2, 
 
 def attention(image):
     channels, height, width = len(image), len(image[0]), len(image[0][0])
-    energy = [sum(image[c][y][x] ** 2 for c in range(channels)) / channels for y in range(height) for x in range(width)]
+    energy = [
+        sum(image[c][y][x] ** 2 for c in range(channels)) / channels
+        for y in range(height)
+        for x in range(width)
+    ]
     length = math.sqrt(sum(e * e for e in energy))
     return [e / length for e in energy]
 
@@ -26,24 +30,36 @@ def test_value(context, batch):
     for f_s, f_t in stage_pairs(student, teacher):
         squares = [
             (a - b) ** 2
-            for s, t in zip(f_s, f_t, strict=True) for a, b in zip(attention(s), attention(t), strict=True)
+            for s, t in zip(f_s, f_t, strict=True)
+            for a, b in zip(attention(s), attention(t), strict=True)
         ]
         expected += sum(squares) / len(squares)
-    assert build("at", context).loss(make_step(context, student, teacher))["at"].item() == pytest.approx(expected, rel=1e-12)
+    assert build("at", context).loss(make_step(context, student, teacher))["at"].item() == pytest.approx(
+        expected, rel=1e-12
+    )
 
 
 def test_gradient_reaches_the_paired_stages_alone():
     student = fake_features(CONTEXT.student, requires_grad=True)
-    loss = build("at", CONTEXT).loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher, seed=1)))["at"]
+    loss = build("at", CONTEXT).loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher, seed=1)))[
+        "at"
+    ]
     assert gradients(loss, student) == {
-        "stem": False, "stages": True, "preacts": False, "embedding": False, "logits": False,
+        "stem": False,
+        "stages": True,
+        "preacts": False,
+        "embedding": False,
+        "logits": False,
     }
     loss.backward()
     assert [s.grad is not None and bool(s.grad.any()) for s in student.stages] == [True, True, False]
 
 
 def test_gradient_check():
-    student, teacher = fake_features(CONTEXT.student, 2, requires_grad=True), fake_features(CONTEXT.teacher, 2, seed=1)
+    student, teacher = (
+        fake_features(CONTEXT.student, 2, requires_grad=True),
+        fake_features(CONTEXT.teacher, 2, seed=1),
+    )
     method = build("at", CONTEXT)
 
     def loss(*stages):
@@ -62,7 +78,9 @@ def test_the_scale_of_a_map_does_not_matter():
 
 def test_a_dead_map_gives_finite_gradients():
     student = fake_features(CONTEXT.student).map(torch.zeros_like).map(lambda t: t.requires_grad_())
-    loss = build("at", CONTEXT).loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher, seed=1)))["at"]
+    loss = build("at", CONTEXT).loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher, seed=1)))[
+        "at"
+    ]
     assert loss.isfinite()
     gradients(loss, student)
 

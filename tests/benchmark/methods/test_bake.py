@@ -14,7 +14,13 @@ CONTEXT = make_context(tiny_info(), None)
 def affinity(embedding):
     rows = [[v / math.sqrt(sum(x * x for x in row)) for v in row] for row in embedding]
     n = len(rows)
-    weights = [[math.exp(sum(a * b for a, b in zip(rows[i], rows[j], strict=True))) if i != j else 0 for j in range(n)] for i in range(n)]
+    weights = [
+        [
+            math.exp(sum(a * b for a, b in zip(rows[i], rows[j], strict=True))) if i != j else 0
+            for j in range(n)
+        ]
+        for i in range(n)
+    ]
     return [[w / sum(row) for w in row] for row in weights]
 
 
@@ -24,7 +30,9 @@ def propagate(a, p, omega, walks=400):
     now, total = p, [[(1 - omega) * v for v in row] for row in p]
     for _ in range(walks):
         now = [[omega * sum(a[i][k] * now[k][c] for k in range(n)) for c in range(classes)] for i in range(n)]
-        total = [[t + (1 - omega) * v for t, v in zip(x, y, strict=True)] for x, y in zip(total, now, strict=True)]
+        total = [
+            [t + (1 - omega) * v for t, v in zip(x, y, strict=True)] for x, y in zip(total, now, strict=True)
+        ]
     return total
 
 
@@ -35,7 +43,9 @@ def test_value(omega, temperature):
     targets = propagate(affinity(student.embedding.tolist()), [softmax(row, temperature) for row in z], omega)
     assert all(sum(row) == pytest.approx(1) for row in targets)
     expected = temperature**2 * sum(kl(q, row, temperature) for q, row in zip(targets, z, strict=True)) / 5
-    found = build("bake", CONTEXT, omega=omega, temperature=temperature).loss(make_step(CONTEXT, student))["bake"]
+    found = build("bake", CONTEXT, omega=omega, temperature=temperature).loss(make_step(CONTEXT, student))[
+        "bake"
+    ]
     assert found.item() == pytest.approx(expected, rel=1e-9, abs=1e-14)
 
 

@@ -24,7 +24,9 @@ def test_value(batch):
     e_s = [linear(method.embed_s, row) for row in student.embedding.tolist()]
     e_t = [linear(method.embed_t, row) for row in teacher.embedding.tolist()]
     expected = sum(
-        abs(e_s[i][d] - e_t[i][d]) * abs(e_s[i + 1][d] - e_t[i + 1][d]) for i in range(batch - 1) for d in range(4)
+        abs(e_s[i][d] - e_t[i][d]) * abs(e_s[i + 1][d] - e_t[i + 1][d])
+        for i in range(batch - 1)
+        for d in range(4)
     ) / (batch - 1)
     found = method.loss(make_step(CONTEXT, student, teacher))["cc"]
     assert found.item() == pytest.approx(expected, rel=1e-12)
@@ -35,12 +37,19 @@ def test_gradient_reaches_the_embedding_and_both_embeddings_of_it():
     student = fake_features(CONTEXT.student, requires_grad=True)
     loss = method.loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher, seed=1)))["cc"]
     assert gradients(loss, student) == {
-        "stem": False, "stages": False, "preacts": False, "embedding": True, "logits": False,
+        "stem": False,
+        "stages": False,
+        "preacts": False,
+        "embedding": True,
+        "logits": False,
     }
     loss.backward()
     assert all(p.grad is not None and p.grad.any() for p in method.parameters())
     assert {name for name, _ in method.named_parameters()} == {
-        "embed_s.weight", "embed_s.bias", "embed_t.weight", "embed_t.bias",
+        "embed_s.weight",
+        "embed_s.bias",
+        "embed_t.weight",
+        "embed_t.bias",
     }
 
 

@@ -24,16 +24,25 @@ def kernel(x, y, kind, gamma, order):
     return math.exp(-2 * gamma) * sum((2 * gamma) ** p / math.factorial(p) * dot**p for p in range(order + 1))
 
 
-@pytest.mark.parametrize(("kind", "gamma", "order"), [("gaussian", 0.4, 2), ("gaussian", 1.0, 3), ("bilinear", 0.4, 2)])
+@pytest.mark.parametrize(
+    ("kind", "gamma", "order"), [("gaussian", 0.4, 2), ("gaussian", 1.0, 3), ("bilinear", 0.4, 2)]
+)
 def test_value(kind, gamma, order):
     student, teacher = fake_features(CONTEXT.student), fake_features(CONTEXT.teacher, seed=1)
-    terms = build("cckd", CONTEXT, kernel=kind, gamma=gamma, order=order).loss(make_step(CONTEXT, student, teacher))
+    terms = build("cckd", CONTEXT, kernel=kind, gamma=gamma, order=order).loss(
+        make_step(CONTEXT, student, teacher)
+    )
     s, t = unit(student.embedding.tolist()), unit(teacher.embedding.tolist())
     pairs = [(i, j) for i in range(6) for j in range(6)]
-    expected = sum((kernel(s[i], s[j], kind, gamma, order) - kernel(t[i], t[j], kind, gamma, order)) ** 2 for i, j in pairs)
+    expected = sum(
+        (kernel(s[i], s[j], kind, gamma, order) - kernel(t[i], t[j], kind, gamma, order)) ** 2
+        for i, j in pairs
+    )
     assert terms["cckd"].item() == pytest.approx(expected / 36, rel=1e-12)
     rows = zip(teacher.logits.tolist(), student.logits.tolist(), strict=True)
-    assert terms["cckd_kd"].item() == pytest.approx(16 * sum(kl(softmax(a, 4.0), b, 4.0) for a, b in rows) / 6, rel=1e-9)
+    assert terms["cckd_kd"].item() == pytest.approx(
+        16 * sum(kl(softmax(a, 4.0), b, 4.0) for a, b in rows) / 6, rel=1e-9
+    )
 
 
 def test_a_long_series_is_the_gaussian_kernel():

@@ -20,7 +20,10 @@ def unit(v):
 
 def plain(anchors, bank, index, z, tau, n):
     """(loss, z) of one direction; nested lists. z None: the first batch."""
-    p = [[math.exp(sum(a * b for a, b in zip(v, bank[j], strict=True)) / tau) for j in row] for v, row in zip(anchors, index, strict=True)]
+    p = [
+        [math.exp(sum(a * b for a, b in zip(v, bank[j], strict=True)) / tau) for j in row]
+        for v, row in zip(anchors, index, strict=True)
+    ]
     if z is None:
         z = sum(map(sum, p)) / sum(map(len, p)) * n
     k, total = len(index[0]) - 1, 0.0
@@ -37,7 +40,10 @@ def test_value_over_two_batches_with_updates_between():
     banks = {w: getattr(method, f"bank_{w}").tolist() for w in "st"}
     z = {"s": None, "t": None}
     for seed in (1, 2):
-        student, teacher = fake_features(CONTEXT.student, 6, seed=seed), fake_features(CONTEXT.teacher, 6, seed=seed + 10)
+        student, teacher = (
+            fake_features(CONTEXT.student, 6, seed=seed),
+            fake_features(CONTEXT.teacher, 6, seed=seed + 10),
+        )
         step = make_step(CONTEXT, student, teacher)
         state = step.generator.get_state()
         negatives = method.negatives(step.labels, step.generator)
@@ -54,17 +60,26 @@ def test_value_over_two_batches_with_updates_between():
         for which, new in (("s", v_s), ("t", v_t)):
             for i, v in zip(step.indices.tolist(), new, strict=True):
                 banks[which][i] = unit([0.5 * a + 0.5 * b for a, b in zip(banks[which][i], v, strict=True)])
-            assert torch.allclose(getattr(method, f"bank_{which}"), torch.tensor(banks[which], dtype=torch.float64))
+            assert torch.allclose(
+                getattr(method, f"bank_{which}"), torch.tensor(banks[which], dtype=torch.float64)
+            )
 
 
 def test_both_embeddings_train_the_teacher_and_the_banks_do_not():
     method = build("crd", CONTEXT, **SMALL)
-    student, teacher = fake_features(CONTEXT.student, requires_grad=True), fake_features(CONTEXT.teacher, seed=1)
+    student, teacher = (
+        fake_features(CONTEXT.student, requires_grad=True),
+        fake_features(CONTEXT.teacher, seed=1),
+    )
     method.loss(make_step(CONTEXT, student, teacher))["crd"].backward()
     assert all(p.grad is not None and bool(p.grad.any()) for p in method.parameters())
     assert bool(student.embedding.grad.any()) and not teacher.embedding.requires_grad
-    assert {n for n, _ in method.named_parameters()} == {f"embed_{w}.{p}" for w in "st" for p in ("weight", "bias")}
-    assert {"bank_s", "bank_t", "z_s", "z_t"} <= set(method.state_dict()), "the banks are part of a checkpoint"
+    assert {n for n, _ in method.named_parameters()} == {
+        f"embed_{w}.{p}" for w in "st" for p in ("weight", "bias")
+    }
+    assert {"bank_s", "bank_t", "z_s", "z_t"} <= set(method.state_dict()), (
+        "the banks are part of a checkpoint"
+    )
 
 
 def test_product_and_gather_equals_gather_and_product():
@@ -85,7 +100,8 @@ def labels(counts):
 
 
 @pytest.mark.parametrize(
-    ("counts", "k", "mode"), [((10, 10, 10, 10), 12, "window"), ((8, 12, 9, 11), 12, "keys"), ((10, 10, 10, 10), 300, "replacement")]
+    ("counts", "k", "mode"),
+    [((10, 10, 10, 10), 12, "window"), ((8, 12, 9, 11), 12, "keys"), ((10, 10, 10, 10), 300, "replacement")],
 )
 def test_negatives_are_of_other_classes_uniform_and_distinct(counts, k, mode):
     all_labels = labels(counts)

@@ -14,7 +14,9 @@ CONTEXT = make_context(tiny_info(), None)
 def test_value(temperature):
     student = fake_features(CONTEXT.student, 6)
     z = student.logits.tolist()
-    expected = sum(kl(softmax(z[i + 3], temperature), z[i], temperature) for i in range(3)) * temperature**2 / 3
+    expected = (
+        sum(kl(softmax(z[i + 3], temperature), z[i], temperature) for i in range(3)) * temperature**2 / 3
+    )
     found = build("cskd", CONTEXT, temperature=temperature).loss(make_step(CONTEXT, student))["cskd"]
     assert found.item() == pytest.approx(expected, rel=1e-12)
 
@@ -30,7 +32,9 @@ def test_the_partners_get_no_gradient():
 def test_the_cross_entropy_is_that_of_the_first_half():
     step = make_step(CONTEXT, fake_features(CONTEXT.student, 6))
     found = build("cskd", CONTEXT).task_loss(step)
-    assert found.item() == pytest.approx(F.cross_entropy(step.student.logits[:3], step.labels[:3]).item(), rel=1e-12)
+    assert found.item() == pytest.approx(
+        F.cross_entropy(step.student.logits[:3], step.labels[:3]).item(), rel=1e-12
+    )
 
 
 def test_its_batches_are_pairs():

@@ -25,7 +25,10 @@ def value(theta, student, teacher):
 @pytest.mark.parametrize("theta", [-3.0, 1.0])
 def test_value_and_gradient_against_the_loss(theta):
     """d/dtheta by central differences, turned round."""
-    student, teacher = fake_features(CONTEXT.student, requires_grad=True), fake_features(CONTEXT.teacher, seed=1)
+    student, teacher = (
+        fake_features(CONTEXT.student, requires_grad=True),
+        fake_features(CONTEXT.teacher, seed=1),
+    )
     method = build("ctkd", CONTEXT, start=theta)
     loss = method.loss(make_step(CONTEXT, student, teacher))["ctkd"]
     assert loss.item() == pytest.approx(value(theta, student, teacher), rel=1e-10)
@@ -37,7 +40,10 @@ def test_value_and_gradient_against_the_loss(theta):
 
 
 def test_the_students_gradient_is_that_of_kd_at_this_temperature():
-    student, teacher = fake_features(CONTEXT.student, requires_grad=True), fake_features(CONTEXT.teacher, seed=1)
+    student, teacher = (
+        fake_features(CONTEXT.student, requires_grad=True),
+        fake_features(CONTEXT.teacher, seed=1),
+    )
     method = build("ctkd", CONTEXT)
     step = make_step(CONTEXT, student, teacher)
     kd = build("kd", CONTEXT, temperature=method.temperature().item()).loss(step)["kd"]

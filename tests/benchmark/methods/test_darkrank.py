@@ -38,29 +38,40 @@ def expected(student, teacher, kind, alpha, beta, length):
 
 
 @pytest.mark.parametrize("kind", ["hard", "soft"])
-@pytest.mark.parametrize(("alpha", "beta", "length", "batch"), [(3.0, 3.0, 4, 6), (1.0, 2.0, 3, 5), (3.0, 3.0, 4, 3)])
+@pytest.mark.parametrize(
+    ("alpha", "beta", "length", "batch"), [(3.0, 3.0, 4, 6), (1.0, 2.0, 3, 5), (3.0, 3.0, 4, 3)]
+)
 def test_value(kind, alpha, beta, length, batch):
     """The last: fewer other images than are ranked."""
     student, teacher = fake_features(CONTEXT.student, batch), fake_features(CONTEXT.teacher, batch, seed=1)
     method = build("darkrank", CONTEXT, kind=kind, alpha=alpha, beta=beta, length=length)
     found = method.loss(make_step(CONTEXT, student, teacher))["darkrank"].item()
-    assert found == pytest.approx(expected(student, teacher, kind, alpha, beta, min(length, batch - 1)), rel=1e-9)
+    assert found == pytest.approx(
+        expected(student, teacher, kind, alpha, beta, min(length, batch - 1)), rel=1e-9
+    )
 
 
 @pytest.mark.parametrize("kind", ["hard", "soft"])
 def test_gradient_reaches_the_embedding_alone(kind):
     student = fake_features(CONTEXT.student, requires_grad=True)
-    loss = build("darkrank", CONTEXT, kind=kind).loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher, seed=1)))["darkrank"]
+    loss = build("darkrank", CONTEXT, kind=kind).loss(
+        make_step(CONTEXT, student, fake_features(CONTEXT.teacher, seed=1))
+    )["darkrank"]
     assert reaches(loss, student, "embedding")
 
 
 def test_a_perfect_student_has_no_soft_loss():
     features = fake_features(CONTEXT.student)
-    assert build("darkrank", CONTEXT, kind="soft").loss(make_step(CONTEXT, features, features))["darkrank"].item() == pytest.approx(0)
+    assert build("darkrank", CONTEXT, kind="soft").loss(make_step(CONTEXT, features, features))[
+        "darkrank"
+    ].item() == pytest.approx(0)
 
 
 def test_settings():
     with pytest.raises(InputError, match=r"length=9 is out of range; allowed: 2 to 6"):
         methods.parse("darkrank", {"darkrank.length": 9})
     step = make_step(CONTEXT, fake_features(CONTEXT.student), fake_features(CONTEXT.teacher))
-    assert build("darkrank", CONTEXT, weight=0.0).loss(step) == {} and "orders" not in build("darkrank", CONTEXT).state_dict()
+    assert (
+        build("darkrank", CONTEXT, weight=0.0).loss(step) == {}
+        and "orders" not in build("darkrank", CONTEXT).state_dict()
+    )

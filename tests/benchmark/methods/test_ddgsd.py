@@ -20,7 +20,10 @@ def test_value(temperature):
     one, two, step = two_views()
     terms = build("ddgsd", CONTEXT, temperature=temperature).loss(step)
     pairs = list(zip(one.logits.tolist(), two.logits.tolist(), strict=True))
-    both = [kl(softmax(a, temperature), b, temperature) + kl(softmax(b, temperature), a, temperature) for a, b in pairs]
+    both = [
+        kl(softmax(a, temperature), b, temperature) + kl(softmax(b, temperature), a, temperature)
+        for a, b in pairs
+    ]
     assert terms["ddgsd_mutual"].item() == pytest.approx(temperature**2 * sum(both) / 6, rel=1e-12)
     means = [[sum(column) / 6 for column in zip(*f.embedding.tolist(), strict=True)] for f in (one, two)]
     distance = sum((a - b) ** 2 for a, b in zip(*means, strict=True))
@@ -37,11 +40,15 @@ def test_gradients_reach_both_views():
     one, two, step = two_views(requires_grad=True)
     terms = build("ddgsd", CONTEXT).loss(step)
     for features in (one, two):
-        assert reaches(terms["ddgsd_mutual"], features, "logits") and reaches(terms["ddgsd_mmd"], features, "embedding")
+        assert reaches(terms["ddgsd_mutual"], features, "logits") and reaches(
+            terms["ddgsd_mmd"], features, "embedding"
+        )
     terms["ddgsd_mutual"].backward()
     for grad, a, b in zip(one.logits.grad.tolist(), one.logits.tolist(), two.logits.tolist(), strict=True):
         pairs = zip(softmax(a, 4.0), softmax(b, 4.0), strict=True)
-        assert grad == pytest.approx([4.0 * (p - q) / 6 for p, q in pairs], rel=1e-9), "the targets have no gradient"
+        assert grad == pytest.approx([4.0 * (p - q) / 6 for p, q in pairs], rel=1e-9), (
+            "the targets have no gradient"
+        )
 
 
 def test_views_and_what_is_read():

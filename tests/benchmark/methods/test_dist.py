@@ -25,7 +25,10 @@ def test_value(temperature):
     student, teacher = fake_features(CONTEXT.student), fake_features(CONTEXT.teacher, seed=1)
     p_s, p_t = ([softmax(row, temperature) for row in f.logits.tolist()] for f in (student, teacher))
     terms = build("dist", CONTEXT, temperature=temperature).loss(make_step(CONTEXT, student, teacher))
-    for term, (a, b) in {"dist_inter": (p_s, p_t), "dist_intra": (list(zip(*p_s, strict=True)), list(zip(*p_t, strict=True)))}.items():
+    for term, (a, b) in {
+        "dist_inter": (p_s, p_t),
+        "dist_intra": (list(zip(*p_s, strict=True)), list(zip(*p_t, strict=True))),
+    }.items():
         distances = [1 - pearson(x, y) for x, y in zip(a, b, strict=True)]
         assert terms[term].item() == pytest.approx(temperature**2 * sum(distances) / len(distances), rel=1e-7)
 
@@ -46,5 +49,7 @@ def test_a_positive_linear_map_of_a_class_costs_nothing():
 
 
 def test_one_image_alone_is_finite():
-    terms = build("dist", CONTEXT).loss(make_step(CONTEXT, fake_features(CONTEXT.student, 1), fake_features(CONTEXT.teacher, 1)))
+    terms = build("dist", CONTEXT).loss(
+        make_step(CONTEXT, fake_features(CONTEXT.student, 1), fake_features(CONTEXT.teacher, 1))
+    )
     assert all(t.isfinite() for t in terms.values())

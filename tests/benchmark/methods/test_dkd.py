@@ -53,7 +53,9 @@ def test_kd_is_the_sum_with_the_teachers_doubt_as_weight():
 
 def test_sharp_logits_in_fp32_are_finite():
     info = CONTEXT.student
-    student, teacher = (fake_features(info, seed=k).map(lambda t: (t * 300).float().requires_grad_()) for k in (0, 1))
+    student, teacher = (
+        fake_features(info, seed=k).map(lambda t: (t * 300).float().requires_grad_()) for k in (0, 1)
+    )
     terms = build("dkd", CONTEXT, dtype=torch.float32).loss(make_step(CONTEXT, student, teacher))
     total = terms["dkd_target"] + terms["dkd_other"]
     assert total.isfinite() and gradients(total, student)["logits"]
@@ -75,7 +77,9 @@ def test_warm_up_in_proportion(epochs, length):
         assert weights(method) == pytest.approx({"dkd_target": 2 * factor, "dkd_other": 3 * factor})
 
 
-@pytest.mark.parametrize(("teacher", "beta"), [("resnet56", 2.0), ("wrn_40_2", 6.0), ("vgg13", 6.0), ("resnet32x4", 8.0)])
+@pytest.mark.parametrize(
+    ("teacher", "beta"), [("resnet56", 2.0), ("wrn_40_2", 6.0), ("vgg13", 6.0), ("resnet32x4", 8.0)]
+)
 def test_beta_is_the_teachers_unless_set(teacher, beta):
     def used(spec):
         return spec.components[0].config.beta

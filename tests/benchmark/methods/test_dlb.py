@@ -6,7 +6,11 @@ from kit import build, fake_features, make_context, make_step, tiny_info
 from selfkd_kit import kl, softmax
 
 CONTEXT = make_context(tiny_info(), None, batch_size=6)
-FIRST, SECOND, LAST = torch.tensor([1, 2, 3, 4, 5, 6]), torch.tensor([4, 5, 6, 7, 8, 9]), torch.tensor([7, 8, 9, 10, 11])
+FIRST, SECOND, LAST = (
+    torch.tensor([1, 2, 3, 4, 5, 6]),
+    torch.tensor([4, 5, 6, 7, 8, 9]),
+    torch.tensor([7, 8, 9, 10, 11]),
+)
 
 
 def walk(method, orders, grad=False):
@@ -48,5 +52,5 @@ def test_gradient_reaches_the_repeated_half_alone():
 
 def test_the_last_outputs_are_in_the_state():
     method = build("dlb", CONTEXT)
-    (_, student), = walk(method, [FIRST])
+    ((_, student),) = walk(method, [FIRST])
     assert torch.equal(method.state_dict()["past"], student.logits[3:]) and method.rows.tolist() == [4, 5, 6]

@@ -72,7 +72,10 @@ def expected_align(head: nn.Sequential, student: Rows, teacher: Rows) -> float:
 def expected_corr(head: nn.Sequential, student: Rows, teacher: Rows, temperature: float) -> float:
     projected, total = run_head(head, student), 0.0
     for r in range(B, 4 * B):
-        p, q = ([math.exp(dot(unit(x[r]), unit(x[j])) / temperature) for j in range(B)] for x in (teacher, projected))
+        p, q = (
+            [math.exp(dot(unit(x[r]), unit(x[j])) / temperature) for j in range(B)]
+            for x in (teacher, projected)
+        )
         total += sum(a / sum(p) * math.log((a / sum(p)) / (b / sum(q))) for a, b in zip(p, q, strict=True))
     return total / (3 * B)
 
@@ -83,7 +86,9 @@ def expected_contrast(vectors: Rows, labels: list[int], temperature: float) -> f
         others = [a for a in range(n) if a != i]
         bottom = sum(math.exp(dot(vectors[i], vectors[a]) / temperature) for a in others)
         same = [p for p in others if labels[p] == labels[i]]
-        total += sum(-math.log(math.exp(dot(vectors[i], vectors[p]) / temperature) / bottom) for p in same) / len(same)
+        total += sum(
+            -math.log(math.exp(dot(vectors[i], vectors[p]) / temperature) / bottom) for p in same
+        ) / len(same)
     return total / n
 
 
@@ -104,7 +109,9 @@ def both_views(info, seed: int, requires_grad: bool = False) -> dict[str, Featur
 
 def step(requires_grad: bool = False) -> Step:
     labels = torch.tensor([2, 5, 2])
-    return make_step(context(), both_views(STUDENT, 10, requires_grad), both_views(TEACHER, 20), labels=labels)
+    return make_step(
+        context(), both_views(STUDENT, 10, requires_grad), both_views(TEACHER, 20), labels=labels
+    )
 
 
 def rows_of(views: dict[str, Features]) -> Rows:
@@ -132,7 +139,9 @@ def test_contrast_is_zero_where_the_positive_is_all_there_is() -> None:
     pair = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
     assert supervised_contrast(pair, torch.tensor([4, 4]), 0.07).item() == pytest.approx(0.0, abs=1e-12)
     four = torch.cat([pair, pair])
-    apart, mixed = (supervised_contrast(four, torch.tensor(y), 1.0).item() for y in ([0, 1, 0, 1], [0, 0, 1, 1]))
+    apart, mixed = (
+        supervised_contrast(four, torch.tensor(y), 1.0).item() for y in ([0, 1, 0, 1], [0, 0, 1, 1])
+    )
     # by hand: similarity 1 to one's twin, 0 to the two others
     assert apart == pytest.approx(math.log(math.e + 2) - 1, rel=1e-12)
     assert mixed == pytest.approx(math.log(math.e + 2), rel=1e-12)
@@ -141,11 +150,18 @@ def test_contrast_is_zero_where_the_positive_is_all_there_is() -> None:
 def test_heads_have_the_code_s_widths() -> None:
     method = build("dlkd", context())
     s, t = 4, 3
-    shapes = {name: tuple(p.shape) for name, p in method.named_parameters() if name.endswith("weight") and p.dim() == 2}
+    shapes = {
+        name: tuple(p.shape)
+        for name, p in method.named_parameters()
+        if name.endswith("weight") and p.dim() == 2
+    }
     assert shapes == {
-        "align_head.0.weight": (16 * t, s), "align_head.3.weight": (t, 16 * t),
-        "corr_head.0.weight": (s, s), "corr_head.3.weight": (s, s),
-        "student_embedding.weight": (128, s), "teacher_embedding.weight": (128, t),
+        "align_head.0.weight": (16 * t, s),
+        "align_head.3.weight": (t, 16 * t),
+        "corr_head.0.weight": (s, s),
+        "corr_head.3.weight": (s, s),
+        "student_embedding.weight": (128, s),
+        "teacher_embedding.weight": (128, t),
     }
 
 
@@ -158,7 +174,9 @@ def test_dlkd_gradients() -> None:
         for view in ("normal", "rotated"):
             reached = gradients(term, s.students[view])
             assert [part for part, does in reached.items() if does] == ["embedding"], name
-    trained = {name: [n for n, p in method.named_parameters() if grad_of(term, p)] for name, term in terms.items()}
+    trained = {
+        name: [n for n, p in method.named_parameters() if grad_of(term, p)] for name, term in terms.items()
+    }
     assert {k: {n.partition(".")[0] for n in v} for k, v in trained.items()} == {
         "dlkd_align": {"align_head"},
         "dlkd_corr": {"corr_head"},
@@ -174,15 +192,20 @@ def grad_of(term: Tensor, parameter: Tensor) -> bool:
 # --- weights: variants and ablation ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("settings", "weights", "variant"), [
-    ({}, (20.0, 50.0, 1.0), "script"),
-    ({"variant": "paper"}, (10.0, 20.0, 0.5), "paper"),
-    ({"align": 10.0, "corr": 20.0, "sup": 0.5}, (10.0, 20.0, 0.5), "paper"),
-    ({"variant": "paper", "align": 20.0, "corr": 50.0, "sup": 1.0}, (20.0, 50.0, 1.0), "script"),
-    ({"variant": "paper", "sup": 0.0}, (10.0, 20.0, 0.0), "custom"),
-    ({"corr": 10.0}, (20.0, 10.0, 1.0), "custom"),
-])
-def test_resolved_weights_are_used_and_recorded(settings: dict, weights: tuple[float, ...], variant: str) -> None:
+@pytest.mark.parametrize(
+    ("settings", "weights", "variant"),
+    [
+        ({}, (20.0, 50.0, 1.0), "script"),
+        ({"variant": "paper"}, (10.0, 20.0, 0.5), "paper"),
+        ({"align": 10.0, "corr": 20.0, "sup": 0.5}, (10.0, 20.0, 0.5), "paper"),
+        ({"variant": "paper", "align": 20.0, "corr": 50.0, "sup": 1.0}, (20.0, 50.0, 1.0), "script"),
+        ({"variant": "paper", "sup": 0.0}, (10.0, 20.0, 0.0), "custom"),
+        ({"corr": 10.0}, (20.0, 10.0, 1.0), "custom"),
+    ],
+)
+def test_resolved_weights_are_used_and_recorded(
+    settings: dict, weights: tuple[float, ...], variant: str
+) -> None:
     spec = methods.parse("dlkd", {f"dlkd.{k}": v for k, v in settings.items()})
     recorded = spec.settings()["components"]["dlkd"]
     assert (recorded["align"], recorded["corr"], recorded["sup"], recorded["variant"]) == (*weights, variant)
@@ -199,12 +222,15 @@ def test_what_is_asked_for_in_two_ways_is_one_run() -> None:
     assert type(config)(**json.loads(json.dumps(dataclasses.asdict(config)))) == config
 
 
-@pytest.mark.parametrize(("settings", "said"), [
-    ({"variant": "mlkd"}, "allowed: script, paper"),
-    ({"align": -2.0}, "dlkd.align=-2.0 is out of range; allowed: at least 0"),
-    ({"sup_temperature": 0.0}, "dlkd.sup_temperature=0.0 is out of range; allowed: above 0"),
-    ({"embedding": 0}, "dlkd.embedding=0 is out of range; allowed: at least 1"),
-])
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"variant": "mlkd"}, "allowed: script, paper"),
+        ({"align": -2.0}, "dlkd.align=-2.0 is out of range; allowed: at least 0"),
+        ({"sup_temperature": 0.0}, "dlkd.sup_temperature=0.0 is out of range; allowed: above 0"),
+        ({"embedding": 0}, "dlkd.embedding=0 is out of range; allowed: at least 1"),
+    ],
+)
 def test_wrong_settings(settings: dict, said: str) -> None:
     with pytest.raises(InputError, match=said):
         methods.parse("dlkd", {f"dlkd.{k}": v for k, v in settings.items()})
@@ -225,15 +251,22 @@ def test_ablation(on: tuple[str, ...]) -> None:
     method_class = methods.get("dlkd")
     needs = method_class.needs(method_class.Config(**off))
     assert needs.teacher == ({"embedding"} if on else set())
-    assert needs.passes == needs.views[: 2 if on else 0] and needs.views == ((NORMAL, ROTATED) if on else (NORMAL,))
+    assert needs.passes == needs.views[: 2 if on else 0] and needs.views == (
+        (NORMAL, ROTATED) if on else (NORMAL,)
+    )
     method, full = build("dlkd", context(), **off), build("dlkd", context())
     assert {name for name, _ in method.named_children()} == {m for term in on for m in MODULES[term]}
     method.load_state_dict({k: v for k, v in full.state_dict().items() if k in method.state_dict()})
     s = step()
     only = dataclasses.replace(
         s,
-        students={v.name: poisoned(s.students[v.name], frozenset({"embedding"}), "the student") for v in needs.views},
-        teachers={v.name: poisoned(s.teachers[v.name], frozenset({"embedding"}), "the teacher") for v in needs.passes},
+        students={
+            v.name: poisoned(s.students[v.name], frozenset({"embedding"}), "the student") for v in needs.views
+        },
+        teachers={
+            v.name: poisoned(s.teachers[v.name], frozenset({"embedding"}), "the teacher")
+            for v in needs.passes
+        },
     )
     terms, expected = method.loss(only), full.loss(s)
     assert terms.keys() == {f"dlkd_{term}" for term in on}
@@ -253,7 +286,9 @@ def test_without_labels_and_logits() -> None:
     )
     total, terms = objective({"dlkd": blind})
     assert terms.keys() == {"dlkd_align", "dlkd_corr"}
-    assert total.item() == pytest.approx((20 * terms["dlkd_align"] + 50 * terms["dlkd_corr"]).item(), rel=1e-12)
+    assert total.item() == pytest.approx(
+        (20 * terms["dlkd_align"] + 50 * terms["dlkd_corr"]).item(), rel=1e-12
+    )
     with pytest.raises(AssertionError):
         Objective(methods.parse("dlkd", {"ce": 0.0}), context(), lambda name: 5).double()({"dlkd": blind})
 

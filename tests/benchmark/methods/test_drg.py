@@ -11,8 +11,6 @@ from benchmark import methods
 CONTEXT = make_context(tiny_info(stages=((3, 8, 8), (4, 8, 8), (5, 4, 4))), None)
 
 
-
-
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 def test_value(temperature):
     student = fake_features(CONTEXT.student)
@@ -20,9 +18,15 @@ def test_value(temperature):
     method = build("drg", CONTEXT, temperature=temperature)
     z_aux = method.auxiliary(student.stages[1]).tolist()
     terms = method.loss(step)
-    guidance = [kl(softmax(a, temperature), z, temperature) for a, z in zip(z_aux, student.logits.tolist(), strict=True)]
+    guidance = [
+        kl(softmax(a, temperature), z, temperature)
+        for a, z in zip(z_aux, student.logits.tolist(), strict=True)
+    ]
     assert terms["drg"].item() == pytest.approx(temperature**2 * sum(guidance) / 6, rel=1e-12)
-    own = [-torch.log(torch.tensor(softmax(a)[y])).item() for a, y in zip(z_aux, step.labels.tolist(), strict=True)]
+    own = [
+        -torch.log(torch.tensor(softmax(a)[y])).item()
+        for a, y in zip(z_aux, step.labels.tolist(), strict=True)
+    ]
     assert terms["drg_aux"].item() == pytest.approx(sum(own) / 6, rel=1e-6)
 
 
@@ -32,8 +36,13 @@ def test_the_auxiliary_classifier_layer_by_layer():
     state = {k: v for k, v in net.state_dict().items() if "num_batches" not in k}
 
     def norm(x, name):
-        mean, var, weight, bias = (state[f"{name}.{k}"] for k in ("running_mean", "running_var", "weight", "bias"))
-        return F.relu((x - mean[:, None, None]) / (var[:, None, None] + 1e-5).sqrt() * weight[:, None, None] + bias[:, None, None])
+        mean, var, weight, bias = (
+            state[f"{name}.{k}"] for k in ("running_mean", "running_var", "weight", "bias")
+        )
+        return F.relu(
+            (x - mean[:, None, None]) / (var[:, None, None] + 1e-5).sqrt() * weight[:, None, None]
+            + bias[:, None, None]
+        )
 
     def separable(x, name, stride):
         for first, step in ((0, stride), (4, 1)):
@@ -47,7 +56,9 @@ def test_the_auxiliary_classifier_layer_by_layer():
     attended = x * torch.sigmoid(torch.einsum("ih,jw,bchw->bcij", weights, weights, small))
     pooled = separable(separable(attended, "deeper.0", 2), "deeper.1", 2).mean((2, 3))
     torch.testing.assert_close(net(x), pooled @ state["classify.weight"].t() + state["classify.bias"])
-    assert pooled.shape[1] == 16 and sum(k.endswith("bias") for k in state) == 8, "biases of norms and classifier alone"
+    assert pooled.shape[1] == 16 and sum(k.endswith("bias") for k in state) == 8, (
+        "biases of norms and classifier alone"
+    )
 
 
 def test_gradients():
@@ -60,7 +71,12 @@ def test_gradients():
 
 
 def test_weights_and_skip():
-    assert weights(build("drg", CONTEXT)) == {"drg": 0.2, "drg_aux": 1.0} and methods.parse("drg+dsr").ce == 1.0
-    assert build("drg", CONTEXT, guide=0.0, aux=0.0).loss(make_step(CONTEXT, fake_features(CONTEXT.student))) == {}
+    assert (
+        weights(build("drg", CONTEXT)) == {"drg": 0.2, "drg_aux": 1.0} and methods.parse("drg+dsr").ce == 1.0
+    )
+    assert (
+        build("drg", CONTEXT, guide=0.0, aux=0.0).loss(make_step(CONTEXT, fake_features(CONTEXT.student)))
+        == {}
+    )
     assert "second stage" in methods.get("drg").skip(None, tiny_info(stages=((3, 4, 4),)), None)
     assert methods.get("drg").skip(None, CONTEXT.student, None) is None

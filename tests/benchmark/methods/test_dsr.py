@@ -18,7 +18,11 @@ def test_value(temperature):
             student = fake_features(CONTEXT.student, size, seed=10 * epoch + k)
             found = method.loss(make_step(CONTEXT, student))["dsr"].item()
             z = [sorted(row) for row in student.logits.tolist()]
-            rows = [] if k == 0 else [kl(softmax(p, temperature), q, temperature) for p, q in zip(before, z, strict=False)]
+            rows = (
+                []
+                if k == 0
+                else [kl(softmax(p, temperature), q, temperature) for p, q in zip(before, z, strict=False)]
+            )
             assert found == pytest.approx(temperature**2 * sum(rows) / size, rel=1e-12)
             before = z
 

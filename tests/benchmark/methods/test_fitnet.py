@@ -36,8 +36,12 @@ def loops(conv, x, out, at):
     for n, image in enumerate(x):
         for o, i, row, col, k, j in (
             (o, i, row, col, k, j)
-            for o in range(len(bias)) for i in range(len(image)) for row in range(out) for col in range(out)
-            for k in range(kernel) for j in range(kernel)
+            for o in range(len(bias))
+            for i in range(len(image))
+            for row in range(out)
+            for col in range(out)
+            for k in range(kernel)
+            for j in range(kernel)
         ):
             r, c = at(row, k), at(col, j)
             if r is not None and c is not None and 0 <= r < size and 0 <= c < size:
@@ -67,7 +71,8 @@ def norm_relu(x, bn):
         gain, bias = bn.weight[c].item(), bn.bias[c].item()
         for n, image in enumerate(x):
             result[n][c] = [
-                [max(0.0, gain * (v - mean) / math.sqrt(variance + bn.eps) + bias) for v in row] for row in image[c]
+                [max(0.0, gain * (v - mean) / math.sqrt(variance + bn.eps) + bias) for v in row]
+                for row in image[c]
             ]
     return result
 
@@ -86,7 +91,10 @@ def test_value(case):
     r = norm_relu(loops(conv, student.stages[1].tolist(), len(f_t[0][0]), AT[case]), bn)
     squares = [
         (r[n][c][y][x] - f_t[n][c][y][x]) ** 2
-        for n in range(B) for c in range(2) for y in range(len(f_t[0][0])) for x in range(len(f_t[0][0]))
+        for n in range(B)
+        for c in range(2)
+        for y in range(len(f_t[0][0]))
+        for x in range(len(f_t[0][0]))
     ]
     found = method.loss(make_step(context, student, teacher))["fitnet"]
     assert found.item() == pytest.approx(sum(squares) / len(squares), rel=1e-11)
@@ -99,7 +107,11 @@ def test_gradient_reaches_the_stage_and_the_regressor(case):
     student = fake_features(context.student, B, requires_grad=True)
     loss = method.loss(make_step(context, student, fake_features(context.teacher, B, seed=1)))["fitnet"]
     assert gradients(loss, student) == {
-        "stem": False, "stages": True, "preacts": False, "embedding": False, "logits": False,
+        "stem": False,
+        "stages": True,
+        "preacts": False,
+        "embedding": False,
+        "logits": False,
     }
 
 

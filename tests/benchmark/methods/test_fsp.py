@@ -13,9 +13,12 @@ CONTEXT = make_context(tiny_info(((3, 4, 4), (4, 2, 2))), tiny_info(((3, 8, 8), 
 def matrix(first, second):
     """G[c][d] = mean over positions of first[c] * second[d], both pooled to the smaller size."""
     size = min(len(first[0]), len(second[0]))
-    first, second = ([pooled(p, size, size) if len(p) > size else p for p in maps] for maps in (first, second))
+    first, second = (
+        [pooled(p, size, size) if len(p) > size else p for p in maps] for maps in (first, second)
+    )
     return [
-        [sum(a[y][x] * b[y][x] for y in range(size) for x in range(size)) / size**2 for b in second] for a in first
+        [sum(a[y][x] * b[y][x] for y in range(size) for x in range(size)) / size**2 for b in second]
+        for a in first
     ]
 
 
@@ -25,7 +28,11 @@ def plain(student, teacher):
         terms = []
         for n in range(len(student[0])):
             g_s, g_t = (matrix(f[i][n].tolist(), f[i + 1][n].tolist()) for f in (student, teacher))
-            terms += [(a - b) ** 2 for row_s, row_t in zip(g_s, g_t, strict=True) for a, b in zip(row_s, row_t, strict=True)]
+            terms += [
+                (a - b) ** 2
+                for row_s, row_t in zip(g_s, g_t, strict=True)
+                for a, b in zip(row_s, row_t, strict=True)
+            ]
         total += sum(terms) / len(terms)
     return total
 
@@ -38,7 +45,9 @@ def test_value():
 
 def test_gradients_reach_stem_and_stages():
     student = fake_features(CONTEXT.student, requires_grad=True)
-    build("fsp", CONTEXT).init_loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher, seed=1)))["fsp"].backward()
+    build("fsp", CONTEXT).init_loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher, seed=1)))[
+        "fsp"
+    ].backward()
     assert all(m.grad is not None and bool(m.grad.any()) for m in student.maps)
     assert student.embedding.grad is None and student.logits.grad is None
 
@@ -56,5 +65,10 @@ def test_unequal_channels_are_answered_by_a_reason(teacher, student, can):
 
 
 def test_the_main_stage_has_no_term_and_needs_no_teacher():
-    assert build("fsp", CONTEXT, dtype=torch.float64).loss(make_step(CONTEXT, fake_features(CONTEXT.student), fake_features(CONTEXT.teacher))) == {}
+    assert (
+        build("fsp", CONTEXT, dtype=torch.float64).loss(
+            make_step(CONTEXT, fake_features(CONTEXT.student), fake_features(CONTEXT.teacher))
+        )
+        == {}
+    )
     assert not methods.parse("fsp").needs().passes

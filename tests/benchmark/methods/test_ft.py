@@ -52,7 +52,9 @@ def test_the_paraphraser_is_as_described():
 
 def test_gradients():
     method = build("ft", CONTEXT)
-    method.init_loss(make_step(CONTEXT, None, fake_features(CONTEXT.teacher, seed=1)))["ft_reconstruction"].backward()
+    method.init_loss(make_step(CONTEXT, None, fake_features(CONTEXT.teacher, seed=1)))[
+        "ft_reconstruction"
+    ].backward()
     assert all(p.grad is not None for p in method.paraphraser.parameters())
     assert all(p.grad is None for p in method.translator.parameters())
     assert list(method.init_modules(None)) == [method.paraphraser]
@@ -60,7 +62,13 @@ def test_gradients():
     method.zero_grad()
     student = fake_features(CONTEXT.student, requires_grad=True)
     loss = method.loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher, seed=1)))["ft"]
-    assert gradients(loss, student) == {"stem": False, "stages": True, "preacts": False, "embedding": False, "logits": False}
+    assert gradients(loss, student) == {
+        "stem": False,
+        "stages": True,
+        "preacts": False,
+        "embedding": False,
+        "logits": False,
+    }
     loss.backward()
     assert all(p.grad is None and not p.requires_grad for p in method.paraphraser.parameters())
     assert any(p.grad is not None and bool(p.grad.any()) for p in method.translator.parameters())

@@ -21,7 +21,9 @@ def agree(own, plain, x):
 
 
 @pytest.mark.parametrize(
-    "shapes", [((5, 6, 4, 4), (5, 7, 4, 4)), ((5, 40, 2, 2), (5, 30, 2, 2))], ids=["by channels", "by positions"]
+    "shapes",
+    [((5, 6, 4, 4), (5, 7, 4, 4)), ((5, 40, 2, 2), (5, 30, 2, 2))],
+    ids=["by channels", "by positions"],
 )
 @pytest.mark.parametrize("dead", [False, True])
 @pytest.mark.parametrize("cached", [1, 2**20])
@@ -56,11 +58,17 @@ def test_crd(images):
 
 def test_crd_takes_its_constant_from_the_first_batch_alone():
     torch.manual_seed(0)
-    anchors, bank, z = F.normalize(torch.randn(4, 8), dim=1), F.normalize(torch.randn(50, 8), dim=1), torch.tensor(-1.0)
+    anchors, bank, z = (
+        F.normalize(torch.randn(4, 8), dim=1),
+        F.normalize(torch.randn(50, 8), dim=1),
+        torch.tensor(-1.0),
+    )
     index = torch.randint(50, (4, 9))
     crd.nce_with_gradient(anchors, bank, z, index, 0.07)
     first = float(z)
-    assert first == pytest.approx(float(torch.exp(crd.scores(anchors, bank, index) / 0.07).mean() * 50), rel=1e-5)
+    assert first == pytest.approx(
+        float(torch.exp(crd.scores(anchors, bank, index) / 0.07).mean() * 50), rel=1e-5
+    )
     crd.nce_with_gradient(-anchors, bank, z, index, 0.07)
     assert float(z) == first
 

@@ -38,7 +38,9 @@ def fsp_loss(_: nn.Module, s: Features, t: Features) -> Tensor:
         return torch.einsum("nchw,ndhw->ncd", a, b) / b.shape[-1] ** 2
 
     maps_s, maps_t = (s.stem, *s.stages), (t.stem, *t.stages)
-    return sum(((gram(*maps_s[i : i + 2]) - gram(*maps_t[i : i + 2])) ** 2).mean() for i in range(len(s.stages)))  # type: ignore[return-value]
+    return sum(
+        ((gram(*maps_s[i : i + 2]) - gram(*maps_t[i : i + 2])) ** 2).mean() for i in range(len(s.stages))
+    )  # type: ignore[return-value]
 
 
 def ft_loss(paraphraser: nn.Module, _: Features, t: Features) -> Tensor:
@@ -74,14 +76,19 @@ def test_it_is_the_plain_loop(method: str, tmp_path: Path) -> None:
     _, _, loss, own, parts, lr = CASES[method]
     item, teacher, batches = opened(method, tmp_path)
     assert item.stage.name == f"init:{method}" and item.student is not None
-    plain, extra = copy.deepcopy(item.student), copy.deepcopy(getattr(item.objective.method(method), own) if own else nn.Module())
+    plain, extra = (
+        copy.deepcopy(item.student),
+        copy.deepcopy(getattr(item.objective.method(method), own) if own else nn.Module()),
+    )
     before = copy.deepcopy(plain.state_dict())
 
     plain.eval()
     trained = [extra, *(getattr(plain, part) for part in parts)]
     for module in trained:
         module.train()
-    optimizer = torch.optim.SGD([p for m in trained for p in m.parameters()], lr=lr * QUICK, momentum=0.9, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(
+        [p for m in trained for p in m.parameters()], lr=lr * QUICK, momentum=0.9, weight_decay=5e-4
+    )
     for batch in batches:
         x = batch.views["normal"]
         optimizer.zero_grad()
@@ -102,7 +109,9 @@ def test_it_is_the_plain_loop(method: str, tmp_path: Path) -> None:
             assert torch.equal(after[name], before[name]), f"{name} is not of the stage"
     if own:
         for name, value in getattr(item.objective.method(method), own).state_dict().items():
-            assert torch.allclose(value.double(), extra.state_dict()[name].double(), rtol=1e-3, atol=1e-5), name
+            assert torch.allclose(value.double(), extra.state_dict()[name].double(), rtol=1e-3, atol=1e-5), (
+                name
+            )
 
 
 @pytest.mark.parametrize("method", CASES)

@@ -22,7 +22,9 @@ from models import info
 
 FILES = methods.names()
 every_file = pytest.mark.parametrize("name", FILES)
-NAMES = [n for n in FILES if not methods.get(n).is_wrapper()]  # a wrapper has no loss of its own; its test is its file's
+NAMES = [
+    n for n in FILES if not methods.get(n).is_wrapper()
+]  # a wrapper has no loss of its own; its test is its file's
 every_method = pytest.mark.parametrize("name", NAMES)
 N, BATCH = 30, 8  # the last batch of an epoch is smaller
 
@@ -59,7 +61,7 @@ def bibtex_fields(entry):
     while not re.match(r"\s*\}\s*$", entry[at:]):
         field = re.match(r"\s*(\w+)\s*=\s*\{", entry[at:])
         if not field:
-            raise ValueError(f"no field = {{ at: {entry[at:at + 30]!r}")
+            raise ValueError(f"no field = {{ at: {entry[at : at + 30]!r}")
         start = at = at + field.end()
         depth = 1
         while depth:
@@ -77,7 +79,12 @@ def bibtex_fields(entry):
 
 @pytest.mark.parametrize(
     "entry",
-    ["@article{a, title = {x}", "article{a, title = {x}}", "@article{a, title = {x} year = {y}}", "@article{a, title = {{x}, year = {y}}"],
+    [
+        "@article{a, title = {x}",
+        "article{a, title = {x}}",
+        "@article{a, title = {x} year = {y}}",
+        "@article{a, title = {{x}, year = {y}}",
+    ],
 )
 def test_a_broken_entry_does_not_parse(entry):
     with pytest.raises(ValueError):
@@ -92,7 +99,9 @@ def test_documentation_is_complete(name):
     assert file == name, "a method's file has its name"
     assert method.title and method.formula and method.paper
     assert all("\n" not in text for text in (method.title, method.formula, method.paper)), "one line each"
-    assert len(inspect.getmodule(method).__doc__.splitlines()) > 3, "the module's docstring has the formula and the sources"
+    assert len(inspect.getmodule(method).__doc__.splitlines()) > 3, (
+        "the module's docstring has the formula and the sources"
+    )
     assert isinstance(method.revision, int) and method.revision >= 1
 
 
@@ -115,7 +124,9 @@ def test_hyper_parameters_are_documented_json_scalars(name):
         assert field.type == type(field.default).__name__, f"{field.name}: annotation and default differ"
         allowed = field.metadata["allowed"]
         assert allowed is None or field.default in allowed, field.name
-    assert [row["name"] for row in methods.hyper_parameters(method.Config)] == [f.name for f in dataclasses.fields(method.Config)]
+    assert [row["name"] for row in methods.hyper_parameters(method.Config)] == [
+        f.name for f in dataclasses.fields(method.Config)
+    ]
 
 
 @every_file
@@ -131,7 +142,9 @@ def test_combined_defaults_are_fields_of_their_type(name):
 def test_defaults_of_a_pair_are_fields_of_their_type(name, pair):
     teacher, student = pair.split(":")
     method = methods.get(name)
-    found = {name: method.for_pair(teacher, student)} | {n: method.for_other(n, teacher, student) for n in FILES if n != name}
+    found = {name: method.for_pair(teacher, student)} | {
+        n: method.for_other(n, teacher, student) for n in FILES if n != name
+    }
     for other, values in found.items():
         defaults = {f.name: f.default for f in dataclasses.fields(methods.get(other).Config)}
         for field, value in values.items():
@@ -144,7 +157,9 @@ def test_settings_are_stable_and_complete(name):
     settings = spec.settings()
     assert json.loads(json.dumps(settings)) == settings == methods.parse(name).settings()
     listed = settings["components"][name]
-    assert listed.keys() - {"revision"} == {f.name for f in dataclasses.fields(spec.components[0].config)} - {"ce"}
+    assert listed.keys() - {"revision"} == {f.name for f in dataclasses.fields(spec.components[0].config)} - {
+        "ce"
+    }
     assert listed["revision"] == methods.get(name).revision
 
 
@@ -184,7 +199,10 @@ def test_what_is_kept_of_every_image_is_told_beforehand(name):
     for n in (N, 2 * N):
         context = site_for(method, n=n, batch_size=BATCH)
         state = build(name, context, dtype=torch.float32).state_dict()
-        held[n] = sum(t.numel() for t in state.values()), method.memory(method.Config(), n, 10, context.teacher)
+        held[n] = (
+            sum(t.numel() for t in state.values()),
+            method.memory(method.Config(), n, 10, context.teacher),
+        )
     assert held[2 * N][0] - held[N][0] == held[2 * N][1] - held[N][1]
 
 
@@ -305,7 +323,9 @@ def test_gradients_reach_every_trainable_tensor_and_no_teacher(name):
     for needs, loss in stages_of(method_class, method.config):
         if loss == "loss" and method_class.init_epochs:
             method.after_init()
-        for k, indices in enumerate(batches(method_class, context)[:2]):  # some terms compare with the batch before
+        for k, indices in enumerate(
+            batches(method_class, context)[:2]
+        ):  # some terms compare with the batch before
             step = real_step(context, needs, indices, seed=k)
             terms = getattr(method, loss)(step)
             if loss == "loss" and method.trains_student and (task := method.task_loss(step)) is not None:
@@ -342,7 +362,9 @@ def test_dead_and_equal_features_give_finite_gradients(name):
                 leaves.append(change(t.detach().double()).requires_grad_())
                 return leaves[-1]
 
-            step = real_step(context, needs, torch.arange(4), poison=False, wrap=lambda f, leaf=leaf: f.map(leaf))
+            step = real_step(
+                context, needs, torch.arange(4), poison=False, wrap=lambda f, leaf=leaf: f.map(leaf)
+            )
             step = dataclasses.replace(
                 step, teachers={k: v.map(lambda t: change(t.double())) for k, v in step.teachers.items()}
             )
@@ -481,7 +503,14 @@ def test_the_guard_sees_a_dishonest_method():
         step.student.embedding.sum()
     with pytest.raises(AssertionError, match="needs\\(\\) does not name"):
         torch.relu(step.teacher.stem)
-    for wait in (torch.Tensor.item, torch.nonzero, torch.unique, bool, lambda t: t[t > 0], lambda t: 1 if t > 0 else 0):
+    for wait in (
+        torch.Tensor.item,
+        torch.nonzero,
+        torch.unique,
+        bool,
+        lambda t: t[t > 0],
+        lambda t: 1 if t > 0 else 0,
+    ):
         with no_sync(), pytest.raises(AssertionError, match="host synchronisation"):
             wait(step.student.logits.sum())
     meta = on_meta(real_step(context, needs, torch.arange(BATCH), poison=False), needs)
@@ -492,6 +521,22 @@ def test_the_guard_sees_a_dishonest_method():
 
 def test_every_method_is_there():
     """The rows of the three benchmark tables."""
-    rows = {"kd", "fitnet", "at", "sp", "cc", "vid", "rkd", "pkt", "ab", "ft", "fsp", "nst", "crd", "sskd", "dlkd"}
+    rows = {
+        "kd",
+        "fitnet",
+        "at",
+        "sp",
+        "cc",
+        "vid",
+        "rkd",
+        "pkt",
+        "ab",
+        "ft",
+        "fsp",
+        "nst",
+        "crd",
+        "sskd",
+        "dlkd",
+    }
     assert rows <= set(NAMES)
     assert all(issubclass(methods.get(name), Method) for name in NAMES)

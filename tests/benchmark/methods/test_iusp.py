@@ -16,7 +16,9 @@ def similarities(image):
     """One image's planes `[C][H][W]` -> row-normalised products of its positions."""
     frames = list(zip(*([v for row in plane for v in row] for plane in image), strict=True))
     products = [[sum(a * b for a, b in zip(x, y, strict=True)) for y in frames] for x in frames]
-    return [[v / (math.sqrt(sum(w * w for w in row)) or 1) for v in row] for row in products]  # a dead position has none
+    return [
+        [v / (math.sqrt(sum(w * w for w in row)) or 1) for v in row] for row in products
+    ]  # a dead position has none
 
 
 def test_value():
@@ -25,7 +27,9 @@ def test_value():
     for s, t in zip(student.stages[-1].tolist(), teacher.stages[-1].tolist(), strict=True):
         g_s, g_t = similarities(s), similarities([pooled(plane, 3, 2) for plane in t])
         assert len(g_s) == len(g_t) == 6
-        total += sum((a - b) ** 2 for x, y in zip(g_s, g_t, strict=True) for a, b in zip(x, y, strict=True)) / 36
+        total += (
+            sum((a - b) ** 2 for x, y in zip(g_s, g_t, strict=True) for a, b in zip(x, y, strict=True)) / 36
+        )
     found = build("iusp", CONTEXT).loss(make_step(CONTEXT, student, teacher))["iusp"]
     assert found.item() == pytest.approx(total / 3, rel=1e-9)
 
@@ -34,12 +38,17 @@ def test_frames_of_a_tagger():
     """Maps of one column: 32 rows are 32 frames, whose products are taken clip by clip."""
     context = make_context("crnn_16", "crnn_64")
     images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    student, teacher = (net.double().eval().features(images.double()) for net in (context.student_net, context.teacher_net))
+    student, teacher = (
+        net.double().eval().features(images.double()) for net in (context.student_net, context.teacher_net)
+    )
     total = 0.0
     for s, t in zip(student.stages[-1].tolist(), teacher.stages[-1].tolist(), strict=True):
         g_s, g_t = similarities(s), similarities(t)
         assert len(g_s) == len(g_t) == 32
-        total += sum((a - b) ** 2 for x, y in zip(g_s, g_t, strict=True) for a, b in zip(x, y, strict=True)) / 32**2
+        total += (
+            sum((a - b) ** 2 for x, y in zip(g_s, g_t, strict=True) for a, b in zip(x, y, strict=True))
+            / 32**2
+        )
     found = build("iusp", context).loss(make_step(context, student, teacher))["iusp"]
     assert found.item() == pytest.approx(total / 3, rel=1e-9) and found > 0
 
@@ -47,14 +56,19 @@ def test_frames_of_a_tagger():
 def test_frames_and_places_are_not_compared():
     method = methods.get("iusp")
     frames, places = tiny_info(stages=((3, 4, 4), (4, 32, 1))), tiny_info()
-    assert method.skip(method.Config(), frames, frames) is None and method.skip(method.Config(), places, places) is None
+    assert (
+        method.skip(method.Config(), frames, frames) is None
+        and method.skip(method.Config(), places, places) is None
+    )
     for pair in ((frames, places), (places, frames)):
         assert "frames" in method.skip(method.Config(), *pair)
 
 
 def test_gradient_reaches_the_last_map_alone():
     student = fake_features(CONTEXT.student, requires_grad=True)
-    loss = build("iusp", CONTEXT).loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher, seed=1)))["iusp"]
+    loss = build("iusp", CONTEXT).loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher, seed=1)))[
+        "iusp"
+    ]
     assert reaches(loss, student, "stages")
     loss.backward()
     assert student.stages[0].grad is None and student.stages[1].grad.any()
@@ -63,4 +77,7 @@ def test_gradient_reaches_the_last_map_alone():
 def test_a_perfect_student_has_no_loss_and_weight_zero_is_not_computed():
     features = fake_features(CONTEXT.student)
     step = make_step(CONTEXT, features, features)
-    assert build("iusp", CONTEXT).loss(step)["iusp"].item() == 0 and build("iusp", CONTEXT, weight=0.0).loss(step) == {}
+    assert (
+        build("iusp", CONTEXT).loss(step)["iusp"].item() == 0
+        and build("iusp", CONTEXT, weight=0.0).loss(step) == {}
+    )

@@ -34,22 +34,33 @@ def test_gradient_reaches_the_students_logits_alone():
     student = fake_features(CONTEXT.student, requires_grad=True)
     terms = build("kd", CONTEXT).loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher, seed=1)))
     assert gradients(terms["kd"], student) == {
-        "stem": False, "stages": False, "preacts": False, "embedding": False, "logits": True,
+        "stem": False,
+        "stages": False,
+        "preacts": False,
+        "embedding": False,
+        "logits": True,
     }
 
 
 def test_gradient_is_t_times_the_difference_of_softened_outputs():
     """d/dz_s of T^2 KL is T (softmax(z_s / T) - softmax(z_t / T)), divided by the batch."""
-    student, teacher = fake_features(CONTEXT.student, 3, requires_grad=True), fake_features(CONTEXT.teacher, 3, seed=1)
+    student, teacher = (
+        fake_features(CONTEXT.student, 3, requires_grad=True),
+        fake_features(CONTEXT.teacher, 3, seed=1),
+    )
     build("kd", CONTEXT, temperature=4.0).loss(make_step(CONTEXT, student, teacher))["kd"].backward()
-    for grad, z_s, z_t in zip(student.logits.grad.tolist(), student.logits.tolist(), teacher.logits.tolist(), strict=True):
+    for grad, z_s, z_t in zip(
+        student.logits.grad.tolist(), student.logits.tolist(), teacher.logits.tolist(), strict=True
+    ):
         pairs = zip(softmax(z_s, 4.0), softmax(z_t, 4.0), strict=True)
         assert grad == pytest.approx([4.0 * (a - b) / 3 for a, b in pairs], rel=1e-9)
 
 
 def test_a_perfect_student_has_no_loss():
     features = fake_features(CONTEXT.student)
-    assert build("kd", CONTEXT).loss(make_step(CONTEXT, features, features))["kd"].item() == pytest.approx(0.0, abs=1e-14)
+    assert build("kd", CONTEXT).loss(make_step(CONTEXT, features, features))["kd"].item() == pytest.approx(
+        0.0, abs=1e-14
+    )
 
 
 def test_weight_zero_is_not_computed():
@@ -70,6 +81,8 @@ def test_total_alone_is_the_row_of_the_benchmark():
     step = make_step(CONTEXT, student, teacher)
     objective = methods.Objective(methods.parse("kd"), CONTEXT, lambda name: 0)
     total, terms = objective({"kd": step})
-    expected = 0.1 * F.cross_entropy(student.logits, step.labels) + 0.9 * build("kd", CONTEXT).loss(step)["kd"]
+    expected = (
+        0.1 * F.cross_entropy(student.logits, step.labels) + 0.9 * build("kd", CONTEXT).loss(step)["kd"]
+    )
     torch.testing.assert_close(total, expected)
     assert set(terms) == {"ce", "kd"}

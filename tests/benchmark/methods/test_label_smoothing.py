@@ -34,8 +34,13 @@ def test_gradient_is_the_softmax_less_the_target():
 
 def test_it_is_the_cross_entropy_of_the_run():
     step = make_step(CONTEXT, fake_features(CONTEXT.student))
-    total, terms = methods.Objective(methods.parse("label_smoothing"), CONTEXT, lambda name: 0)({"label_smoothing": step})
-    assert set(terms) == {"ce"} and total == terms["ce"] > F.cross_entropy(step.student.logits, step.labels) * 0.5
+    total, terms = methods.Objective(methods.parse("label_smoothing"), CONTEXT, lambda name: 0)(
+        {"label_smoothing": step}
+    )
+    assert (
+        set(terms) == {"ce"}
+        and total == terms["ce"] > F.cross_entropy(step.student.logits, step.labels) * 0.5
+    )
 
 
 def test_a_share_is_between_none_and_all():

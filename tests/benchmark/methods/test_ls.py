@@ -37,7 +37,9 @@ def test_the_others_see_standardised_logits_and_the_cross_entropy_does_not(metho
     objective = methods.Objective(spec, CONTEXT, lambda name: 0)
     total, terms = objective({c.method.name: step for c in spec.components})
     changed = make_step(
-        CONTEXT, student._replace(logits=in_loops(student.logits)), teacher._replace(logits=in_loops(teacher.logits))
+        CONTEXT,
+        student._replace(logits=in_loops(student.logits)),
+        teacher._replace(logits=in_loops(teacher.logits)),
     )
     weighted = spec.ce * F.cross_entropy(student.logits, step.labels)
     for m in objective:
@@ -80,7 +82,9 @@ def test_gradient_of_the_student_is_right():
 def test_constants_are_the_pairs_unless_set():
     def kd(pair, **settings):
         teacher, student = pair.split(":")
-        config = methods.parse("kd+ls", {k.replace("__", "."): v for k, v in settings.items()}, teacher, student)
+        config = methods.parse(
+            "kd+ls", {k.replace("__", "."): v for k, v in settings.items()}, teacher, student
+        )
         return config.ce, config.components[0].config.temperature, config.components[0].config.weight
 
     assert kd("resnet56:resnet20") == (0.1, 2.0, 9.0)
@@ -105,4 +109,6 @@ def test_a_runs_key_holds_the_pairs_constants():
         run = Resolver().run(Request("cifar100", "crd", "paper", teacher, student, "kd+ls"), 0)
         return run.settings["method"]["components"]["kd"]
 
-    assert settings("vgg13:vgg8")["temperature"] == 3.0 and settings("resnet56:resnet20")["temperature"] == 2.0
+    assert (
+        settings("vgg13:vgg8")["temperature"] == 3.0 and settings("resnet56:resnet20")["temperature"] == 2.0
+    )

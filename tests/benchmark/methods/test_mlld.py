@@ -24,7 +24,9 @@ def product(rows):
 
 def level(name, p_s, p_t, t, mask):
     if name == "instance":
-        kls = [sum(a * math.log(a / b) for a, b in zip(x, y, strict=True)) for x, y in zip(p_t, p_s, strict=True)]
+        kls = [
+            sum(a * math.log(a / b) for a, b in zip(x, y, strict=True)) for x, y in zip(p_t, p_s, strict=True)
+        ]
         return t**2 * sum(k * m for k, m in zip(kls, mask, strict=True)) / len(kls)
     if name == "class":
         p_s, p_t = list(zip(*p_s, strict=True)), list(zip(*p_t, strict=True))
@@ -34,8 +36,12 @@ def level(name, p_s, p_t, t, mask):
 
 
 def step(batch=5, **kwargs):
-    students = {v: fake_features(CONTEXT.student, batch, seed=k, **kwargs) for k, v in enumerate(("normal", "strong"))}
-    teachers = {v: fake_features(CONTEXT.teacher, batch, seed=k + 2) for k, v in enumerate(("normal", "strong"))}
+    students = {
+        v: fake_features(CONTEXT.student, batch, seed=k, **kwargs) for k, v in enumerate(("normal", "strong"))
+    }
+    teachers = {
+        v: fake_features(CONTEXT.teacher, batch, seed=k + 2) for k, v in enumerate(("normal", "strong"))
+    }
     return make_step(CONTEXT, students, teachers)
 
 
@@ -50,11 +56,15 @@ def test_value(batch):
         expected = 0.0
         for t in (4.0, 2.0, 3.0, 5.0, 6.0):
             for view, mask in (("normal", rare if name == "class" else unsure), ("strong", [1.0] * 10)):
-                p_s, p_t = ([softmax(row, t) for row in n[view].logits.tolist()] for n in (one.students, one.teachers))
+                p_s, p_t = (
+                    [softmax(row, t) for row in n[view].logits.tolist()] for n in (one.students, one.teachers)
+                )
                 n = len(p_s[0]) if name == "class" else len(p_s)
                 expected += level(name, p_s, p_t, t, mask[:n])
         assert terms[f"mlld_{name}"].item() == pytest.approx(expected, rel=1e-8), name
-    assert terms["mlld_strong"].item() == pytest.approx(F.cross_entropy(one.students["strong"].logits, one.labels).item())
+    assert terms["mlld_strong"].item() == pytest.approx(
+        F.cross_entropy(one.students["strong"].logits, one.labels).item()
+    )
 
 
 def test_gradient_reaches_the_students_logits_of_both_views_alone():

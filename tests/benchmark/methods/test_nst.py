@@ -8,7 +8,9 @@ from kit import build, fake_features, gradients, make_context, make_step, stage_
 
 # equal sizes; teacher larger (3 -> 2); the student's third stage has no partner
 MORE_POSITIONS = make_context(tiny_info(((3, 4, 4), (2, 3, 3), (2, 2, 2))), tiny_info(((2, 4, 4), (3, 4, 4))))
-MORE_CHANNELS = make_context(tiny_info(((9, 4, 4), (7, 1, 1))), tiny_info(((11, 2, 2), (12, 2, 2), (6, 2, 2))))
+MORE_CHANNELS = make_context(
+    tiny_info(((9, 4, 4), (7, 1, 1))), tiny_info(((11, 2, 2), (12, 2, 2), (6, 2, 2)))
+)
 SITES = [MORE_POSITIONS, MORE_CHANNELS]
 
 
@@ -23,7 +25,9 @@ def kernel(a, b):
     """Mean over batch and pairs of channels of the squared inner products; `[B][C][H*W]`."""
     values = [
         sum(p * q for p, q in zip(row, other, strict=True)) ** 2
-        for image, image_b in zip(a, b, strict=True) for row in image for other in image_b
+        for image, image_b in zip(a, b, strict=True)
+        for row in image
+        for other in image_b
     ]
     return sum(values) / len(values)
 
@@ -51,9 +55,15 @@ def test_memory_format_does_not_matter(context):
 @pytest.mark.parametrize("context", SITES)
 def test_gradient_reaches_the_paired_stages_alone(context):
     student = fake_features(context.student, requires_grad=True)
-    loss = build("nst", context).loss(make_step(context, student, fake_features(context.teacher, seed=1)))["nst"]
+    loss = build("nst", context).loss(make_step(context, student, fake_features(context.teacher, seed=1)))[
+        "nst"
+    ]
     assert gradients(loss, student) == {
-        "stem": False, "stages": True, "preacts": False, "embedding": False, "logits": False,
+        "stem": False,
+        "stages": True,
+        "preacts": False,
+        "embedding": False,
+        "logits": False,
     }
     loss.backward()
     paired = [k < len(context.teacher.stage_shapes) for k in range(len(student.stages))]
@@ -63,7 +73,9 @@ def test_gradient_reaches_the_paired_stages_alone(context):
 @pytest.mark.parametrize("context", SITES)
 def test_a_dead_map_gives_finite_gradients(context):
     student = fake_features(context.student).map(torch.zeros_like).map(lambda t: t.requires_grad_())
-    loss = build("nst", context).loss(make_step(context, student, fake_features(context.teacher, seed=1)))["nst"]
+    loss = build("nst", context).loss(make_step(context, student, fake_features(context.teacher, seed=1)))[
+        "nst"
+    ]
     assert loss.isfinite()
     gradients(loss, student)
 
@@ -71,10 +83,14 @@ def test_a_dead_map_gives_finite_gradients(context):
 def test_a_perfect_student_has_no_loss():
     features = fake_features(MORE_POSITIONS.student)
     context = make_context(MORE_POSITIONS.student, MORE_POSITIONS.student)
-    assert build("nst", context).loss(make_step(context, features, features))["nst"].item() == pytest.approx(0.0, abs=1e-14)
+    assert build("nst", context).loss(make_step(context, features, features))["nst"].item() == pytest.approx(
+        0.0, abs=1e-14
+    )
 
 
 def test_no_modules_and_weight_zero_is_not_computed():
     assert not build("nst", MORE_POSITIONS).state_dict()
-    step = make_step(MORE_POSITIONS, fake_features(MORE_POSITIONS.student), fake_features(MORE_POSITIONS.teacher))
+    step = make_step(
+        MORE_POSITIONS, fake_features(MORE_POSITIONS.student), fake_features(MORE_POSITIONS.teacher)
+    )
     assert build("nst", MORE_POSITIONS, weight=0.0).loss(step) == {}

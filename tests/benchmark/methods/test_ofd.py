@@ -34,7 +34,9 @@ def test_value():
                         a = sum(w * s[k][y][x] for k, w in enumerate(row)) / math.sqrt(1 + 1e-5)
                         b = max(t[c][y][x], margins[c])
                         total += (a - b) ** 2 * (a > b or b > 0) / 2 ** (2 - level)
-    assert method.loss(make_step(CONTEXT, student, teacher))["ofd"].item() == pytest.approx(total / 2, rel=1e-6)
+    assert method.loss(make_step(CONTEXT, student, teacher))["ofd"].item() == pytest.approx(
+        total / 2, rel=1e-6
+    )
 
 
 @pytest.mark.parametrize(("gamma", "beta"), [(1.0, 0.0), (0.5, -0.7), (-2.0, 1.0), (0.3, 0.5), (0.1, 1.0)])
@@ -45,7 +47,9 @@ def test_margin_is_the_mean_below_zero(gamma, beta):
     law = stats.norm(norm.bias.item(), abs(norm.weight.item()))
     below = law.cdf(0)
     low = law.mean() - 12 * law.std()
-    expected = integrate.quad(lambda x: x * law.pdf(x), low, 0)[0] / below if below > 0.001 else -3 * law.std()
+    expected = (
+        integrate.quad(lambda x: x * law.pdf(x), low, 0)[0] / below if below > 0.001 else -3 * law.std()
+    )
     assert margin(norm).item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -66,7 +70,9 @@ def test_the_batch_norms_before_the_relus(name, expected):
 @pytest.mark.parametrize("name", ["vgg13", "ShuffleV1", "MobileNetV2", "wrn_40_2"])
 def test_its_channels_are_the_maps(name):
     net = models.build(name, 10).eval()
-    assert [m.num_features for m in norms_before_relu(net)] == [s[0] for s in models.info(name, 10).stage_shapes]
+    assert [m.num_features for m in norms_before_relu(net)] == [
+        s[0] for s in models.info(name, 10).stage_shapes
+    ]
 
 
 def test_a_student_below_a_negative_target_is_free():

@@ -15,7 +15,7 @@ from benchmark.methods import Objective, check_override, parse
 
 CONTEXT = make_context(tiny_info(), tiny_info())
 
-TOY = '''
+TOY = """
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -36,12 +36,13 @@ class {cls}(Method):
     name = "{name}"
     Config = ToyConfig
     {body}
-'''
+"""
 
 
 @pytest.fixture
 def toys(tmp_path, monkeypatch):
     """`toys(file=body)`: writes method files of these class bodies and has them found; the method is called like the file."""
+
     def write(**bodies):
         for name, body in bodies.items():
             (tmp_path / f"{name}.py").write_text(TOY.format(cls=name.title(), name=name, body=body))
@@ -87,7 +88,10 @@ def test_plain_has_no_components():
         ("KD", r"unknown method 'KD'.*; allowed: "),
         ("at+at", r"'at\+at' names a method twice; allowed: each once"),
         ("plain+kd", r"'plain\+kd'.*plain.*; allowed: "),
-        ("sskd_head+kd", r"'sskd_head\+kd': a method that trains no student cannot be combined; allowed: it alone"),
+        (
+            "sskd_head+kd",
+            r"'sskd_head\+kd': a method that trains no student cannot be combined; allowed: it alone",
+        ),
     ],
 )
 def test_wrong_names(text, match):
@@ -106,13 +110,20 @@ def test_settings_reach_the_config():
 
 def test_settings_of_other_methods_are_ignored_but_checked():
     assert parse("kd", {"at.weight": 5.0}) == parse("kd")
-    fails(r"unknown setting of at 'wieght' \(did you mean weight\?\); allowed: ce, weight", "kd", {"at.wieght": 5.0})
+    fails(
+        r"unknown setting of at 'wieght' \(did you mean weight\?\); allowed: ce, weight",
+        "kd",
+        {"at.wieght": 5.0},
+    )
 
 
 @pytest.mark.parametrize(
     ("overrides", "match"),
     [
-        ({"kd.temprature": 1.0}, r"unknown setting of kd 'temprature' \(did you mean temperature\?\); allowed: ce, "),
+        (
+            {"kd.temprature": 1.0},
+            r"unknown setting of kd 'temprature' \(did you mean temperature\?\); allowed: ce, ",
+        ),
         ({"kdd.temperature": 1.0}, r"unknown method 'kdd'"),
         ({"kd": 1.0}, r"unknown setting of kd ''"),
         ({"kd.temperature": "warm"}, r"kd.temperature='warm' is not of type float; allowed: a finite float"),
@@ -147,7 +158,9 @@ def test_a_number_as_a_word_is_the_same_number(value):
     assert check_override("kd.temperature", repr(value)) == check_override("kd.temperature", value) == value
 
 
-@given(st.text(max_size=12), st.one_of(st.text(max_size=8), st.integers(), st.floats(), st.booleans(), st.none()))
+@given(
+    st.text(max_size=12), st.one_of(st.text(max_size=8), st.integers(), st.floats(), st.booleans(), st.none())
+)
 def test_any_input_is_taken_or_answered_in_one_line(key, value):
     for k in (key, f"kd.{key}", f"{key}.weight", "kd.temperature", "cc.dim", "ce"):
         try:
@@ -219,7 +232,10 @@ TASK = "def task_loss(self, step): return step.student.logits.sum()"
 def test_two_that_replace_the_cross_entropy(toys):
     toys(one=TASK, two=TASK, three="pass")
     assert parse("one+three").name == "one+three"
-    fails(r"'one\+two': more than one of these methods replaces the cross-entropy; allowed: one that does", "one+two")
+    fails(
+        r"'one\+two': more than one of these methods replaces the cross-entropy; allowed: one that does",
+        "one+two",
+    )
 
 
 def test_two_samplers(toys):
@@ -257,7 +273,9 @@ def test_a_file_that_cannot_be_imported(toys):
     (toys(mine="pass") / "broken.py").write_text("import nothing_of_this_name")
     methods._registry.cache_clear()
     for _ in range(2):
-        with pytest.raises(InputError, match=r"KD_METHODS: .*broken.py cannot be imported: ModuleNotFoundError"):
+        with pytest.raises(
+            InputError, match=r"KD_METHODS: .*broken.py cannot be imported: ModuleNotFoundError"
+        ):
             methods.names()
 
 
@@ -273,9 +291,17 @@ def broken(toys, capsys, code, *argvs):
     return line
 
 
-@pytest.mark.parametrize("name", ["MSE", "Toy", "m+s", "a/b", "../../x", "a.b", "a b", "3kd", "_a", "é", "a\n"])
+@pytest.mark.parametrize(
+    "name", ["MSE", "Toy", "m+s", "a/b", "../../x", "a.b", "a b", "3kd", "_a", "é", "a\n"]
+)
 def test_names_that_cannot_be_written(toys, capsys, name):
-    line = broken(toys, capsys, TOY.format(cls="Toy", name=name.replace("\n", "\\n"), body="pass"), ["methods"], ["plan", "crd-table1"])
+    line = broken(
+        toys,
+        capsys,
+        TOY.format(cls="Toy", name=name.replace("\n", "\\n"), body="pass"),
+        ["methods"],
+        ["plan", "crd-table1"],
+    )
     assert f"name of class Toy is {name!r}; allowed: a lower-case letter" in line
 
 
@@ -290,14 +316,19 @@ def test_names_that_mean_something_else(toys, capsys, name):
     ("body", "said"),
     [
         ("Config = 3", "Config of class Toy is 3; allowed: a subclass of MethodConfig"),
-        ("class Config(MethodConfig):\n        weight: float = param(1.0, '', '')", "allowed: a subclass of MethodConfig under @dataclass"),
+        (
+            "class Config(MethodConfig):\n        weight: float = param(1.0, '', '')",
+            "allowed: a subclass of MethodConfig under @dataclass",
+        ),
         ("revision = 'two'", "revision of class Toy is 'two'; allowed: int"),
         ("combined = 3", "combined of class Toy is 3; allowed: Mapping"),
         ("formula = None", "formula of class Toy is None; allowed: str"),
     ],
 )
 def test_what_a_class_states_is_looked_at_when_it_is_found(toys, capsys, body, said):
-    assert said in broken(toys, capsys, TOY.format(cls="Toy", name="toy", body=body), ["methods"], ["plan", "crd-table1"])
+    assert said in broken(
+        toys, capsys, TOY.format(cls="Toy", name="toy", body=body), ["methods"], ["plan", "crd-table1"]
+    )
 
 
 def test_a_config_that_cannot_be_made(toys, capsys):
@@ -311,25 +342,48 @@ ASKED = "@classmethod\n    def {}: {}"
 @pytest.mark.parametrize(
     ("question", "answer", "said", "shown"),
     [
-        ("needs(cls, config)", "return Needs.of('logit', 'logits')", "ends in ValueError: unknown parts ['logit']; allowed: stem, ", True),
-        ("needs(cls, config)", "return Needs.of('logits', 'logits', views=('normal',))", "ends in ValueError: ['normal'] are no views", True),
+        (
+            "needs(cls, config)",
+            "return Needs.of('logit', 'logits')",
+            "ends in ValueError: unknown parts ['logit']; allowed: stem, ",
+            True,
+        ),
+        (
+            "needs(cls, config)",
+            "return Needs.of('logits', 'logits', views=('normal',))",
+            "ends in ValueError: ['normal'] are no views",
+            True,
+        ),
         ("needs(cls, config)", "return 'logits'", "answers 'logits'; allowed: Needs", True),
         ("requires(cls, config)", "return 'sskd_head'", "answers 'sskd_head'; allowed: tuple or list", True),
         ("skip(cls, config, student, teacher)", "return student.nothing", "ends in AttributeError: ", False),
-        ("skip(cls, config, student, teacher)", "return True", "answers True; allowed: str or NoneType", False),
+        (
+            "skip(cls, config, student, teacher)",
+            "return True",
+            "answers True; allowed: str or NoneType",
+            False,
+        ),
         ("for_pair(cls, teacher, student)", "return {}[teacher]", "ends in KeyError: ", False),
         ("schedule(cls)", "return 3", "answers 3; allowed: Mapping", False),
         ("memory(cls, config, n, classes, teacher)", "return n / 0", "ends in ZeroDivisionError: ", False),
     ],
 )
-def test_what_a_method_answers_wrongly_is_one_line(toys, tmp_path_factory, capsys, question, answer, said, shown):
+def test_what_a_method_answers_wrongly_is_one_line(
+    toys, tmp_path_factory, capsys, question, answer, said, shown
+):
     table = tmp_path_factory.mktemp("table") / "own.toml"
     table.write_text(
         'title = "One row"\npaper = "own"\ntable = "t"\ndataset = "digits"\nprotocol = "crd"\nseeds = 1\n'
         'columns = ["resnet14:resnet8"]\n[[rows]]\nlabel = "Toy"\nmethod = "toy"\n'
     )
     verbs = [["methods"], ["methods", "toy"]] if shown else []
-    line = broken(toys, capsys, TOY.format(cls="Toy", name="toy", body=ASKED.format(question, answer)), *verbs, ["plan", str(table)])
+    line = broken(
+        toys,
+        capsys,
+        TOY.format(cls="Toy", name="toy", body=ASKED.format(question, answer)),
+        *verbs,
+        ["plan", str(table)],
+    )
     assert f"{question.partition('(')[0]} of method 'toy' {said}" in line
 
 
@@ -378,9 +432,21 @@ def test_nothing_to_minimise():
 @pytest.mark.parametrize(
     ("term", "more", "said"),
     [
-        ("mse", "", r"method 'toy': weights\(\) has no weight for the term 'mse' of its loss; allowed: toy \(a term is called as its method, "),
-        ("toy", "weights = classmethod(lambda cls, config: {})", r"no weight for the term 'toy' of its loss; allowed: none"),
-        ("toy", "weights = classmethod(lambda cls, config: {'toy_a': 1.0, 'toy_b': 2.0})", r"the term 'toy' of its loss; allowed: toy_a, toy_b"),
+        (
+            "mse",
+            "",
+            r"method 'toy': weights\(\) has no weight for the term 'mse' of its loss; allowed: toy \(a term is called as its method, ",
+        ),
+        (
+            "toy",
+            "weights = classmethod(lambda cls, config: {})",
+            r"no weight for the term 'toy' of its loss; allowed: none",
+        ),
+        (
+            "toy",
+            "weights = classmethod(lambda cls, config: {'toy_a': 1.0, 'toy_b': 2.0})",
+            r"the term 'toy' of its loss; allowed: toy_a, toy_b",
+        ),
     ],
 )
 def test_a_term_without_a_weight(toys, term, more, said):
@@ -402,7 +468,7 @@ def test_a_negative_weight_is_refused_where_a_setting_makes_it(toys):
 
 
 def test_weights_that_are_no_class_method_are_refused(toys):
-    with pytest.raises(InputError, match=r"old\.py: weights of class Toy is .*; allowed: a class method"):
+    with pytest.raises(InputError, match=r"old\.py: weights of class Old is .*; allowed: a class method"):
         toys(old="def weights(self): return {'old': 1.0}")
         methods.names()
 
@@ -420,15 +486,27 @@ def test_each_method_is_built_under_its_own_seed():
 
 
 def test_an_edit_without_a_new_revision_is_named(toys, tmp_path, capsys):
-    folder = toys(mine="""def loss(self, step):
-        return {"mine": step.student.logits.square().mean()}""")
+    folder = toys(
+        mine="""def loss(self, step):
+        return {"mine": step.student.logits.square().mean()}"""
+    )
     table = tmp_path / "t.toml"
     table.write_text(
         'title = "T"\npaper = "p"\ntable = "t"\ndataset = "digits"\nprotocol = "crd"\nseeds = 1\n'
         'columns = ["none:resnet8"]\n[[rows]]\nlabel = "M"\nmethod = "mine"\n'
     )
     few = ["--set", "recipe.train_images=64", "--set", "recipe.test_images=50", "--set", "recipe.epochs=1"]
-    run = ["run", str(table), "--profile", "quick", "--results", str(tmp_path / "runs"), "--threads", "1", *few]
+    run = [
+        "run",
+        str(table),
+        "--profile",
+        "quick",
+        "--results",
+        str(tmp_path / "runs"),
+        "--threads",
+        "1",
+        *few,
+    ]
     assert main(run) == 0
     capsys.readouterr()
     assert main(run) == 0 and "has changed" not in capsys.readouterr().err
@@ -437,7 +515,10 @@ def test_an_edit_without_a_new_revision_is_named(toys, tmp_path, capsys):
     methods._registry.cache_clear()
     assert main(run) == 0
     said = capsys.readouterr().err
-    assert "the file of method mine has changed since 1 run that counts as done: where its loss has, raise its `revision`" in said
+    assert (
+        "the file of method mine has changed since 1 run that counts as done: where its loss has, raise its `revision`"
+        in said
+    )
     assert "nothing to train" in said
     record = json.loads(next((tmp_path / "runs").rglob("record.json")).read_text())
     assert list(record["sources"]) == ["mine"] and len(record["sources"]["mine"]) == 10

@@ -40,14 +40,23 @@ def test_value_where_probabilities_are_zero():
 
 def test_gradient_reaches_the_embedding_alone():
     student = fake_features(CONTEXT.student, requires_grad=True)
-    loss = build("pkt", CONTEXT).loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher, seed=1)))["pkt"]
+    loss = build("pkt", CONTEXT).loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher, seed=1)))[
+        "pkt"
+    ]
     assert gradients(loss, student) == {
-        "stem": False, "stages": False, "preacts": False, "embedding": True, "logits": False,
+        "stem": False,
+        "stages": False,
+        "preacts": False,
+        "embedding": True,
+        "logits": False,
     }
 
 
 def test_gradient_check():
-    student, teacher = fake_features(CONTEXT.student, 4, requires_grad=True), fake_features(CONTEXT.teacher, 4, seed=1)
+    student, teacher = (
+        fake_features(CONTEXT.student, 4, requires_grad=True),
+        fake_features(CONTEXT.teacher, 4, seed=1),
+    )
     method = build("pkt", CONTEXT)
 
     def loss(embedding):
@@ -61,7 +70,9 @@ def test_a_vector_of_zeros_gives_finite_gradients():
     embedding = features.embedding.clone()
     embedding[0] = 0
     student = features._replace(embedding=embedding.requires_grad_())
-    loss = build("pkt", CONTEXT).loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher, 4, seed=1)))["pkt"]
+    loss = build("pkt", CONTEXT).loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher, 4, seed=1)))[
+        "pkt"
+    ]
     assert loss.isfinite()
     assert torch.autograd.grad(loss, student.embedding)[0].isfinite().all()
 

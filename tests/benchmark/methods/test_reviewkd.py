@@ -21,7 +21,9 @@ def conv(x, weight, bias=None, pad=0):
     def one(d, r, q):
         total = sum(
             weight[d][c][i][j] * at(c, r + i - pad, q + j - pad)
-            for c in range(len(x)) for i in range(k) for j in range(k)
+            for c in range(len(x))
+            for i in range(k)
+            for j in range(k)
         )
         return total + (bias[d] if bias else 0.0)
 
@@ -42,7 +44,10 @@ def resized(x, height, width):
 
 def mean_square(a, b):
     diffs = [
-        (x - y) ** 2 for p, q in zip(a, b, strict=True) for r, s in zip(p, q, strict=True) for x, y in zip(r, s, strict=True)
+        (x - y) ** 2
+        for p, q in zip(a, b, strict=True)
+        for r, s in zip(p, q, strict=True)
+        for x, y in zip(r, s, strict=True)
     ]
     return sum(diffs) / len(diffs)
 
@@ -62,8 +67,12 @@ def test_value():
     method = build("reviewkd", CONTEXT).eval()
     total = 0.0
     for image in range(2):
+
         def levels(f, image=image):
-            return [f.embedding[image, :, None, None].tolist(), *(p[image].tolist() for p in reversed(f.preacts))]
+            return [
+                f.embedding[image, :, None, None].tolist(),
+                *(p[image].tolist() for p in reversed(f.preacts)),
+            ]
 
         residual = None
         for fusion, f_s, f_t in zip(method.fusions, levels(student), levels(teacher), strict=True):
@@ -74,7 +83,10 @@ def test_value():
                 z = conv(x + up, attention.weight.tolist(), attention.bias.tolist())
                 a, b = ([[1 / (1 + math.exp(-v)) for v in row] for row in plane] for plane in z)
                 x = [
-                    [[x[c][r][q] * a[r][q] + up[c][r][q] * b[r][q] for q in range(len(a[0]))] for r in range(len(a))]
+                    [
+                        [x[c][r][q] * a[r][q] + up[c][r][q] * b[r][q] for q in range(len(a[0]))]
+                        for r in range(len(a))
+                    ]
                     for c in range(len(x))
                 ]
             residual = resized(x, len(f_t[0]), len(f_t[0][0]))
@@ -103,7 +115,9 @@ def test_the_deepest_level_reaches_the_shallowest_through_the_fusion():
     assert torch.autograd.grad(out.square().sum(), student.embedding)[0].any()
 
 
-@pytest.mark.parametrize("pair", ["wrn_40_2:MobileNetV2", "vgg13:MobileNetV2", "resnet32x4:ShuffleV2", "ResNet50:vgg8"])
+@pytest.mark.parametrize(
+    "pair", ["wrn_40_2:MobileNetV2", "vgg13:MobileNetV2", "resnet32x4:ShuffleV2", "ResNet50:vgg8"]
+)
 def test_other_architectures_have_modules(pair):
     teacher, student = pair.split(":")
     import models

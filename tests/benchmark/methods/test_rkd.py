@@ -19,8 +19,12 @@ def distances(rows):
     """sqrt(clamp(squared, 1e-12)), a zero diagonal, divided by the mean over the strictly positive ones."""
     n = len(rows)
     d = [
-        [0.0 if i == j else math.sqrt(max(sum((a - b) ** 2 for a, b in zip(rows[i], rows[j], strict=True)), 1e-12))
-         for j in range(n)]
+        [
+            0.0
+            if i == j
+            else math.sqrt(max(sum((a - b) ** 2 for a, b in zip(rows[i], rows[j], strict=True)), 1e-12))
+            for j in range(n)
+        ]
         for i in range(n)
     ]
     positive = [v for line in d for v in line if v > 0]
@@ -36,7 +40,10 @@ def cosines(rows):
 
     n = range(len(rows))
     return [
-        sum(a * b for a, b in zip(direction(i, j), direction(i, k), strict=True)) for i in n for j in n for k in n
+        sum(a * b for a, b in zip(direction(i, j), direction(i, k), strict=True))
+        for i in n
+        for j in n
+        for k in n
     ]
 
 
@@ -53,8 +60,12 @@ def test_value(batch, scale):
     student = student._replace(embedding=embedding)
     s, t = embedding.tolist(), teacher.embedding.tolist()
     terms = build("rkd", CONTEXT).loss(make_step(CONTEXT, student, teacher))
-    assert terms["rkd_distance"].item() == pytest.approx(mean_smooth_l1(distances(s), distances(t)), rel=1e-10, abs=1e-15)
-    assert terms["rkd_angle"].item() == pytest.approx(mean_smooth_l1(cosines(s), cosines(t)), rel=1e-10, abs=1e-15)
+    assert terms["rkd_distance"].item() == pytest.approx(
+        mean_smooth_l1(distances(s), distances(t)), rel=1e-10, abs=1e-15
+    )
+    assert terms["rkd_angle"].item() == pytest.approx(
+        mean_smooth_l1(cosines(s), cosines(t)), rel=1e-10, abs=1e-15
+    )
 
 
 def test_an_image_twice_counts_at_the_least_distance():
@@ -71,13 +82,20 @@ def test_gradient_reaches_the_embedding_alone():
     terms = build("rkd", CONTEXT).loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher, seed=1)))
     for term in terms.values():
         assert gradients(term, student) == {
-            "stem": False, "stages": False, "preacts": False, "embedding": True, "logits": False,
+            "stem": False,
+            "stages": False,
+            "preacts": False,
+            "embedding": True,
+            "logits": False,
         }
 
 
 @pytest.mark.parametrize("term", ["rkd_distance", "rkd_angle"])
 def test_gradient_check_through_the_students_own_mean(term):
-    student, teacher = fake_features(CONTEXT.student, 4, requires_grad=True), fake_features(CONTEXT.teacher, 4, seed=1)
+    student, teacher = (
+        fake_features(CONTEXT.student, 4, requires_grad=True),
+        fake_features(CONTEXT.teacher, 4, seed=1),
+    )
     method = build("rkd", CONTEXT)
 
     def loss(embedding):

@@ -6,7 +6,9 @@ import pytest
 import torch
 from kit import build, fake_features, gradients, make_context, make_step, pooled, tiny_info
 
-CONTEXT = make_context(tiny_info(((3, 4, 4), (4, 2, 2))), tiny_info(((2, 3, 3), (3, 2, 2), (2, 1, 1))), batch_size=8)
+CONTEXT = make_context(
+    tiny_info(((3, 4, 4), (4, 2, 2))), tiny_info(((2, 3, 3), (3, 2, 2), (2, 1, 1))), batch_size=8
+)
 
 
 def embedded(maps, embed):
@@ -18,7 +20,10 @@ def embedded(maps, embed):
         row += [0.0] * (embed.width - len(row))
         for layer, relu in ((first, True), (second, False)):
             weight, bias = layer.weight.tolist(), layer.bias.tolist()
-            row = [sum(w * x for w, x in zip(ws, row, strict=True)) + c for ws, c in zip(weight, bias, strict=True)]
+            row = [
+                sum(w * x for w, x in zip(ws, row, strict=True)) + c
+                for ws, c in zip(weight, bias, strict=True)
+            ]
             row = [max(x, 0.0) for x in row] if relu else row
         norm = math.sqrt(sum(x * x for x in row))
         out.append([x / norm for x in row])
@@ -30,12 +35,16 @@ def test_value(batch):
     """With a full batch, and with an epoch's smaller last one."""
     student, teacher = fake_features(CONTEXT.student, batch), fake_features(CONTEXT.teacher, batch, seed=1)
     method = build("semckd", CONTEXT).eval()
-    queries = [embedded(f.flatten(1).tolist(), e) for f, e in zip(student.stages, method.queries, strict=True)]
+    queries = [
+        embedded(f.flatten(1).tolist(), e) for f, e in zip(student.stages, method.queries, strict=True)
+    ]
     keys = [embedded(f.flatten(1).tolist(), e) for f, e in zip(teacher.stages, method.keys, strict=True)]
     total = 0.0
     for i in range(batch):
         for s, f_s in enumerate(student.stages):
-            scores = [math.exp(sum(q * k for q, k in zip(queries[s][i], key[i], strict=True))) for key in keys]
+            scores = [
+                math.exp(sum(q * k for q, k in zip(queries[s][i], key[i], strict=True))) for key in keys
+            ]
             for t, f_t in enumerate(teacher.stages):
                 size = min(f_s.shape[2], f_t.shape[2])
                 source, target = ([pooled(p, size, size) for p in f[i].tolist()] for f in (f_s, f_t))

@@ -80,7 +80,9 @@ def test_gradient_reaches_the_last_map_and_the_projector_and_not_the_classifier(
     loss = method.loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher, seed=1)))["simkd"]
     assert [k for k, reached in gradients(loss, student).items() if reached] == ["stages"]
     loss.backward()
-    assert {k for k, p in method.named_parameters() if p.grad.any()} == {f"projector.{k}" for k, _ in method.projector.named_parameters()}
+    assert {k for k, p in method.named_parameters() if p.grad.any()} == {
+        f"projector.{k}" for k, _ in method.projector.named_parameters()
+    }
     assert all(p.grad is None for p in CONTEXT.teacher_net.parameters())
 
 

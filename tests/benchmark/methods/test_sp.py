@@ -29,27 +29,40 @@ def test_value(batch, memory):
 
 def test_gradient_reaches_the_last_stage_alone():
     student = fake_features(CONTEXT.student, requires_grad=True)
-    loss = build("sp", CONTEXT).loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher, seed=1)))["sp"]
+    loss = build("sp", CONTEXT).loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher, seed=1)))[
+        "sp"
+    ]
     assert gradients(loss, student) == {
-        "stem": False, "stages": True, "preacts": False, "embedding": False, "logits": False,
+        "stem": False,
+        "stages": True,
+        "preacts": False,
+        "embedding": False,
+        "logits": False,
     }
     loss.backward()
     assert [s.grad is not None and bool(s.grad.any()) for s in student.stages] == [False, False, True]
 
 
 def test_gradient_check():
-    student, teacher = fake_features(CONTEXT.student, 3, requires_grad=True), fake_features(CONTEXT.teacher, 3, seed=1)
+    student, teacher = (
+        fake_features(CONTEXT.student, 3, requires_grad=True),
+        fake_features(CONTEXT.teacher, 3, seed=1),
+    )
     method = build("sp", CONTEXT)
 
     def loss(last):
-        return method.loss(make_step(CONTEXT, student._replace(stages=(*student.stages[:-1], last)), teacher))["sp"]
+        return method.loss(
+            make_step(CONTEXT, student._replace(stages=(*student.stages[:-1], last)), teacher)
+        )["sp"]
 
     assert torch.autograd.gradcheck(loss, (student.stages[-1],))
 
 
 def test_a_dead_map_gives_finite_gradients():
     student = fake_features(CONTEXT.student).map(torch.zeros_like).map(lambda t: t.requires_grad_())
-    loss = build("sp", CONTEXT).loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher, seed=1)))["sp"]
+    loss = build("sp", CONTEXT).loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher, seed=1)))[
+        "sp"
+    ]
     assert loss.isfinite()
     gradients(loss, student)
 

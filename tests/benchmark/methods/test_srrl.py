@@ -14,7 +14,9 @@ def test_value():
     head = CONTEXT.teacher_net.linear_head()
     w, b = head.weight.double().tolist(), head.bias.double().tolist()
     feature = regression = 0.0
-    for f_s, f_t, z_t in zip(*(x.tolist() for x in (student.embedding, teacher.embedding, teacher.logits)), strict=True):
+    for f_s, f_t, z_t in zip(
+        *(x.tolist() for x in (student.embedding, teacher.embedding, teacher.logits)), strict=True
+    ):
         h = [sum(a * x for a, x in zip(row, f_s, strict=True)) / (1 + norm.eps) ** 0.5 for row in linear]
         h = [max(x, 0.0) for x in h]
         feature += sum((x - y) ** 2 for x, y in zip(h, f_t, strict=True)) / len(f_t)
@@ -32,5 +34,7 @@ def test_gradient_reaches_the_embedding_and_the_connector_and_not_the_classifier
         assert [k for k, reached in gradients(term, student).items() if reached] == ["embedding"]
     sum(terms.values()).backward()
     assert all(p.grad.any() for p in method.connector.parameters())
-    assert {k for k, _ in method.named_parameters()} == {f"connector.{k}" for k, _ in method.connector.named_parameters()}
+    assert {k for k, _ in method.named_parameters()} == {
+        f"connector.{k}" for k, _ in method.connector.named_parameters()
+    }
     assert all(p.grad is None for p in CONTEXT.teacher_net.parameters())

@@ -55,7 +55,9 @@ def cosine(a: list[float], b: list[float]) -> float:
 
 def run_head(head: nn.Sequential, row: list[float]) -> list[float]:
     (w1, b1), (w2, b2) = ((layer.weight.tolist(), layer.bias.tolist()) for layer in (head[0], head[2]))
-    hidden = [max(0.0, sum(w * x for w, x in zip(ws, row, strict=True)) + b) for ws, b in zip(w1, b1, strict=True)]
+    hidden = [
+        max(0.0, sum(w * x for w, x in zip(ws, row, strict=True)) + b) for ws, b in zip(w1, b1, strict=True)
+    ]
     return [sum(w * x for w, x in zip(ws, hidden, strict=True)) + b for ws, b in zip(w2, b2, strict=True)]
 
 
@@ -87,7 +89,9 @@ def kept_kl(teacher: Rows, student: Rows, truth: list[int], temperature: float, 
 
 def context() -> MethodContext:
     plain = make_context(STUDENT, TEACHER, num_classes=CLASSES)
-    return dataclasses.replace(plain, artifacts={"sskd_head": build("sskd_head", head_site(), seed=3).state_dict()})
+    return dataclasses.replace(
+        plain, artifacts={"sskd_head": build("sskd_head", head_site(), seed=3).state_dict()}
+    )
 
 
 def head_site() -> MethodContext:
@@ -135,14 +139,21 @@ def test_sskd_total_is_the_weighted_sum() -> None:
     rows = zip(s.student.logits.tolist(), s.labels.tolist(), strict=True)
     ce = -sum(math.log(softmax(row, 1.0)[y]) for row, y in rows) / B
     assert terms["ce"].item() == pytest.approx(ce, rel=1e-10)
-    parts = [0.1 * ce, 0.9 * terms["sskd_kd"].item(), 2.7 * terms["sskd_tf"].item(), 10.0 * terms["sskd_ss"].item()]
+    parts = [
+        0.1 * ce,
+        0.9 * terms["sskd_kd"].item(),
+        2.7 * terms["sskd_tf"].item(),
+        10.0 * terms["sskd_ss"].item(),
+    ]
     assert total.item() == pytest.approx(sum(parts), rel=1e-10)
 
 
 @given(st.data())
 def test_selection_of_rows(data: st.DataObject) -> None:
     """Every first-ranked row is kept, and of the others the best floor(ratio * W)."""
-    ranks = data.draw(st.integers(2, 6).flatmap(lambda b: st.lists(st.integers(0, 4), min_size=3 * b, max_size=3 * b)))
+    ranks = data.draw(
+        st.integers(2, 6).flatmap(lambda b: st.lists(st.integers(0, 4), min_size=3 * b, max_size=3 * b))
+    )
     ratio = data.draw(st.sampled_from([0.0, 0.1, 0.5, 0.7, 0.75, 1.0]))
     keep = selected(torch.tensor(ranks), ratio).tolist()
     wrong = sum(r > 0 for r in ranks)
@@ -166,13 +177,19 @@ def test_true_column_is_the_image_itself() -> None:
     """A teacher that embeds all copies of an image alike ranks every truth first, so that no ratio drops a row."""
     method = build("sskd", context(), ss_ratio=0.0)
     s = step(context())
-    alike = s.teacher._replace(embedding=s.teacher.embedding.repeat(3, 1), logits=s.teachers["rotated"].logits)
+    alike = s.teacher._replace(
+        embedding=s.teacher.embedding.repeat(3, 1), logits=s.teachers["rotated"].logits
+    )
     everything = build("sskd", context(), ss_ratio=1.0)
     same = dataclasses.replace(s, teachers={"normal": s.teacher, "rotated": alike})
-    assert method.loss(same)["sskd_ss"].item() == pytest.approx(everything.loss(same)["sskd_ss"].item(), rel=1e-12)
+    assert method.loss(same)["sskd_ss"].item() == pytest.approx(
+        everything.loss(same)["sskd_ss"].item(), rel=1e-12
+    )
     mixed = alike._replace(embedding=s.teacher.embedding.repeat_interleave(3, 0))
     other = dataclasses.replace(s, teachers={"normal": s.teacher, "rotated": mixed})
-    assert method.loss(other)["sskd_ss"].item() != pytest.approx(everything.loss(other)["sskd_ss"].item(), rel=1e-6)
+    assert method.loss(other)["sskd_ss"].item() != pytest.approx(
+        everything.loss(other)["sskd_ss"].item(), rel=1e-6
+    )
 
 
 def test_no_row_kept_is_zero_not_nan() -> None:
@@ -194,7 +211,12 @@ def test_sskd_gradients() -> None:
     total = sum(weights(method)[k] * v for k, v in terms.items())
     for view in ("normal", "rotated"):
         assert gradients(total, s.students[view]) == {
-            "stem": False, "stages": False, "preacts": False, "embedding": True, "logits": True}
+            "stem": False,
+            "stages": False,
+            "preacts": False,
+            "embedding": True,
+            "logits": True,
+        }
     total.backward()
     assert all(bool(p.grad.any()) for p in method.student_head.parameters())
     assert all(p.grad is None and not p.requires_grad for p in method.teacher_head.parameters())
@@ -223,10 +245,34 @@ def test_head_of_another_teacher_is_said() -> None:
 
 WITHOUT = {
     # weights off -> (student parts, teacher parts, student views, teacher passes, prerequisites)
-    (): ({"logits", "embedding"}, {"logits", "embedding"}, (NORMAL, ROTATED), (NORMAL, ROTATED), ("sskd_head",)),
-    ("kd",): ({"logits", "embedding"}, {"logits", "embedding"}, (NORMAL, ROTATED), (NORMAL, ROTATED), ("sskd_head",)),
-    ("tf",): ({"logits", "embedding"}, {"logits", "embedding"}, (NORMAL, ROTATED), (NORMAL, ROTATED), ("sskd_head",)),
-    ("kd", "tf"): ({"logits", "embedding"}, {"embedding"}, (NORMAL, ROTATED), (NORMAL, ROTATED), ("sskd_head",)),
+    (): (
+        {"logits", "embedding"},
+        {"logits", "embedding"},
+        (NORMAL, ROTATED),
+        (NORMAL, ROTATED),
+        ("sskd_head",),
+    ),
+    ("kd",): (
+        {"logits", "embedding"},
+        {"logits", "embedding"},
+        (NORMAL, ROTATED),
+        (NORMAL, ROTATED),
+        ("sskd_head",),
+    ),
+    ("tf",): (
+        {"logits", "embedding"},
+        {"logits", "embedding"},
+        (NORMAL, ROTATED),
+        (NORMAL, ROTATED),
+        ("sskd_head",),
+    ),
+    ("kd", "tf"): (
+        {"logits", "embedding"},
+        {"embedding"},
+        (NORMAL, ROTATED),
+        (NORMAL, ROTATED),
+        ("sskd_head",),
+    ),
     ("ss",): ({"logits"}, {"logits"}, (NORMAL, ROTATED), (NORMAL, ROTATED), ()),
     ("kd", "ss"): ({"logits"}, {"logits"}, (NORMAL, ROTATED), (ROTATED,), ()),
     ("tf", "ss"): ({"logits"}, {"logits"}, (NORMAL,), (NORMAL,), ()),

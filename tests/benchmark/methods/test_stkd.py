@@ -26,7 +26,9 @@ def test_value(temperature):
         target = [share * a + (1 - share) * b for a, b in zip(labels[i], labels[(i + 1) % 5], strict=True)]
         total += entropy(target, z[i])
     assert terms["stkd_label"].item() == pytest.approx(total / 5, rel=1e-6)
-    rows = [kl(softmax(t, temperature), s, temperature) for t, s in zip(teacher.logits.tolist(), z, strict=True)]
+    rows = [
+        kl(softmax(t, temperature), s, temperature) for t, s in zip(teacher.logits.tolist(), z, strict=True)
+    ]
     assert terms["stkd_kd"].item() == pytest.approx(temperature**2 * sum(rows) / 5, rel=1e-9)
 
 
@@ -38,6 +40,8 @@ def test_gradient_reaches_the_mixed_outputs():
 
 def test_what_is_read():
     needs = methods.parse("stkd").needs()
-    assert [v.name for v in needs.views] == ["normal", "mixed"] and [v.name for v in needs.passes] == ["mixed"]
+    assert [v.name for v in needs.views] == ["normal", "mixed"] and [v.name for v in needs.passes] == [
+        "mixed"
+    ]
     assert not methods.parse("stkd", {"stkd.kd": 0.0}).needs_teacher
     assert set(build("stkd", CONTEXT, label=0.0).loss(mixed_step()[2])) == {"stkd_kd"}

@@ -28,7 +28,9 @@ def test_gradient():
     loss = build("tfkd", CONTEXT).loss(step)["tfkd"]
     assert reaches(loss, student, "logits")
     loss.backward()
-    for grad, label, z in zip(student.logits.grad.tolist(), step.labels.tolist(), student.logits.tolist(), strict=True):
+    for grad, label, z in zip(
+        student.logits.grad.tolist(), step.labels.tolist(), student.logits.tolist(), strict=True
+    ):
         target = softmax([0.99 if c == label else 0.01 / 9 for c in range(10)], 20.0)
         assert grad == pytest.approx([(q - t) / 6 for q, t in zip(softmax(z), target, strict=True)], rel=1e-9)
 
@@ -38,4 +40,6 @@ def test_weights():
     assert weights(build("tfkd", CONTEXT, multiplier=50.0)) == {"tfkd": pytest.approx(5.0)}
     assert build("tfkd", CONTEXT, weight=0.0).loss(make_step(CONTEXT, fake_features(CONTEXT.student))) == {}
     assert not methods.parse("tfkd").needs_teacher
-    assert torch.is_tensor(build("tfkd", CONTEXT).loss(make_step(CONTEXT, fake_features(CONTEXT.student)))["tfkd"])
+    assert torch.is_tensor(
+        build("tfkd", CONTEXT).loss(make_step(CONTEXT, fake_features(CONTEXT.student)))["tfkd"]
+    )

@@ -14,8 +14,13 @@ CONTEXT = make_context(tiny_info(), tiny_info())
 
 @pytest.mark.parametrize("temperature", [1.0, 20.0])
 def test_value_and_gradient(temperature):
-    student, teacher = fake_features(CONTEXT.student, requires_grad=True), fake_features(CONTEXT.teacher, seed=1)
-    loss = build("tfkd_self", CONTEXT, temperature=temperature).loss(make_step(CONTEXT, student, teacher))["tfkd_self"]
+    student, teacher = (
+        fake_features(CONTEXT.student, requires_grad=True),
+        fake_features(CONTEXT.teacher, seed=1),
+    )
+    loss = build("tfkd_self", CONTEXT, temperature=temperature).loss(make_step(CONTEXT, student, teacher))[
+        "tfkd_self"
+    ]
     rows = zip(teacher.logits.tolist(), student.logits.tolist(), strict=True)
     expected = sum(kl(softmax(t, temperature), s, temperature) for t, s in rows)
     assert loss.item() == pytest.approx(temperature**2 * expected / 6, rel=1e-9)
@@ -41,5 +46,8 @@ def test_in_a_column_with_a_teacher_a_row_without_is_one_run_for_its_student():
     table = matrix.load_table("crd-table1")
     for method in ("tfkd_self", "dsr", "label_smoothing"):
         row = matrix.Row(method, method, "crd")
-        requests = {matrix.row_request(row, table, "cifar100", "paper", t, "resnet20", ()) for t in ("resnet56", "resnet110")}
+        requests = {
+            matrix.row_request(row, table, "cifar100", "paper", t, "resnet20", ())
+            for t in ("resnet56", "resnet110")
+        }
         assert {r.teacher for r in requests} == {"none"} and len(requests) == 1

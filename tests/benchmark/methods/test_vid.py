@@ -58,7 +58,10 @@ def test_variance_at_the_start(variance):
 
 
 def test_channels():
-    shapes = [[layer.weight.shape[:2] for layer in (g.mu[0], g.mu[2], g.mu[4])] for g in build("vid", CONTEXT).gaussians]
+    shapes = [
+        [layer.weight.shape[:2] for layer in (g.mu[0], g.mu[2], g.mu[4])]
+        for g in build("vid", CONTEXT).gaussians
+    ]
     assert shapes == [[(2, 3), (2, 2), (2, 2)], [(5, 4), (5, 5), (5, 5)]]
 
 
@@ -67,7 +70,11 @@ def test_gradient_reaches_the_paired_stages_and_every_parameter():
     student = fake_features(CONTEXT.student, requires_grad=True)
     loss = method.loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher, seed=1)))["vid"]
     assert gradients(loss, student) == {
-        "stem": False, "stages": True, "preacts": False, "embedding": False, "logits": False,
+        "stem": False,
+        "stages": True,
+        "preacts": False,
+        "embedding": False,
+        "logits": False,
     }
     loss.backward()
     assert [s.grad is not None and bool(s.grad.any()) for s in student.stages] == [True, True, False]

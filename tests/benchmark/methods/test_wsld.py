@@ -32,13 +32,18 @@ def test_value(temperature):
 
 def test_gradient_is_that_of_the_weighted_soft_labels():
     """The weight has no gradient: d/dz_s is T w (softmax(z_s / T) - softmax(z_t / T)) / B."""
-    student, teacher = fake_features(CONTEXT.student, 3, requires_grad=True), fake_features(CONTEXT.teacher, 3, seed=1)
+    student, teacher = (
+        fake_features(CONTEXT.student, 3, requires_grad=True),
+        fake_features(CONTEXT.teacher, 3, seed=1),
+    )
     step = make_step(CONTEXT, student, teacher)
     loss = build("wsld", CONTEXT).loss(step)["wsld"]
     assert [k for k, reached in gradients(loss, student).items() if reached] == ["logits"]
     loss.backward()
     w = trust(student.logits, teacher.logits, step.labels)
-    expected = 4 * w[:, None] * (torch.softmax(student.logits / 4, 1) - torch.softmax(teacher.logits / 4, 1)) / 3
+    expected = (
+        4 * w[:, None] * (torch.softmax(student.logits / 4, 1) - torch.softmax(teacher.logits / 4, 1)) / 3
+    )
     torch.testing.assert_close(student.logits.grad, expected.detach())
 
 

@@ -14,7 +14,9 @@ from results.store import REFERENCE, read_records
 
 
 def paper_run(method: str, teacher: str = "resnet56", student: str = "resnet20") -> Run:
-    return Resolver().run(Request("cifar100", "crd", "paper", teacher if method != "plain" else "none", student, method), 0)
+    return Resolver().run(
+        Request("cifar100", "crd", "paper", teacher if method != "plain" else "none", student, method), 0
+    )
 
 
 def record(run: Run, seconds: float, pack: int = 1, **other: Any) -> dict[str, Any]:
@@ -44,11 +46,14 @@ def test_records_that_say_nothing_of_the_speed_do_not_count() -> None:
     ]  # fmt: skip
     assert cost.measured_factor(strangers, "cuda") is None
     assert cost.measured_factor([*strangers, record(run, model)], "cuda") == pytest.approx(1.0, rel=1e-6)
-    assert "records here" in cost.assumptions("cuda", 1.0) and "records here" not in cost.assumptions("cuda", None)
+    assert "records here" in cost.assumptions("cuda", 1.0) and "records here" not in cost.assumptions(
+        "cuda", None
+    )
 
 
 def test_a_student_alone_is_no_quicker_than_its_kernels_one_after_another() -> None:
     """Two of them are no dearer than one as long as they fill each other's gaps; many cost in proportion."""
+
     def step(runs: list[Run]) -> float:
         return cost.pack_seconds(runs, "cuda") / cost.steps(runs[0])
 

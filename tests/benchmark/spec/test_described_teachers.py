@@ -25,11 +25,19 @@ def test_it_gives_the_same_keys_as_its_checkpoint(tmp_path: Path) -> None:
     assert real.ref().identity == other.ref().identity
 
 
-WRONG = ("", "[]", "{}", '{"network": "resnet14", "num_classes": 5, "weights": "a"}', '{"network": "no", "num_classes": 10, "weights": "a"}')
+WRONG = (
+    "",
+    "[]",
+    "{}",
+    '{"network": "resnet14", "num_classes": 5, "weights": "a"}',
+    '{"network": "no", "num_classes": 10, "weights": "a"}',
+)
 
 
 @pytest.mark.parametrize("text", WRONG)
-def test_a_wrong_description_is_one_line_and_exit_code_2(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_description_is_one_line_and_exit_code_2(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "x.json").write_text(text)
     assert main(["plan", "crd-table1", "--teachers", str(tmp_path)]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
@@ -39,26 +47,55 @@ def test_a_wrong_description_is_one_line_and_exit_code_2(text: str, tmp_path: Pa
 @pytest.mark.parametrize(
     ("profile", "pair", "said"),
     [
-        ("quick", "resnet56:resnet20", "its checkpoints count for cifar100, and the runs of profile quick are of digits"),
+        (
+            "quick",
+            "resnet56:resnet20",
+            "its checkpoints count for cifar100, and the runs of profile quick are of digits",
+        ),
         ("short", "vgg13:vgg8", "it has none of this table's teachers"),
         ("short", "resnet56:resnet20", ""),
     ],
 )
-def test_a_folder_that_teaches_nobody_is_named(profile: str, pair: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_teaches_nobody_is_named(
+    profile: str, pair: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     where = ["--results", str(tmp_path), "--teachers", str(ROOT / "results" / "reference" / "teachers")]
     assert main(["plan", "crd-table1", "--profile", profile, "--pairs", pair, *where]) == 0
     assert capsys.readouterr().err == (f"TEACHERS: {where[-1]} is not used here: {said}\n" if said else "")
 
 
 def test_nothing_is_trained_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    argv = ["run", "crd-table1", "--profile", "short", "--pairs", "resnet56:resnet20", "--device", "cpu", "--results", str(tmp_path)]
+    argv = [
+        "run",
+        "crd-table1",
+        "--profile",
+        "short",
+        "--pairs",
+        "resnet56:resnet20",
+        "--device",
+        "cpu",
+        "--results",
+        str(tmp_path),
+    ]
     assert main([*argv, "--teachers", str(ROOT / "results" / "reference" / "teachers")]) == 2
     assert "only describes resnet56" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_it_finds_the_reference_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = ["--results", str(tmp_path), "--teachers", str(ROOT / "results" / "reference" / "teachers")]
-    argv = ["diff", "crd-table1", "--curves", "--profile", "paper", "--pairs", "resnet56:resnet20", "--methods", "kd", "--seeds", "3"]
+    argv = [
+        "diff",
+        "crd-table1",
+        "--curves",
+        "--profile",
+        "paper",
+        "--pairs",
+        "resnet56:resnet20",
+        "--methods",
+        "kd",
+        "--seeds",
+        "3",
+    ]
     assert main([*argv, *where]) == 0
     out = capsys.readouterr().out
     assert out.count("resnet56-resnet20/kd/seed") >= 3 and "LeSN-Lab-1" in out

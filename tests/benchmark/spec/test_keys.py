@@ -47,7 +47,14 @@ def test_a_change_of_one_setting_is_noticed() -> None:
     resolver = Resolver()
     table = matrix.load_table("crd-table1")
     usual = matrix.expand(table, "paper", resolver, pairs=["resnet56:resnet20"], only_methods=["kd"])
-    other = matrix.expand(table, "paper", resolver, pairs=["resnet56:resnet20"], only_methods=["kd"], overrides=(("kd.temperature", 5.0),))
+    other = matrix.expand(
+        table,
+        "paper",
+        resolver,
+        pairs=["resnet56:resnet20"],
+        only_methods=["kd"],
+        overrides=(("kd.temperature", 5.0),),
+    )
     changed = {r.key for r in usual.runs} ^ {r.key for r in other.runs}
     assert {key.split("/")[4] for key in changed} == {"kd"} and len(changed) == 2 * table.seeds
 

@@ -32,7 +32,9 @@ def test_a_key_is_readable_and_stable() -> None:
     assert key("at+kd") == key("kd+at")
 
 
-def test_every_hyper_parameter_the_teacher_and_the_revision_are_in_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_hyper_parameter_the_teacher_and_the_revision_are_in_the_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from benchmark import methods
 
     keys = [
@@ -63,12 +65,19 @@ def test_lr_falls_after_the_milestones_epoch() -> None:
 @pytest.mark.parametrize("student", ["MobileNetV2", "ShuffleV1", "ShuffleV2"])
 def test_mobile_and_shuffle_students_start_at_001(student: str) -> None:
     for method, teacher in (("kd", "vgg13"), ("plain", "none")):
-        assert Resolver().run(Request("cifar100", "sskd", "paper", teacher, student, method), 0).recipe.lr == 0.01
+        assert (
+            Resolver().run(Request("cifar100", "sskd", "paper", teacher, student, method), 0).recipe.lr
+            == 0.01
+        )
 
 
 def test_schedules_keep_their_proportions() -> None:
     short = Resolver().run(Request("cifar100", "crd", "short", "resnet56", "resnet20", "ab"), 0)
-    assert (short.recipe.epochs, short.recipe.milestones, short.init_epochs) == (15, (9, 11, 13), (("ab", 2),))
+    assert (short.recipe.epochs, short.recipe.milestones, short.init_epochs) == (
+        15,
+        (9, 11, 13),
+        (("ab", 2),),
+    )
     quick = Resolver().run(Request("digits", "crd", "quick", "resnet56", "resnet20", "ab"), 0)
     assert (quick.recipe.epochs, quick.init_epochs, quick.recipe.train_images) == (2, (("ab", 1),), 512)
     head = Resolver().run(Request("cifar100", "sskd", "paper", "resnet56", "resnet20", "sskd"), 0).heads[0]
@@ -83,7 +92,9 @@ def test_teachers_are_shared_and_of_the_protocols_epoch() -> None:
     }
     refs = {p: r.teacher_ref for p, r in runs.items()}
     assert (
-        refs["crd"].epoch == "last" and refs["sskd"].epoch == "best" and refs["dlkd"].identity == refs["sskd"].identity
+        refs["crd"].epoch == "last"
+        and refs["sskd"].epoch == "best"
+        and refs["dlkd"].identity == refs["sskd"].identity
     )  # type: ignore[union-attr]
     assert all(r.needs_runs[0].seed == 0 for r in runs.values())
 
@@ -117,7 +128,11 @@ def test_self_distillation_has_columns_without_a_teacher() -> None:
 
 
 def test_quick_columns_are_columns(tmp_path: Path) -> None:
-    text = (matrix.FOLDER / "lightskd.toml").read_text().replace('quick_columns = ["none:', 'quick_columns = ["none:resnet8", "none:')
+    text = (
+        (matrix.FOLDER / "lightskd.toml")
+        .read_text()
+        .replace('quick_columns = ["none:', 'quick_columns = ["none:resnet8", "none:')
+    )
     (tmp_path / "t.toml").write_text(text)
     with pytest.raises(InputError, match=r"quick_columns has none:resnet8; allowed: none:ResNet18, "):
         matrix.load_table("t", tmp_path)
@@ -128,7 +143,9 @@ def test_runs_shared_by_tables_are_the_same_runs() -> None:
         n: {r.key for r in matrix.expand(matrix.load_table(n), "paper").runs}
         for n in ("dlkd-table1", "sskd-table3", "crd-table1")
     }
-    assert len(keys["dlkd-table1"] & keys["sskd-table3"]) > 100 and not keys["crd-table1"] & keys["sskd-table3"]
+    assert (
+        len(keys["dlkd-table1"] & keys["sskd-table3"]) > 100 and not keys["crd-table1"] & keys["sskd-table3"]
+    )
 
 
 def test_fsp_answers_unequal_channels_by_a_reason() -> None:
@@ -142,7 +159,9 @@ def test_a_plan_counts_packs_and_puts_teachers_first(tmp_path: Path) -> None:
     assert [len(p.runs) for p in found.packs] == [1, 1, 3, 3], "teacher; its head; a pack for each seed"
     assert [p.level for p in found.packs] == [0, 1, 2, 2]
     numbers = plan.summary(found, "cpu")
-    assert numbers["runs"] == 8 and numbers["missing"] == 8 and numbers["packs"] == 4 and numbers["hours"] >= 0
+    assert (
+        numbers["runs"] == 8 and numbers["missing"] == 8 and numbers["packs"] == 4 and numbers["hours"] >= 0
+    )
     assert max(len(p.runs) for p in plan.make_plan(runs, None, max_pack=2).packs) == 2
 
 
@@ -156,7 +175,14 @@ def test_packs_share_the_cost_of_the_teacher() -> None:
     assert apart.macs - together.macs == pytest.approx(3 * teacher)
     assert apart.hours > together.hours
     ab, kd = (
-        cost.macs(list(cost.teacher_passes([Resolver().run(Request("cifar100", "crd", "paper", "resnet56", "resnet20", m), 0)])), "cifar100")
+        cost.macs(
+            list(
+                cost.teacher_passes(
+                    [Resolver().run(Request("cifar100", "crd", "paper", "resnet56", "resnet20", m), 0)]
+                )
+            ),
+            "cifar100",
+        )
         for m in ("ab", "kd")
     )
     assert ab == pytest.approx(30 / 240 * kd)  # AB asks its teacher in the initialisation stage alone
@@ -200,7 +226,9 @@ def test_a_broken_table_is_one_line(tmp_path: Path, text: str, problem: str) -> 
 def test_a_setting_reaches_a_row_however_it_is_written(tmp_path: Path) -> None:
     text = (matrix.FOLDER / "crd-table1.toml").read_text().replace('method = "crd+kd"', 'method = "crd + kd"')
     (tmp_path / "t.toml").write_text(text)
-    found = matrix.expand(matrix.load_table("t", tmp_path), "paper", seeds=[0], overrides=(("kd.temperature", 8.0),))
+    found = matrix.expand(
+        matrix.load_table("t", tmp_path), "paper", seeds=[0], overrides=(("kd.temperature", 8.0),)
+    )
     runs = [r for r in found.runs if r.method == "crd+kd"]
     assert runs and all(r.settings["method"]["components"]["kd"]["temperature"] == 8.0 for r in runs)
 

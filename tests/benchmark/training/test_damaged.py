@@ -28,7 +28,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def outcomes(folder: Path, runs: list, **options: object) -> dict[str, tuple[str, str]]:  # type: ignore[type-arg]
     store = Store(folder)
-    found = run_plan(make_plan(runs, store, skip_states=frozenset({"failed"})), store, Options(FP32, **options), Environment(str(folder), "data"))  # type: ignore[arg-type]
+    found = run_plan(
+        make_plan(runs, store, skip_states=frozenset({"failed"})),
+        store,
+        Options(FP32, **options),
+        Environment(str(folder), "data"),
+    )  # type: ignore[arg-type]
     return {o.run.key: (o.status, o.reason) for o in found}
 
 
@@ -42,7 +47,12 @@ def test_a_teacher_that_cannot_be_read_fails_its_own_students(trained: Path, tmp
     weights.write_bytes(weights.read_bytes()[:-200])
     found = outcomes(folder, [bad, other])
     status, reason = found[bad.key]
-    assert status == "failed" and "last.pt" in reason and f"remove {weights.parent}" in reason and "\n" not in reason
+    assert (
+        status == "failed"
+        and "last.pt" in reason
+        and f"remove {weights.parent}" in reason
+        and "\n" not in reason
+    )
     assert found[other.key] == ("done", "")
     shutil.rmtree(weights.parent)  # as the reason says
     store.clear_failure(bad.key)
@@ -53,7 +63,10 @@ def test_a_head_that_cannot_be_read_fails_its_own_students(trained: Path, tmp_pa
     folder = tmp_path / "runs"
     shutil.copytree(trained, folder)
     store = Store(folder)
-    bad, other = small_run("sskd", "wrn_16_1", recipe__epochs=1), small_run("sp", "wrn_16_1", recipe__epochs=1)
+    bad, other = (
+        small_run("sskd", "wrn_16_1", recipe__epochs=1),
+        small_run("sp", "wrn_16_1", recipe__epochs=1),
+    )
     state = store.path(bad.heads[0].key) / "state.pt"
     state.write_bytes(b"no archive")
     found = outcomes(folder, [bad, other])

@@ -47,7 +47,9 @@ def state(item: ActiveRun) -> dict[str, Any]:
 
 
 def assert_same(a: ActiveRun, b: ActiveRun) -> None:
-    if "reviewkd" in a.run.method:  # equal to rounding alone on the tape; which of its operators rounds otherwise there was not found out
+    if (
+        "reviewkd" in a.run.method
+    ):  # equal to rounding alone on the tape; which of its operators rounds otherwise there was not found out
         for x, y in zip(a.curve, b.curve, strict=True):
             assert x == pytest.approx(y, rel=1e-4)
         return
@@ -92,7 +94,8 @@ def test_what_cannot_be_captured_is_stepped_and_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "settings"), [("dkd", {"dkd__warmup": 200}), ("reviewkd", {"reviewkd__warmup": 200}), ("ctkd", {"ctkd__rise": 200})]
+    ("method", "settings"),
+    [("dkd", {"dkd__warmup": 200}), ("reviewkd", {"reviewkd__warmup": 200}), ("ctkd", {"ctkd__rise": 200})],
 )
 def test_a_schedule_on_the_host_is_seen(method: str, settings: dict[str, Any], tmp_path: Path) -> None:
     run = small_run(method, recipe__epochs=6, **settings)
@@ -107,7 +110,9 @@ def test_a_schedule_on_the_host_is_seen(method: str, settings: dict[str, Any], t
     assert what_the_host_knows(item) != before
 
 
-def test_the_trainer_with_graphs_is_the_trainer_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_trainer_with_graphs_is_the_trainer_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Through the initialisation stage, evaluations, checkpoints and a resumption."""
     runs = [small_run(m, recipe__epochs=4) for m in ("ft", "kd", "crd")]
     plain, taped = tmp_path / "plain", tmp_path / "taped"
@@ -136,13 +141,17 @@ def taped(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_a_run_that_catches_up_and_is_joined(tmp_path: Path, taped: list[str]) -> None:
     """The front was captured for the one that was behind; the items of the next epoch are more."""
-    runs = [small_run(m, recipe__epochs=3, **{f"{m}__warmup": 0} if m == "dkd" else {}) for m in ("kd", "dkd")]
+    runs = [
+        small_run(m, recipe__epochs=3, **{f"{m}__warmup": 0} if m == "dkd" else {}) for m in ("kd", "dkd")
+    ]
     assert [o.status for o in train(runs[:1], tmp_path, until=1)] == ["stopped"]
     assert [o.status for o in train(runs, tmp_path)] == ["done", "done"]
     assert not taped
 
 
-def test_an_initialisation_stage_that_reads_what_the_main_stage_reads(tmp_path: Path, taped: list[str]) -> None:
+def test_an_initialisation_stage_that_reads_what_the_main_stage_reads(
+    tmp_path: Path, taped: list[str]
+) -> None:
     runs = [small_run(m, recipe__epochs=3) for m in ("at", "ft")]
     assert [(o.status, o.reason) for o in train(runs, tmp_path)] == [("done", "")] * 2
     assert not taped
@@ -157,7 +166,11 @@ def test_a_tensor_replaced_is_not_captured(tmp_path: Path, monkeypatch: pytest.M
         found = loss(self, step)
         past = getattr(self, "past", None)
         self.past = step.student.logits.detach()
-        return found if past is None or past.shape != self.past.shape else {k: v + 0 * past.sum() for k, v in found.items()}
+        return (
+            found
+            if past is None or past.shape != self.past.shape
+            else {k: v + 0 * past.sum() for k, v in found.items()}
+        )
 
     monkeypatch.setattr(KD, "loss", keeps)
     said: list[str] = []

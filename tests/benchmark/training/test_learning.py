@@ -14,7 +14,9 @@ from benchmark.training.evaluate import evaluate
 from results.store import Store
 
 COMBINATIONS = ("plain", "at+kd", "crd+kd", "kd+ls", "kd+at+sp")
-SINGLE = tuple(n for n in methods.names() if methods.get(n).trains_student and not methods.get(n).is_wrapper())
+SINGLE = tuple(
+    n for n in methods.names() if methods.get(n).trains_student and not methods.get(n).is_wrapper()
+)
 SETTINGS = {"recipe__epochs": 6, "recipe__train_images": 256, "recipe__test_images": 200}
 OTHERWISE = {"semckd": {"recipe__lr": 0.01}, "sp": {"recipe__epochs": 9}, "tfkd_self": {"recipe__epochs": 14}}
 """SemCKD's weight of 400 makes the first steps of batches of 16 diverge at 0.05; SP, chaotic at first, has learned in six epochs on some processors
@@ -36,7 +38,10 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, fl
     for pack in packs.values():
         outcomes = train([run for _, run in pack], folder)
         for (name, run), outcome in zip(pack, outcomes, strict=True):
-            found[name] = (outcome.status + outcome.reason, float((store.record(run.key) or {}).get("top1_best") or 0))
+            found[name] = (
+                outcome.status + outcome.reason,
+                float((store.record(run.key) or {}).get("top1_best") or 0),
+            )
     return found
 
 

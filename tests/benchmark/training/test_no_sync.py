@@ -18,7 +18,15 @@ from benchmark.training.lockstep import Lockstep
 
 READS = {"_local_scalar_dense", "is_nonzero", "equal", "item"}
 """Operators that bring a value to the host."""
-SHAPES = {"nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "repeat_interleave", "bincount"}
+SHAPES = {
+    "nonzero",
+    "masked_select",
+    "_unique2",
+    "unique_dim",
+    "unique_consecutive",
+    "repeat_interleave",
+    "bincount",
+}
 """Operators whose result's shape is known to the device alone: a GPU must be waited for, and a graph cannot hold them."""
 
 
@@ -36,7 +44,11 @@ class Synchronisations(TorchDispatchMode):
             t is not None and t.dtype in (torch.bool, torch.uint8) for t in args[1]
         )
         # in a backward pass each cast names its device, which is the one that the gradient is on
-        moved = name == "_to_copy" and kwargs.get("device") is not None and torch._C._current_graph_task_id() == -1
+        moved = (
+            name == "_to_copy"
+            and kwargs.get("device") is not None
+            and torch._C._current_graph_task_id() == -1
+        )
         if name in READS | SHAPES or boolean or moved:
             self.found[name] += 1
         return func(*args, **kwargs)

@@ -39,7 +39,9 @@ def test_alone_in_a_pack_of_two_and_of_nine_the_weights_are_the_same(tmp_path: P
     train([run, others[0]], tmp_path / "two")
     train([*others[:4], run, *others[4:]], tmp_path / "nine")
     assert len({weights(run, tmp_path / f) for f in ("alone", "two", "nine")}) == 1
-    assert len({weights(r, tmp_path / "nine") for r in (run, *others)}) == 9, "the methods differ from each other"
+    assert len({weights(r, tmp_path / "nine") for r in (run, *others)}) == 9, (
+        "the methods differ from each other"
+    )
 
 
 def test_a_pack_may_mix_students_and_methods_with_stages_and_views(tmp_path: Path) -> None:
@@ -69,8 +71,13 @@ def test_side_by_side_in_lanes_the_weights_are_the_same(tmp_path: Path, precisio
         assert len({weights(run, tmp_path / f) for f in ("alone", "pack", "turned")}) == 1, run.method
 
 
-def test_the_item_whose_step_was_the_longest_is_begun_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    two, runs = Execution("cpu", "fp32", threads=2, student_threads=1), [small_run(m) for m in ("kd", "at", "crd")]
+def test_the_item_whose_step_was_the_longest_is_begun_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two, runs = (
+        Execution("cpu", "fp32", threads=2, student_threads=1),
+        [small_run(m) for m in ("kd", "at", "crd")],
+    )
     with two.applied():
         _, items = open_items(runs, random_split(64, 10, seed=0), two, tmp_path)
         pack = Lockstep(items, None, two)
@@ -116,7 +123,16 @@ def kill_and_go_on(runs: list[Run], folder: Path, at: int) -> None:
         train_pack(runs, Store(Path(sys.argv[3])), Options(FP32, reporter=KillAt(int(sys.argv[5]))))
     """)
     orders = json.dumps([r.order() for r in runs])
-    command = [sys.executable, "-c", code, str(ROOT), str(Path(__file__).parents[1]), str(folder), orders, str(at)]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        str(ROOT),
+        str(Path(__file__).parents[1]),
+        str(folder),
+        orders,
+        str(at),
+    ]
     killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert killed.returncode == -9, killed.stderr
     assert not any(Store(folder).is_done(r.key) for r in runs)
@@ -144,7 +160,9 @@ RELATIONS = ("cckd", "stkd", "darkrank", "seed", "iusp")
 
 
 @pytest.mark.parametrize("rows", [("plain", *SELF), RELATIONS], ids=["self", "relations"])
-def test_alone_in_a_pack_and_stopped_between_the_weights_are_the_same(tmp_path: Path, rows: tuple[str, ...]) -> None:
+def test_alone_in_a_pack_and_stopped_between_the_weights_are_the_same(
+    tmp_path: Path, rows: tuple[str, ...]
+) -> None:
     """Every method's memory (last batch, last epoch, queue) comes back with the checkpoint."""
     runs = [small_run(m) for m in rows]
     packs: dict[tuple[object, ...], list[Run]] = {}
@@ -157,7 +175,9 @@ def test_alone_in_a_pack_and_stopped_between_the_weights_are_the_same(tmp_path: 
         assert [o.status for o in train([run], tmp_path / "alone", until=1)] == ["stopped"]
         assert [o.status for o in train([run], tmp_path / "alone")] == ["done"]
         assert weights(run, tmp_path / "packed") == weights(run, tmp_path / "alone"), run.method
-    assert len({weights(r, tmp_path / "packed") for r in runs}) == len(runs), "the methods differ from each other"
+    assert len({weights(r, tmp_path / "packed") for r in runs}) == len(runs), (
+        "the methods differ from each other"
+    )
 
 
 @pytest.mark.parametrize("method", ["ab", "fsp", "ft"])
@@ -266,13 +286,19 @@ def test_a_run_that_was_taken_over_is_left_to_its_new_holder(tmp_path: Path) -> 
     assert (lost.status, kept.status) == ("busy", "done")
     assert lost.reason == "taken over by process 7 on elsewhere while this one stood still"
     assert len(before) == 1 and (tmp_path / run.key / "checkpoint.pt").read_bytes() == before[0]
-    assert claim.exists() and not (tmp_path / run.key / "last.pt").exists() and not Store(tmp_path).is_done(run.key)
+    assert (
+        claim.exists()
+        and not (tmp_path / run.key / "last.pt").exists()
+        and not Store(tmp_path).is_done(run.key)
+    )
 
 
 def test_without_its_teacher_a_run_is_blocked_with_the_reason(tmp_path: Path) -> None:
     run = small_run("kd")
     (outcome,) = train_pack([run], Store(tmp_path), Options(FP32))
-    assert outcome.status == "blocked" and run.needs_runs[0].key in outcome.reason and "absent" in outcome.reason
+    assert (
+        outcome.status == "blocked" and run.needs_runs[0].key in outcome.reason and "absent" in outcome.reason
+    )
 
 
 def test_what_a_finished_run_leaves(tmp_path: Path) -> None:
@@ -294,7 +320,9 @@ def test_what_a_finished_run_leaves(tmp_path: Path) -> None:
         "term_kd",
     } <= set(curve.columns)
     assert np.allclose(curve["train_loss"], 0.1 * curve["term_ce"] + 0.9 * curve["term_kd"])
-    assert record["top1_last"] == curve["test_acc"].iloc[-1] and record["top1_best"] == curve["test_acc"].max()
+    assert (
+        record["top1_last"] == curve["test_acc"].iloc[-1] and record["top1_best"] == curve["test_acc"].max()
+    )
     assert record["teacher_info"]["weights"] and record["teacher_info"]["top1"] >= 0
     assert record["settings"]["method"]["components"]["kd"]["temperature"] == 4.0
     assert not (tmp_path / run.key / "checkpoint.pt").exists() and not (tmp_path / run.key / "claim").exists()
@@ -315,7 +343,8 @@ def test_methods_of_a_seed_start_from_the_same_student_and_see_the_same_batches(
 
     labels = torch.arange(10)
     a, b = (
-        ActiveRun.open(small_run(m, teacher="resnet14"), Path("/nonexistent"), FP32, None, labels, {}) for m in ("at", "kd")
+        ActiveRun.open(small_run(m, teacher="resnet14"), Path("/nonexistent"), FP32, None, labels, {})
+        for m in ("at", "kd")
     )
     assert a.student is not None and b.student is not None
     assert models.weights_hash(a.student) == models.weights_hash(b.student)
@@ -343,10 +372,16 @@ def test_the_learning_rate_lies_on_the_device_and_falls_in_place(tmp_path: Path)
     train([run], tmp_path / "old")
     assert weights(run, tmp_path / "old") == weights(run, tmp_path / "whole")
     curve = Store(tmp_path / "whole").curve(run.key)
-    assert curve is not None and list(curve["lr"]) == [run.recipe.lr_at(e) for e in (1, 2, 3, 4)] and curve["lr"].nunique() > 1
+    assert (
+        curve is not None
+        and list(curve["lr"]) == [run.recipe.lr_at(e) for e in (1, 2, 3, 4)]
+        and curve["lr"].nunique() > 1
+    )
 
 
-def test_a_workers_own_methods_are_found_from_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_workers_own_methods_are_found_from_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With several GPUs: the worker runs in the checkout, where the path that was meant from here leads nowhere."""
     started: list[dict[str, str]] = []
 

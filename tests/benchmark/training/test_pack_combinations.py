@@ -49,7 +49,9 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", [*SINGLE, *COMBINED])
-def test_alone_the_weights_are_those_of_the_interrupted_pack(tmp_path: Path, packed: dict[str, str], name: str) -> None:
+def test_alone_the_weights_are_those_of_the_interrupted_pack(
+    tmp_path: Path, packed: dict[str, str], name: str
+) -> None:
     run = tiny(name)
     assert [o.status for o in train([run], tmp_path)] == ["done"]
     assert weights(run, tmp_path) == packed[name]
@@ -69,16 +71,22 @@ def test_combinations_learn(tmp_path: Path, name: str) -> None:
 
 def test_a_student_that_predicts_with_a_projector_is_tested_with_it(tmp_path: Path) -> None:
     """SimKD's record is of the projector and the teacher's classifier, both left beside the student: its own classifier has learnt nothing."""
-    run = small_run("simkd", recipe__epochs=4, recipe__train_images=384, recipe__test_images=200, recipe__lr=0.05)
+    run = small_run(
+        "simkd", recipe__epochs=4, recipe__train_images=384, recipe__test_images=200, recipe__lr=0.05
+    )
     (outcome,) = train([run], tmp_path)
     record, weights_file = Store(tmp_path).record(run.key) or {}, tmp_path / run.key / "last.pt"
     assert outcome.status == "done" and record["method_params"] > 0
     curve = Store(tmp_path).curve(run.key)
-    assert curve is not None and curve["train_acc"].isna().all(), "the accuracy of an untrained classifier would mislead"
+    assert curve is not None and curve["train_acc"].isna().all(), (
+        "the accuracy of an untrained classifier would mislead"
+    )
 
     student, teacher = models.build("resnet8", 10), models.build("resnet14", 10)
     infos = [models.info(n, 10) for n in ("resnet8", "resnet14")]
-    context = MethodContext(*infos, student, teacher, torch.zeros(384, dtype=torch.int64), 10, 4, 16, torch.device("cpu"))
+    context = MethodContext(
+        *infos, student, teacher, torch.zeros(384, dtype=torch.int64), 10, 4, 16, torch.device("cpu")
+    )
     method = methods.get("simkd")(run.spec.components[0].config, context)
     models.load_weights(student, weights_file)
     method.load_state_dict(torch.load(weights_file, weights_only=True)["at_test_simkd"])

@@ -27,7 +27,9 @@ def imported(folder: Path, classifier_seed: int) -> TeacherRef:
 
 def seed_run(ref: TeacherRef, labels: str) -> Run:
     overrides = tuple(sorted((*SMALL, ("seed.labels", labels), ("seed.queue", 64))))
-    return Resolver({("digits", "resnet14"): ref}).run(Request("digits", "crd", "quick", "resnet14", "resnet8", "seed", overrides), 0)
+    return Resolver({("digits", "resnet14"): ref}).run(
+        Request("digits", "crd", "quick", "resnet14", "resnet8", "seed", overrides), 0
+    )
 
 
 def left(run: Run, folder: Path) -> dict[str, torch.Tensor]:
@@ -50,7 +52,10 @@ def test_features_without_labels(labels: str, tmp_path: Path, monkeypatch: pytes
     run = seed_run(imported(tmp_path, 1), labels)
     digits = data.load("digits")
     found = []
-    for name, split in (("true", digits.train), ("permuted", data.Split(digits.train.images, digits.train.labels.roll(1)))):
+    for name, split in (
+        ("true", digits.train),
+        ("permuted", data.Split(digits.train.images, digits.train.labels.roll(1))),
+    ):
         monkeypatch.setattr("benchmark.data.load", lambda *_, s=split: data.Dataset("digits", s, digits.test))
         assert [o.status for o in train([run], tmp_path / name)] == ["done"]
         found.append(left(run, tmp_path / name))
@@ -61,18 +66,40 @@ def test_features_without_labels(labels: str, tmp_path: Path, monkeypatch: pytes
 def test_the_features_that_are_handed_on_carry_the_classes(tmp_path: Path) -> None:
     """The teacher: features that have learnt something, under a classifier of noise. Its student's probe is far above the same probe on features
     that nobody taught (weight 0)."""
-    more = {**dict(SMALL), "recipe.epochs": 6, "recipe.train_images": 384, "recipe.test_images": 200, "recipe.lr": 0.05}
-    teacher = Resolver().run(Request("digits", "crd", "quick", "none", "resnet14", "plain", tuple(sorted(more.items()))), 0)
+    more = {
+        **dict(SMALL),
+        "recipe.epochs": 6,
+        "recipe.train_images": 384,
+        "recipe.test_images": 200,
+        "recipe.lr": 0.05,
+    }
+    teacher = Resolver().run(
+        Request("digits", "crd", "quick", "none", "resnet14", "plain", tuple(sorted(more.items()))), 0
+    )
     train([teacher], tmp_path)
     net = models.build("resnet14", 10)
     models.load_weights(net, tmp_path / teacher.key / "last.pt")
     torch.nn.init.normal_(net.linear_head().weight, 0.0, 5.0)
     models.save_weights(net, tmp_path / "resnet14.pth")
-    resolver = Resolver({("digits", "resnet14"): TeacherRef("resnet14", weights=models.weights_hash(net), path=str(tmp_path / "resnet14.pth"))})
+    resolver = Resolver(
+        {
+            ("digits", "resnet14"): TeacherRef(
+                "resnet14", weights=models.weights_hash(net), path=str(tmp_path / "resnet14.pth")
+            )
+        }
+    )
     top1 = []
     for weight in (1.0, 0.0):
-        own = {**more, "recipe.epochs": 12, "seed.labels": "classifier", "seed.queue": 256, "seed.weight": weight}
-        run = resolver.run(Request("digits", "crd", "quick", "resnet14", "resnet8", "seed", tuple(sorted(own.items()))), 0)
+        own = {
+            **more,
+            "recipe.epochs": 12,
+            "seed.labels": "classifier",
+            "seed.queue": 256,
+            "seed.weight": weight,
+        }
+        run = resolver.run(
+            Request("digits", "crd", "quick", "resnet14", "resnet8", "seed", tuple(sorted(own.items()))), 0
+        )
         assert [o.status for o in train([run], tmp_path)] == ["done"]
         top1.append((Store(tmp_path).record(run.key) or {})["top1_best"])
     assert top1[0] > top1[1] + 10, top1

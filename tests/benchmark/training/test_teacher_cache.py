@@ -27,7 +27,12 @@ from results.store import Store
 
 def tiny_run(method: str) -> Run:
     """One epoch of eight images (a table has 162 outcomes of each)."""
-    settings = (("recipe.epochs", 1), ("recipe.test_images", 20), ("recipe.train_images", 8), ("recipe.batch_size", 4))
+    settings = (
+        ("recipe.epochs", 1),
+        ("recipe.test_images", 20),
+        ("recipe.train_images", 8),
+        ("recipe.batch_size", 4),
+    )
     return Resolver().run(Request("digits", "crd", "quick", "resnet8", "resnet8", method, settings), 0)
 
 
@@ -49,7 +54,9 @@ def test_the_table_is_the_live_pass_to_rounding(execution: Execution, tmp_path: 
     normalise = (stream.mean, stream.std)
     parts = frozenset({"logits", "embedding"})
     table = TeacherCache.open(tmp_path, teacher, split, normalise, execution, parts)
-    rounding = {"fp32": {"rtol": 1e-5, "atol": 1e-5}, "bf16": {"rtol": 0.02, "atol": 0.02}}[execution.precision]
+    rounding = {"fp32": {"rtol": 1e-5, "atol": 1e-5}, "bf16": {"rtol": 0.02, "atol": 0.02}}[
+        execution.precision
+    ]
     live = Lockstep([], teacher, execution)
     for epoch in (1, 2, 3):
         for batch in stream.epoch("main", epoch, [NORMAL, SECOND]):
@@ -68,7 +75,10 @@ def test_the_table_is_the_live_pass_to_rounding(execution: Execution, tmp_path: 
 def test_another_teacher_or_other_images_have_another_table(tmp_path: Path) -> None:
     a, b = random_split(4, 10, seed=0), random_split(4, 10, seed=1)
     normalise = (torch.zeros(3), torch.ones(3))
-    teacher, other = build_teacher(small_run("kd"), FP32), build_teacher(small_run("kd", teacher="resnet20"), FP32)
+    teacher, other = (
+        build_teacher(small_run("kd"), FP32),
+        build_teacher(small_run("kd", teacher="resnet20"), FP32),
+    )
     for net, split in ((teacher, a), (teacher, b), (other, a)):
         TeacherCache.open(tmp_path, net, split, normalise, FP32, frozenset({"logits"}))
     assert len(list(tmp_path.iterdir())) == 3
@@ -88,7 +98,9 @@ def test_trained_from_the_table_the_losses_are_those_of_live_passes(tmp_path: Pa
         curves = [Store(tmp_path / f).curve(run.key) for f in ("live", "table")]
         assert curves[0] is not None and curves[1] is not None
         # the same teacher, trained twice from one seed, so all that differs is the batch that the pass was made in
-        assert curves[0]["train_loss"].to_numpy() == pytest.approx(curves[1]["train_loss"].to_numpy(), rel=1e-4)
+        assert curves[0]["train_loss"].to_numpy() == pytest.approx(
+            curves[1]["train_loss"].to_numpy(), rel=1e-4
+        )
 
 
 def packs(*methods: str, epochs: int = 240, seeds: int = 1) -> list[list[object]]:
