@@ -1,17 +1,30 @@
-"""AB: the student first learns which of the teacher's neurons are active, then the task alone.
+"""Activation boundaries (AB): pre-train the student so that its neurons fire where the teacher's do.
 
-Initialisation stage (30 epochs), over the pre-activations s (student, through a connector) and t (teacher) of each stage:
+Initialisation stage (30 epochs):
 
-    L_init = 3/1000 * sum_i 2^(i-n+1) * (1/B) * sum over elements of
-             (s + m)^2 [s > -m and t <= 0] + (s - m)^2 [s <= m and t > 0],      margin m = 1, i = 0 .. n-1
+    L_init = 3/1000 * sum_{i=0}^{n-1} 2^(i-n+1) * D(r_i(s_i), t_i) / B
+    D(s, t) = sum over elements of  (s + m)^2 [s > -m and t <= 0]  +  (s - m)^2 [s <= m and t > 0]
 
-so the last stage has weight 1, the one before 1/2, and so on. Main stage: nothing (plain cross-entropy). The benchmark's scripts pass
-`-b 1` for the main stage, where the code then sets the loss to 0; there is no such weight here. The connector is a convolution and a
-batch norm (FitNet's regressor without its ReLU) where channels or size differ, else the identity. The stage trains the student's stem
-and stages and the connectors, in train mode, by a fresh SGD at the student's constant learning rate; all else stays untrained.
+s_i, t_i: pre-activations `[B, C, H, W]` of stage i of the student and the teacher; n: number of stages;
+r_i: connector of stage i; m = 1: margin; B: batch size; [.] is 1 where the condition holds, else 0. The
+last stage has weight 1, the one before it 1/2, and so on.
 
-Heo, Lee, Yun, Choi: Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons. AAAI 2019, arXiv 1811.03233.
-Constants: RepDistiller distiller_zoo/AB.py, helper/pretrain.py, train_student.py (`--distill abound`, 30 epochs).
+Main stage: cross-entropy alone, L = ce * CE(z_s, y).
+
+Modules: one connector for each stage. It is a convolution and a batch norm (FitNet's regressor without its
+ReLU) where the channels or the map sizes of student and teacher differ, and the identity elsewhere. The
+initialisation stage trains the connectors and the student's stem and stages, in train mode, with a new SGD
+optimiser at the student's learning rate, which stays constant. The rest of the student is not trained in
+this stage.
+
+Differences between paper and code: the CRD benchmark's scripts pass `-b 1` for the main stage, but their
+code sets the AB loss to 0 there. The main stage of this file therefore has no AB term and no such weight.
+
+Paper: Heo, Lee, Yun, Choi: Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden
+Neurons. AAAI 2019, arXiv 1811.03233.
+
+Constants: RepDistiller distiller_zoo/AB.py, helper/pretrain.py, train_student.py (`--distill abound`, 30
+epochs).
 """
 
 from __future__ import annotations
@@ -31,7 +44,7 @@ if TYPE_CHECKING:
 
 
 def boundary_loss(student: Tensor, teacher: Tensor, margin: float) -> Tensor:
-    """Sum over all elements of the squared distance to the margin on the side where the teacher is. Same shapes -> scalar."""
+    """Sum of squared distances to the margin on the teacher's side. Two tensors of one shape -> scalar."""
     inactive = (student + margin).square() * ((student > -margin) & (teacher <= 0))
     active = (student - margin).square() * ((student <= margin) & (teacher > 0))
     return (inactive + active).sum()
@@ -40,7 +53,7 @@ def boundary_loss(student: Tensor, teacher: Tensor, margin: float) -> Tensor:
 @dataclass(frozen=True, kw_only=True)
 class ABConfig(MethodConfig):
     init_weight: float = param(
-        0.003, "factor of the initialisation loss", "RepDistiller helper/pretrain.py, loss / bsz / 1000 * 3"
+        0.003, "weight of the initialisation loss", "RepDistiller helper/pretrain.py, loss / bsz / 1000 * 3"
     )
     margin: float = param(
         1.0, "margin m of the activation boundary", "RepDistiller distiller_zoo/AB.py, margin 1.0"
@@ -50,8 +63,14 @@ class ABConfig(MethodConfig):
 class AB(Method):
     name = "ab"
     title = "AB"
-    formula = "initialisation: margin loss on the signs of pre-activations, 3/1000 sum_i 2^(i-n+1) L_i / B; then CE alone"
-    paper = "Heo et al., Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons, AAAI 2019"
+    formula = (
+        "initialisation: margin loss on the signs of pre-activations, 3/1000 sum_i 2^(i-n+1) L_i / B; "
+        "then CE alone"
+    )
+    paper = (
+        "Heo et al., Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons, "
+        "AAAI 2019"
+    )
     bibtex = """@inproceedings{heo2019knowledge,
   title     = {Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons},
   author    = {Heo, Byeongho and Lee, Minsik and Yun, Sangdoo and Choi, Jin Young},
@@ -87,13 +106,13 @@ class AB(Method):
 
     def init_loss(self, step: Step) -> Terms:
         n = len(self.connectors)
-        losses = []
-        for i, (connector, s, t) in enumerate(
-            zip(self.connectors, step.student.preacts, step.teacher.preacts, strict=False)
-        ):
-            losses.append(2.0 ** (i - n + 1) * boundary_loss(connector(s), t, self.config.margin))
+        stages = zip(self.connectors, step.student.preacts, step.teacher.preacts, strict=False)
+        losses = [
+            2.0 ** (i - n + 1) * boundary_loss(connector(s), t, self.config.margin)
+            for i, (connector, s, t) in enumerate(stages)
+        ]
         return {"ab": self.config.init_weight * torch.stack(losses).sum() / len(step.labels)}
 
     def after_init(self) -> None:
-        """The connectors have done their work: without gradients they are left out of the main stage's optimiser."""
+        """Freeze the connectors, which keeps them out of the main stage's optimiser."""
         self.connectors.requires_grad_(False)

@@ -1,11 +1,19 @@
-"""AT: attention transfer. The student's stages look where the teacher's do.
+"""Attention transfer (AT): match the attention maps of corresponding stages.
 
-    L = ce * CE + weight * sum_l mean((Q(F_s^l) - Q(F_t^l))^2),   Q(F) = l2norm(vec(mean_c F_c^2))
+    L = ce * CE(z_s, y) + weight * sum_l mean((Q(F_s^l) - Q(F_t^l))^2)
+    Q(F) = l2norm(vec(mean over channels of F^2))
 
-over the stages, the larger map adaptive-average-pooled to the smaller. No modules. The mean runs over batch and positions (the
-paper sums over positions), which the weight of 1000 makes up for.
+F_s^l, F_t^l: maps `[B, C, H, W]` of stage l of the student and the teacher; the larger of the two is
+reduced to the size of the smaller by adaptive average pooling. Q(F): attention map `[B, H*W]`, a unit
+vector for each image. If one network has more stages, its last ones are not used.
 
-Zagoruyko, Komodakis: Paying More Attention to Attention. ICLR 2017, arXiv 1612.03928, section 3.1.
+Modules: none.
+
+Differences between paper and code: the code takes the mean over batch and positions, where the paper sums
+over the positions. The weight of 1000 makes up for it.
+
+Paper: Zagoruyko, Komodakis: Paying More Attention to Attention. ICLR 2017, arXiv 1612.03928, section 3.1.
+
 Constants: RepDistiller distiller_zoo/AT.py, scripts/run_cifar_distill.sh (`-a 0 -b 1000`).
 """
 
@@ -35,8 +43,8 @@ class AT(Method):
     formula = "CE + 1000 sum_l mean((Q(F_s^l) - Q(F_t^l))^2), Q(F) = l2norm(vec(mean_c F_c^2))"
     paper = "Zagoruyko and Komodakis, Paying More Attention to Attention, ICLR 2017"
     bibtex = """@inproceedings{zagoruyko2017paying,
-  title     = {Paying More Attention to Attention: Improving the Performance of Convolutional Neural Networks via
-               Attention Transfer},
+  title     = {Paying More Attention to Attention: Improving the Performance of Convolutional Neural Networks
+               via Attention Transfer},
   author    = {Zagoruyko, Sergey and Komodakis, Nikos},
   booktitle = {International Conference on Learning Representations},
   year      = {2017}

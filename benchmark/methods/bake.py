@@ -1,15 +1,26 @@
-"""BAKE: the targets of an image are its batch's predictions, propagated along the similarity of their features.
+"""Batch knowledge ensembling (BAKE): each image's target is an average of the predictions for similar images.
 
     L = ce * CE(z, y) + weight * T^2 * KL(sg Q || softmax(z / T))
-    Q = (1 - w) (I - w A)^-1 P,  P = softmax(z / T),  A_ij = exp(f_i . f_j) / sum_{k != i} exp(f_i . f_k) for i != j, A_ii = 0
+    Q = (1 - w) (I - w A)^-1 P,    P = softmax(z / T)
+    A_ij = exp(f_i . f_j) / sum_{k != i} exp(f_i . f_k)  for i != j,    A_ii = 0
 
-f: the L2-normalised embeddings. Rows of A sum to 1, so those of Q do; summed over classes, divided by the batch; Q has no gradient. No
-modules. It lives on images of one class in a batch: the sampler `GROUPS` puts each image beside three others of its class (M = 3,
-fixed by the sampler). The paper adds M more to each of N images; here a batch keeps the protocol's size and an epoch its images.
+z: logits `[B, C]`; f: L2-normalised embeddings `[B, D]`; A: similarities within the batch `[B, B]`; Q: soft
+targets `[B, C]`; w: share of the neighbours; sg: stop-gradient. The rows of A sum to 1, and so do the rows
+of Q. KL is summed over the classes and averaged over the batch.
 
-Ge, Zhang, Choi, Cheung, Zhao, Zhu, Wang, Zhao, Li: Self-distillation with Batch Knowledge Ensembling Improves ImageNet Classification.
-arXiv 2104.13298, 2021. Constants: yxgeee/BAKE at 07c4f66 (w = 0.5 and M = 3 on CIFAR, T = 4, weight 1); the form of A is from
-memory of the paper (unverified).
+Batches: the method needs several images of a class in one batch. The sampler `GROUPS` puts each image next
+to three others of its class (M = 3, fixed by the sampler).
+
+Modules: none.
+
+Differences between paper and code: the paper adds M images to each of N images, which makes the batch
+larger. Here the batch size is the protocol's, and an epoch shows each image once.
+
+Paper: Ge, Zhang, Choi, Cheung, Zhao, Zhu, Wang, Zhao, Li: Self-distillation with Batch Knowledge Ensembling
+Improves ImageNet Classification. arXiv 2104.13298, 2021.
+
+Constants: yxgeee/BAKE at 07c4f66 (w = 0.5 and M = 3 on CIFAR, T = 4, weight 1). The form of A is written
+from memory of the paper (unverified).
 """
 
 from __future__ import annotations
@@ -27,11 +38,9 @@ from benchmark.methods.base import Method, MethodConfig, Needs, Step, Terms, par
 
 @dataclass(frozen=True, kw_only=True)
 class BAKEConfig(MethodConfig):
-    weight: float = param(1.0, "weight of the KL with the propagated targets", "BAKE, lambda = 1")
-    omega: float = param(
-        0.5, "share w of the neighbours in the propagation", "BAKE, omega = 0.5 on CIFAR-100"
-    )
-    temperature: float = param(4.0, "temperature T of all softmaxes", "BAKE, temperature 4")
+    weight: float = param(1.0, "weight of the KL term", "BAKE, lambda = 1")
+    omega: float = param(0.5, "share w of the neighbours in the targets", "BAKE, omega = 0.5 on CIFAR-100")
+    temperature: float = param(4.0, "temperature T of targets and predictions", "BAKE, temperature 4")
 
     def __post_init__(self) -> None:
         check_range("bake.omega", self.omega, 0.0, 0.99)
@@ -39,27 +48,31 @@ class BAKEConfig(MethodConfig):
 
 
 def propagated(features: Tensor, predictions: Tensor, omega: float) -> Tensor:
-    """Q `[B, C]` from embeddings `[B, D]` and P `[B, C]`. The system is solved without a look at its condition: I - w A is dominated by its
-    diagonal for w < 1."""
+    """Return the targets Q `[B, C]` from embeddings `[B, D]` and predictions P `[B, C]`."""
     f = F.normalize(features, dim=1)
-    own = torch.eye(len(f), dtype=f.dtype, device=f.device)
-    affinity = torch.exp(f @ f.t()) * (1 - own)
+    identity = torch.eye(len(f), dtype=f.dtype, device=f.device)
+    affinity = torch.exp(f @ f.t()) * (1 - identity)
     affinity = affinity / affinity.sum(1, keepdim=True)
-    solved: Tensor = torch.linalg.solve_ex(own - omega * affinity, predictions)[0]
+    # `solve_ex` skips the check for a singular matrix, for which the host would wait for the device.
+    # For w < 1, the matrix I - w A is diagonally dominant, hence not singular.
+    solved: Tensor = torch.linalg.solve_ex(identity - omega * affinity, predictions)[0]
     return (1 - omega) * solved
 
 
 class BAKE(Method):
     name = "bake"
     title = "BAKE"
-    formula = "CE + T^2 KL(sg Q || softmax(z/T)), Q = (1 - w)(I - w A)^-1 softmax(z/T), A from cosines in the batch, w = 0.5, T = 4"
+    formula = (
+        "CE + T^2 KL(sg Q || softmax(z/T)), Q = (1 - w)(I - w A)^-1 softmax(z/T), "
+        "A from cosines in the batch, w = 0.5, T = 4"
+    )
     paper = (
         "Ge et al., Self-distillation with Batch Knowledge Ensembling Improves ImageNet Classification, 2021"
     )
     bibtex = """@article{ge2021self,
   title   = {Self-distillation with Batch Knowledge Ensembling Improves ImageNet Classification},
-  author  = {Ge, Yixiao and Zhang, Xiao and Choi, Ching Lam and Cheung, Ka Chun and Zhao, Peipei and Zhu, Feng and
-             Wang, Xiaogang and Zhao, Rui and Li, Hongsheng},
+  author  = {Ge, Yixiao and Zhang, Xiao and Choi, Ching Lam and Cheung, Ka Chun and Zhao, Peipei and
+             Zhu, Feng and Wang, Xiaogang and Zhao, Rui and Li, Hongsheng},
   journal = {arXiv preprint arXiv:2104.13298},
   year    = {2021}
 }"""

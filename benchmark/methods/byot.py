@@ -1,16 +1,26 @@
-"""BYOT, be your own teacher: the deepest classifier teaches classifiers that sit on the earlier stages.
+"""Be your own teacher (BYOT): the deepest classifier of a network teaches classifiers on its earlier stages.
 
-    L = ce * CE(z, y) + sum over the earlier stages i of  early * CE(c_i, y) + soft * T^2 * KL(softmax(sg z / T) || softmax(c_i / T))
-                                                        + hint * sum over batch and channels of (e_i - sg e)^2 [e_i > 0 or e > 0]
+    L = ce * CE(z, y) + sum_i [ early * CE(c_i, y) + soft * T^2 * KL(softmax(sg z / T) || softmax(c_i / T))
+                                + hint * sum over batch and channels of (e_i - sg e)^2 [e_i > 0 or e > 0] ]
 
-e: the network's embedding; e_i: that of stage i behind a bottleneck (1x1 to a quarter of e's channels, k x k with stride k, 1x1 to e's
-channels, each with BN and ReLU, then pooled; k brings the map to the last stage's size), c_i = Linear(e_i). KL and CE are means over
-the batch, the hint is a *sum* over it. ce = early = 1 - alpha, soft = alpha. All of this trains with the network and is dropped at
-test, so the number is the deepest classifier's ("classifier 4/4"; the paper's ensemble is not made).
+i runs over all stages but the last. z: logits `[B, C]` and e: embedding `[B, D]` of the network; e_i:
+embedding `[B, D]` of stage i behind a bottleneck; c_i = Linear(e_i): logits `[B, C]`; sg: stop-gradient;
+[.] is 1 where the condition holds, else 0. KL and CE are averaged over the batch, while the hint is a *sum*
+over it. ce = early = 1 - alpha and soft = alpha, with alpha = 0.1.
 
-Zhang, Song, Gao, Chen, Bao, Ma: Be Your Own Teacher: Improve the Performance of Convolutional Neural Networks via Self Distillation.
-ICCV 2019, arXiv 1905.08094. Constants: luanyunteng/pytorch-be-your-own-teacher at 8045079, unofficial (alpha 0.1, T 3,
-beta 1e-6); the form of the bottleneck and of the hint are from memory of it (unverified).
+Modules: for each earlier stage a bottleneck and a linear classifier. The bottleneck is a 1x1 convolution to
+a quarter of e's channels, a k x k convolution with stride k, which brings the map to the last stage's size,
+and a 1x1 convolution to e's channels, each with batch norm and ReLU, followed by average pooling. They
+train with the network and are dropped at test time, so the reported number is the deepest classifier's
+("classifier 4/4").
+
+Differences between paper and code: the paper's ensemble of the classifiers is not implemented.
+
+Paper: Zhang, Song, Gao, Chen, Bao, Ma: Be Your Own Teacher: Improve the Performance of Convolutional Neural
+Networks via Self Distillation. ICCV 2019, arXiv 1905.08094.
+
+Constants: luanyunteng/pytorch-be-your-own-teacher at 8045079, which is unofficial (alpha 0.1, T 3, beta
+1e-6). The forms of the bottleneck and of the hint are written from memory of that code (unverified).
 """
 
 from __future__ import annotations
@@ -32,13 +42,15 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class BYOTConfig(MethodConfig):
     ce: float = param(
-        0.9, "weight of the deepest cross-entropy, 1 - alpha (1.0 in a combination)", "luanyunteng, alpha 0.1"
+        0.9,
+        "weight of the deepest classifier's cross-entropy, 1 - alpha (1.0 in a combination)",
+        "luanyunteng, alpha 0.1",
     )
     early: float = param(
-        0.9, "weight of the earlier classifiers' cross-entropy, 1 - alpha", "luanyunteng, alpha 0.1"
+        0.9, "weight of the earlier classifiers' cross-entropies, 1 - alpha", "luanyunteng, alpha 0.1"
     )
-    soft: float = param(0.1, "weight alpha of the KL with the deepest classifier", "luanyunteng, alpha 0.1")
-    hint: float = param(1e-6, "weight beta of the distance of the embeddings", "luanyunteng, beta 1e-6")
+    soft: float = param(0.1, "weight alpha of the KL terms", "luanyunteng, alpha 0.1")
+    hint: float = param(1e-6, "weight beta of the hint terms", "luanyunteng, beta 1e-6")
     temperature: float = param(3.0, "temperature T of both softmaxes", "luanyunteng, temperature 3")
 
     def __post_init__(self) -> None:
@@ -48,7 +60,7 @@ class BYOTConfig(MethodConfig):
 
 
 def bottleneck(channels: int, outputs: int, shrink: int) -> nn.Sequential:
-    """1x1, `shrink` x `shrink` with that stride, 1x1, each with BN and ReLU; then the mean over the map."""
+    """Build a bottleneck: map `[B, channels, H, W]` -> embedding `[B, outputs]`. shrink: its k."""
     middle = max(1, outputs // 4)
 
     def layer(inputs: int, out: int, kernel: int) -> list[nn.Module]:
@@ -61,11 +73,16 @@ def bottleneck(channels: int, outputs: int, shrink: int) -> nn.Sequential:
 class BYOT(Method):
     name = "byot"
     title = "BYOT"
-    formula = "0.9 CE + sum_i 0.9 CE(c_i) + 0.1 T^2 KL(softmax(sg z/T) || softmax(c_i/T)) + 1e-6 |e_i - sg e|^2, T = 3"
+    formula = (
+        "0.9 CE + sum_i 0.9 CE(c_i) + 0.1 T^2 KL(softmax(sg z/T) || softmax(c_i/T)) "
+        "+ 1e-6 |e_i - sg e|^2, T = 3"
+    )
     paper = "Zhang et al., Be Your Own Teacher, ICCV 2019"
     bibtex = """@inproceedings{zhang2019be,
-  title     = {Be Your Own Teacher: Improve the Performance of Convolutional Neural Networks via Self Distillation},
-  author    = {Zhang, Linfeng and Song, Jiebo and Gao, Anni and Chen, Jingwei and Bao, Chenglong and Ma, Kaisheng},
+  title     = {Be Your Own Teacher: Improve the Performance of Convolutional Neural Networks via
+               Self Distillation},
+  author    = {Zhang, Linfeng and Song, Jiebo and Gao, Anni and Chen, Jingwei and Bao, Chenglong and
+               Ma, Kaisheng},
   booktitle = {IEEE/CVF International Conference on Computer Vision (ICCV)},
   year      = {2019}
 }"""
@@ -75,7 +92,7 @@ class BYOT(Method):
     @classmethod
     def skip(cls, config: BYOTConfig, student: NetInfo | None, teacher: NetInfo | None) -> str | None:
         if student is not None and len(student.stage_shapes) < 2:
-            return "BYOT needs a stage before the last, and the student has one"
+            return "BYOT needs a student with at least two stages"
         return None
 
     @classmethod
@@ -102,20 +119,17 @@ class BYOT(Method):
             return {}
         embeddings = [b(x) for b, x in zip(self.bottlenecks, step.student.stages, strict=False)]
         outputs = [classify(e) for classify, e in zip(self.classifiers, embeddings, strict=True)]
-        found: dict[str, list[Tensor]] = {
-            "byot_early": [F.cross_entropy(c, step.labels) for c in outputs]
-            if "byot_early" in active
-            else [],
-            "byot_soft": [kd_loss(c, step.student.logits.detach(), self.config.temperature) for c in outputs]
-            if "byot_soft" in active
-            else [],
-            "byot_hint": [_hint(e, step.student.embedding.detach()) for e in embeddings]
-            if "byot_hint" in active
-            else [],
-        }
-        return {term: sum(found[term][1:], found[term][0]) for term in active}
+        by_stage: dict[str, list[Tensor]] = {}
+        if "byot_early" in active:
+            by_stage["byot_early"] = [F.cross_entropy(c, step.labels) for c in outputs]
+        if "byot_soft" in active:
+            z, t = step.student.logits.detach(), self.config.temperature
+            by_stage["byot_soft"] = [kd_loss(c, z, t) for c in outputs]
+        if "byot_hint" in active:
+            by_stage["byot_hint"] = [_hint(e, step.student.embedding.detach()) for e in embeddings]
+        return {term: sum(losses[1:], losses[0]) for term, losses in by_stage.items()}
 
 
 def _hint(early: Tensor, deepest: Tensor) -> Tensor:
-    """Squared difference where one of the two is positive, summed over `[B, D]`."""
+    """Sum of the squared differences where either value is positive. Embeddings `[B, D]` -> scalar."""
     return ((early - deepest).square() * ((early > 0) | (deepest > 0))).sum()

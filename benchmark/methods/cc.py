@@ -1,13 +1,22 @@
-"""CC: the "correlation" row of the CRD benchmark. It is not the method of the paper that it cites.
+"""The "correlation" row (CC) of the CRD benchmark: products of the differences of neighbouring images.
 
-    L = ce * CE + weight * mean_i sum_d |e_s - e_t|_{i,d} * |e_s - e_t|_{i+1,d}
+    L = ce * CE(z_s, y) + weight * mean_i sum_d |e_s - e_t|_{i,d} * |e_s - e_t|_{i+1,d}
 
-i runs over neighbours in the batch (B - 1 pairs). e_s, e_t are linear embeddings of the pooled vectors of `dim` numbers, **both**
-trained with the student (the teacher's too, so that a degenerate solution is possible). The paper instead matches matrices of
-Taylor-expanded RBF kernels over the batch, without modules: a row of CC must not be read as that method.
+e_s, e_t: linear embeddings `[B, dim]` of the student's and the teacher's pooled features; i runs over the B
+- 1 pairs of neighbours in the batch, d over the `dim` components.
 
-Peng, Jin, Liu, Li, Wu, Liu, Zhou, Zhang: Correlation Congruence for Knowledge Distillation. ICCV 2019, arXiv 1904.01802.
-Constants: RepDistiller distiller_zoo/CC.py, scripts/run_cifar_distill.sh (`-a 0 -b 0.02`), `--feat_dim 128`.
+Modules: one linear layer for the student and one for the teacher. Both are trained with the student, the
+teacher's too, so a degenerate solution is possible.
+
+Differences between paper and code: this is *not* the method of the cited paper, and a row of CC must not be
+read as that method. The paper matches matrices of Taylor-expanded RBF kernels over the batch and has no
+modules; `cckd` implements it.
+
+Paper: Peng, Jin, Liu, Li, Wu, Liu, Zhou, Zhang: Correlation Congruence for Knowledge Distillation. ICCV
+2019, arXiv 1904.01802.
+
+Constants: RepDistiller distiller_zoo/CC.py, scripts/run_cifar_distill.sh (`-a 0 -b 0.02`),
+`--feat_dim 128`.
 """
 
 from __future__ import annotations
@@ -27,7 +36,7 @@ class CCConfig(MethodConfig):
         "weight of the correlation term",
         "RepDistiller run_cifar_distill.sh --distill correlation -b 0.02",
     )
-    dim: int = param(128, "length of both embeddings", "RepDistiller train_student.py --feat_dim 128")
+    dim: int = param(128, "size of both embeddings", "RepDistiller train_student.py --feat_dim 128")
 
     def __post_init__(self) -> None:
         check_range("cc.dim", self.dim, 1)
@@ -36,7 +45,10 @@ class CCConfig(MethodConfig):
 class CC(Method):
     name = "cc"
     title = "CC"
-    formula = "CE + 0.02 mean_i sum_d |e_s - e_t|_{i,d} |e_s - e_t|_{i+1,d}, e = trained linear embedding of each net's vector"
+    formula = (
+        "CE + 0.02 mean_i sum_d |e_s - e_t|_{i,d} |e_s - e_t|_{i+1,d}, "
+        "e = trained linear embedding of each network's pooled features"
+    )
     paper = (
         "RepDistiller's variant of Peng et al., Correlation Congruence for Knowledge Distillation, ICCV 2019"
     )

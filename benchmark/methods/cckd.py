@@ -1,20 +1,31 @@
-"""CCKD, correlation congruence as its paper has it: the batch's matrix of kernel values is handed on.
+"""Correlation congruence (CCKD): match the matrix of kernel values between the images of a batch.
 
-    L = ce * CE + kd * T^2 * KL(softmax(z_t / T) || softmax(z_s / T)) + congruence / B^2 * |C_s - C_t|_F^2,    C_ij = k(f_i, f_j)
+    L = ce * CE(z_s, y) + kd * T^2 * KL(softmax(z_t / T) || softmax(z_s / T))
+        + congruence / B^2 * |C_s - C_t|_F^2
+    C_ij = k(f_i, f_j)
 
-f: the embedding, L2-normalised; k is one of
+f: L2-normalised embeddings `[B, D]` of the student (for C_s) or the teacher (for C_t); C: kernel matrix
+`[B, B]`; the kernel k is one of
 
-    gaussian   exp(-gamma |x - y|^2) for unit vectors, its Taylor series cut off: exp(-2 gamma) sum_{p=0}^{P} (2 gamma)^p / p! (x . y)^p, P = 2
+    gaussian   exp(-gamma |x - y|^2), for unit vectors approximated by the first terms of its Taylor series,
+               exp(-2 gamma) * sum_{p=0}^{P} (2 gamma)^p / p! * (x . y)^p    with P = 2
     bilinear   x . y
 
-on batches with several images of a class (the sampler `GROUPS`: groups of four, the paper's class-uniform sampling). No modules.
+Batches: several images of a class in each batch. The sampler `GROUPS` makes groups of four, as the paper's
+class-uniform sampling.
 
-The `cc` of the benchmark's tables cites the same paper and is something else: products of neighbouring differences of two trained linear
-embeddings (RepDistiller's), on shuffled batches and without KD. A row of one must not be read as the other.
+Modules: none.
 
-Peng, Jin, Liu, Li, Wu, Liu, Zhou, Zhang: Correlation Congruence for Knowledge Distillation. ICCV 2019, arXiv 1904.01802.
-Constants: gamma = 0.4 and P = 2 as in the paper and AberHu/Knowledge-Distillation-Zoo (unverified); the weights and the group's size are
-unverified (ce and kd are the KD row's, in a combination 1 and 0). Whether the paper normalises before the bilinear kernel is not known to me.
+Not to be confused with `cc`, which cites the same paper in the CRD benchmark's tables but is another method
+(RepDistiller's): it takes products of neighbouring differences of two trained linear embeddings, on
+shuffled batches and without KD. A row of one must not be read as the other.
+
+Paper: Peng, Jin, Liu, Li, Wu, Liu, Zhou, Zhang: Correlation Congruence for Knowledge Distillation. ICCV
+2019, arXiv 1904.01802.
+
+Constants: gamma = 0.4 and P = 2 as in the paper and in AberHu/Knowledge-Distillation-Zoo (unverified). The
+weights and the size of the groups are unverified; ce and kd are those of the KD row, and 1 and 0 in a
+combination. It is not known whether the paper normalises the embeddings before the bilinear kernel.
 """
 
 from __future__ import annotations
@@ -37,22 +48,26 @@ from benchmark.methods.kd import kd_loss
 @dataclass(frozen=True, kw_only=True)
 class CCKDConfig(MethodConfig):
     ce: float = param(
-        0.1, "weight of the cross-entropy (1.0 in a combination)", "as the benchmark's KD row; unverified"
+        0.1, "weight of the cross-entropy (1.0 in a combination)", "as in the benchmark's KD row (unverified)"
     )
-    kd: float = param(0.9, "weight of KD (0.0 in a combination)", "as the benchmark's KD row; unverified")
+    kd: float = param(
+        0.9, "weight of the KD term (0.0 in a combination)", "as in the benchmark's KD row (unverified)"
+    )
     congruence: float = param(
-        100.0, "weight of the kernel matrices' distance", "AberHu train.py --lambda_kd 100; unverified"
+        100.0,
+        "weight of the distance between the kernel matrices",
+        "AberHu train.py --lambda_kd 100 (unverified)",
     )
-    kernel: str = param(
-        "gaussian", "the kernel k", "Peng et al. section 3.4", allowed=("gaussian", "bilinear")
-    )
+    kernel: str = param("gaussian", "kernel k", "Peng et al. section 3.4", allowed=("gaussian", "bilinear"))
     gamma: float = param(
-        0.4, "width gamma of the Gaussian kernel", "Peng et al.; AberHu --gamma 0.4; unverified"
+        0.4, "width gamma of the Gaussian kernel", "Peng et al.; AberHu --gamma 0.4 (unverified)"
     )
     order: int = param(
-        2, "order P of the Taylor series", "Peng et al., P = 2; AberHu --P_order 2; unverified"
+        2, "order P of the Taylor series", "Peng et al., P = 2; AberHu --P_order 2 (unverified)"
     )
-    temperature: float = param(4.0, "temperature T of KD", "as the benchmark's KD row; unverified")
+    temperature: float = param(
+        4.0, "temperature T of the KD term", "as in the benchmark's KD row (unverified)"
+    )
 
     def __post_init__(self) -> None:
         check_range("cckd.kd", self.kd, 0.0)
@@ -65,7 +80,10 @@ class CCKDConfig(MethodConfig):
 class CCKD(Method):
     name = "cckd"
     title = "CCKD"
-    formula = "0.1 CE + 0.9 KD + 100/B^2 |C_s - C_t|^2, C_ij = Gaussian kernel of the embeddings by its Taylor series of order 2"
+    formula = (
+        "0.1 CE + 0.9 KD + 100/B^2 |C_s - C_t|^2, "
+        "C_ij = Gaussian kernel of the embeddings by its Taylor series of order 2"
+    )
     paper = "Peng et al., Correlation Congruence for Knowledge Distillation, ICCV 2019"
     bibtex = """@inproceedings{peng2019correlation,
   title     = {Correlation Congruence for Knowledge Distillation},
@@ -98,12 +116,12 @@ class CCKD(Method):
         return terms
 
     def matrix(self, embedding: Tensor) -> Tensor:
-        """`[B, d]` -> the kernel's values `[B, B]`."""
+        """Return the kernel matrix: embeddings `[B, D]` -> `[B, B]`."""
         f = F.normalize(embedding, dim=1)
         cosines = f @ f.t()
         if self.config.kernel == "bilinear":
             return cosines
-        g = 2 * self.config.gamma
+        g = 2 * self.config.gamma  # |x - y|^2 = 2 - 2 x . y for unit vectors
         total = torch.ones_like(cosines)
         for p in range(1, self.config.order + 1):
             total = total + g**p / math.factorial(p) * cosines**p

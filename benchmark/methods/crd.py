@@ -1,25 +1,33 @@
-"""CRD: contrastive representation distillation, with two memory banks.
+"""Contrastive representation distillation (CRD): contrast embeddings through memory banks.
 
-    L = ce * CE + weight * (L_s + L_t)
-    L_s = -(1/B) sum over anchors of [ log h(v, positive) + sum over K negatives of log(1 - h(v, negative)) ]
-    h = p / (p + K/N),  p = exp(v . m / tau) / Z
+    L = ce * CE(z_s, y) + weight * (L_s + L_t)
+    L_s = -(1/B) * sum over anchors of [log h(v, positive) + sum over K negatives of log(1 - h(v, negative))]
+    h(v, m) = p / (p + K/N),    p = exp(v . m / tau) / Z
 
-v: the embedding (linear, then L2-normalised, d = 128) of the pooled features; both embeddings are trained, the teacher is not. m: rows of
-a memory bank with a row for each training image. The student's embedding is scored against the bank of *teacher* embeddings (L_s), the
-teacher's against the bank of *student* embeddings (L_t). The positive is the image's own row; the K = 16384 negatives are rows of other
-classes ("exact" mode). Z = N times the mean of exp(v . m / tau) over the first batch, kept from then on, one for each bank. After the
-scores each bank row of the batch becomes the normalised 0.5 old + 0.5 new. Banks carry no gradient; they start uniform in
-+-1/sqrt(d/3).
+v: anchor, the embedding `[d]` of an image (a linear layer on the pooled features, then L2 normalisation;
+d = 128); m: row of a memory bank `[N, d]`, which has one row for each of the N training images. L_s scores
+the student's embeddings against the bank of *teacher* embeddings, L_t the teacher's embeddings against the
+bank of *student* embeddings. The positive is the image's own row. The K = 16384 negatives are rows of
+images of other classes (the code's "exact" mode); `Negatives` draws them with the run's generator.
 
-tau is 0.07 in the code that produced the table and 0.1 in the paper (a five-seed reproduction saw no difference).
+Z: N times the mean of exp(v . m / tau) over the first batch, constant afterwards, with one value for each
+bank. Banks: initialised uniformly in +-1/sqrt(d/3), without gradient. After each step the rows of the batch
+become l2norm(0.5 * old + 0.5 * new embedding).
 
-Scores are computed as one product of the embeddings with the whole bank, from which the candidates are gathered: the same values as
-gathering K + 1 rows for each anchor first (`scores_by_rows`), in a fraction of the time and memory.
+Modules: one linear embedding for the student and one for the teacher. Both are trained; the teacher itself
+is not.
 
-Negatives are drawn by the run's own generator on its device, in one of three ways chosen once from the class sizes (`Negatives`).
+Differences between paper and code: tau is 0.07 in the code that produced the table and 0.1 in the paper. (A
+reproduction with five seeds saw no difference.)
 
-Tian, Krishnan, Isola: Contrastive Representation Distillation. ICLR 2020, arXiv 1910.10699.
-Constants: RepDistiller crd/criterion.py, crd/memory.py, scripts (`--distill crd -a 0 -b 0.8`, CRD+KD `-a 1 -b 0.8`), train_student.py.
+Speed: the scores are computed as one product of the embeddings with the whole bank, from which the
+candidates are gathered. This gives the same values as gathering K + 1 rows for each anchor first
+(`scores_by_rows`), in a fraction of the time and memory.
+
+Paper: Tian, Krishnan, Isola: Contrastive Representation Distillation. ICLR 2020, arXiv 1910.10699.
+
+Constants: RepDistiller crd/criterion.py, crd/memory.py, train_student.py, scripts
+(`--distill crd -a 0 -b 0.8`; for CRD+KD `-a 1 -b 0.8`).
 """
 
 from __future__ import annotations
@@ -44,19 +52,25 @@ EPS = 1e-7
 class Negatives(nn.Module):
     """Draws K training images of other classes for each row of a batch, uniformly.
 
-    Images are kept in class order; of the M images of other classes a draw is a position 0..M-1, with the row's own class skipped.
+    The training images are listed in class order. M of them are of other classes than the row's; a draw is a
+    position 0..M-1 in the list without the row's class. `mode`, chosen once from the class sizes, is one of:
 
-    - fewer than K images of other classes (small data sets): with replacement.
-    - classes of equal size (CIFAR): without replacement within a row: each row reads K consecutive entries, from a random start, of
-      one random permutation of 0..M-1 that is drawn for the step. Every row's set is uniformly distributed; rows of one step share the
-      permutation, so they are not independent of each other. (Independent draws for each row cost some hundred times more.)
-    - else: without replacement and independent, by the K largest of random keys.
+    - "replacement", if there are fewer than K images of other classes (small data sets): with replacement.
+    - "window", if all classes have the same size (CIFAR): without replacement within a row. Each step draws
+      one random permutation of 0..M-1, and each row takes K consecutive entries of it from a random start.
+      Every row's set is uniformly distributed, but the rows of a step share the permutation and so are not
+      independent of each other. (Independent draws for each row cost some hundred times more.)
+    - "keys", otherwise: without replacement and independent, by the K largest of random keys.
     """
 
     order: Tensor
+    """Positions in the training set, sorted by class: int64 `[N]`."""
     labels: Tensor
+    """Labels of the training set: int64 `[N]`."""
     count: Tensor
+    """Number of images of each class: int64 `[C]`."""
     start: Tensor
+    """Where each class begins in `order`: int64 `[C]`."""
 
     def __init__(self, labels: Tensor, num_classes: int, k: int) -> None:
         super().__init__()
@@ -67,48 +81,48 @@ class Negatives(nn.Module):
         self.register_buffer("labels", labels.cpu(), persistent=False)
         self.register_buffer("count", counts, persistent=False)
         self.register_buffer("start", counts.cumsum(0) - counts, persistent=False)
-        others = len(labels) - counts[counts > 0]
-        self.others = int(others.min())
+        other_counts = len(labels) - counts[counts > 0]
+        self.others = int(other_counts.min())
         if self.others < k:
             self.mode = "replacement"
-        elif bool((others == others[0]).all()):
+        elif bool((other_counts == other_counts[0]).all()):
             self.mode = "window"
         else:
             self.mode = "keys"
 
     def forward(self, labels: Tensor, generator: torch.Generator) -> Tensor:
-        """Classes int64 `[B]` -> positions in the training set int64 `[B, K]`, none of the row's own class."""
+        """Labels int64 `[B]` -> positions of images of other classes in the training set, int64 `[B, K]`."""
         device, rows = labels.device, len(labels)
         if self.mode == "keys":
             keys = torch.rand(rows, len(self.labels), generator=generator, device=device)
             keys = keys.masked_fill(self.labels[None, :] == labels[:, None], -1.0)
             return keys.topk(self.k, dim=1, sorted=False).indices
         if self.mode == "window":
-            deck = torch.randperm(self.others, generator=generator, device=device)
+            permutation = torch.randperm(self.others, generator=generator, device=device)
             begin = torch.randint(self.others, (rows, 1), generator=generator, device=device)
-            ring = torch.cat([deck, deck[: self.k]]).int()
+            ring = torch.cat([permutation, permutation[: self.k]]).int()  # windows wrap around the end
             position = ring.unfold(0, self.k, 1).index_select(0, begin[:, 0])
         else:
-            others = len(self.labels) - self.count[labels][:, None]
+            other_counts = len(self.labels) - self.count[labels][:, None]
             draw = torch.rand(rows, self.k, generator=generator, device=device, dtype=torch.float64)
-            position = (draw * others).int()
-        own, size = (x[labels][:, None].int() for x in (self.start, self.count))
-        position += (position >= own) * size
+            position = (draw * other_counts).int()
+        class_start, class_size = (x[labels][:, None].int() for x in (self.start, self.count))
+        position += (position >= class_start) * class_size
         return self.order.take(position.long())
 
 
 def scores(anchors: Tensor, bank: Tensor, index: Tensor) -> Tensor:
-    """Dot products `[B, K + 1]` of anchors `[B, d]` with the bank rows `index` `[B, K + 1]`: product with all rows, then a gather."""
+    """Dot products of anchors `[B, d]` with the bank's rows `index`, int64 `[B, K + 1]` -> `[B, K + 1]`."""
     return (anchors @ bank.t()).gather(1, index)
 
 
 def scores_by_rows(anchors: Tensor, bank: Tensor, index: Tensor) -> Tensor:
-    """The same by gathering rows first: `[B, K + 1, d]` in memory. The reference form."""
+    """The reference form of `scores`: gathers the rows first, which takes `[B, K + 1, d]` of memory."""
     return torch.einsum("bd,bkd->bk", anchors, bank[index])
 
 
 def nce_loss(p: Tensor, n: int) -> Tensor:
-    """`-(log h(positive) + sum log(1 - h(negative)))`, mean over rows. p: `[B, K + 1]`, the positive first; n: training images."""
+    """L_s or L_t from p `[B, K + 1]` (the positive first) and the number n of training images -> scalar."""
     noise = (p.shape[1] - 1) / n
     positive = torch.log(p[:, 0] / (p[:, 0] + noise + EPS))
     negative = torch.log(noise / (p[:, 1:] + noise + EPS)).sum(1)
@@ -119,23 +133,27 @@ def nce_loss(p: Tensor, n: int) -> Tensor:
 def nce_with_gradient(
     anchors: Tensor, bank: Tensor, z: Tensor, index: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """`nce_loss(exp(scores(anchors, bank, index) / temperature) / z, n)` and its gradient to the anchors, `[B, d]`, in one go.
+    """Return the loss (scalar) and its gradient with respect to the anchors (`[B, d]`).
 
-    By hand, since B x n numbers are many: they are written once for the scores, and once more where they lie for the scores' gradient, which is
-    (h - [positive]) / (temperature B). z: below 0 before the first batch, which sets it; no look is taken at its value.
+    The loss is `nce_loss(exp(scores(anchors, bank, index) / temperature) / z, n)`. The gradient is written by
+    hand, because the B x n scores take much memory: here they are stored once, and their buffer is reused for
+    their gradient, which is (h - [positive]) / (temperature * B).
+
+    z: scalar, changed in place. A negative value marks the first batch, which sets it. `torch.where` tests
+    it, so the host does not wait for the device.
     """
     n, noise = len(bank), (index.shape[1] - 1) / len(bank)
-    every = anchors @ bank.t()
-    p = every.gather(1, index).div_(temperature).exp_()
+    all_scores = anchors @ bank.t()
+    p = all_scores.gather(1, index).div_(temperature).exp_()
     z.copy_(torch.where(z < 0, p.mean() * n, z))
     p.div_(z)
     odds = p + (noise + EPS)
     h = p.div_(odds)
     value = (odds[:, 1:].div_(noise).log_().sum(1) - h[:, 0].log()).mean()
-    part = 1 / (temperature * len(anchors))
-    h.mul_(part)
-    h[:, 0] -= part
-    gradient = every.zero_().scatter_add_(1, index, h) @ bank
+    scale = 1 / (temperature * len(anchors))
+    h.mul_(scale)
+    h[:, 0] -= scale
+    gradient = all_scores.zero_().scatter_add_(1, index, h) @ bank
     return value, gradient
 
 
@@ -145,11 +163,13 @@ class CRDConfig(MethodConfig):
         0.8, "weight of the contrastive term", "RepDistiller run_cifar_distill.sh --distill crd -b 0.8"
     )
     temperature: float = param(
-        0.07, "temperature tau (the paper's: 0.1)", "RepDistiller train_student.py --nce_t 0.07"
+        0.07, "temperature tau (paper: 0.1)", "RepDistiller train_student.py --nce_t 0.07"
     )
-    negatives: int = param(16384, "negatives K of each anchor", "RepDistiller train_student.py --nce_k 16384")
+    negatives: int = param(
+        16384, "number K of negatives for each anchor", "RepDistiller train_student.py --nce_k 16384"
+    )
     momentum: float = param(
-        0.5, "part of the old row in a bank's update", "RepDistiller train_student.py --nce_m 0.5"
+        0.5, "share of the old row when a bank is updated", "RepDistiller train_student.py --nce_m 0.5"
     )
     dim: int = param(128, "size d of the embeddings", "RepDistiller train_student.py --feat_dim 128")
 
@@ -163,7 +183,10 @@ class CRDConfig(MethodConfig):
 class CRD(Method):
     name = "crd"
     title = "CRD"
-    formula = "CE + 0.8 (L_s + L_t), noise-contrastive: -(log h(pos) + sum_16384 log(1 - h(neg))), memory banks, tau = 0.07"
+    formula = (
+        "CE + 0.8 (L_s + L_t), noise-contrastive: -(log h(pos) + sum_16384 log(1 - h(neg))), "
+        "memory banks, tau = 0.07"
+    )
     paper = "Tian et al., Contrastive Representation Distillation, ICLR 2020"
     bibtex = """@inproceedings{tian2020contrastive,
   title     = {Contrastive Representation Distillation},
@@ -205,16 +228,18 @@ class CRD(Method):
         v_s = F.normalize(self.embed_s(step.student.embedding), dim=1)
         v_t = F.normalize(self.embed_t(step.teacher.embedding), dim=1)
         index = torch.cat([step.indices[:, None], self.negatives(step.labels, step.generator)], dim=1)
-        total = self._one(v_s, self.bank_t, self.z_s, index) + self._one(v_t, self.bank_s, self.z_t, index)
+        loss_s = self._contrast(v_s, self.bank_t, self.z_s, index)
+        loss_t = self._contrast(v_t, self.bank_s, self.z_t, index)
         self._new = (step.indices, v_s.detach(), v_t.detach())
-        return {"crd": total}
+        return {"crd": loss_s + loss_t}
 
-    def _one(self, anchors: Tensor, bank: Tensor, z: Tensor, index: Tensor) -> Tensor:
+    def _contrast(self, anchors: Tensor, bank: Tensor, z: Tensor, index: Tensor) -> Tensor:
+        """L_s or L_t: anchors `[B, d]` against the rows `index` (int64 `[B, K + 1]`) of a bank -> scalar."""
         value, gradient = nce_with_gradient(anchors.detach(), bank, z, index, self.config.temperature)
         return with_gradient(anchors, value, gradient)
 
     def after_step(self) -> None:
-        """Updates the banks. Not earlier: the backward pass still reads them."""
+        """Update the banks. The loss cannot do it, because the backward pass still reads them."""
         if self._new is None:
             return
         (rows, v_s, v_t), self._new = self._new, None
