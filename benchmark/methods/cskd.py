@@ -1,14 +1,20 @@
-"""CS-KD: an image's outputs are to be like those of another image of its class.
+"""Class-wise self-distillation (CS-KD): predict the same distribution for two images of one class.
 
     L = ce * CE(z(x), y) + weight * T^2 * KL(softmax(sg z(x') / T) || softmax(z(x) / T))
 
-x: the first half of a batch, x' (the second half): an image of the same class for each, drawn by the sampler `PAIRS`; summed over
-classes, divided by the number of pairs. sg: no gradient. The cross-entropy is that of the first half alone. Without modules.
+x: the images in the first half of a batch; x': the images in the second half, each of the same class as its
+partner in the first half (sampler `PAIRS`); z: logits `[B, C]` of one half, B pairs; sg: stop-gradient. KL
+is summed over the classes and averaged over the pairs. The cross-entropy reads the first half only.
 
-A batch has twice the protocol's number of rows. Both halves go through the network in one train-mode batch here; the released code
-runs x' in a pass of its own (without gradient, but in train mode), so its batch norms see the halves apart.
+Modules: none.
 
-Yun, Park, Lee, Shin: Regularizing Class-wise Predictions via Self-knowledge Distillation. CVPR 2020, arXiv 2003.13964.
+Differences between paper and code: a batch has twice the protocol's number of images. Here both halves go
+through the network in one train-mode batch. The released code runs x' in a separate pass (without gradient,
+but in train mode), so its batch norms see the halves apart.
+
+Paper: Yun, Park, Lee, Shin: Regularizing Class-wise Predictions via Self-knowledge Distillation. CVPR 2020,
+arXiv 2003.13964.
+
 Constants: alinlab/cs-kd train.py (T = 4, lambda = 1).
 """
 
@@ -27,7 +33,7 @@ from benchmark.methods.kd import kd_loss
 
 @dataclass(frozen=True, kw_only=True)
 class CSKDConfig(MethodConfig):
-    weight: float = param(1.0, "weight lambda of the class-wise KL", "alinlab/cs-kd train.py --lamda 1")
+    weight: float = param(1.0, "weight lambda of the KL term", "alinlab/cs-kd train.py --lamda 1")
     temperature: float = param(4.0, "temperature T of both softmaxes", "alinlab/cs-kd train.py --temp 4")
 
     def __post_init__(self) -> None:
@@ -51,9 +57,10 @@ class CSKD(Method):
     def loss(self, step: Step) -> Terms:
         if not self.active("cskd"):
             return {}
-        own, partner = step.student.logits.chunk(2)
-        return {"cskd": kd_loss(own, partner.detach(), self.config.temperature)}
+        first_half, partners = step.student.logits.chunk(2)
+        return {"cskd": kd_loss(first_half, partners.detach(), self.config.temperature)}
 
     def task_loss(self, step: Step) -> Tensor:
-        rows = (len(step.labels) + 1) // 2
-        return F.cross_entropy(step.student.logits[:rows], step.labels[:rows])
+        """Cross-entropy of the first half of the batch."""
+        half = (len(step.labels) + 1) // 2
+        return F.cross_entropy(step.student.logits[:half], step.labels[:half])

@@ -1,14 +1,26 @@
-"""CTKD: KD whose temperature learns to make the task harder, step by step.
+"""Curriculum temperature (CTKD): KD whose temperature is trained to make the task gradually harder.
 
-    L = ce * CE + weight * T^2 * KL(softmax(z_t / T) || softmax(z_s / T)),    T = 1 + 20 * sigmoid(theta)
+    L = ce * CE(z_s, y) + weight * T^2 * KL(softmax(z_t / T) || softmax(z_s / T))
+    T = low + span * sigmoid(theta)
 
-theta (one number, from 1) is trained with the student, but *against* the loss: its gradient is multiplied by -lambda. The curriculum:
-lambda rises from 0 to 1 as (1 - cos(pi * epoch / 10)) / 2 over 10 epochs of 240 (in proportion in another length), and stays 1. Global
-temperature, the version of the table (the paper also has one that reads each image's logits). theta is dropped at test time.
-In the papers this stands as KD+CTKD; the KD term is in it.
+z_s, z_t: logits `[B, C]` of student and teacher; theta: one trained number, initially 1; low = 1,
+span = 20. KL is summed over the classes and averaged over the batch.
 
-Li, Li, Yang, Zhao, Song, Luo, Li, Yang: Curriculum Temperature for Knowledge Distillation. AAAI 2023, arXiv 2211.16231.
-Constants: CTKD@7d52522 train_student.py, scripts (-r 0.1 -a 0.9, --t_start 1 --t_end 20 --decay_loops 10; unverified).
+theta is trained with the student but *against* the loss: its gradient is multiplied by -lambda (gradient
+reversal). Curriculum: lambda = (1 - cos(pi * epoch / 10)) / 2 rises from 0 to 1 over the first 10 of 240
+epochs, and stays 1. In a schedule of another length these 10 epochs are scaled in proportion.
+
+Modules: theta. It is dropped at test time.
+
+Variants: this is the global temperature, the version of the published table. The paper also has a
+temperature that is computed from each image's logits. The papers call this method KD+CTKD; its loss
+contains the KD term.
+
+Paper: Li, Li, Yang, Zhao, Song, Luo, Li, Yang: Curriculum Temperature for Knowledge Distillation.
+AAAI 2023, arXiv 2211.16231.
+
+Constants: CTKD@7d52522 train_student.py, scripts (`-r 0.1 -a 0.9`,
+`--t_start 1 --t_end 20 --decay_loops 10`; unverified).
 """
 
 from __future__ import annotations
@@ -27,7 +39,7 @@ from benchmark.settings import scaled
 
 
 class _Against(torch.autograd.Function):
-    """The identity; its gradient is multiplied by -scale."""
+    """Gradient reversal: the identity, whose gradient is multiplied by -scale."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:
@@ -48,10 +60,10 @@ class CTKDConfig(MethodConfig):
         0.9, "weight of the KD term (1.0 in a combination)", "CTKD scripts -a 0.9 (unverified)"
     )
     low: float = param(1.0, "lowest temperature", "CTKD scripts --t_start 1 (unverified)")
-    span: float = param(20.0, "highest temperature less the lowest", "CTKD scripts --t_end 20 (unverified)")
-    start: float = param(1.0, "theta at the start", "CTKD models/temp_global.py (unverified)")
+    span: float = param(20.0, "highest minus lowest temperature", "CTKD scripts --t_end 20 (unverified)")
+    start: float = param(1.0, "initial value of theta", "CTKD models/temp_global.py (unverified)")
     rise: int = param(
-        10, "epochs (of 240) in which lambda rises to 1", "CTKD scripts --decay_loops 10 (unverified)"
+        10, "epochs (of 240) over which lambda rises to 1", "CTKD scripts --decay_loops 10 (unverified)"
     )
 
     def __post_init__(self) -> None:
@@ -63,11 +75,15 @@ class CTKDConfig(MethodConfig):
 class CTKD(Method):
     name = "ctkd"
     title = "CTKD"
-    formula = "0.1 CE + 0.9 T^2 KL(softmax(z_t/T) || softmax(z_s/T)), T = 1 + 20 sigmoid(theta), theta trained against the loss"
+    formula = (
+        "0.1 CE + 0.9 T^2 KL(softmax(z_t/T) || softmax(z_s/T)), T = 1 + 20 sigmoid(theta), "
+        "theta trained against the loss"
+    )
     paper = "Li et al., Curriculum Temperature for Knowledge Distillation, AAAI 2023"
     bibtex = """@inproceedings{li2023curriculum,
   title     = {Curriculum Temperature for Knowledge Distillation},
-  author    = {Li, Zheng and Li, Xiang and Yang, Lingfeng and Zhao, Borui and Song, Renjie and Luo, Lei and Li, Jun and Yang, Jian},
+  author    = {Li, Zheng and Li, Xiang and Yang, Lingfeng and Zhao, Borui and Song, Renjie and Luo, Lei and
+               Li, Jun and Yang, Jian},
   booktitle = {Proceedings of the AAAI Conference on Artificial Intelligence},
   pages     = {1504--1512},
   year      = {2023}
@@ -89,6 +105,7 @@ class CTKD(Method):
         self.against = (1 - math.cos(math.pi * min(epoch / self.rise, 1.0))) / 2
 
     def temperature(self) -> Tensor:
+        """Return T (scalar), with the gradient of theta reversed."""
         theta: Tensor = _Against.apply(self.theta, self.against)
         return self.config.low + self.config.span * torch.sigmoid(theta)
 

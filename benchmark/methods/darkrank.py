@@ -1,15 +1,22 @@
-"""DarkRank: which images of the batch the teacher finds nearest to an image, and in which order.
+"""DarkRank: rank the images of a batch by their distance to an image as the teacher does.
 
-    hard   L = ce * CE - weight * mean_i log P(pi_i | s_i)
-    soft   L = ce * CE + weight * mean_i KL( P(. | t_i) || P(. | s_i) )       over all permutations of the `length` images
-    s_ij = -alpha |f_i - f_j|^beta,     P(pi | s) = prod_k exp(s_pi(k)) / sum_{l >= k} exp(s_pi(l))        (Plackett-Luce)
+    hard    L = ce * CE(z_s, y) - weight * mean_i log P(pi_i | s_i)
+    soft    L = ce * CE(z_s, y) + weight * mean_i KL(P(. | t_i) || P(. | s_i))
+    s_ij = -alpha |f_i - f_j|^beta
+    P(pi | s) = prod_k exp(s_pi(k)) / sum_{l >= k} exp(s_pi(l))    (Plackett-Luce)
 
-f: the L2-normalised embeddings, s of the student's, t of the teacher's; for each image i of the batch the `length` other images that the
-teacher puts nearest are ranked, pi_i is the teacher's order of them. Soft goes over all length! orders, so `length` stays small. No modules.
+f: L2-normalised embeddings `[B, D]`; s, t: scores `[B, B]` of the student's and of the teacher's
+embeddings; pi: an order of images. For each image i of the batch, the `length` other images that are
+nearest to it in the teacher's embedding are ranked; pi_i is the teacher's order of them. The soft form sums
+over all length! orders, so `length` has to be small.
 
-Chen, Wang, Zhang: DarkRank: Accelerating Deep Metric Learning via Cross Sample Similarities Transfer. AAAI 2018, arXiv 1707.01220.
-Constants: alpha = 3, beta = 3 and length 4 from memory of lenscloth/RKD (unverified), which is made for metric learning; the weight beside a
-classifier and the normalisation are unverified.
+Modules: none.
+
+Paper: Chen, Wang, Zhang: DarkRank: Accelerating Deep Metric Learning via Cross Sample Similarities
+Transfer. AAAI 2018, arXiv 1707.01220.
+
+Constants: alpha = 3, beta = 3 and length = 4 are from memory of lenscloth/RKD (unverified), which is made
+for metric learning. The normalisation and the weight relative to the cross-entropy are unverified.
 """
 
 from __future__ import annotations
@@ -30,17 +37,17 @@ class DarkRankConfig(MethodConfig):
     weight: float = param(1.0, "weight of the ranking term", "unverified")
     kind: str = param(
         "hard",
-        "hard: likelihood of the teacher's order; soft: KL over all orders",
+        "form of the loss; hard: likelihood of the teacher's order, soft: KL over all orders",
         "Chen et al.",
         allowed=("hard", "soft"),
     )
     alpha: float = param(
-        3.0, "factor alpha of the scores", "Chen et al. / lenscloth/RKD, alpha = 3; unverified"
+        3.0, "factor alpha of the scores", "Chen et al.; lenscloth/RKD, alpha = 3 (unverified)"
     )
     beta: float = param(
-        3.0, "exponent beta of the distance", "Chen et al. / lenscloth/RKD, beta = 3; unverified"
+        3.0, "exponent beta of the distance", "Chen et al.; lenscloth/RKD, beta = 3 (unverified)"
     )
-    length: int = param(4, "images that are ranked", "lenscloth/RKD, permute_len = 4; unverified")
+    length: int = param(4, "number of ranked images", "lenscloth/RKD, permute_len = 4 (unverified)")
 
     def __post_init__(self) -> None:
         check_range("darkrank.length", self.length, 2, 6)
@@ -49,28 +56,34 @@ class DarkRankConfig(MethodConfig):
 
 
 def scores(embedding: Tensor, alpha: float, beta: float) -> Tensor:
-    """`[B, d]` -> `[B, B]`: -alpha * distance^beta between the normalised rows."""
+    """Return -alpha * distance^beta between the normalised rows of embeddings `[B, D]` -> `[B, B]`."""
     f = F.normalize(embedding, dim=1)
     squared = 2 - 2 * f @ f.t()
     return -alpha * squared.clamp(min=1e-12) ** (beta / 2)
 
 
 def log_likelihood(ordered: Tensor) -> Tensor:
-    """`[..., L]` scores in the order in question -> `[...]`: log of its Plackett-Luce probability."""
+    """Return the log of an order's Plackett-Luce probability: scores in that order `[..., L]` -> `[...]`."""
     rest = torch.logcumsumexp(ordered.flip(-1), dim=-1).flip(-1)
     return (ordered - rest).sum(-1)
 
 
 def _orders(length: int) -> Tensor:
-    """`[length!, length]`: every order of so many images."""
+    """Return all permutations of `length` images: int64 `[length!, length]`."""
     return torch.tensor(list(itertools.permutations(range(length))))
 
 
 class DarkRank(Method):
     name = "darkrank"
     title = "DarkRank"
-    formula = "CE - mean_i log P(teacher's order of the 4 nearest | student's scores), scores -3 |f_i - f_j|^3 (soft: KL over all orders)"
-    paper = "Chen et al., DarkRank: Accelerating Deep Metric Learning via Cross Sample Similarities Transfer, AAAI 2018"
+    formula = (
+        "CE - mean_i log P(teacher's order of the 4 nearest | student's scores), scores -3 |f_i - f_j|^3 "
+        "(soft: KL over all orders)"
+    )
+    paper = (
+        "Chen et al., DarkRank: Accelerating Deep Metric Learning via Cross Sample Similarities Transfer, "
+        "AAAI 2018"
+    )
     bibtex = """@inproceedings{chen2018darkrank,
   title     = {{DarkRank}: Accelerating Deep Metric Learning via Cross Sample Similarities Transfer},
   author    = {Chen, Yuntao and Wang, Naiyan and Zhang, Zhaoxiang},
@@ -93,12 +106,12 @@ class DarkRank(Method):
             return {}
         c: DarkRankConfig = self.config
         student, teacher = (scores(f.embedding, c.alpha, c.beta) for f in (step.student, step.teacher))
-        own = torch.eye(len(teacher), dtype=torch.bool, device=teacher.device)
-        length = min(c.length, len(teacher) - 1)
-        nearest = teacher.masked_fill(own, float("-inf")).topk(length, dim=1).indices  # nearest first
+        itself = torch.eye(len(teacher), dtype=torch.bool, device=teacher.device)
+        length = min(c.length, len(teacher) - 1)  # an epoch's last batch may be smaller than `length`
+        nearest = teacher.masked_fill(itself, float("-inf")).topk(length, dim=1).indices  # nearest first
         s, t = student.gather(1, nearest), teacher.gather(1, nearest)
         if c.kind == "hard":
             return {"darkrank": -log_likelihood(s).mean()}
-        orders = self.orders if length == c.length else _orders(length).to(s.device)  # a tiny last batch
+        orders = self.orders if length == c.length else _orders(length).to(s.device)
         p_s, p_t = (log_likelihood(x[:, orders]) for x in (s, t))
         return {"darkrank": F.kl_div(p_s, p_t, reduction="batchmean", log_target=True)}

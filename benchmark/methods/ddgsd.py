@@ -1,14 +1,20 @@
-"""DDGSD: two distortions of an image are to give the same outputs and the same mean features.
+"""Data-distortion guided self-distillation (DDGSD): make the outputs for two views of an image agree.
 
-    L = ce * (CE(z_1, y) + CE(z_2, y)) / 2 + mutual * T^2 * [KL(sg p_2 || p_1) + KL(sg p_1 || p_2)] + mmd * |mean f_1 - mean f_2|^2
+    L = ce * (CE(z_1, y) + CE(z_2, y)) / 2 + mutual * T^2 * [KL(sg p_2 || p_1) + KL(sg p_1 || p_2)]
+        + mmd * |mean f_1 - mean f_2|^2
+    p = softmax(z / T)
 
-z_1, z_2: outputs of two crops and flips of one batch (views `normal` and `second`), run through the network in one train-mode batch; p =
-softmax(z / T), each KL summed over classes and divided by the batch, its target without gradient (sg), f: the embeddings, their mean
-over the batch, the squared distance summed over channels. No modules.
+z_1, z_2: logits `[B, C]` of two random crops and flips of the same images (views `normal` and `second`),
+run through the network in one train-mode batch; f_1, f_2: their embeddings `[B, D]`; sg: stop-gradient. KL
+is summed over the classes and averaged over the batch. The mean of f is taken over the batch, and the
+squared distance is summed over the channels.
 
-Xu, Liu: Data-Distortion Guided Self-Distillation for Deep Neural Networks. AAAI 2019.
-Constants: mmd = 5e-4 as in Self-KD-Lib; T = 4 (Self-KD-Lib's for all methods), mutual =
-1, the mean (not the sum) of the two cross-entropies and the targets' lack of a gradient are unverified.
+Modules: none.
+
+Paper: Xu, Liu: Data-Distortion Guided Self-Distillation for Deep Neural Networks. AAAI 2019.
+
+Constants: mmd = 5e-4 as in Self-KD-Lib. Unverified: T = 4 (Self-KD-Lib's value for all methods),
+mutual = 1, the mean (not the sum) of the two cross-entropies, and the stop-gradient of the targets.
 """
 
 from __future__ import annotations
@@ -27,9 +33,9 @@ from benchmark.methods.kd import kd_loss
 
 @dataclass(frozen=True, kw_only=True)
 class DDGSDConfig(MethodConfig):
-    mutual: float = param(1.0, "weight of the two KLs", "Xu and Liu; unverified")
-    mmd: float = param(5e-4, "weight of the distance of the mean embeddings", "Self-KD-Lib, 5e-4")
-    temperature: float = param(4.0, "temperature T of all softmaxes", "Self-KD-Lib, T = 4; unverified")
+    mutual: float = param(1.0, "weight of the two KL terms", "Xu and Liu (unverified)")
+    mmd: float = param(5e-4, "weight of the distance between the mean embeddings", "Self-KD-Lib, 5e-4")
+    temperature: float = param(4.0, "temperature T of the KL terms", "Self-KD-Lib, T = 4 (unverified)")
 
     def __post_init__(self) -> None:
         check_range("ddgsd.mutual", self.mutual, 0.0)
@@ -63,14 +69,17 @@ class DDGSD(Method):
     def loss(self, step: Step) -> Terms:
         terms: Terms = {}
         if self.active("ddgsd_mutual"):
-            one, two = step.student.logits, step.students["second"].logits
+            z_1, z_2 = step.student.logits, step.students["second"].logits
             t = self.config.temperature
-            terms["ddgsd_mutual"] = kd_loss(one, two.detach(), t) + kd_loss(two, one.detach(), t)
+            terms["ddgsd_mutual"] = kd_loss(z_1, z_2.detach(), t) + kd_loss(z_2, z_1.detach(), t)
         if self.active("ddgsd_mmd"):
-            one, two = step.student.embedding, step.students["second"].embedding
-            terms["ddgsd_mmd"] = (one.mean(0) - two.mean(0)).square().sum()
+            f_1, f_2 = step.student.embedding, step.students["second"].embedding
+            terms["ddgsd_mmd"] = (f_1.mean(0) - f_2.mean(0)).square().sum()
         return terms
 
     def task_loss(self, step: Step) -> Tensor:
-        one, two = (F.cross_entropy(step.students[view].logits, step.labels) for view in ("normal", "second"))
-        return (one + two) / 2
+        """Mean of the two views' cross-entropies."""
+        ce_1, ce_2 = (
+            F.cross_entropy(step.students[view].logits, step.labels) for view in ("normal", "second")
+        )
+        return (ce_1 + ce_2) / 2

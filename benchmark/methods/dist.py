@@ -1,14 +1,19 @@
-"""DIST: match the relations of predictions, between classes and within a class, by Pearson's correlation.
+"""Distillation from a stronger teacher (DIST): match predictions by Pearson correlation instead of KL.
 
-    L = ce * CE + inter * L_inter + intra * L_intra,      p = softmax(z / T)
-    L_inter = T^2 * mean over images  of 1 - r(p_s of the image, p_t of the image)        (over the classes)
-    L_intra = T^2 * mean over classes of 1 - r(p_s of the class, p_t of the class)        (over the batch)
+    L = ce * CE(z_s, y) + inter * L_inter + intra * L_intra,    p = softmax(z / T)
+    L_inter = T^2 * mean over images  of (1 - r(p_s of the image, p_t of the image))      (over the classes)
+    L_intra = T^2 * mean over classes of (1 - r(p_s of the class, p_t of the class))      (over the batch)
+    r(a, b) = sum (a - mean a)(b - mean b) / (|a - mean a| |b - mean b|)
 
-r(a, b) = sum (a - mean a)(b - mean b) / (|a - mean a| |b - mean b|), each product of norms at least 1e-8. Logits only; no modules. On
-CIFAR-100 the weights are 2 and 2 and T = 4, on ImageNet 1, 1 and 1 (from the paper's text; unverified in the code).
+z_s, z_t: logits `[B, C]` of student and teacher. The denominator of r is at least 1e-8.
 
-Huang, You, Wang, Qian, Xu: Knowledge Distillation from A Stronger Teacher. NeurIPS 2022, arXiv 2205.10536.
-Constants: paper, section 4 (unverified); form of the loss: DIST_KD losses/dist_kd.py (unverified).
+Modules: none.
+
+Paper: Huang, You, Wang, Qian, Xu: Knowledge Distillation from A Stronger Teacher. NeurIPS 2022,
+arXiv 2205.10536.
+
+Constants: inter = 2, intra = 2 and T = 4 on CIFAR-100, all three 1 on ImageNet, from section 4 of the paper
+(unverified). The form of the loss is that of DIST_KD losses/dist_kd.py (unverified).
 """
 
 from __future__ import annotations
@@ -26,7 +31,7 @@ EPS = 1e-8
 
 
 def pearson_distance(a: Tensor, b: Tensor) -> Tensor:
-    """`1 - r`, mean over rows. `[n, m]`, `[n, m]` -> scalar."""
+    """Mean over the rows of 1 - r: `[n, m]`, `[n, m]` -> scalar."""
     a, b = (x - x.mean(dim=1, keepdim=True) for x in (a, b))
     return 1 - F.cosine_similarity(a, b, dim=1, eps=EPS).mean()
 
@@ -34,14 +39,14 @@ def pearson_distance(a: Tensor, b: Tensor) -> Tensor:
 @dataclass(frozen=True, kw_only=True)
 class DISTConfig(MethodConfig):
     inter: float = param(
-        2.0, "weight of L_inter (ImageNet: 1)", "DIST, section 4, CIFAR-100: beta = 2 (unverified)"
+        2.0, "weight of L_inter (1 on ImageNet)", "DIST, section 4, CIFAR-100: beta = 2 (unverified)"
     )
     intra: float = param(
-        2.0, "weight of L_intra (ImageNet: 1)", "DIST, section 4, CIFAR-100: gamma = 2 (unverified)"
+        2.0, "weight of L_intra (1 on ImageNet)", "DIST, section 4, CIFAR-100: gamma = 2 (unverified)"
     )
     temperature: float = param(
         4.0,
-        "temperature T of both softmaxes (ImageNet: 1)",
+        "temperature T of both softmaxes (1 on ImageNet)",
         "DIST, section 4, CIFAR-100: tau = 4 (unverified)",
     )
 

@@ -1,15 +1,26 @@
-"""DLB: half of each batch was in the batch before, and is taught by what the network said of it then.
+"""Distillation from the last mini-batch (DLB): match an image's outputs of one step earlier.
 
-    L = ce * CE(z, y) + weight * T^2 * (1/R) sum over the R repeated rows of KL(softmax(z_prev / T) || softmax(z / T))
+    L = ce * CE(z, y)
+        + weight * T^2 * (1/R) * sum over the R repeated rows of KL(softmax(z_prev / T) || softmax(z / T))
 
-z_prev: the outputs of the same image one step earlier (another augmentation, weights before the last update), without gradient. The
-sampler `HALVES` makes the second half of a batch the first half of the next, so an epoch has twice the steps of a shuffled
-one; the cross-entropy is that of all rows. No modules. Rows whose image was not in the second half of the batch before (an epoch's
-first) have no such term: they are found by comparing indices, which stand beside the outputs in the method's buffers.
+z: logits `[B, C]`; z_prev: logits of the same image one step earlier (another augmentation, and the weights
+before the last update), without gradient; R: number of repeated rows. KL is summed over the classes. The
+cross-entropy reads all rows.
 
-Shen, Xu, Yang, Li, Guo: Self-Distillation from the Last Mini-Batch for Consistency Regularization. CVPR 2022,
-arXiv 2203.16172. Constants: alpha = 1, T = 3 as the paper has them for CIFAR (unverified); the released code uses Nesterov momentum,
-the protocol here decides that.
+Batches: the sampler `HALVES` makes the second half of each batch the first half of the next, so an epoch
+has twice as many steps as one of a shuffled data set. A row whose image was not in the second half of the
+batch before (as in an epoch's first batch) has no KL term. Such rows are detected by comparing the images'
+indices with those stored next to the last outputs.
+
+Modules: none; two buffers hold the last outputs and their indices.
+
+Differences between paper and code: the released code uses Nesterov momentum. Here the protocol decides
+that.
+
+Paper: Shen, Xu, Yang, Li, Guo: Self-Distillation from the Last Mini-Batch for Consistency Regularization.
+CVPR 2022, arXiv 2203.16172.
+
+Constants: alpha = 1 and T = 3 are the paper's for CIFAR (unverified).
 """
 
 from __future__ import annotations
@@ -27,10 +38,8 @@ from benchmark.methods.base import Method, MethodConfig, MethodContext, Step, Te
 
 @dataclass(frozen=True, kw_only=True)
 class DLBConfig(MethodConfig):
-    weight: float = param(
-        1.0, "weight alpha of the KL with the last batch", "Shen et al., alpha = 1; unverified"
-    )
-    temperature: float = param(3.0, "temperature T of both softmaxes", "Shen et al., tau = 3; unverified")
+    weight: float = param(1.0, "weight alpha of the KL term", "Shen et al., alpha = 1 (unverified)")
+    temperature: float = param(3.0, "temperature T of both softmaxes", "Shen et al., tau = 3 (unverified)")
 
     def __post_init__(self) -> None:
         check_range("dlb.temperature", self.temperature, 0.0, above=True)
@@ -52,7 +61,9 @@ class DLB(Method):
     sampler = HALVES
     Config = DLBConfig
     past: Tensor
+    """Logits of the second half of the last batch: `[batch_size // 2, C]`."""
     rows: Tensor
+    """Positions of these images in the training set, -1 where there is none: int64 `[batch_size // 2]`."""
 
     def __init__(self, config: DLBConfig, context: MethodContext) -> None:
         super().__init__(config, context)
@@ -65,17 +76,17 @@ class DLB(Method):
             return {}
         z, t, half = step.student.logits, self.config.temperature, len(self.rows)
         n = min(half, len(z))
-        same = (step.indices[:n] == self.rows[:n]).to(z.dtype)
+        repeated = (step.indices[:n] == self.rows[:n]).to(z.dtype)
         kl = F.kl_div(
             F.log_softmax(z[:n] / t, dim=1),
             F.log_softmax(self.past[:n].to(z.dtype) / t, dim=1),
             reduction="none",
             log_target=True,
         ).sum(1)
-        loss = (kl * same).sum() / same.sum().clamp(min=1) * t**2
+        loss = (kl * repeated).sum() / repeated.sum().clamp(min=1) * t**2
         with torch.no_grad():
-            new = z[half : 2 * half]
-            self.past[: len(new)] = new.to(self.past.dtype)
+            second_half = z[half : 2 * half]
+            self.past[: len(second_half)] = second_half.to(self.past.dtype)
             self.rows.fill_(-1)
-            self.rows[: len(new)] = step.indices[half : 2 * half]
+            self.rows[: len(second_half)] = step.indices[half : 2 * half]
         return {"dlb": loss}

@@ -1,39 +1,52 @@
-"""DLKD (MLKD in its arXiv version): alignment, correlation and supervised contrast of embeddings under four rotations.
+"""Dual-level knowledge distillation (DLKD): align, correlate and contrast embeddings of rotated images.
 
     L = align * L_Align + corr * L_Corr + sup * L_Sup + ce * CE(z_s, y)
 
-Every image is there unturned and turned by 90, 180 and 270 degrees (4B rows); f_s, f_t = the embeddings; B = images.
+Every image of the batch is used upright and rotated by 90, 180 and 270 degrees, so B images give 4B rows.
+f_s, f_t: embeddings `[4B, s]` of the student and `[4B, t]` of the teacher.
 
     L_Align = 2 - 2 * mean over the 4B rows of cos(h(f_s), f_t)
-              h = Linear(s, 16 t)-BN-ReLU-Linear(16 t, t), the "spindle" head (s, t: sizes of the embeddings)
-    L_Corr  = mean over the 3B rows of KL(softmax(A_t / 0.5) || softmax(A_s / 0.5)), without a factor tau^2
-              A = 3B x B cosines between turned and unturned images, of g(f_s) for the student, of f_t for the teacher
-              g = Linear(s, s)-BN-ReLU-Linear(s, s), run on all 4B rows at once
-    L_Sup   = supervised contrastive loss over the 8B vectors [E_s(f_s); E_t(f_t)], tau = 0.07: for each vector v
-              -log(exp(v.p / tau) / sum over all other vectors a of exp(v.a / tau)),
-              averaged over all other vectors p of its class, then over v;  E = Linear(., 128) and L2 normalisation
-    CE        on the B unturned images only
+              h = Linear(s, 16 t)-BN-ReLU-Linear(16 t, t), the "spindle" head
+    L_Corr  = mean over the 3B rotated rows of KL(softmax(A_t / 0.5) || softmax(A_s / 0.5)), without T^2
+              A = cosines of rotated with upright images, `[3B, B]`: A_s of g(f_s), A_t of f_t
+              g = Linear(s, s)-BN-ReLU-Linear(s, s), applied to all 4B rows at once
+    L_Sup   = supervised contrastive loss over the 8B vectors [E_s(f_s); E_t(f_t)]. For each vector v:
+              -log(exp(v . p / tau) / sum over all other vectors a of exp(v . a / tau)),
+              averaged over all other vectors p of its class, then over v; tau = 0.07
+              E = Linear(., 128) and L2 normalisation
+    CE        on the B upright images only
 
-No term reads the logits but CE, and none the labels but CE and L_Sup: with `sup = 0` and `ce = 0` it distils from a
-teacher without classes, as the paper claims. A term of weight zero is not computed and its modules are not built; the
-rows of the ablation:
+Only CE reads the logits, and only CE and L_Sup read the labels. With `sup = 0` and `ce = 0` the method
+therefore distils from a teacher without classes, as the paper claims.
 
-    align only  corr=0 sup=0        corr only  align=0 sup=0        align + corr  sup=0        full  (defaults)
+Modules: h, g, E_s and E_t, all trained with the student. A term of weight 0 is not computed and its modules
+are not built. The settings for the rows of the paper's ablation are
 
-The paper against the code. (1) Weights (align, corr, sup, ce): the script for the table's eleven CIFAR pairs has 20,
-50, 1, 1, which is the default here (`variant = "script"`); the paper's text and the ImageNet script have 10, 20, 0.5,
-1 (`variant = "paper"`); a third path of the code, explain.py, has 20, 10, 1, 1 (`corr=10`). (2) The paper calls the
-teacher's side of L_Sup fixed anchors; in the code, and here under either variant, the embedding E_t is trained (the
-teacher itself is not). (3) The width of the spindle head, 16 t, is the code's.
+    align only     corr=0 sup=0
+    corr only      align=0 sup=0
+    align + corr   sup=0
+    full           (defaults)
 
-`align`, `corr` and `sup` left at -1 take the variant's weight. The config holds the resolved weights, and `variant`
-becomes the name of the set they are equal to, else `custom`: so a run's key and record depend on the weights that are
-used, not on how they were asked for.
+Weights: `align`, `corr` and `sup` left at -1 take the weight of `variant`. The config stores the resolved
+weights, and sets `variant` to the name of the set that they equal, or else to `custom`. A run's key and
+record thus depend on the weights that are used, not on how they were given.
 
-Ding, Yang, Hu, Krovi, Luo: Dual-Level Knowledge Distillation via Knowledge Alignment and Correlation. IEEE TNNLS
-2022; before: Multi-level Knowledge Distillation via Knowledge Alignment and Correlation, arXiv 2012.00573. (Not the
-Multi-Level Logit Distillation of CVPR 2023, which later papers abbreviate alike.)
-Constants: DLKD helper/losses.py, helper/loops.py, CIFAR script (`-r 1 -a 50 -b 1 -d 20`: CE, corr, sup, align).
+Differences between paper and code:
+
+1. The weights (align, corr, sup, ce) are 20, 50, 1, 1 in the script for the published table's eleven CIFAR
+   pairs, which is the default here (`variant = "script"`), and 10, 20, 0.5, 1 in the paper's text and in the
+   ImageNet script (`variant = "paper"`). A third path of the code, explain.py, has 20, 10, 1, 1 (`corr=10`).
+2. The paper calls the teacher's side of L_Sup fixed anchors. In the code, and here under either variant, the
+   embedding E_t is trained (the teacher itself is not).
+3. The width of the spindle head, 16 t, is given by the code only.
+
+Paper: Ding, Yang, Hu, Krovi, Luo: Dual-Level Knowledge Distillation via Knowledge Alignment and
+Correlation. IEEE TNNLS 2022; before that, as MLKD: Multi-level Knowledge Distillation via Knowledge
+Alignment and Correlation, arXiv 2012.00573. Not to be confused with the Multi-Level Logit Distillation of
+CVPR 2023, which later papers also abbreviate as MLKD.
+
+Constants: DLKD helper/losses.py, helper/loops.py, CIFAR script (`-r 1 -a 50 -b 1 -d 20`: CE, corr, sup,
+align).
 """
 
 from __future__ import annotations
@@ -61,20 +74,24 @@ FROM_VARIANT = -1.0
 
 @dataclass(frozen=True, kw_only=True)
 class DLKDConfig(MethodConfig):
-    ce: float = param(1.0, "weight of the cross-entropy, in both variants", "DLKD CIFAR script -r 1; paper")
+    ce: float = param(
+        1.0, "weight of the cross-entropy (1 in both variants)", "DLKD CIFAR script -r 1; paper"
+    )
     variant: str = param(
         "script",
-        "whose weights: the CIFAR script's or the paper's",
+        "source of the weights: the CIFAR script or the paper",
         "DLKD CIFAR script; paper and ImageNet script",
         allowed=tuple(VARIANTS),
     )
-    align: float = param(FROM_VARIANT, "weight of L_Align; -1: the variant's", "script -d 20; paper 10")
-    corr: float = param(FROM_VARIANT, "weight of L_Corr; -1: the variant's", "script -a 50; paper 20")
-    sup: float = param(FROM_VARIANT, "weight of L_Sup; -1: the variant's", "script -b 1; paper 0.5")
+    align: float = param(FROM_VARIANT, "weight of L_Align; -1 takes the variant's", "script -d 20; paper 10")
+    corr: float = param(FROM_VARIANT, "weight of L_Corr; -1 takes the variant's", "script -a 50; paper 20")
+    sup: float = param(FROM_VARIANT, "weight of L_Sup; -1 takes the variant's", "script -b 1; paper 0.5")
     corr_temperature: float = param(0.5, "temperature of L_Corr", "paper; DLKD helper/losses.py")
     sup_temperature: float = param(0.07, "temperature of L_Sup", "paper; DLKD helper/losses.py")
     spindle: int = param(
-        16, "width of the spindle head, in embeddings of the teacher", "DLKD helper/losses.py"
+        16,
+        "width of the spindle head, as a multiple of the teacher's embedding size",
+        "DLKD helper/losses.py",
     )
     embedding: int = param(128, "size of the vectors of L_Sup", "DLKD helper/losses.py")
 
@@ -87,8 +104,9 @@ class DLKDConfig(MethodConfig):
                     )
                 object.__setattr__(self, term, VARIANTS[self.variant][term])
             check_range(f"dlkd.{term}", getattr(self, term), 0.0)
-        used = {term: getattr(self, term) for term in TERMS}
-        object.__setattr__(self, "variant", next((name for name, w in VARIANTS.items() if w == used), CUSTOM))
+        resolved = {term: getattr(self, term) for term in TERMS}
+        variant = next((name for name, weights in VARIANTS.items() if weights == resolved), CUSTOM)
+        object.__setattr__(self, "variant", variant)
         for name in ("corr_temperature", "sup_temperature"):
             check_range(f"dlkd.{name}", getattr(self, name), 0.0, above=True)
         for name in ("spindle", "embedding"):
@@ -96,21 +114,25 @@ class DLKDConfig(MethodConfig):
 
 
 def align_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """`2 - 2 * mean cos` of the rows of two `[n, D]` -> scalar."""
+    """L_Align: 2 - 2 * mean cosine of the rows, `[n, t]`, `[n, t]` -> scalar."""
     return 2 - 2 * F.cosine_similarity(student, teacher, dim=1).mean()
 
 
 def supervised_contrast(vectors: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """SupCon (Khosla et al. 2020, L_out) of unit vectors `[n, D]`, int64 `[n]`, each class at least twice -> scalar."""
+    """L_Sup: unit vectors `[n, D]`, labels int64 `[n]` -> scalar. Each class must occur at least twice.
+
+    This is SupCon in its form L_out (Khosla et al. 2020).
+    """
     scores = vectors @ vectors.T / temperature
     itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     positive = (labels.unsqueeze(0) == labels.unsqueeze(1)) & ~itself
-    of_positives = torch.where(positive, scores, 0.0).sum(1) / positive.sum(1)
-    of_all = scores.masked_fill(itself, float("-inf")).logsumexp(1)
-    return (of_all - of_positives).mean()
+    mean_positive = torch.where(positive, scores, 0.0).sum(1) / positive.sum(1)
+    log_denominator = scores.masked_fill(itself, float("-inf")).logsumexp(1)
+    return (log_denominator - mean_positive).mean()
 
 
 def _head(size_in: int, hidden: int, size_out: int) -> nn.Sequential:
+    """Build Linear-BN-ReLU-Linear: `[n, size_in]` -> `[n, size_out]`."""
     return nn.Sequential(
         nn.Linear(size_in, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, size_out)
     )
@@ -131,7 +153,8 @@ class DLKD(Method):
   author  = {Ding, Fei and Yang, Yin and Hu, Hongxin and Krovi, Venkat and Luo, Feng},
   journal = {IEEE Transactions on Neural Networks and Learning Systems},
   year    = {2022},
-  note    = {arXiv:2012.00573, there titled Multi-level Knowledge Distillation via Knowledge Alignment and Correlation}
+  note    = {arXiv:2012.00573, there titled Multi-level Knowledge Distillation via Knowledge Alignment and
+             Correlation}
 }"""
     Config = DLKDConfig
 
@@ -170,12 +193,12 @@ class DLKD(Method):
         if self.active("dlkd_corr"):
             batch = step.student.embedding.shape[0]
             projected: Tensor = self.corr_head(student)
-            rows = kl_of_rows(
+            kl = kl_of_rows(
                 similarities(projected[batch:], projected[:batch]),
                 similarities(teacher[batch:], teacher[:batch]),
                 self.config.corr_temperature,
             )
-            terms["dlkd_corr"] = rows.mean()
+            terms["dlkd_corr"] = kl.mean()
         if self.active("dlkd_sup"):
             vectors = torch.cat([self.student_embedding(student), self.teacher_embedding(teacher)])
             copies = vectors.shape[0] // step.labels.shape[0]

@@ -1,18 +1,28 @@
-"""DRG, the reverse guidance of LightSKD: an auxiliary classifier half way up teaches the network that it sits on.
+"""Distillation with reverse guidance (DRG of LightSKD): an early auxiliary classifier teaches the network.
 
     L = ce * CE(z, y) + aux * CE(z_aux, y) + guide * T^2 * KL(softmax(sg z_aux / T) || softmax(z / T))
 
-summed over classes, divided by the batch; sg: no gradient. The auxiliary classifier reads the map x of the second stage (C channels):
+z: logits `[B, C]` of the network; z_aux: logits of the auxiliary classifier; sg: stop-gradient. KL is
+summed over the classes and averaged over the batch.
 
-    attention = sigmoid(upsample(ReLU(BN(SepConv(C -> C, stride 2)(x)))))     bilinear, aligned corners
-    z_aux = Linear(pool(SepConv(2C -> 4C, stride 2)(SepConv(C -> 2C, stride 2)(x * attention))))
+Modules: the auxiliary classifier. It reads the second stage's map x (C channels):
 
-SepConv = depthwise 3x3 (with the stride), 1x1, BN, ReLU, depthwise 3x3, 1x1 (changes the width), BN, ReLU, no biases. It trains with
-the network and is dropped at test. LightSKD's full method is the combination `drg+dsr`.
+    attention = sigmoid(upsample(ReLU(BN(SepConv(C -> C, stride 2)(x)))))      bilinear, aligned corners
+    z_aux     = Linear(pool(SepConv(2C -> 4C, stride 2)(SepConv(C -> 2C, stride 2)(x * attention))))
 
-Wang, Han, Guo: Lightweight Self-Knowledge Distillation with Multi-source Information Fusion. arXiv 2305.09183 (citation from memory,
-unverified; the paper's tables were not to be had). Constants and modules: xucong-parsifal/LightSKD train.py (alpha = 0.2, T = 4), read at
-b3a3bf9, where an adapter of 512 channels does not fit ResNet18's 128: here it takes the stage's own.
+SepConv is a depthwise 3x3 convolution (with the stride), 1x1 convolution, BN, ReLU, depthwise 3x3, 1x1
+(which changes the width), BN, ReLU; the convolutions have no biases. The classifier is trained with the
+network and dropped at test time.
+
+LightSKD's full method is the combination `drg+dsr`.
+
+Differences between paper and code: at b3a3bf9 the released adapter expects 512 channels, which does not fit
+ResNet18's 128. Here it takes the number of channels of the stage.
+
+Paper: Wang, Han, Guo: Lightweight Self-Knowledge Distillation with Multi-source Information Fusion.
+arXiv 2305.09183 (citation from memory, unverified; the paper's tables were not available).
+
+Constants and modules: xucong-parsifal/LightSKD train.py at b3a3bf9 (alpha = 0.2, T = 4).
 """
 
 from __future__ import annotations
@@ -34,11 +44,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class DRGConfig(MethodConfig):
-    guide: float = param(
-        0.2, "weight alpha of the auxiliary classifier's guidance", "LightSKD train.py, alpha = 0.2"
-    )
+    guide: float = param(0.2, "weight alpha of the KL term", "LightSKD train.py, alpha = 0.2")
     aux: float = param(
-        1.0, "weight of the auxiliary classifier's own cross-entropy", "LightSKD train.py, no factor"
+        1.0, "weight of the auxiliary classifier's cross-entropy", "LightSKD train.py, no factor"
     )
     temperature: float = param(4.0, "temperature T of both softmaxes", "LightSKD train.py, T = 4")
 
@@ -49,7 +57,7 @@ class DRGConfig(MethodConfig):
 
 
 def separable(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    """SepConv: two depthwise 3x3, each with its 1x1, BN and ReLU; the first has the stride, the second changes the width."""
+    """Build a SepConv: `[B, inputs, H, W]` -> `[B, outputs, H / stride, W / stride]`."""
     return nn.Sequential(
         nn.Conv2d(inputs, inputs, 3, stride, 1, groups=inputs, bias=False),
         nn.Conv2d(inputs, inputs, 1, bias=False),
@@ -63,7 +71,7 @@ def separable(inputs: int, outputs: int, stride: int) -> nn.Sequential:
 
 
 class Auxiliary(nn.Module):
-    """The classifier on a stage's map `[B, C, H, W]` -> `[B, classes]`."""
+    """Auxiliary classifier on a stage's map: `[B, C, H, W]` -> logits `[B, classes]`."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -82,7 +90,10 @@ class DRG(Method):
     name = "drg"
     title = "DRG"
     formula = "CE(z) + CE(z_aux) + 0.2 T^2 KL(softmax(sg z_aux/T) || softmax(z/T)), z_aux from stage 2, T = 4"
-    paper = "Wang et al., Lightweight Self-Knowledge Distillation with Multi-source Information Fusion, 2023 (unverified)"
+    paper = (
+        "Wang et al., Lightweight Self-Knowledge Distillation with Multi-source Information Fusion, "
+        "2023 (unverified)"
+    )
     bibtex = """@article{wang2023lightweight,
   title   = {Lightweight Self-Knowledge Distillation with Multi-source Information Fusion},
   author  = {Wang, Xucong and Han, Pengchao and Guo, Lei},
@@ -95,7 +106,7 @@ class DRG(Method):
     @classmethod
     def skip(cls, config: DRGConfig, student: NetInfo | None, teacher: NetInfo | None) -> str | None:
         if student is not None and len(student.stage_shapes) < 2:
-            return "DRG's classifier sits on a second stage, and the student has one"
+            return "DRG reads the second stage, and the student has only one"
         return None
 
     @classmethod

@@ -1,16 +1,22 @@
-"""DSR, the shape-wise regularisation of LightSKD: outputs of neighbouring batches are to have the same ranked shape.
+"""Distillation with shape-wise regularisation (DSR of LightSKD): match the last batch's sorted outputs.
 
     L = ce * CE(z, y) + weight * T^2 * KL(softmax(sort(z_prev) / T) || softmax(sort(z) / T))
 
-sort: ascending along the classes, so which class is where does not matter, only how the sorted values fall off. z_prev: the outputs of
-the batch before, row by row (row i with row i), without gradient; summed over classes, divided by the rows. An epoch's first batch has no
-such term. No modules, nothing but a buffer of one batch's outputs.
+z: logits `[B, C]`; z_prev: logits of the batch before, without gradient; row i is compared with row i.
+sort: ascending along the classes. The order of the classes therefore does not matter, only how the sorted
+values fall off. KL is summed over the classes and averaged over the rows. The first batch of an epoch has
+no KL term.
 
-Two choices where the released train.py cannot be followed: it renews z_prev only if DRG is on (DSR alone would be compared with
-noise for ever); here it is renewed in every step. And DSR alone has no auxiliary classifier, so its loss is CE + DSR.
+Modules: none; a buffer holds one batch of outputs.
 
-Wang, Han, Guo: Lightweight Self-Knowledge Distillation with Multi-source Information Fusion. arXiv 2305.09183 (citation from memory,
-unverified). Constants: xucong-parsifal/LightSKD train.py (beta = 1, T = 4), read at b3a3bf9.
+Differences between paper and code: the released train.py cannot be followed in two points. It updates
+z_prev only if DRG is on, so DSR alone would always be compared with random noise; here z_prev is updated in
+every step. And DSR alone has no auxiliary classifier, so its loss is CE + DSR.
+
+Paper: Wang, Han, Guo: Lightweight Self-Knowledge Distillation with Multi-source Information Fusion.
+arXiv 2305.09183 (citation from memory, unverified).
+
+Constants: xucong-parsifal/LightSKD train.py at b3a3bf9 (beta = 1, T = 4).
 """
 
 from __future__ import annotations
@@ -27,7 +33,7 @@ from benchmark.methods.base import Method, MethodConfig, MethodContext, Step, Te
 
 @dataclass(frozen=True, kw_only=True)
 class DSRConfig(MethodConfig):
-    weight: float = param(1.0, "weight beta of the KL of sorted outputs", "LightSKD train.py, beta = 1")
+    weight: float = param(1.0, "weight beta of the KL term", "LightSKD train.py, beta = 1")
     temperature: float = param(4.0, "temperature T of both softmaxes", "LightSKD train.py, T = 4")
 
     def __post_init__(self) -> None:
@@ -38,7 +44,10 @@ class DSR(Method):
     name = "dsr"
     title = "DSR"
     formula = "CE + T^2 KL(softmax(sort(z_prev)/T) || softmax(sort(z)/T)), z_prev of the batch before, T = 4"
-    paper = "Wang et al., Lightweight Self-Knowledge Distillation with Multi-source Information Fusion, 2023 (unverified)"
+    paper = (
+        "Wang et al., Lightweight Self-Knowledge Distillation with Multi-source Information Fusion, "
+        "2023 (unverified)"
+    )
     bibtex = """@article{wang2023lightweight,
   title   = {Lightweight Self-Knowledge Distillation with Multi-source Information Fusion},
   author  = {Wang, Xucong and Han, Pengchao and Guo, Lei},
@@ -48,8 +57,11 @@ class DSR(Method):
 }"""
     Config = DSRConfig
     past: Tensor
+    """Sorted logits of the last batch: `[batch_size, C]`."""
     past_epoch: Tensor
+    """The epoch of the last batch: int64 scalar, -1 before the first."""
     epoch: Tensor
+    """The current epoch: int64 scalar."""
 
     def __init__(self, config: DSRConfig, context: MethodContext) -> None:
         super().__init__(config, context)

@@ -1,13 +1,21 @@
-"""FitNet: one hidden map of the student is regressed to the teacher's.
+"""FitNet: regress one hidden map of the teacher (the hint) from the student's map of the same stage.
 
-    L = ce * CE + weight * mean((r(F_s) - F_t)^2)
+    L = ce * CE(z_s, y) + weight * mean((r(F_s) - F_t)^2)
 
-F is the map of stage `layer` (0 is the stem). r is trained with the student: a convolution that matches size and channels, batch
-norm, ReLU. All is done in one stage, as in the code that produced the tables; the paper trains up to the hint layer first, then
-the whole student with KD.
+F_s, F_t: maps `[B, C, H, W]` of stage `layer` of student and teacher (0 is the stem); r: regressor. The
+mean runs over all elements.
 
-Romero, Ballas, Kahou, Chassang, Gatta, Bengio: FitNets: Hints for Thin Deep Nets. ICLR 2015, arXiv 1412.6550.
-Constants: RepDistiller scripts/run_cifar_distill.sh (`--distill hint -a 0 -b 100`), train_student.py (`--hint_layer 2`).
+Modules: the regressor r, a convolution that matches size and channels, batch norm and ReLU. It is trained
+with the student.
+
+Differences between paper and code: everything is trained in one stage, as in the code that produced the
+tables. The paper first trains the student up to the hint layer, then the whole student with KD.
+
+Paper: Romero, Ballas, Kahou, Chassang, Gatta, Bengio: FitNets: Hints for Thin Deep Nets. ICLR 2015,
+arXiv 1412.6550.
+
+Constants: RepDistiller scripts/run_cifar_distill.sh (`--distill hint -a 0 -b 100`), train_student.py
+(`--hint_layer 2`).
 """
 
 from __future__ import annotations
@@ -31,13 +39,14 @@ class FitNetConfig(MethodConfig):
     )
     layer: int = param(
         2,
-        "which map is the hint: 0 the stem, 1 the first stage ...",
+        "stage of the hint; 0: stem, 1: first stage, and so on",
         "RepDistiller train_student.py --hint_layer 2",
         allowed=(0, 1, 2, 3, 4),
     )
 
 
 def _shapes(info: NetInfo) -> tuple[Shape, ...]:
+    """Shapes (C, H, W) of a network's maps, indexed by `layer`."""
     return (info.stem_shape, *info.stage_shapes)
 
 
@@ -50,8 +59,8 @@ class FitNet(Method):
     paper = "Romero et al., FitNets: Hints for Thin Deep Nets, ICLR 2015"
     bibtex = """@inproceedings{romero2015fitnets,
   title     = {{FitNets}: Hints for Thin Deep Nets},
-  author    = {Romero, Adriana and Ballas, Nicolas and Kahou, Samira Ebrahimi and Chassang, Antoine and Gatta, Carlo
-               and Bengio, Yoshua},
+  author    = {Romero, Adriana and Ballas, Nicolas and Kahou, Samira Ebrahimi and Chassang, Antoine and
+               Gatta, Carlo and Bengio, Yoshua},
   booktitle = {International Conference on Learning Representations},
   year      = {2015}
 }"""
@@ -63,7 +72,8 @@ class FitNet(Method):
             return None
         for info in (student, teacher):
             if config.layer >= len(_shapes(info)):
-                return f"FitNet reads stage {config.layer}; {info.name} has {len(info.stage_shapes)}"
+                stages = len(info.stage_shapes)
+                return f"FitNet reads stage {config.layer}, but {info.name} has only {stages} stages"
         reason = cannot_regress(_shapes(student)[config.layer], _shapes(teacher)[config.layer])
         return reason and f"FitNet has {reason}"
 

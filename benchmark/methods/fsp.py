@@ -1,14 +1,26 @@
-"""FSP: the student first learns the teacher's flow between layers, then the task alone.
+"""Flow of the solution procedure (FSP): pre-train the student to relate consecutive maps as the teacher does.
 
-Initialisation stage (30 epochs), over consecutive maps (stem and stages) of each network:
+Initialisation stage (30 epochs):
 
-    L_init = sum_i mean((G_i(student) - G_i(teacher))^2),      G_i = (1 / HW) sum over positions of F_i F_{i+1}^T
+    L_init = sum_i mean((G_i(student) - G_i(teacher))^2)
+    G_i = (1 / HW) * sum over positions of F_i F_{i+1}^T
 
-F_i and F_{i+1} are brought to the smaller of their two sizes by average pooling. Main stage: nothing (plain cross-entropy); the
-benchmark's scripts pass `-b 50` for it, which has no effect. The matrices of both networks must have the same shape: equal channel
-counts of every map, so every pair of different architectures, and wrn_40_2 -> wrn_40_1, is N/A.
+F_i: maps `[B, C_i, H, W]` of a network, the stem first and then the stages; F_i and F_{i+1} are brought to
+the smaller of their two sizes by average pooling. G_i: FSP matrices `[B, C_i, C_{i+1}]`.
 
-Yim, Joo, Bae, Kim: A Gift from Knowledge Distillation. CVPR 2017.
+Main stage: cross-entropy alone, L = ce * CE(z_s, y).
+
+Modules: none. The initialisation stage trains the student's stem and stages.
+
+Which pairs: the matrices of both networks must have the same shape, so all their maps must have equal
+numbers of channels. wrn_40_2 -> wrn_40_1 and all pairs of different architectures are N/A.
+
+Differences between paper and code: the CRD benchmark's scripts pass `-b 50` for the main stage, which has
+no effect.
+
+Paper: Yim, Joo, Bae, Kim: A Gift from Knowledge Distillation: Fast Optimization, Network Minimization and
+Transfer Learning. CVPR 2017.
+
 Constants: RepDistiller distiller_zoo/FSP.py, helper/pretrain.py, train_student.py (30 epochs).
 """
 
@@ -30,22 +42,22 @@ if TYPE_CHECKING:
 
 
 def flow(first: Tensor, second: Tensor) -> Tensor:
-    """The FSP matrix of two maps `[B, C, H, W]`, `[B, D, h, w]` -> `[B, C, D]`."""
+    """Return the FSP matrices of two maps: `[B, C, H, W]`, `[B, D, h, w]` -> `[B, C, D]`."""
     first, second = match_spatial(first, second)
     positions = first.shape[-1] * first.shape[-2]
     return torch.bmm(first.flatten(2), second.flatten(2).transpose(1, 2)) / positions
 
 
 def flow_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """Sum over consecutive maps of the mean squared difference of the FSP matrices."""
+    """L_init: the maps of both networks (stem and stages, `[B, C, H, W]` each) -> scalar."""
     pairs = zip(student, student[1:], teacher, teacher[1:], strict=False)
-    return torch.stack([F.mse_loss(flow(a, b), flow(c, d)) for a, b, c, d in pairs]).sum()
+    return torch.stack([F.mse_loss(flow(s, s_next), flow(t, t_next)) for s, s_next, t, t_next in pairs]).sum()
 
 
 @dataclass(frozen=True, kw_only=True)
 class FSPConfig(MethodConfig):
     init_weight: float = param(
-        1.0, "factor of the initialisation loss", "RepDistiller helper/pretrain.py, unweighted sum"
+        1.0, "weight of the initialisation loss", "RepDistiller helper/pretrain.py, unweighted sum"
     )
 
 
@@ -55,7 +67,8 @@ class FSP(Method):
     formula = "initialisation: sum_i MSE(G_i^s, G_i^t), G_i = F_i F_{i+1}^T / HW; then CE alone"
     paper = "Yim et al., A Gift from Knowledge Distillation, CVPR 2017"
     bibtex = """@inproceedings{yim2017gift,
-  title     = {A Gift from Knowledge Distillation: Fast Optimization, Network Minimization and Transfer Learning},
+  title     = {A Gift from Knowledge Distillation: Fast Optimization, Network Minimization and
+               Transfer Learning},
   author    = {Yim, Junho and Joo, Donggyu and Bae, Jihoon and Kim, Junmo},
   booktitle = {IEEE Conference on Computer Vision and Pattern Recognition},
   year      = {2017}
@@ -67,13 +80,16 @@ class FSP(Method):
     def skip(cls, config: FSPConfig, student: NetInfo | None, teacher: NetInfo | None) -> str | None:
         if student is None or teacher is None:
             return None
-        counts = [
-            [shape[0] for shape in (info.stem_shape, *info.stage_shapes)] for info in (student, teacher)
-        ]
-        if counts[0] == counts[1]:
+        student_channels, teacher_channels = (
+            "-".join(str(shape[0]) for shape in (info.stem_shape, *info.stage_shapes))
+            for info in (student, teacher)
+        )
+        if student_channels == teacher_channels:
             return None
-        mine, theirs = ("-".join(map(str, c)) for c in counts)
-        return f"FSP needs equal channel counts: {student.name} has {mine}, {teacher.name} has {theirs}"
+        return (
+            f"FSP needs equal channel counts: {student.name} has {student_channels}, "
+            f"{teacher.name} has {teacher_channels}"
+        )
 
     @classmethod
     def init_needs(cls, config: FSPConfig) -> Needs:

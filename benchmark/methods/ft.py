@@ -1,17 +1,29 @@
-"""FT: factors of the teacher's last map, found by a paraphraser, are taught to a translator on the student's.
+"""Factor transfer (FT): a translator on the student's last map learns the teacher's factors.
 
-Initialisation stage (30 epochs): the paraphraser, a convolutional auto-encoder of the teacher's last stage map with factors of
-k * C_t channels, is trained by the mean squared error of its reconstruction. No student pass is made. Then, with it frozen:
+Initialisation stage (30 epochs): the paraphraser, a convolutional auto-encoder of the teacher's last stage
+map, learns to reconstruct this map. No student pass is made.
 
-    L = ce * CE + weight * mean |Q(T(F_s)) - Q(P(F_t))|,      Q(F) = l2norm(vec(mean over channels of F^2))
+    L_init = mean((D(P(F_t)) - F_t)^2)
 
-P: the paraphraser's encoder; T: the translator, the same encoder from the student's channels, with batch norms, trained with the
-student. The larger factor is average-pooled to the smaller's size. Encoder: three 3x3 convolutions (C -> C -> kC -> kC), each with a
-LeakyReLU of slope 0.1; the decoder mirrors it by transposed convolutions, with a LeakyReLU after the last too.
+Main stage, with the paraphraser frozen:
 
-Kim, Park, Kwak: Paraphrasing Complex Network: Network Compression via Factor Transfer. NeurIPS 2018, arXiv 1802.04977.
-Constants: RepDistiller distiller_zoo/FT.py, models/util.py (Paraphraser, Translator), train_student.py (`--distill factor -b 200`,
-30 epochs; the stage's learning rate is 0.01 when the student is a resnet or wrn, else the student's).
+    L = ce * CE(z_s, y) + weight * mean |Q(T(F_s)) - Q(P(F_t))|
+    Q(F) = l2norm(vec(mean over channels of F^2))
+
+F_s, F_t: maps `[B, C, H, W]` of the last stage of student and teacher; P, D: encoder and decoder of the
+paraphraser; T: translator. The factors P(F_t) and T(F_s) have k * C_t channels; the larger is
+average-pooled to the smaller's size. Q(F): attention map `[B, H*W]`, a unit vector for each image.
+
+Modules: P is three 3x3 convolutions (C -> C -> kC -> kC), each with a LeakyReLU of slope 0.1. D mirrors it
+with transposed convolutions, and has a LeakyReLU after the last one too. T is the same as P, with batch
+norms, from the student's channels; it is trained with the student.
+
+Paper: Kim, Park, Kwak: Paraphrasing Complex Network: Network Compression via Factor Transfer. NeurIPS 2018,
+arXiv 1802.04977.
+
+Constants: RepDistiller distiller_zoo/FT.py, models/util.py (Paraphraser, Translator), train_student.py
+(`--distill factor -b 200`, 30 epochs). The learning rate of the initialisation stage is 0.01 if the student
+is a resnet or wrn, else the student's.
 """
 
 from __future__ import annotations
@@ -34,7 +46,7 @@ SLOPE = 0.1
 
 
 def encoder(channels: int, factors: int, *, normed: bool) -> nn.Sequential:
-    """Three 3x3 convolutions from `channels` to `factors`; `normed` puts a batch norm after each."""
+    """Build P or, with batch norms (`normed`), T: `[B, channels, H, W]` -> `[B, factors, H, W]`."""
     layers: list[nn.Module] = []
     for c_in, c_out in ((channels, channels), (channels, factors), (factors, factors)):
         layers += [Conv3x3(c_in, c_out), *([nn.BatchNorm2d(c_out)] if normed else []), nn.LeakyReLU(SLOPE)]
@@ -42,7 +54,7 @@ def encoder(channels: int, factors: int, *, normed: bool) -> nn.Sequential:
 
 
 def decoder(channels: int, factors: int) -> nn.Sequential:
-    """Three transposed 3x3 convolutions back from `factors` to `channels`."""
+    """Build D: `[B, factors, H, W]` -> `[B, channels, H, W]`."""
     layers: list[nn.Module] = []
     for c_in, c_out in ((factors, factors), (factors, channels), (channels, channels)):
         layers += [nn.ConvTranspose2d(c_in, c_out, 3, padding=1), nn.LeakyReLU(SLOPE)]
@@ -55,10 +67,12 @@ class FTConfig(MethodConfig):
         200.0, "weight of the factor term", "RepDistiller run_cifar_distill.sh --distill factor -b 200"
     )
     k: float = param(
-        0.5, "factor channels as a part of the teacher's", "RepDistiller models/util.py, k = 0.5"
+        0.5, "channels of the factors, as a multiple of the teacher's", "RepDistiller models/util.py, k = 0.5"
     )
     init_lr: float = param(
-        0.01, "learning rate of the paraphraser for resnet and wrn students", "RepDistiller train_student.py"
+        0.01,
+        "learning rate of the paraphraser if the student is a resnet or wrn",
+        "RepDistiller train_student.py",
     )
 
     def __post_init__(self) -> None:
@@ -110,6 +124,7 @@ class FT(Method):
         return {"ft_reconstruction": F.mse_loss(self.through(self.paraphraser["decoder"], factors), f_t)}
 
     def after_init(self) -> None:
+        """Freeze the paraphraser."""
         self.paraphraser.requires_grad_(False)
 
     def loss(self, step: Step) -> Terms:
@@ -117,5 +132,5 @@ class FT(Method):
             return {}
         factor_s = self.through(self.translator, step.student.stages[-1])
         factor_t = self.through(self.paraphraser["encoder"], step.teacher.stages[-1])
-        a, b = match_spatial(factor_s, factor_t)
-        return {"ft": (attention(a) - attention(b)).abs().mean()}
+        factor_s, factor_t = match_spatial(factor_s, factor_t)
+        return {"ft": (attention(factor_s) - attention(factor_t)).abs().mean()}

@@ -1,16 +1,26 @@
-"""IUSP, intra-utterance similarity: how the frames of one sample resemble each other is handed on, sample by sample.
+"""Intra-utterance similarity preserving (IUSP): match the similarities between the frames of each sample.
 
-    L = ce * CE + weight / B * sum over samples of (1 / N^2) |N(G_t) - N(G_s)|_F^2,    G = F F^T
+    L = ce * CE(z_s, y) + weight / B * sum over samples of (1 / N^2) |n(G_t) - n(G_s)|_F^2
+    G = F F^T
 
-F: `[N, C]`, the N frames of a sample; N(.): rows L2-normalised. It is SP inside a sample instead of across the batch. No modules.
+F: `[N, C]`, the N frames of a sample in the last stage's map; G: similarities `[N, N]`; n(.): L2
+normalisation of each row. This is SP within a sample instead of across the batch.
 
-The paper tags sounds, and F are the frames of a recurrent network. So it is here with the taggers `crnn_64` and `crnn_16` on the data set
-`clips`, table `iusp-table`: the last stage's map has a position for each frame (docs/audio.md). Of a network that reads pictures, positions
-are places (N = H W, the larger map pooled to the smaller), which is no setting of the paper. Nor are its data and metric measured here:
-DCASE 2019 Task 5 has several labels a clip and micro-AUPRC; clips here have one label, and top-1.
+Frames: the paper tags sounds, and F are the frames of a recurrent network. It is the same here with the
+taggers `crnn_64` and `crnn_16` on the data set `clips` (table `iusp-table`): their last map has one
+position for each frame (docs/audio.md). With an image network, every position of the map counts as a frame
+(N = H W, the larger map pooled to the smaller), which is not a setting of the paper.
 
-Intra-Utterance Similarity Preserving Knowledge Distillation for Audio Tagging. Interspeech 2020, arXiv 2009.01759 (Chang, Kao, Sun, Wang; names
-from memory, unverified). Only the abstract was to be had: the weight is SP's (unverified).
+Modules: none.
+
+Differences between paper and code: the paper's data and metric are not measured here. DCASE 2019 Task 5 has
+several labels for each clip and is measured by micro-AUPRC; the clips here have one label and are measured
+by top-1.
+
+Paper: Intra-Utterance Similarity Preserving Knowledge Distillation for Audio Tagging. Interspeech 2020,
+arXiv 2009.01759 (Chang, Kao, Sun, Wang; names from memory, unverified).
+
+Constants: only the abstract was available. The weight is SP's (unverified).
 """
 
 from __future__ import annotations
@@ -31,12 +41,12 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class IUSPConfig(MethodConfig):
     weight: float = param(
-        3000.0, "weight of the similarities' distance", "as SP, RepDistiller -b 3000; unverified"
+        3000.0, "weight of the similarity term", "as for SP, RepDistiller -b 3000 (unverified)"
     )
 
 
 def similarities(maps: Tensor) -> Tensor:
-    """`[B, C, H, W]` -> `[B, HW, HW]`: row-normalised products of a sample's positions (of its frames, with W = 1)."""
+    """Return n(G) of each sample: maps `[B, C, H, W]` -> `[B, HW, HW]`. In a tagger's map W is 1."""
     frames = maps.flatten(2).transpose(1, 2)
     return F.normalize(frames @ frames.transpose(1, 2), dim=2)
 
@@ -44,8 +54,14 @@ def similarities(maps: Tensor) -> Tensor:
 class IUSP(Method):
     name = "iusp"
     title = "IUSP"
-    formula = "CE + 3000/B sum_b 1/N^2 |N(F_t F_t^T) - N(F_s F_s^T)|^2, F = the N positions of a sample's last map: a clip's frames"
-    paper = "Chang et al., Intra-Utterance Similarity Preserving Knowledge Distillation for Audio Tagging, Interspeech 2020 (authors unverified)"
+    formula = (
+        "CE + 3000/B sum_b 1/N^2 |n(F_t F_t^T) - n(F_s F_s^T)|^2, n = row-wise L2 normalisation, "
+        "F = the N positions of a sample's last map (a clip's frames)"
+    )
+    paper = (
+        "Chang et al., Intra-Utterance Similarity Preserving Knowledge Distillation for Audio Tagging, "
+        "Interspeech 2020 (authors unverified)"
+    )
     bibtex = """@inproceedings{chang2020intra,
   title     = {Intra-Utterance Similarity Preserving Knowledge Distillation for Audio Tagging},
   author    = {Chang, Chun-Chieh and Kao, Chieh-Chi and Sun, Ming and Wang, Chao},
@@ -61,9 +77,11 @@ class IUSP(Method):
 
     @classmethod
     def skip(cls, config: IUSPConfig, student: NetInfo | None, teacher: NetInfo | None) -> str | None:
-        # a single column is what is left of the frequencies: rows are frames then
-        if student and teacher and (student.stage_shapes[-1][2] == 1) != (teacher.stage_shapes[-1][2] == 1):
-            return "IUSP compares frames with frames or places with places, and one network has the one, the other the other"
+        if student is None or teacher is None:
+            return None
+        # A map of width 1 has no frequencies left: its rows are the frames of a clip.
+        if (student.stage_shapes[-1][2] == 1) != (teacher.stage_shapes[-1][2] == 1):
+            return "IUSP cannot compare the frames of a sound with the positions of an image"
         return None
 
     def loss(self, step: Step) -> Terms:
