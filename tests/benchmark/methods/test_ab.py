@@ -1,4 +1,4 @@
-"""AB's initialisation loss against its formula in plain loops; nothing in the main stage."""
+"""AB: the initialisation loss against its formula in plain loops; no loss term in the main stage."""
 
 import pytest
 import torch
@@ -11,8 +11,8 @@ SAME = make_context(tiny_info(((3, 4, 4), (4, 2, 2))), tiny_info(((3, 4, 4), (4,
 OTHER = make_context(tiny_info(((3, 4, 4), (4, 2, 2))), tiny_info(((2, 8, 8), (5, 2, 2))))
 
 
-def plain(student, teacher, batch):
-    """3/1000 * sum_i 2^(i-n+1) / B * sum over elements; nested lists."""
+def expected_loss(student, teacher, batch):
+    """3/1000 * sum_i 2^(i-n+1) / B * sum over the elements, in plain loops."""
     n, total = len(student), 0.0
     for i, (maps_s, maps_t) in enumerate(zip(student, teacher, strict=True)):
         layer = 0.0
@@ -28,8 +28,8 @@ def plain(student, teacher, batch):
 def test_value_without_connectors():
     student, teacher = fake_features(SAME.student, 6), fake_features(SAME.teacher, 6, seed=1)
     method = build("ab", SAME)
-    found = method.init_loss(make_step(SAME, student, teacher))["ab"]
-    assert found.item() == pytest.approx(plain(student.preacts, teacher.preacts, 6), rel=1e-12)
+    loss = method.init_loss(make_step(SAME, student, teacher))["ab"]
+    assert loss.item() == pytest.approx(expected_loss(student.preacts, teacher.preacts, 6), rel=1e-12)
     assert not list(method.parameters()), "equal shapes need no connector"
 
 
@@ -40,7 +40,8 @@ def test_value_with_connectors():
     mapped = [c(s) for c, s in zip(method.connectors, student.preacts, strict=True)]
     assert [m.shape for m in mapped] == [t.shape for t in teacher.preacts]
     assert not any(isinstance(m, torch.nn.ReLU) for m in method.modules())
-    assert method.init_loss(step)["ab"].item() == pytest.approx(plain(mapped, teacher.preacts, 6), rel=1e-12)
+    loss = method.init_loss(step)["ab"]
+    assert loss.item() == pytest.approx(expected_loss(mapped, teacher.preacts, 6), rel=1e-12)
 
 
 def test_gradients_reach_preactivations_and_connectors_not_the_teacher():

@@ -72,8 +72,8 @@ def test_the_scale_of_a_map_does_not_matter():
     student, teacher = fake_features(CONTEXT.student), fake_features(CONTEXT.teacher, seed=1)
     scaled = student._replace(stages=tuple(3 * s for s in student.stages))
     method = build("at", CONTEXT)
-    one, other = (method.loss(make_step(CONTEXT, f, teacher))["at"] for f in (student, scaled))
-    torch.testing.assert_close(one, other)
+    loss, loss_of_scaled = (method.loss(make_step(CONTEXT, f, teacher))["at"] for f in (student, scaled))
+    torch.testing.assert_close(loss, loss_of_scaled)
 
 
 def test_a_dead_map_gives_finite_gradients():

@@ -1,4 +1,4 @@
-"""BAKE against its formula in plain loops: the propagation as a sum over walks instead of an inverse."""
+"""BAKE against its formula in plain loops, with the matrix inverse as a power series."""
 
 import math
 
@@ -24,14 +24,17 @@ def affinity(embedding):
     return [[w / sum(row) for w in row] for row in weights]
 
 
-def propagate(a, p, omega, walks=400):
-    """(1 - w) sum_t (w A)^t P."""
+def propagate(a, p, omega, terms=400):
+    """(1 - w) (I - w A)^-1 P as the power series (1 - w) sum_t (w A)^t P."""
     n, classes = len(p), len(p[0])
-    now, total = p, [[(1 - omega) * v for v in row] for row in p]
-    for _ in range(walks):
-        now = [[omega * sum(a[i][k] * now[k][c] for k in range(n)) for c in range(classes)] for i in range(n)]
+    power, total = p, [[(1 - omega) * v for v in row] for row in p]
+    for _ in range(terms):
+        power = [
+            [omega * sum(a[i][k] * power[k][c] for k in range(n)) for c in range(classes)] for i in range(n)
+        ]
         total = [
-            [t + (1 - omega) * v for t, v in zip(x, y, strict=True)] for x, y in zip(total, now, strict=True)
+            [t + (1 - omega) * v for t, v in zip(x, y, strict=True)]
+            for x, y in zip(total, power, strict=True)
         ]
     return total
 
@@ -43,10 +46,9 @@ def test_value(omega, temperature):
     targets = propagate(affinity(student.embedding.tolist()), [softmax(row, temperature) for row in z], omega)
     assert all(sum(row) == pytest.approx(1) for row in targets)
     expected = temperature**2 * sum(kl(q, row, temperature) for q, row in zip(targets, z, strict=True)) / 5
-    found = build("bake", CONTEXT, omega=omega, temperature=temperature).loss(make_step(CONTEXT, student))[
-        "bake"
-    ]
-    assert found.item() == pytest.approx(expected, rel=1e-9, abs=1e-14)
+    method = build("bake", CONTEXT, omega=omega, temperature=temperature)
+    loss = method.loss(make_step(CONTEXT, student))["bake"]
+    assert loss.item() == pytest.approx(expected, rel=1e-9, abs=1e-14)
 
 
 def test_gradient_reaches_the_logits_alone():
@@ -54,6 +56,9 @@ def test_gradient_reaches_the_logits_alone():
     assert reaches(build("bake", CONTEXT).loss(make_step(CONTEXT, student))["bake"], student, "logits")
 
 
-def test_its_batches_are_groups_of_a_class():
+def test_batches_are_groups_of_a_class():
     assert methods.parse("bake").sampler.name == "groups"
+
+
+def test_weight_zero_is_not_computed():
     assert build("bake", CONTEXT, weight=0.0).loss(make_step(CONTEXT, fake_features(CONTEXT.student))) == {}

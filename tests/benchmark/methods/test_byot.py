@@ -11,7 +11,7 @@ CONTEXT = make_context(tiny_info(stages=((3, 8, 8), (4, 4, 4), (5, 2, 2))), None
 
 
 def outputs(method, student):
-    """Embedding and outputs of each earlier classifier."""
+    """The embeddings and the logits of the earlier classifiers."""
     embeddings = [b(x) for b, x in zip(method.bottlenecks, student.stages, strict=False)]
     return embeddings, [c(e) for c, e in zip(method.classifiers, embeddings, strict=True)]
 

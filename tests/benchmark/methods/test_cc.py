@@ -28,11 +28,11 @@ def test_value(batch):
         for i in range(batch - 1)
         for d in range(4)
     ) / (batch - 1)
-    found = method.loss(make_step(CONTEXT, student, teacher))["cc"]
-    assert found.item() == pytest.approx(expected, rel=1e-12)
+    loss = method.loss(make_step(CONTEXT, student, teacher))["cc"]
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
 
 
-def test_gradient_reaches_the_embedding_and_both_embeddings_of_it():
+def test_gradient_reaches_the_embedding_and_both_linear_layers():
     method = build("cc", CONTEXT)
     student = fake_features(CONTEXT.student, requires_grad=True)
     loss = method.loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher, seed=1)))["cc"]
@@ -59,7 +59,7 @@ def test_size_of_the_embeddings():
     assert method.embed_t.weight.shape == (128, 7)
 
 
-def test_no_length_is_an_input_error():
+def test_size_zero_is_an_input_error():
     with pytest.raises(InputError, match=r"cc.dim=0 .* allowed: at least 1"):
         methods.parse("cc", {"cc.dim": 0})
 

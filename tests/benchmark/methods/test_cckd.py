@@ -1,4 +1,4 @@
-"""CCKD against its formula in plain loops, and its difference from `cc`."""
+"""CCKD against its formula in plain loops, and how it differs from `cc`."""
 
 import math
 
@@ -60,7 +60,7 @@ def test_gradients():
 
 
 def test_it_is_not_cc():
-    """No modules, batches of class groups, and KD beside it."""
+    """CCKD has no modules, draws batches of class groups, and adds KD."""
     assert not list(build("cckd", CONTEXT).parameters()) and list(build("cc", CONTEXT).parameters())
     assert methods.parse("cckd").sampler.name == "groups" and methods.parse("cc").sampler.name == "shuffle"
     assert methods.parse("cckd").ce == 0.1 and methods.parse("cckd+kd").components[0].config.kd == 0.0

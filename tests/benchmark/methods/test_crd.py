@@ -1,4 +1,7 @@
-"""CRD against its formula in plain loops: scores, both banks, Z of the first batch, updates; and how negatives are drawn."""
+"""CRD against its formula in plain loops: scores, both banks, Z from the first batch, updates of the banks.
+
+Also: how the negatives are drawn.
+"""
 
 import math
 
@@ -18,8 +21,8 @@ def unit(v):
     return [x / norm for x in v]
 
 
-def plain(anchors, bank, index, z, tau, n):
-    """(loss, z) of one direction; nested lists. z None: the first batch."""
+def expected_loss(anchors, bank, index, z, tau, n):
+    """(loss, z) of one direction, in plain loops. z: None in the first batch."""
     p = [
         [math.exp(sum(a * b for a, b in zip(v, bank[j], strict=True)) / tau) for j in row]
         for v, row in zip(anchors, index, strict=True)
@@ -48,13 +51,13 @@ def test_value_over_two_batches_with_updates_between():
         state = step.generator.get_state()
         negatives = method.negatives(step.labels, step.generator)
         step.generator.set_state(state)
-        found = method.loss(step)["crd"]
+        loss = method.loss(step)["crd"]
         index = [[i, *row] for i, row in zip(step.indices.tolist(), negatives.tolist(), strict=True)]
         v_s = [unit(v) for v in method.embed_s(student.embedding).tolist()]
         v_t = [unit(v) for v in method.embed_t(teacher.embedding).tolist()]
-        loss_s, z["s"] = plain(v_s, banks["t"], index, z["s"], tau, n)
-        loss_t, z["t"] = plain(v_t, banks["s"], index, z["t"], tau, n)
-        assert found.item() == pytest.approx(loss_s + loss_t, rel=1e-9)
+        loss_s, z["s"] = expected_loss(v_s, banks["t"], index, z["s"], tau, n)
+        loss_t, z["t"] = expected_loss(v_t, banks["s"], index, z["t"], tau, n)
+        assert loss.item() == pytest.approx(loss_s + loss_t, rel=1e-9)
         with torch.no_grad():
             method.after_step()
         for which, new in (("s", v_s), ("t", v_t)):
@@ -65,7 +68,7 @@ def test_value_over_two_batches_with_updates_between():
             )
 
 
-def test_both_embeddings_train_the_teacher_and_the_banks_do_not():
+def test_both_embeddings_are_trained_but_neither_the_teacher_nor_the_banks():
     method = build("crd", CONTEXT, **SMALL)
     student, teacher = (
         fake_features(CONTEXT.student, requires_grad=True),
@@ -105,22 +108,23 @@ def labels(counts):
 )
 def test_negatives_are_of_other_classes_uniform_and_distinct(counts, k, mode):
     all_labels = labels(counts)
-    draw = Negatives(all_labels, len(counts), k)
-    assert draw.mode == mode
+    negatives = Negatives(all_labels, len(counts), k)
+    assert negatives.mode == mode
     g = torch.Generator().manual_seed(0)
     rows = torch.tensor([0, 1, 2, 3, 0])
-    seen = torch.zeros(len(rows), len(all_labels))
+    drawn = torch.zeros(len(rows), len(all_labels))
     rounds = 400
     for _ in range(rounds):
-        found = draw(rows, g)
-        assert found.shape == (5, k) and bool((all_labels[found] != rows[:, None]).all())
+        index = negatives(rows, g)
+        assert index.shape == (5, k) and bool((all_labels[index] != rows[:, None]).all())
         if mode != "replacement":
-            assert all(len(set(r)) == k for r in found.tolist())
-        seen.scatter_add_(1, found, torch.ones_like(found, dtype=torch.float32))
-    for row, own in zip(seen, rows, strict=True):
-        others = row[all_labels != own]
+            assert all(len(set(r)) == k for r in index.tolist())
+        drawn.scatter_add_(1, index, torch.ones_like(index, dtype=torch.float32))
+    for row, label in zip(drawn, rows, strict=True):
+        others = row[all_labels != label]
         assert row.sum() == rounds * k and others.sum() == rounds * k
-        # a test for gross unevenness: without replacement the counts spread less than chi-squared assumes, so only its upper tail counts
+        # This finds gross unevenness: without replacement the counts spread less than chi-squared assumes, so
+        # only its upper tail counts.
         assert stats.chisquare(others.numpy()).pvalue > 1e-4
 
 

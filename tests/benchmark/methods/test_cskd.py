@@ -17,8 +17,8 @@ def test_value(temperature):
     expected = (
         sum(kl(softmax(z[i + 3], temperature), z[i], temperature) for i in range(3)) * temperature**2 / 3
     )
-    found = build("cskd", CONTEXT, temperature=temperature).loss(make_step(CONTEXT, student))["cskd"]
-    assert found.item() == pytest.approx(expected, rel=1e-12)
+    loss = build("cskd", CONTEXT, temperature=temperature).loss(make_step(CONTEXT, student))["cskd"]
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_the_partners_get_no_gradient():
@@ -31,13 +31,12 @@ def test_the_partners_get_no_gradient():
 
 def test_the_cross_entropy_is_that_of_the_first_half():
     step = make_step(CONTEXT, fake_features(CONTEXT.student, 6))
-    found = build("cskd", CONTEXT).task_loss(step)
-    assert found.item() == pytest.approx(
-        F.cross_entropy(step.student.logits[:3], step.labels[:3]).item(), rel=1e-12
-    )
+    loss = build("cskd", CONTEXT).task_loss(step)
+    expected = F.cross_entropy(step.student.logits[:3], step.labels[:3])
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
 
 
-def test_its_batches_are_pairs():
+def test_batches_are_pairs():
     assert methods.parse("cskd").sampler.name == "pairs" and methods.parse("cskd+dsr").sampler.name == "pairs"
 
 

@@ -24,7 +24,7 @@ def value(theta, student, teacher):
 
 @pytest.mark.parametrize("theta", [-3.0, 1.0])
 def test_value_and_gradient_against_the_loss(theta):
-    """d/dtheta by central differences, turned round."""
+    """The gradient of theta is d/dtheta (by central differences) with the opposite sign."""
     student, teacher = (
         fake_features(CONTEXT.student, requires_grad=True),
         fake_features(CONTEXT.teacher, seed=1),
@@ -47,8 +47,8 @@ def test_the_students_gradient_is_that_of_kd_at_this_temperature():
     method = build("ctkd", CONTEXT)
     step = make_step(CONTEXT, student, teacher)
     kd = build("kd", CONTEXT, temperature=method.temperature().item()).loss(step)["kd"]
-    found, expected = (torch.autograd.grad(x, student.logits)[0] for x in (method.loss(step)["ctkd"], kd))
-    torch.testing.assert_close(found, expected)
+    actual, expected = (torch.autograd.grad(x, student.logits)[0] for x in (method.loss(step)["ctkd"], kd))
+    torch.testing.assert_close(actual, expected)
 
 
 @pytest.mark.parametrize(("epochs", "rise"), [(240, 10), (120, 5), (15, 1)])

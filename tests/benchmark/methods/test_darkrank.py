@@ -19,7 +19,7 @@ def scores(rows, alpha, beta):
 
 
 def log_p(order, row):
-    """Plackett-Luce: one image after the other out of those that are left."""
+    """Plackett-Luce: the images of the order are drawn one after the other, each from those that are left."""
     return sum(row[i] - math.log(sum(math.exp(row[j]) for j in order[k:])) for k, i in enumerate(order))
 
 
@@ -42,11 +42,11 @@ def expected(student, teacher, kind, alpha, beta, length):
     ("alpha", "beta", "length", "batch"), [(3.0, 3.0, 4, 6), (1.0, 2.0, 3, 5), (3.0, 3.0, 4, 3)]
 )
 def test_value(kind, alpha, beta, length, batch):
-    """The last: fewer other images than are ranked."""
+    """In the last case the batch has fewer other images than `length`."""
     student, teacher = fake_features(CONTEXT.student, batch), fake_features(CONTEXT.teacher, batch, seed=1)
     method = build("darkrank", CONTEXT, kind=kind, alpha=alpha, beta=beta, length=length)
-    found = method.loss(make_step(CONTEXT, student, teacher))["darkrank"].item()
-    assert found == pytest.approx(
+    loss = method.loss(make_step(CONTEXT, student, teacher))["darkrank"].item()
+    assert loss == pytest.approx(
         expected(student, teacher, kind, alpha, beta, min(length, batch - 1)), rel=1e-9
     )
 
@@ -67,11 +67,12 @@ def test_a_perfect_student_has_no_soft_loss():
     ].item() == pytest.approx(0)
 
 
-def test_settings():
+def test_length_out_of_range():
     with pytest.raises(InputError, match=r"length=9 is out of range; allowed: 2 to 6"):
         methods.parse("darkrank", {"darkrank.length": 9})
+
+
+def test_weight_zero_is_not_computed_and_the_orders_are_not_in_the_state():
     step = make_step(CONTEXT, fake_features(CONTEXT.student), fake_features(CONTEXT.teacher))
-    assert (
-        build("darkrank", CONTEXT, weight=0.0).loss(step) == {}
-        and "orders" not in build("darkrank", CONTEXT).state_dict()
-    )
+    assert build("darkrank", CONTEXT, weight=0.0).loss(step) == {}
+    assert "orders" not in build("darkrank", CONTEXT).state_dict()

@@ -41,7 +41,7 @@ def test_gradient_reaches_the_students_logits_alone():
 
 
 def test_a_positive_linear_map_of_a_class_costs_nothing():
-    """What the paper asks for instead of equality: here of all predictions, towards the uniform ones."""
+    """Correlation is asked for, not equality: predictions moved towards the uniform ones cost nothing."""
     p = torch.softmax(fake_features(CONTEXT.student).logits, 1)
     student, teacher = (fake_features(CONTEXT.student)._replace(logits=q.log()) for q in (p, 0.5 * p + 0.05))
     terms = build("dist", CONTEXT, temperature=1.0).loss(make_step(CONTEXT, student, teacher))

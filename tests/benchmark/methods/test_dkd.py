@@ -40,15 +40,15 @@ def test_value(temperature):
     assert terms["dkd_other"].item() == pytest.approx(other, rel=1e-10)
 
 
-def test_kd_is_the_sum_with_the_teachers_doubt_as_weight():
+def test_kd_is_tckd_plus_nckd_weighted_by_the_teachers_other_classes():
     """The paper's identity: KD = TCKD + (1 - p_t,y) NCKD for each image."""
     context = make_context(tiny_info(), tiny_info())
     student, teacher = fake_features(CONTEXT.student, 1), fake_features(CONTEXT.teacher, 1, seed=1)
     step = make_step(context, student, teacher)
     terms = build("dkd", context).loss(step)
-    doubt = 1 - torch.softmax(teacher.logits / 4, 1)[0, step.labels[0]]
+    others = 1 - torch.softmax(teacher.logits / 4, 1)[0, step.labels[0]]
     kd = build("kd", context, temperature=4.0).loss(step)["kd"]
-    torch.testing.assert_close(kd, terms["dkd_target"] + doubt * terms["dkd_other"])
+    torch.testing.assert_close(kd, terms["dkd_target"] + others * terms["dkd_other"])
 
 
 def test_sharp_logits_in_fp32_are_finite():

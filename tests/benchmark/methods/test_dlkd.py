@@ -1,4 +1,4 @@
-"""DLKD against plain loops over the formulas; its variants, its ablation, its use without labels and logits."""
+"""DLKD against its formulas in plain loops; its variants, its ablation, its use without labels and logits."""
 
 import dataclasses
 import itertools
@@ -36,7 +36,7 @@ STUDENT, TEACHER = tiny_info(embedding=4), tiny_info(embedding=3)
 Rows = list[list[float]]
 
 
-# --- the formula in plain loops -------------------------------------------------------------------------------------
+# --- the formula in plain loops ---
 
 
 def dot(a: list[float], b: list[float]) -> float:
@@ -53,7 +53,7 @@ def linear(layer: nn.Linear, rows: Rows) -> Rows:
 
 
 def run_head(head: nn.Sequential, rows: Rows) -> Rows:
-    """Linear, batch norm with the statistics of these rows (weight 1, bias 0 as initialised), ReLU, linear."""
+    """Linear, batch norm with these rows' statistics (weight 1, bias 0 as initialised), ReLU, Linear."""
     hidden = linear(head[0], rows)
     for j in range(len(hidden[0])):
         column = [row[j] for row in hidden]
@@ -92,7 +92,7 @@ def expected_contrast(vectors: Rows, labels: list[int], temperature: float) -> f
     return total / n
 
 
-# --- the pieces under test ------------------------------------------------------------------------------------------
+# --- value and gradients ---
 
 
 def context() -> MethodContext:
@@ -115,7 +115,7 @@ def step(requires_grad: bool = False) -> Step:
 
 
 def rows_of(views: dict[str, Features]) -> Rows:
-    """Unturned images, then all turned once, twice, three times: row r is image r % B."""
+    """Upright images, then all images rotated once, twice, three times: row r is image r % B."""
     return views["normal"].embedding.tolist() + views["rotated"].embedding.tolist()
 
 
@@ -134,20 +134,20 @@ def test_dlkd_value(corr_temperature: float, sup_temperature: float) -> None:
     assert {k: v.item() for k, v in terms.items()} == pytest.approx(expected, rel=1e-10)
 
 
-def test_contrast_is_zero_where_the_positive_is_all_there_is() -> None:
-    """Two vectors of one class: each has the other as its only positive and its only other."""
+def test_contrast_is_zero_without_vectors_of_other_classes() -> None:
+    """Of two vectors of one class, each has the other as its only positive and its only other vector."""
     pair = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
     assert supervised_contrast(pair, torch.tensor([4, 4]), 0.07).item() == pytest.approx(0.0, abs=1e-12)
     four = torch.cat([pair, pair])
     apart, mixed = (
         supervised_contrast(four, torch.tensor(y), 1.0).item() for y in ([0, 1, 0, 1], [0, 0, 1, 1])
     )
-    # by hand: similarity 1 to one's twin, 0 to the two others
+    # by hand: each vector has similarity 1 to its copy and 0 to the two others
     assert apart == pytest.approx(math.log(math.e + 2) - 1, rel=1e-12)
     assert mixed == pytest.approx(math.log(math.e + 2), rel=1e-12)
 
 
-def test_heads_have_the_code_s_widths() -> None:
+def test_heads_have_the_released_codes_widths() -> None:
     method = build("dlkd", context())
     s, t = 4, 3
     shapes = {
@@ -173,9 +173,10 @@ def test_dlkd_gradients() -> None:
     for name, term in terms.items():
         for view in ("normal", "rotated"):
             reached = gradients(term, s.students[view])
-            assert [part for part, does in reached.items() if does] == ["embedding"], name
+            assert [part for part, is_reached in reached.items() if is_reached] == ["embedding"], name
     trained = {
-        name: [n for n, p in method.named_parameters() if grad_of(term, p)] for name, term in terms.items()
+        name: [n for n, p in method.named_parameters() if has_gradient(term, p)]
+        for name, term in terms.items()
     }
     assert {k: {n.partition(".")[0] for n in v} for k, v in trained.items()} == {
         "dlkd_align": {"align_head"},
@@ -184,16 +185,16 @@ def test_dlkd_gradients() -> None:
     }
 
 
-def grad_of(term: Tensor, parameter: Tensor) -> bool:
-    (found,) = torch.autograd.grad(term, parameter, retain_graph=True, allow_unused=True)
-    return found is not None and bool(found.any())
+def has_gradient(term: Tensor, parameter: Tensor) -> bool:
+    (gradient,) = torch.autograd.grad(term, parameter, retain_graph=True, allow_unused=True)
+    return gradient is not None and bool(gradient.any())
 
 
-# --- weights: variants and ablation ---------------------------------------------------------------------------------
+# --- weights: variants and ablation ---
 
 
 @pytest.mark.parametrize(
-    ("settings", "weights", "variant"),
+    ("settings", "resolved", "variant"),
     [
         ({}, (20.0, 50.0, 1.0), "script"),
         ({"variant": "paper"}, (10.0, 20.0, 0.5), "paper"),
@@ -204,17 +205,17 @@ def grad_of(term: Tensor, parameter: Tensor) -> bool:
     ],
 )
 def test_resolved_weights_are_used_and_recorded(
-    settings: dict, weights: tuple[float, ...], variant: str
+    settings: dict, resolved: tuple[float, ...], variant: str
 ) -> None:
     spec = methods.parse("dlkd", {f"dlkd.{k}": v for k, v in settings.items()})
     recorded = spec.settings()["components"]["dlkd"]
-    assert (recorded["align"], recorded["corr"], recorded["sup"], recorded["variant"]) == (*weights, variant)
+    assert (recorded["align"], recorded["corr"], recorded["sup"], recorded["variant"]) == (*resolved, variant)
     assert spec.ce == 1.0
     method = Objective(spec, context(), lambda name: 5).method("dlkd")
-    assert tuple(weights(method).values()) == weights
+    assert tuple(weights(method).values()) == resolved
 
 
-def test_what_is_asked_for_in_two_ways_is_one_run() -> None:
+def test_the_same_weights_given_in_two_ways_are_one_run() -> None:
     named = methods.parse("dlkd", {"dlkd.variant": "paper"})
     spelled = methods.parse("dlkd", {"dlkd.align": 10.0, "dlkd.corr": 20.0, "dlkd.sup": 0.5})
     assert named.settings() == spelled.settings() != methods.parse("dlkd").settings()
@@ -223,7 +224,7 @@ def test_what_is_asked_for_in_two_ways_is_one_run() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"variant": "mlkd"}, "allowed: script, paper"),
         ({"align": -2.0}, "dlkd.align=-2.0 is out of range; allowed: at least 0"),
@@ -231,8 +232,8 @@ def test_what_is_asked_for_in_two_ways_is_one_run() -> None:
         ({"embedding": 0}, "dlkd.embedding=0 is out of range; allowed: at least 1"),
     ],
 )
-def test_wrong_settings(settings: dict, said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_wrong_settings(settings: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         methods.parse("dlkd", {f"dlkd.{k}": v for k, v in settings.items()})
 
 
@@ -246,7 +247,7 @@ MODULES = {"align": {"align_head"}, "corr": {"corr_head"}, "sup": {"student_embe
 
 @pytest.mark.parametrize("on", [c for k in range(4) for c in itertools.combinations(MODULES, k)])
 def test_ablation(on: tuple[str, ...]) -> None:
-    """A term of weight zero is not computed, its modules are not there, and the others keep their values."""
+    """A term of weight 0 is not computed, its modules are not built, and the others keep their values."""
     off = {term: 0.0 for term in MODULES if term not in on}
     method_class = methods.get("dlkd")
     needs = method_class.needs(method_class.Config(**off))
@@ -274,7 +275,7 @@ def test_ablation(on: tuple[str, ...]) -> None:
 
 
 def test_without_labels_and_logits() -> None:
-    """align + corr with ce = 0: a teacher without classes; here reading a label or any logits is an error."""
+    """align + corr with ce = 0 needs no classes of the teacher: labels and logits are poisoned here."""
     spec = methods.parse("dlkd", {"dlkd.sup": 0.0, "ce": 0.0})
     objective = Objective(spec, context(), lambda name: 5).double()
     s = step()
@@ -306,19 +307,19 @@ def test_with_kd_both_are_added() -> None:
     assert needs.views == needs.passes == (NORMAL, ROTATED)
 
 
-# --- with real networks ---------------------------------------------------------------------------------------------
+# --- with real networks ---
 
 
 def test_dlkd_on_real_networks_and_a_smaller_last_batch() -> None:
     method_class = methods.get("dlkd")
-    where = site_for(method_class, n=18, batch_size=8)
-    method = build("dlkd", where, dtype=torch.float32)
+    real = site_for(method_class, n=18, batch_size=8)
+    method = build("dlkd", real, dtype=torch.float32)
     needs = method_class.needs(method.config)
-    for indices in batches(method_class, where):
-        terms = method.loss(real_step(where, needs, indices))
+    for indices in batches(method_class, real):
+        terms = method.loss(real_step(real, needs, indices))
         total = sum(weights(method)[k] * v for k, v in terms.items())
         assert total.dtype == torch.float32 and bool(total.isfinite())
     total.backward()
-    assert all(p.grad is not None for n, p in where.student_net.named_parameters() if not n.startswith("fc"))
+    assert all(p.grad is not None for n, p in real.student_net.named_parameters() if not n.startswith("fc"))
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in method.parameters())
-    assert all(p.grad is None for p in where.teacher_net.parameters())
+    assert all(p.grad is None for p in real.teacher_net.parameters())

@@ -1,4 +1,4 @@
-"""DRG against its formula in plain loops; the auxiliary classifier against a plain walk through its layers."""
+"""DRG against its formula in plain loops; the auxiliary classifier against a computation layer by layer."""
 
 import pytest
 import torch
@@ -23,11 +23,11 @@ def test_value(temperature):
         for a, z in zip(z_aux, student.logits.tolist(), strict=True)
     ]
     assert terms["drg"].item() == pytest.approx(temperature**2 * sum(guidance) / 6, rel=1e-12)
-    own = [
+    cross_entropies = [
         -torch.log(torch.tensor(softmax(a)[y])).item()
         for a, y in zip(z_aux, step.labels.tolist(), strict=True)
     ]
-    assert terms["drg_aux"].item() == pytest.approx(sum(own) / 6, rel=1e-6)
+    assert terms["drg_aux"].item() == pytest.approx(sum(cross_entropies) / 6, rel=1e-6)
 
 
 def test_the_auxiliary_classifier_layer_by_layer():
@@ -51,18 +51,17 @@ def test_the_auxiliary_classifier_layer_by_layer():
         return x
 
     small = norm(separable(x, "attention.0", 2), "attention.1")
-    where = torch.linspace(0, 3, 8, dtype=x.dtype)  # aligned corners: 4 positions over 8
-    weights = (1 - (where[:, None] - torch.arange(4)).abs()).clamp(min=0)
+    positions = torch.linspace(0, 3, 8, dtype=x.dtype)  # aligned corners: 4 positions over 8
+    weights = (1 - (positions[:, None] - torch.arange(4)).abs()).clamp(min=0)
     attended = x * torch.sigmoid(torch.einsum("ih,jw,bchw->bcij", weights, weights, small))
     pooled = separable(separable(attended, "deeper.0", 2), "deeper.1", 2).mean((2, 3))
     torch.testing.assert_close(net(x), pooled @ state["classify.weight"].t() + state["classify.bias"])
-    assert pooled.shape[1] == 16 and sum(k.endswith("bias") for k in state) == 8, (
-        "biases of norms and classifier alone"
-    )
+    assert pooled.shape[1] == 16
+    assert sum(k.endswith("bias") for k in state) == 8, "only batch norms and the classifier have biases"
 
 
 def test_gradients():
-    """The guidance reaches the outputs alone, the classifier's cross-entropy the second stage."""
+    """The KL reaches only the network's logits, the auxiliary cross-entropy only the second stage."""
     student = fake_features(CONTEXT.student, requires_grad=True)
     terms = build("drg", CONTEXT).loss(make_step(CONTEXT, student))
     assert reaches(terms["drg"], student, "logits") and reaches(terms["drg_aux"], student, "stages")
@@ -71,12 +70,9 @@ def test_gradients():
 
 
 def test_weights_and_skip():
-    assert (
-        weights(build("drg", CONTEXT)) == {"drg": 0.2, "drg_aux": 1.0} and methods.parse("drg+dsr").ce == 1.0
-    )
-    assert (
-        build("drg", CONTEXT, guide=0.0, aux=0.0).loss(make_step(CONTEXT, fake_features(CONTEXT.student)))
-        == {}
-    )
+    assert weights(build("drg", CONTEXT)) == {"drg": 0.2, "drg_aux": 1.0}
+    assert methods.parse("drg+dsr").ce == 1.0
+    step = make_step(CONTEXT, fake_features(CONTEXT.student))
+    assert build("drg", CONTEXT, guide=0.0, aux=0.0).loss(step) == {}
     assert "second stage" in methods.get("drg").skip(None, tiny_info(stages=((3, 4, 4),)), None)
     assert methods.get("drg").skip(None, CONTEXT.student, None) is None

@@ -9,31 +9,31 @@ CONTEXT = make_context(tiny_info(), None, batch_size=6)
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 def test_value(temperature):
-    """Three batches, the last smaller: row by row with the batch before; none in an epoch's first batch."""
+    """Three batches, the last smaller: rows are compared with the batch before, except in the first batch."""
     method = build("dsr", CONTEXT, temperature=temperature)
     before = None
     for epoch in (1, 2):
         method.start_epoch(epoch)
         for k, size in enumerate((6, 6, 4)):
             student = fake_features(CONTEXT.student, size, seed=10 * epoch + k)
-            found = method.loss(make_step(CONTEXT, student))["dsr"].item()
+            loss = method.loss(make_step(CONTEXT, student))["dsr"].item()
             z = [sorted(row) for row in student.logits.tolist()]
             rows = (
                 []
                 if k == 0
                 else [kl(softmax(p, temperature), q, temperature) for p, q in zip(before, z, strict=False)]
             )
-            assert found == pytest.approx(temperature**2 * sum(rows) / size, rel=1e-12)
+            assert loss == pytest.approx(temperature**2 * sum(rows) / size, rel=1e-12)
             before = z
 
 
-def test_which_class_is_where_does_not_matter():
+def test_the_order_of_the_classes_does_not_matter():
     student = fake_features(CONTEXT.student)
     method = build("dsr", CONTEXT)
     method.start_epoch(1)
     method.loss(make_step(CONTEXT, student))
-    turned = student._replace(logits=student.logits.roll(3, dims=1))
-    assert method.loss(make_step(CONTEXT, turned))["dsr"].item() == pytest.approx(0, abs=1e-14)
+    permuted = student._replace(logits=student.logits.roll(3, dims=1))
+    assert method.loss(make_step(CONTEXT, permuted))["dsr"].item() == pytest.approx(0, abs=1e-14)
 
 
 def test_gradient_reaches_the_logits_alone():

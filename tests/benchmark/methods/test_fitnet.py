@@ -1,4 +1,4 @@
-"""FitNet: the regressor and the hint against plain loops, in all four cases of sizes."""
+"""FitNet: the regressor and the hint loss against plain loops, in all four cases of map sizes."""
 
 import math
 
@@ -13,7 +13,7 @@ from benchmark.errors import InputError
 
 B = 4
 
-# student's and teacher's second stage: side twice the teacher's, half of it, equal, larger otherwise
+# Shapes of the student's and the teacher's second stage, by the student's side relative to the teacher's.
 CASES = {
     "twice": ((3, 4, 4), (2, 2, 2)),
     "half": ((3, 2, 2), (2, 4, 4)),
@@ -27,8 +27,11 @@ def context_of(student, teacher):
     return make_context(*(tiny_info(stages=((2, 4, 4), shape)) for shape in (student, teacher)))
 
 
-def loops(conv, x, out, at):
-    """A convolution in plain loops. `at(o, k)`: where in the input the weight k of output o lies along one axis, or None."""
+def convolve(conv, x, out, input_position):
+    """A (transposed) convolution in plain loops: `[B][C][H][W]` -> `[B][D][out][out]`.
+
+    input_position(o, k): the input position that weight k reads for output position o, on one axis, or None.
+    """
     transposed = isinstance(conv, nn.ConvTranspose2d)
     weight, bias = conv.weight.tolist(), conv.bias.tolist()
     size, kernel = len(x[0][0]), conv.kernel_size[0]
@@ -43,22 +46,21 @@ def loops(conv, x, out, at):
             for k in range(kernel)
             for j in range(kernel)
         ):
-            r, c = at(row, k), at(col, j)
+            r, c = input_position(row, k), input_position(col, j)
             if r is not None and c is not None and 0 <= r < size and 0 <= c < size:
                 w = weight[i][o] if transposed else weight[o][i]
                 result[n][o][row][col] += w[k][j] * image[i][r][c]
     return result
 
 
-AT = {
+INPUT_POSITION = {
     "twice": lambda o, k: 2 * o - 1 + k,
     "half": lambda o, k: (o + 1 - k) // 2 if (o + 1 - k) % 2 == 0 else None,
     "equal": lambda o, k: o + k,
     "larger": lambda o, k: o + k,
 }
 
-
-KERNEL = {"twice": 3, "half": 4, "equal": 1, "larger": 3}  # the last one is 1 + (5 - 3)
+KERNEL = {"twice": 3, "half": 4, "equal": 1, "larger": 3}  # "larger": 1 + (5 - 3)
 
 
 def norm_relu(x, bn):
@@ -88,7 +90,8 @@ def test_value(case):
         bn.bias.uniform_(-0.5, 0.5)
     student, teacher = fake_features(context.student, B), fake_features(context.teacher, B, seed=1)
     f_t = teacher.stages[1].tolist()
-    r = norm_relu(loops(conv, student.stages[1].tolist(), len(f_t[0][0]), AT[case]), bn)
+    convolved = convolve(conv, student.stages[1].tolist(), len(f_t[0][0]), INPUT_POSITION[case])
+    r = norm_relu(convolved, bn)
     squares = [
         (r[n][c][y][x] - f_t[n][c][y][x]) ** 2
         for n in range(B)
@@ -96,8 +99,8 @@ def test_value(case):
         for y in range(len(f_t[0][0]))
         for x in range(len(f_t[0][0]))
     ]
-    found = method.loss(make_step(context, student, teacher))["fitnet"]
-    assert found.item() == pytest.approx(sum(squares) / len(squares), rel=1e-11)
+    loss = method.loss(make_step(context, student, teacher))["fitnet"]
+    assert loss.item() == pytest.approx(sum(squares) / len(squares), rel=1e-11)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -148,21 +151,24 @@ def skip(student, teacher, layer=2):
     return method.skip(method.Config(layer=layer), student, teacher)
 
 
-def test_a_smaller_map_that_is_not_half_is_a_reason():
+def test_a_student_map_smaller_but_not_half_is_skipped_with_a_reason():
     reason = skip(tiny_info(stages=((2, 8, 8), (2, 3, 3))), tiny_info(stages=((2, 8, 8), (2, 4, 4))))
     assert "3x3" in reason and "4x4" in reason
 
 
 @pytest.mark.parametrize("layer", [3, 4])
-def test_a_layer_that_is_not_there_is_a_reason(layer):
+def test_a_missing_stage_is_skipped_with_a_reason(layer):
     small, large = tiny_info(name="small"), tiny_info(stages=((2, 4, 4),) * 4)
     for student, teacher in ((small, large), (large, small)):
-        assert "small has 2" in skip(student, teacher, layer=layer)
+        assert "small has only 2 stages" in skip(student, teacher, layer=layer)
     assert skip(small, large, layer=1) is None
 
 
-PAIRS = """wrn_40_2:wrn_16_2 wrn_40_2:wrn_40_1 resnet56:resnet20 resnet110:resnet20 resnet110:resnet32 resnet32x4:resnet8x4
-vgg13:vgg8 vgg13:MobileNetV2 ResNet50:MobileNetV2 ResNet50:vgg8 resnet32x4:ShuffleV1 resnet32x4:ShuffleV2 wrn_40_2:ShuffleV1"""
+PAIRS = """
+wrn_40_2:wrn_16_2 wrn_40_2:wrn_40_1 resnet56:resnet20 resnet110:resnet20 resnet110:resnet32
+resnet32x4:resnet8x4 vgg13:vgg8 vgg13:MobileNetV2 ResNet50:MobileNetV2 ResNet50:vgg8
+resnet32x4:ShuffleV1 resnet32x4:ShuffleV2 wrn_40_2:ShuffleV1
+"""
 
 
 @pytest.mark.parametrize("pair", PAIRS.split())

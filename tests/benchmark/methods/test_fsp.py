@@ -1,4 +1,4 @@
-"""FSP's initialisation loss against its formula in plain loops; N/A with a reason where channels differ."""
+"""FSP: the initialisation loss against its formula in plain loops; skipped if channels differ."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def matrix(first, second):
     ]
 
 
-def plain(student, teacher):
+def expected_loss(student, teacher):
     total = 0.0
     for i in range(len(student) - 1):
         terms = []
@@ -39,36 +39,37 @@ def plain(student, teacher):
 
 def test_value():
     student, teacher = fake_features(CONTEXT.student, 4), fake_features(CONTEXT.teacher, 4, seed=1)
-    found = build("fsp", CONTEXT).init_loss(make_step(CONTEXT, student, teacher))["fsp"]
-    assert found.item() == pytest.approx(plain(student.maps, teacher.maps), rel=1e-12)
+    loss = build("fsp", CONTEXT).init_loss(make_step(CONTEXT, student, teacher))["fsp"]
+    assert loss.item() == pytest.approx(expected_loss(student.maps, teacher.maps), rel=1e-12)
 
 
 def test_gradients_reach_stem_and_stages():
     student = fake_features(CONTEXT.student, requires_grad=True)
-    build("fsp", CONTEXT).init_loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher, seed=1)))[
-        "fsp"
-    ].backward()
+    step = make_step(CONTEXT, student, fake_features(CONTEXT.teacher, seed=1))
+    build("fsp", CONTEXT).init_loss(step)["fsp"].backward()
     assert all(m.grad is not None and bool(m.grad.any()) for m in student.maps)
     assert student.embedding.grad is None and student.logits.grad is None
 
 
 @pytest.mark.parametrize(
-    ("teacher", "student", "can"),
+    ("teacher", "student", "possible"),
     [
-        ("wrn_40_2", "wrn_16_2", True), ("resnet56", "resnet20", True), ("vgg13", "vgg8", True), ("resnet32x4", "resnet8x4", True),
-        ("wrn_40_2", "wrn_40_1", False), ("vgg13", "MobileNetV2", False), ("ResNet50", "vgg8", False), ("wrn_40_2", "ShuffleV1", False),
+        ("wrn_40_2", "wrn_16_2", True),
+        ("resnet56", "resnet20", True),
+        ("vgg13", "vgg8", True),
+        ("resnet32x4", "resnet8x4", True),
+        ("wrn_40_2", "wrn_40_1", False),
+        ("vgg13", "MobileNetV2", False),
+        ("ResNet50", "vgg8", False),
+        ("wrn_40_2", "ShuffleV1", False),
     ],
-)  # fmt: skip
-def test_unequal_channels_are_answered_by_a_reason(teacher, student, can):
+)
+def test_pairs_with_unequal_channels_are_skipped_with_a_reason(teacher, student, possible):
     reason = methods.parse("fsp").skip(models.info(student, 100), models.info(teacher, 100))
-    assert (reason is None) == can and (can or "equal channel counts" in reason)
+    assert (reason is None) == possible and (possible or "equal channel counts" in reason)
 
 
 def test_the_main_stage_has_no_term_and_needs_no_teacher():
-    assert (
-        build("fsp", CONTEXT, dtype=torch.float64).loss(
-            make_step(CONTEXT, fake_features(CONTEXT.student), fake_features(CONTEXT.teacher))
-        )
-        == {}
-    )
+    step = make_step(CONTEXT, fake_features(CONTEXT.student), fake_features(CONTEXT.teacher))
+    assert build("fsp", CONTEXT, dtype=torch.float64).loss(step) == {}
     assert not methods.parse("fsp").needs().passes

@@ -1,5 +1,7 @@
-"""The initialisation stages of AB, FSP and FT as the trainer runs them, beside a plain loop of their recipe: what trains and in which mode,
-by which optimiser at which rate, and what is left untouched."""
+"""The initialisation stages of AB, FSP and FT as the trainer runs them, compared with a plain training loop.
+
+Checked are: which modules train and in which mode, the optimiser, its learning rate and what stays unchanged.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ from benchmark.training.active_run import ActiveRun
 from benchmark.training.lockstep import Lockstep
 from models import Features, Network
 
-QUICK = 16 / 64  # of the published learning rates, in quick's batches
+QUICK = 16 / 64  # factor of the learning rates: batch size of the quick profile / published batch size
 
 
 def ab_loss(connectors: nn.Module, s: Features, t: Features) -> Tensor:
@@ -49,41 +51,42 @@ def ft_loss(paraphraser: nn.Module, _: Features, t: Features) -> Tensor:
 
 
 CASES = {
-    # method: teacher, student, loss, module of the method that trains, the student's parts that train, learning rate
+    # method: teacher, student, loss, trained module of the method, the student's trained parts, learning rate
     "ab": ("wrn_16_2", "wrn_16_1", ab_loss, "connectors", ("conv1", "block1", "block2", "block3"), 0.05),
     "fsp": ("resnet14", "resnet8", fsp_loss, "", ("conv1", "bn1", "layer1", "layer2", "layer3"), 0.05),
     "ft": ("resnet14", "resnet8", ft_loss, "paraphraser", (), 0.01),
 }
 
 
-def opened(method: str, folder: Path) -> tuple[ActiveRun, Network, list[Batch]]:
+def open_run(method: str, folder: Path) -> tuple[ActiveRun, Network, list[Batch]]:
+    """A run before its initialisation stage, its teacher, and the batches of the stage's first epoch."""
     teacher_name, student_name = CASES[method][:2]
     torch.manual_seed(3)
     teacher = models.build(teacher_name, 10)
-    teacher(torch.randn(64, 3, 32, 32))  # batch norms that have seen something
+    teacher(torch.randn(64, 3, 32, 32))  # gives the batch norms statistics
     teacher.eval().requires_grad_(False)
-    FP32.place(teacher)
+    FP32.to_device(teacher)
     run = small_run(method, student_name, teacher_name)
     split = data.load("digits", folder).train.take(128)
-    item = ActiveRun.open(run, folder, FP32, teacher, split.labels, {})
+    active = ActiveRun.open(run, folder, FP32, teacher, split.labels, {})
     info = data.info("digits")
     stream = Stream(split, info.mean, info.std, SHUFFLE, 16, False, 0)
-    return item, teacher, list(stream.epoch("init0", 1, (data.NORMAL,)))
+    return active, teacher, list(stream.epoch("init0", 1, (data.NORMAL,)))
 
 
 @pytest.mark.parametrize("method", CASES)
-def test_it_is_the_plain_loop(method: str, tmp_path: Path) -> None:
-    _, _, loss, own, parts, lr = CASES[method]
-    item, teacher, batches = opened(method, tmp_path)
-    assert item.stage.name == f"init:{method}" and item.student is not None
-    plain, extra = (
-        copy.deepcopy(item.student),
-        copy.deepcopy(getattr(item.objective.method(method), own) if own else nn.Module()),
+def test_the_stage_equals_a_plain_loop(method: str, tmp_path: Path) -> None:
+    _, _, loss, module_name, parts, lr = CASES[method]
+    active, teacher, batches = open_run(method, tmp_path)
+    assert active.stage.name == f"init:{method}" and active.student is not None
+    student = copy.deepcopy(active.student)
+    extra = copy.deepcopy(
+        getattr(active.objective.method(method), module_name) if module_name else nn.Module()
     )
-    before = copy.deepcopy(plain.state_dict())
+    before = copy.deepcopy(student.state_dict())
 
-    plain.eval()
-    trained = [extra, *(getattr(plain, part) for part in parts)]
+    student.eval()
+    trained = [extra, *(getattr(student, part) for part in parts)]
     for module in trained:
         module.train()
     optimizer = torch.optim.SGD(
@@ -92,39 +95,40 @@ def test_it_is_the_plain_loop(method: str, tmp_path: Path) -> None:
     for batch in batches:
         x = batch.views["normal"]
         optimizer.zero_grad()
-        loss(extra, plain.features(x), teacher.features(x)).backward()
+        loss(extra, student.features(x), teacher.features(x)).backward()
         optimizer.step()
 
-    item.begin_epoch()
-    step = Lockstep([item], teacher, FP32)
+    active.begin_epoch()
+    lockstep = Lockstep([active], teacher, FP32)
     for batch in batches:
-        step.step(batch)
-    row = item.end_epoch()
+        lockstep.step(batch)
+    row = active.end_epoch()
     assert row["lr"] == pytest.approx(lr * QUICK)
 
-    after = item.student.state_dict()
-    for name, value in plain.state_dict().items():
+    after = active.student.state_dict()
+    for name, value in student.state_dict().items():
         assert torch.allclose(after[name].double(), value.double(), rtol=1e-3, atol=1e-5), name
         if name.partition(".")[0] not in parts:
-            assert torch.equal(after[name], before[name]), f"{name} is not of the stage"
-    if own:
-        for name, value in getattr(item.objective.method(method), own).state_dict().items():
-            assert torch.allclose(value.double(), extra.state_dict()[name].double(), rtol=1e-3, atol=1e-5), (
-                name
-            )
+            assert torch.equal(after[name], before[name]), f"{name} must not change in this stage"
+    if module_name:
+        for name, value in getattr(active.objective.method(method), module_name).state_dict().items():
+            expected = extra.state_dict()[name]
+            assert torch.allclose(value.double(), expected.double(), rtol=1e-3, atol=1e-5), name
 
 
 @pytest.mark.parametrize("method", CASES)
-def test_the_main_stage_starts_afresh(method: str, tmp_path: Path) -> None:
-    """A new optimiser without momentum, over the whole student and what the method still trains, at the protocol's rate."""
-    item, teacher, batches = opened(method, tmp_path)
-    item.begin_epoch()
-    Lockstep([item], teacher, FP32).step(batches[0])
-    item.end_epoch()
-    item.begin_epoch()
-    assert item.stage.name == "main" and item.student is not None and item.optimizer is not None
-    assert not item.optimizer.state and item.lr == pytest.approx(0.05 * QUICK)
-    assert all(m.training for m in item.student.modules())
-    found = {id(p) for g in item.optimizer.param_groups for p in g["params"]}
-    translator = item.objective.method("ft").translator.parameters() if method == "ft" else ()  # type: ignore[operator, union-attr]
-    assert found == {id(p) for p in (*item.student.parameters(), *translator)}
+def test_the_main_stage_starts_with_a_new_optimiser(method: str, tmp_path: Path) -> None:
+    """It has no momentum yet and covers all that still trains, at the protocol's learning rate."""
+    active, teacher, batches = open_run(method, tmp_path)
+    active.begin_epoch()
+    Lockstep([active], teacher, FP32).step(batches[0])
+    active.end_epoch()
+    active.begin_epoch()
+    assert active.stage.name == "main" and active.student is not None and active.optimizer is not None
+    assert not active.optimizer.state and active.lr == pytest.approx(0.05 * QUICK)
+    assert all(m.training for m in active.student.modules())
+    optimised = {id(p) for g in active.optimizer.param_groups for p in g["params"]}
+    trained = list(active.student.parameters())
+    if method == "ft":
+        trained += active.objective.method("ft").translator.parameters()  # type: ignore[operator, union-attr]
+    assert optimised == {id(p) for p in trained}

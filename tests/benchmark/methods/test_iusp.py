@@ -13,12 +13,11 @@ CONTEXT = make_context(tiny_info(stages=((3, 4, 4), (4, 3, 2))), tiny_info(stage
 
 
 def similarities(image):
-    """One image's planes `[C][H][W]` -> row-normalised products of its positions."""
+    """One image's planes `[C][H][W]` -> row-normalised products of its positions `[H*W][H*W]`."""
     frames = list(zip(*([v for row in plane for v in row] for plane in image), strict=True))
     products = [[sum(a * b for a, b in zip(x, y, strict=True)) for y in frames] for x in frames]
-    return [
-        [v / (math.sqrt(sum(w * w for w in row)) or 1) for v in row] for row in products
-    ]  # a dead position has none
+    # a position where all channels are 0 has the norm 0
+    return [[v / (math.sqrt(sum(w * w for w in row)) or 1) for v in row] for row in products]
 
 
 def test_value():
@@ -30,12 +29,12 @@ def test_value():
         total += (
             sum((a - b) ** 2 for x, y in zip(g_s, g_t, strict=True) for a, b in zip(x, y, strict=True)) / 36
         )
-    found = build("iusp", CONTEXT).loss(make_step(CONTEXT, student, teacher))["iusp"]
-    assert found.item() == pytest.approx(total / 3, rel=1e-9)
+    loss = build("iusp", CONTEXT).loss(make_step(CONTEXT, student, teacher))["iusp"]
+    assert loss.item() == pytest.approx(total / 3, rel=1e-9)
 
 
 def test_frames_of_a_tagger():
-    """Maps of one column: 32 rows are 32 frames, whose products are taken clip by clip."""
+    """A tagger's last map has one column and 32 rows: 32 frames, which are compared within each clip."""
     context = make_context("crnn_16", "crnn_64")
     images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     student, teacher = (
@@ -49,18 +48,16 @@ def test_frames_of_a_tagger():
             sum((a - b) ** 2 for x, y in zip(g_s, g_t, strict=True) for a, b in zip(x, y, strict=True))
             / 32**2
         )
-    found = build("iusp", context).loss(make_step(context, student, teacher))["iusp"]
-    assert found.item() == pytest.approx(total / 3, rel=1e-9) and found > 0
+    loss = build("iusp", context).loss(make_step(context, student, teacher))["iusp"]
+    assert loss.item() == pytest.approx(total / 3, rel=1e-9) and loss > 0
 
 
-def test_frames_and_places_are_not_compared():
+def test_sound_and_image_networks_are_not_compared():
     method = methods.get("iusp")
-    frames, places = tiny_info(stages=((3, 4, 4), (4, 32, 1))), tiny_info()
-    assert (
-        method.skip(method.Config(), frames, frames) is None
-        and method.skip(method.Config(), places, places) is None
-    )
-    for pair in ((frames, places), (places, frames)):
+    sound, image = tiny_info(stages=((3, 4, 4), (4, 32, 1))), tiny_info()
+    assert method.skip(method.Config(), sound, sound) is None
+    assert method.skip(method.Config(), image, image) is None
+    for pair in ((sound, image), (image, sound)):
         assert "frames" in method.skip(method.Config(), *pair)
 
 
@@ -77,7 +74,5 @@ def test_gradient_reaches_the_last_map_alone():
 def test_a_perfect_student_has_no_loss_and_weight_zero_is_not_computed():
     features = fake_features(CONTEXT.student)
     step = make_step(CONTEXT, features, features)
-    assert (
-        build("iusp", CONTEXT).loss(step)["iusp"].item() == 0
-        and build("iusp", CONTEXT, weight=0.0).loss(step) == {}
-    )
+    assert build("iusp", CONTEXT).loss(step)["iusp"].item() == 0
+    assert build("iusp", CONTEXT, weight=0.0).loss(step) == {}
