@@ -38,7 +38,7 @@ from benchmark.methods.base import Method, MethodConfig, Needs, Step, Terms, par
 
 @dataclass(frozen=True, kw_only=True)
 class BAKEConfig(MethodConfig):
-    weight: float = param(1.0, "weight of the KL term", "BAKE, lambda = 1")
+    weight: float = param(1.0, "weight of the KL with the targets Q", "BAKE, lambda = 1")
     omega: float = param(0.5, "share w of the neighbours in the targets", "BAKE, omega = 0.5 on CIFAR-100")
     temperature: float = param(4.0, "temperature T of targets and predictions", "BAKE, temperature 4")
 

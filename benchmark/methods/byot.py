@@ -49,8 +49,10 @@ class BYOTConfig(MethodConfig):
     early: float = param(
         0.9, "weight of the earlier classifiers' cross-entropies, 1 - alpha", "luanyunteng, alpha 0.1"
     )
-    soft: float = param(0.1, "weight alpha of the KL terms", "luanyunteng, alpha 0.1")
-    hint: float = param(1e-6, "weight beta of the hint terms", "luanyunteng, beta 1e-6")
+    soft: float = param(0.1, "weight alpha of the KL with the deepest classifier", "luanyunteng, alpha 0.1")
+    hint: float = param(
+        1e-6, "weight beta of the distance to the deepest embedding", "luanyunteng, beta 1e-6"
+    )
     temperature: float = param(3.0, "temperature T of both softmaxes", "luanyunteng, temperature 3")
 
     def __post_init__(self) -> None:

@@ -17,8 +17,8 @@ become l2norm(0.5 * old + 0.5 * new embedding).
 Modules: one linear embedding for the student and one for the teacher. Both are trained; the teacher itself
 is not.
 
-Differences between paper and code: tau is 0.07 in the code that produced the table and 0.1 in the paper. (A
-reproduction with five seeds saw no difference.)
+Differences between paper and code: tau is 0.07 in the code that produced the published table and 0.1 in the
+paper. (A reproduction with five seeds saw no difference.)
 
 Speed: the scores are computed as one product of the embeddings with the whole bank, from which the
 candidates are gathered. This gives the same values as gathering K + 1 rows for each anchor first
@@ -107,7 +107,7 @@ class Negatives(nn.Module):
             draw = torch.rand(rows, self.k, generator=generator, device=device, dtype=torch.float64)
             position = (draw * other_counts).int()
         class_start, class_size = (x[labels][:, None].int() for x in (self.start, self.count))
-        position += (position >= class_start) * class_size
+        position += (position >= class_start) * class_size  # skips the row's class
         return self.order.take(position.long())
 
 

@@ -33,7 +33,9 @@ from benchmark.methods.kd import kd_loss
 
 @dataclass(frozen=True, kw_only=True)
 class CSKDConfig(MethodConfig):
-    weight: float = param(1.0, "weight lambda of the KL term", "alinlab/cs-kd train.py --lamda 1")
+    weight: float = param(
+        1.0, "weight lambda of the KL between two images of a class", "alinlab/cs-kd train.py --lamda 1"
+    )
     temperature: float = param(4.0, "temperature T of both softmaxes", "alinlab/cs-kd train.py --temp 4")
 
     def __post_init__(self) -> None:

@@ -38,7 +38,9 @@ from benchmark.methods.base import Method, MethodConfig, MethodContext, Step, Te
 
 @dataclass(frozen=True, kw_only=True)
 class DLBConfig(MethodConfig):
-    weight: float = param(1.0, "weight alpha of the KL term", "Shen et al., alpha = 1 (unverified)")
+    weight: float = param(
+        1.0, "weight alpha of the KL with the last outputs", "Shen et al., alpha = 1 (unverified)"
+    )
     temperature: float = param(3.0, "temperature T of both softmaxes", "Shen et al., tau = 3 (unverified)")
 
     def __post_init__(self) -> None:

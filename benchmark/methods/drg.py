@@ -44,7 +44,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class DRGConfig(MethodConfig):
-    guide: float = param(0.2, "weight alpha of the KL term", "LightSKD train.py, alpha = 0.2")
+    guide: float = param(
+        0.2, "weight alpha of the KL with the auxiliary classifier", "LightSKD train.py, alpha = 0.2"
+    )
     aux: float = param(
         1.0, "weight of the auxiliary classifier's cross-entropy", "LightSKD train.py, no factor"
     )
@@ -106,7 +108,7 @@ class DRG(Method):
     @classmethod
     def skip(cls, config: DRGConfig, student: NetInfo | None, teacher: NetInfo | None) -> str | None:
         if student is not None and len(student.stage_shapes) < 2:
-            return "DRG reads the second stage, and the student has only one"
+            return "DRG reads the second stage, but the student has only one stage"
         return None
 
     @classmethod

@@ -33,7 +33,7 @@ from benchmark.methods.base import Method, MethodConfig, MethodContext, Step, Te
 
 @dataclass(frozen=True, kw_only=True)
 class DSRConfig(MethodConfig):
-    weight: float = param(1.0, "weight beta of the KL term", "LightSKD train.py, beta = 1")
+    weight: float = param(1.0, "weight beta of the KL between sorted outputs", "LightSKD train.py, beta = 1")
     temperature: float = param(4.0, "temperature T of both softmaxes", "LightSKD train.py, T = 4")
 
     def __post_init__(self) -> None:

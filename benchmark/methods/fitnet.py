@@ -9,7 +9,7 @@ Modules: the regressor r, a convolution that matches size and channels, batch no
 with the student.
 
 Differences between paper and code: everything is trained in one stage, as in the code that produced the
-tables. The paper first trains the student up to the hint layer, then the whole student with KD.
+published tables. The paper first trains the student up to the hint layer, then the whole student with KD.
 
 Paper: Romero, Ballas, Kahou, Chassang, Gatta, Bengio: FitNets: Hints for Thin Deep Nets. ICLR 2015,
 arXiv 1412.6550.
