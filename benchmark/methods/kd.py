@@ -1,12 +1,19 @@
-"""KD: knowledge distillation of softened outputs.
+"""Knowledge distillation (KD): match the teacher's softened class probabilities.
 
     L = ce * CE(z_s, y) + weight * T^2 * KL(softmax(z_t / T) || softmax(z_s / T))
 
-summed over classes, divided by the batch. Logits only; no modules. Alone (the KD row of the CRD benchmark) ce = 0.1 and
-weight = 0.9; in a combination `x+kd` both are 1, as in that benchmark's CRD+KD row (`-a 1`, gamma stays 1).
+z_s, z_t: logits of the student and the teacher, `[B, C]` (B images in the batch, C classes). y: labels,
+`[B]`. T: temperature. ce, weight and T (`temperature`) are the hyper-parameters. CE and KL are summed over
+the classes and averaged over the batch.
 
-Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network. NeurIPS 2014 Deep Learning Workshop, arXiv 1503.02531.
-Constants: RepDistiller distiller_zoo/KD.py, scripts/run_cifar_distill.sh (`-r 0.1 -a 0.9 -b 0`), T = 4.
+Modules: none. The method reads only logits.
+
+Constants: T = 4. The KD row of the CRD benchmark has ce = 0.1 and weight = 0.9 (RepDistiller
+distiller_zoo/KD.py, scripts/run_cifar_distill.sh: `-r 0.1 -a 0.9 -b 0`). In a combination `x+kd` both are
+1, as in that benchmark's CRD+KD row (`-a 1`; gamma stays 1).
+
+Paper: Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network. NeurIPS 2014 Deep Learning
+Workshop, arXiv 1503.02531.
 """
 
 from __future__ import annotations
@@ -21,7 +28,10 @@ from benchmark.methods.base import Method, MethodConfig, Needs, Step, Terms, par
 
 
 def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """`T^2 * KL(softmax(teacher / T) || softmax(student / T))`, mean over rows. Logits float32 `[B, C]` -> scalar."""
+    """Return `T^2 * KL(softmax(teacher / T) || softmax(student / T))`, averaged over the batch.
+
+    student, teacher: logits, float32 `[B, C]`. The result is a scalar.
+    """
     log_p = F.log_softmax(student / temperature, dim=1)
     log_q = F.log_softmax(teacher / temperature, dim=1)
     return F.kl_div(log_p, log_q, reduction="batchmean", log_target=True) * temperature**2
@@ -29,6 +39,8 @@ def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class KDConfig(MethodConfig):
+    """Hyper-parameters. `ce` is a field of every method; here it gets another default."""
+
     ce: float = param(
         0.1, "weight of the cross-entropy (1.0 in a combination)", "RepDistiller run_cifar_distill.sh -r 0.1"
     )
@@ -44,6 +56,8 @@ class KDConfig(MethodConfig):
 
 
 class KD(Method):
+    """Hinton's knowledge distillation."""
+
     name = "kd"
     title = "KD"
     formula = "0.1 CE + 0.9 T^2 KL(softmax(z_t/T) || softmax(z_s/T)), T = 4"
@@ -54,14 +68,16 @@ class KD(Method):
   journal = {arXiv preprint arXiv:1503.02531},
   year    = {2015}
 }"""
-    combined = {"ce": 1.0, "weight": 1.0}
+    combined = {"ce": 1.0, "weight": 1.0}  # defaults in a combination such as `at+kd`
     Config = KDConfig
 
     @classmethod
     def needs(cls, config: KDConfig) -> Needs:
+        """Return what the loss reads: the logits of the student and of the teacher."""
         return Needs.of("logits", "logits")
 
     def loss(self, step: Step) -> Terms:
+        """Return the unweighted KD term. The trainer multiplies it by `weight` and adds the cross-entropy."""
         if not self.active("kd"):
             return {}
         return {"kd": kd_loss(step.student.logits, step.teacher.logits, self.config.temperature)}

@@ -1,16 +1,26 @@
-"""ND, the loss of KD++: a student's embedding in the direction of its class in the teacher, and with a norm not below it.
+"""KD++ (ND): pull the student's embedding towards its class direction and up to the teacher's norm.
 
-    L = ce * CE + weight * mean over images of 1 - f . c_y / max(|f|, |f_t|)
+    L = ce * CE(z_s, y) + weight * mean over images of (1 - f . c_y / max(|f|, |f_t|))
 
-f = e(f_s): the student's embedding (e = Linear and batch norm where the sizes differ, else the identity); f_t: the teacher's; c_y: the
-teacher's mean embedding of the label's class, of norm 1. It is a term to add: KD++ is `kd+kdpp`, DKD++ `dkd+kdpp`, DIST++ `dist+kdpp`, ReviewKD++
-`kdpp+reviewkd`.
+f = e(f_s): the student's embedding, mapped to the teacher's size, `[B, D]`. f_t: the teacher's embedding,
+`[B, D]`. c_y: the teacher's mean embedding of the label's class, scaled to norm 1, `[D]`.
 
-The original computes the class means once, on the training images; here they are running means over all images that the run has seen
-(a class that has not been seen has no mean yet, and the batch itself is counted first, so a label's class always has one).
+This term (called ND in the paper) is added to other methods: KD++ is `kd+kdpp`, DKD++ is `dkd+kdpp`, DIST++
+is `dist+kdpp` and ReviewKD++ is `kdpp+reviewkd`.
 
-Wang, Cheng, Duan, Wang, Feng, Kong: Improving Knowledge Distillation via Regularizing Feature Norm and Direction. arXiv 2305.17007, 2023.
-Constants: the weight is 2 (unverified: the paper tunes it by pair); form of the loss: Knowledge-Distillation-via-ND@fc6f3f9 (unverified).
+Modules: e is a linear layer and batch norm if the two embedding sizes differ, otherwise the identity. It
+trains with the student and is dropped at test time. The buffer `sums`, `[C, D]`, holds the sum of the
+teacher's embeddings of each class.
+
+Differences from the original: it computes the class means once, over the training images. Here they are
+running means over all images that the run has processed so far. The current batch is added before the means
+are used, so the class of every label has a mean.
+
+Constants: weight = 2 (unverified: the paper tunes it per pair). The form of the loss follows
+Knowledge-Distillation-via-ND@fc6f3f9 (unverified).
+
+Paper: Wang, Cheng, Duan, Wang, Feng, Kong: Improving Knowledge Distillation via Regularizing Feature Norm
+and Direction. arXiv 2305.17007, 2023.
 """
 
 from __future__ import annotations
@@ -24,18 +34,18 @@ from torch import Tensor, nn
 from benchmark.methods._common import known, one_hot
 from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
 
-EPS = 1e-12
+EPS = 1e-12  # smallest squared norm; it keeps the gradient finite at zero
 
 
 def norm(x: Tensor) -> Tensor:
-    """L2 norms of rows `[B]`; a finite gradient at zero."""
+    """Return the L2 norm of each row, with a finite gradient at zero. `[B, D]` -> `[B]`."""
     return x.square().sum(dim=1).clamp_min(EPS).sqrt()
 
 
 @dataclass(frozen=True, kw_only=True)
 class KDPPConfig(MethodConfig):
     weight: float = param(
-        2.0, "weight of the norm and direction term", "KD++ paper, CIFAR-100 (unverified; tuned by pair)"
+        2.0, "weight of the norm and direction term", "KD++ paper, CIFAR-100 (unverified; tuned per pair)"
     )
 
 
@@ -66,19 +76,18 @@ class KDPP(Method):
         self.embed: nn.Module = nn.Identity()
         if d_s != d_t:
             self.embed = nn.Sequential(nn.Linear(d_s, d_t), nn.BatchNorm1d(d_t))
-        self.register_buffer(
-            "sums", torch.zeros(context.num_classes, d_t)
-        )  # a mean's direction is that of the sum
+        # Sums are enough: a class mean and a class sum have the same direction.
+        self.register_buffer("sums", torch.zeros(context.num_classes, d_t))
 
     def loss(self, step: Step) -> Terms:
         if not self.active("kdpp"):
             return {}
         f_t = step.teacher.embedding
         with torch.no_grad():
-            # by a product, whose order of addition is fixed on every device
-            member = one_hot(step.labels, f_t.new_empty(len(f_t), len(self.sums)))
-            self.sums += member.T @ f_t
-            direction = F.normalize(member @ self.sums, dim=1)
+            # A matrix product adds in a fixed order on every device; an indexed sum does not.
+            labels_one_hot = one_hot(step.labels, f_t.new_empty(len(f_t), len(self.sums)))
+            self.sums += labels_one_hot.T @ f_t
+            direction = F.normalize(labels_one_hot @ self.sums, dim=1)
         f_s = self.embed(step.student.embedding)
         cosine = (f_s * direction).sum(dim=1) / torch.maximum(norm(f_s), norm(f_t))
         return {"kdpp": (1 - cosine).mean()}

@@ -1,12 +1,18 @@
-"""Label smoothing: the true class keeps 1 - eps of the target, all classes share eps.
+"""Label smoothing: train on targets that spread a share eps of the probability over all classes.
 
     L = ce * H((1 - eps) onehot(y) + eps / C, softmax(z))
 
-the cross-entropy with the labels itself, so there is no term beside it; no teacher, no modules. It stands among the
-self-distillation methods because their papers compare with it. TF-KD's virtual teacher (`tfkd`) is a relative of it.
+z: the network's logits, `[B, C]`. y: labels, `[B]`. H: cross-entropy of a target and a prediction, averaged
+over the batch. This replaces the cross-entropy with the labels, so the method adds no term. There is no
+teacher. It is listed with the self-distillation methods because their papers compare with it; TF-KD's
+virtual teacher (`tfkd`) is closely related.
 
-Szegedy, Vanhoucke, Ioffe, Shlens, Wojna: Rethinking the Inception Architecture for Computer Vision. CVPR 2016,
-arXiv 1512.00567. Constant: eps = 0.1 of the paper's section 7; that Self-KD-Lib and PS-KD use it too is unverified.
+Modules: none.
+
+Constants: eps = 0.1, section 7 of the paper. That Self-KD-Lib and PS-KD also use 0.1 is unverified.
+
+Paper: Szegedy, Vanhoucke, Ioffe, Shlens, Wojna: Rethinking the Inception Architecture for Computer Vision.
+CVPR 2016, arXiv 1512.00567.
 """
 
 from __future__ import annotations
@@ -22,7 +28,9 @@ from benchmark.methods.base import Method, MethodConfig, Step, param
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSmoothingConfig(MethodConfig):
-    epsilon: float = param(0.1, "share eps that all classes get", "Szegedy et al. section 7, eps = 0.1")
+    epsilon: float = param(
+        0.1, "share eps of the target spread over all classes", "Szegedy et al. section 7, eps = 0.1"
+    )
 
     def __post_init__(self) -> None:
         check_range("label_smoothing.epsilon", self.epsilon, 0.0, 1.0)
@@ -35,7 +43,8 @@ class LabelSmoothing(Method):
     paper = "Szegedy et al., Rethinking the Inception Architecture for Computer Vision, CVPR 2016"
     bibtex = """@inproceedings{szegedy2016rethinking,
   title     = {Rethinking the Inception Architecture for Computer Vision},
-  author    = {Szegedy, Christian and Vanhoucke, Vincent and Ioffe, Sergey and Shlens, Jon and Wojna, Zbigniew},
+  author    = {Szegedy, Christian and Vanhoucke, Vincent and Ioffe, Sergey and Shlens, Jon and
+               Wojna, Zbigniew},
   booktitle = {IEEE Conference on Computer Vision and Pattern Recognition (CVPR)},
   year      = {2016}
 }"""

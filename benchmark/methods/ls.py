@@ -1,17 +1,28 @@
-"""LS: logit standardisation, a wrapper of the methods that read logits (`kd+ls`, `dkd+ls`, `ctkd+ls`, `mlld+ls`).
+"""Logit standardisation (LS): a wrapper that standardises the logits another method reads, as in `kd+ls`.
 
-    z -> (z - mean of z) / (std of z + 1e-7)
+    z -> (z - mean(z)) / (std(z) + eps)
 
-row by row over the classes, for student and teacher, before the other method softens them; std with C - 1 in its denominator. The
-cross-entropy with the labels, and the student at test time, keep the logits as they are. No modules, no loss of its own.
+z: the logits of one image, `[C]`; mean and standard deviation run over its C classes, the latter with C - 1
+in the denominator; eps = 1e-7. The logits of both student and teacher are standardised before the wrapped
+method divides them by its temperature. The cross-entropy with the labels, and the student at test time, use
+the original logits. The wrapper has no loss of its own; besides KD and DKD it is used as `ctkd+ls` and
+`mlld+ls`.
 
-The temperature then is a base temperature, and the losses are small, so the wrapped methods get other constants, by pair as the file
-names of the released logs have them (base temperature and weight; 2 and 9 for pairs without logs). KD keeps its 0.1 CE. For DKD
-alpha = weight and beta = weight * the third number: the reading under which the first epoch's loss of the logs comes out
-(unverified otherwise). For MLLD all logit terms are standardised; the released code does it to the instance term alone (unverified).
+Modules: none.
 
-Sun, Ren, Li, Wang, Cao: Logit Standardization in Knowledge Distillation. CVPR 2024, arXiv 2403.01427.
-Constants: logit-standardization-KD@f6e5aa5, logs (file names), README.
+Constants: with LS, the wrapped method's temperature is the base temperature of standardised logits, and its
+loss is small, so the wrapped methods get other constants. The tables below list the base temperature and
+weight of each pair, read from the file names of the released logs; pairs without a log get temperature 2
+and weight 9.
+- KD keeps ce = 0.1.
+- DKD: alpha = weight, and beta = weight * the third number. This reading reproduces the logged loss of the
+  first epoch; it is otherwise unverified.
+- MLLD: all logit terms are standardised here. The released code standardises only the instance term
+  (unverified).
+Source: logit-standardization-KD@f6e5aa5, file names of its logs and its README.
+
+Paper: Sun, Ren, Li, Wang, Cao: Logit Standardization in Knowledge Distillation. CVPR 2024,
+arXiv 2403.01427.
 """
 
 from __future__ import annotations
@@ -28,7 +39,7 @@ from benchmark.methods.base import Method, MethodConfig, Needs, Step, param
 if TYPE_CHECKING:
     from models import Features
 
-KD = {  # base temperature, weight; 2 and 9 elsewhere
+KD = {  # base temperature, weight; other pairs: 2, 9
     "ResNet50:MobileNetV2": (3.0, 1.0),
     "resnet110:resnet20": (4.0, 12.0),
     "resnet32x4:wrn_16_2": (3.0, 9.0),
@@ -37,7 +48,7 @@ KD = {  # base temperature, weight; 2 and 9 elsewhere
     "vgg13:vgg8": (3.0, 9.0),
     "wrn_40_2:MobileNetV2": (3.0, 9.0),
 }
-DKD = {  # base temperature, weight, beta before the weight; 2, 9 and 8 elsewhere
+DKD = {  # base temperature, weight, beta / weight; other pairs: 2, 9, 8
     "ResNet50:MobileNetV2": (2.0, 15.0, 2.0),
     "resnet110:resnet20": (2.0, 15.0, 2.0),
     "resnet110:resnet32": (2.0, 15.0, 2.0),
@@ -51,7 +62,7 @@ DKD = {  # base temperature, weight, beta before the weight; 2, 9 and 8 elsewher
     "wrn_40_2:wrn_16_2": (2.0, 12.0, 2.0),
     "wrn_40_2:wrn_40_1": (2.0, 12.0, 2.0),
 }
-MLLD = {  # base temperature, weight; 2 and 9 elsewhere
+MLLD = {  # base temperature, weight; other pairs: 2, 9
     "resnet32x4:ShuffleV2": (2.0, 6.0),
     "vgg13:MobileNetV2": (2.0, 6.0),
     "vgg13:vgg8": (2.0, 6.0),
@@ -59,7 +70,10 @@ MLLD = {  # base temperature, weight; 2 and 9 elsewhere
 
 
 def standardise(logits: Tensor, eps: float = 1e-7) -> Tensor:
-    """`[B, C]`, each row with mean 0 and standard deviation 1; a constant row gives zeros and a finite gradient."""
+    """Scale each row to mean 0 and standard deviation 1, `[B, C]` -> `[B, C]`.
+
+    A constant row gives zeros and a finite gradient.
+    """
     centred = logits - logits.mean(dim=1, keepdim=True)
     variance = centred.square().sum(dim=1, keepdim=True) / (logits.shape[1] - 1)
     return centred / (variance.clamp_min(1e-24).sqrt() + eps)
@@ -107,11 +121,14 @@ class LS(Method):
         return {}
 
     def transform(self, step: Step) -> Step:
-        def one(f: Features) -> Features:
-            """A teacher's pass that only other runs of the pack asked for may have no logits."""
-            return f if f.logits is None else f._replace(logits=standardise(f.logits, self.config.eps))
+        def standardise_logits(features: Features) -> Features:
+            # A teacher pass that only other runs of the pack need may come without logits.
+            if features.logits is None:
+                return features
+            return features._replace(logits=standardise(features.logits, self.config.eps))
 
-        def change(passes: Mapping[str, Features]) -> dict[str, Features]:
-            return {name: one(f) for name, f in passes.items()}
-
-        return dataclasses.replace(step, students=change(step.students), teachers=change(step.teachers))
+        return dataclasses.replace(
+            step,
+            students={view: standardise_logits(features) for view, features in step.students.items()},
+            teachers={view: standardise_logits(features) for view, features in step.teachers.items()},
+        )

@@ -1,12 +1,19 @@
-"""NST: neuron selectivity transfer. The channels' spatial patterns have the teacher's distribution (maximum mean discrepancy).
+"""Neuron selectivity transfer (NST): match the distribution of the channels' spatial patterns.
 
-    L = ce * CE + weight * sum_l (k(F_t, F_t) + k(F_s, F_s) - 2 k(F_s, F_t))
-    k(A, B) = mean over the batch and all pairs of channels (a, b) of <A_a, B_b>^2
+    L = ce * CE(z_s, y) + weight * sum over stages l of (k(F_t, F_t) + k(F_s, F_s) - 2 k(F_s, F_t))
+    k(A, B) = mean over the batch and over all pairs of channels (a, b) of <A_a, B_b>^2
 
-over the stages; each channel's map is flattened and L2-normalised, the larger map adaptive-average-pooled to the smaller before. No modules.
+z_s: the student's logits, `[B, C]`. y: labels, `[B]`. F_s, F_t: maps of stage l of student and teacher. The
+larger map is first adaptive-average-pooled to the size of the smaller. Then each channel is flattened and
+L2-normalised, which gives `[B, channels, H*W]`. The bracket is the squared maximum mean discrepancy (MMD)
+under the polynomial kernel <a, b>^2.
 
-Huang, Wang: Like What You Like: Knowledge Distill via Neuron Selectivity Transfer. arXiv 1707.01219, 2017, eq. 7 and the polynomial kernel.
-Constants: RepDistiller distiller_zoo/NST.py, scripts/run_cifar_distill.sh (`-a 0 -b 50`).
+Modules: none.
+
+Constants: weight = 50 (RepDistiller distiller_zoo/NST.py; scripts/run_cifar_distill.sh, `-a 0 -b 50`).
+
+Paper: Huang, Wang: Like What You Like: Knowledge Distill via Neuron Selectivity Transfer. arXiv 1707.01219,
+2017, eq. 7 and the polynomial kernel.
 """
 
 from __future__ import annotations
@@ -20,8 +27,8 @@ from torch import Tensor
 from benchmark.methods._common import match_spatial, pairs_of_stages, with_gradient
 from benchmark.methods.base import Method, MethodConfig, Needs, Step, Terms, param
 
-CACHED = 2**18  # numbers that the largest products and maps of the images that a CPU handles at once may have
-LEAST = 1e-12  # the least length that a channel is divided by, as in F.normalize
+CACHED = 2**18  # most numbers in the largest product or map of the images that a CPU processes at once
+LEAST = 1e-12  # smallest length that a channel is divided by, as in F.normalize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,17 +39,20 @@ class NSTConfig(MethodConfig):
 
 
 def discrepancy(f_s: Tensor, f_t: Tensor) -> Tensor:
-    """`[B, C, H, W]`, `[B, D, H, W]` -> scalar: squared maximum mean discrepancy under the kernel <a, b>^2, mean over the batch.
+    """Return the squared MMD under the kernel <a, b>^2, averaged over the batch.
 
-    With A, B the normalised channels as rows, sum_ab <A_a, B_b>^2 is both |A B^T|^2 and <A^T A, B^T B>. The second turns the three kernels
-    into one difference of position-by-position matrices, and is taken where it costs less. Value and gradient are computed together.
+    f_s, f_t: maps `[B, C, H, W]` and `[B, D, H, W]`. The result is a scalar.
+
+    Let the rows of A and B be the normalised channels. Then sum_ab <A_a, B_b>^2 equals both |A B^T|^2 and
+    <A^T A, B^T B>. The second form turns the three kernels into one difference of position-by-position
+    matrices; it is used where it is cheaper. The gradient is computed together with the value.
     """
     a, b = f_s.flatten(2), f_t.flatten(2)
     (batch, c, positions), d = a.shape, b.shape[1]
     form = by_positions if positions * (c + d) < c * c + c * d + d * d else by_channels
     if a.is_cuda:
         value, gradient = form(a.detach(), b.detach())
-    else:  # so few images at a time that their products stay in the caches
+    else:  # few images at a time, so that their products stay in the CPU's caches
         few = max(1, CACHED // (max(c, d) * max(c, d, positions)))
         parts = [form(x, y) for x, y in zip(a.detach().split(few), b.detach().split(few), strict=True)]
         value, gradient = torch.stack([v for v, _ in parts]).sum(), torch.cat([g for _, g in parts])
@@ -51,10 +61,13 @@ def discrepancy(f_s: Tensor, f_t: Tensor) -> Tensor:
 
 @torch.no_grad()
 def by_channels(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """`[B, C, P]`, `[B, D, P]` -> the discrepancy summed over the images, and its gradient to a, `[B, C, P]`.
+    """Return the discrepancy summed over the images, and its gradient with respect to `a`, from |A B^T|^2.
 
-    The maps are never normalised, but their products, which are smaller. With r = 1 / |a_i| and g the gradient to the normalised a_i, that to
-    a_i is r (g - <g, r a_i> r a_i), and <g, r a_i> is a sum of products too.
+    a, b: `[B, C, P]` and `[B, D, P]`, P positions. The gradient is `[B, C, P]`.
+
+    The products of channels are normalised instead of the maps, because they are smaller. With r = 1 / |a_i|
+    and g the gradient with respect to the normalised a_i, the gradient with respect to a_i is
+    r (g - <g, r a_i> r a_i), and <g, r a_i> is a sum of products too.
     """
     c, d = a.shape[1], b.shape[1]
     aa, ab, bb = a @ a.mT, a @ b.mT, b @ b.mT
@@ -70,7 +83,7 @@ def by_channels(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def by_positions(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """The same, where positions are fewer than channels."""
+    """Return the same as `by_channels`, from <A^T A, B^T B>: cheaper for fewer positions than channels."""
     c, d = a.shape[1], b.shape[1]
     length = a.norm(dim=2, keepdim=True)
     alive, r = length > LEAST, length.clamp_min(LEAST).reciprocal()
@@ -82,8 +95,10 @@ def by_positions(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def inverse_lengths(products: Tensor) -> tuple[Tensor, Tensor]:
-    """`[B, C, C]`, inner products of rows -> 1 / length of the rows, `[B, C, 1]`, and which of them are longer than the least that
-    `F.normalize` divides by."""
+    """Return 1 / length of each row, and whether the row is longer than LEAST. Both `[B, C, 1]`.
+
+    products: inner products of the rows with each other, `[B, C, C]`.
+    """
     squares = products.diagonal(dim1=1, dim2=2)[:, :, None]
     return squares.clamp_min(LEAST**2).rsqrt(), squares > LEAST**2
 
@@ -91,7 +106,10 @@ def inverse_lengths(products: Tensor) -> tuple[Tensor, Tensor]:
 class NST(Method):
     name = "nst"
     title = "NST"
-    formula = "CE + 50 sum_l (k(F_t, F_t) + k(F_s, F_s) - 2 k(F_s, F_t)), k = mean squared inner product of l2-normalised channels"
+    formula = (
+        "CE + 50 sum_l (k(F_t, F_t) + k(F_s, F_s) - 2 k(F_s, F_t)), "
+        "k = mean squared inner product of l2-normalised channels"
+    )
     paper = "Huang and Wang, Like What You Like: Knowledge Distill via Neuron Selectivity Transfer, 2017"
     bibtex = """@article{huang2017like,
   title   = {Like What You Like: Knowledge Distill via Neuron Selectivity Transfer},

@@ -1,19 +1,30 @@
-"""OFD: an overhaul of feature distillation: pre-activations of each stage, a margin, and no penalty where it does not matter.
+"""Overhaul of feature distillation (OFD): match pre-activations with a margin and a one-sided distance.
 
-    L = ce * CE + weight * sum over stages l = 1..n of 2^(l - n) * (1/B) sum over elements of d(C_l(P_s^l), max(P_t^l, m_l))
-    d(s, t) = (s - t)^2 if s > t or t > 0, else 0           (a student below a negative target is free)
-    m = E[x | x < 0] for x ~ N(beta, |gamma|) of the teacher's batch norm before the stage's ReLU, channel by channel:
-        m = beta - |gamma| phi(beta / |gamma|) / Phi(-beta / |gamma|),   or -3 |gamma| where Phi <= 0.001
+    L = ce * CE(z_s, y) + weight * sum over stages l = 1..n of 2^(l - n) * (1/B) sum over elements of d(s, t)
+    s = C_l(P_s^l),  t = max(P_t^l, m_l)
+    d(s, t) = (s - t)^2 if s > t or t > 0, else 0         (no penalty for a student below a negative target)
+    m_l = E[x | x < 0] for x ~ N(beta, |gamma|)           (the margin, one value for each channel)
+        = beta - |gamma| phi(beta / |gamma|) / Phi(-beta / |gamma|),   or -3 |gamma| where Phi <= 0.001
 
-P: pre-activations. C_l = conv1x1 without bias and batch norm, trained with the student and dropped at test time, drawn from
-N(0, 2 / c_t). After the last block's addition of a residual net, the batch norm is the one that ends its residual branch.
+z_s: the student's logits, `[B, C]`. y: labels, `[B]`. P_s^l, P_t^l: pre-activations (maps before the last
+ReLU) of stage l of student and teacher, `[B, c_s, H, W]` and `[B, c_t, H, W]`. beta, gamma: bias and scale
+of the teacher's batch norm before that ReLU. In a residual network, where the ReLU follows an addition,
+this is the batch norm that ends the residual branch. phi, Phi: density and distribution function of the
+standard normal.
 
-Where sizes differ the larger map is adaptive-average-pooled to the smaller, and networks of different numbers of stages are paired in
-order (the original has pairs of equal sizes only: unverified).
+Modules: C_l is a 1x1 convolution (c_s -> c_t, no bias, initialised from N(0, 2 / c_t)) and batch norm. It
+trains with the student and is dropped at test time. The margins are buffers.
 
-Heo, Kim, Yun, Park, Kwak, Choi: A Comprehensive Overhaul of Feature Distillation. ICCV 2019, arXiv 1904.01866.
-Constants: overhaul-distillation@76344a8 CIFAR-100 (loss / batch / 1000; median of 5 final models); margin, 2^(l - n), initialisation:
-its distiller.py (unverified).
+Differences from the original: it only has pairs whose maps have equal sizes. Here, where two sizes differ,
+the larger map is adaptive-average-pooled to the smaller, and stages of networks with different numbers of
+stages are paired in order (both unverified).
+
+Constants: weight = 1e-3 (overhaul-distillation@76344a8, CIFAR-100: loss / batch / 1000; its results are
+medians of 5 final models). Margin, factors 2^(l - n) and initialisation follow its distiller.py
+(unverified).
+
+Paper: Heo, Kim, Yun, Park, Kwak, Choi: A Comprehensive Overhaul of Feature Distillation. ICCV 2019,
+arXiv 1904.01866.
 """
 
 from __future__ import annotations
@@ -31,19 +42,19 @@ from models.network import PostActivationNetwork, PreActivationNetwork
 
 
 def norms_before_relu(net: Network) -> list[nn.BatchNorm2d]:
-    """The batch norm before the last ReLU of each stage (the norm that follows the stage in a WRN or DenseNet)."""
+    """Return the batch norm before each stage's last ReLU (in a WRN or DenseNet, it follows the stage)."""
     if isinstance(net, PreActivationNetwork):
         return [*(stage.opening() for stage in net.stages()[1:]), net.final_norm()]
     assert isinstance(net, PostActivationNetwork)
-    seen: list[nn.BatchNorm2d] = []
+    executed: list[nn.BatchNorm2d] = []
     hooks = [
-        m.register_forward_hook(lambda module, *_: seen.append(module))
+        m.register_forward_hook(lambda module, *_: executed.append(module))
         for m in net.modules()
         if isinstance(m, nn.BatchNorm2d)
     ]
-    found = []
+    last_norms = []
     first = next(net.parameters())
-    # under autocast: a frozen network's convolutions may be in bf16 and the rest of it in fp32 (`models.freeze`)
+    # Autocast: a frozen network's convolutions may be in bf16 and the rest in fp32 (see `models.freeze`).
     with (
         torch.no_grad(),
         torch.autocast(first.device.type, torch.bfloat16, enabled=first.dtype == torch.bfloat16),
@@ -51,14 +62,14 @@ def norms_before_relu(net: Network) -> list[nn.BatchNorm2d]:
         x = net.run_stem(torch.zeros(1, 3, 32, 32, device=first.device, dtype=first.dtype))
         for stage in range(net.num_stages):
             x = net.run_stage(stage, x)[0]
-            found.append(seen[-1])
+            last_norms.append(executed[-1])
     for hook in hooks:
         hook.remove()
-    return found
+    return last_norms
 
 
 def margin(norm: nn.BatchNorm2d) -> Tensor:
-    """m `[C]`, in fp64."""
+    """Return the margin m of each channel of a batch norm, float64 `[C]`."""
     sigma, mu = norm.weight.detach().double().abs(), norm.bias.detach().double()
     ratio = mu / sigma.clamp_min(1e-300)
     below = torch.special.ndtr(-ratio)
@@ -67,26 +78,30 @@ def margin(norm: nn.BatchNorm2d) -> Tensor:
 
 
 def partial_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Sum of d over elements. The target is the teacher's, above its margin."""
-    counts = (student > teacher) | (teacher > 0)
-    return ((student - teacher).square() * counts).sum()
+    """Return the sum of d over all elements. Both `[B, C, H, W]`; `teacher` is the target max(P_t, m)."""
+    penalised = (student > teacher) | (teacher > 0)
+    return ((student - teacher).square() * penalised).sum()
 
 
 @dataclass(frozen=True, kw_only=True)
 class OFDConfig(MethodConfig):
     weight: float = param(
-        1e-3, "weight of the sum over stages", "overhaul-distillation CIFAR-100, loss / 1000"
+        1e-3, "weight of the sum over stages", "overhaul-distillation, CIFAR-100: loss / 1000"
     )
 
 
 class OFD(Method):
     name = "ofd"
     title = "OFD"
-    formula = "CE + 1e-3 sum_l 2^(l-n) sum d(C_l(P_s^l), max(P_t^l, margin)) / B, pre-activations, d one-sided below zero"
+    formula = (
+        "CE + 1e-3 sum_l 2^(l-n) sum d(C_l(P_s^l), max(P_t^l, margin)) / B, "
+        "pre-activations, d one-sided below zero"
+    )
     paper = "Heo et al., A Comprehensive Overhaul of Feature Distillation, ICCV 2019"
     bibtex = """@inproceedings{heo2019comprehensive,
   title     = {A Comprehensive Overhaul of Feature Distillation},
-  author    = {Heo, Byeongho and Kim, Jeesoo and Yun, Sangdoo and Park, Hyojin and Kwak, Nojun and Choi, Jin Young},
+  author    = {Heo, Byeongho and Kim, Jeesoo and Yun, Sangdoo and Park, Hyojin and Kwak, Nojun and
+               Choi, Jin Young},
   booktitle = {Proceedings of the IEEE/CVF International Conference on Computer Vision},
   pages     = {1921--1930},
   year      = {2019}
@@ -101,7 +116,7 @@ class OFD(Method):
         super().__init__(config, context)
         student, teacher = known(context.student, context.teacher)
         if context.teacher_net is None:
-            raise ValueError("this method needs the teacher's batch norms")
+            raise ValueError("ofd needs the teacher network, to read its batch norms")
         pairs = pairs_of_stages(student.stage_shapes, teacher.stage_shapes)
         self.connectors = nn.ModuleList()
         for number, (norm, (s, t)) in enumerate(

@@ -1,12 +1,20 @@
-"""PKT: probabilistic knowledge transfer. The student's neighbourhoods in the batch have the teacher's probabilities.
+"""Probabilistic knowledge transfer (PKT): match the similarities of the images of a batch, as probabilities.
 
-    L = ce * CE + weight * mean_ij p_ij log((p_ij + eps) / (q_ij + eps))
+    L = ce * CE(z_s, y) + weight * mean_ij p_ij log((p_ij + eps) / (q_ij + eps))
+    p_ij, q_ij = (cos(f_i, f_j) + 1) / 2, each row divided by its sum
 
-p (teacher) and q (student): (cosine + 1) / 2 of the pooled vectors of images i and j, each row divided by its sum. The mean runs over all
-B^2 pairs (hence the weight of 30000), those of an image with itself included. eps = 1e-7, in the norms too. No modules.
+z_s: the student's logits, `[B, C]`. y: labels, `[B]`. f: embeddings (pooled features), `[B, D]`. p comes
+from the teacher, q from the student, both `[B, B]`. eps = 1e-7; it is also added to the norms of the
+cosine. The mean runs over all B^2 pairs, including each image with itself; this is why the weight is as
+large as 30000.
 
-Passalis, Tefas: Learning Deep Representations with Probabilistic Knowledge Transfer. ECCV 2018, arXiv 1803.10837, eq. 4 to 8.
-Constants: RepDistiller distiller_zoo/PKT.py, scripts/run_cifar_distill.sh (`-a 0 -b 30000`).
+Modules: none.
+
+Constants: weight = 30000 (RepDistiller distiller_zoo/PKT.py; scripts/run_cifar_distill.sh,
+`-a 0 -b 30000`).
+
+Paper: Passalis, Tefas: Learning Deep Representations with Probabilistic Knowledge Transfer. ECCV 2018,
+arXiv 1803.10837, eq. 4 to 8.
 """
 
 from __future__ import annotations
@@ -29,17 +37,20 @@ class PKTConfig(MethodConfig):
 
 
 def neighbourhoods(vectors: Tensor) -> Tensor:
-    """`[B, D]` -> `[B, B]`: (cosine + 1) / 2, each row divided by its sum."""
-    # vector_norm has the gradient 0 at a vector of zeros, where that of a square root would not be a number.
+    """Return (cosine + 1) / 2 of all pairs of images, each row divided by its sum. `[B, D]` -> `[B, B]`."""
+    # At a zero vector, vector_norm has gradient 0; a square root of the sum of squares would give NaN.
     units = vectors / (torch.linalg.vector_norm(vectors, dim=1, keepdim=True) + EPS)
-    likeness = (units @ units.T + 1) / 2
-    return likeness / likeness.sum(1, keepdim=True)
+    similarity = (units @ units.T + 1) / 2
+    return similarity / similarity.sum(1, keepdim=True)
 
 
 class PKT(Method):
     name = "pkt"
     title = "PKT"
-    formula = "CE + 30000 mean_ij p_ij log(p_ij / q_ij), p (teacher), q (student) = row-normalised (cos + 1) / 2 over the batch"
+    formula = (
+        "CE + 30000 mean_ij p_ij log(p_ij / q_ij), "
+        "p (teacher), q (student) = row-normalised (cos + 1) / 2 over the batch"
+    )
     paper = (
         "Passalis and Tefas, Learning Deep Representations with Probabilistic Knowledge Transfer, ECCV 2018"
     )
