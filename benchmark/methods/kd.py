@@ -2,9 +2,12 @@
 
     L = ce * CE(z_s, y) + weight * T^2 * KL(softmax(z_t / T) || softmax(z_s / T))
 
-z_s, z_t: logits of the student and the teacher, `[B, C]` (B images in the batch, C classes). y: labels,
-`[B]`. T: temperature. ce, weight and T (`temperature`) are the hyper-parameters. CE and KL are summed over
-the classes and averaged over the batch.
+- z_s, z_t: logits of the student and the teacher, `[B, C]` (B images, C classes).
+- y: labels, `[B]`.
+- T: temperature (`temperature`).
+
+ce, weight and T are the hyper-parameters. CE and KL are summed over the classes and averaged over the
+batch.
 
 Modules: none. The method reads only logits.
 
@@ -32,9 +35,9 @@ def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
     student, teacher: logits, float32 `[B, C]`. The result is a scalar.
     """
-    log_p = F.log_softmax(student / temperature, dim=1)
-    log_q = F.log_softmax(teacher / temperature, dim=1)
-    return F.kl_div(log_p, log_q, reduction="batchmean", log_target=True) * temperature**2
+    log_student = F.log_softmax(student / temperature, dim=1)
+    log_teacher = F.log_softmax(teacher / temperature, dim=1)
+    return F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True) * temperature**2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,11 @@
 
     L = ce * CE(z_s, y) + weight * mean over images of (1 - f . c_y / max(|f|, |f_t|))
 
-f = e(f_s): the student's embedding, mapped to the teacher's size, `[B, D]`. f_t: the teacher's embedding,
-`[B, D]`. c_y: the teacher's mean embedding of the label's class, scaled to norm 1, `[D]`.
+- z_s: the student's logits, `[B, C]` (B images, C classes).
+- y: labels, `[B]`.
+- f = e(f_s): the student's embedding, mapped to the teacher's size, `[B, D]`.
+- f_t: the teacher's embedding, `[B, D]`.
+- c_y: the teacher's mean embedding of the label's class, scaled to norm 1, `[D]`.
 
 This term (called ND in the paper) is added to other methods: KD++ is `kd+kdpp`, DKD++ is `dkd+kdpp`, DIST++
 is `dist+kdpp` and ReviewKD++ is `kdpp+reviewkd`.

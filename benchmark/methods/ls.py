@@ -2,11 +2,13 @@
 
     z -> (z - mean(z)) / (std(z) + eps)
 
-z: the logits of one image, `[C]`; mean and standard deviation run over its C classes, the latter with C - 1
-in the denominator; eps = 1e-7. The logits of both student and teacher are standardised before the wrapped
-method divides them by its temperature. The cross-entropy with the labels, and the student at test time, use
-the original logits. The wrapper has no loss of its own; besides KD and DKD it is used as `ctkd+ls` and
-`mlld+ls`.
+- z: the logits of one image, `[C]`. Mean and standard deviation run over its C classes.
+- std: with C - 1 in the denominator.
+- eps: 1e-7.
+
+The logits of both student and teacher are standardised before the wrapped method divides them by its
+temperature. The cross-entropy with the labels, and the student at test time, use the original logits. The
+wrapper has no loss of its own; besides KD and DKD it is used as `ctkd+ls` and `mlld+ls`.
 
 Modules: none.
 

@@ -7,8 +7,9 @@
     l_class  = mean over the C x C entries of (p_t' p_t - p_s' p_s)^2 / C
     l_batch  = mean over the B x B entries of (p_t p_t' - p_s p_s')^2 / B
 
-z_s, z_strong: the student's logits on the weak and on the strong view, `[B, C]`. y: labels, `[B]`. p_s, p_t
-= softmax(z / T): probabilities of student and teacher, `[B, C]`; a prime marks the transpose.
+- z_s, z_strong: the student's logits on the weak and on the strong view, `[B, C]` (B images, C classes).
+- y: labels, `[B]`.
+- p_s, p_t = softmax(z / T): probabilities of student and teacher, `[B, C]`; a prime marks the transpose.
 
 Masks: the teacher's probabilities at T = 1 on the weak view decide which entries count. l_ins keeps the
 images of which the teacher is unsure: its largest probability is at most the batch's median. l_batch keeps

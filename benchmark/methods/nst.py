@@ -3,10 +3,12 @@
     L = ce * CE(z_s, y) + weight * sum over stages l of (k(F_t, F_t) + k(F_s, F_s) - 2 k(F_s, F_t))
     k(A, B) = mean over the batch and over all pairs of channels (a, b) of <A_a, B_b>^2
 
-z_s: the student's logits, `[B, C]`. y: labels, `[B]`. F_s, F_t: maps of stage l of student and teacher. The
-larger map is first adaptive-average-pooled to the size of the smaller. Then each channel is flattened and
-L2-normalised, which gives `[B, channels, H*W]`. The bracket is the squared maximum mean discrepancy (MMD)
-under the polynomial kernel <a, b>^2.
+- z_s: the student's logits, `[B, C]` (B images, C classes).
+- y: labels, `[B]`.
+- F_s, F_t: maps of stage l of student and teacher. The larger is adaptive-average-pooled to the size of the
+  smaller, then each channel is flattened and L2-normalised: `[B, channels, H*W]`.
+
+The bracket is the squared maximum mean discrepancy (MMD) under the polynomial kernel <a, b>^2.
 
 Modules: none.
 

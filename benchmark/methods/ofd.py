@@ -6,11 +6,13 @@
     m_l = E[x | x < 0] for x ~ N(beta, |gamma|)           (the margin, one value for each channel)
         = beta - |gamma| phi(beta / |gamma|) / Phi(-beta / |gamma|),   or -3 |gamma| where Phi <= 0.001
 
-z_s: the student's logits, `[B, C]`. y: labels, `[B]`. P_s^l, P_t^l: pre-activations (maps before the last
-ReLU) of stage l of student and teacher, `[B, c_s, H, W]` and `[B, c_t, H, W]`. beta, gamma: bias and scale
-of the teacher's batch norm before that ReLU. In a residual network, where the ReLU follows an addition,
-this is the batch norm that ends the residual branch. phi, Phi: density and distribution function of the
-standard normal.
+- z_s: the student's logits, `[B, C]` (B images, C classes).
+- y: labels, `[B]`.
+- P_s^l, P_t^l: pre-activations (maps before the last ReLU) of stage l of student and teacher,
+  `[B, c_s, H, W]` and `[B, c_t, H, W]`.
+- beta, gamma: bias and scale of the teacher's batch norm before that ReLU. In a residual network, where the
+  ReLU follows an addition, this is the batch norm that ends the residual branch.
+- phi, Phi: density and distribution function of the standard normal.
 
 Modules: C_l is a 1x1 convolution (c_s -> c_t, no bias, initialised from N(0, 2 / c_t)) and batch norm. It
 trains with the student and is dropped at test time. The margins are buffers.

@@ -3,10 +3,14 @@
     L = ce * CE(z_s, y) + weight * mean_ij p_ij log((p_ij + eps) / (q_ij + eps))
     p_ij, q_ij = (cos(f_i, f_j) + 1) / 2, each row divided by its sum
 
-z_s: the student's logits, `[B, C]`. y: labels, `[B]`. f: embeddings (pooled features), `[B, D]`. p comes
-from the teacher, q from the student, both `[B, B]`. eps = 1e-7; it is also added to the norms of the
-cosine. The mean runs over all B^2 pairs, including each image with itself; this is why the weight is as
-large as 30000.
+- z_s: the student's logits, `[B, C]` (B images, C classes).
+- y: labels, `[B]`.
+- f: embeddings (pooled features), `[B, D]`.
+- p, q: similarities of teacher and student, `[B, B]`.
+- eps: 1e-7; it is also added to the norms of the cosine.
+
+The mean runs over all B^2 pairs, including each image with itself. Its division by B^2 is why the weight is
+as large as 30000.
 
 Modules: none.
 

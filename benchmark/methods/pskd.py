@@ -1,13 +1,25 @@
-"""PS-KD: the targets are softened more and more by what the network itself said of the image an epoch ago.
+"""PS-KD: soften the labels, more each epoch, with the network's own predictions from the previous epoch.
 
     L = ce * H((1 - a_t) onehot(y) + a_t p_{t-1}(x), softmax(z)),    a_t = alpha * t / epochs
 
-t = epoch counted from 1; p_{t-1}(x) = softmax of the outputs when the image was last trained on (its own augmentation, train
-mode; no temperature). In epoch 1 the past prediction is the label itself. It is the cross-entropy, so there is no term beside it.
-The predictions are a buffer of training images x classes (20 MB on CIFAR-100), part of every checkpoint.
+- z: the network's logits, `[B, C]` (B images, C classes).
+- y: labels, `[B]`.
+- H: cross-entropy of a target and a prediction, averaged over the batch.
+- t: epoch, counted from 1.
+- p_{t-1}(x): softmax of the logits when image x was last trained on, `[C]`, without a temperature, under
+  that epoch's augmentation and in train mode. An image that has not been trained on yet (in epoch 1, every
+  image) has its label instead.
 
-Kim, Ji, Yoon, Hwang: Self-Knowledge Distillation with Progressive Refinement of Targets. ICCV 2021, arXiv 2006.12000.
-Constants: alpha_T = 0.8, PS-KD-Pytorch main.py (300 epochs there; a_t reaches 0.8 at the end of whatever schedule is run).
+The loss replaces the cross-entropy with the labels, so the method adds no term. There is no teacher.
+
+Modules: none. The buffer `past`, training images x classes, holds the predictions (20 MB on CIFAR-100) and
+is part of every checkpoint.
+
+Constants: alpha = 0.8 (PS-KD-Pytorch main.py, `--alpha_T 0.8`). The original trains for 300 epochs; here
+a_t reaches alpha in the last epoch, whatever the length of the schedule.
+
+Paper: Kim, Ji, Yoon, Hwang: Self-Knowledge Distillation with Progressive Refinement of Targets. ICCV 2021,
+arXiv 2006.12000.
 """
 
 from __future__ import annotations
@@ -61,6 +73,7 @@ class PSKD(Method):
         self.epochs = context.epochs
         self.register_buffer("past", one_hot(context.train_labels, context.num_classes, torch.float32))
         self.register_buffer("share", torch.tensor(0.0), persistent=False)
+        # (indices, predictions) of the current batch, until `after_step` stores them.
         self._new: tuple[Tensor, Tensor] | None = None
 
     def start_epoch(self, epoch: int) -> None:
@@ -75,5 +88,5 @@ class PSKD(Method):
 
     def after_step(self) -> None:
         if self._new is not None:
-            (rows, predictions), self._new = self._new, None
-            self.past[rows] = predictions
+            (indices, predictions), self._new = self._new, None
+            self.past[indices] = predictions

@@ -1,24 +1,35 @@
-"""ReviewKD: student's stages, fused from deep to shallow, match the teacher's.
+"""ReviewKD: fuse the student's stages from deep to shallow and match each fused map to the teacher's stage.
 
-    L = ce * CE + warm * weight * sum over levels of HCL(ABF(F_s^l), F_t^l)
+    L = ce * CE(z_s, y) + warm * weight * sum over levels l of HCL(ABF(F_s^l), F_t^l)
 
-Levels: the stages' pre-activations and, deepest, the pooled embedding as a 1x1 map. From the deepest level up, attention-based fusion
-(ABF) keeps a residual map R of M = min(512, student's embedding) channels:
+    X = BN(conv1x1(F_s^l))
+    R_l = X * a_1 + up(R_{l+1}) * a_2,   [a_1, a_2] = sigmoid(conv1x1([X; up(R_{l+1})]))    (deepest: R = X)
+    ABF(F_s^l) = BN(conv3x3(R_l)), after R_l has been resized to the size of F_t^l
 
-    X = BN(conv1x1(F_s^l));   R_l = X * a_1 + up(R_{l+1}) * a_2,   [a_1, a_2] = sigmoid(conv1x1([X; up(R_{l+1})]))   (deepest: R = X)
-    ABF(F_s^l) = BN(conv3x3(R_l)), with R_l resized to the teacher's size (nearest neighbour, as up())
+    HCL(a, b) = [mean((a - b)^2) + sum over k = 1, 2, ... of 2^-k mean((pool_m a - pool_m b)^2)] / W
+    W = 1 + sum over k of 2^-k
 
-    HCL(a, b) = [mean((a - b)^2) + sum over k = 1, 2, ... of 2^-k mean((pool_m a - pool_m b)^2)] / (1 + sum of 2^-k)
+- z_s: the student's logits, `[B, C]` (B images, C classes).
+- y: labels, `[B]`.
+- F_s^l, F_t^l: maps of student and teacher at level l, `[B, channels, H, W]`. The deepest level is the
+  embedding as a 1x1 map; the others are the pre-activations of the stages.
+- ABF: attention-based fusion. It works from the deepest level up and passes on a residual map R of min(512,
+  size of the student's embedding) channels (`mid`). up() and the resizing use the nearest neighbour.
+- HCL: hierarchical context loss. pool_m averages a map to m x m; m runs over those of 4, 2, 1 that are
+  smaller than the map.
+- warm: rises linearly to 1 over the first 20 of 240 epochs, in proportion for other schedules.
 
-over those of the sizes m = 4, 2, 1 that are smaller than the map. All of it is trained with the student and dropped at test time. warm rises
-linearly over 20 epochs of 240 (in proportion in another length).
+Modules: all convolutions and batch norms of ABF. They train with the student and are dropped at test time.
 
-weight: 0.6 to 8 by pair in the original scripts, not known here pair by pair; 5, which mdistiller has, is the default for all
-(unverified for each pair). The original CIFAR script trains with batch 128 and lr 0.1, mdistiller with the benchmark's recipe. Networks
-of different numbers of stages are paired from the deepest (unverified).
+Differences from the original: its CIFAR script trains with batch size 128 and learning rate 0.1; mdistiller
+uses the benchmark's recipe, as here. Networks with different numbers of stages are paired from the deepest
+level (unverified).
 
-Chen, Liu, Zhao, Jia: Distilling Knowledge via Knowledge Review. CVPR 2021, arXiv 2104.09044.
-Constants: mdistiller configs/cifar100/reviewkd, distillers/ReviewKD.py; ReviewKD@cede6ea.
+Constants: the original scripts have a weight between 0.6 and 8 for each pair; these values are not known
+here pair by pair. The default for all pairs is mdistiller's 5 (unverified for each pair). Sources:
+mdistiller configs/cifar100/reviewkd, distillers/ReviewKD.py; ReviewKD@cede6ea.
+
+Paper: Chen, Liu, Zhao, Jia: Distilling Knowledge via Knowledge Review. CVPR 2021, arXiv 2104.09044.
 """
 
 from __future__ import annotations
@@ -35,21 +46,25 @@ from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, S
 from models import Features, NetInfo
 
 Shape = tuple[int, int, int]
-SIZES = (4, 2, 1)
+SIZES = (4, 2, 1)  # sizes m that HCL pools maps to
 
 
 def levels_of(net: NetInfo) -> list[Shape]:
-    """(C, H, W) of every level, from the deepest (the embedding) up."""
+    """Return (channels, H, W) of each level, from the deepest (the embedding) up."""
     return [(net.embedding_dim, 1, 1), *reversed(net.stage_shapes)]
 
 
 def levels(features: Features) -> list[Tensor]:
-    """`[B, C, H, W]` of every level, from the deepest up."""
+    """Return the map of each level, `[B, channels, H, W]`, from the deepest up."""
     return [features.embedding[:, :, None, None], *reversed(features.preacts)]
 
 
 class Fusion(nn.Module):
-    """ABF of one level: channels c_s of the student, mid of the residual, c_t of the teacher."""
+    """ABF of one level.
+
+    c_s, mid, c_t: channels of the student's, the residual and the teacher's map. size: (H, W) of the
+    teacher's map. fuse: whether there is a deeper level to fuse with.
+    """
 
     def __init__(self, c_s: int, mid: int, c_t: int, size: tuple[int, int], *, fuse: bool) -> None:
         super().__init__()
@@ -63,20 +78,23 @@ class Fusion(nn.Module):
             nn.init.kaiming_uniform_(conv.weight, a=1)
 
     def forward(self, f_s: Tensor, deeper: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(map for the teacher, residual); deeper: the residual of the level below."""
+        """Return (the map to compare with the teacher's, the residual map R_l).
+
+        f_s: the student's map, `[B, c_s, H, W]`. deeper: R_{l+1}, `[B, mid, h, w]`; None at the deepest.
+        """
         x: Tensor = self.reduce(f_s)
         if self.attention is not None:
             assert deeper is not None
             up = F.interpolate(deeper, x.shape[-2:], mode="nearest")
-            a = self.attention(torch.cat([x, up], dim=1))
-            x = x * a[:, :1] + up * a[:, 1:]
+            attention = self.attention(torch.cat([x, up], dim=1))
+            x = x * attention[:, :1] + up * attention[:, 1:]
         if tuple(x.shape[-2:]) != self.size:
             x = F.interpolate(x, self.size, mode="nearest")
         return self.out(x), x
 
 
 def hierarchical_loss(a: Tensor, b: Tensor) -> Tensor:
-    """HCL of two `[B, C, H, W]` -> scalar."""
+    """Return HCL of two maps `[B, channels, H, W]`, a scalar."""
     total, weight, weights = F.mse_loss(a, b), 1.0, 1.0
     for size in SIZES:
         if size < a.shape[-2]:
@@ -91,12 +109,12 @@ def hierarchical_loss(a: Tensor, b: Tensor) -> Tensor:
 @dataclass(frozen=True, kw_only=True)
 class ReviewKDConfig(MethodConfig):
     weight: float = param(
-        5.0, "weight of the sum over levels", "mdistiller configs/cifar100/reviewkd (unverified by pair)"
+        5.0, "weight of the sum over levels", "mdistiller configs/cifar100/reviewkd (unverified per pair)"
     )
     warmup: int = param(
-        20, "epochs (of 240) in which the weight rises linearly", "mdistiller WARMUP_EPOCHS 20"
+        20, "epochs (of 240) over which the weight rises linearly", "mdistiller WARMUP_EPOCHS 20"
     )
-    mid: int = param(512, "most channels of the residual map", "mdistiller MAX_MID_CHANNEL 512")
+    mid: int = param(512, "maximum number of channels of the residual map", "mdistiller MAX_MID_CHANNEL 512")
 
     def __post_init__(self) -> None:
         check_range("reviewkd.warmup", self.warmup, 0)
@@ -106,7 +124,10 @@ class ReviewKDConfig(MethodConfig):
 class ReviewKD(Method):
     name = "reviewkd"
     title = "ReviewKD"
-    formula = "CE + 5 sum_l HCL(ABF(F_s^l), F_t^l), stages fused from deep to shallow (ABF), pooled at several sizes (HCL)"
+    formula = (
+        "CE + 5 sum_l HCL(ABF(F_s^l), F_t^l), "
+        "stages fused from deep to shallow (ABF), pooled at several sizes (HCL)"
+    )
     paper = "Chen et al., Distilling Knowledge via Knowledge Review, CVPR 2021"
     bibtex = """@inproceedings{chen2021distilling,
   title     = {Distilling Knowledge via Knowledge Review},

@@ -1,24 +1,40 @@
-"""SEED: the student is to see an image among a long queue of earlier ones as the teacher does.
+"""SEED: match the student's similarities to a long queue of earlier images with the teacher's.
 
-    L = ce * CE + weight * mean_i H( softmax(z_t . D_i / tau_t), softmax(z_s . D_i / tau_s) ),    D_i = [z_t(i), queue]
+    L = ce * CE + weight * mean_i H( softmax(z_t . D_i / tau_t), softmax(z_s . D_i / tau_s) )
+    D_i = [z_t(i), queue]
 
-z_t: the teacher's embedding, z_s: the student's behind a head Linear-ReLU-Linear to the teacher's size, both L2-normalised; the queue holds the
-teacher's embeddings of the last `queue` images (65,536), random unit vectors at first. After the step the batch takes the place of the
-oldest. Trained with the student: the head. The queue and its place are buffers.
+- z_t: the teacher's embedding, L2-normalised, `[B, d]`.
+- z_s: the student's embedding, mapped by the head to the teacher's size d and L2-normalised, `[B, d]`.
+- queue: the teacher's embeddings of the last 65,536 images (`queue`), at first random unit vectors.
+- D_i: the 1 + queue embeddings that image i is compared with.
+- H: cross-entropy of two distributions over these.
+- CE: cross-entropy of the student's logits with the labels.
 
-The paper has no labels: a self-supervised teacher, this term alone, and a linear classifier fitted afterwards on the frozen embedding. Here
+After each step the batch replaces the oldest entries of the queue.
 
-- of the teacher only the embedding is read. A self-supervised one is given by TEACHERS=: a checkpoint of one of the suite's networks whose
-  classifier may hold anything, zeros say (the tables' Teacher row then measures that classifier and means nothing);
-- labels = "classifier" (`--set seed.labels=classifier`) keeps the labels from the student: its classifier is fitted to the embedding while that
-  is learnt, the gradient goes no further, and no bit of the rest depends on a label. Top-1 is then that of a linear probe that learnt
-  along, usual as a monitor of self-supervision; the paper fits its own to the end afterwards, which is not done here;
-- labels = "student", as everything else in the tables, trains all of the student with the cross-entropy (ce = 1) beside this term.
+Modules: the head, Linear-ReLU-Linear, which trains with the student and is dropped at test time. The queue
+and its write position are buffers.
 
-Not covered: training a self-supervised teacher (MoCo, SwAV ...), the paper's views and its schedule without labels, the nearest-neighbour test.
+Differences from the original: the paper uses no labels. Its teacher is self-supervised, this term is the
+only loss, and a linear classifier is fitted to the frozen embedding afterwards. Here:
+- Only the embedding of the teacher is read. TEACHERS= supplies a self-supervised teacher: a checkpoint of
+  one of the suite's networks, whose classifier may hold any values, for example zeros. (The Teacher row of
+  a table then measures that classifier and is meaningless.)
+- labels = "student" is the default, as in the rest of the tables: the cross-entropy (ce = 1) trains the
+  whole student beside this term.
+- labels = "classifier" (`--set seed.labels=classifier`) keeps the labels from the student. Its classifier
+  is fitted to the embedding while the embedding is learnt. The gradient stops there, so the rest of the
+  student does not depend on any label. Top-1 is then that of a linear probe trained alongside, a common
+  monitor in self-supervised learning. The paper fits its classifier to convergence afterwards, which is not
+  done here.
+- Not covered: training a self-supervised teacher (MoCo, SwAV, ...), the paper's views, its schedule without
+  labels and the nearest-neighbour evaluation.
 
-Fang, Wang, Wang, Zhang, Yang, Liu: SEED: Self-supervised Distillation For Visual Representation. ICLR 2021, arXiv 2101.04731.
-Constants: queue 65536 (jacobswan1/SEED README); tau_t = 0.01, tau_s = 0.2, the head's form and the weight are unverified.
+Constants: queue = 65536 (jacobswan1/SEED README). tau_t = 0.01, tau_s = 0.2, the form of the head and the
+weight are unverified.
+
+Paper: Fang, Wang, Wang, Zhang, Yang, Liu: SEED: Self-supervised Distillation For Visual Representation.
+ICLR 2021, arXiv 2101.04731.
 """
 
 from __future__ import annotations
@@ -41,15 +57,21 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class SEEDConfig(MethodConfig):
     weight: float = param(
-        1.0, "weight of the term", "Fang et al., the only term; beside a classifier unverified"
+        1.0,
+        "weight of the SEED term",
+        "Fang et al., where it is the only term; unverified beside a cross-entropy",
     )
-    queue: int = param(65536, "embeddings that the queue holds", "jacobswan1/SEED README, 65536")
-    teacher_temperature: float = param(0.01, "tau of the teacher", "Fang et al., 0.01; unverified")
-    student_temperature: float = param(0.2, "tau of the student", "Fang et al., 0.2; unverified")
+    queue: int = param(65536, "number of embeddings in the queue", "jacobswan1/SEED README, 65536")
+    teacher_temperature: float = param(
+        0.01, "temperature tau_t of the teacher", "Fang et al., 0.01; unverified"
+    )
+    student_temperature: float = param(
+        0.2, "temperature tau_s of the student", "Fang et al., 0.2; unverified"
+    )
     labels: str = param(
         "student",
-        "what the cross-entropy with the labels trains: all of the student, or its classifier alone on an embedding without labels",
-        "the suite's; Fang et al. have no labels and fit a classifier afterwards",
+        "what the cross-entropy with the labels trains: the whole student, or only its classifier",
+        "this suite; Fang et al. use no labels and fit a classifier afterwards",
         allowed=("student", "classifier"),
     )
 
@@ -62,11 +84,15 @@ class SEEDConfig(MethodConfig):
 class SEED(Method):
     name = "seed"
     title = "SEED"
-    formula = "CE + H(softmax(z_t . D/0.01), softmax(z_s . D/0.2)), D = the teacher's embedding and a queue of 65,536 earlier ones"
+    formula = (
+        "CE + H(softmax(z_t . D/0.01), softmax(z_s . D/0.2)), "
+        "D = the teacher's embedding and a queue of 65,536 earlier ones"
+    )
     paper = "Fang et al., SEED: Self-supervised Distillation For Visual Representation, ICLR 2021"
     bibtex = """@inproceedings{fang2021seed,
   title     = {{SEED}: Self-supervised Distillation For Visual Representation},
-  author    = {Fang, Zhiyuan and Wang, Jianfeng and Wang, Lijuan and Zhang, Lei and Yang, Yezhou and Liu, Zicheng},
+  author    = {Fang, Zhiyuan and Wang, Jianfeng and Wang, Lijuan and Zhang, Lei and Yang, Yezhou and
+               Liu, Zicheng},
   booktitle = {International Conference on Learning Representations},
   year      = {2021}
 }"""
@@ -89,8 +115,9 @@ class SEED(Method):
         self.head = nn.Sequential(nn.Linear(d, d), nn.ReLU(), nn.Linear(d, out))
         self.register_buffer("bank", F.normalize(torch.randn(config.queue, out), dim=1))
         self.register_buffer("place", torch.tensor(0))
+        # The teacher's embeddings of the current batch, until `after_step` puts them into the queue.
         self._new: Tensor | None = None
-        # asked of the student at each step: the classifier is its module, not one of ours
+        # A function, not the module: the classifier belongs to the student and not to this method's state.
         self._classifier: Callable[[], nn.Linear] | None = (
             None if context.student_net is None else context.student_net.linear_head
         )
@@ -100,9 +127,8 @@ class SEED(Method):
             return None
         assert self._classifier is not None
         classifier = self._classifier()
-        return F.cross_entropy(
-            F.linear(step.student.embedding.detach(), classifier.weight, classifier.bias), step.labels
-        )
+        logits = F.linear(step.student.embedding.detach(), classifier.weight, classifier.bias)
+        return F.cross_entropy(logits, step.labels)
 
     def loss(self, step: Step) -> Terms:
         if not self.active("seed"):
@@ -110,17 +136,20 @@ class SEED(Method):
         c: SEEDConfig = self.config
         z_s = F.normalize(self.head(step.student.embedding), dim=1)
         z_t = F.normalize(step.teacher.embedding, dim=1)
-        against_s, against_t = (self._against(z, z_t) for z in (z_s, z_t))
-        target = torch.softmax(against_t / c.teacher_temperature, dim=1)
+        similar_s, similar_t = (self._similarities(z, z_t) for z in (z_s, z_t))
+        target = torch.softmax(similar_t / c.teacher_temperature, dim=1)
         self._new = z_t
-        return {"seed": F.cross_entropy(against_s / c.student_temperature, target)}
+        return {"seed": F.cross_entropy(similar_s / c.student_temperature, target)}
 
-    def _against(self, z: Tensor, z_t: Tensor) -> Tensor:
-        """`[B, 1 + queue]`: products with the image's own teacher embedding and with the queue."""
+    def _similarities(self, z: Tensor, z_t: Tensor) -> Tensor:
+        """Return the products with the teacher's embedding of the same image and with the queue.
+
+        z, z_t: `[B, D]`. The result is `[B, 1 + queue]`.
+        """
         return torch.cat([(z * z_t).sum(1, keepdim=True), z @ self.bank.t()], dim=1)
 
     def after_step(self) -> None:
-        """The batch takes the oldest places. Not earlier: the backward pass still reads the queue."""
+        """Replace the oldest entries of the queue by the batch, after the backward pass has read them."""
         if self._new is None:
             return
         new, self._new = self._new[-len(self.bank) :], None

@@ -1,17 +1,30 @@
-"""SemCKD: every stage of the student learns from every stage of the teacher, as far as an attention says.
+"""SemCKD: each stage of the student learns from all stages of the teacher, weighted by an attention.
 
-    L = ce * CE + weight * (1 / (B S)) sum over images, s, t  of a_{s,t} * mean((R_{s,t}(F_s) - F_t)^2)
-    a_{s,.} = softmax over t of  q_s . k_t,   q_s = e_s(G_s), k_t = e_t(G_t)   (for each image)
-    G = rows of the B x B product of the flattened maps;  e = Linear(B, B/2)-ReLU-Linear(B/2, B/4), L2-normalised
+    L = ce * CE(z_s, y) + weight * (1 / (B S)) sum over images, s, t of a_{s,t} * mean((R_{s,t}(F_s) - F_t)^2)
+    a_{s,.} = softmax over t of q_s . k_t,   q_s = e_s(G_s),   k_t = e_t(G_t)              (for each image)
+    G = F F^T,   F flattened to [B, channels*H*W]
 
-s, t run over the stages (S of the student); the larger map of a pair is adaptive-average-pooled to the smaller; R_{s,t} = conv1x1
-(c_s -> 2 c_t)-BN-ReLU-conv3x3-BN-ReLU-conv1x1 (-> c_t), no biases. All of it is trained with the student and dropped at test time.
+- z_s: the student's logits, `[B, C]` (B images, C classes).
+- y: labels, `[B]`.
+- F_s, F_t: maps of stage s of the student and stage t of the teacher, `[B, channels, H, W]`; the larger map
+  of a pair is adaptive-average-pooled to the smaller.
+- G: similarities of the images of the batch, `[B, B]`; e reads the row of an image.
+- a_{s,t}: the attention, `[B, S, T]` (S, T: numbers of stages of student and teacher).
 
-The embeddings e read a row of batch similarities, so their width is the batch. The original skips an epoch's incomplete last batch;
-here its missing columns are zero (all methods see the same steps). The rows of the paper's table have CE 1 + KD 1 beside: `semckd+kd`.
+Modules: R_{s,t} is conv1x1 (c_s -> 2 c_t)-BN-ReLU-conv3x3-BN-ReLU-conv1x1 (-> c_t), without biases. e is
+Linear(B, B/2)-ReLU-Linear(B/2, B/4), followed by an L2 normalisation. All train with the student and are
+dropped at test time.
 
-Chen, Mei, Zhang, Wang, Wang, Feng, Chen: Cross-Layer Distillation with Semantic Calibration. AAAI 2021, arXiv 2012.03236.
-Constants: SemCKD@ebe5db1 (`-b 400`); widths and forms from its models/util.py and distiller_zoo (unverified).
+Differences from the original: e reads a row of B similarities, so its input has the width of a batch. The
+original skips the incomplete last batch of an epoch. Here its missing columns are filled with zeros, so
+that all methods are trained on the same steps.
+
+Constants: weight = 400 (SemCKD@ebe5db1, `-b 400`); widths and forms of the modules follow its
+models/util.py and distiller_zoo (unverified). The rows of the paper's table add KD with weight 1 to CE with
+weight 1: `semckd+kd`.
+
+Paper: Chen, Mei, Zhang, Wang, Wang, Feng, Chen: Cross-Layer Distillation with Semantic Calibration. AAAI
+2021, arXiv 2012.03236.
 """
 
 from __future__ import annotations
@@ -27,7 +40,7 @@ from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, S
 
 
 def regressor(c_s: int, c_t: int) -> nn.Sequential:
-    """R: channels c_s -> c_t."""
+    """Return R, which maps `[B, c_s, H, W]` to `[B, c_t, H, W]`."""
     mid = 2 * c_t
     return nn.Sequential(
         nn.Conv2d(c_s, mid, 1, bias=False),
@@ -41,7 +54,10 @@ def regressor(c_s: int, c_t: int) -> nn.Sequential:
 
 
 class Embed(nn.Module):
-    """e: rows of similarities `[B, at most width]` -> unit vectors `[B, width / factor]`."""
+    """e, including the similarities it reads: maps of a batch of at most `width` images -> unit vectors.
+
+    `[B, channels, H, W]` -> `[B, width / factor]`.
+    """
 
     def __init__(self, width: int, factor: int) -> None:
         super().__init__()
@@ -51,15 +67,16 @@ class Embed(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         flat = maps.flatten(1)
-        similar = flat @ flat.T
-        return F.normalize(self.layers(F.pad(similar, (0, self.width - similar.shape[1]))), dim=1)
+        similarities = flat @ flat.T
+        padded = F.pad(similarities, (0, self.width - similarities.shape[1]))
+        return F.normalize(self.layers(padded), dim=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SemCKDConfig(MethodConfig):
     weight: float = param(400.0, "weight of the cross-layer term", "SemCKD scripts --distill semckd -b 400")
     factor: int = param(
-        4, "by which queries and keys are shorter than the batch", "SemCKD models/util.py (unverified)"
+        4, "batch size divided by the length of queries and keys", "SemCKD models/util.py (unverified)"
     )
 
     def __post_init__(self) -> None:
@@ -69,11 +86,15 @@ class SemCKDConfig(MethodConfig):
 class SemCKD(Method):
     name = "semckd"
     title = "SemCKD"
-    formula = "CE + 400 mean_s sum_t a_{s,t} mean((R_{s,t}(F_s) - F_t)^2), a from batch similarities; the paper's rows add KD"
+    formula = (
+        "CE + 400 mean_s sum_t a_{s,t} mean((R_{s,t}(F_s) - F_t)^2), "
+        "a from batch similarities; the paper's rows add KD"
+    )
     paper = "Chen et al., Cross-Layer Distillation with Semantic Calibration, AAAI 2021"
     bibtex = """@inproceedings{chen2021cross,
   title     = {Cross-Layer Distillation with Semantic Calibration},
-  author    = {Chen, Defang and Mei, Jian-Ping and Zhang, Yuan and Wang, Can and Wang, Zhe and Feng, Yan and Chen, Chun},
+  author    = {Chen, Defang and Mei, Jian-Ping and Zhang, Yuan and Wang, Can and Wang, Zhe and
+               Feng, Yan and Chen, Chun},
   booktitle = {Proceedings of the AAAI Conference on Artificial Intelligence},
   year      = {2021}
 }"""
@@ -94,7 +115,7 @@ class SemCKD(Method):
         )
 
     def attention(self, student: tuple[Tensor, ...], teacher: tuple[Tensor, ...]) -> Tensor:
-        """`[B, S, T]`, each row over t summing to 1."""
+        """Return a, `[B, S, T]` for S and T stages; it sums to 1 over the T stages of the teacher."""
         queries = torch.stack([e(f) for e, f in zip(self.queries, student, strict=True)], dim=1)
         keys = torch.stack([e(f) for e, f in zip(self.keys, teacher, strict=True)], dim=2)
         return torch.softmax(queries @ keys, dim=2)
@@ -103,13 +124,13 @@ class SemCKD(Method):
         if not self.active("semckd"):
             return {}
         student, teacher = step.student.stages, step.teacher.stages
-        rows = []
-        for regress, f_s in zip(self.regressors, student, strict=True):
-            assert isinstance(regress, nn.ModuleList)
+        by_stage = []  # for each stage of the student: its distances to the teacher's stages, [B, T]
+        for regressors, f_s in zip(self.regressors, student, strict=True):
+            assert isinstance(regressors, nn.ModuleList)
             distances = []
-            for r, f_t in zip(regress, teacher, strict=True):
+            for regress, f_t in zip(regressors, teacher, strict=True):
                 source, target = match_spatial(f_s, f_t)
-                distances.append((r(source) - target).square().flatten(1).mean(1))
-            rows.append(torch.stack(distances, dim=1))
-        weighted = self.attention(student, teacher) * torch.stack(rows, dim=1)
+                distances.append((regress(source) - target).square().flatten(1).mean(1))
+            by_stage.append(torch.stack(distances, dim=1))
+        weighted = self.attention(student, teacher) * torch.stack(by_stage, dim=1)
         return {"semckd": weighted.sum(dim=2).mean()}

@@ -1,19 +1,27 @@
-"""SimKD: the student takes over the teacher's classifier; a projector learns to feed it.
+"""SimKD: the student reuses the teacher's classifier; a projector learns to produce the teacher's last map.
 
-    L = weight * mean((P(F_s) - F_t)^2)        (no cross-entropy, no softened outputs)
-    at test: W_t pool(P(F_s)) + b_t
-    P = conv1x1 (s -> t/2)-BN-ReLU-conv3x3 depthwise-BN-ReLU-conv1x1 (t/2 -> t)-BN-ReLU, no biases
+    L = weight * mean((P(F_s) - F_t)^2)         (no cross-entropy, no softened outputs)
+    at test time: logits = W_t pool(P(F_s)) + b_t
 
-F: the last map; of the teacher, the one whose pooled value its classifier reads (after the last ReLU); the larger is
-adaptive-average-pooled to the smaller. W_t, b_t are the teacher's classifier, frozen.
+- F_s, F_t: last maps of student and teacher, `[B, channels, H, W]`. The teacher's map is taken after the
+  last ReLU; its classifier reads the pooled value of this map. The larger map is adaptive-average-pooled to
+  the smaller.
+- W_t, b_t: the teacher's classifier, frozen.
 
-**The student has extra parameters at test time**: P (trained) and the teacher's classifier in place of its own. A record counts P
-under `method_params`. The student's own classifier is not trained: the curves have no training accuracy, and the files of
-weights hold P and the teacher's classifier beside the student, under `at_test_simkd`. The table's rows f = 4 and f = 8 divide
-t by 4 and 8 (`factor`).
+Modules: the projector P is conv1x1 (c_s -> c_t/2)-BN-ReLU-conv3x3 depthwise-BN-ReLU-conv1x1 (c_t/2 ->
+c_t)-BN-ReLU, without biases.
 
-Chen, Mei, Zhang, Wang, Feng, Chen: Knowledge Distillation with the Reused Teacher Classifier. CVPR 2022, arXiv 2203.14001.
-Constants: SimKD@2b389c3 models/util.py, scripts (`--distill simkd -c 0 -d 0 -b 1`).
+**The student has extra parameters at test time**: the trained projector, and the teacher's classifier in
+place of its own. A record counts P under `method_params`. The student's own classifier is not trained, so
+the curves have no training accuracy. A weights file holds P and the teacher's classifier beside the
+student, under `at_test_simkd`.
+
+Constants: weight = 1 and ce = 0 (SimKD@2b389c3 models/util.py and scripts,
+`--distill simkd -c 0 -d 0 -b 1`). The rows f = 4 and f = 8 of the paper's table have c_t/4 and c_t/8 inner
+channels (`factor`).
+
+Paper: Chen, Mei, Zhang, Wang, Feng, Chen: Knowledge Distillation with the Reused Teacher Classifier. CVPR
+2022, arXiv 2203.14001.
 """
 
 from __future__ import annotations
@@ -32,7 +40,7 @@ if TYPE_CHECKING:
 
 
 def projector(c_s: int, c_t: int, factor: int) -> nn.Sequential:
-    """Channels c_s -> c_t, positive; c_t / factor in between."""
+    """Return P, which maps `[B, c_s, H, W]` to `[B, c_t, H, W]`, all positive, via c_t / factor channels."""
     mid = c_t // factor
     return nn.Sequential(
         nn.Conv2d(c_s, mid, 1, bias=False),
@@ -50,12 +58,12 @@ def projector(c_s: int, c_t: int, factor: int) -> nn.Sequential:
 @dataclass(frozen=True, kw_only=True)
 class SimKDConfig(MethodConfig):
     ce: float = param(
-        0.0, "weight of the cross-entropy: none, the student's classifier is not used", "SimKD scripts -c 0"
+        0.0, "weight of the cross-entropy (0: the student's classifier is not used)", "SimKD scripts -c 0"
     )
-    weight: float = param(1.0, "weight of the maps' distance", "SimKD scripts -b 1")
+    weight: float = param(1.0, "weight of the distance between the maps", "SimKD scripts -b 1")
     factor: int = param(
         2,
-        "by which the projector's inner channels are fewer than the teacher's",
+        "channels of the teacher's map divided by the projector's inner channels",
         "SimKD models/util.py factor=2",
     )
 
@@ -77,15 +85,16 @@ class SimKD(Method):
   pages     = {11933--11942},
   year      = {2022}
 }"""
-    at_test = "the projector and the teacher's classifier (extra parameters; the student's own classifier is not trained)"
+    at_test = (
+        "the projector and the teacher's classifier "
+        "(extra parameters; the student's own classifier is not trained)"
+    )
     Config = SimKDConfig
 
     @classmethod
     def skip(cls, config: SimKDConfig, student: NetInfo | None, teacher: NetInfo | None) -> str | None:
         if teacher is not None and teacher.stage_shapes[-1][0] != teacher.embedding_dim:
-            return (
-                f"the classifier of {teacher.name} does not read its last map (a layer stands between them)"
-            )
+            return f"the teacher's classifier must read its last map; {teacher.name} has a layer in between"
         return None
 
     @classmethod
@@ -103,7 +112,8 @@ class SimKD(Method):
     def loss(self, step: Step) -> Terms:
         if not self.active("simkd"):
             return {}
-        # A WRN's last map is raw; after batch norm and ReLU it is what the classifier reads, in every network.
+        # The classifier of every network reads the ReLU of the last pre-activations. That is not always
+        # `stages[-1]`: in a WRN, it precedes the final batch norm and ReLU.
         f_s, f_t = match_spatial(step.student.stages[-1], F.relu(step.teacher.preacts[-1]))
         return {"simkd": F.mse_loss(self.projector(f_s), f_t)}
 

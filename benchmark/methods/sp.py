@@ -1,11 +1,18 @@
-"""SP: similarity-preserving distillation. Images that are alike to the teacher are alike to the student.
+"""Similarity-preserving distillation (SP): match the similarities between the images of a batch.
 
-    L = ce * CE + weight * || N(F_t F_t^T) - N(F_s F_s^T) ||_F^2 / B^2
+    L = ce * CE(z_s, y) + weight * || N(F_t F_t^T) - N(F_s F_s^T) ||_F^2 / B^2
 
-F is the last stage's map, flattened to `[B, C*H*W]`; N divides each row by its L2 norm. No modules.
+- z_s: the student's logits, `[B, C]` (B images, C classes).
+- y: labels, `[B]`.
+- F_s, F_t: maps of the last stage of student and teacher, flattened to `[B, channels*H*W]`.
+- F F^T: inner products of all pairs of images, `[B, B]`.
+- N: divides each row by its L2 norm.
 
-Tung, Mori: Similarity-Preserving Knowledge Distillation. ICCV 2019, arXiv 1907.09682, eq. 2 to 4.
-Constants: RepDistiller distiller_zoo/SP.py, scripts/run_cifar_distill.sh (`-a 0 -b 3000`).
+Modules: none.
+
+Constants: weight = 3000 (RepDistiller distiller_zoo/SP.py; scripts/run_cifar_distill.sh, `-a 0 -b 3000`).
+
+Paper: Tung, Mori: Similarity-Preserving Knowledge Distillation. ICCV 2019, arXiv 1907.09682, eq. 2 to 4.
 """
 
 from __future__ import annotations
@@ -29,8 +36,8 @@ class SPConfig(MethodConfig):
 
 
 def similarities(maps: Tensor) -> Tensor:
-    """`[B, C, H, W]` -> `[B, B]`: inner products of the images' maps, each row L2-normalised."""
-    # An inner product does not mind the order of its elements, so that of the memory is taken: no copy of the maps.
+    """Return N(F F^T): inner products of the images' maps, rows L2-normalised. `[B, C, H, W]` -> `[B, B]`."""
+    # An inner product does not depend on the order of the elements; the order in memory avoids a copy.
     if maps.is_contiguous(memory_format=torch.channels_last):
         maps = maps.permute(0, 2, 3, 1)
     rows = maps.flatten(1)

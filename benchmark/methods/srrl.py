@@ -1,16 +1,26 @@
-"""SRRL: match the embedding, and what the teacher's own classifier makes of the student's.
+"""SRRL: match the teacher's embedding, and its logits when its classifier reads the student's embedding.
 
-    L = ce * CE + feature * mean((h(f_s) - f_t)^2) + regression * mean((W_t h(f_s) + b_t - z_t)^2)
+    L = ce * CE(z_s, y) + feature * mean((h(f_s) - f_t)^2) + regression * mean((W_t h(f_s) + b_t - z_t)^2)
 
-f: the embeddings (pooled features); h = Linear without bias, batch norm, ReLU, trained with the student and dropped at test time; W_t, b_t: the
-teacher's classifier, frozen; z_t: the teacher's logits. Means over all elements.
+- z_s, z_t: logits of student and teacher, `[B, C]` (B images, C classes).
+- y: labels, `[B]`.
+- f_s, f_t: embeddings (pooled features), `[B, D_s]` and `[B, D_t]`.
+- W_t, b_t: the teacher's classifier, frozen.
 
-The original connects the last feature maps by a 1x1 convolution, batch norm and ReLU; a linear map of the pooled vector is what the
-SimKD code base has in its place (unverified). The CIFAR weights were searched for each pair by the authors and not printed
-(KD_SRRL issue #3); both are 1 here (unverified).
+Means run over all elements.
 
-Yang, Martinez, Bulat, Tzimiropoulos: Knowledge Distillation via Softmax Regression Representation Learning. ICLR 2021.
-Constants: KD_SRRL@d2e802f and its issue #3; SimKD distiller_zoo/SRRL.py (unverified).
+Modules: h is Linear without bias, batch norm and ReLU. It trains with the student and is dropped at test
+time.
+
+Differences from the original: it connects the last maps with a 1x1 convolution, batch norm and ReLU. The
+linear map of the pooled vector used here is what the SimKD code base has in its place (unverified).
+
+Constants: feature = regression = 1 (unverified). The authors searched the CIFAR weights for each pair and
+did not publish them (KD_SRRL issue #3). Sources: KD_SRRL@d2e802f and its issue #3; SimKD
+distiller_zoo/SRRL.py (unverified).
+
+Paper: Yang, Martinez, Bulat, Tzimiropoulos: Knowledge Distillation via Softmax Regression Representation
+Learning. ICLR 2021.
 """
 
 from __future__ import annotations
@@ -28,10 +38,14 @@ from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, S
 @dataclass(frozen=True, kw_only=True)
 class SRRLConfig(MethodConfig):
     feature: float = param(
-        1.0, "weight of the embeddings' distance", "unverified: searched by pair (KD_SRRL issue #3)"
+        1.0,
+        "weight of the distance between the embeddings",
+        "unverified; the authors searched it per pair (KD_SRRL issue #3)",
     )
     regression: float = param(
-        1.0, "weight of the logits' distance", "unverified: searched by pair (KD_SRRL issue #3)"
+        1.0,
+        "weight of the distance between the logits",
+        "unverified; the authors searched it per pair (KD_SRRL issue #3)",
     )
 
 
