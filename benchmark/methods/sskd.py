@@ -1,30 +1,38 @@
-"""SSKD: what a self-supervised task on turned images makes of the teacher, handed on beside its outputs.
+"""SSKD: distil the teacher's outputs and its answers to a self-supervised task on rotated images.
 
-    L = ce * CE(z_s, y)                                            unturned images
-      + kd * T^2   * KL(softmax(z_t / T)  || softmax(z_s / T))       unturned images, T = 4
-      + tf * T^2   * KL(softmax(z'_t / T) || softmax(z'_s / T))      turned images, T = 4
+    L = ce * CE(z_s, y)                                              unrotated images
+      + kd * T^2   * KL(softmax(z_t / T)  || softmax(z_s / T))       unrotated images, T = 4
+      + tf * T^2   * KL(softmax(z'_t / T) || softmax(z'_s / T))      rotated images, T = 4
       + ss * tau^2 * KL(softmax(A_t / tau) || softmax(A_s / tau))    rows of the similarities, tau = 0.5
 
-A_s, A_t = 3B x B cosines of p(f) between turned and unturned images, f = the embedding, p = the projection head
-Linear(d, d)-ReLU-Linear(d, d): the teacher's from stage A (`sskd_head`, frozen here), the student's trained with it.
-The student runs all 4B images in one train-mode batch. Each KL is summed over columns and divided by the number of
-rows kept.
+- z_s, z_t: logits of student and teacher on the B images of the batch, `[B, C]` (C classes).
+- z'_s, z'_t: logits on the images rotated by 90, 180 and 270 degrees, `[3B, C]`.
+- y: labels, `[B]`.
+- A_s, A_t: cosines of p(f) between rotated and unrotated images, `[3B, B]`, with f the embedding and p a
+  projection head.
 
-Selection of the turned images' rows, by the rank of the truth in the *teacher's* row (of the label among its outputs
-for `tf`, of the image's own column among its cosines for `ss`): all rows where the truth ranks first, and of the W
-others the best-ranked floor(ratio * W), with ratio 1.0 for `tf` (so every row) and 0.75 for `ss`.
+The student runs all 4B images in one train-mode batch. Each KL is summed over the columns and divided by
+the number of rows kept.
 
-Which is 2.7 and which 10.0: the released code, which is the default here, weighs the turned outputs (`tf`) with 2.7
-and the similarities (`ss`) with 10.0. The paper, as the authors' blog quotes it, has lambda_3 = 2.7 on the
-similarities (L_ss) and lambda_4 = 10.0 on the turned outputs (L_T): `sskd.tf=10.0 sskd.ss=2.7` is that reading. Also:
-the paper compares four pretext tasks, the code (and this file) has the rotations only; its users report 0.2-0.4
-points less than the paper prints.
+Selection of rows: for `tf` and `ss`, the rows of the rotated images are selected by the rank of the correct
+column in the *teacher's* row. This is the label among its logits for `tf`, and the image that was rotated
+among its cosines for `ss`. All rows in which it ranks first are kept. Of the W other rows, the
+`floor(ratio * W)` best-ranked are kept, with ratio 1.0 for `tf` (so every row) and 0.75 for `ss`.
 
-In a combination the term `kd` is off by default, so that `sskd+kd` has KD once (at KD's weight 1, cross-entropy 1)
-and not twice; `sskd.kd=0.9` brings it back.
+Modules: the projection heads p, Linear(d, d)-ReLU-Linear(d, d). The teacher's comes trained from stage A
+(`sskd_head`) and is frozen here. The student's trains with the student and is dropped at test time.
 
-Xu, Liu, Li, Loy: Knowledge Distillation Meets Self-Supervision. ECCV 2020, arXiv 2006.07114.
-Constants: SSKD student.py and its command lines.
+Differences between paper and code: the released code weights the rotated outputs (`tf`) with 2.7 and the
+similarities (`ss`) with 10.0; this is the default here. The paper, as quoted in the authors' blog, has
+lambda_3 = 2.7 on the similarities (L_ss) and lambda_4 = 10.0 on the rotated outputs (L_T); set
+`sskd.tf=10.0 sskd.ss=2.7` for this reading. The paper compares four pretext tasks; the code and this file
+only have the rotations. Users of the code report 0.2 to 0.4 points less than the paper.
+
+Constants: SSKD student.py and its command lines. In a combination the term `kd` is off by default, so that
+`sskd+kd` has KD once (weight 1 for KD and for the cross-entropy) and not twice; `sskd.kd=0.9` turns it on
+again.
+
+Paper: Xu, Liu, Li, Loy: Knowledge Distillation Meets Self-Supervision. ECCV 2020, arXiv 2006.07114.
 """
 
 from __future__ import annotations
@@ -58,17 +66,23 @@ class SSKDConfig(MethodConfig):
         0.1, "weight of the cross-entropy (1.0 in a combination)", "SSKD student.py --ce-weight 0.1"
     )
     kd: float = param(
-        0.9, "weight of KD on unturned images (0.0 in a combination)", "SSKD student.py --kd-weight 0.9"
+        0.9, "weight of KD on the unrotated images (0.0 in a combination)", "SSKD student.py --kd-weight 0.9"
     )
     tf: float = param(
-        2.7, "weight of KD on the turned images", "SSKD student.py --tf-weight 2.7 (paper: 10.0)"
+        2.7, "weight of KD on the rotated images", "SSKD student.py --tf-weight 2.7 (paper: 10.0)"
     )
-    ss: float = param(10.0, "weight of the similarities' KL", "SSKD student.py --ss-weight 10.0 (paper: 2.7)")
-    kd_temperature: float = param(4.0, "T on the unturned images", "SSKD student.py --kd-T 4.0")
-    tf_temperature: float = param(4.0, "T on the turned images", "SSKD student.py --tf-T 4.0")
-    ss_temperature: float = param(0.5, "tau of the similarities", "SSKD student.py --ss-T 0.5")
-    tf_ratio: float = param(1.0, "kept share of the wrong rows of `tf`", "SSKD student.py --ratio-tf 1.0")
-    ss_ratio: float = param(0.75, "kept share of the wrong rows of `ss`", "SSKD student.py --ratio-ss 0.75")
+    ss: float = param(
+        10.0, "weight of the KL of the similarities", "SSKD student.py --ss-weight 10.0 (paper: 2.7)"
+    )
+    kd_temperature: float = param(4.0, "temperature T on the unrotated images", "SSKD student.py --kd-T 4.0")
+    tf_temperature: float = param(4.0, "temperature T on the rotated images", "SSKD student.py --tf-T 4.0")
+    ss_temperature: float = param(0.5, "temperature tau of the similarities", "SSKD student.py --ss-T 0.5")
+    tf_ratio: float = param(
+        1.0, "share of the wrongly ranked rows kept by `tf`", "SSKD student.py --ratio-tf 1.0"
+    )
+    ss_ratio: float = param(
+        0.75, "share of the wrongly ranked rows kept by `ss`", "SSKD student.py --ratio-ss 0.75"
+    )
 
     def __post_init__(self) -> None:
         for name in ("kd", "tf", "ss"):
@@ -82,8 +96,8 @@ class SSKD(Method):
     name = "sskd"
     title = "SSKD"
     formula = (
-        "0.1 CE + 0.9 T^2 KL(z_t || z_s) + 2.7 T^2 KL(z'_t || z'_s) [turned] + 10 tau^2 KL(A_t || A_s) [3B x B "
-        "cosines], T = 4, tau = 0.5"
+        "0.1 CE + 0.9 T^2 KL(z_t || z_s) + 2.7 T^2 KL(z'_t || z'_s) [turned] "
+        "+ 10 tau^2 KL(A_t || A_s) [3B x B cosines], T = 4, tau = 0.5"
     )
     paper = "Xu et al., Knowledge Distillation Meets Self-Supervision, ECCV 2020"
     bibtex = """@inproceedings{xu2020knowledge,
@@ -97,14 +111,14 @@ class SSKD(Method):
 
     @classmethod
     def needs(cls, config: SSKDConfig) -> Needs:
-        outputs, turned = config.kd or config.tf, config.tf or config.ss
+        outputs, rotated = config.kd or config.tf, config.tf or config.ss
         teacher = ({"logits"} if outputs else set()) | ({"embedding"} if config.ss else set())
-        passes = ((NORMAL,) if config.kd or config.ss else ()) + ((ROTATED,) if turned else ())
+        teacher_views = ((NORMAL,) if config.kd or config.ss else ()) + ((ROTATED,) if rotated else ())
         return Needs(
             student=frozenset({"logits", "embedding"} if config.ss else {"logits"}),
             teacher=frozenset(teacher),
-            views=(NORMAL, ROTATED) if turned else (NORMAL,),
-            teacher_views=passes,
+            views=(NORMAL, ROTATED) if rotated else (NORMAL,),
+            teacher_views=teacher_views,
         )
 
     @classmethod
@@ -130,13 +144,16 @@ class SSKD(Method):
             terms["sskd_kd"] = kd_loss(step.student.logits, step.teacher.logits, c.kd_temperature)
         if self.active("sskd_tf"):
             student, teacher = step.students["rotated"].logits, step.teachers["rotated"].logits
-            truth = step.labels.repeat(ROTATED.copies)
-            terms["sskd_tf"] = _selected_kl(student, teacher, truth, c.tf_temperature, c.tf_ratio)
+            labels = step.labels.repeat(ROTATED.copies)
+            terms["sskd_tf"] = _selected_kl(
+                student, teacher, correct=labels, temperature=c.tf_temperature, ratio=c.tf_ratio
+            )
         if self.active("sskd_ss"):
             terms["sskd_ss"] = self._similarity_loss(step)
         return terms
 
     def _similarity_loss(self, step: Step) -> Tensor:
+        """Return the term `ss`, a scalar."""
         c: SSKDConfig = self.config
         with torch.no_grad():
             teacher = similarities(
@@ -146,24 +163,35 @@ class SSKD(Method):
         student = similarities(
             self.student_head(step.students["rotated"].embedding), self.student_head(step.student.embedding)
         )
+        same_image = own_columns(teacher.shape[1], teacher.device)
         return _selected_kl(
-            student, teacher, own_columns(teacher.shape[1], teacher.device), c.ss_temperature, c.ss_ratio
+            student, teacher, correct=same_image, temperature=c.ss_temperature, ratio=c.ss_ratio
         )
 
 
-def _selected_kl(student: Tensor, teacher: Tensor, truth: Tensor, temperature: float, ratio: float) -> Tensor:
-    """`T^2 * KL` of the rows that the rank of `truth` (int64 `[R]`) in `teacher` selects; both `[R, C]` -> scalar."""
+def _selected_kl(
+    student: Tensor, teacher: Tensor, *, correct: Tensor, temperature: float, ratio: float
+) -> Tensor:
+    """Return `T^2 * KL`, averaged over the selected rows, a scalar.
+
+    student, teacher: scores, `[R, C]`. correct: the correct column of each row, int64 `[R]`; its rank in the
+    teacher's row selects the rows.
+    """
     rows = kl_of_rows(student, teacher, temperature)
     if ratio == 1.0:
         return rows.mean() * temperature**2
-    return mean_of_selected(rows, selected(rank_of_truth(teacher, truth), ratio)) * temperature**2
+    return mean_of_selected(rows, selected(rank_of_truth(teacher, correct), ratio)) * temperature**2
 
 
 def _trained_head(size: int, artifacts: Mapping[str, Mapping[str, Tensor]]) -> nn.Sequential:
-    """The teacher's head as stage A left it, frozen. `InputError` if it is not there or belongs to another teacher."""
+    """Return the teacher's projection head as stage A trained it, frozen.
+
+    size: the teacher's embedding size. artifacts: see `MethodContext`. `InputError` if the head is missing or
+    belongs to another teacher.
+    """
     if not artifacts.get("sskd_head"):
         raise InputError(
-            "sskd: the teacher's head is missing; allowed: a finished run of sskd_head on the same teacher"
+            "sskd: the teacher's projection head is missing; run `sskd_head` on the same teacher first"
         )
     head = projection_head(size)
     try:
@@ -172,6 +200,7 @@ def _trained_head(size: int, artifacts: Mapping[str, Mapping[str, Tensor]]) -> n
         )
     except RuntimeError as error:
         raise InputError(
-            f"sskd: the head left by sskd_head does not fit an embedding of {size}; allowed: that of the same teacher"
+            f"sskd: the projection head does not fit the teacher's embedding of size {size}; "
+            "run `sskd_head` on the same teacher"
         ) from error
     return head.requires_grad_(False)

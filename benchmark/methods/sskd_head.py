@@ -1,16 +1,23 @@
-"""Stage A of SSKD: the projection head on the frozen teacher, trained once for a teacher, shared by its students.
+"""Stage A of SSKD: train the projection head on the frozen teacher, once for each teacher.
 
-    L = cross-entropy of the 3B x B cosines  cos(p(f_t(turned image r)), p(f_t(image j)))  with the true column r % B
+    L = weight * CE(A, c),   A_rj = cos(p(f_t(rotated image r)), p(f_t(image j))),   c_r = r mod B
 
-No temperature: the cosines themselves are the logits. f_t = the teacher's embedding (eval mode, frozen); p is
-Linear(d, d)-ReLU-Linear(d, d), d the embedding's size. Of a batch of B images each is there unturned and
-turned by 90, 180 and 270 degrees; the head learns to tell from a turned image which image of the batch it was. 60
-epochs, learning rate x0.1 after 30 and 45.
+- A: cosines between rotated and unrotated images, `[3B, B]`; they are the logits, without a temperature.
+- c: the correct columns, `[3B]`; row r shows image r mod B, rotated.
+- f_t: the teacher's embedding (frozen, in eval mode), of size d.
 
-This run has a teacher and no student. What it leaves, this method's state dict, is what `sskd` asks for.
+Each of the B images of a batch is used unrotated and rotated by 90, 180 and 270 degrees. The head learns to
+tell which image of the batch a rotated image shows.
 
-Xu, Liu, Li, Loy: Knowledge Distillation Meets Self-Supervision. ECCV 2020, arXiv 2006.07114.
-Constants: SSKD student.py (`--t-epoch 60 --t-lr 0.05 --t-milestones 30 45`).
+The run has a teacher and no student. Its result is this method's state dict, which `sskd` requires; all
+students of the teacher share it.
+
+Modules: the projection head p, Linear(d, d)-ReLU-Linear(d, d).
+
+Constants: 60 epochs; the learning rate is multiplied by 0.1 after 30 and 45 (SSKD student.py,
+`--t-epoch 60 --t-lr 0.05 --t-milestones 30 45`).
+
+Paper: Xu, Liu, Li, Loy: Knowledge Distillation Meets Self-Supervision. ECCV 2020, arXiv 2006.07114.
 """
 
 from __future__ import annotations
@@ -29,7 +36,7 @@ if TYPE_CHECKING:
 
 
 def projection_head(size: int) -> nn.Sequential:
-    """Linear(d, d)-ReLU-Linear(d, d): the head of the teacher and that of the student, `[n, d]` -> `[n, d]`."""
+    """Return a projection head, Linear(d, d)-ReLU-Linear(d, d), which maps `[n, d]` to `[n, d]`."""
     return nn.Sequential(nn.Linear(size, size), nn.ReLU(), nn.Linear(size, size))
 
 
@@ -41,7 +48,10 @@ class SSKDHeadConfig(MethodConfig):
 class SSKDHead(Method):
     name = "sskd_head"
     title = "SSKD (teacher's head)"
-    formula = "CE over the 3B x B cosines of p(f_t) between turned and unturned images, true column: the image itself"
+    formula = (
+        "CE over the 3B x B cosines of p(f_t) between turned and unturned images, "
+        "true column: the image itself"
+    )
     paper = "Xu et al., Knowledge Distillation Meets Self-Supervision, ECCV 2020"
     bibtex = """@inproceedings{xu2020knowledge,
   title     = {Knowledge Distillation Meets Self-Supervision},
@@ -55,7 +65,7 @@ class SSKDHead(Method):
     @classmethod
     def skip(cls, config: SSKDHeadConfig, student: NetInfo | None, teacher: NetInfo | None) -> str | None:
         if student is not None:
-            return "trains the teacher's head and no student: only the pair teacher:none can be done"
+            return "sskd_head trains the teacher's projection head, no student; use a pair `teacher:none`"
         return None
 
     @classmethod

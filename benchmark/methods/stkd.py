@@ -1,15 +1,26 @@
-"""STKD, similarity transfer: the teacher is asked about mixtures of images, and the student learns its answers.
+"""Similarity transfer (STKD): learn the teacher's predictions for mixtures of two images.
 
-    L = ce * CE(z_s(x), y) + label * H(m, softmax(z_s(x'))) + kd * T^2 * KL(softmax(z_t(x') / T) || softmax(z_s(x') / T))
+    L = ce * CE(z_s(x), y) + label * H(m, softmax(z_s(x')))
+      + kd * T^2 * KL(softmax(z_t(x') / T) || softmax(z_s(x') / T))
     x'_i = l_i x_i + (1 - l_i) x_{i+1},   m_i = l_i onehot(y_i) + (1 - l_i) onehot(y_{i+1})
 
-x' (the view `mixed`): virtual samples, each image mixed with the next of its shuffled batch, the shares l spread evenly over 0..1; m: the
-mixed labels. How similar two classes are shows in the teacher's answer to their mixture. Summed over classes, divided by the batch.
-Outputs only; no modules. The student runs both views in one batch.
+- x: images, `[B, 3, H, W]`.
+- y: labels, `[B]`.
+- x': virtual samples (the view `mixed`): each image is mixed with the next of its shuffled batch.
+- l: shares, spread evenly over 0..1, `[B]`.
+- m: mixed labels, `[B, C]`.
+- z_s, z_t: logits of student and teacher, `[B, C]` (B images, C classes).
 
-Zhao, Sun, Dong, Wang, et al.: Similarity Transfer for Knowledge Distillation. arXiv 2103.10047, 2021 (citation from memory, unverified).
-Only the paper's opening was to be had: that virtual samples come from two images, that plain images are trained on too, the
-weights and T are unverified.
+H and KL are summed over the classes and averaged over the batch. The teacher's predictions for a mixture of
+two classes show how similar these classes are. The student runs both views in one batch.
+
+Modules: none. The method reads only logits.
+
+Constants: only the opening of the paper was available. Unverified are: that virtual samples come from two
+images, that the student also trains on plain images, the weights and T.
+
+Paper: Zhao, Sun, Dong, Wang, et al.: Similarity Transfer for Knowledge Distillation. arXiv 2103.10047, 2021
+(citation from memory, unverified).
 """
 
 from __future__ import annotations
@@ -30,7 +41,9 @@ from benchmark.methods.kd import kd_loss
 @dataclass(frozen=True, kw_only=True)
 class STKDConfig(MethodConfig):
     label: float = param(
-        0.1, "weight of the cross-entropy with the mixed labels", "as KD's weight of the labels; unverified"
+        0.1,
+        "weight of the cross-entropy with the mixed labels",
+        "as the cross-entropy of the benchmark's KD row; unverified",
     )
     kd: float = param(0.9, "weight of KD on the mixed images", "as the benchmark's KD row; unverified")
     temperature: float = param(4.0, "temperature T of KD", "as the benchmark's KD row; unverified")
@@ -68,9 +81,9 @@ class STKD(Method):
         terms: Terms = {}
         if self.active("stkd_label"):
             z = step.students["mixed"].logits
-            label = one_hot(step.labels, z.shape[1], z.dtype)
-            share = mixing(len(label), label.device).to(z.dtype)[:, None]
-            terms["stkd_label"] = F.cross_entropy(z, torch.lerp(label.roll(-1, 0), label, share))
+            labels = one_hot(step.labels, z.shape[1], z.dtype)
+            share = mixing(len(labels), labels.device).to(z.dtype)[:, None]
+            terms["stkd_label"] = F.cross_entropy(z, torch.lerp(labels.roll(-1, 0), labels, share))
         if self.active("stkd_kd"):
             student, teacher = step.students["mixed"].logits, step.teachers["mixed"].logits
             terms["stkd_kd"] = kd_loss(student, teacher, self.config.temperature)

@@ -1,17 +1,29 @@
-"""TF-KD with a virtual teacher ("TF-KD reg"): a hand-made distribution that is right with probability 0.99.
+"""TF-KD with a virtual teacher ("TF-KD reg"): distil from a hand-made distribution that favours the label.
 
     L = ce * CE(z, y) + weight * multiplier * KL(softmax(p / T) || softmax(z))
     p_c = correct if c = y else (1 - correct) / (C - 1)
 
-summed over classes, divided by the batch. As the released code has it, and not the paper's text: the *probabilities* p are put
-through a softmax at temperature T once more (so at T = 20 the target is nearly uniform), and the student's outputs
-are not softened; no factor T^2. ce = 1 - alpha and weight = alpha are set apart here. The code's KL is the mean over all B x C
-elements times a multiplier for each network; 100 of those on CIFAR-100 are the 1 of here.
+- z: the network's logits, `[B, C]` (B images, C classes).
+- y: labels, `[B]`.
+- p: the virtual teacher's probabilities, `[B, C]`.
+- T: temperature of the virtual teacher.
 
-TF-KD with a network of its own kind as teacher is `tfkd_self`.
+The KL is summed over the classes and averaged over the batch. There is no teacher network. For TF-KD with a
+trained network of the student's own architecture as teacher, see `tfkd_self`.
 
-Yuan, Tay, Li, Wang, Feng: Revisiting Knowledge Distillation via Label Smoothing Regularization. CVPR 2020, arXiv 1909.11723.
-Constants: correct = 0.99 from the paper; alpha 0.1 and T 20 stand for a params.json that differs by network (unverified).
+Modules: none.
+
+Differences between paper and code: the loss follows the released code, not the text of the paper. The code
+applies a softmax at temperature T to the *probabilities* p, so at T = 20 the target is nearly uniform. It
+does not soften the student's outputs and has no factor T^2. It sets ce = 1 - alpha and weight = alpha; here
+they are two settings. Its KL is the mean over all B x C elements, times a multiplier for each network; its
+multiplier of 100 on CIFAR-100 equals 1 here.
+
+Constants: correct = 0.99 is from the paper. alpha = 0.1 and T = 20 stand in for a params.json that differs
+per network (unverified).
+
+Paper: Yuan, Tay, Li, Wang, Feng: Revisiting Knowledge Distillation via Label Smoothing Regularization. CVPR
+2020, arXiv 1909.11723.
 """
 
 from __future__ import annotations
@@ -76,8 +88,8 @@ class TFKD(Method):
 
 
 def virtual_teacher(logits: Tensor, labels: Tensor, correct: float, temperature: float) -> Tensor:
-    """`[B, C]`: softmax(p / T) of the probabilities p that are `correct` on the label and equal elsewhere."""
+    """Return softmax(p / T) for the p of the formula above, `[B, C]`, in the shape and type of `logits`."""
     classes = logits.shape[1]
-    right = one_hot(labels, classes, logits.dtype)
-    p = right * correct + (1 - right) * ((1 - correct) / (classes - 1))
+    labels_one_hot = one_hot(labels, classes, logits.dtype)
+    p = labels_one_hot * correct + (1 - labels_one_hot) * ((1 - correct) / (classes - 1))
     return torch.softmax(p / temperature, dim=1)

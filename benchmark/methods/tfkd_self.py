@@ -2,12 +2,24 @@
 
     L = ce * CE(z, y) + weight * multiplier * T^2 * KL(softmax(z_t / T) || softmax(z / T))
 
-summed over classes, divided by the batch: KD, whose teacher is the seed-0 plain training of the student's own network under the same
-protocol (the checkpoint that the protocol's teachers are read from), so a column needs no teacher. ce = 1 - alpha and weight = alpha are set
-apart here. The released code takes the KL's mean over all B x C elements times a multiplier for each network; C of those are the 1 of here.
+- z, z_t: logits of the network and of its teacher, `[B, C]` (B images, C classes).
+- y: labels, `[B]`.
+- T: temperature.
 
-Yuan, Tay, Li, Wang, Feng: Revisiting Knowledge Distillation via Label Smoothing Regularization. CVPR 2020, arXiv 1909.11723.
-Constants: alpha 0.95 and T 20 stand for a params.json that differs by network (unverified).
+The KL is summed over the classes and averaged over the batch, as in KD. The teacher is the plain training,
+with seed 0, of the student's own network under the same protocol. Its weights are the checkpoint that the
+protocol uses for teachers. So no other teacher is needed, and the pair is `none:student`.
+
+Modules: none. The method reads only logits.
+
+Differences from the released code: it sets ce = 1 - alpha and weight = alpha; here they are two settings.
+Its KL is the mean over all B x C elements, times a multiplier for each network; its multiplier of C equals
+1 here.
+
+Constants: alpha = 0.95 and T = 20 stand in for a params.json that differs per network (unverified).
+
+Paper: Yuan, Tay, Li, Wang, Feng: Revisiting Knowledge Distillation via Label Smoothing Regularization. CVPR
+2020, arXiv 1909.11723.
 """
 
 from __future__ import annotations
@@ -38,7 +50,10 @@ class TFKDSelfConfig(MethodConfig):
 class TFKDSelf(Method):
     name = "tfkd_self"
     title = "TF-KD (self)"
-    formula = "0.05 CE + 0.95 T^2 KL(softmax(z_t/T) || softmax(z/T)), the teacher a plain training of the same network, T = 20"
+    formula = (
+        "0.05 CE + 0.95 T^2 KL(softmax(z_t/T) || softmax(z/T)), "
+        "the teacher a plain training of the same network, T = 20"
+    )
     paper = "Yuan et al., Revisiting Knowledge Distillation via Label Smoothing Regularization, CVPR 2020"
     bibtex = """@inproceedings{yuan2020revisiting,
   title     = {Revisiting Knowledge Distillation via Label Smoothing Regularization},

@@ -1,12 +1,23 @@
-"""VID: variational information distillation. A Gaussian around a function of the student's map explains the teacher's.
+"""Variational information distillation (VID): predict the teacher's maps with a trained Gaussian.
 
-    L = ce * CE + weight * sum_l mean(0.5 * ((mu_l(F_s^l) - F_t^l)^2 / s_l^2 + log s_l^2))
+    L = ce * CE(z_s, y) + weight * sum over stages l of mean(0.5 * (e_l^2 / s_l^2 + log s_l^2))
+    e_l = mu_l(F_s^l) - F_t^l
 
-over the stages, the larger map adaptive-average-pooled to the smaller. mu_l: three 1x1 convolutions without bias (s -> t -> t -> t
-channels), ReLU between; s_l^2 = softplus(rho_l) + 1e-5, one for each of the teacher's channels. Both are trained with the student.
+- z_s: the student's logits, `[B, C]` (B images, C classes).
+- y: labels, `[B]`.
+- F_s^l, F_t^l: maps of stage l of student and teacher, `[B, c_s, H, W]` and `[B, c_t, H, W]`; the larger is
+  adaptive-average-pooled to the size of the smaller.
+- mu_l, s_l^2: mean and variance of the Gaussian that predicts the teacher's map, with one variance for each
+  of the teacher's channels.
 
-Ahn, Hu, Damianou, Lawrence, Dai: Variational Information Distillation for Knowledge Transfer. CVPR 2019, arXiv 1904.05835, eq. 4 to 6.
-Constants: RepDistiller distiller_zoo/VID.py (variance 5 at the start), scripts/run_cifar_distill.sh (`-a 0 -b 1`).
+Modules: mu_l is three 1x1 convolutions without bias (c_s -> c_t -> c_t -> c_t channels) with ReLU between
+them. s_l^2 = softplus(rho_l) + 1e-5. mu_l and rho_l train with the student and are dropped at test time.
+
+Constants: weight = 1 (RepDistiller scripts/run_cifar_distill.sh, `-a 0 -b 1`); the variance starts at 5
+(RepDistiller distiller_zoo/VID.py).
+
+Paper: Ahn, Hu, Damianou, Lawrence, Dai: Variational Information Distillation for Knowledge Transfer. CVPR
+2019, arXiv 1904.05835, eq. 4 to 6.
 """
 
 from __future__ import annotations
@@ -23,7 +34,7 @@ from torch.autograd.function import once_differentiable
 from benchmark.methods._common import check_range, known, match_spatial, pairs_of_stages
 from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
 
-EPS = 1e-5  # the least variance, as in RepDistiller distiller_zoo/VID.py
+EPS = 1e-5  # smallest variance, as in RepDistiller distiller_zoo/VID.py
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +43,7 @@ class VIDConfig(MethodConfig):
         1.0, "weight of the variational term", "RepDistiller run_cifar_distill.sh --distill vid -b 1"
     )
     variance: float = param(
-        5.0, "variance of every channel at the start", "RepDistiller distiller_zoo/VID.py init_pred_var"
+        5.0, "initial variance of every channel", "RepDistiller distiller_zoo/VID.py init_pred_var"
     )
 
     def __post_init__(self) -> None:
@@ -40,27 +51,32 @@ class VIDConfig(MethodConfig):
 
 
 class _Squares(torch.autograd.Function):
+    """The mean squared difference of each channel; see `squares`."""
+
     @staticmethod
     def forward(ctx: Any, mu: Tensor, f_t: Tensor) -> Tensor:
-        gap = mu - f_t
-        ctx.save_for_backward(gap)
-        return gap.square().mean((0, 2, 3))
+        difference = mu - f_t
+        ctx.save_for_backward(difference)
+        return difference.square().mean((0, 2, 3))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (gap,) = ctx.saved_tensors
-        return gap * (grad * (2 * len(grad) / gap.numel())).view(1, -1, 1, 1), None
+        (difference,) = ctx.saved_tensors
+        return difference * (grad * (2 * len(grad) / difference.numel())).view(1, -1, 1, 1), None
 
 
 def squares(mu: Tensor, f_t: Tensor) -> Tensor:
-    """`[B, C, H, W]` twice -> `[C]`: mean squared difference; its gradient, to mu alone, is one pass over the map."""
+    """Return the mean squared difference of each channel. mu, f_t: `[B, C, H, W]` -> `[C]`.
+
+    The gradient goes to mu only and takes one pass over the map.
+    """
     out: Tensor = _Squares.apply(mu, f_t)
     return out
 
 
 class Gaussian(nn.Module):
-    """The log-likelihood of the teacher's map given the student's: channels c_s -> c_t."""
+    """A Gaussian that predicts the teacher's map (c_t channels) from the student's (c_s channels)."""
 
     def __init__(self, c_s: int, c_t: int, variance: float) -> None:
         super().__init__()
@@ -74,16 +90,22 @@ class Gaussian(nn.Module):
         self.rho = nn.Parameter(torch.full((c_t,), math.log(math.expm1(variance - EPS))))
 
     def forward(self, mu: Tensor, f_t: Tensor) -> Tensor:
-        """Negative log-likelihood without its constant, mean over all elements. mu: `self.mu` of the student's map, `[B, c_t, H, W]`, as f_t."""
+        """Return the negative log-likelihood without its constant, averaged over all elements: a scalar.
+
+        mu: `self.mu` of the student's map. f_t: the teacher's map. Both `[B, c_t, H, W]`.
+        """
         variance = F.softplus(self.rho) + EPS
-        # a variance is the same in every element of its channel: divided is the channel's mean, and the mean of log s^2 is that over channels
+        # The variance is the same in the whole channel, so the channel means can be divided by it.
         return 0.5 * ((squares(mu, f_t) / variance).mean() + variance.log().mean())
 
 
 class VID(Method):
     name = "vid"
     title = "VID"
-    formula = "CE + sum_l mean(0.5 ((mu_l(F_s^l) - F_t^l)^2 / s_l^2 + log s_l^2)), mu_l, s_l trained with the student"
+    formula = (
+        "CE + sum_l mean(0.5 ((mu_l(F_s^l) - F_t^l)^2 / s_l^2 + log s_l^2)), "
+        "mu_l, s_l trained with the student"
+    )
     paper = "Ahn et al., Variational Information Distillation for Knowledge Transfer, CVPR 2019"
     bibtex = """@inproceedings{ahn2019variational,
   title     = {Variational Information Distillation for Knowledge Transfer},

@@ -1,13 +1,22 @@
-"""WSLD: soft labels weighted image by image, by how much better the teacher knows the label.
+"""Weighted soft labels (WSLD): weight KD image by image, by how much better the teacher fits the label.
 
-    L = ce * CE + weight * T^2 * mean over images of  w * H(softmax(z_t / T), softmax(z_s / T))
-    w = 1 - exp(-CE(z_s, y) / (CE(z_t, y) + 1e-7)),   without a gradient, CE of the plain logits
+    L = ce * CE(z_s, y) + weight * T^2 * mean over images of w * H(softmax(z_t / T), softmax(z_s / T))
+    w = 1 - exp(-CE(z_s, y) / (CE(z_t, y) + 1e-7))
 
-H: the cross-entropy, not the KL (its gradient in the student is the same for a given w). Logits only; no modules.
+- z_s, z_t: logits of student and teacher, `[B, C]` (B images, C classes).
+- y: labels, `[B]`.
+- w: weight of each image, in 0..1, `[B]`. It uses the logits without a temperature and carries no gradient.
+- T: temperature.
+- H: cross-entropy of two distributions. For a given w its gradient in the student is that of the KL
+  divergence.
 
-Zhou, Song, Chen, Zhou, Wang, Yuan, Zhang: Rethinking Soft Labels for Knowledge Distillation: A Bias-Variance Tradeoff Perspective.
-ICLR 2021, arXiv 2102.00650.
-Constants: paper, CIFAR-100: alpha = 2.25, T = 4, 5 runs (ImageNet 2.5 and 2: unverified); Weighted-Soft-Label-Distillation@67820dd.
+Modules: none. The method reads only logits.
+
+Constants: weight (the paper's alpha) = 2.25 and T = 4, from the paper's CIFAR-100 experiments with 5 runs;
+on ImageNet they are 2.5 and 2 (unverified). Code: Weighted-Soft-Label-Distillation@67820dd.
+
+Paper: Zhou, Song, Chen, Zhou, Wang, Yuan, Zhang: Rethinking Soft Labels for Knowledge Distillation: A
+Bias-Variance Tradeoff Perspective. ICLR 2021, arXiv 2102.00650.
 """
 
 from __future__ import annotations
@@ -21,19 +30,19 @@ from torch import Tensor
 from benchmark.methods._common import check_range
 from benchmark.methods.base import Method, MethodConfig, Needs, Step, Terms, param
 
-EPS = 1e-7
+EPS = 1e-7  # added to the teacher's cross-entropy
 
 
 @torch.no_grad()
-def trust(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-    """The weights w `[B]` in 0..1 of logits `[B, C]`, int64 `[B]`."""
+def image_weights(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    """Return the weights w, `[B]`. student, teacher: logits `[B, C]`. labels: int64 `[B]`."""
     ce_s, ce_t = (F.cross_entropy(z, labels, reduction="none") for z in (student, teacher))
     return 1 - torch.exp(-ce_s / (ce_t + EPS))
 
 
 @dataclass(frozen=True, kw_only=True)
 class WSLDConfig(MethodConfig):
-    weight: float = param(2.25, "weight alpha of the soft term", "WSLD paper, CIFAR-100: alpha = 2.25")
+    weight: float = param(2.25, "weight alpha of the soft-label term", "WSLD paper, CIFAR-100: alpha = 2.25")
     temperature: float = param(4.0, "temperature T of both softmaxes", "WSLD paper, CIFAR-100: T = 4")
 
     def __post_init__(self) -> None:
@@ -47,7 +56,8 @@ class WSLD(Method):
     paper = "Zhou et al., Rethinking Soft Labels for Knowledge Distillation, ICLR 2021"
     bibtex = """@inproceedings{zhou2021rethinking,
   title     = {Rethinking Soft Labels for Knowledge Distillation: A Bias-Variance Tradeoff Perspective},
-  author    = {Zhou, Helong and Song, Liangchen and Chen, Jiajie and Zhou, Ye and Wang, Guoli and Yuan, Junsong and Zhang, Qian},
+  author    = {Zhou, Helong and Song, Liangchen and Chen, Jiajie and Zhou, Ye and Wang, Guoli and
+               Yuan, Junsong and Zhang, Qian},
   booktitle = {International Conference on Learning Representations},
   year      = {2021}
 }"""
@@ -62,4 +72,4 @@ class WSLD(Method):
             return {}
         z_s, z_t, t = step.student.logits, step.teacher.logits, self.config.temperature
         soft = -(F.softmax(z_t / t, dim=1) * F.log_softmax(z_s / t, dim=1)).sum(dim=1)
-        return {"wsld": t**2 * (trust(z_s, z_t, step.labels) * soft).mean()}
+        return {"wsld": t**2 * (image_weights(z_s, z_t, step.labels) * soft).mean()}

@@ -75,7 +75,7 @@ def test_weights_alone_and_in_a_combination(name, ce, weight):
     assert spec.components[-1].config.weight == weight
 
 
-def test_total_alone_is_the_row_of_the_benchmark():
+def test_total_alone_is_the_kd_row_of_the_benchmark():
     """The KD row: 0.1 CE + 0.9 T^2 KL."""
     student, teacher = fake_features(CONTEXT.student), fake_features(CONTEXT.teacher, seed=1)
     step = make_step(CONTEXT, student, teacher)

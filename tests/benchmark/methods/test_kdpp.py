@@ -15,18 +15,18 @@ def length(v):
 
 
 def test_value_over_two_steps():
-    """The second step's class means hold both batches."""
+    """In the second step the class means run over both batches."""
     method = build("kdpp", CONTEXT)
-    seen = {}
+    by_class = {}
     for k in range(2):
         student, teacher = (fake_features(CONTEXT.student, seed=2 * k + j) for j in (0, 1))
         step = make_step(CONTEXT, student, teacher)
         for f, y in zip(teacher.embedding.tolist(), step.labels.tolist(), strict=True):
-            seen.setdefault(y, []).append(f)
+            by_class.setdefault(y, []).append(f)
         total = 0.0
         rows = zip(student.embedding.tolist(), teacher.embedding.tolist(), step.labels.tolist(), strict=True)
         for f_s, f_t, y in rows:
-            mean = [sum(column) / len(seen[y]) for column in zip(*seen[y], strict=True)]
+            mean = [sum(column) / len(by_class[y]) for column in zip(*by_class[y], strict=True)]
             direction = [x / length(mean) for x in mean]
             dot = sum(a * b for a, b in zip(f_s, direction, strict=True))
             total += 1 - dot / max(length(f_s), length(f_t))

@@ -18,8 +18,8 @@ def test_value(epsilon):
     step = make_step(CONTEXT, student)
     rows = zip(step.labels.tolist(), student.logits.tolist(), strict=True)
     expected = [entropy([(1 - epsilon) * t + epsilon / 10 for t in onehot(y)], z) for y, z in rows]
-    found = build("label_smoothing", CONTEXT, epsilon=epsilon).task_loss(step)
-    assert found.item() == pytest.approx(sum(expected) / 6, rel=1e-12)
+    loss = build("label_smoothing", CONTEXT, epsilon=epsilon).task_loss(step)
+    assert loss.item() == pytest.approx(sum(expected) / 6, rel=1e-12)
 
 
 def test_gradient_is_the_softmax_less_the_target():
@@ -32,7 +32,7 @@ def test_gradient_is_the_softmax_less_the_target():
     torch.testing.assert_close(student.logits.grad, (student.logits.detach().softmax(1) - target) / 6)
 
 
-def test_it_is_the_cross_entropy_of_the_run():
+def test_it_replaces_the_cross_entropy_of_the_run():
     step = make_step(CONTEXT, fake_features(CONTEXT.student))
     total, terms = methods.Objective(methods.parse("label_smoothing"), CONTEXT, lambda name: 0)(
         {"label_smoothing": step}
@@ -43,6 +43,6 @@ def test_it_is_the_cross_entropy_of_the_run():
     )
 
 
-def test_a_share_is_between_none_and_all():
+def test_epsilon_out_of_range():
     with pytest.raises(InputError, match=r"epsilon=1.5 is out of range; allowed: 0.0 to 1.0"):
         build("label_smoothing", CONTEXT, epsilon=1.5)

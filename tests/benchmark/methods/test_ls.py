@@ -1,4 +1,4 @@
-"""LS: what a wrapped method sees, in plain loops; its constants; that it cannot stand alone."""
+"""LS against its formula in plain loops; its constants; it cannot be used alone."""
 
 import math
 
@@ -30,7 +30,7 @@ def test_value():
 
 
 @pytest.mark.parametrize("method", ["kd", "dkd", "rkd+kd"])
-def test_the_others_see_standardised_logits_and_the_cross_entropy_does_not(method):
+def test_only_the_wrapped_methods_read_standardised_logits(method):
     student, teacher = fake_features(CONTEXT.student), fake_features(CONTEXT.teacher, seed=1)
     step = make_step(CONTEXT, student, teacher)
     spec = methods.parse(f"{method}+ls")
@@ -49,7 +49,7 @@ def test_the_others_see_standardised_logits_and_the_cross_entropy_does_not(metho
     torch.testing.assert_close(total, weighted)
 
 
-def test_scale_and_shift_of_a_networks_logits_do_not_matter():
+def test_scale_and_shift_of_the_logits_do_not_matter():
     student, teacher = fake_features(CONTEXT.student), fake_features(CONTEXT.teacher, seed=1)
     ls, kd = build("ls", CONTEXT), build("kd", CONTEXT)
 
@@ -60,12 +60,12 @@ def test_scale_and_shift_of_a_networks_logits_do_not_matter():
     torch.testing.assert_close(value(student, teacher), value(student, moved), rtol=1e-6, atol=0)
 
 
-def test_a_pass_of_the_pack_without_logits_is_left_as_it_is():
+def test_a_teacher_pass_without_logits_is_left_unchanged():
     student, teacher = fake_features(CONTEXT.student), fake_features(CONTEXT.teacher, seed=1)
     step = make_step(CONTEXT, student, {"normal": teacher, "rotated": teacher._replace(logits=None)})
-    found = build("ls", CONTEXT).transform(step)
-    assert found.teachers["rotated"].logits is None
-    torch.testing.assert_close(found.teacher.logits, in_loops(teacher.logits))
+    transformed = build("ls", CONTEXT).transform(step)
+    assert transformed.teachers["rotated"].logits is None
+    torch.testing.assert_close(transformed.teacher.logits, in_loops(teacher.logits))
 
 
 def test_equal_logits_have_a_finite_gradient():
@@ -74,12 +74,12 @@ def test_equal_logits_have_a_finite_gradient():
     assert z.grad.isfinite().all()
 
 
-def test_gradient_of_the_student_is_right():
+def test_gradient_check():
     z = fake_features(CONTEXT.student, 2, requires_grad=True).logits
     assert torch.autograd.gradcheck(standardise, z)
 
 
-def test_constants_are_the_pairs_unless_set():
+def test_constants_depend_on_the_pair_unless_set():
     def kd(pair, **settings):
         teacher, student = pair.split(":")
         config = methods.parse(
@@ -98,12 +98,12 @@ def test_constants_are_the_pairs_unless_set():
 
 
 @pytest.mark.parametrize("text", ["ls", "at+ls"])
-def test_it_cannot_stand_where_nothing_reads_logits(text):
+def test_it_needs_a_method_that_reads_logits(text):
     with pytest.raises(InputError, match=r"kd\+ls"):
         methods.parse(text)
 
 
-def test_a_runs_key_holds_the_pairs_constants():
+def test_a_runs_settings_hold_the_constants_of_its_pair():
     def settings(pair):
         teacher, student = pair.split(":")
         run = Resolver().run(Request("cifar100", "crd", "paper", teacher, student, "kd+ls"), 0)

@@ -47,9 +47,9 @@ def step(batch=5, **kwargs):
 
 @pytest.mark.parametrize("batch", [4, 5])
 def test_value(batch):
-    one = step(batch)
-    terms = build("mlld", CONTEXT, temperature=4.0).loss(one)
-    p = [softmax(row, 1.0) for row in one.teacher.logits.tolist()]
+    the_step = step(batch)
+    terms = build("mlld", CONTEXT, temperature=4.0).loss(the_step)
+    p = [softmax(row, 1.0) for row in the_step.teacher.logits.tolist()]
     sure, total = [max(row) for row in p], [sum(column) for column in zip(*p, strict=True)]
     unsure, rare = ([float(x <= statistics.median(xs)) for x in xs] for xs in (sure, total))
     for name in ("instance", "class", "batch"):
@@ -57,47 +57,48 @@ def test_value(batch):
         for t in (4.0, 2.0, 3.0, 5.0, 6.0):
             for view, mask in (("normal", rare if name == "class" else unsure), ("strong", [1.0] * 10)):
                 p_s, p_t = (
-                    [softmax(row, t) for row in n[view].logits.tolist()] for n in (one.students, one.teachers)
+                    [softmax(row, t) for row in n[view].logits.tolist()]
+                    for n in (the_step.students, the_step.teachers)
                 )
                 n = len(p_s[0]) if name == "class" else len(p_s)
                 expected += level(name, p_s, p_t, t, mask[:n])
         assert terms[f"mlld_{name}"].item() == pytest.approx(expected, rel=1e-8), name
     assert terms["mlld_strong"].item() == pytest.approx(
-        F.cross_entropy(one.students["strong"].logits, one.labels).item()
+        F.cross_entropy(the_step.students["strong"].logits, the_step.labels).item()
     )
 
 
 def test_gradient_reaches_the_students_logits_of_both_views_alone():
-    one = step(requires_grad=True)
-    for term, value in build("mlld", CONTEXT).loss(one).items():
-        for view, features in one.students.items():
-            reached = [k for k, found in gradients(value, features).items() if found]
+    the_step = step(requires_grad=True)
+    for term, value in build("mlld", CONTEXT).loss(the_step).items():
+        for view, features in the_step.students.items():
+            reached = [part for part, is_reached in gradients(value, features).items() if is_reached]
             assert reached == ([] if (term, view) == ("mlld_strong", "normal") else ["logits"])
 
 
-def test_the_strong_view_is_other_images_of_the_same_kind():
+def test_the_strong_view_has_normalised_images_and_depends_on_its_draws_alone():
     raw = raw_batch(CONTEXT, torch.arange(40))
     draws = STRONG.draw(40, torch.Generator().manual_seed(0))
-    found = STRONG.make(raw, draws, draws)
-    assert found.shape == (40, 3, 32, 32) and found.isfinite().all()
-    assert torch.equal(found, STRONG.make(raw, draws, draws)), "from its draws alone"
-    pixels = (found.permute(0, 2, 3, 1) * raw.std + raw.mean) * 255
+    strong = STRONG.make(raw, draws, draws)
+    assert strong.shape == (40, 3, 32, 32) and strong.isfinite().all()
+    assert torch.equal(strong, STRONG.make(raw, draws, draws))
+    pixels = (strong.permute(0, 2, 3, 1) * raw.std + raw.mean) * 255
     assert pixels.min() > -0.01 and pixels.max() < 255.01
 
 
-def test_changes_of_shape():
+def test_geometric_changes():
     images = torch.rand(6, 32, 32, 3)
-    found = reshape(images, torch.arange(6), torch.ones(6))
-    assert torch.equal(found[0], images[0])
-    assert torch.equal(found[4, :, :-5], images[4, :, 5:]), "a shift by 0.3 of half the width is 5 columns"
-    assert torch.equal(found[5, :-5], images[5, 5:])
-    assert all(not torch.equal(found[k], images[k]) for k in range(1, 6))
+    moved = reshape(images, torch.arange(6), torch.ones(6))
+    assert torch.equal(moved[0], images[0])
+    assert torch.equal(moved[4, :, :-5], images[4, :, 5:]), "a shift by 0.3 of half the width is 5 columns"
+    assert torch.equal(moved[5, :-5], images[5, 5:])
+    assert all(not torch.equal(moved[k], images[k]) for k in range(1, 6))
 
 
 def test_changes_of_tone():
     images = torch.full((6, 2, 2, 3), 200.0)
     images[:, 0] = 100.0
-    found = retone(images, torch.arange(6), torch.tensor([1.0, 1, -1, 1, 1, 1]))
-    tops, lows = found[:, 1, 0, 0].tolist(), found[:, 0, 0, 0].tolist()
+    toned = retone(images, torch.arange(6), torch.tensor([1.0, 1, -1, 1, 1, 1]))
+    tops, lows = toned[:, 1, 0, 0].tolist(), toned[:, 0, 0, 0].tolist()
     assert tops == pytest.approx([200, 260, 185, 200, 55, 200])
     assert lows == pytest.approx([100, 130, 115, 100, 100, 96])

@@ -1,4 +1,4 @@
-"""NST against its formula in plain loops, on both sides of its choice between two ways of computing it."""
+"""NST against its formula in plain loops, for both ways of computing it."""
 
 import math
 
@@ -11,11 +11,11 @@ MORE_POSITIONS = make_context(tiny_info(((3, 4, 4), (2, 3, 3), (2, 2, 2))), tiny
 MORE_CHANNELS = make_context(
     tiny_info(((9, 4, 4), (7, 1, 1))), tiny_info(((11, 2, 2), (12, 2, 2), (6, 2, 2)))
 )
-SITES = [MORE_POSITIONS, MORE_CHANNELS]
+CONTEXTS = [MORE_POSITIONS, MORE_CHANNELS]
 
 
 def channels(image):
-    """Each channel's map as a unit vector; one of zeros stays."""
+    """Each channel's map as a unit vector; a channel of zeros stays zero."""
     flat = [[v for line in channel for v in line] for channel in image]
     lengths = [math.sqrt(sum(v * v for v in row)) for row in flat]
     return [[v / n if n else 0.0 for v in row] for row, n in zip(flat, lengths, strict=True)]
@@ -24,15 +24,15 @@ def channels(image):
 def kernel(a, b):
     """Mean over batch and pairs of channels of the squared inner products; `[B][C][H*W]`."""
     values = [
-        sum(p * q for p, q in zip(row, other, strict=True)) ** 2
-        for image, image_b in zip(a, b, strict=True)
-        for row in image
-        for other in image_b
+        sum(p * q for p, q in zip(row_a, row_b, strict=True)) ** 2
+        for image_a, image_b in zip(a, b, strict=True)
+        for row_a in image_a
+        for row_b in image_b
     ]
     return sum(values) / len(values)
 
 
-@pytest.mark.parametrize("context", SITES)
+@pytest.mark.parametrize("context", CONTEXTS)
 @pytest.mark.parametrize("batch", [2, 4])
 def test_value(context, batch):
     student, teacher = fake_features(context.student, batch), fake_features(context.teacher, batch, seed=1)
@@ -40,19 +40,22 @@ def test_value(context, batch):
     for f_s, f_t in stage_pairs(student, teacher):
         s, t = [channels(image) for image in f_s], [channels(image) for image in f_t]
         expected += kernel(t, t) + kernel(s, s) - 2 * kernel(s, t)
-    found = build("nst", context).loss(make_step(context, student, teacher))["nst"]
-    assert found.item() == pytest.approx(expected, rel=1e-11)
+    loss = build("nst", context).loss(make_step(context, student, teacher))["nst"]
+    assert loss.item() == pytest.approx(expected, rel=1e-11)
 
 
-@pytest.mark.parametrize("context", SITES)
+@pytest.mark.parametrize("context", CONTEXTS)
 def test_memory_format_does_not_matter(context):
     student, teacher = fake_features(context.student), fake_features(context.teacher, seed=1)
-    last = student._replace(stages=tuple(s.to(memory_format=torch.channels_last) for s in student.stages))
-    one, other = (build("nst", context).loss(make_step(context, f, teacher))["nst"] for f in (student, last))
-    torch.testing.assert_close(one, other)
+    channels_last = student._replace(
+        stages=tuple(s.to(memory_format=torch.channels_last) for s in student.stages)
+    )
+    method = build("nst", context)
+    losses = [method.loss(make_step(context, f, teacher))["nst"] for f in (student, channels_last)]
+    torch.testing.assert_close(*losses)
 
 
-@pytest.mark.parametrize("context", SITES)
+@pytest.mark.parametrize("context", CONTEXTS)
 def test_gradient_reaches_the_paired_stages_alone(context):
     student = fake_features(context.student, requires_grad=True)
     loss = build("nst", context).loss(make_step(context, student, fake_features(context.teacher, seed=1)))[
@@ -70,7 +73,7 @@ def test_gradient_reaches_the_paired_stages_alone(context):
     assert [s.grad is not None and bool(s.grad.any()) for s in student.stages] == paired
 
 
-@pytest.mark.parametrize("context", SITES)
+@pytest.mark.parametrize("context", CONTEXTS)
 def test_a_dead_map_gives_finite_gradients(context):
     student = fake_features(context.student).map(torch.zeros_like).map(lambda t: t.requires_grad_())
     loss = build("nst", context).loss(make_step(context, student, fake_features(context.teacher, seed=1)))[

@@ -13,9 +13,9 @@ from benchmark.methods.ofd import margin, norms_before_relu
 CONTEXT = make_context("resnet8", "resnet14")
 
 
-def small(site_info, batch, seed, size=3, **kwargs):
+def small(info, batch, seed, size=3, **kwargs):
     """Features whose maps are cut to a corner."""
-    f = fake_features(site_info, batch, seed=seed)
+    f = fake_features(info, batch, seed=seed)
     cut = tuple(p[..., :size, :size].detach().clone() for p in f.preacts)
     return f._replace(preacts=cut).map(lambda t: t.requires_grad_(kwargs.get("grad", False)))
 
@@ -68,7 +68,7 @@ def test_the_batch_norms_before_the_relus(name, expected):
 
 
 @pytest.mark.parametrize("name", ["vgg13", "ShuffleV1", "MobileNetV2", "wrn_40_2"])
-def test_its_channels_are_the_maps(name):
+def test_the_batch_norms_have_the_channels_of_the_stages(name):
     net = models.build(name, 10).eval()
     assert [m.num_features for m in norms_before_relu(net)] == [
         s[0] for s in models.info(name, 10).stage_shapes

@@ -12,8 +12,8 @@ EPS = 1e-7
 
 def probabilities(rows):
     units = [[v / (math.sqrt(sum(w * w for w in row)) + EPS) for v in row] for row in rows]
-    likeness = [[(sum(x * y for x, y in zip(a, b, strict=True)) + 1) / 2 for b in units] for a in units]
-    return [[v / sum(line) for v in line] for line in likeness]
+    similarity = [[(sum(x * y for x, y in zip(a, b, strict=True)) + 1) / 2 for b in units] for a in units]
+    return [[v / sum(line) for v in line] for line in similarity]
 
 
 @pytest.mark.parametrize("batch", [2, 6])
@@ -23,8 +23,8 @@ def test_value(batch):
     entries = [
         p[i][j] * math.log((p[i][j] + EPS) / (q[i][j] + EPS)) for i in range(batch) for j in range(batch)
     ]
-    found = build("pkt", CONTEXT).loss(make_step(CONTEXT, student, teacher))["pkt"]
-    assert found.item() == pytest.approx(sum(entries) / batch**2, rel=1e-11)
+    loss = build("pkt", CONTEXT).loss(make_step(CONTEXT, student, teacher))["pkt"]
+    assert loss.item() == pytest.approx(sum(entries) / batch**2, rel=1e-11)
 
 
 def test_value_where_probabilities_are_zero():
@@ -34,8 +34,8 @@ def test_value_where_probabilities_are_zero():
     teacher = teacher._replace(embedding=opposite)
     p, q = probabilities(opposite.tolist()), probabilities(student.embedding.tolist())
     entries = [p[i][j] * math.log((p[i][j] + EPS) / (q[i][j] + EPS)) for i in range(2) for j in range(2)]
-    found = build("pkt", CONTEXT).loss(make_step(CONTEXT, student, teacher))["pkt"]
-    assert found.item() == pytest.approx(sum(entries) / 4, rel=1e-11)
+    loss = build("pkt", CONTEXT).loss(make_step(CONTEXT, student, teacher))["pkt"]
+    assert loss.item() == pytest.approx(sum(entries) / 4, rel=1e-11)
 
 
 def test_gradient_reaches_the_embedding_alone():

@@ -10,23 +10,23 @@ CONTEXT = make_context(tiny_info(), None, epochs=4)
 
 
 def test_value_over_two_epochs():
-    """Epoch 1 is the plain cross-entropy; in epoch 2 a share of 0.8 * 2/4 is what was said in epoch 1, image by image."""
+    """Epoch 1 is the plain cross-entropy; in epoch 2, the first predictions have a share of 0.8 * 2/4."""
     method = build("pskd", CONTEXT)
     first, second = fake_features(CONTEXT.student, seed=1), fake_features(CONTEXT.student, seed=2)
-    rows, later = (
-        torch.tensor([5, 0, 9, 3, 20, 11]),
-        torch.tensor([3, 5, 7, 0, 11, 20]),
-    )  # image 7 was not seen
+    rows = torch.tensor([5, 0, 9, 3, 20, 11])
+    later = torch.tensor([3, 5, 7, 0, 11, 20])  # image 7 is new
     step = make_step(CONTEXT, first, indices=rows)
     method.start_epoch(1)
     torch.testing.assert_close(method.task_loss(step), F.cross_entropy(first.logits, step.labels))
     method.after_step()
-    said = {i: softmax(z) for i, z in zip(rows.tolist(), first.logits.tolist(), strict=True)}
+    predictions = {i: softmax(z) for i, z in zip(rows.tolist(), first.logits.tolist(), strict=True)}
     method.start_epoch(2)
     total = 0.0
     for i, z in zip(later.tolist(), second.logits.tolist(), strict=True):
         label = onehot(int(CONTEXT.train_labels[i]))
-        total += entropy([0.6 * a + 0.4 * b for a, b in zip(label, said.get(i, label), strict=True)], z)
+        total += entropy(
+            [0.6 * a + 0.4 * b for a, b in zip(label, predictions.get(i, label), strict=True)], z
+        )
     assert method.task_loss(make_step(CONTEXT, second, indices=later)).item() == pytest.approx(
         total / 6, rel=1e-12
     )

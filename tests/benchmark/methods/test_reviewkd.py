@@ -18,7 +18,7 @@ def conv(x, weight, bias=None, pad=0):
     def at(c, r, q):
         return x[c][r][q] if 0 <= r < height and 0 <= q < width else 0.0
 
-    def one(d, r, q):
+    def output(d, r, q):
         total = sum(
             weight[d][c][i][j] * at(c, r + i - pad, q + j - pad)
             for c in range(len(x))
@@ -28,7 +28,7 @@ def conv(x, weight, bias=None, pad=0):
         return total + (bias[d] if bias else 0.0)
 
     rows, cols = height + 2 * pad - k + 1, width + 2 * pad - k + 1
-    return [[[one(d, r, q) for q in range(cols)] for r in range(rows)] for d in range(len(weight))]
+    return [[[output(d, r, q) for q in range(cols)] for r in range(rows)] for d in range(len(weight))]
 
 
 def norm(x):
@@ -118,7 +118,7 @@ def test_the_deepest_level_reaches_the_shallowest_through_the_fusion():
 @pytest.mark.parametrize(
     "pair", ["wrn_40_2:MobileNetV2", "vgg13:MobileNetV2", "resnet32x4:ShuffleV2", "ResNet50:vgg8"]
 )
-def test_other_architectures_have_modules(pair):
+def test_different_architectures_have_a_fusion_for_each_level(pair):
     teacher, student = pair.split(":")
     import models
 

@@ -68,13 +68,13 @@ def test_value(batch, scale):
     )
 
 
-def test_an_image_twice_counts_at_the_least_distance():
-    """Its clamped distance is positive, so it is one of those that the mean runs over."""
+def test_a_repeated_image_counts_with_the_smallest_distance():
+    """The clamped distance to its copy is positive, so the mean includes it."""
     student, teacher = fake_features(CONTEXT.student, 4), fake_features(CONTEXT.teacher, 4, seed=1)
     embedding = student.embedding[[0, 0, 2, 3]]
-    found = build("rkd", CONTEXT).loss(make_step(CONTEXT, student._replace(embedding=embedding), teacher))
+    terms = build("rkd", CONTEXT).loss(make_step(CONTEXT, student._replace(embedding=embedding), teacher))
     expected = mean_smooth_l1(distances(embedding.tolist()), distances(teacher.embedding.tolist()))
-    assert found["rkd_distance"].item() == pytest.approx(expected, rel=1e-10)
+    assert terms["rkd_distance"].item() == pytest.approx(expected, rel=1e-10)
 
 
 def test_gradient_reaches_the_embedding_alone():
@@ -91,7 +91,7 @@ def test_gradient_reaches_the_embedding_alone():
 
 
 @pytest.mark.parametrize("term", ["rkd_distance", "rkd_angle"])
-def test_gradient_check_through_the_students_own_mean(term):
+def test_gradient_check_through_the_students_mean(term):
     student, teacher = (
         fake_features(CONTEXT.student, 4, requires_grad=True),
         fake_features(CONTEXT.teacher, 4, seed=1),
@@ -128,6 +128,6 @@ def test_weight_zero_is_not_computed(settings, left):
     assert set(build("rkd", CONTEXT, **settings).loss(step)) == left
 
 
-def test_settings_reach_the_run():
+def test_settings_reach_the_config_and_there_are_no_modules():
     assert methods.parse("rkd", {"rkd.angle": "0"}).settings()["components"]["rkd"]["angle"] == 0.0
     assert not build("rkd", CONTEXT).state_dict()

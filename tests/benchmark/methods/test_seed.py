@@ -1,4 +1,4 @@
-"""SEED against its formula in plain loops, over two steps and a queue that comes round."""
+"""SEED against its formula in plain loops, over several steps and a queue that wraps around."""
 
 import math
 
@@ -18,20 +18,20 @@ def unit(rows):
 
 
 def test_value_over_three_steps():
-    """The queue of ten: after two batches of six the first two are replaced again."""
+    """With a queue of 10 and batches of 6, the second batch already overwrites the first two entries."""
     method = build("seed", CONTEXT, queue=10)
     queue = method.bank.tolist()
     assert all(math.hypot(*row) == pytest.approx(1) for row in queue)
     place = 0
     for k in range(3):
         student, teacher = fake_features(CONTEXT.student, seed=k), fake_features(CONTEXT.teacher, seed=10 + k)
-        found = method.loss(make_step(CONTEXT, student, teacher))["seed"].item()
+        loss = method.loss(make_step(CONTEXT, student, teacher))["seed"].item()
         z_s, z_t = unit(method.head(student.embedding).tolist()), unit(teacher.embedding.tolist())
         total = 0.0
         for s, t in zip(z_s, z_t, strict=True):
-            against = [[sum(a * b for a, b in zip(z, d, strict=True)) for d in (t, *queue)] for z in (s, t)]
-            total += entropy(softmax(against[1], 0.01), [v / 0.2 for v in against[0]])
-        assert found == pytest.approx(total / 6, rel=1e-9)
+            similar = [[sum(a * b for a, b in zip(z, d, strict=True)) for d in (t, *queue)] for z in (s, t)]
+            total += entropy(softmax(similar[1], 0.01), [v / 0.2 for v in similar[0]])
+        assert loss == pytest.approx(total / 6, rel=1e-9)
         method.after_step()
         for row in z_t:
             queue[place % 10] = row
@@ -59,12 +59,12 @@ def test_state_and_weight_zero():
     assert torch.equal(before, method.bank)
 
 
-def test_the_queue_is_told_beforehand():
+def test_memory_is_the_size_of_the_queue():
     method = build("seed", CONTEXT, queue=10)
     assert method.memory(method.config, 16, 10, CONTEXT.teacher) == method.bank.numel() == 70
 
 
-def test_a_batch_longer_than_the_queue_keeps_its_end():
+def test_of_a_batch_longer_than_the_queue_the_last_rows_are_stored():
     method = build("seed", CONTEXT, queue=4)
     teacher = fake_features(CONTEXT.teacher, seed=1)
     method.loss(make_step(CONTEXT, fake_features(CONTEXT.student), teacher))
@@ -73,19 +73,19 @@ def test_a_batch_longer_than_the_queue_keeps_its_end():
 
 
 def test_a_teachers_classifier_is_not_read():
-    """A self-supervised one has none: whatever stands in its place, the loss is the same to the bit."""
-    found = []
+    """A self-supervised teacher has none: whatever its weights are, the loss is the same bit for bit."""
+    losses = []
     for spread in (None, 0.0, 100.0):
         context = make_context()
         if spread is not None:
             nn.init.normal_(context.teacher_net.linear_head().weight, 0.0, spread)
         method = build("seed", context, dtype=torch.float32, queue=32)
-        found.append(method.loss(real_step(context, method.needs(method.config), torch.arange(8)))["seed"])
-    assert all(torch.equal(found[0], other) for other in found)
+        losses.append(method.loss(real_step(context, method.needs(method.config), torch.arange(8)))["seed"])
+    assert all(torch.equal(losses[0], loss) for loss in losses)
 
 
 def test_labels_for_the_classifier_alone():
-    """The cross-entropy is that of the student's own classifier, and its gradient ends there; without the setting it is left as it is."""
+    """With labels = "classifier", the cross-entropy trains the student's classifier and nothing else."""
     context = make_context()
     method = build("seed", context, dtype=torch.float32, queue=32, labels="classifier")
     step = real_step(context, method.needs(method.config), torch.arange(8))
@@ -97,10 +97,10 @@ def test_labels_for_the_classifier_alone():
     inside = {id(p) for p in net.linear_head().parameters()}
     assert all(p.grad is None for p in (*net.parameters(), *method.parameters()) if id(p) not in inside)
     assert build("seed", make_context(), queue=32).task_loss(step) is None
-    assert not any("classifier" in key for key in method.state_dict()), "it is the student's, and kept there"
+    assert not any("classifier" in key for key in method.state_dict()), "it is part of the student's state"
 
 
-def test_the_setting_is_a_word_of_two():
+def test_the_allowed_values_of_labels():
     assert methods.check_override("seed.labels", "classifier") == "classifier"
     with pytest.raises(ValueError, match="allowed: student, classifier"):
         methods.check_override("seed.labels", "nobody")

@@ -32,7 +32,7 @@ def embedded(maps, embed):
 
 @pytest.mark.parametrize("batch", [8, 5])
 def test_value(batch):
-    """With a full batch, and with an epoch's smaller last one."""
+    """With a full batch and with the smaller last batch of an epoch."""
     student, teacher = fake_features(CONTEXT.student, batch), fake_features(CONTEXT.teacher, batch, seed=1)
     method = build("semckd", CONTEXT).eval()
     queries = [
@@ -52,8 +52,8 @@ def test_value(batch):
                     moved = method.regressors[s][t](torch.tensor([source], dtype=torch.float64))[0]
                 difference = moved - torch.tensor(target, dtype=torch.float64)
                 total += scores[t] / sum(scores) * difference.square().mean().item()
-    found = method.loss(make_step(CONTEXT, student, teacher))["semckd"].item()
-    assert found == pytest.approx(total / (batch * len(student.stages)), rel=1e-9)
+    loss = method.loss(make_step(CONTEXT, student, teacher))["semckd"].item()
+    assert loss == pytest.approx(total / (batch * len(student.stages)), rel=1e-9)
 
 
 def test_gradient_reaches_every_stage_and_module_and_not_the_teacher():

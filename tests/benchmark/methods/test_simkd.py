@@ -1,4 +1,4 @@
-"""SimKD against its formula in plain loops, and what it predicts with."""
+"""SimKD against its formula in plain loops; its predictions at test time."""
 
 import math
 
@@ -19,14 +19,14 @@ def layer(x, weight, groups=False):
     def at(c, r, q):
         return x[c][r][q] if 0 <= r < height and 0 <= q < width else 0.0
 
-    def one(d, r, q):
+    def output(d, r, q):
         if groups:
             total = sum(weight[d][0][i][j] * at(d, r + i - 1, q + j - 1) for i in range(3) for j in range(3))
         else:
             total = sum(weight[d][c][0][0] * x[c][r][q] for c in range(len(x)))
         return max(total / math.sqrt(1 + 1e-5), 0.0)
 
-    return [[[one(d, r, q) for q in range(width)] for r in range(height)] for d in range(len(weight))]
+    return [[[output(d, r, q) for q in range(width)] for r in range(height)] for d in range(len(weight))]
 
 
 def project(method, x):
@@ -47,8 +47,8 @@ def test_value_with_a_larger_student_map():
     student, teacher = small(CONTEXT, 4, 0), small(CONTEXT, 2, 1)
     method = build("simkd", CONTEXT).eval()
     x = [pooled(p, 2, 2) for p in student.stages[-1][0].tolist()]
-    found = torch.tensor(project(method, x), dtype=torch.float64)
-    expected = (found - teacher.preacts[-1][0].relu()).square().mean()
+    projected = torch.tensor(project(method, x), dtype=torch.float64)
+    expected = (projected - teacher.preacts[-1][0].relu()).square().mean()
     torch.testing.assert_close(method.loss(make_step(CONTEXT, student, teacher))["simkd"], expected)
 
 
@@ -59,13 +59,13 @@ def test_prediction_is_the_teachers_classifier_on_the_projected_map():
     means = [sum(map(sum, plane)) / 9 for plane in x]
     head = CONTEXT.teacher_net.linear_head()
     expected = [sum(a * m for a, m in zip(row, means, strict=True)) for row in head.weight.tolist()]
-    found = (method.predict(student)[0] - head.bias.double()).tolist()
-    assert found == pytest.approx(expected, rel=1e-6, abs=1e-9)
+    product = (method.predict(student)[0] - head.bias.double()).tolist()
+    assert product == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
 
 @pytest.mark.parametrize("teacher", ["resnet14", "wrn_16_2", "vgg8", "ResNet50"])
 def test_a_perfect_projection_predicts_as_the_teacher(teacher):
-    """The map that is imitated is the one whose pooled value the teacher's classifier reads."""
+    """The student imitates the map whose pooled value the teacher's classifier reads."""
     context = make_context("resnet8", teacher)
     method = build("simkd", context, dtype=torch.float32).eval()
     f = context.teacher_net.features(torch.randn(2, 3, 32, 32))
@@ -90,7 +90,7 @@ def test_no_cross_entropy_alone():
     assert methods.parse("simkd").ce == 0.0
 
 
-def test_a_teacher_with_a_layer_between_map_and_classifier_is_a_reason():
+def test_a_teacher_with_a_layer_between_map_and_classifier_is_skipped():
     method, config = methods.get("simkd"), methods.get("simkd").Config()
     assert "MobileNetV2" in method.skip(config, models.info("vgg8"), models.info("MobileNetV2"))
     assert method.skip(config, models.info("MobileNetV2"), models.info("vgg13")) is None

@@ -23,8 +23,8 @@ def test_value(batch, memory):
     g_s, g_t = similarities(student.stages[-1].tolist()), similarities(teacher.stages[-1].tolist())
     expected = sum((g_t[i][j] - g_s[i][j]) ** 2 for i in range(batch) for j in range(batch)) / batch**2
     student = student._replace(stages=tuple(s.to(memory_format=memory) for s in student.stages))
-    found = build("sp", CONTEXT).loss(make_step(CONTEXT, student, teacher))["sp"]
-    assert found.item() == pytest.approx(expected, rel=1e-12)
+    loss = build("sp", CONTEXT).loss(make_step(CONTEXT, student, teacher))["sp"]
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_gradient_reaches_the_last_stage_alone():

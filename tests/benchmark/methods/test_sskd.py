@@ -1,4 +1,4 @@
-"""SSKD and its teacher's head, against plain loops over the formulas, rows image after image as in SSKD's code."""
+"""SSKD and its teacher's head against plain loops; their rows go image by image, as in SSKD's code."""
 
 import dataclasses
 import math
@@ -35,7 +35,7 @@ STUDENT, TEACHER = tiny_info(embedding=4), tiny_info(embedding=6)
 Rows = list[list[float]]
 
 
-# --- the formula in plain loops -------------------------------------------------------------------------------------
+# --- the formula in plain loops -----------------------------------------------------------------------------
 
 
 def softmax(row: list[float], temperature: float) -> list[float]:
@@ -61,15 +61,15 @@ def run_head(head: nn.Sequential, row: list[float]) -> list[float]:
     return [sum(w * x for w, x in zip(ws, hidden, strict=True)) + b for ws, b in zip(w2, b2, strict=True)]
 
 
-def image_after_image(rotated: Tensor) -> Rows:
-    """The rows of the rotated view in the formula's order: the 3 turned copies of image 0, of image 1, ..."""
+def image_by_image(rotated: Tensor) -> Rows:
+    """Reorder the rows of the rotated view: the 3 rotated copies of image 0, then those of image 1, ..."""
     batch = len(rotated) // 3
     return [rotated[turn * batch + image].tolist() for image in range(batch) for turn in range(3)]
 
 
 def cosines(head: nn.Sequential, normal: Tensor, rotated: Tensor) -> Rows:
-    unturned = [run_head(head, row) for row in normal.tolist()]
-    return [[cosine(run_head(head, row), other) for other in unturned] for row in image_after_image(rotated)]
+    columns = [run_head(head, row) for row in normal.tolist()]
+    return [[cosine(run_head(head, row), column) for column in columns] for row in image_by_image(rotated)]
 
 
 def kept_rows(teacher: Rows, truth: list[int], ratio: float) -> list[int]:
@@ -84,17 +84,17 @@ def kept_kl(teacher: Rows, student: Rows, truth: list[int], temperature: float, 
     return temperature**2 * sum(kl(teacher[r], student[r], temperature) for r in kept) / len(kept)
 
 
-# --- the pieces under test ------------------------------------------------------------------------------------------
+# --- the pieces under test ----------------------------------------------------------------------------------
 
 
-def context() -> MethodContext:
+def sskd_context() -> MethodContext:
     plain = make_context(STUDENT, TEACHER, num_classes=CLASSES)
     return dataclasses.replace(
-        plain, artifacts={"sskd_head": build("sskd_head", head_site(), seed=3).state_dict()}
+        plain, artifacts={"sskd_head": build("sskd_head", head_context(), seed=3).state_dict()}
     )
 
 
-def head_site() -> MethodContext:
+def head_context() -> MethodContext:
     return make_context(None, TEACHER, num_classes=CLASSES)
 
 
@@ -106,25 +106,25 @@ def both_views(info, seed: int, requires_grad: bool = False) -> dict[str, Featur
     }
 
 
-def step(where: MethodContext, requires_grad: bool = False) -> Step:
+def step(context: MethodContext, requires_grad: bool = False) -> Step:
     labels = torch.tensor([2, 0, 6, 2, 1])
-    return make_step(where, both_views(STUDENT, 10, requires_grad), both_views(TEACHER, 20), labels=labels)
+    return make_step(context, both_views(STUDENT, 10, requires_grad), both_views(TEACHER, 20), labels=labels)
 
 
 @pytest.mark.parametrize(("tf_ratio", "ss_ratio"), [(1.0, 0.75), (0.6, 0.3), (0.5, 1.0)])
 def test_sskd_value(tf_ratio: float, ss_ratio: float) -> None:
-    method = build("sskd", context(), tf_ratio=tf_ratio, ss_ratio=ss_ratio)
-    s = step(context())
+    method = build("sskd", sskd_context(), tf_ratio=tf_ratio, ss_ratio=ss_ratio)
+    s = step(sskd_context())
     terms = method.loss(s)
     s_normal, t_normal = s.student.logits.tolist(), s.teacher.logits.tolist()
-    s_turned, t_turned = (image_after_image(x["rotated"].logits) for x in (s.students, s.teachers))
+    s_rotated, t_rotated = (image_by_image(x["rotated"].logits) for x in (s.students, s.teachers))
     a_s = cosines(method.student_head, s.student.embedding, s.students["rotated"].embedding)
     a_t = cosines(method.teacher_head, s.teacher.embedding, s.teachers["rotated"].embedding)
     labels = [int(y) for y in s.labels for _ in range(3)]
     images = [i for i in range(B) for _ in range(3)]
     expected = {
         "sskd_kd": 16 * sum(kl(t, z, 4.0) for t, z in zip(t_normal, s_normal, strict=True)) / B,
-        "sskd_tf": kept_kl(t_turned, s_turned, labels, 4.0, tf_ratio),
+        "sskd_tf": kept_kl(t_rotated, s_rotated, labels, 4.0, tf_ratio),
         "sskd_ss": kept_kl(a_t, a_s, images, 0.5, ss_ratio),
     }
     assert {k: v.item() for k, v in terms.items()} == pytest.approx(expected, rel=1e-10)
@@ -133,8 +133,8 @@ def test_sskd_value(tf_ratio: float, ss_ratio: float) -> None:
 
 def test_sskd_total_is_the_weighted_sum() -> None:
     spec = methods.parse("sskd")
-    objective = Objective(spec, context(), lambda name: 5).double()
-    s = step(context())
+    objective = Objective(spec, sskd_context(), lambda name: 5).double()
+    s = step(sskd_context())
     total, terms = objective({"sskd": s})
     rows = zip(s.student.logits.tolist(), s.labels.tolist(), strict=True)
     ce = -sum(math.log(softmax(row, 1.0)[y]) for row, y in rows) / B
@@ -150,7 +150,7 @@ def test_sskd_total_is_the_weighted_sum() -> None:
 
 @given(st.data())
 def test_selection_of_rows(data: st.DataObject) -> None:
-    """Every first-ranked row is kept, and of the others the best floor(ratio * W)."""
+    """Every first-ranked row is kept, and the best floor(ratio * W) of the W others."""
     ranks = data.draw(
         st.integers(2, 6).flatmap(lambda b: st.lists(st.integers(0, 4), min_size=3 * b, max_size=3 * b))
     )
@@ -163,8 +163,9 @@ def test_selection_of_rows(data: st.DataObject) -> None:
     assert not left_out or max((r for k, r in zip(keep, ranks, strict=True) if k), default=0) <= min(left_out)
 
 
-def test_selection_breaks_ties_image_after_image() -> None:
-    # 2 images, 6 rows of equal rank: of floor(0.75 * 6) = 4 the three copies of image 0 and the first copy of image 1
+def test_selection_breaks_ties_image_by_image() -> None:
+    # 2 images, 6 rows of equal rank. floor(0.75 * 6) = 4 rows are kept: the three copies of image 0 and the
+    # first copy of image 1.
     assert selected(torch.ones(6, dtype=torch.int64), 0.75).tolist() == [True, True, True, False, True, False]
 
 
@@ -174,27 +175,27 @@ def test_rank_of_truth_counts_ties_as_a_stable_sort() -> None:
 
 
 def test_true_column_is_the_image_itself() -> None:
-    """A teacher that embeds all copies of an image alike ranks every truth first, so that no ratio drops a row."""
-    method = build("sskd", context(), ss_ratio=0.0)
-    s = step(context())
+    """If the teacher's embedding is the same for all copies of an image, every row is kept."""
+    method = build("sskd", sskd_context(), ss_ratio=0.0)
+    s = step(sskd_context())
     alike = s.teacher._replace(
         embedding=s.teacher.embedding.repeat(3, 1), logits=s.teachers["rotated"].logits
     )
-    everything = build("sskd", context(), ss_ratio=1.0)
+    everything = build("sskd", sskd_context(), ss_ratio=1.0)
     same = dataclasses.replace(s, teachers={"normal": s.teacher, "rotated": alike})
     assert method.loss(same)["sskd_ss"].item() == pytest.approx(
         everything.loss(same)["sskd_ss"].item(), rel=1e-12
     )
     mixed = alike._replace(embedding=s.teacher.embedding.repeat_interleave(3, 0))
-    other = dataclasses.replace(s, teachers={"normal": s.teacher, "rotated": mixed})
-    assert method.loss(other)["sskd_ss"].item() != pytest.approx(
-        everything.loss(other)["sskd_ss"].item(), rel=1e-6
+    wrong = dataclasses.replace(s, teachers={"normal": s.teacher, "rotated": mixed})
+    assert method.loss(wrong)["sskd_ss"].item() != pytest.approx(
+        everything.loss(wrong)["sskd_ss"].item(), rel=1e-6
     )
 
 
 def test_no_row_kept_is_zero_not_nan() -> None:
-    method = build("sskd", context(), tf_ratio=0.0, kd=0.0, ss=0.0)
-    s = step(context(), requires_grad=True)
+    method = build("sskd", sskd_context(), tf_ratio=0.0, kd=0.0, ss=0.0)
+    s = step(sskd_context(), requires_grad=True)
     never = s.teachers["rotated"].logits.clone()
     never[torch.arange(3 * B), s.labels.repeat(3)] = -9.0
     teachers = {**s.teachers, "rotated": s.teachers["rotated"]._replace(logits=never)}
@@ -204,8 +205,8 @@ def test_no_row_kept_is_zero_not_nan() -> None:
 
 
 def test_sskd_gradients() -> None:
-    method = build("sskd", context())
-    s = step(context(), requires_grad=True)
+    method = build("sskd", sskd_context())
+    s = step(sskd_context(), requires_grad=True)
     with no_sync():
         terms = method.loss(s)
     total = sum(weights(method)[k] * v for k, v in terms.items())
@@ -222,25 +223,25 @@ def test_sskd_gradients() -> None:
     assert all(p.grad is None and not p.requires_grad for p in method.teacher_head.parameters())
 
 
-def test_teacher_head_is_what_stage_a_left() -> None:
-    where = context()
-    method = build("sskd", where, seed=8)
-    left = where.artifacts["sskd_head"]
+def test_teacher_head_has_the_weights_of_stage_a() -> None:
+    context = sskd_context()
+    method = build("sskd", context, seed=8)
+    left = context.artifacts["sskd_head"]
     assert left.keys() == {"head.0.weight", "head.0.bias", "head.2.weight", "head.2.bias"}
     for key, value in method.teacher_head.state_dict().items():
         assert torch.equal(value, left[f"head.{key}"].double())
 
 
 @pytest.mark.parametrize("left", [{}, {"sskd_head": {}}])
-def test_missing_head_is_said(left: dict) -> None:
-    with pytest.raises(InputError, match="head is missing; allowed"):
-        build("sskd", dataclasses.replace(context(), artifacts=left))
+def test_missing_head_is_an_input_error(left: dict) -> None:
+    with pytest.raises(InputError, match="projection head is missing; run `sskd_head`"):
+        build("sskd", dataclasses.replace(sskd_context(), artifacts=left))
 
 
-def test_head_of_another_teacher_is_said() -> None:
+def test_head_of_another_teacher_is_an_input_error() -> None:
     other = build("sskd_head", make_context(None, tiny_info(embedding=9)))
-    with pytest.raises(InputError, match="does not fit an embedding of 6"):
-        build("sskd", dataclasses.replace(context(), artifacts={"sskd_head": other.state_dict()}))
+    with pytest.raises(InputError, match="does not fit the teacher's embedding of size 6; run `sskd_head`"):
+        build("sskd", dataclasses.replace(sskd_context(), artifacts={"sskd_head": other.state_dict()}))
 
 
 WITHOUT = {
@@ -281,16 +282,16 @@ WITHOUT = {
 
 
 @pytest.mark.parametrize("off", WITHOUT)
-def test_switched_off_terms_are_neither_computed_nor_asked_for(off: tuple[str, ...]) -> None:
+def test_terms_of_weight_zero_are_not_computed_and_need_nothing(off: tuple[str, ...]) -> None:
     method_class = methods.get("sskd")
     config = method_class.Config(**dict.fromkeys(off, 0.0))
     needs = method_class.needs(config)
     student, teacher, views, passes, before = WITHOUT[off]
     assert (needs.student, needs.teacher, needs.views, needs.passes) == (student, teacher, views, passes)
     assert method_class.requires(config) == before
-    where = context() if before else make_context(STUDENT, TEACHER, num_classes=CLASSES)
-    method = build("sskd", where, **dict.fromkeys(off, 0.0))
-    s = step(where)
+    context = sskd_context() if before else make_context(STUDENT, TEACHER, num_classes=CLASSES)
+    method = build("sskd", context, **dict.fromkeys(off, 0.0))
+    s = step(context)
     only = dataclasses.replace(
         s,
         students={v.name: poisoned(s.students[v.name], needs.student, "the student") for v in views},
@@ -298,7 +299,7 @@ def test_switched_off_terms_are_neither_computed_nor_asked_for(off: tuple[str, .
     )
     terms = method.loss(only)
     assert terms.keys() == {f"sskd_{t}" for t in ("kd", "tf", "ss") if t not in off}
-    full = build("sskd", context()).loss(s)
+    full = build("sskd", sskd_context()).loss(s)
     for name in terms.keys() - {"sskd_ss"}:
         assert terms[name].item() == full[name].item()
     assert bool(list(method.parameters())) == ("ss" not in off)
@@ -313,29 +314,29 @@ def test_settings_out_of_range(key: str, value: float) -> None:
         methods.parse("sskd", {f"sskd.{key}": value})
 
 
-def test_with_kd_there_is_one_kd_term_of_weight_one() -> None:
+def test_in_a_combination_with_kd_there_is_one_kd_term() -> None:
     spec = methods.parse("kd+sskd")
     assert spec.name == "sskd+kd" and spec.ce == 1.0
     assert spec.requires == ("sskd_head",)
-    objective = Objective(spec, context(), lambda name: 5).double()
-    s = step(context())
+    objective = Objective(spec, sskd_context(), lambda name: 5).double()
+    s = step(sskd_context())
     total, terms = objective({"sskd": s, "kd": s})
     assert terms.keys() == {"sskd_tf", "sskd_ss", "kd", "ce"}
     expected = terms["ce"] + terms["kd"] + 2.7 * terms["sskd_tf"] + 10.0 * terms["sskd_ss"]
     assert total.item() == pytest.approx(expected.item(), rel=1e-12)
-    back = Objective(methods.parse("sskd+kd", {"sskd.kd": 0.9}), context(), lambda name: 5).double()
-    again, found = back({"sskd": s, "kd": s})
-    assert found["sskd_kd"].item() == pytest.approx(found["kd"].item(), rel=1e-12)
-    assert again.item() == pytest.approx((expected + 0.9 * terms["kd"]).item(), rel=1e-10)
+    back = Objective(methods.parse("sskd+kd", {"sskd.kd": 0.9}), sskd_context(), lambda name: 5).double()
+    total_with_both, both_terms = back({"sskd": s, "kd": s})
+    assert both_terms["sskd_kd"].item() == pytest.approx(both_terms["kd"].item(), rel=1e-12)
+    assert total_with_both.item() == pytest.approx((expected + 0.9 * terms["kd"]).item(), rel=1e-10)
 
 
-# --- the teacher's head ---------------------------------------------------------------------------------------------
+# --- the teacher's head -------------------------------------------------------------------------------------
 
 
 def test_head_value_and_gradients() -> None:
-    method = build("sskd_head", head_site(), seed=3)
+    method = build("sskd_head", head_context(), seed=3)
     teachers = both_views(TEACHER, 20)
-    s = make_step(head_site(), None, teachers, labels=torch.zeros(B, dtype=torch.int64))
+    s = make_step(head_context(), None, teachers, labels=torch.zeros(B, dtype=torch.int64))
     with no_sync():
         loss = method.loss(s)["sskd_head"]
     rows = cosines(method.head, teachers["normal"].embedding, teachers["rotated"].embedding)
@@ -358,11 +359,11 @@ def test_head_trains_alone_on_a_teacher() -> None:
 
 
 def test_head_learns_to_find_the_image() -> None:
-    """On a frozen teacher's embeddings a few steps bring the loss below that of a blind guess, log B."""
-    where = site_for(methods.get("sskd_head"), batch_size=8)
-    method = build("sskd_head", where, dtype=torch.float32)
+    """On a frozen teacher's embeddings, a few steps bring the loss below that of guessing, log B."""
+    context = site_for(methods.get("sskd_head"), batch_size=8)
+    method = build("sskd_head", context, dtype=torch.float32)
     needs = methods.get("sskd_head").needs(method.config)
-    s = real_step(where, needs, torch.arange(8))
+    s = real_step(context, needs, torch.arange(8))
     optimizer = torch.optim.SGD(method.parameters(), lr=0.05, momentum=0.9)
     for _ in range(60):
         optimizer.zero_grad()
@@ -370,22 +371,22 @@ def test_head_learns_to_find_the_image() -> None:
         loss.backward()
         optimizer.step()
     assert loss.item() < math.log(8)
-    assert all(p.grad is None for p in where.teacher_net.parameters())
+    assert all(p.grad is None for p in context.teacher_net.parameters())
 
 
-# --- with real networks ---------------------------------------------------------------------------------------------
+# --- with real networks -------------------------------------------------------------------------------------
 
 
 def test_sskd_on_real_networks_and_a_smaller_last_batch() -> None:
-    where = site_for(methods.get("sskd"), n=19, batch_size=8)
-    method: Method = build("sskd", where, dtype=torch.float32)
+    context = site_for(methods.get("sskd"), n=19, batch_size=8)
+    method: Method = build("sskd", context, dtype=torch.float32)
     needs = methods.parse("sskd").needs()
-    for indices in batches(methods.get("sskd"), where):
-        s = real_step(where, needs, indices)
+    for indices in batches(methods.get("sskd"), context):
+        s = real_step(context, needs, indices)
         assert len(s.students["rotated"].logits) == 3 * len(indices)
         total = sum(weights(method)[k] * v for k, v in method.loss(s).items())
         assert total.dtype == torch.float32 and bool(total.isfinite())
-    where.student_net.zero_grad()
+    context.student_net.zero_grad()
     total.backward()
-    assert all(p.grad is not None for p in where.student_net.parameters())
-    assert all(p.grad is None for p in where.teacher_net.parameters())
+    assert all(p.grad is not None for p in context.student_net.parameters())
+    assert all(p.grad is None for p in context.teacher_net.parameters())

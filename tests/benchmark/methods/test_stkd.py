@@ -38,7 +38,7 @@ def test_gradient_reaches_the_mixed_outputs():
         assert reaches(value, mixed, "logits") and reaches(value, step.student)
 
 
-def test_what_is_read():
+def test_needs():
     needs = methods.parse("stkd").needs()
     assert [v.name for v in needs.views] == ["normal", "mixed"] and [v.name for v in needs.passes] == [
         "mixed"

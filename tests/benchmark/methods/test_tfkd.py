@@ -18,8 +18,8 @@ def test_value(temperature, correct):
     for label, z in zip(step.labels.tolist(), student.logits.tolist(), strict=True):
         virtual = [correct if c == label else (1 - correct) / 9 for c in range(10)]
         total += kl(softmax(virtual, temperature), z)
-    found = build("tfkd", CONTEXT, temperature=temperature, correct=correct).loss(step)["tfkd"]
-    assert found.item() == pytest.approx(total / 6, rel=1e-12)
+    loss = build("tfkd", CONTEXT, temperature=temperature, correct=correct).loss(step)["tfkd"]
+    assert loss.item() == pytest.approx(total / 6, rel=1e-12)
 
 
 def test_gradient():

@@ -1,4 +1,4 @@
-"""TF-KD by self-training against its formula in plain loops, and who its teacher is."""
+"""TF-KD by self-training against its formula in plain loops; its teacher."""
 
 import pytest
 from kit import build, fake_features, make_context, make_step, tiny_info, weights
@@ -42,7 +42,7 @@ def test_the_teacher_is_the_plain_training_of_the_same_network():
         resolver.run(Request("cifar100", "crd", "paper", "resnet56", "resnet20", "tfkd_self"), 0)
 
 
-def test_in_a_column_with_a_teacher_a_row_without_is_one_run_for_its_student():
+def test_columns_that_share_a_student_share_the_run_of_a_method_without_a_teacher():
     table = matrix.load_table("crd-table1")
     for method in ("tfkd_self", "dsr", "label_smoothing"):
         row = matrix.Row(method, method, "crd")

@@ -15,7 +15,7 @@ LARGER_STUDENT = make_context(tiny_info(((3, 4, 4), (4, 4, 4))), tiny_info(((2, 
 
 
 def mean_of(gaussian, pixel):
-    """The three 1x1 convolutions at one pixel, ReLU between."""
+    """Apply the three 1x1 convolutions to one pixel, with ReLU between them."""
     first, _, second, _, third = gaussian.mu
     for layer in (first, second, third):
         assert layer.bias is None
@@ -46,12 +46,12 @@ def test_value(context):
                     for m, channel, v in zip(mu, t, variance, strict=True):
                         values.append(0.5 * ((m - channel[y][x]) ** 2 / v + math.log(v)))
         expected += sum(values) / len(values)
-    found = method.loss(make_step(context, student, teacher))["vid"]
-    assert found.item() == pytest.approx(expected, rel=1e-11)
+    loss = method.loss(make_step(context, student, teacher))["vid"]
+    assert loss.item() == pytest.approx(expected, rel=1e-11)
 
 
 @pytest.mark.parametrize("variance", [5.0, 0.5])
-def test_variance_at_the_start(variance):
+def test_initial_variance(variance):
     for gaussian in build("vid", CONTEXT, variance=variance).gaussians:
         for rho in gaussian.rho.tolist():
             assert math.log(1 + math.exp(rho)) + 1e-5 == pytest.approx(variance, rel=1e-6)
@@ -86,6 +86,6 @@ def test_weight_zero_is_not_computed():
     assert build("vid", CONTEXT, weight=0.0).loss(step) == {}
 
 
-def test_no_variance_is_an_input_error():
+def test_variance_zero_is_an_input_error():
     with pytest.raises(InputError, match=r"vid.variance=0.0 .* allowed: above 1e-05"):
         methods.parse("vid", {"vid.variance": 0})
