@@ -109,6 +109,7 @@ def retone(images: Tensor, op: Tensor, sign: Tensor) -> Tensor:
 
 
 STRONG = View("strong", 1, _draw_strong, _make_strong)
+"""Crop and flip, one geometric change and one change of tone."""
 
 
 def not_above_median(x: Tensor) -> Tensor:
@@ -119,8 +120,8 @@ def not_above_median(x: Tensor) -> Tensor:
 
 def instance_loss(z_s: Tensor, z_t: Tensor, t: float, mask: Tensor | None) -> Tensor:
     """Return l_ins at temperature t. Logits `[B, C]`, mask `[B]` -> scalar."""
-    log_q, log_p = F.log_softmax(z_s / t, dim=1), F.log_softmax(z_t / t, dim=1)
-    rows = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1) * t**2
+    log_p_s, log_p_t = F.log_softmax(z_s / t, dim=1), F.log_softmax(z_t / t, dim=1)
+    rows = F.kl_div(log_p_s, log_p_t, reduction="none", log_target=True).sum(dim=1) * t**2
     return (rows if mask is None else rows * mask).mean()
 
 

@@ -54,9 +54,10 @@ def discrepancy(f_s: Tensor, f_t: Tensor) -> Tensor:
     form = by_positions if positions * (c + d) < c * c + c * d + d * d else by_channels
     if a.is_cuda:
         value, gradient = form(a.detach(), b.detach())
-    else:  # few images at a time, so that their products stay in the CPU's caches
-        few = max(1, CACHED // (max(c, d) * max(c, d, positions)))
-        parts = [form(x, y) for x, y in zip(a.detach().split(few), b.detach().split(few), strict=True)]
+    else:  # a few images at a time, so that their products stay in the CPU's caches
+        images = max(1, CACHED // (max(c, d) * max(c, d, positions)))
+        chunks = zip(a.detach().split(images), b.detach().split(images), strict=True)
+        parts = [form(chunk_a, chunk_b) for chunk_a, chunk_b in chunks]
         value, gradient = torch.stack([v for v, _ in parts]).sum(), torch.cat([g for _, g in parts])
     return with_gradient(a, value / batch, gradient.div_(batch))
 
@@ -73,14 +74,16 @@ def by_channels(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """
     c, d = a.shape[1], b.shape[1]
     aa, ab, bb = a @ a.mT, a @ b.mT, b @ b.mT
-    (r_a, alive), (r_b, _) = inverse_lengths(aa), inverse_lengths(bb)
+    (r_a, is_long), (r_b, _) = inverse_lengths(aa), inverse_lengths(bb)
     aa, ab, bb = aa * r_a * r_a.mT, ab * r_a * r_b.mT, bb * r_b * r_b.mT
     value = len(a) * (bb.square().mean() + aa.square().mean() - 2 * ab.square().mean())
-    to_aa, to_ab = 4 / (c * c) * aa, -4 / (c * d) * ab
-    along = (to_aa * aa).sum(2, keepdim=True) + (to_ab * ab).sum(2, keepdim=True)
-    of_a, of_b = to_aa * r_a * r_a.mT, to_ab * r_a * r_b.mT
-    of_a.diagonal(dim1=1, dim2=2).sub_((along * r_a.square() * alive)[:, :, 0])
-    return value, torch.baddbmm(of_a @ a, of_b, b)
+    # g = w_aa @ (r_a a) + w_ab @ (r_b b), and `along` is <g, r a_i>. Rows no longer than LEAST have no such
+    # part in their gradient: they are divided by a constant.
+    w_aa, w_ab = 4 / (c * c) * aa, -4 / (c * d) * ab
+    along = (w_aa * aa).sum(2, keepdim=True) + (w_ab * ab).sum(2, keepdim=True)
+    w_a, w_b = w_aa * r_a * r_a.mT, w_ab * r_a * r_b.mT
+    w_a.diagonal(dim1=1, dim2=2).sub_((along * r_a.square() * is_long)[:, :, 0])
+    return value, torch.baddbmm(w_a @ a, w_b, b)
 
 
 @torch.no_grad()
@@ -88,12 +91,12 @@ def by_positions(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Return the same as `by_channels`, from <A^T A, B^T B>: cheaper for fewer positions than channels."""
     c, d = a.shape[1], b.shape[1]
     length = a.norm(dim=2, keepdim=True)
-    alive, r = length > LEAST, length.clamp_min(LEAST).reciprocal()
+    is_long, r = length > LEAST, length.clamp_min(LEAST).reciprocal()
     a, b = a * r, F.normalize(b, dim=2)
-    gap = torch.baddbmm(b.mT @ b, a.mT, a, beta=-1 / d, alpha=1 / c)
-    g = a @ gap.mul(4 / c)
-    along = (g * a).sum(2, keepdim=True) * alive
-    return gap.square().sum(), g.addcmul_(a, along, value=-1).mul_(r)
+    difference = torch.baddbmm(b.mT @ b, a.mT, a, beta=-1 / d, alpha=1 / c)
+    g = a @ difference.mul(4 / c)
+    along = (g * a).sum(2, keepdim=True) * is_long
+    return difference.square().sum(), g.addcmul_(a, along, value=-1).mul_(r)
 
 
 def inverse_lengths(products: Tensor) -> tuple[Tensor, Tensor]:

@@ -79,10 +79,10 @@ def margin(norm: nn.BatchNorm2d) -> Tensor:
     return torch.where(below > 0.001, mu - sigma * density / below.clamp_min(1e-300), -3 * sigma)
 
 
-def partial_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the sum of d over all elements. Both `[B, C, H, W]`; `teacher` is the target max(P_t, m)."""
-    penalised = (student > teacher) | (teacher > 0)
-    return ((student - teacher).square() * penalised).sum()
+def partial_distance(student: Tensor, target: Tensor) -> Tensor:
+    """Return the sum of d over all elements of two maps `[B, c_t, H, W]`, a scalar."""
+    penalised = (student > target) | (target > 0)
+    return ((student - target).square() * penalised).sum()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +118,7 @@ class OFD(Method):
         super().__init__(config, context)
         student, teacher = known(context.student, context.teacher)
         if context.teacher_net is None:
-            raise ValueError("ofd needs the teacher network, to read its batch norms")
+            raise ValueError("ofd needs the teacher's network: it reads the batch norms")
         pairs = pairs_of_stages(student.stage_shapes, teacher.stage_shapes)
         self.connectors = nn.ModuleList()
         for number, (norm, (s, t)) in enumerate(

@@ -114,7 +114,7 @@ class SEED(Method):
         d, out = student.embedding_dim, teacher.embedding_dim
         self.head = nn.Sequential(nn.Linear(d, d), nn.ReLU(), nn.Linear(d, out))
         self.register_buffer("bank", F.normalize(torch.randn(config.queue, out), dim=1))
-        self.register_buffer("place", torch.tensor(0))
+        self.register_buffer("place", torch.tensor(0))  # where the next batch is written
         # The teacher's embeddings of the current batch, until `after_step` puts them into the queue.
         self._new: Tensor | None = None
         # A function, not the module: the classifier belongs to the student and not to this method's state.
@@ -144,7 +144,7 @@ class SEED(Method):
     def _similarities(self, z: Tensor, z_t: Tensor) -> Tensor:
         """Return the products with the teacher's embedding of the same image and with the queue.
 
-        z, z_t: `[B, D]`. The result is `[B, 1 + queue]`.
+        z, z_t: `[B, d]`. The result is `[B, 1 + queue]`.
         """
         return torch.cat([(z * z_t).sum(1, keepdim=True), z @ self.bank.t()], dim=1)
 

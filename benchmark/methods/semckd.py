@@ -54,9 +54,9 @@ def regressor(c_s: int, c_t: int) -> nn.Sequential:
 
 
 class Embed(nn.Module):
-    """e, including the similarities it reads: maps of a batch of at most `width` images -> unit vectors.
+    """The embedding e, with the computation of the similarities that it reads.
 
-    `[B, channels, H, W]` -> `[B, width / factor]`.
+    Maps of at most `width` images, `[B, channels, H, W]` -> unit vectors, `[B, width / factor]`.
     """
 
     def __init__(self, width: int, factor: int) -> None:
