@@ -1,40 +1,35 @@
-"""Brings finished (and begun) runs into `results/reference/`: records and curves, no weights.
+"""Copy finished and unfinished runs into `results/reference/`: records and curves, without weights.
 
-    python -m results.collect RESULTS [PATTERN ...]        # patterns as in the shell, of the runs' keys; default: all runs
+    python -m results.collect RESULTS [PATTERN ...]
 
-A finished run gives its `record.json` and `curve.csv`. A run that was stopped (`--until`) gives its curve and `partial.json`: the conditions that
-its log states, and how many epochs there are; it is no record and counts nowhere as done, but `diff --curves` can lay it over a published curve.
+A pattern is a shell pattern of runs' keys; without one, all runs are copied. A finished run gives its
+`record.json` and `curve.csv`. A run that was stopped (`--until`) gives its curve and `partial.json`, which
+holds the number of epochs so far and the conditions under which the run began. It is not a record and never
+counts as done, but `diff --curves` can draw it over a published curve.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
 import fnmatch
-import re
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from results.files import write_json
 from results.store import REFERENCE, Store
 
 
-def conditions(log: str) -> dict[str, Any]:
-    """Device, precision and threads that the first line of a run's log states, and when it began."""
-    found = re.match(r"(\S+) begin .*?(\{.*\})$", log.partition("\n")[0])
-    return {"began": found[1], **ast.literal_eval(found[2])} if found else {}
-
-
 def collect(source: Path, patterns: Sequence[str] = ("*",), target: Path = REFERENCE) -> list[str]:
-    """Copies the runs below `source` whose key fits a pattern; returns their keys. What is finished in `target` stays."""
-    store, kept = Store(source), []
-    for curve in sorted(source.rglob("curve.csv")) + sorted(
-        p for p in source.rglob("record.json") if not (p.parent / "curve.csv").exists()
-    ):
-        key = curve.parent.relative_to(source).as_posix()
+    """Copy the runs below `source` whose key matches a pattern, and return their keys.
+
+    Runs that are finished in `target` are not replaced.
+    """
+    store, copied = Store(source), []
+    folders = {p.parent for name in ("curve.csv", "record.json") for p in source.rglob(name)}
+    for folder in sorted(folders):
+        key = folder.relative_to(source).as_posix()
         into = target / key
         if not any(fnmatch.fnmatch(key, f"*{p}*") for p in patterns) or (into / "record.json").exists():
             continue
@@ -45,31 +40,31 @@ def collect(source: Path, patterns: Sequence[str] = ("*",), target: Path = REFER
             (into / "partial.json").unlink(missing_ok=True)
         else:
             epochs = store.curve(key)
-            log = curve.parent / "log.txt"
             write_json(
                 into / "partial.json",
                 {
                     "key": key,
                     "epochs": 0 if epochs is None else len(epochs),
-                    **(conditions(log.read_text(encoding="utf-8")) if log.exists() else {}),
-                    "note": "stopped after these epochs: no finished run",
+                    **(store.began(key) or {}),
+                    "note": "stopped after these epochs; the run is not finished",
                 },
             )
-        if (curve.parent / "curve.csv").exists():
-            shutil.copyfile(curve.parent / "curve.csv", into / "curve.csv")
-        kept.append(key)
-    return kept
+        if (folder / "curve.csv").exists():
+            shutil.copyfile(folder / "curve.csv", into / "curve.csv")
+        copied.append(key)
+    return copied
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m results.collect", description="runs into results/reference: records and curves"
+        prog="python -m results.collect",
+        description="Copy records and curves of runs into results/reference.",
     )
     parser.add_argument("source", type=Path, metavar="RESULTS")
     parser.add_argument("patterns", nargs="*", default=["*"], metavar="PATTERN")
     args = parser.parse_args(argv)
     if not args.source.is_dir():
-        print(f"error: no folder {args.source}; allowed: a folder of results", file=sys.stderr)
+        print(f"error: there is no folder {args.source}; give a folder of results", file=sys.stderr)
         return 2
     for key in collect(args.source, args.patterns):
         print(key)

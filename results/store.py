@@ -6,6 +6,7 @@
                state.pt         method modules of a run that others build on (a teacher's head)
                checkpoint.pt    where a running run goes on from; removed when it is done
                claim            who works on it now; progress.json: how far it is
+               began.json       when and under which conditions it began; removed when it is done
                failure.json     why it failed last time; log.txt
 """
 
@@ -138,6 +139,14 @@ class Store:
         except (ValueError, OSError):
             return None
         return found if isinstance(found, dict) else None
+
+    def began(self, key: str) -> dict[str, Any] | None:
+        """When an unfinished run began (`began`), and its device, precision and threads; None if not known."""
+        try:
+            conditions = read_json(self.path(key) / "began.json")
+        except (ValueError, OSError):
+            return None
+        return conditions if isinstance(conditions, dict) else None
 
     def claim(self, key: str, note: str = "") -> Claim | None:
         return Claim.take(self.path(key) / "claim", note)

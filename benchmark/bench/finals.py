@@ -18,7 +18,8 @@ from benchmark.errors import InputError
 from benchmark.spec.plan import pack_key
 from benchmark.spec.runs import Run
 from benchmark.training.execution import Execution
-from benchmark.training.pack import Options, train_pack
+from benchmark.training.options import Options
+from benchmark.training.pack import train_pack
 from results.store import Store
 
 Finals = dict[str, dict[str, dict[int, float]]]

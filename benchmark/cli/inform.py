@@ -15,7 +15,8 @@ from benchmark.errors import InputError
 from benchmark.spec import matrix, protocols
 from benchmark.spec.runs import NONE, Request, Resolver, Run
 from benchmark.training.execution import choose
-from benchmark.training.pack import Options, train_pack
+from benchmark.training.options import Options
+from benchmark.training.pack import train_pack
 from results.store import REFERENCE, Store
 
 

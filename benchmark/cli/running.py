@@ -16,7 +16,8 @@ from benchmark.errors import InputError
 from benchmark.spec import cost, plan
 from benchmark.spec import imported as teachers
 from benchmark.training.execution import has_gpu
-from benchmark.training.pack import Options, Outcome
+from benchmark.training.options import Options
+from benchmark.training.reporter import Outcome, Status
 from benchmark.work import local, order
 from benchmark.work.progress import reporter
 from models import kernels
@@ -215,7 +216,7 @@ def train_missing(args: argparse.Namespace, chosen: common.Selection) -> list[Ou
     _say_edited(found, store)
     if not found.packs:
         say(f"nothing to train: {plural(done, 'run')} done")
-        return [Outcome(r, "failed", (store.failure(r.key) or {}).get("reason", "")) for r in failed]
+        return [Outcome(r, Status.FAILED, (store.failure(r.key) or {}).get("reason", "")) for r in failed]
     common.writable(store.folder, "RESULTS")
     teachers.need_weights(
         ref for pack in found.packs for r in pack.runs for ref in (r.teacher_ref, r.evaluates)
@@ -228,18 +229,24 @@ def train_missing(args: argparse.Namespace, chosen: common.Selection) -> list[Ou
         say(f"slower than need be: batch norms by PyTorch's operators ({kernels.built().why})")
     common.say_many_threads(execution)
     options = Options(
-        execution, common.path_of(args.data), args.keep, reporter(), until=getattr(args, "until", None)
+        execution,
+        common.path_of(args.data),
+        args.keep,
+        reporter=reporter(),
+        until=getattr(args, "until", None),
     )
     outcomes = local.run_plan(found, store, options, common.environment_of(args))
-    return outcomes + [Outcome(r, "failed", (store.failure(r.key) or {}).get("reason", "")) for r in failed]
+    return outcomes + [
+        Outcome(r, Status.FAILED, (store.failure(r.key) or {}).get("reason", "")) for r in failed
+    ]
 
 
 def _verdict(outcomes: list[Outcome]) -> int:
-    bad = [o for o in outcomes if o.status in ("failed", "blocked")]
+    bad = [o for o in outcomes if o.status in (Status.FAILED, Status.BLOCKED)]
     for o in bad:
         say(f"{o.status}: {o.run.key}: {o.reason}")
     for o in outcomes:
-        if o.status in ("diverged", "busy", "stopped", "waiting"):
+        if o.status in (Status.DIVERGED, Status.BUSY, Status.STOPPED, Status.WAITING):
             say(f"{o.status}: {o.run.key}{': ' + o.reason if o.reason else ''}")
     return 1 if bad else 0
 

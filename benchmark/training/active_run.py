@@ -175,6 +175,11 @@ class ActiveRun:
         return self.stages[self.stage_index]
 
     @property
+    def epochs_done(self) -> int:
+        """Finished epochs of all stages."""
+        return sum(stage.epochs for stage in self.stages[: self.stage_index]) + self.epoch
+
+    @property
     def next_unit(self) -> tuple[int, str, int] | None:
         """What comes next, as an order that all items of a pack share: (0.. for init stages, 10^6 for main; name of the batch stream;
         epoch), or None when the run is finished. Init stages have a stream of their own, so main's batches stay common."""

@@ -19,7 +19,9 @@ from benchmark import methods
 from benchmark.spec import teacher_cache_rule
 from benchmark.spec.plan import Pack, Plan
 from benchmark.spec.runs import Run
-from benchmark.training.pack import Options, Outcome, Reporter, train_pack
+from benchmark.training.options import Options
+from benchmark.training.pack import train_pack
+from benchmark.training.reporter import Outcome, Reporter, Status
 from benchmark.work.order import Environment, work_order
 from results.store import Store
 
@@ -89,10 +91,12 @@ def _start(pack: Pack, environment: Environment, gpu: int) -> subprocess.Popen[b
 def _outcome(run: Run, store: Store) -> Outcome:
     state = store.state(run.key)
     if state in ("done", "diverged"):
-        return Outcome(run, state)
+        return Outcome(run, Status(state))
     lacking = next((n for n in run.needs_runs if not store.is_done(n.key)), None)
     if lacking is not None and store.failure(run.key) is None:
-        return Outcome(run, "waiting", f"needs {lacking.key}, which is {store.state(lacking.key)}")
+        return Outcome(run, Status.WAITING, f"needs {lacking.key}, which is {store.state(lacking.key)}")
     return Outcome(
-        run, "failed", str((store.failure(run.key) or {}).get("reason", "its worker ended without a record"))
+        run,
+        Status.FAILED,
+        str((store.failure(run.key) or {}).get("reason", "its worker ended without a record")),
     )

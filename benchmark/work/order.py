@@ -12,7 +12,9 @@ from benchmark.spec import imported as teachers
 from benchmark.spec import teacher_cache_rule
 from benchmark.spec.runs import Resolver, Run
 from benchmark.training.execution import choose
-from benchmark.training.pack import Options, Outcome, Reporter, train_pack
+from benchmark.training.options import Options
+from benchmark.training.pack import train_pack
+from benchmark.training.reporter import Outcome, Reporter
 from results.store import Store
 
 
@@ -48,6 +50,10 @@ def work(order_text: str, reporter: Reporter | None = None) -> list[Outcome]:
     )
     cached = teacher_cache_rule.chosen(environment.teacher_cache, [runs], execution.precision)
     options = Options(
-        execution, Path(environment.data), environment.keep, reporter or Reporter(), cached_teachers=cached
+        execution,
+        Path(environment.data),
+        environment.keep,
+        reporter=reporter or Reporter(),
+        cached_teachers=cached,
     )
     return train_pack(runs, Store(Path(environment.results)), options)

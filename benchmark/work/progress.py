@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmark.spec.runs import Run
-from benchmark.training.pack import Outcome, Reporter
+from benchmark.training.reporter import Outcome, Reporter, Status
 
 
 def reporter() -> Reporter:
@@ -78,7 +78,7 @@ class Lines(Reporter):
 
     def outcome(self, run: Run, outcome: Outcome) -> None:
         self._ended += 1
-        if outcome.status not in ("done",):
+        if outcome.status != Status.DONE:
             self._print(f"  {outcome.status}: {run.key}{': ' + outcome.reason if outcome.reason else ''}")
 
     def note(self, text: str) -> None:
@@ -134,7 +134,7 @@ class Live(Reporter):
         self._progress.update(self._task, last=epoch_line(run, row))
 
     def outcome(self, run: Run, outcome: Outcome) -> None:
-        if outcome.status != "done":
+        if outcome.status != Status.DONE:
             self._progress.console.print(f"{outcome.status}: {run.key} {outcome.reason}", markup=False)
 
     def note(self, text: str) -> None:

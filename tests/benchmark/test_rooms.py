@@ -47,7 +47,7 @@ def test_the_trainer_names_no_method() -> None:
         "sp",
         "seed",  # a run's
     }  # words of English and of tensors are looked for below
-    for file in ("training/pack.py", "training/active_run.py"):
+    for file in ("training/pack_trainer.py", "training/run_files.py", "training/active_run.py"):
         for node in ast.walk(ast.parse((ROOT / "benchmark" / file).read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 assert node.value.lower() not in names | {"at", "ft", "ab", "cc", "sp"}, (file, node.value)

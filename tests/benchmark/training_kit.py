@@ -11,7 +11,9 @@ import models
 from benchmark import methods
 from benchmark.spec.runs import Request, Resolver, Run
 from benchmark.training.execution import Execution
-from benchmark.training.pack import Options, Outcome, Reporter, train_pack
+from benchmark.training.options import Options
+from benchmark.training.pack import train_pack
+from benchmark.training.reporter import Outcome, Reporter
 from results.store import Store
 
 SMALL = (("recipe.test_images", 100), ("recipe.train_images", 128))

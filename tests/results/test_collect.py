@@ -1,4 +1,4 @@
-"""results.collect: finished runs with their records, stopped ones with their curves and the conditions of their logs."""
+"""results.collect: finished runs with their records, unfinished ones with their curves and the conditions they began under."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ CURVE = "stage,epoch,train_loss\nmain,1,2.5\nmain,2,2.25\n"
 
 
 def run(folder: Path, finished: bool) -> None:
-    place = folder / KEY
-    place.mkdir(parents=True)
-    (place / "curve.csv").write_text(CURVE)
-    (place / "checkpoint.pt").write_bytes(b"heavy")
-    (place / "log.txt").write_text(
-        "2026-01-02T03:04:05+00:00 begin stage main, epoch 1; pack of 1; {'device': 'cpu', 'threads': 2}\nmore\n"
-    )
+    run_folder = folder / KEY
+    run_folder.mkdir(parents=True)
+    (run_folder / "curve.csv").write_text(CURVE)
+    (run_folder / "checkpoint.pt").write_bytes(b"heavy")
+    began = {"began": "2026-01-02T03:04:05+00:00", "device": "cpu", "threads": 2}
+    (run_folder / "began.json").write_text(json.dumps(began))
     if finished:
         record = {
             "schema": 1,

@@ -224,7 +224,7 @@ class Drill:
         """Runs that went on from a checkpoint, not from the start."""
         found = [r for r in self.runs if (self.store.record(r.key) or {}).get("resumes")]
         for run in found:
-            assert re.search(r"going on at stage main, epoch [2-9]", self.log(run)), self.log(run)
+            assert re.search(r"resumed at stage main, epoch [2-9]", self.log(run)), self.log(run)
         return found
 
 

@@ -52,7 +52,7 @@ def test_leaves_a_living_holder_alone(tmp_path: Path) -> None:
     store = Store(tmp_path / "results")
     claim = foreign_claim(store, run, 0)
     found = {key: (status, reason) for key, status, reason in pack_job(tmp_path, [run, other], patience=1)()}
-    assert found == {run.key: ("busy", "works on it: process 1 on elsewhere"), other.key: ("done", "")}
+    assert found == {run.key: ("busy", "process 1 on elsewhere trains it"), other.key: ("done", "")}
     assert claim.exists() and not store.is_done(run.key)
 
 

@@ -13,7 +13,7 @@ from training_kit import FP32, small_run
 from benchmark.__main__ import main, parser
 from benchmark.bench import cells, clock, drift, growth, ours, parts, plain
 from benchmark.errors import InputError
-from benchmark.training import pack as train
+from benchmark.training import pack_trainer
 from benchmark.training.execution import Execution
 from benchmark.training.lockstep import Lockstep
 
@@ -37,7 +37,7 @@ def test_a_fast_loss_and_its_plain_form_have_one_value_and_one_gradient(pair: pl
 
 
 def test_the_bench_steps_with_the_trainers_own_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert train.Lockstep is Lockstep and ours.Lockstep is Lockstep
+    assert pack_trainer.Lockstep is Lockstep and ours.Lockstep is Lockstep
     run = small_run("kd")
     pack = ours.Ours([run, run], ours.random_split(64, 10, seed=0), FP32, tmp_path)
     assert [pack.step() for _ in range(5)] == [2 * run.recipe.batch_size] * 5, (

@@ -11,7 +11,7 @@ import pytest
 import models
 from benchmark.__main__ import main, parser
 from benchmark.spec import matrix
-from benchmark.training.pack import Outcome
+from benchmark.training.reporter import Outcome, Status
 from benchmark.work.progress import Lines
 from results.store import Store
 
@@ -184,7 +184,7 @@ def test_what_an_interrupted_pack_did_not_end_is_not_counted(
         lines.begin(runs, 10, 0)
         lines.step("main", 1, 1, 64)
         for run in runs[:ended]:
-            lines.outcome(run, Outcome(run, "done"))
+            lines.outcome(run, Outcome(run, Status.DONE))
         capsys.readouterr()
         lines.end()
         assert capsys.readouterr().err.startswith(said)

@@ -20,7 +20,8 @@ from benchmark.data.clips import NOMINAL, listing
 from benchmark.data.stream import Stream
 from benchmark.errors import InputError
 from benchmark.spec.runs import Request, Resolver, Run, skip_reason
-from benchmark.training.pack import Options, train_pack
+from benchmark.training.options import Options
+from benchmark.training.pack import train_pack
 from benchmark.work.order import Environment, work, work_order
 from results.store import Store
 

@@ -10,7 +10,7 @@ from training_kit import FP32, small_run, train
 
 from benchmark.spec.plan import make_plan
 from benchmark.training import checkpoint
-from benchmark.training.pack import Options
+from benchmark.training.options import Options
 from benchmark.work.local import run_plan
 from benchmark.work.order import Environment
 from results.store import Store

@@ -24,7 +24,8 @@ from benchmark.spec.runs import Run
 from benchmark.training.active_run import ActiveRun
 from benchmark.training.execution import Execution
 from benchmark.training.lockstep import Lockstep, lanes
-from benchmark.training.pack import Options, train_pack
+from benchmark.training.options import Options
+from benchmark.training.pack import train_pack
 from benchmark.work import local, order
 from results.store import Store
 
@@ -116,7 +117,8 @@ def kill_and_go_on(runs: list[Run], folder: Path, at: int) -> None:
         import torch
         torch.set_num_threads(1)
         from benchmark.spec.runs import Resolver
-        from benchmark.training.pack import Options, train_pack
+        from benchmark.training.options import Options
+        from benchmark.training.pack import train_pack
         from results.store import Store
         from training_kit import FP32, KillAt
         runs = [Resolver().from_order(o) for o in json.loads(sys.argv[4])]
@@ -284,7 +286,7 @@ def test_a_run_that_was_taken_over_is_left_to_its_new_holder(tmp_path: Path) -> 
 
     lost, kept = train([run, other], tmp_path, after_epoch=take_over)
     assert (lost.status, kept.status) == ("busy", "done")
-    assert lost.reason == "taken over by process 7 on elsewhere while this one stood still"
+    assert lost.reason == "taken over by process 7 on elsewhere while this process was halted"
     assert len(before) == 1 and (tmp_path / run.key / "checkpoint.pt").read_bytes() == before[0]
     assert (
         claim.exists()

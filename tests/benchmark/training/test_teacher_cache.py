@@ -19,7 +19,7 @@ from benchmark.spec.runs import Request, Resolver, Run
 from benchmark.training import teacher_cache
 from benchmark.training.execution import Execution
 from benchmark.training.lockstep import Lockstep
-from benchmark.training.pack import Options
+from benchmark.training.options import Options
 from benchmark.training.teacher_cache import TeacherCache
 from benchmark.work import local, order
 from results.store import Store

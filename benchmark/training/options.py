@@ -1,0 +1,28 @@
+"""The settings of the trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmark.training.active_run import ActiveRun
+from benchmark.training.execution import Execution
+from benchmark.training.reporter import Reporter
+
+
+@dataclass
+class Options:
+    """How `train_pack` trains."""
+
+    execution: Execution
+    data_folder: Path = Path("data")
+    keep: str = "all"
+    """Which weights of finished runs are kept: `all`, or `none` except those that other runs build on."""
+    cached_teachers: frozenset[str] = frozenset()
+    """Identities of the teachers whose outputs are read from the teacher cache (`teacher_cache_rule.chosen`)."""
+    until: int | None = None
+    """Stop after this epoch of the main stage; the runs can be resumed later."""
+    reporter: Reporter = field(default_factory=Reporter)
+    after_epoch: Callable[[ActiveRun], None] = lambda active: None
+    """Called when a run has finished an epoch and its files are written."""

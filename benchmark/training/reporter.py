@@ -1,0 +1,60 @@
+"""How a run of a pack ended, and the interface through which a pack reports its progress."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from benchmark.spec.runs import Run
+
+
+class Status(StrEnum):
+    """How a run of a pack ended, or why it was not trained."""
+
+    DONE = "done"
+    """Trained to its last epoch; it has a record."""
+    DIVERGED = "diverged"
+    """Its loss became NaN or infinite; it has a record."""
+    STOPPED = "stopped"
+    """Stopped at the requested epoch (`until`); it has a checkpoint."""
+    FAILED = "failed"
+    """Ended by an error, which is stored beside the run."""
+    BLOCKED = "blocked"
+    """A run that it needs has no result."""
+    WAITING = "waiting"
+    """A run that it needs is still being trained, or was stopped. The same command goes on later."""
+    BUSY = "busy"
+    """Another process trains it."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one run of a pack ended."""
+
+    run: Run
+    status: Status
+    reason: str = ""
+
+
+class Reporter:
+    """Receives the progress of a pack. The base class ignores it; see benchmark/work/progress.py."""
+
+    def begin(self, pack: Sequence[Run], steps_total: int, steps_done: int) -> None:
+        """The pack begins. The steps are summed over its runs; some are done already if runs resume."""
+
+    def step(self, stage: str, epoch: int, steps: int, images: int) -> None:
+        """One batch was trained on: `steps` student steps, `images` student-images in total."""
+
+    def epoch(self, run: Run, row: Mapping[str, Any]) -> None:
+        """One run finished an epoch; `row` is the epoch's line of its curve."""
+
+    def outcome(self, run: Run, outcome: Outcome) -> None:
+        """One run ended."""
+
+    def note(self, text: str) -> None:
+        """Something a person may want to know."""
+
+    def end(self) -> None:
+        """The pack ended, or was interrupted."""

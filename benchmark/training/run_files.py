@@ -1,0 +1,244 @@
+"""Everything that a run leaves on disk while it is trained and afterwards.
+
+The files are listed in results/store.py. Checkpoints are written by `ActiveRun`, which also reads them back.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import models
+from benchmark.provenance import git_state, versions, where
+from benchmark.spec.runs import Run
+from benchmark.training import checkpoint
+from benchmark.training.active_run import ActiveRun
+from benchmark.training.evaluate import Score
+from benchmark.training.execution import Execution
+from benchmark.training.reporter import Status
+from results.files import append_line, write_json
+from results.store import SCHEMA, Store
+
+
+@dataclass(frozen=True)
+class PackInfo:
+    """What the records of all runs of a pack have in common."""
+
+    execution: Execution
+    size: int
+    """Number of runs that were trained together."""
+    train_images: int
+    test_images: int
+    teacher: Mapping[str, Any] | None = None
+    """Network, identity, epoch, weights' hash and top-1 of the teacher; None without one."""
+
+
+class RunFiles:
+    """The files of one run, in its folder of the results."""
+
+    def __init__(self, run: Run, store: Store) -> None:
+        self.run, self.store = run, store
+        self.folder: Path = store.path(run.key)
+
+    def begin(self, active: ActiveRun, pack: PackInfo) -> None:
+        """Note that training begins or resumes, and under which conditions. Forgets an earlier failure."""
+        self.store.clear_failure(self.run.key)
+        conditions = pack.execution.describe()
+        if not (self.folder / "began.json").exists():
+            began = None if active.resumes else now()  # unknown for a run begun by an older version
+            write_json(self.folder / "began.json", {"began": began, **conditions})
+        self.log(
+            f"{'resumed' if active.resumes else 'begun'} at stage {active.stage.name}, "
+            f"epoch {active.epoch + 1}; pack of {pack.size}; {conditions}"
+        )
+
+    def log(self, text: str) -> None:
+        """Append a line with the time to the run's log."""
+        append_line(self.folder / "log.txt", f"{now()} {text}")
+
+    def save_weights(self, active: ActiveRun, name: str, score: Score | None = None) -> None:
+        """Write the student's weights (`best.pt`, `last.pt`), and those of the modules that predict with it."""
+        if active.student is not None:
+            models.save_weights(
+                active.student,
+                self.folder / name,
+                epoch=active.epoch,
+                key=self.run.key,
+                **({} if score is None else {"top1": score.top1}),
+                **{f"at_test_{m.name}": m.state_dict() for m in active.objective.predictors},
+            )
+
+    def write_epoch(self, active: ActiveRun, row: Mapping[str, Any]) -> None:
+        """Write what an epoch leaves: the checkpoint, the curve with its new last row, a line of the log."""
+        active.curve.append({name: _finite(value) for name, value in row.items()})
+        active.save()
+        checkpoint.write_curve(self.folder / "curve.csv", active.curve)
+        self.log(" ".join(f"{k}={v:.5g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items()))
+
+    def write_progress(
+        self, active: ActiveRun, epochs_done: float, images_per_second: float, train_images: int
+    ) -> None:
+        """Write how far the run is, for `status`. epochs_done: over all stages, with the part of the current."""
+        total = sum(stage.epochs for stage in active.stages)
+        left = (total - epochs_done) * train_images / images_per_second if images_per_second else None
+        tested = (row["test_acc"] for row in reversed(active.curve) if row.get("test_acc") is not None)
+        write_json(
+            self.folder / "progress.json",
+            {
+                "key": self.run.key,
+                "stage": active.stage.name,
+                "epoch": active.epoch,
+                "epochs": active.stage.epochs,
+                "done": round(epochs_done / total, 4),
+                "top1": next(tested, None),
+                "images_per_second": round(images_per_second, 1),
+                "eta_seconds": None if left is None else round(left),
+                "time": time.time(),
+                **where(),
+            },
+        )
+
+    def finish(self, active: ActiveRun, pack: PackInfo, keep_weights: bool) -> dict[str, Any]:
+        """Write the last weights and the record of a run that is done or diverged. Returns the record.
+
+        Without `keep_weights`, the weights of runs that no other run builds on are removed.
+        """
+        components = self.run.spec.components
+        if not active.diverged:
+            self.save_weights(active, "last.pt")
+            if components and not self.run.spec.trains_student:
+                method = active.objective.method(components[0].method.name)
+                checkpoint.save(self.folder / "state.pt", method.state_dict())
+        record = self._record(active, pack)
+        if components and not keep_weights:
+            for name in ("last.pt", "best.pt"):
+                (self.folder / name).unlink(missing_ok=True)
+        self.store.write_record(self.run.key, record)
+        for name in ("checkpoint.pt", "progress.json", "began.json"):
+            (self.folder / name).unlink(missing_ok=True)
+        self.log(
+            f"{record['status']}: top-1 last {record['top1_last']}, "
+            f"best {record['top1_best']} (chosen on the test set)"
+        )
+        return record
+
+    def _record(self, active: ActiveRun, pack: PackInfo) -> dict[str, Any]:
+        run = self.run
+        main = [row for row in active.curve if row["stage"] == active.stages[-1].name]
+        last = main[-1] if main and not active.diverged and active.student is not None else {}
+        reason = None
+        if active.diverged:
+            row = active.curve[-1]
+            reason = f"loss not finite in stage {row['stage']}, epoch {row['epoch']}"
+        images = pack.train_images * len(active.curve)
+        return {
+            **self._record_head(pack),
+            "status": str(Status.DIVERGED if active.diverged else Status.DONE),
+            "settings": run.settings,
+            "order": run.order(),
+            "top1_last": last.get("test_acc"),
+            "top1_best": active.best.top1 if active.best.epoch else None,
+            "best_epoch": active.best.epoch or None,
+            "best_chosen_on": "test set",
+            "top5_last": last.get("test_acc_top5"),
+            "test_loss_last": last.get("test_loss"),
+            "epochs": len(main),
+            "reason": reason,
+            "seconds": round(active.seconds, 3),
+            "share_seconds": round(active.share_seconds, 3),
+            "images_per_second": round(images / max(active.share_seconds, 1e-9), 1),
+            "pack": pack.size,
+            "resumes": active.resumes,
+            "teacher_cache": active.teacher_cache if run.teacher_ref is not None else "off",
+            "teacher_info": None if pack.teacher is None else dict(pack.teacher),
+            "student_params": None
+            if active.student is None
+            else sum(p.numel() for p in active.student.parameters()),
+            "method_params": sum(p.numel() for p in active.objective.parameters() if p.requires_grad),
+        }
+
+    def write_imported(
+        self,
+        pack: PackInfo,
+        score: Score,
+        per_class: Mapping[str, float],
+        extra: Mapping[str, Any],
+        seconds: float,
+    ) -> None:
+        """Write the record of a checkpoint that was evaluated and not trained.
+
+        per_class: top-1 in percent by class name. extra: what the checkpoint's file states about itself.
+        """
+        ref = self.run.evaluates
+        assert ref is not None
+        self.store.write_record(
+            self.run.key,
+            {
+                **self._record_head(pack),
+                "precision": "fp32",
+                "status": str(Status.DONE),
+                "settings": self.run.settings,
+                "order": self.run.order(),
+                "top1_last": score.top1,
+                "top1_best": score.top1,
+                "best_epoch": None,
+                "top5_last": score.top5,
+                "test_loss_last": score.loss,
+                "epochs": 0,
+                "seconds": round(seconds, 3),
+                "share_seconds": 0.0,
+                "per_class": {name: round(top1, 4) for name, top1 in per_class.items()},
+                "imported": {"file": Path(ref.path).name, "weights": ref.weights, "says": dict(extra)},
+            },
+        )
+
+    def _record_head(self, pack: PackInfo) -> dict[str, Any]:
+        """What every record states: the run, the software, the machine and the time."""
+        run = self.run
+        return {
+            "schema": SCHEMA,
+            "key": run.key,
+            "dataset": run.dataset,
+            "protocol": run.protocol,
+            "profile": run.profile,
+            "teacher": run.teacher,
+            "student": run.student,
+            "method": run.method,
+            "seed": run.seed,
+            "sources": {c.method.name: c.method.source for c in run.spec.components},
+            **pack.execution.describe(),
+            "versions": versions(),
+            "git": git_state(),
+            **where(),
+            "finished": now(),
+            "test_images": pack.test_images,
+        }
+
+    def fail(self, error: BaseException) -> str:
+        """Store the error that ended the run. Returns its reason, one line."""
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        trace = "".join(traceback.format_exception(error))
+        self.store.write_failure(self.run.key, reason, trace, now())
+        self.log(trace)
+        return reason
+
+    def block(self, reason: str) -> None:
+        """Store that the run cannot be trained because a run that it needs has no result."""
+        self.store.write_failure(self.run.key, reason, "", now(), blocked=True)
+        self.log(f"blocked: {reason}")
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _finite(value: Any) -> Any:
+    """The value, or None for NaN and infinities, which would be read back differently by every CSV reader."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
