@@ -34,7 +34,7 @@ def seconds(call: Callable[[], Any], device: str, times: int = 1) -> float:
 
 def warm_up(device: str) -> int:
     """Steps of a loop before it is timed: on a GPU until all its graphs are captured (benchmark/training/graphs.py)."""
-    return graphs.WARM + 2 * graphs.DEPTH if torch.device(device).type == "cuda" else 1
+    return graphs.WARM_UP_STEPS + 2 * graphs.BATCH_SLOTS if torch.device(device).type == "cuda" else 1
 
 
 def settled(call: Callable[[], Any], device: str, budget: float, least: int = 3) -> float:

@@ -91,14 +91,13 @@ def _steps(
         _split(run, execution), mean, std, run.spec.sampler, run.recipe.batch_size, True, run.seed
     )
     found: list[float] = []
-    made = graphs.of(execution, print)
+    stepper = graphs.stepper_for(execution, print)
     while True:
         item.begin_epoch()
-        lockstep = Lockstep([item], teacher, execution, graphs=made)
+        lockstep = Lockstep([item], teacher, execution)
         name = MAIN if item.stage.name == MAIN else f"init{item.stage_index}"
-        for _ in lockstep.steps(stream, name, item.epoch + 1):
-            if made is not None:
-                made.device.synchronise()
+        for _ in stepper.steps(lockstep, stream, name, item.epoch + 1):
+            stepper.synchronise()
             found.append(item.meter.read()["train_loss"])
             item.meter.reset()
             if len(found) == steps:

@@ -84,7 +84,7 @@ def open_items(
         item = ActiveRun.open(run, folder / f"item{i}", execution, own, split.labels, artifacts)
         if main:
             for stage in item.stages[:-1]:
-                method = item.objective.methods[stage.name.partition(":")[2]]
+                method = item.objective.methods[stage.method]
                 assert isinstance(method, Method)
                 method.after_init()
             item.stage_index = len(item.stages) - 1
@@ -111,7 +111,8 @@ class Ours:
         self.batch_size = run.recipe.batch_size
         for item in self.items:
             item.begin_epoch()
-        self.lockstep = Lockstep(self.items, self.teacher, execution, graphs=graphs.of(execution))
+        self.lockstep = Lockstep(self.items, self.teacher, execution)
+        self.stepper = graphs.stepper_for(execution)
         self._steps = self.steps()
 
     def batches(self) -> Iterator[Batch]:
@@ -122,7 +123,7 @@ class Ours:
     def steps(self) -> Iterator[tuple[int, int]]:
         """The main stage's steps, epoch after epoch."""
         for epoch in itertools.count(1):
-            yield from self.lockstep.steps(self.stream, MAIN, epoch)
+            yield from self.stepper.steps(self.lockstep, self.stream, MAIN, epoch)
 
     def step(self) -> int:
         """One batch through the pack; returns its student-images."""

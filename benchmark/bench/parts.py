@@ -22,9 +22,10 @@ from benchmark.data.stream import Batch
 from benchmark.data.views import NORMAL, ROTATED, VARIANTS
 from benchmark.methods import PARTS, Step
 from benchmark.spec.runs import Request, Resolver, Run
-from benchmark.training.active_run import ActiveRun, select
+from benchmark.training.active_run import ActiveRun
 from benchmark.training.evaluate import evaluate
 from benchmark.training.execution import Execution
+from benchmark.training.features import select
 from benchmark.training.lockstep import Lockstep
 from benchmark.training.teacher_cache import TeacherCache
 from models import Features, Network, kernels
@@ -34,7 +35,7 @@ from models.layers import NormReLU
 def _loss_call(item: ActiveRun, batch: Batch, seen: dict[str, Features]) -> Callable[[], Any]:
     """The item's whole loss and its gradient back to the student's features, on features that stay: no network runs."""
     with torch.no_grad():
-        passed = item._student_pass(batch, item.stage.needs)
+        passed = item.student_features(batch, item.stage.needs)
     parameters = [p for p in item.objective.parameters() if p.requires_grad]
 
     def call() -> None:
@@ -106,11 +107,14 @@ def measure_parts(
         x = batch.views[NORMAL.name]
         row(
             "teacher pass, logits",
-            clock.settled(lambda: lock._pass(x, frozenset({"logits"})), device, budget),
+            clock.settled(lambda: lock.teacher_pass(x, frozenset({"logits"})), device, budget),
         )
         for what, seconds, note in _table(alone, teacher, split, execution, batch, folder, budget):
             row(what, seconds, note)
-        row("teacher pass, all parts", clock.settled(lambda: lock._pass(x, frozenset(PARTS)), device, budget))
+        row(
+            "teacher pass, all parts",
+            clock.settled(lambda: lock.teacher_pass(x, frozenset(PARTS)), device, budget),
+        )
         row(
             "student step",
             clock.settled(lambda: item.step(batch, {}), device, budget),
@@ -269,7 +273,7 @@ def _compiled(
         lock = Lockstep([], net, execution)
 
         def call() -> Any:
-            return lock._pass(batch.views[NORMAL.name], frozenset({"logits"}))
+            return lock.teacher_pass(batch.views[NORMAL.name], frozenset({"logits"}))
     else:
 
         def call() -> Any:

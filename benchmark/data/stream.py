@@ -30,18 +30,20 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Rows:
-    """What a batch is made from: positions in the training set, int64 `[B]`, and the random draws of each view by name, `[B, k]`."""
+class BatchDraw:
+    """What a batch is made from: its images' positions in the training set, and the random draws of its views."""
 
     indices: Tensor
+    """Positions in the training set, int64 `[B]`."""
     draws: dict[str, Tensor]
+    """By the name of the view, `[B, k]`."""
 
-    def clone(self) -> Rows:
-        """A copy in memory of its own."""
-        return Rows(self.indices.clone(), {name: d.clone() for name, d in self.draws.items()})
+    def clone(self) -> BatchDraw:
+        """Return a copy that shares no memory with this one."""
+        return BatchDraw(self.indices.clone(), {name: d.clone() for name, d in self.draws.items()})
 
-    def copy_(self, other: Rows) -> None:
-        """Takes over the values of `other`, of the same size, where they lie."""
+    def copy_(self, other: BatchDraw) -> None:
+        """Copy the values of `other`, which has the same size, into this one's memory."""
         self.indices.copy_(other.indices)
         for name, d in self.draws.items():
             d.copy_(other.draws[name])
@@ -86,13 +88,13 @@ class Stream:
         drawn: views of which the draws are wanted and not the images.
         """
         views = list(views)
-        for rows in self.rows(stage, epoch, views, drawn):
-            yield self.batch(rows, views)
+        for draw in self.draws(stage, epoch, views, drawn):
+            yield self.batch(draw, views)
 
-    def rows(
+    def draws(
         self, stage: str, epoch: int, views: Iterable[View], drawn: Iterable[View] = ()
-    ) -> Iterator[Rows]:
-        """What the batches of `epoch` are made from. Draws are made on the CPU, once, and moved to the device."""
+    ) -> Iterator[BatchDraw]:
+        """What the batches of `epoch` are made from. All are drawn at once on the CPU and moved to the device."""
         device = self.images.device
         order = self._order(stage, epoch)
         total = sum(map(len, order))
@@ -104,13 +106,13 @@ class Stream:
         start = 0
         for size in map(len, order):
             rows = slice(start, start + size)
-            yield Rows(positions[rows], {name: d[rows] for name, d in draws.items()})
+            yield BatchDraw(positions[rows], {name: d[rows] for name, d in draws.items()})
             start += size
 
-    def batch(self, rows: Rows, views: Iterable[View]) -> Batch:
-        """The batch of these rows, on the device: nothing here is looked at by the host."""
-        labels = self.labels[rows.indices]
-        raw = RawBatch(self.images[rows.indices], labels, rows.indices, self.mean, self.std)
-        normal = rows.draws[NORMAL.name]
-        made = {v.name: under(self.augment, v).make(raw, rows.draws[v.name], normal) for v in views}
-        return Batch(made, labels, rows.indices, rows.draws)
+    def batch(self, draw: BatchDraw, views: Iterable[View]) -> Batch:
+        """Make the batch of a draw on the device. No value is read on the host."""
+        labels = self.labels[draw.indices]
+        raw = RawBatch(self.images[draw.indices], labels, draw.indices, self.mean, self.std)
+        normal = draw.draws[NORMAL.name]
+        made = {v.name: under(self.augment, v).make(raw, draw.draws[v.name], normal) for v in views}
+        return Batch(made, labels, draw.indices, draw.draws)

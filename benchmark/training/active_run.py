@@ -1,4 +1,4 @@
-"""One run in training: its student, its loss, its optimiser, and where it stands."""
+"""A run in training: its student, its loss, its optimiser, and how far it is."""
 
 from __future__ import annotations
 
@@ -18,52 +18,49 @@ from benchmark.seeds import seed_of
 from benchmark.spec.runs import Run
 from benchmark.training import casts, checkpoint
 from benchmark.training.execution import Execution
+from benchmark.training.features import features_of, rows_of
 from models import Features, Network
 
 MAIN = "main"
-
-
-def select(features: Features, parts: frozenset[str]) -> Features:
-    """The named parts in float32; the others are dropped, so that nothing keeps their memory."""
-    empty: Any = None
-    return Features(
-        features.stem.float() if "stem" in parts else empty,
-        tuple(x.float() for x in features.stages) if "stages" in parts else (),
-        tuple(x.float() for x in features.preacts) if "preacts" in parts else (),
-        features.embedding.float() if "embedding" in parts else empty,
-        features.logits.float() if "logits" in parts else empty,
-    )
-
-
-def seen_of(net: Network, x: Tensor, parts: frozenset[str]) -> Features:
-    """A pass that hands out the named parts in float32, and makes no more than them."""
-    if parts == {"logits"}:
-        empty: Any = None
-        return Features(empty, (), (), empty, net(x).float())
-    return select(net.features(x, preacts="preacts" in parts), parts)
+"""Name of the main stage."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a run's training. name: `main`, or `init:METHOD`; needs: what it reads."""
+    """A part of a run's training: the main stage, or a method's initialisation stage before it."""
 
     name: str
+    """`main`, or `init:METHOD`, as written in curves."""
     epochs: int
     needs: Needs
+    """What the stage reads."""
+    method: str = ""
+    """The method whose initialisation stage it is; empty for the main stage."""
+
+    @property
+    def is_main(self) -> bool:
+        return not self.method
 
 
 class Meter:
-    """Sums of an epoch, kept on the device where they lie (a captured step adds to them); reading them is a synchronisation, made once
-    an epoch."""
+    """Sums of losses and correct predictions over an epoch.
+
+    The sums stay on the device, in tensors that are added to in place, so that a step captured in a CUDA
+    graph can do it too. Reading them waits for the device; the trainer does that once per epoch.
+    """
 
     def __init__(self) -> None:
         self.images = 0
         self.sums: dict[str, Tensor] = {}
 
     def add(self, total: Tensor, terms: Mapping[str, Tensor], correct: Tensor | None, rows: int) -> None:
-        """Losses are means over the batch, so they are weighted with its rows. The caller counts the images: `images += rows`."""
-        found = {"train_loss": total, **{f"term_{k}": v for k, v in terms.items()}}
-        parts = {name: value.detach() * rows for name, value in found.items()}
+        """Add a batch of `rows` images.
+
+        total, terms: scalar losses, means over the batch, so they are weighted with its rows. correct:
+        number of correct predictions, or None. The caller counts the images (`meter.images += rows`).
+        """
+        losses = {"train_loss": total, **{f"term_{k}": v for k, v in terms.items()}}
+        parts = {name: value.detach() * rows for name, value in losses.items()}
         if correct is not None:
             parts["correct"] = correct
         for name, part in parts.items():
@@ -73,56 +70,71 @@ class Meter:
                 self.sums[name] = part.clone()
 
     def reset(self) -> None:
-        """Begins a new epoch."""
+        """Set all sums to zero for a new epoch."""
         self.images = 0
         for value in self.sums.values():
             value.zero_()
 
     def read(self) -> dict[str, float]:
-        """Means over the epoch; train_acc in percent."""
+        """Return the means over the epoch by name; `train_acc` is in percent."""
         if not self.images:
             return {}
         names = list(self.sums)
         sums = dict(zip(names, torch.stack([self.sums[n].double() for n in names]).tolist(), strict=True))
         correct = sums.pop("correct", None)
-        found = {n: v / self.images for n, v in sums.items()}
-        return found if correct is None else {**found, "train_acc": 100 * correct / self.images}
+        means = {n: v / self.images for n, v in sums.items()}
+        return means if correct is None else {**means, "train_acc": 100 * correct / self.images}
 
 
 @dataclass
 class Best:
+    """The epoch of the main stage with the best top-1 so far (percent of the test set); epoch 0: none yet."""
+
     epoch: int = 0
     top1: float = -1.0
 
 
 @dataclass
 class ActiveRun:
-    """A run in a pack. Build with `ActiveRun.open`, which goes on from the checkpoint if there is one.
-
-    position: (index of the stage in `stages`, epochs done in it); curve: rows as in `checkpoint.FIRST`.
-    """
+    """A run that is being trained. Use `ActiveRun.open`, which resumes from the checkpoint if there is
+    one."""
 
     run: Run
     execution: Execution
     folder: Path
+    """Folder of the run's checkpoint."""
     student: Network | None
     objective: Objective
     stages: tuple[Stage, ...]
+    """Initialisation stages in order, then the main stage."""
     optimizer: torch.optim.Optimizer | None = None
+    """Made in the first epoch of each stage."""
     stage_index: int = 0
+    """Index of the current stage in `stages`."""
     epoch: int = 0
+    """Finished epochs of the current stage."""
     curve: list[dict[str, Any]] = field(default_factory=list)
+    """One row per finished epoch, with the columns of `checkpoint.COLUMNS` and the terms of the loss."""
     best: Best = field(default_factory=Best)
     seconds: float = 0.0
+    """Wall time while the run was trained."""
     share_seconds: float = 0.0
+    """The run's share of that time: the runs of a pack share every second equally."""
     resumes: int = 0
+    """How often the run was resumed from a checkpoint."""
     diverged: bool = False
     failure: BaseException | None = None
+    """The error that ended the run in this process."""
     meter: Meter = field(default_factory=Meter)
     generators: dict[str, torch.Generator] = field(default_factory=dict)
+    """One random generator per method, on the device; seeded anew for each epoch."""
     until: int | None = None
+    """Stop after this epoch of the main stage."""
     teacher_cache: str = ""
-    step_seconds: float = 0.0  # of its last step on a CPU: the longest is begun first
+    """Whether the main stage read the teacher cache: `on`, `off`, or `mixed` if that changed between
+    epochs."""
+    step_seconds: float = 0.0
+    """Duration of the last step on a CPU; the run with the longest step is started first in the next one."""
 
     @staticmethod
     def open(
@@ -133,7 +145,11 @@ class ActiveRun:
         train_labels: Tensor,
         artifacts: Mapping[str, Mapping[str, Tensor]],
     ) -> ActiveRun:
-        """Builds the run's networks and modules from its seed, or reads them from its checkpoint in `folder`."""
+        """Build the run's networks and modules from its seed, or read them from its checkpoint in `folder`.
+
+        train_labels: int64 `[N]` on the device. artifacts: for each method that the run requires, the state
+        dict that the run of that method left.
+        """
         device = execution.torch_device
         info = data.info(run.dataset)
         student = None
@@ -160,15 +176,15 @@ class ActiveRun:
         execution.methods_to_device(objective)
         objective.run_networks_under(execution.autocast_methods)
         init = [
-            Stage(f"init:{name}", epochs, c.method.init_needs(c.config))
+            Stage(f"init:{name}", epochs, c.method.init_needs(c.config), method=name)
             for c, (name, epochs) in zip(run.spec.init_stages, run.init_epochs, strict=True)
         ]
         stages = (*init, Stage(MAIN, run.recipe.epochs, run.spec.needs()))
-        item = ActiveRun(run, execution, folder, student, objective, stages)
-        item._resume()
-        return item
+        active = ActiveRun(run, execution, folder, student, objective, stages)
+        active._resume()
+        return active
 
-    # --- where it stands ------------------------------------------------------------------------------------------------
+    # --- how far it is --------------------------------------------------------------------------------------
 
     @property
     def stage(self) -> Stage:
@@ -181,37 +197,41 @@ class ActiveRun:
 
     @property
     def next_unit(self) -> tuple[int, str, int] | None:
-        """What comes next, as an order that all items of a pack share: (0.. for init stages, 10^6 for main; name of the batch stream;
-        epoch), or None when the run is finished. Init stages have a stream of their own, so main's batches stay common."""
+        """The epoch to train next, or None if the run is finished, stopped or failed.
+
+        A tuple (rank of the stage, name of the batch stream, epoch). Runs of a pack with equal units are
+        trained together, and the smallest unit is trained first. Each initialisation stage has its own
+        batch stream, so that all runs see the same batches in the main stage; the rank of the main stage is
+        10^6.
+        """
         if self.diverged or self.failure is not None:
             return None
         if self.stage_index == len(self.stages) - 1 and self.epoch == self.stage.epochs:
             return None
-        if self.stage.name == MAIN:
+        if self.stage.is_main:
             return None if self.stopped else (10**6, MAIN, self.epoch + 1)
         return self.stage_index, f"init{self.stage_index}", self.epoch + 1
 
     @property
     def stopped(self) -> bool:
-        """Whether the run was to stop here, short of its end (`until` epochs of the main stage)."""
-        return (
-            self.until is not None
-            and self.stage.name == MAIN
-            and self.until <= self.epoch < self.stage.epochs
-        )
+        """Whether the run stops here, before its last epoch, because `until` is reached."""
+        if self.until is None or not self.stage.is_main:
+            return False
+        return self.until <= self.epoch < self.stage.epochs
 
     @property
     def finished(self) -> bool:
+        """Whether the run has its result: all epochs are done, or it diverged."""
         return self.next_unit is None and self.failure is None and not self.stopped
 
-    # --- an epoch ---------------------------------------------------------------------------------------------------------
+    # --- an epoch -------------------------------------------------------------------------------------------
 
     def note_teacher_cache(self, state: str) -> None:
-        """Keeps whether the main stage read the teacher from its table: `on`, `off`, or `mixed` if it changed between two epochs."""
+        """Note whether an epoch of the main stage reads the teacher cache: `on` or `off`."""
         self.teacher_cache = state if self.teacher_cache in ("", state) else "mixed"
 
     def begin_epoch(self) -> None:
-        """Modes, learning rate, the methods' generators and schedules for the next epoch."""
+        """Set modes, learning rate, the methods' generators and their schedules for the next epoch."""
         epoch, stage = self.epoch + 1, self.stage
         device = self.execution.torch_device
         self.meter.reset()
@@ -219,7 +239,7 @@ class ActiveRun:
             if name not in self.generators:
                 self.generators[name] = torch.Generator(device)
             self.generators[name].manual_seed(seed_of(self.run.seed, "method", name, stage.name, epoch))
-        if stage.name == MAIN:
+        if stage.is_main:
             if self.student is not None:
                 self.student.train().requires_grad_(True)
             self.objective.train()
@@ -234,23 +254,27 @@ class ActiveRun:
         if self.optimizer is None:
             self.optimizer = self._make_optimizer()
         for group in self.optimizer.param_groups:
-            group["lr"].fill_(self.lr)  # in place: a captured step reads it where it lies
+            group["lr"].fill_(self.lr)  # in place, because a captured step reads this tensor
 
     @property
     def lr(self) -> float:
-        """Learning rate of the next epoch."""
+        """The learning rate of the next epoch."""
         recipe = self.run.recipe
-        if self.stage.name == MAIN:
+        if self.stage.is_main:
             return recipe.lr_at(self.epoch + 1)
         return (
             self._init_method().init_lr(self.run.student, recipe.lr / self.run.lr_scale) * self.run.lr_scale
         )
 
     def step(self, batch: Batch, teachers: Mapping[str, Features]) -> None:
-        """One optimisation step; its images are counted by the caller (`meter.images`). Nothing here waits for the device, and no tensor
-        that outlives the step is replaced by another: a graph that was captured of it can be replayed."""
-        needs, main = self.stage.needs, self.stage.name == MAIN
-        students = self._student_pass(batch, needs)
+        """Do one optimisation step. teachers: the teacher's features by view.
+
+        The caller counts the images (`meter.images`). Nothing here waits for the device, and tensors that
+        live longer than the step are changed in place, so that a step captured in a CUDA graph can be
+        replayed.
+        """
+        needs, main = self.stage.needs, self.stage.is_main
+        students = self.student_features(batch, needs)
         steps = {
             name: Step(batch.labels, batch.indices, batch.views, students, teachers, generator)
             for name, generator in self.generators.items()
@@ -268,14 +292,14 @@ class ActiveRun:
         if main:
             self.objective.after_step()
         correct = None
-        if (
-            main and self.student is not None and not self.objective.predictors
-        ):  # what stands in its place has no training accuracy
+        # where a method replaces the student's predictions at test time, there is no training accuracy
+        if main and self.student is not None and not self.objective.predictors:
             z = students["normal"].logits
             correct = (z.detach().argmax(dim=1) == batch.labels).sum()
         self.meter.add(total, terms, correct, len(batch.labels))
 
-    def _student_pass(self, batch: Batch, needs: Needs) -> dict[str, Features]:
+    def student_features(self, batch: Batch, needs: Needs) -> dict[str, Features]:
+        """Run the student on all views of the batch in one pass. Returns its features by view."""
         if self.student is None or not needs.student:
             return {}
         names = [v.name for v in needs.views]
@@ -284,24 +308,24 @@ class ActiveRun:
         student = self.student
 
         def run() -> Features:
-            return seen_of(student, x, needs.student)
+            return features_of(student, x, needs.student)
 
         with self.execution.autocast():
-            out = casts.called(student, run) if self.execution.casts_at_once else run()
+            out = casts.with_cast_weights(student, run) if self.execution.casts_at_once else run()
         if len(names) == 1:
             return {names[0]: out}
-        found, start = {}, 0
+        by_view, start = {}, 0
         for name, image in zip(names, images, strict=True):
-            rows = slice(start, start + len(image))
-            found[name] = _rows(out, rows)
+            by_view[name] = rows_of(out, slice(start, start + len(image)))
             start += len(image)
-        return found
+        return by_view
 
     def end_epoch(self) -> dict[str, Any]:
-        """Counts the epoch and moves to the next stage when this one is over. Returns the epoch's means."""
+        """Count the epoch, and go to the next stage if this one is over. Returns the epoch's row of the
+        curve."""
         row = {"stage": self.stage.name, "epoch": self.epoch + 1, "lr": self.lr, **self.meter.read()}
         self.epoch += 1
-        if self.stage.name != MAIN and self.epoch == self.stage.epochs:
+        if not self.stage.is_main and self.epoch == self.stage.epochs:
             self._init_method().after_init()
             if self.student is not None:
                 self.student.requires_grad_(True)
@@ -312,15 +336,18 @@ class ActiveRun:
         return row
 
     def _init_method(self) -> Method:
-        return self.objective.method(self.stage.name.partition(":")[2])
+        return self.objective.method(self.stage.method)
 
     def _init_modules(self) -> list[nn.Module]:
         return list(self._init_method().init_modules(self.student))
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
-        """SGD over every tensor that trains; weight decay reaches all of them (batch norms, biases, the methods' modules), as in the
-        benchmark's code. Each stage starts a fresh one."""
-        if self.stage.name == MAIN:
+        """Return a new SGD optimiser over all parameters that train in this stage.
+
+        Weight decay applies to all of them, including batch norms, biases and the methods' modules, as in the
+        code of the papers.
+        """
+        if self.stage.is_main:
             modules: list[nn.Module] = [m for m in (self.student, self.objective) if m is not None]
         else:
             modules = self._init_modules()
@@ -336,10 +363,10 @@ class ActiveRun:
             fused=True,
         )
 
-    # --- checkpoints --------------------------------------------------------------------------------------------------------
+    # --- checkpoints ----------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Writes the checkpoint; after it, at most the next epoch can be lost."""
+        """Write the checkpoint, from which `open` resumes."""
         checkpoint.save(
             self.folder / "checkpoint.pt",
             {
@@ -361,42 +388,31 @@ class ActiveRun:
         )
 
     def _resume(self) -> None:
+        """Take over the state of the checkpoint, if there is one."""
         state = checkpoint.load(self.folder / "checkpoint.pt", self.execution.torch_device)
         if state is None:
             return
         if state["key"] != self.run.key:
-            raise ValueError(f"checkpoint.pt is of {state['key']}")
+            raise ValueError(f"checkpoint.pt belongs to another run, {state['key']}")
         self.stage_index, self.epoch = state["stage_index"], state["epoch"]
         if self.student is not None:
             self.student.load_state_dict(state["student"])
         self.objective.load_state_dict(state["objective"])
         for stage in self.stages[: self.stage_index]:
-            self.objective.method(stage.name.partition(":")[2]).after_init()
+            self.objective.method(stage.method).after_init()
         if state["optimizer"] is not None:
             self.optimizer = self._make_optimizer()
-            own = self.optimizer.param_groups[0]["lr"]
+            lr = self.optimizer.param_groups[0]["lr"]
             self.optimizer.load_state_dict(state["optimizer"])
-            self.optimizer.param_groups[0]["lr"] = (
-                own  # older checkpoints hold a number here; `begin_epoch` sets it
-            )
+            # older checkpoints hold a number here and not a tensor; `begin_epoch` sets the value
+            self.optimizer.param_groups[0]["lr"] = lr
         self.curve, self.best = state["curve"], Best(*state["best"])
         self.teacher_cache = state.get("teacher_cache", "off")
         self.seconds, self.share_seconds = state["seconds"], state["share_seconds"]
         self.resumes, self.diverged = state["resumes"] + 1, state["diverged"]
 
 
-def _rows(f: Features, rows: slice) -> Features:
-    empty: Any = None
-    return Features(
-        empty if f.stem is None else f.stem[rows],
-        tuple(x[rows] for x in f.stages),
-        tuple(x[rows] for x in f.preacts),
-        empty if f.embedding is None else f.embedding[rows],
-        empty if f.logits is None else f.logits[rows],
-    )
-
-
 def stored_precision(folder: Path) -> str | None:
-    """The precision that a run was started in: it is kept when the run goes on, so that one result has one precision."""
+    """Return the precision in which the run of this folder was begun; None if it has no checkpoint."""
     state = checkpoint.load(folder / "checkpoint.pt", torch.device("cpu"))
     return None if state is None else str(state["precision"])

@@ -53,7 +53,7 @@ class _Call(nn.Module):
         return call()
 
 
-def called(net: nn.Module, call: Callable[[], T]) -> T:
+def with_cast_weights(net: nn.Module, call: Callable[[], T]) -> T:
     """`call()`, in which the network's convolutions and linear layers that train have their parameters in bf16. Meant under autocast."""
     found: dict[str, Tensor] = {}
     for name, module in net.named_modules():

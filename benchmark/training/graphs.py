@@ -1,14 +1,20 @@
-"""A pack's steps as graphs: captured once, replayed for every later batch, the students side by side.
+"""Stepping a pack by CUDA graphs: captured once, replayed for every later batch, the students side by side.
 
-Small networks on a GPU are a thousand small kernels a step, and the host launches them more slowly than the device runs them. So one graph
-holds a batch's making and the teacher's passes, and one a student's whole step: forward, loss, backward, optimiser, memory banks,
-meter. The students' graphs are replayed on streams of their own, behind the teacher's; with `DEPTH` copies of the batch the teacher of the next
-step does not wait for the slowest student of this one.
+On a GPU, a step of small networks is a thousand small kernels, which the host launches more slowly than the
+device runs them. So one graph holds the making of a batch and the teacher's passes, and one graph per
+student its whole step: forward, loss, backward, optimiser, memory banks and meter. Each student's graph is
+replayed on its own stream, after the teacher's graph. There are `BATCH_SLOTS` copies of the batch, so that
+the teacher can go on to the next step before the slowest student has finished the current one.
 
-What makes that a mere matter of speed: the first `WARM` steps of a size are eager and real, a capture runs nothing, and a replay does what the
-eager step would. Whatever a step reads lies where it lay (weights, learning rate, generators, banks, sums), and where a number that the
-host knew goes into a graph (a schedule's factor), the graph is captured again when it has changed. A method that cannot be captured is
-stepped eagerly beside the others, and said so.
+Replaying changes the speed and not the result:
+
+- The first `WARM_UP_STEPS` steps of each batch size are eager steps that train. A capture executes nothing,
+  and a replay does what the eager step would do.
+- A graph reads and writes fixed memory. Everything that a step reads is therefore changed in place: weights,
+  learning rate, generators, memory banks, sums.
+- A number that the host puts into a step (such as the factor of a schedule) is a constant of the graph.
+  When it changes, the graph is captured again.
+- A method that cannot be captured is stepped eagerly beside the others, and the reporter is notified.
 """
 
 from __future__ import annotations
@@ -18,49 +24,64 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from benchmark.data.stream import Batch, Rows, Stream
+from benchmark.data.stream import Batch, BatchDraw, Stream
 from benchmark.methods import Method
+from benchmark.training.active_run import ActiveRun
 from benchmark.training.execution import Execution
+from benchmark.training.lockstep import Lockstep, OnFailure, TeacherFeatures
+from benchmark.training.stepper import EagerStepper, Stepper
+from models import Features
 
-if TYPE_CHECKING:
-    from benchmark.training.active_run import ActiveRun
-    from benchmark.training.lockstep import Lockstep, Seen
-    from models import Features
+WARM_UP_STEPS = 2
+"""Eager steps of a batch size before it is captured. They create momenta and workspaces and choose
+algorithms."""
+BATCH_SLOTS = 2
+"""Batches that are processed at the same time."""
 
-WARM = 2
-"""Eager steps of a size before it is captured: momenta, workspaces and chosen algorithms come into being there."""
-DEPTH = 2
-"""Batches under way at the same time."""
+Note = Callable[[str], None]
+"""Receives a line for the user."""
 
 
 class Graph(Protocol):
+    """A captured graph."""
+
     def replay(self) -> None: ...
 
 
 class Device(Protocol):
-    """What can capture. `Cuda` is the one; a test has one that plays a tape on the CPU."""
+    """A device that can capture graphs: `Cuda`, or in tests a tape that replays operators on the CPU."""
 
     def new_stream(self) -> Any: ...
-    def current(self) -> Any: ...
-    def on(self, stream: Any) -> AbstractContextManager[Any]: ...
-    def mark(self, stream: Any) -> Any: ...
-    def wait(self, stream: Any, mark: Any) -> None: ...
+    def current(self) -> Any:
+        """The current stream."""
+
+    def on(self, stream: Any) -> AbstractContextManager[Any]:
+        """A context in which `stream` is the current stream."""
+
+    def mark(self, stream: Any) -> Any:
+        """An event after all that has been submitted to `stream` so far."""
+
+    def wait(self, stream: Any, mark: Any) -> None:
+        """Make later work on `stream` wait for an event."""
+
     def synchronise(self) -> None: ...
-    def pool(self) -> Any: ...
+    def pool(self) -> Any:
+        """A new memory pool for graphs."""
 
     def capture(
         self, work: Callable[[], Any], stream: Any, generators: Iterable[torch.Generator], pool: Any
     ) -> Graph:
-        """Records `work` without running it; raises what it raises, or what the capture does not allow."""
+        """Record `work` without executing it. Raises what `work` raises, or an error if it cannot be
+        captured."""
 
 
 class Cuda:
-    """Streams, events and graphs of one GPU."""
+    """The streams, events and graphs of one GPU."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -95,15 +116,13 @@ class Cuda:
         for generator in generators:
             graph.register_generator_state(generator)
         self.synchronise()
-        torch.cuda.empty_cache()  # a capture cannot free what other pools keep without using it
+        torch.cuda.empty_cache()  # a capture cannot free memory that other pools hold unused
         with torch.cuda.stream(stream):
             graph.capture_begin(pool=pool, capture_error_mode="thread_local")
             try:
                 work()
             except BaseException:
-                with contextlib.suppress(
-                    RuntimeError
-                ):  # it would only say that the capture is broken: `work` has said why
+                with contextlib.suppress(RuntimeError):  # it would hide the error of `work`
                     graph.capture_end()
                 raise
             graph.capture_end()
@@ -111,38 +130,43 @@ class Cuda:
 
 
 @dataclass
-class Front:
-    """A batch and what is seen of the teacher, in memory that stays; readers: marks after which the batch may be written over."""
+class BatchSlot:
+    """Fixed memory for a batch and the teacher's features of it, with the graph that fills it."""
 
-    rows: Rows
+    draw: BatchDraw
     batch: Batch
-    seen: Seen
+    features: TeacherFeatures
     graph: Graph
     readers: list[Any] = field(default_factory=list)
+    """Events after which the students have read the batch, so that it may be overwritten."""
 
 
 @dataclass
-class Back:
-    """An item on its way to be replayed. knew: the host's numbers that are in its graphs; warm: eager steps so far, by size."""
+class StudentGraphs:
+    """The graphs of one run."""
 
-    item: ActiveRun
+    active: ActiveRun
     stream: Any
     pool: Any
-    knew: Any = None
-    warm: Counter[int] = field(default_factory=Counter)
-    graphs: dict[int, Graph] = field(default_factory=dict)  # by the identity of the front that it reads
+    constants: StepConstants | None = None
+    """What was captured as constants."""
+    eager_steps: Counter[int] = field(default_factory=Counter)
+    """Eager steps so far, by batch size."""
+    graphs: dict[int, Graph] = field(default_factory=dict)
+    """By the `id` of the batch slot that a graph reads."""
     refused: bool = False
+    """Whether a capture has failed; the run is stepped eagerly then."""
 
 
-class Graphs:
-    """The graphs of a pack. They outlive its epochs; `Lockstep.steps` asks for every step."""
+class GraphStepper(Stepper):
+    """Steps the runs of a pack by replaying graphs."""
 
-    def __init__(self, device: Device, told: Callable[[str], None] = lambda text: None) -> None:
-        self.device, self.told = device, told
-        self.side = device.new_stream()
-        self._backs: dict[int, Back] = {}
-        self._fronts: dict[tuple[int, int], Front] = {}  # by turn and size
-        self._warm: Counter[int] = Counter()
+    def __init__(self, device: Device, note: Note = lambda text: None) -> None:
+        self.device, self.note = device, note
+        self._capture_stream = device.new_stream()
+        self._students: dict[int, StudentGraphs] = {}  # by the `id` of the active run
+        self._slots: dict[tuple[int, int], BatchSlot] = {}  # by number and batch size
+        self._eager_steps: Counter[int] = Counter()
         self._signature: tuple[Any, ...] = ()
         self._turn = 0
 
@@ -150,199 +174,212 @@ class Graphs:
         self,
         lockstep: Lockstep,
         stream: Stream,
-        every: Iterable[Rows],
-        failed: Callable[[ActiveRun, Exception], None] | None,
+        stage: str,
+        epoch: int,
+        on_failure: OnFailure | None = None,
     ) -> Iterator[tuple[int, int]]:
-        """An epoch; see `Lockstep.steps`."""
-        self._begin(lockstep, stream)
+        draws = lockstep.draws(stream, stage, epoch)
+        self._begin_epoch(lockstep, stream)
         try:
-            for rows in every:
-                yield len(rows.indices), self._step(lockstep, stream, rows, failed)
+            for draw in draws:
+                yield len(draw.indices), self._step(lockstep, stream, draw, on_failure)
         finally:
-            self.device.synchronise()
+            self.synchronise()
 
-    @contextlib.contextmanager
-    def beside(self, item: ActiveRun) -> Iterator[None]:
-        """An eager step of the item on its own stream, between what the current one did before and what it does after."""
-        main, own = self.device.current(), self._back(item).stream
-        self.device.wait(own, self.device.mark(main))
-        try:
-            with self.device.on(own):
-                yield
-        finally:
-            self.device.wait(main, self.device.mark(own))
+    def synchronise(self) -> None:
+        self.device.synchronise()
 
-    # --- an epoch -----------------------------------------------------------------------------------------------------------
+    # --- an epoch -------------------------------------------------------------------------------------------
 
-    def _begin(self, lockstep: Lockstep, stream: Stream) -> None:
-        """Drops the graphs that no longer say what a step does."""
-        signature = (id(stream), id(lockstep.teacher), id(lockstep.table), *lockstep.signature)
+    def _begin_epoch(self, lockstep: Lockstep, stream: Stream) -> None:
+        """Drop the graphs that no longer do what a step of this epoch does."""
+        signature = (id(stream), id(lockstep.teacher), id(lockstep.teacher_cache), *lockstep.signature)
         if signature != self._signature:
-            self._fronts.clear()
-            self._warm.clear()
-            for back in self._backs.values():
-                self._forget(back)
+            self._slots.clear()
+            self._eager_steps.clear()
+            for student in self._students.values():
+                self._drop_graphs(student)
             self._signature = signature
-        here = {id(item) for item in lockstep.items}
-        self._backs = {k: b for k, b in self._backs.items() if k in here}
-        for item in lockstep.items:
-            back, knows = self._back(item), what_the_host_knows(item)
-            if knows != back.knew:
-                if back.knew is None or knows[0] != back.knew[0]:
-                    back.warm.clear()  # another stage: another optimiser
-                    back.refused = False
-                self._forget(back)
-                back.knew = knows
+        present = {id(active) for active in lockstep.active_runs}
+        self._students = {k: student for k, student in self._students.items() if k in present}
+        for active in lockstep.active_runs:
+            student, constants = self._student(active), step_constants(active)
+            if constants != student.constants:
+                if student.constants is None or constants.stage != student.constants.stage:
+                    student.eager_steps.clear()  # a new stage has a new optimiser
+                    student.refused = False
+                self._drop_graphs(student)
+                student.constants = constants
 
-    def _back(self, item: ActiveRun) -> Back:
-        if id(item) not in self._backs:
-            self._backs[id(item)] = Back(item, self.device.new_stream(), self.device.pool())
-        return self._backs[id(item)]
+    def _student(self, active: ActiveRun) -> StudentGraphs:
+        if id(active) not in self._students:
+            self._students[id(active)] = StudentGraphs(active, self.device.new_stream(), self.device.pool())
+        return self._students[id(active)]
 
-    def _forget(self, back: Back) -> None:
-        """Drops an item's graphs. Their pool goes with the last of them: a capture into it would be refused."""
-        if back.graphs:
-            back.graphs.clear()
-            back.pool = self.device.pool()
+    def _drop_graphs(self, student: StudentGraphs) -> None:
+        """Drop a run's graphs. A pool vanishes with its last graph, so the next capture needs a new one."""
+        if student.graphs:
+            student.graphs.clear()
+            student.pool = self.device.pool()
 
-    # --- a step ---------------------------------------------------------------------------------------------------------------
+    # --- a step ---------------------------------------------------------------------------------------------
 
-    def _step(
-        self,
-        lockstep: Lockstep,
-        stream: Stream,
-        rows: Rows,
-        failed: Callable[[ActiveRun, Exception], None] | None,
-    ) -> int:
-        size = len(rows.indices)
-        if self._warm[size] < WARM:
-            self._warm[size] += 1
-            for item in lockstep.items:
-                self._back(item).warm[size] += 1
-            return lockstep.step(lockstep.make(stream, rows), failed)
+    def _step(self, lockstep: Lockstep, stream: Stream, draw: BatchDraw, on_failure: OnFailure | None) -> int:
+        """Step all runs on one batch. Returns how many have not failed."""
+        size = len(draw.indices)
+        if self._eager_steps[size] < WARM_UP_STEPS:
+            self._eager_steps[size] += 1
+            for active in lockstep.active_runs:
+                self._student(active).eager_steps[size] += 1
+            return self._eager_step(lockstep, lockstep.make_batch(stream, draw), on_failure)
         main = self.device.current()
-        slot = (self._turn % DEPTH, size)
+        key = (self._turn % BATCH_SLOTS, size)
         self._turn += 1
-        if slot not in self._fronts:
-            self._fronts[slot] = self._front(lockstep, stream, rows.clone())
-        front = self._fronts[slot]
-        for mark in front.readers:
+        if key not in self._slots:
+            self._slots[key] = self._capture_batch(lockstep, stream, draw.clone())
+        slot = self._slots[key]
+        for mark in slot.readers:
             self.device.wait(main, mark)
-        front.readers.clear()
-        front.rows.copy_(rows)
-        front.graph.replay()
+        slot.readers.clear()
+        slot.draw.copy_(draw)
+        slot.graph.replay()
         ready = self.device.mark(main)
 
-        def one(i: int) -> None:
-            back = self._back(lockstep.items[i])
-            seen = lockstep.seen_by(
-                i, front.seen
-            )  # by this epoch's items: the front may be older than their list
-            graph = self._graph(back, front, seen, size)
-            self.device.wait(back.stream, ready)
-            with self.device.on(back.stream):
+        def step_run(i: int) -> None:
+            student = self._student(lockstep.active_runs[i])
+            # asked of this epoch's lockstep, because the slot may have been captured for other runs
+            features = lockstep.features_for(i, slot.features)
+            graph = self._graph(student, slot, features, size)
+            self.device.wait(student.stream, ready)
+            with self.device.on(student.stream):
                 if graph is None:
-                    back.warm[size] += 1
-                    back.item.step(front.batch, seen)
+                    student.eager_steps[size] += 1
+                    student.active.step(slot.batch, features)
                 else:
                     graph.replay()
-            front.readers.append(self.device.mark(back.stream))
+            slot.readers.append(self.device.mark(student.stream))
 
-        return lockstep.students(one, size, failed)
+        return lockstep.step_runs(step_run, size, on_failure, longest_first=True)
 
-    def _front(self, lockstep: Lockstep, stream: Stream, rows: Rows) -> Front:
-        made: list[tuple[Batch, Seen]] = []
+    def _eager_step(self, lockstep: Lockstep, batch: Batch, on_failure: OnFailure | None) -> int:
+        """Step all runs eagerly, each on its own stream."""
+        features = lockstep.teacher_features(batch)
+
+        def step_run(i: int) -> None:
+            active = lockstep.active_runs[i]
+            main, stream = self.device.current(), self._student(active).stream
+            self.device.wait(stream, self.device.mark(main))
+            try:
+                with self.device.on(stream):
+                    active.step(batch, lockstep.features_for(i, features))
+            finally:
+                self.device.wait(main, self.device.mark(stream))
+
+        return lockstep.step_runs(step_run, len(batch.labels), on_failure, longest_first=True)
+
+    def _capture_batch(self, lockstep: Lockstep, stream: Stream, draw: BatchDraw) -> BatchSlot:
+        """Capture the making of a batch and the teacher's passes. draw: memory of the slot."""
+        captured: list[tuple[Batch, TeacherFeatures]] = []
 
         def work() -> None:
-            batch = lockstep.make(stream, rows)
-            made.append((batch, lockstep.see(batch)))
+            batch = lockstep.make_batch(stream, draw)
+            captured.append((batch, lockstep.teacher_features(batch)))
 
-        graph = self.device.capture(work, self.side, (), self.device.pool())
-        return Front(rows, *made[0], graph)
+        graph = self.device.capture(work, self._capture_stream, (), self.device.pool())
+        return BatchSlot(draw, *captured[0], graph)
 
-    def _graph(self, back: Back, front: Front, seen: Mapping[str, Features], size: int) -> Graph | None:
-        """The item's graph on this front, captured if it is time to; None for an eager step."""
-        if id(front) in back.graphs:
-            return back.graphs[id(front)]
-        if back.refused or back.warm[size] < WARM:
+    def _graph(
+        self, student: StudentGraphs, slot: BatchSlot, features: Mapping[str, Features], size: int
+    ) -> Graph | None:
+        """Return the run's graph that reads this slot, capturing it if necessary; None for an eager step."""
+        if id(slot) in student.graphs:
+            return student.graphs[id(slot)]
+        if student.refused or student.eager_steps[size] < WARM_UP_STEPS:
             return None
-        item = back.item
-        states = {name: g.get_state() for name, g in item.generators.items()}
-        sums, places = set(item.meter.sums), _places(item)
+        active = student.active
+        generator_states = {name: g.get_state() for name, g in active.generators.items()}
+        sums, addresses = set(active.meter.sums), _tensor_addresses(active)
 
         def work() -> None:
-            item.step(front.batch, seen)
-            if _places(item) != places:
+            active.step(slot.batch, features)
+            if _tensor_addresses(active) != addresses:
                 raise RuntimeError(
-                    "a tensor that outlives the step was replaced by another; allowed: copy_ into it"
+                    "the method replaced a tensor that it keeps between steps; change it in place with copy_"
                 )
-            if set(item.meter.sums) != sums:
-                raise RuntimeError("a term that the steps before did not have")
+            if set(active.meter.sums) != sums:
+                raise RuntimeError("the loss has a term that earlier steps did not have")
 
         try:
-            back.graphs[id(front)] = self.device.capture(
-                work, back.stream, item.generators.values(), back.pool
+            student.graphs[id(slot)] = self.device.capture(
+                work, student.stream, active.generators.values(), student.pool
             )
         except Exception as error:
-            back.refused = True
-            back.graphs.clear()
-            for name in set(item.meter.sums) - sums:
-                del item.meter.sums[name]
-            for (
-                name,
-                state,
-            ) in states.items():  # a broken capture leaves a generator that does not draw any more
-                item.generators[name] = torch.Generator(item.generators[name].device)
-                item.generators[name].set_state(state)
-            for group in item.optimizer.param_groups if item.optimizer is not None else ():
+            student.refused = True
+            student.graphs.clear()
+            for name in set(active.meter.sums) - sums:
+                del active.meter.sums[name]
+            for name, state in generator_states.items():
+                # after a failed capture, a generator does not draw any more
+                active.generators[name] = torch.Generator(active.generators[name].device)
+                active.generators[name].set_state(state)
+            for group in active.optimizer.param_groups if active.optimizer is not None else ():
                 for p in group["params"]:
                     p.grad = None
-            self.told(
-                f"{item.run.key} is stepped without a graph: {str(error).strip().splitlines()[0][:200]}"
-            )
+            why = str(error).strip().splitlines()[0][:200]
+            self.note(f"{active.run.key} is stepped without a graph: {why}")
             return None
-        return back.graphs[id(front)]
+        return student.graphs[id(slot)]
 
 
-def what_the_host_knows(item: ActiveRun) -> tuple[Any, ...]:
-    """What goes into a graph as a constant: the stage with its optimiser, then every plain number, switch and name among the methods'
-    attributes, one level of their own objects deep, and the weights of their terms."""
-    found: list[Any] = []
-    for name, module in item.objective.named_modules():
-        found.append((name, _plain(module)))
-    for name, method in item.objective.methods.items():
+@dataclass(frozen=True)
+class StepConstants:
+    """What a captured step contains as constants. When it changes, the step has to be captured again."""
+
+    stage: tuple[int, int]
+    """Index of the stage, and `id` of its optimiser."""
+    methods: tuple[Any, ...]
+    """Plain values among the methods' attributes, and the weights of their terms."""
+
+
+def step_constants(active: ActiveRun) -> StepConstants:
+    """Return the constants of a run's step in the current epoch.
+
+    The plain values are all numbers, booleans and strings among the attributes of the methods and of their
+    modules, and of the objects that these hold (one level deep).
+    """
+    values: list[Any] = [(name, _plain_attributes(m)) for name, m in active.objective.named_modules()]
+    for name, method in active.objective.methods.items():
         assert isinstance(method, Method)
-        found.append(
-            (name, tuple(sorted((term, method.weight_of(term)) for term in method.weights(method.config))))
-        )
-    return (item.stage_index, id(item.optimizer)), tuple(found)
+        weights = {term: method.weight_of(term) for term in method.weights(method.config)}
+        values.append((name, tuple(sorted(weights.items()))))
+    return StepConstants((active.stage_index, id(active.optimizer)), tuple(values))
 
 
-def _plain(holder: Any, deep: bool = True) -> tuple[Any, ...]:
-    found: list[Any] = []
+def _plain_attributes(holder: Any, deep: bool = True) -> tuple[Any, ...]:
+    values: list[Any] = []
     for name, value in vars(holder).items():
         if isinstance(value, bool | int | float | str):
-            found.append((name, value))
+            values.append((name, value))
         elif isinstance(value, tuple | list) and all(isinstance(v, bool | int | float | str) for v in value):
-            found.append((name, tuple(value)))
+            values.append((name, tuple(value)))
         elif (
             deep and not isinstance(value, nn.Module | torch.Tensor | Mapping) and hasattr(value, "__dict__")
         ):
-            found.append((name, _plain(value, deep=False)))
-    return tuple(found)
+            values.append((name, _plain_attributes(value, deep=False)))
+    return tuple(values)
 
 
-def _places(item: ActiveRun) -> dict[str, int]:
-    """Where the tensors lie that the methods keep from step to step: a replay reads and writes them there."""
-    found: dict[str, int] = {}
-    for name, module in item.objective.named_modules():
+def _tensor_addresses(active: ActiveRun) -> dict[str, int]:
+    """Addresses of the tensors that the methods keep between steps. A replay reads and writes them there."""
+    addresses: dict[str, int] = {}
+    for name, module in active.objective.named_modules():
         held = {**module._parameters, **module._buffers, **vars(module)}
-        found |= {f"{name}.{k}": v.data_ptr() for k, v in held.items() if isinstance(v, torch.Tensor)}
-    return found
+        addresses |= {f"{name}.{k}": v.data_ptr() for k, v in held.items() if isinstance(v, torch.Tensor)}
+    return addresses
 
 
-def of(execution: Execution, told: Callable[[str], None] = lambda text: None) -> Graphs | None:
-    """The graphs of a pack under this execution; None where steps are eager: on a CPU, and where `graphs` is off."""
-    if execution.torch_device.type != "cuda" or not execution.graphs:
-        return None
-    return Graphs(Cuda(execution.torch_device), told)
+def stepper_for(execution: Execution, note: Note = lambda text: None) -> Stepper:
+    """Return the stepper of a pack: graphs on a GPU, eager steps on a CPU and where `graphs` is off."""
+    if execution.torch_device.type == "cuda" and execution.graphs:
+        return GraphStepper(Cuda(execution.torch_device), note)
+    return EagerStepper()

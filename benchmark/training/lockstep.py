@@ -1,184 +1,204 @@
-"""The step of a pack: one batch, one teacher pass a view, every student stepped. The trainer and `bench` both run this very code.
+"""One epoch of a pack: which views are made, what is read from the teacher, and how the students are stepped.
 
-On a CPU the teacher's pass is shared by all threads, then the students are stepped side by side in lanes of `student_threads`. On a GPU
-the steps are replayed from graphs (benchmark/training/graphs.py).
+On a CPU, the teacher's pass uses all threads; then the students are stepped side by side in lanes of
+`student_threads` threads each. A `Stepper` (stepper.py, graphs.py) drives the steps of an epoch. The
+trainer and `bench` run the same code.
 
-Nothing here waits for the device: no value is looked at on the host between the first batch of an epoch and its last (a test counts).
+Nothing here waits for the device: between the first and the last batch of an epoch, no value is read on the
+host (tests/benchmark/training/test_no_sync.py counts such reads).
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from benchmark.data.stream import Batch, Rows, Stream
+from benchmark.data.stream import Batch, BatchDraw, Stream
 from benchmark.data.views import View
-from benchmark.training.active_run import MAIN, ActiveRun, seen_of
+from benchmark.training.active_run import ActiveRun
 from benchmark.training.execution import Execution
-from benchmark.training.graphs import Graphs
+from benchmark.training.features import features_of
 from benchmark.training.teacher_cache import TeacherCache
 from models import Features, Network
 
-Seen = tuple[Mapping[str, Features], Mapping[str, Features]]
-"""The teacher's features by view: of the passes, and of the table."""
+OnFailure = Callable[[ActiveRun, Exception], None]
+"""Called with a run and the error that ended it."""
+
+
+@dataclass(frozen=True)
+class TeacherFeatures:
+    """The teacher's features of one batch, by view."""
+
+    live: Mapping[str, Features]
+    """Computed by a pass."""
+    cached: Mapping[str, Features]
+    """Read from the teacher cache."""
 
 
 class Lockstep:
-    """The items of a pack for one epoch (all in the same stage and epoch, `begin_epoch` done by the caller)."""
+    """The runs of a pack for one epoch. All are in the same stage and epoch, and have begun the epoch."""
 
     def __init__(
         self,
-        items: Sequence[ActiveRun],
+        active_runs: Sequence[ActiveRun],
         teacher: Network | None,
         execution: Execution,
-        table: TeacherCache | None = None,
-        graphs: Graphs | None = None,
+        teacher_cache: TeacherCache | None = None,
     ) -> None:
-        """table: read instead of a pass by every item that it serves, whatever the others of the pack need. graphs: those of the pack,
-        which outlive the epoch; None steps eagerly."""
-        self.items, self.teacher, self.execution, self.table, self.graphs = (
-            items,
-            teacher,
-            execution,
-            table,
-            graphs,
-        )
+        """teacher_cache: used by every run that can read all it needs from it; the others get a teacher
+        pass."""
+        self.active_runs, self.teacher, self.execution = active_runs, teacher, execution
+        self.teacher_cache = teacher_cache
         self.views: dict[str, View] = {}
-        self._read: dict[str, View] = {}
-        self._reads = [table is not None and table.serves(i.stage.needs) for i in items]
+        """The views of the batch that are made."""
+        self._cached_views: dict[str, View] = {}
+        self._reads_cache = [
+            teacher_cache is not None and teacher_cache.serves(a.stage.needs) for a in active_runs
+        ]
         live: dict[str, set[str]] = {}
-        for item, reads in zip(items, self._reads, strict=True):
-            needs = item.stage.needs
-            if item.stage.name == MAIN:
-                item.note_teacher_cache("on" if reads else "off")
+        for active, reads_cache in zip(active_runs, self._reads_cache, strict=True):
+            needs = active.stage.needs
+            if active.stage.is_main:
+                active.note_teacher_cache("on" if reads_cache else "off")
             self.views |= {view.name: view for view in needs.views}
             for view in needs.passes:
-                if reads:
-                    self._read[view.name] = view
+                if reads_cache:
+                    self._cached_views[view.name] = view
                 else:
                     self.views[view.name] = view
                     live.setdefault(view.name, set()).update(needs.teacher)
-        self._live = {name: frozenset(parts) for name, parts in live.items()}
-        self._pool = lanes(execution)
-        self._order = sorted(
-            range(len(items)), key=lambda i: -len(items[i].stage.needs.views)
-        )  # the long ones first
-
-    def batches(self, stream: Stream, stage: str, epoch: int) -> Iterator[Batch]:
-        """The epoch's batches with the views that some item reads."""
-        return stream.epoch(stage, epoch, self.views.values(), self._read.values())
-
-    def steps(
-        self,
-        stream: Stream,
-        stage: str,
-        epoch: int,
-        failed: Callable[[ActiveRun, Exception], None] | None = None,
-    ) -> Iterator[tuple[int, int]]:
-        """The epoch, a step each time it is asked: `(images of the batch, items alive after it)`. `failed`: see `step`."""
-        every = stream.rows(stage, epoch, self.views.values(), self._read.values())
-        if self.graphs is None:
-            for rows in every:
-                yield len(rows.indices), self.step(self.make(stream, rows), failed)
-        else:
-            yield from self.graphs.steps(self, stream, every, failed)
+        self._live_parts = {name: frozenset(parts) for name, parts in live.items()}
+        self._lanes = lanes(execution)
+        self._longest_first = sorted(
+            range(len(active_runs)), key=lambda i: -len(active_runs[i].stage.needs.views)
+        )
 
     @property
     def signature(self) -> tuple[Any, ...]:
-        """What the batch and the teacher's passes are made of: as long as it stays, so does their graph."""
-        live = tuple(sorted((name, tuple(sorted(parts))) for name, parts in self._live.items()))
-        return tuple(self.views), tuple(self._read), live
+        """What the batch and the teacher's passes consist of. While it is equal, their CUDA graph stays
+        valid."""
+        live = tuple(sorted((name, tuple(sorted(parts))) for name, parts in self._live_parts.items()))
+        return tuple(self.views), tuple(self._cached_views), live
 
-    def make(self, stream: Stream, rows: Rows) -> Batch:
-        """The batch of these rows, with the views that some item reads."""
-        return stream.batch(rows, self.views.values())
+    # --- the batch and the teacher --------------------------------------------------------------------------
 
-    def step(self, batch: Batch, failed: Callable[[ActiveRun, Exception], None] | None = None) -> int:
-        """One step of every item that is alive. An item's error goes to `failed` and ends that item alone (without it, it is raised).
-        Returns how many items are alive after it."""
-        seen = self.see(batch)
+    def draws(self, stream: Stream, stage: str, epoch: int) -> Iterator[BatchDraw]:
+        """The random draws of the epoch's batches, from which `make_batch` makes them."""
+        return stream.draws(stage, epoch, self.views.values(), self._cached_views.values())
 
-        def one(i: int) -> None:
-            with contextlib.nullcontext() if self.graphs is None else self.graphs.beside(self.items[i]):
-                self.items[i].step(batch, self.seen_by(i, seen))
+    def make_batch(self, stream: Stream, draw: BatchDraw) -> Batch:
+        """Make a batch with the views that some run reads."""
+        return stream.batch(draw, self.views.values())
 
-        return self.students(one, len(batch.labels), failed)
+    def batches(self, stream: Stream, stage: str, epoch: int) -> Iterator[Batch]:
+        """The epoch's batches with the views that some run reads."""
+        for draw in self.draws(stream, stage, epoch):
+            yield self.make_batch(stream, draw)
 
-    def see(self, batch: Batch) -> Seen:
-        """What is to be seen of the teacher, by view: by one pass a view for all, and in the table's rows."""
-        seen = {name: self._pass(batch.views[name], parts) for name, parts in self._live.items()}
-        read: dict[str, Features] = {}
-        if self.table is not None:
-            read = {name: self.table.features(batch.indices, batch.draws[name]) for name in self._read}
-        return seen, read
+    def teacher_features(self, batch: Batch) -> TeacherFeatures:
+        """Run the teacher once for each view that needs a pass, and read the other views from the cache."""
+        live = {name: self.teacher_pass(batch.views[name], parts) for name, parts in self._live_parts.items()}
+        cached: dict[str, Features] = {}
+        if self.teacher_cache is not None:
+            cached = {
+                name: self.teacher_cache.features(batch.indices, batch.draws[name])
+                for name in self._cached_views
+            }
+        return TeacherFeatures(live, cached)
 
-    def seen_by(self, i: int, seen: Seen) -> Mapping[str, Features]:
-        """ActiveRun number i's part of it."""
-        return seen[1] if self._reads[i] else seen[0]
+    def features_for(self, i: int, features: TeacherFeatures) -> Mapping[str, Features]:
+        """The teacher's features that run number i reads, by view."""
+        return features.cached if self._reads_cache[i] else features.live
 
-    def students(
+    @torch.no_grad()
+    def teacher_pass(self, x: torch.Tensor, parts: frozenset[str]) -> Features:
+        """Run the teacher on images `[B, 3, H, W]` and return the named parts."""
+        assert self.teacher is not None
+        with self.execution.autocast():
+            return features_of(self.teacher, x, parts)
+
+    # --- the students ---------------------------------------------------------------------------------------
+
+    def step(self, batch: Batch, on_failure: OnFailure | None = None) -> int:
+        """Step every run that has not failed. Returns how many have not failed after it.
+
+        An error of a run ends that run alone and is passed to `on_failure`; without it, the error is raised.
+        """
+        features = self.teacher_features(batch)
+
+        def step_run(i: int) -> None:
+            self.active_runs[i].step(batch, self.features_for(i, features))
+
+        return self.step_runs(step_run, len(batch.labels), on_failure)
+
+    def step_runs(
         self,
-        one: Callable[[int], None],
+        step_run: Callable[[int], None],
         images: int,
-        failed: Callable[[ActiveRun, Exception], None] | None = None,
+        on_failure: OnFailure | None = None,
+        longest_first: bool = False,
     ) -> int:
-        """Steps the items that are alive on a batch of so many images, item number i by `one(i)`; see `step`."""
-        errors = self._each(one)
-        for item, error in zip(self.items, errors, strict=True):
+        """Step every run that has not failed on a batch of `images`; `step_run(i)` steps run number i.
+
+        See `step` for errors and the result. longest_first: outside of lanes, begin with the runs that have
+        the most views, and not in the given order.
+        """
+        errors = self._call_each(step_run, longest_first)
+        for active, error in zip(self.active_runs, errors, strict=True):
             if error is not None:
-                if failed is None:
+                if on_failure is None:
                     raise error
-                item.failure = error
-                failed(item, error)
+                active.failure = error
+                on_failure(active, error)
             else:
-                item.meter.images += images
-        return sum(i.failure is None for i in self.items)
+                active.meter.images += images
+        return sum(active.failure is None for active in self.active_runs)
 
-    def _each(self, step: Callable[[int], None]) -> list[Exception | None]:
-        """Calls `step` for the items that are alive, one after the other or in lanes; no item reads what another writes. Their errors."""
-        errors: list[Exception | None] = [None] * len(self.items)
+    def _call_each(self, step_run: Callable[[int], None], longest_first: bool) -> list[Exception | None]:
+        """Call `step_run` for the runs that have not failed, one after the other or in lanes; return the
+        errors.
 
-        def one(i: int) -> None:
+        No run reads what another one writes.
+        """
+        errors: list[Exception | None] = [None] * len(self.active_runs)
+
+        def timed_step(i: int) -> None:
             began = time.perf_counter()
             try:
-                step(i)
+                step_run(i)
             except Exception as error:
                 errors[i] = error
-            self.items[i].step_seconds = time.perf_counter() - began
+            self.active_runs[i].step_seconds = time.perf_counter() - began
 
-        alive = [i for i in self._order if self.items[i].failure is None]
-        if self._pool is None:
-            for i in alive if self.graphs is not None else sorted(alive):
-                one(i)
+        alive = [i for i in self._longest_first if self.active_runs[i].failure is None]
+        if self._lanes is None:
+            for i in alive if longest_first else sorted(alive):
+                timed_step(i)
             return errors
-        alive.sort(
-            key=lambda i: -self.items[i].step_seconds
-        )  # a long one that began last would keep one lane at work and the others idle
-        futures: list[Future[None]] = [self._pool.submit(one, i) for i in alive]
+        # a long step that began last would keep one lane busy while the others are idle
+        alive.sort(key=lambda i: -self.active_runs[i].step_seconds)
+        futures: list[Future[None]] = [self._lanes.submit(timed_step, i) for i in alive]
         try:
             for future in futures:
                 future.result()
         finally:
-            wait(futures)  # an interrupt must not leave a step at work behind the clean-up
+            wait(futures)  # after an interrupt, no step may still run during the clean-up
         return errors
-
-    @torch.no_grad()
-    def _pass(self, x: torch.Tensor, parts: frozenset[str]) -> Features:
-        assert self.teacher is not None
-        with self.execution.autocast():
-            return seen_of(self.teacher, x, parts)
 
 
 def lanes(execution: Execution) -> ThreadPoolExecutor | None:
-    """Where students are stepped side by side, or None where they are stepped by the calling thread: on a GPU, and where one student has
-    all the threads. Called by the thread whose number of threads the execution has set."""
+    """Return the pool in which students are stepped side by side.
+
+    None where the calling thread steps them: on a GPU, and if one student uses all threads. Must be called
+    by the thread whose number of threads the execution has set.
+    """
     total = execution.threads or torch.get_num_threads()
     each = execution.student_threads
     if execution.torch_device.type != "cpu" or each >= total:
@@ -188,18 +208,22 @@ def lanes(execution: Execution) -> ThreadPoolExecutor | None:
 
 @functools.cache
 def _lanes(number: int, each: int) -> ThreadPoolExecutor:
-    """A pool whose threads each have `each` threads of arithmetic: torch keeps that number by calling thread."""
-    mine = torch.get_num_threads()
-    met = threading.Barrier(number + 1)
+    """A pool of `number` threads, each of which computes with `each` threads.
+
+    torch keeps the number of threads separately for every calling thread.
+    """
+    before = torch.get_num_threads()
+    started = threading.Barrier(number + 1)
 
     def begin() -> None:
-        torch.get_num_threads()  # a thread's first look takes over the process's number: it must come before, not after, its own is set
+        # the first call in a thread takes over the process's number, so it must come before the number is set
+        torch.get_num_threads()
         torch.set_num_threads(each)
-        met.wait()
+        started.wait()
 
     pool = ThreadPoolExecutor(number, "lane", initializer=begin)
     for _ in range(number):
         pool.submit(int)
-    met.wait()
-    torch.set_num_threads(mine)  # what threads begun later start with
+    started.wait()
+    torch.set_num_threads(before)  # the number with which later threads start
     return pool

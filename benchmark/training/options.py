@@ -20,7 +20,8 @@ class Options:
     keep: str = "all"
     """Which weights of finished runs are kept: `all`, or `none` except those that other runs build on."""
     cached_teachers: frozenset[str] = frozenset()
-    """Identities of the teachers whose outputs are read from the teacher cache (`teacher_cache_rule.chosen`)."""
+    """Identities of the teachers whose outputs are read from the teacher cache
+    (`teacher_cache_rule.chosen`)."""
     until: int | None = None
     """Stop after this epoch of the main stage; the runs can be resumed later."""
     reporter: Reporter = field(default_factory=Reporter)

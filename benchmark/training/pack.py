@@ -17,9 +17,9 @@ from results.store import Store
 def train_pack(runs: Sequence[Run], store: Store, options: Options) -> list[Outcome]:
     """Train the runs of one pack (all of the same `pack_key`) and write their records.
 
-    Returns one outcome per run, in the given order. An error in one run (in its method or its loss) ends that
-    run alone and is stored as its failure. `KeyboardInterrupt` is passed on; everything up to the last finished
-    epoch is on disk then.
+    Returns one outcome per run, in the given order. An error in one run (in its method or its loss) ends
+    that run alone and is stored as its failure. `KeyboardInterrupt` is passed on; everything up to the last
+    finished epoch is on disk then.
     """
     outcomes: dict[str, Outcome] = {}
     claims: dict[str, Claim] = {}

@@ -1,10 +1,10 @@
 """The trainer: one pack, one teacher pass, many students.
 
-Each step draws one batch, runs the teacher once for every view that some run of the pack needs, and steps every
-student. The runs do not influence each other: in fp32 on the CPU, the weights of a run are bit-equal whether it
-is trained alone or in any pack. Every run has its own checkpoint, written after each epoch. Runs of a pack may
-have done different numbers of epochs (after a crash between two checkpoints, or in a pack that was composed
-anew); those behind catch up first.
+Each step draws one batch, runs the teacher once for every view that some run of the pack needs, and steps
+every student. The runs do not influence each other: in fp32 on the CPU, the weights of a run are bit-equal
+whether it is trained alone or in any pack. Every run has its own checkpoint, written after each epoch. Runs
+of a pack may have done different numbers of epochs (after a crash between two checkpoints, or in a pack
+that was composed anew); those behind catch up first.
 """
 
 from __future__ import annotations
@@ -123,8 +123,9 @@ class PackTrainer:
     def _load_teacher(self, runs: Sequence[Run]) -> bool:
         """Load the teacher of the pack, if it has one. Returns False if its file is damaged.
 
-        The runs of the pack have failed then: the teacher was trained here, and other packs have other teachers.
-        A damaged checkpoint that the user imported raises `InputError`: nothing that uses it can be right.
+        The runs of the pack have failed then: the teacher was trained here, and other packs have other
+        teachers. A damaged checkpoint that the user imported raises `InputError`: nothing that uses it can
+        be right.
         """
         self.teacher: Network | None = None
         ref = runs[0].teacher_ref
@@ -153,7 +154,8 @@ class PackTrainer:
         return True
 
     def _open_teacher_cache(self, runs: Sequence[Run]) -> TeacherCache | None:
-        """The teacher's cache, built if necessary; None unless the plan chose one and some run can read it."""
+        """The teacher's cache, built if necessary; None unless the plan chose one and some run can read
+        it."""
         ref = runs[0].teacher_ref
         if self.teacher is None or ref is None or ref.identity not in self.options.cached_teachers:
             return None
@@ -210,7 +212,7 @@ class PackTrainer:
             augment=first.recipe.augment,
         )
         self.teacher_cache = self._open_teacher_cache(runs)
-        self.graphs = graphs.of(self.execution, self.reporter.note)
+        self.stepper = graphs.stepper_for(self.execution, self.reporter.note)
         active_runs = [active for run in runs if (active := self._open(run)) is not None]
         steps = self.stream.steps(MAIN, 1)
         total = sum(stage.epochs for active in active_runs for stage in active.stages)
@@ -232,12 +234,14 @@ class PackTrainer:
         began = time.perf_counter()
         for active in active_runs:
             self._isolated(active, active.begin_epoch)
-        lockstep = Lockstep(active_runs, self.teacher, self.execution, self.teacher_cache, self.graphs)
+        lockstep = Lockstep(active_runs, self.teacher, self.execution, self.teacher_cache)
         _, stream, epoch = unit
         images = 0
-        steps = lockstep.steps(
-            self.stream, stream, epoch, lambda active, error: self._fail(active.run, error)
-        )
+
+        def on_failure(active: ActiveRun, error: Exception) -> None:
+            self._fail(active.run, error)
+
+        steps = self.stepper.steps(lockstep, self.stream, stream, epoch, on_failure)
         for number, (size, alive) in enumerate(steps):
             images += size
             self.reporter.step(active_runs[0].stage.name, epoch, steps=alive, images=size * alive)
@@ -256,7 +260,7 @@ class PackTrainer:
         if not self.claims[active.run.key].mine():
             self._leave_to_new_holder(active)
             return
-        files, main = self.files[active.run.key], active.stage.name == MAIN
+        files, main = self.files[active.run.key], active.stage.is_main
         row = active.end_epoch()
         row["seconds"] = round(wall, 3)
         if not math.isfinite(row["train_loss"]):
@@ -324,7 +328,8 @@ class PackTrainer:
     # --- how runs end ---------------------------------------------------------------------------------------
 
     def _isolated(self, active: ActiveRun, call: Callable[[], T]) -> T | None:
-        """Return `call()`, which may run a method's code. An error ends this run alone; None is returned then."""
+        """Return `call()`, which may run a method's code. An error ends this run alone; None is returned
+        then."""
         try:
             return call()
         except InputError:
@@ -337,8 +342,8 @@ class PackTrainer:
     def _leave_to_new_holder(self, active: ActiveRun) -> None:
         """Drop a run that another process has taken over, without writing anything more to its folder.
 
-        That happens when this process was halted for so long that its claim counted as abandoned: suspended, or
-        waiting for a network file system.
+        That happens when this process was halted for so long that its claim counted as abandoned:
+        suspended, or waiting for a network file system.
         """
         holder = self.store.holder(active.run.key) or {}
         reason = (

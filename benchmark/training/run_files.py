@@ -63,7 +63,8 @@ class RunFiles:
         append_line(self.folder / "log.txt", f"{now()} {text}")
 
     def save_weights(self, active: ActiveRun, name: str, score: Score | None = None) -> None:
-        """Write the student's weights (`best.pt`, `last.pt`), and those of the modules that predict with it."""
+        """Write the student's weights (`best.pt`, `last.pt`), and those of the modules that predict with
+        it."""
         if active.student is not None:
             models.save_weights(
                 active.student,
@@ -84,7 +85,8 @@ class RunFiles:
     def write_progress(
         self, active: ActiveRun, epochs_done: float, images_per_second: float, train_images: int
     ) -> None:
-        """Write how far the run is, for `status`. epochs_done: over all stages, with the part of the current."""
+        """Write how far the run is, for `status`. epochs_done: over all stages, with the part of the
+        current."""
         total = sum(stage.epochs for stage in active.stages)
         left = (total - epochs_done) * train_images / images_per_second if images_per_second else None
         tested = (row["test_acc"] for row in reversed(active.curve) if row.get("test_acc") is not None)

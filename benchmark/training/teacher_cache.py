@@ -24,7 +24,6 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,10 +35,11 @@ from benchmark.methods import Needs
 from benchmark.spec.teacher_cache_rule import readable, stored_dtype
 from benchmark.training.evaluate import BATCH
 from benchmark.training.execution import Execution
+from benchmark.training.features import ABSENT, features_with
 from models import Features, Network
 from results.files import Claim, atomic
 
-FOLDER = ".teacher-tables"
+FOLDER = ".teacher-cache"
 """Where tables lie in the results folder."""
 ROWS = 648  # images made at a time while a table is built: all outcomes of four; on a CPU they are passed in smaller batches
 
@@ -57,8 +57,7 @@ class TeacherCache:
         """What the live pass of a crop-and-flip view would give for these images `[B]` and draws `[B, 3]`, in fp32."""
         rows = indices * VARIANTS + variant(draws)
         read = {name: part[rows].float() for name, part in self.parts.items()}
-        empty: Any = None
-        return Features(empty, (), (), read.get("embedding", empty), read.get("logits", empty))
+        return features_with(embedding=read.get("embedding", ABSENT), logits=read.get("logits", ABSENT))
 
     @staticmethod
     def open(

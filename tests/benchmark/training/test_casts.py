@@ -13,6 +13,7 @@ from benchmark.data import load
 from benchmark.training import casts
 from benchmark.training.execution import Execution
 from benchmark.training.lockstep import Lockstep
+from benchmark.training.stepper import EagerStepper
 
 
 @pytest.mark.parametrize("name", ["resnet8", "vgg8", "ShuffleV2"])
@@ -24,7 +25,9 @@ def test_values_and_gradients_are_those_of_autocast(name: str) -> None:
     outs = []
     for net, at_once in zip(nets, (False, True), strict=True):
         with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
-            out = casts.called(net, lambda net=net: net.features(x)) if at_once else net.features(x)
+            out = (
+                casts.with_cast_weights(net, lambda net=net: net.features(x)) if at_once else net.features(x)
+            )
         (out.logits.float().square().mean() + out.stages[0].float().mean()).backward()
         outs.append(out.logits)
     assert torch.equal(*outs)
@@ -39,7 +42,7 @@ def test_layers_that_do_not_train_and_outputs_that_nobody_reads_are_left_alone()
     net = models.build("resnet8", 10)
     net.requires_grad_(False).conv1.requires_grad_(True)  # type: ignore[union-attr]
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
-        stem = casts.called(net, lambda: net.features(torch.randn(2, 3, 32, 32)).stem)
+        stem = casts.with_cast_weights(net, lambda: net.features(torch.randn(2, 3, 32, 32)).stem)
     stem.float().sum().backward()
     assert [n for n, p in net.named_parameters() if p.grad is not None] == ["conv1.weight"]
 
@@ -49,7 +52,7 @@ def test_weights_whose_output_nobody_read_have_no_gradient(at_once: bool) -> Non
     net = models.build("resnet8", 10)
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
         x = torch.randn(2, 3, 32, 32)
-        out = casts.called(net, lambda: net.features(x)) if at_once else net.features(x)
+        out = casts.with_cast_weights(net, lambda: net.features(x)) if at_once else net.features(x)
     out.stages[0].float().sum().backward()
     found = {n for n, p in net.named_parameters() if p.grad is not None}
     assert "conv1.weight" in found and not any(n.startswith("fc") for n in found)
@@ -69,7 +72,7 @@ def test_an_items_steps_are_the_same_with_it(method: str, monkeypatch: pytest.Mo
             mean, std = (tuple(run.settings["normalise"][k]) for k in ("mean", "std"))
             stream = Stream(split, mean, std, run.spec.sampler, 64, True, run.seed)
             item.begin_epoch()
-            for _ in Lockstep([item], teacher, execution).steps(stream, "main", 1):
+            for _ in EagerStepper().steps(Lockstep([item], teacher, execution), stream, "main", 1):
                 pass
         assert item.student is not None
         found.append([p.detach().clone() for p in item.student.parameters()])

@@ -16,13 +16,14 @@ from benchmark.spec.runs import Run
 from benchmark.training import graphs
 from benchmark.training.active_run import ActiveRun
 from benchmark.training.execution import Execution
-from benchmark.training.graphs import Graphs, what_the_host_knows
+from benchmark.training.graphs import GraphStepper, step_constants
 from benchmark.training.lockstep import Lockstep
+from benchmark.training.stepper import EagerStepper, Stepper
 
 IMAGES, BATCH, EPOCHS = 44, 16, 3  # two full batches and one of 12
 
 
-def trained(runs: list[Run], folder: Path, made: Graphs | None, main: bool = True) -> list[ActiveRun]:
+def trained(runs: list[Run], folder: Path, stepper: Stepper, main: bool = True) -> list[ActiveRun]:
     """The runs after a few epochs of one stage."""
     split = random_split(IMAGES, 10, seed=0)
     teacher, items = open_items(runs, split, FP32, folder, main=main)
@@ -30,8 +31,8 @@ def trained(runs: list[Run], folder: Path, made: Graphs | None, main: bool = Tru
     for epoch in range(EPOCHS):
         for item in items:
             item.begin_epoch()
-        lockstep = Lockstep(items, teacher, FP32, graphs=made)
-        for _ in lockstep.steps(stream, "main" if main else "init0", epoch + 1):
+        lockstep = Lockstep(items, teacher, FP32)
+        for _ in stepper.steps(lockstep, stream, "main" if main else "init0", epoch + 1):
             pass
         for item in items:
             item.curve.append(item.meter.read())
@@ -63,17 +64,17 @@ def assert_same(a: ActiveRun, b: ActiveRun) -> None:
 def test_every_method_replayed_is_every_method_stepped(run: Run, tmp_path: Path) -> None:
     for main in (True, False) if run.init_epochs else (True,):
         tape = Tape()
-        (eager,) = trained([run], tmp_path / f"eager{main}", None, main)
-        (replayed,) = trained([run], tmp_path / f"replayed{main}", Graphs(tape), main)
+        (eager,) = trained([run], tmp_path / f"eager{main}", EagerStepper(), main)
+        (replayed,) = trained([run], tmp_path / f"replayed{main}", GraphStepper(tape), main)
         assert_same(replayed, eager)
-        assert tape.replays >= 2 * (EPOCHS * 2 - graphs.WARM), "the steps were not replayed"
+        assert tape.replays >= 2 * (EPOCHS * 2 - graphs.WARM_UP_STEPS), "the steps were not replayed"
 
 
 def test_a_pack_of_several_sizes_and_views_is_each_alone(tmp_path: Path) -> None:
     runs = [small_run(m) for m in ("kd", "crd", "dlkd", "plain")]
-    packed = trained(runs, tmp_path / "pack", Graphs(Tape()))
+    packed = trained(runs, tmp_path / "pack", GraphStepper(Tape()))
     for i, run in enumerate(runs):
-        (alone,) = trained([run], tmp_path / f"alone{i}", None)
+        (alone,) = trained([run], tmp_path / f"alone{i}", EagerStepper())
         assert_same(packed[i], alone)
 
 
@@ -86,9 +87,9 @@ def test_what_cannot_be_captured_is_stepped_and_said(tmp_path: Path) -> None:
         return len(asked) == 3
 
     runs = [small_run(m) for m in ("kd", "crd")]
-    items = trained(runs, tmp_path / "pack", Graphs(Tape(refuse), said.append))
+    items = trained(runs, tmp_path / "pack", GraphStepper(Tape(refuse), said.append))
     for i, run in enumerate(runs):
-        (alone,) = trained([run], tmp_path / f"alone{i}", None)
+        (alone,) = trained([run], tmp_path / f"alone{i}", EagerStepper())
         assert_same(items[i], alone)
     assert len(said) == 1 and "without a graph: operation not permitted when stream is capturing" in said[0]
 
@@ -100,14 +101,14 @@ def test_what_cannot_be_captured_is_stepped_and_said(tmp_path: Path) -> None:
 def test_a_schedule_on_the_host_is_seen(method: str, settings: dict[str, Any], tmp_path: Path) -> None:
     run = small_run(method, recipe__epochs=6, **settings)
     said: list[str] = []
-    (item,) = trained([run], tmp_path / "replayed", Graphs(Tape(), said.append))
+    (item,) = trained([run], tmp_path / "replayed", GraphStepper(Tape(), said.append))
     assert not said, "the graphs of a later epoch were refused"
-    (eager,) = trained([run], tmp_path / "eager", None)
+    (eager,) = trained([run], tmp_path / "eager", EagerStepper())
     assert_same(item, eager)
     item.objective.start_epoch(1)
-    before = what_the_host_knows(item)
+    before = step_constants(item)
     item.objective.start_epoch(2)
-    assert what_the_host_knows(item) != before
+    assert step_constants(item) != before
 
 
 def test_the_trainer_with_graphs_is_the_trainer_without(
@@ -119,11 +120,11 @@ def test_the_trainer_with_graphs_is_the_trainer_without(
     assert [o.status for o in train(runs, plain)] == ["done"] * 3
     tapes: list[Tape] = []
 
-    def of(execution: Execution, told: Any) -> Graphs:
+    def taped_stepper(execution: Execution, note: Any) -> GraphStepper:
         tapes.append(Tape())
-        return Graphs(tapes[-1], told)
+        return GraphStepper(tapes[-1], note)
 
-    monkeypatch.setattr(graphs, "of", of)
+    monkeypatch.setattr(graphs, "stepper_for", taped_stepper)
     assert [o.status for o in train(runs, taped, until=3)] == ["stopped"] * 3
     assert [o.status for o in train(runs, taped)] == ["done"] * 3
     for run in runs:
@@ -135,7 +136,7 @@ def test_the_trainer_with_graphs_is_the_trainer_without(
 def taped(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The trainer with a tape in the place of CUDA's graphs. What it said."""
     said: list[str] = []
-    monkeypatch.setattr(graphs, "of", lambda execution, told: Graphs(Tape(), said.append))
+    monkeypatch.setattr(graphs, "stepper_for", lambda execution, note: GraphStepper(Tape(), said.append))
     return said
 
 
@@ -174,5 +175,5 @@ def test_a_tensor_replaced_is_not_captured(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(KD, "loss", keeps)
     said: list[str] = []
-    trained([small_run("kd")], tmp_path, Graphs(Tape(), said.append))
-    assert len(said) == 1 and "replaced by another" in said[0]
+    trained([small_run("kd")], tmp_path, GraphStepper(Tape(), said.append))
+    assert len(said) == 1 and "replaced a tensor" in said[0]

@@ -83,15 +83,15 @@ def test_the_item_whose_step_was_the_longest_is_begun_first(
         _, items = open_items(runs, random_split(64, 10, seed=0), two, tmp_path)
         pack = Lockstep(items, None, two)
     with ThreadPoolExecutor(1) as one_lane:
-        monkeypatch.setattr(pack, "_pool", one_lane)
+        monkeypatch.setattr(pack, "_lanes", one_lane)
         begun: list[int] = []
-        pack.students(begun.append, 64)
+        pack.step_runs(begun.append, 64)
         assert sorted(begun) == [0, 1, 2]
         assert all(i.step_seconds > 0 for i in items)
         for item, seconds in zip(items, (0.1, 0.3, 0.2), strict=True):
             item.step_seconds = seconds
         begun.clear()
-        pack.students(begun.append, 64)
+        pack.step_runs(begun.append, 64)
         assert begun == [1, 2, 0]
 
 
