@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from benchmark.errors import InputError, unknown
-from benchmark.training.execution import PRECISIONS
-from benchmark.work.order import Environment
+from benchmark.training.execution import PRECISIONS, ExecutionRequest
+from benchmark.work.order import WorkSettings
 
 FOLDER = Path(__file__).resolve().parent / "clusters"
 
@@ -87,15 +87,15 @@ class Cluster:
             self.precision if self.precision != "auto" else "bf16" if self.torch_device == "cuda" else "fp32"
         )
 
-    def environment(self, environment: Environment) -> Environment:
-        """The same places, and the arithmetic of this cluster's jobs."""
-        return dataclasses.replace(
-            environment,
+    def work_settings(self, settings: WorkSettings) -> WorkSettings:
+        """Return the settings with the execution of this cluster's jobs."""
+        execution = ExecutionRequest(
             device=self.torch_device,
             precision=self.torch_precision,
             threads=self.cpus,
             student_threads=self.student_threads,
         )
+        return dataclasses.replace(settings, execution=execution)
 
 
 _LEAST = {"cpus": 1, "student_threads": 1, "time_minutes": 1, "signal_delay_s": 1}

@@ -19,7 +19,7 @@ from benchmark.provenance import git_state
 from benchmark.spec import cost, teacher_cache_rule
 from benchmark.spec.plan import DEFAULT_PACK, Pack, closure, make_plan
 from benchmark.spec.runs import Run
-from benchmark.work.order import Environment, work_order
+from benchmark.work.order import WorkSettings, work_order
 from results.store import Store
 from slurm import commands, registry, script, snapshot
 from slurm.cluster import Cluster
@@ -124,7 +124,7 @@ def submit_runs(
     runs: Sequence[Run],
     table: str,
     store: Store,
-    environment: Environment,
+    settings: WorkSettings,
     cluster: Cluster,
     *,
     dry_run: bool = False,
@@ -145,18 +145,18 @@ def submit_runs(
                 raise unknown(f"partition in {cluster.name}.toml:", name, site.partitions)
     elif dry_run:
         say("no Slurm here: array sizes are those of a cluster with Slurm's default limits")
-    environment = cluster.environment(environment)
+    settings = cluster.work_settings(settings)
     if dry_run:
-        return _submit(runs, table, store, environment, cluster, site, True, max_pack, factor)
+        return _submit(runs, table, store, settings, cluster, site, True, max_pack, factor)
     with registry.lock(store.folder, say):
-        return _submit(runs, table, store, environment, cluster, site, False, max_pack, factor)
+        return _submit(runs, table, store, settings, cluster, site, False, max_pack, factor)
 
 
 def _submit(
     runs: Sequence[Run],
     table: str,
     store: Store,
-    environment: Environment,
+    settings: WorkSettings,
     cluster: Cluster,
     site: commands.Site | None,
     dry_run: bool,
@@ -181,7 +181,7 @@ def _submit(
     packs = list(plan.packs)
     # decided for the plan: a job that decided for its own pack would make a run's numbers depend on what else is in it
     tables = teacher_cache_rule.chosen(
-        environment.teacher_cache, [p.runs for p in packs], environment.precision
+        settings.teacher_cache, [p.runs for p in packs], settings.execution.precision
     )
     if site is not None and packs:
         allowed, why = room(cluster, site)
@@ -219,7 +219,7 @@ def _submit(
             entry.script = script.text(cluster, folder, code, array.name, array.depends, len(part))
         else:
             try:
-                entry.array = _send(array, part, environment, tables, cluster, store, code, folder)
+                entry.array = _send(array, part, settings, tables, cluster, store, code, folder)
             except InputError as error:
                 if not report.arrays:
                     raise
@@ -249,7 +249,7 @@ def _arrays(packs: list[Pack], job_of: dict[str, str], size: int) -> Any:
 def _send(
     array: Array,
     packs: list[Pack],
-    environment: Environment,
+    settings: WorkSettings,
     tables: Collection[str],
     cluster: Cluster,
     store: Store,
@@ -259,7 +259,7 @@ def _send(
     """tables: identities of the teachers that jobs read from a table."""
     caches = ["on" if teacher_cache_rule.identity(p.runs) in tables else "off" for p in packs]
     jobs = [
-        PackJob(work_order(p.runs, replace(environment, teacher_cache=c)))
+        PackJob(work_order(p.runs, replace(settings, teacher_cache=c)))
         for p, c in zip(packs, caches, strict=True)
     ]
     registry.write(store.folder, array)

@@ -18,7 +18,7 @@ from benchmark.errors import InputError
 from benchmark.spec.plan import pack_key
 from benchmark.spec.runs import Run
 from benchmark.training.execution import Execution
-from benchmark.training.options import Options
+from benchmark.training.options import TrainingOptions
 from benchmark.training.pack import train_pack
 from results.store import Store
 
@@ -60,6 +60,6 @@ def _train(runs: Sequence[Run], store: Store, precision: str) -> None:
         packs.setdefault(pack_key(run), []).append(run)
     execution = Execution("cpu", precision, torch.get_num_threads())
     for pack in packs.values():
-        for outcome in train_pack(pack, store, Options(execution)):
+        for outcome in train_pack(pack, store, TrainingOptions(execution)):
             if outcome.status not in ("done", "diverged"):
                 raise InputError(f"{outcome.run.key} {outcome.status}: {outcome.reason}")

@@ -70,7 +70,7 @@ def do_submit(args: argparse.Namespace) -> int:
             )
     args.device, args.precision = cluster.torch_device, cluster.torch_precision
     args.threads, args.student_threads = cluster.cpus, cluster.student_threads
-    environment = common.environment_of(args)
+    settings = common.work_settings_of(args)
     chosen = common.select(args)
     store = common.store_of(args)
     if not args.dry_run:
@@ -84,7 +84,7 @@ def do_submit(args: argparse.Namespace) -> int:
         chosen.runs,
         chosen.expansion.table.name,
         store,
-        environment,
+        settings,
         cluster,
         dry_run=args.dry_run,
         max_pack=args.pack,

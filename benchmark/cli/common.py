@@ -21,8 +21,8 @@ from benchmark.spec import imported as teachers
 from benchmark.spec import matrix, plan, protocols, teacher_cache_rule
 from benchmark.spec.matrix import MOST_SEEDS, Expansion
 from benchmark.spec.runs import Resolver, Run, TeacherRef
-from benchmark.training.execution import Execution, choose, cores, has_gpu
-from benchmark.work.order import Environment
+from benchmark.training.execution import Execution, ExecutionRequest, cores, has_gpu
+from benchmark.work.order import WorkSettings
 from results.store import Store, default_folder
 
 PAPER_TABLES = {
@@ -387,22 +387,28 @@ def arithmetic_of(args: argparse.Namespace) -> Execution:
         )
     if args.student_threads < 1:
         raise InputError(f"--student-threads {args.student_threads}; allowed: 1 and more")
-    return choose(args.device, args.precision, args.threads, args.student_threads)
+    return execution_request_of(args).resolve()
 
 
-def environment_of(args: argparse.Namespace) -> Environment:
-    folder = store_of(args).folder
-    _check_how(args)
-    absolute = {"results": folder, "data": path_of(args.data)}
-    return Environment(
-        **{k: str(v.resolve()) for k, v in absolute.items()},
-        teachers=str(path_of(args.teachers).resolve()) if args.teachers else "",
+def execution_request_of(args: argparse.Namespace) -> ExecutionRequest:
+    return ExecutionRequest(
         device=args.device,
         precision=args.precision,
         threads=args.threads,
         student_threads=args.student_threads,
+    )
+
+
+def work_settings_of(args: argparse.Namespace) -> WorkSettings:
+    """What a worker is given; its folders are absolute, since it may run in another one."""
+    _check_how(args)
+    return WorkSettings(
+        results=store_of(args).folder.resolve(),
+        data=path_of(args.data).resolve(),
+        teachers=path_of(args.teachers).resolve() if args.teachers else None,
         keep=args.keep,
         teacher_cache=args.teacher_cache,
+        execution=execution_request_of(args),
     )
 
 

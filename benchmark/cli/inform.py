@@ -14,8 +14,8 @@ from benchmark.cli import common
 from benchmark.errors import InputError
 from benchmark.spec import matrix, protocols
 from benchmark.spec.runs import NONE, Request, Resolver, Run
-from benchmark.training.execution import choose
-from benchmark.training.options import Options
+from benchmark.training.execution import ExecutionRequest
+from benchmark.training.options import TrainingOptions
 from benchmark.training.pack import train_pack
 from results.store import REFERENCE, Store
 
@@ -253,7 +253,9 @@ def do_teachers(args: argparse.Namespace) -> int:
             raise InputError("teachers --test needs TEACHERS= or --teachers: a folder of checkpoints")
         resolver = common.resolver_of(args)
         store = common.store_of(args)
-        options = Options(choose(precision="fp32"), common.path_of(args.data))
+        options = TrainingOptions(
+            ExecutionRequest(precision="fp32").resolve(), data_folder=common.path_of(args.data)
+        )
         for (dataset, _), ref in resolver.imported.items():
             if dataset == args.dataset:
                 train_pack([resolver.imported_run(dataset, args.profile, ref, "crd")], store, options)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,6 @@ from benchmark.errors import InputError
 from benchmark.spec import cost, plan
 from benchmark.spec import imported as teachers
 from benchmark.training.execution import has_gpu
-from benchmark.training.options import Options
 from benchmark.training.reporter import Outcome, Status
 from benchmark.work import local, order
 from benchmark.work.progress import reporter
@@ -228,14 +225,9 @@ def train_missing(args: argparse.Namespace, chosen: common.Selection) -> list[Ou
     if execution.wants_kernels and not execution.kernels:
         say(f"slower than need be: batch norms by PyTorch's operators ({kernels.built().why})")
     common.say_many_threads(execution)
-    options = Options(
-        execution,
-        common.path_of(args.data),
-        args.keep,
-        reporter=reporter(),
-        until=getattr(args, "until", None),
+    outcomes = local.run_plan(
+        found, common.work_settings_of(args), reporter(), until=getattr(args, "until", None)
     )
-    outcomes = local.run_plan(found, store, options, common.environment_of(args))
     return outcomes + [
         Outcome(r, Status.FAILED, (store.failure(r.key) or {}).get("reason", "")) for r in failed
     ]
@@ -282,49 +274,8 @@ def do_reproduce(args: argparse.Namespace) -> int:
 def do_work(args: argparse.Namespace) -> int:
     try:
         text = sys.stdin.read() if args.order == "-" else Path(args.order).read_text(encoding="utf-8")
-        wrong = _wrong_order(json.loads(text))
     except OSError as error:
-        wrong = f"cannot be read ({error.strerror})"
-    except (ValueError, RecursionError):  # not UTF-8, or not JSON
-        wrong = "is no JSON"
-    if wrong:
-        raise InputError(
-            f"work order {args.order} {wrong}; allowed: a work order as `run` and `submit` write it"
-        )
+        raise InputError(f"the work order {args.order} cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"the work order {args.order} is not a text file in UTF-8") from error
     return _verdict(order.work(text, reporter()))
-
-
-_ORDER_WORDS = ("dataset", "protocol", "profile", "teacher", "student", "method", "key")
-_ENVIRONMENT = {f.name: f for f in dataclasses.fields(order.Environment)}
-
-
-def _wrong_order(order: Any) -> str:
-    """What keeps this JSON from being a work order ("" if nothing does): its form only, what it names is looked at by `order.work`."""
-    if (
-        not isinstance(order, dict)
-        or not isinstance(order.get("environment"), dict)
-        or not isinstance(order.get("runs"), list)
-    ):
-        return "has no runs and environment"
-    environment = order["environment"]
-    for name, field in _ENVIRONMENT.items():
-        if name not in environment and field.default is dataclasses.MISSING:
-            return f"has no {name} in its environment"
-        if name in environment and type(environment[name]).__name__ != field.type:
-            return f"has a {name} in its environment that is no {field.type}"
-    if strange := sorted(set(environment) - set(_ENVIRONMENT)):
-        return f"has {', '.join(strange)} in its environment"
-    if not order["runs"]:
-        return "has no run"
-    return "" if all(map(_is_run, order["runs"])) else "has a run that is none"
-
-
-def _is_run(run: Any) -> bool:
-    return (
-        isinstance(run, dict)
-        and all(isinstance(run.get(w), str) for w in _ORDER_WORDS)
-        and type(run.get("seed")) is int
-        and isinstance(run.get("evaluates"), bool)
-        and isinstance(run.get("overrides"), list)
-        and all(isinstance(o, list) and len(o) == 2 and isinstance(o[0], str) for o in run["overrides"])
-    )

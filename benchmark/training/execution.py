@@ -1,11 +1,13 @@
-"""How the arithmetic is done: device, precision, memory format, threads. Recorded with every result, in no key.
+"""How a pack is computed: device, precision, memory format, threads.
 
-The reference is fp32 on the CPU: there, at the same numbers of threads, a run's weights are the same bit for bit whatever it was packed
-with and however often it was interrupted.
+This is recorded with every result and is in no key. The reference is fp32 on the CPU: there, with the same
+numbers of threads, the weights of a run are bit-equal whatever it was packed with and however often it was
+interrupted.
 
-On a CPU the students of a pack are stepped side by side, each on `student_threads` threads: in batches of 64 small images most operators
-are too short to be shared by two threads (docs/speed.md has the measurement). The number belongs to the execution and not to the pack,
-since sums are split by it: a run alone in its pack is stepped on as many threads as one of twelve, and gets the same bits.
+On a CPU, the students of a pack are stepped side by side, each on `student_threads` threads: with batches
+of 64 small images, most operators are too short to be shared by two threads (docs/speed.md has the
+measurement). The number belongs to the execution and not to the pack, because it decides how sums are
+split: a run alone in its pack is stepped on as many threads as one of twelve, and gets the same bits.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# a stream for each student of a pack: with the driver's 8 queues some would wait for others; read when the GPU is first used
+# Each student of a pack has its stream; with the driver's default of 8 queues, some would wait for others. The
+# driver reads this variable when the GPU is first used.
 os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
 
 import torch
@@ -34,18 +37,25 @@ from models.layers import NormReLU
 
 PRECISIONS = ("fp32", "tf32", "bf16")
 
+BF16_GAIN = 1.15
+"""On a CPU, `auto` takes bf16 if it is at least this many times faster than fp32, the reference."""
+
 
 def has_gpu() -> bool:
+    """Whether PyTorch can use a GPU."""
     return torch.cuda.is_available()
 
 
 def cores() -> int:
-    """The cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_has_bf16() -> bool:
-    """Whether the processor multiplies bf16 natively (AVX512-BF16 or AMX); elsewhere bf16 is emulated and slower than fp32."""
+    """Whether the processor has bf16 instructions (AVX512-BF16 or AMX).
+
+    Without them, bf16 is emulated and slower than fp32.
+    """
     try:
         flags = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -53,18 +63,15 @@ def cpu_has_bf16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-BF16_GAIN = 1.15
-"""So many times faster bf16 has to be than fp32, the reference, to be taken by `auto` on a CPU."""
-
-
 @functools.cache
 def bf16_gain() -> float:
-    """How many times faster this CPU trains a few convolutions with their norms in bf16 than in fp32; about a second, measured once a process.
+    """Measure how many times faster this CPU trains a few convolutions and norms in bf16 than in fp32.
 
-    That a processor has the instructions does not decide it: they double the speed of one kind and slow another down (docs/speed.md). Compared
-    are the fastest turns of each, on one thread, as other work on the machine weighs least there.
+    Takes about a second, once per process. The instructions alone do not decide this: they double the speed
+    of some processors and slow others down (docs/speed.md). The fastest repetitions of both are compared,
+    on one thread, since other work on the machine disturbs those least.
     """
-    was = torch.get_num_threads()
+    threads = torch.get_num_threads()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         cases = []
@@ -90,42 +97,88 @@ def bf16_gain() -> float:
                     out.float().square().mean().backward()
                 best[bf16] = min(best[bf16], time.perf_counter() - began)
     finally:
-        torch.set_num_threads(was)
+        torch.set_num_threads(threads)
     return best[False] / best[True]
 
 
 @dataclass(frozen=True)
+class ExecutionRequest:
+    """How a pack is to be computed, as the user asks for it. `resolve` decides what `auto` means here."""
+
+    device: str = "auto"
+    """`cpu`, `cuda`, `cuda:1` ..., or `auto`: the GPU if there is one."""
+    precision: str = "auto"
+    """One of `PRECISIONS`, or `auto`: bf16 on a GPU, and on a CPU where it is `BF16_GAIN` times faster;
+    else fp32."""
+    threads: int = 0
+    """Threads of the CPU; 0 leaves the choice to PyTorch."""
+    student_threads: int = 1
+    """Threads of one student's step."""
+
+    def resolve(self) -> Execution:
+        """Return the execution on this machine. It depends on the machine and the request, never on the runs.
+
+        Raises `InputError` for an unknown device or precision, and for a GPU where there is none.
+        """
+        device = self.device if self.device != "auto" else "cuda" if has_gpu() else "cpu"
+        try:
+            kind = torch.device(device).type
+        except RuntimeError:
+            kind = ""
+        if kind not in ("cpu", "cuda"):
+            raise InputError(f"unknown device {device}; allowed: auto, cpu, cuda, cuda:0 ...")
+        if kind == "cuda" and not has_gpu():
+            raise InputError(f"device {device}: PyTorch finds no GPU on this machine; use cpu")
+        precision = self.precision
+        if precision == "auto":
+            fast = kind == "cuda" or (cpu_has_bf16() and bf16_gain() >= BF16_GAIN)
+            precision = "bf16" if fast else "fp32"
+        if precision not in PRECISIONS:
+            raise InputError(f"unknown precision {precision}; allowed: auto, {', '.join(PRECISIONS)}")
+        return Execution(
+            device=device,
+            precision=precision,
+            threads=self.threads,
+            student_threads=self.student_threads,
+        )
+
+
+@dataclass(frozen=True)
 class Execution:
-    """device: `cpu` or `cuda[:n]`. precision: `fp32`; `tf32` (GPU: matrix products in TF32); `bf16` (networks under autocast, on a CPU the
-    methods' own too; losses and weights in fp32). threads: of the CPU, 0 leaves torch's own choice. student_threads: those of one student's
-    step; `threads // student_threads` students are stepped at the same time. graphs: on a GPU, whether steps are replayed from CUDA graphs, the
-    students of a pack side by side (benchmark/training/graphs.py)."""
+    """How a pack is computed."""
 
     device: str
+    """`cpu`, `cuda` or `cuda:1` ..."""
     precision: str
+    """`fp32`; `tf32`: matrix products in TF32 on a GPU; `bf16`: networks under autocast, on a CPU the
+    methods' networks too, with losses and weights in fp32."""
     threads: int = 0
+    """Threads of the CPU; 0 leaves the choice to PyTorch."""
     channels_last: bool = True
+    """Whether networks and images are in channels_last memory format."""
     student_threads: int = 1
+    """Threads of one student's step; `threads // student_threads` students are stepped at the same time."""
     graphs: bool = True
+    """Whether steps on a GPU are replayed from CUDA graphs (benchmark/training/graphs.py)."""
 
     @property
     def torch_device(self) -> torch.device:
         return torch.device(self.device)
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The context for a network's forward pass."""
+        """Return the context for a network's forward pass."""
         if self.precision != "bf16":
             return contextlib.nullcontext()
-        # no cache of cast weights: each is read once in a forward pass, and the cache is one for all threads
+        # no cache of cast weights: each is read once in a forward pass, and all threads would share the cache
         return torch.autocast(self.torch_device.type, torch.bfloat16, cache_enabled=False)
 
     def autocast_methods(self) -> AbstractContextManager[Any]:
-        """The context for the passes of the methods' own networks. On a GPU they are left in TF32."""
+        """Return the context for the passes of the methods' networks. On a GPU they stay in TF32."""
         return self.autocast() if self.torch_device.type == "cpu" else contextlib.nullcontext()
 
     @property
     def wants_kernels(self) -> bool:
-        """Whether kernels of our own are meant for students' batch norms (models/kernels.py): in bf16 on a CPU."""
+        """Whether students' batch norms should use the kernels of models/kernels.py: in bf16 on a CPU."""
         return (
             self.precision == "bf16"
             and self.torch_device.type == "cpu"
@@ -134,17 +187,18 @@ class Execution:
 
     @property
     def kernels(self) -> bool:
-        """Whether they are meant, and could be built here."""
+        """Whether these kernels are wanted and could be built on this machine."""
         return self.wants_kernels and models.kernels.built().library is not None
 
     @property
     def casts_at_once(self) -> bool:
-        """Whether a student's weights are cast in one go before its pass (benchmark/training/casts.py): where each small kernel costs."""
+        """Whether a student's weights are cast all at once before its pass (benchmark/training/casts.py):
+        on a GPU."""
         return self.precision == "bf16" and self.torch_device.type == "cuda"
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """Sets threads, matrix-product precision and the kernels of batch norms, and puts them back."""
+        """Set threads, precision of matrix products and kernels of batch norms within the block."""
         threads, tf32 = torch.get_num_threads(), torch.backends.cuda.matmul.allow_tf32
         conv = torch.backends.cudnn.allow_tf32
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.precision != "fp32"
@@ -158,23 +212,30 @@ class Execution:
             torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32, conv
 
     def to_device(self, net: nn.Module) -> None:
-        """Moves a network to the device, in the memory format that its convolutions like."""
+        """Move a network to the device, in the memory format of this execution."""
         net.to(self.torch_device)
         if self.channels_last:
             net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def methods_to_device(self, methods: nn.Module) -> None:
-        """`to_device` for the methods' own networks, which are on the device already. On a GPU it was not measured, and they stay as they are."""
+        """`to_device` for the methods' networks, which are on the device already.
+
+        Nothing is changed on a GPU, where the effect was not measured.
+        """
         if self.torch_device.type == "cpu":
             self.to_device(methods)
 
     def teacher_to_device(self, net: nn.Module) -> None:
-        """`to_device` for a frozen network in eval mode that is only ever passed through; on a GPU what each pass would do again is done once."""
+        """`to_device` for a frozen network in eval mode.
+
+        On a GPU, work that each pass would repeat is done once here (`models.freeze`).
+        """
         self.to_device(net)
         if self.torch_device.type == "cuda":
             models.freeze(net, torch.bfloat16 if self.precision == "bf16" else None)
 
     def describe(self) -> dict[str, Any]:
+        """Return the execution as the fields of a record."""
         device = (
             torch.cuda.get_device_name(self.torch_device) if self.torch_device.type == "cuda" else cpu_name()
         )
@@ -188,29 +249,3 @@ class Execution:
             "kernels": models.kernels.built().name if self.kernels else None,
             "graphs": self.graphs if self.torch_device.type == "cuda" else None,
         }
-
-
-def choose(
-    device: str = "auto", precision: str = "auto", threads: int = 0, student_threads: int = 1
-) -> Execution:
-    """The execution of a plan, by rule and not by what is in it.
-
-    device auto: the GPU if there is one. precision auto: bf16 on a GPU, and on a CPU that has it and is `BF16_GAIN` times faster by it, as
-    measured here and now; else fp32, which is the reference.
-    """
-    if device == "auto":
-        device = "cuda" if has_gpu() else "cpu"
-    try:
-        kind = torch.device(device).type
-    except RuntimeError:
-        kind = ""
-    if kind not in ("cpu", "cuda"):
-        raise InputError(f"device {device}; allowed: auto, cpu, cuda, cuda:0 ...")
-    if kind == "cuda" and not has_gpu():
-        raise InputError(f"device {device}: no GPU is to be seen; allowed: cpu")
-    if precision == "auto":
-        fast = kind == "cuda" or (cpu_has_bf16() and bf16_gain() >= BF16_GAIN)
-        precision = "bf16" if fast else "fp32"
-    if precision not in PRECISIONS:
-        raise InputError(f"precision {precision}; allowed: auto, {', '.join(PRECISIONS)}")
-    return Execution(device, precision, threads, student_threads=student_threads)

@@ -1,4 +1,4 @@
-"""The settings of the trainer."""
+"""The options of the trainer."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from benchmark.training.reporter import Reporter
 
 
 @dataclass
-class Options:
-    """How `train_pack` trains."""
+class TrainingOptions:
+    """How `train_pack` trains a pack. `WorkSettings.training_options` derives them from a worker's
+    settings."""
 
     execution: Execution
     data_folder: Path = Path("data")

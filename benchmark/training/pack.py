@@ -7,14 +7,14 @@ import threading
 from collections.abc import Iterator, Sequence
 
 from benchmark.spec.runs import Run
-from benchmark.training.options import Options
+from benchmark.training.options import TrainingOptions
 from benchmark.training.pack_trainer import PackTrainer
 from benchmark.training.reporter import Outcome, Status
 from results.files import Claim
 from results.store import Store
 
 
-def train_pack(runs: Sequence[Run], store: Store, options: Options) -> list[Outcome]:
+def train_pack(runs: Sequence[Run], store: Store, options: TrainingOptions) -> list[Outcome]:
     """Train the runs of one pack (all of the same `pack_key`) and write their records.
 
     Returns one outcome per run, in the given order. An error in one run (in its method or its loss) ends

@@ -29,7 +29,7 @@ from benchmark.training.active_run import MAIN, ActiveRun, Best, stored_precisio
 from benchmark.training.evaluate import Score, evaluate, logits, per_class, score
 from benchmark.training.execution import Execution
 from benchmark.training.lockstep import Lockstep
-from benchmark.training.options import Options
+from benchmark.training.options import TrainingOptions
 from benchmark.training.reporter import Outcome, Status
 from benchmark.training.run_files import PackInfo, RunFiles
 from benchmark.training.teacher_cache import TeacherCache
@@ -47,7 +47,7 @@ class PackTrainer:
     """Trains the runs of one pack, which this process has claimed. Use it through `train_pack`."""
 
     def __init__(
-        self, runs: Sequence[Run], store: Store, options: Options, claims: Mapping[str, Claim]
+        self, runs: Sequence[Run], store: Store, options: TrainingOptions, claims: Mapping[str, Claim]
     ) -> None:
         self.runs, self.store, self.options, self.claims = runs, store, options, claims
         self.execution = options.execution

@@ -1,7 +1,7 @@
-"""The local runner: missing runs as packs, teachers before students, one worker for a GPU or one on a CPU, never more.
+"""The local runner: trains the packs of a plan on this machine, teachers before their students.
 
-On a CPU, or with one GPU, packs are trained in this process. With several GPUs each has a worker process of its own that takes the next
-pack whose needs are met.
+On a CPU or with one GPU, the packs are trained one after the other in this process. With several GPUs, each
+has a worker process, which takes the next pack whose needs are met.
 """
 
 from __future__ import annotations
@@ -19,32 +19,35 @@ from benchmark import methods
 from benchmark.spec import teacher_cache_rule
 from benchmark.spec.plan import Pack, Plan
 from benchmark.spec.runs import Run
-from benchmark.training.options import Options
 from benchmark.training.pack import train_pack
 from benchmark.training.reporter import Outcome, Reporter, Status
-from benchmark.work.order import Environment, work_order
+from benchmark.work.order import WorkSettings, work_order
 from results.store import Store
 
 
-def run_plan(plan: Plan, store: Store, options: Options, environment: Environment) -> list[Outcome]:
-    """Trains all packs of a plan; returns the outcomes of all runs. A pack that fails does not stop the others."""
-    cached = teacher_cache_rule.chosen(
-        environment.teacher_cache, [p.runs for p in plan.packs], options.execution.precision
-    )
+def run_plan(
+    plan: Plan, settings: WorkSettings, reporter: Reporter | None = None, until: int | None = None
+) -> list[Outcome]:
+    """Train all packs of a plan and return the outcomes of all their runs.
+
+    A pack that fails does not stop the others. until: stop each run after this epoch.
+    """
+    options = settings.training_options([pack.runs for pack in plan.packs], reporter, until)
     gpus = torch.cuda.device_count() if options.execution.device == "cuda" else 0
     if gpus > 1 and len(plan.packs) > 1:
-        return _many_gpus(plan, store, environment, gpus, options.reporter, cached)
-    options = replace(options, cached_teachers=cached)
-    outcomes: list[Outcome] = []
-    for pack in plan.packs:
-        outcomes += train_pack(pack.runs, store, options)
-    return outcomes
+        return _run_on_gpus(plan, settings, gpus, options.reporter, options.cached_teachers)
+    store = Store(settings.results)
+    return [outcome for pack in plan.packs for outcome in train_pack(pack.runs, store, options)]
 
 
-def _many_gpus(
-    plan: Plan, store: Store, environment: Environment, gpus: int, reporter: Reporter, cached: frozenset[str]
+def _run_on_gpus(
+    plan: Plan, settings: WorkSettings, gpus: int, reporter: Reporter, cached: frozenset[str]
 ) -> list[Outcome]:
-    """One worker process a GPU; a level is begun when the level before has ended."""
+    """Train the packs in one worker process per GPU. A level begins when the level before it has ended.
+
+    cached: identities of the teachers whose outputs are read from the teacher cache.
+    """
+    store = Store(settings.results)
     outcomes: list[Outcome] = []
     for level in range(plan.levels):
         waiting = list(plan.level(level))
@@ -54,15 +57,13 @@ def _many_gpus(
                 for gpu in range(gpus):
                     if gpu not in working and waiting:
                         pack = waiting.pop(0)
-                        on = (
-                            teacher_cache_rule.identity(pack.runs) in cached
-                        )  # decided for the plan, not again for each pack
-                        own = replace(environment, teacher_cache="on" if on else "off")
-                        working[gpu] = (_start(pack, own, gpu), pack)
+                        # decided for the whole plan; a worker that sees one pack alone could decide otherwise
+                        mode = "on" if teacher_cache_rule.identity(pack.runs) in cached else "off"
+                        working[gpu] = _start(pack, replace(settings, teacher_cache=mode), gpu), pack
                         reporter.note(f"GPU {gpu}: {pack.name}")
                 for gpu, (process, pack) in list(working.items()):
                     if process.poll() is not None:
-                        outcomes += [_outcome(r, store) for r in pack.runs]
+                        outcomes += [_outcome(run, store) for run in pack.runs]
                         del working[gpu]
                 time.sleep(0.5)
         finally:
@@ -72,10 +73,12 @@ def _many_gpus(
     return outcomes
 
 
-def _start(pack: Pack, environment: Environment, gpu: int) -> subprocess.Popen[bytes]:
+def _start(pack: Pack, settings: WorkSettings, gpu: int) -> subprocess.Popen[bytes]:
+    """Start a worker process that trains a pack on one GPU."""
     env = {**os.environ, "CUDA_VISIBLE_DEVICES": str(gpu)}
-    if own := methods.user_method_folders():  # relative to this process's folder, which is not the worker's
-        env["KD_METHODS"] = os.pathsep.join(str(p.resolve()) for p in own)
+    if folders := methods.user_method_folders():
+        # absolute paths, because the worker runs in another folder than this process
+        env["KD_METHODS"] = os.pathsep.join(str(folder.resolve()) for folder in folders)
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmark", "work", "-"],
         stdin=subprocess.PIPE,
@@ -83,20 +86,21 @@ def _start(pack: Pack, environment: Environment, gpu: int) -> subprocess.Popen[b
         cwd=Path(__file__).resolve().parents[2],
     )
     assert process.stdin is not None
-    process.stdin.write(work_order(pack.runs, environment).encode())
+    process.stdin.write(work_order(pack.runs, settings).encode())
     process.stdin.close()
     return process
 
 
 def _outcome(run: Run, store: Store) -> Outcome:
+    """Return how a run ended in a worker process, as its files say."""
     state = store.state(run.key)
     if state in ("done", "diverged"):
         return Outcome(run, Status(state))
-    lacking = next((n for n in run.needs_runs if not store.is_done(n.key)), None)
-    if lacking is not None and store.failure(run.key) is None:
-        return Outcome(run, Status.WAITING, f"needs {lacking.key}, which is {store.state(lacking.key)}")
-    return Outcome(
-        run,
-        Status.FAILED,
-        str((store.failure(run.key) or {}).get("reason", "its worker ended without a record")),
-    )
+    failure = store.failure(run.key)
+    if failure is not None:
+        return Outcome(run, Status.FAILED, str(failure.get("reason", "")))
+    lacking = next((needed for needed in run.needs_runs if not store.is_done(needed.key)), None)
+    if lacking is not None:
+        reason = f"needs {lacking.key}, which is {store.state(lacking.key)}"
+        return Outcome(run, Status.WAITING, reason)
+    return Outcome(run, Status.FAILED, "its worker ended without a record")

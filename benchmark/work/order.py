@@ -1,59 +1,163 @@
-"""A work order: the runs of a pack, and where and how a worker is to train them, as plain data that another process or machine can read."""
+"""Work orders: the runs of a pack and the settings to train them with, as JSON.
+
+A work order is what `run` hands to its worker processes and `submit` to its jobs.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from benchmark import data
-from benchmark.spec import imported as teachers
-from benchmark.spec import teacher_cache_rule
+from benchmark.errors import InputError
+from benchmark.spec import imported, teacher_cache_rule
 from benchmark.spec.runs import Resolver, Run
-from benchmark.training.execution import choose
-from benchmark.training.options import Options
+from benchmark.training.execution import ExecutionRequest
+from benchmark.training.options import TrainingOptions
 from benchmark.training.pack import train_pack
 from benchmark.training.reporter import Outcome, Reporter
 from results.store import Store
 
 
 @dataclass(frozen=True)
-class Environment:
-    """Where a worker process finds things; plain data, so that it can be handed to another process or machine."""
+class WorkSettings:
+    """The settings of a worker: its folders, what it keeps, and how it computes."""
 
-    results: str
-    data: str
-    teachers: str = ""
-    device: str = "auto"
-    precision: str = "auto"
-    threads: int = 0
+    results: Path
+    """Folder of the results."""
+    data: Path
+    """Folder of the data sets."""
+    teachers: Path | None = None
+    """Folder of imported checkpoints."""
     keep: str = "all"
+    """See `TrainingOptions.keep`."""
     teacher_cache: str = "auto"
-    student_threads: int = 1
+    """`auto`, `on` or `off`: see benchmark/spec/teacher_cache_rule.py."""
+    execution: ExecutionRequest = field(default_factory=ExecutionRequest)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the settings as JSON values; `settings_from_json` reads them."""
+        return {
+            "results": str(self.results),
+            "data": str(self.data),
+            "teachers": "" if self.teachers is None else str(self.teachers),
+            "keep": self.keep,
+            "teacher_cache": self.teacher_cache,
+            "execution": asdict(self.execution),
+        }
+
+    def training_options(
+        self,
+        packs: Sequence[Sequence[Run]],
+        reporter: Reporter | None = None,
+        until: int | None = None,
+    ) -> TrainingOptions:
+        """Return the trainer's options for these packs.
+
+        All packs of a plan must be given, since they decide together which teachers are cached.
+        """
+        execution = self.execution.resolve()
+        return TrainingOptions(
+            execution=execution,
+            data_folder=self.data,
+            keep=self.keep,
+            cached_teachers=teacher_cache_rule.chosen(self.teacher_cache, packs, execution.precision),
+            until=until,
+            reporter=reporter or Reporter(),
+        )
 
 
-def work_order(runs: Sequence[Run], environment: Environment) -> str:
-    """A pack as JSON, for `python -m benchmark work` in another process."""
-    return json.dumps({"runs": [r.order() for r in runs], "environment": environment.__dict__})
+def work_order(runs: Sequence[Run], settings: WorkSettings) -> str:
+    """Return a work order for the runs of a pack."""
+    return json.dumps({"runs": [run.order() for run in runs], "settings": settings.as_json()})
 
 
-def work(order_text: str, reporter: Reporter | None = None) -> list[Outcome]:
-    """Trains the pack of a work order in this process: what a worker process, and a Slurm job, does."""
-    order = json.loads(order_text)
-    environment = Environment(**order["environment"])
-    data.look_in(environment.data)
-    resolver = Resolver(teachers.imported(Path(environment.teachers) if environment.teachers else None))
-    runs = [resolver.from_order(o) for o in order["runs"]]
-    execution = choose(
-        environment.device, environment.precision, environment.threads, environment.student_threads
+def work(order: str, reporter: Reporter | None = None) -> list[Outcome]:
+    """Train the pack of a work order in this process. Raises `InputError` if it is not a valid work order."""
+    run_orders, settings = _parse(order)
+    data.look_in(settings.data)
+    resolver = Resolver(imported.imported(settings.teachers))
+    runs = [resolver.from_order(o) for o in run_orders]
+    return train_pack(runs, Store(settings.results), settings.training_options([runs], reporter))
+
+
+# --- checks of a work order's form --------------------------------------------------------------------------
+
+_SETTINGS = {
+    "results": str,
+    "data": str,
+    "teachers": str,
+    "keep": str,
+    "teacher_cache": str,
+    "execution": dict,
+}
+_EXECUTION = {"device": str, "precision": str, "threads": int, "student_threads": int}
+_RUN = {
+    **dict.fromkeys(("dataset", "protocol", "profile", "teacher", "student", "method", "key"), str),
+    "seed": int,
+    "evaluates": bool,
+    "overrides": list,
+}
+
+
+def _parse(text: str) -> tuple[list[dict[str, Any]], WorkSettings]:
+    """Return the runs and the settings of a work order. Whether their values make sense is checked later."""
+    try:
+        order = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _invalid("is not JSON") from error
+    if not isinstance(order, dict):
+        raise _invalid("is not an object")
+    runs = order.get("runs")
+    if not isinstance(runs, list) or not runs:
+        raise _invalid("has no `runs`")
+    for run in runs:
+        _check("run", run, _RUN, required=tuple(_RUN), closed=False)
+        if not all(isinstance(o, list) and len(o) == 2 and isinstance(o[0], str) for o in run["overrides"]):
+            raise _invalid("has `overrides` that are not pairs of a name and a value")
+    return runs, settings_from_json(order.get("settings"))
+
+
+def settings_from_json(values: Any) -> WorkSettings:
+    """Return the settings that `WorkSettings.as_json` wrote. Raises `InputError` for any other value."""
+    _check("settings", values, _SETTINGS, required=("results", "data"))
+    execution = values.get("execution", {})
+    _check("execution", execution, _EXECUTION)
+    return WorkSettings(
+        results=Path(values["results"]),
+        data=Path(values["data"]),
+        teachers=Path(values["teachers"]) if values.get("teachers") else None,
+        keep=values.get("keep", "all"),
+        teacher_cache=values.get("teacher_cache", "auto"),
+        execution=ExecutionRequest(**execution),
     )
-    cached = teacher_cache_rule.chosen(environment.teacher_cache, [runs], execution.precision)
-    options = Options(
-        execution,
-        Path(environment.data),
-        environment.keep,
-        reporter=reporter or Reporter(),
-        cached_teachers=cached,
-    )
-    return train_pack(runs, Store(Path(environment.results)), options)
+
+
+def _check(
+    name: str,
+    values: Any,
+    types: Mapping[str, type],
+    required: Sequence[str] = (),
+    closed: bool = True,
+) -> None:
+    """Raise `InputError` unless `values` is an object with the required fields, all of the right type.
+
+    closed: fields that are not in `types` are refused.
+    """
+    if not isinstance(values, dict):
+        raise _invalid(f"has no valid `{name}`")
+    for key in required:
+        if key not in values:
+            raise _invalid(f"has a `{name}` without `{key}`")
+    for key, value in values.items():
+        if key in types and type(value) is not types[key]:
+            raise _invalid(f"has a `{name}` whose `{key}` is not of type {types[key].__name__}")
+        if closed and key not in types:
+            raise _invalid(f"has a `{name}` with an unknown field `{key}`")
+
+
+def _invalid(problem: str) -> InputError:
+    return InputError(f"the work order {problem}; pass one that `run` or `submit` wrote")

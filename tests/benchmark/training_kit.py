@@ -11,7 +11,7 @@ import models
 from benchmark import methods
 from benchmark.spec.runs import Request, Resolver, Run
 from benchmark.training.execution import Execution
-from benchmark.training.options import Options
+from benchmark.training.options import TrainingOptions
 from benchmark.training.pack import train_pack
 from benchmark.training.reporter import Outcome, Reporter
 from results.store import Store
@@ -42,8 +42,8 @@ def train(runs: list[Run], folder: Path, execution: Execution = FP32, **options:
     needed = {n.key: n for r in runs for h in r.needs_runs for n in (*h.needs_runs, h)}
     for run in needed.values():
         if not store.is_done(run.key):
-            assert [o.status for o in train_pack([run], store, Options(execution))] == ["done"]
-    return train_pack(runs, store, Options(execution, **options))  # type: ignore[arg-type]
+            assert [o.status for o in train_pack([run], store, TrainingOptions(execution))] == ["done"]
+    return train_pack(runs, store, TrainingOptions(execution, **options))  # type: ignore[arg-type]
 
 
 def weights(run: Run, folder: Path, name: str = "last.pt") -> str:

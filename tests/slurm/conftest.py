@@ -12,10 +12,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from slurm_kit import Drill, cluster_of_nodes, drill_runs, local_environment, outcome
+from slurm_kit import Drill, cluster_of_nodes, drill_runs, local_settings, outcome
 
 from benchmark.spec.plan import make_plan
-from benchmark.work.order import Environment, work, work_order
+from benchmark.work.order import WorkSettings, work, work_order
 from results.store import Store
 
 NEEDED = ("slurmctld", "slurmd", "sbatch", "munged", "slurmdbd", "mariadbd")
@@ -61,9 +61,9 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """The small table trained on this machine, in this process."""
     folder = tmp_path_factory.mktemp("local")
     store = Store(folder / "results")
-    environment = local_environment(Environment(str(store.folder), str(folder / "data")))
+    settings = local_settings(WorkSettings(results=store.folder, data=folder / "data"))
     for pack in make_plan(drill_runs(folder), store).packs:
-        assert {o.status for o in work(work_order(pack.runs, environment))} == {"done"}
+        assert {o.status for o in work(work_order(pack.runs, settings))} == {"done"}
     return store
 
 

@@ -23,7 +23,7 @@ import models
 from benchmark.spec import matrix
 from benchmark.spec.plan import closure
 from benchmark.spec.runs import Run
-from benchmark.work.order import Environment
+from benchmark.work.order import WorkSettings
 from results.store import Store
 from slurm import commands, registry
 from slurm.cluster import load_cluster
@@ -162,12 +162,12 @@ class Drill:
     def submit(
         self, only: list[Run] | None = None, max_pack: int = 0, table: str = "drill", **changes: Any
     ) -> Report:
-        environment = Environment(str(self.store.folder), str(self.folder / "data"))
+        settings = WorkSettings(results=self.store.folder, data=self.folder / "data")
         return submit_runs(
             only or self.runs,
             table,
             self.store,
-            environment,
+            settings,
             load_cluster(str(self.cluster_file(**changes))),
             max_pack=max_pack,
         )
@@ -228,6 +228,6 @@ class Drill:
         return found
 
 
-def local_environment(environment: Environment) -> Environment:
+def local_settings(settings: WorkSettings) -> WorkSettings:
     """What `lab.toml` asks for: the same threads, device and precision, for a table trained on this machine."""
-    return load_cluster("lab").environment(environment)
+    return load_cluster("lab").work_settings(settings)

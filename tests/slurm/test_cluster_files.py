@@ -10,7 +10,7 @@ from slurm_kit import ROOT, drill_runs
 
 from benchmark.__main__ import main
 from benchmark.errors import InputError
-from benchmark.work.order import Environment
+from benchmark.work.order import WorkSettings
 from results.store import Store
 from slurm.cluster import Cluster, cluster_names, load_cluster
 from slurm.submit import format_report, submit_runs
@@ -117,7 +117,7 @@ def test_without_slurm(
 def test_packs_fit_the_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The slower the earlier packs were, the smaller the packs."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    runs, places = drill_runs(tmp_path), Environment(str(tmp_path / "results"), str(tmp_path))
+    runs, places = drill_runs(tmp_path), WorkSettings(results=tmp_path / "results", data=tmp_path)
     jobs = [
         submit_runs(runs, "drill", Store(tmp_path / "results"), places, load_cluster("lab"), dry_run=True, factor=factor).jobs
         for factor in (0.1, 1500.0, 1e8)
@@ -127,7 +127,7 @@ def test_packs_fit_the_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_array_parallelism(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    places = Environment(str(tmp_path / "results"), str(tmp_path))
+    places = WorkSettings(results=tmp_path / "results", data=tmp_path)
     cluster = dataclasses.replace(load_cluster("lab"), parallelism=2)
     text = format_report(
         submit_runs(

@@ -14,7 +14,8 @@ from slurm_kit import TABLE, drill_runs
 
 from benchmark.spec import matrix
 from benchmark.spec.runs import Run
-from benchmark.work.order import Environment, work_order
+from benchmark.training.execution import ExecutionRequest
+from benchmark.work.order import WorkSettings, work_order
 from results.files import STALE_SECONDS
 from results.store import Store
 from slurm import commands, script
@@ -25,7 +26,15 @@ from slurm.submit import submit_runs
 
 def pack_job(folder: Path, runs: list[Run], patience: float) -> PackJob:
     return PackJob(
-        work_order(runs, Environment(str(folder / "results"), str(folder), device="cpu", threads=1)), patience
+        work_order(
+            runs,
+            WorkSettings(
+                results=folder / "results",
+                data=folder,
+                execution=ExecutionRequest(device="cpu", threads=1),
+            ),
+        ),
+        patience,
     )
 
 
@@ -90,7 +99,7 @@ def orders(
         runs,
         "drill",
         Store(folder / "results"),
-        Environment(str(folder / "results"), str(folder)),
+        WorkSettings(results=folder / "results", data=folder),
         cluster,
         **more,
     )
@@ -111,7 +120,10 @@ def test_a_job_is_told_its_arithmetic(
     """All of it, so that no node decides for itself: a table that is spread over several kinds of nodes has one precision."""
     for order in orders(drill_runs(tmp_path), tmp_path, Cluster("mine", "gpu", **fields), monkeypatch):
         assert (
-            tuple(order["environment"][k] for k in ("device", "precision", "threads", "student_threads"))
+            tuple(
+                order["settings"]["execution"][k]
+                for k in ("device", "precision", "threads", "student_threads")
+            )
             == told
         )
 
@@ -132,7 +144,7 @@ def test_the_teacher_cache_is_chosen_for_the_plan(tmp_path: Path, monkeypatch: p
         max_pack=1,
     )
     caches = {
-        (r["key"].split("/")[4], o["environment"]["teacher_cache"])
+        (r["key"].split("/")[4], o["settings"]["teacher_cache"])
         for o in found
         for r in o["runs"]
         if "none-" not in r["key"]
@@ -146,12 +158,12 @@ def test_the_teacher_cache_is_chosen_for_the_plan(tmp_path: Path, monkeypatch: p
         Cluster("mine", "gpu"),
         monkeypatch,
     )
-    assert {o["environment"]["teacher_cache"] for o in found} == {"off"}
+    assert {o["settings"]["teacher_cache"] for o in found} == {"off"}
 
 
 def test_an_order_of_before_there_were_student_threads(tmp_path: Path) -> None:
     """Jobs in the queue run their snapshot; an order that was kept is still read."""
     run = next(r for r in drill_runs(tmp_path) if r.student == "resnet8")
     old = json.loads(pack_job(tmp_path, [run], 1).order)
-    del old["environment"]["student_threads"], old["environment"]["teacher_cache"]
+    del old["settings"]["execution"]["student_threads"], old["settings"]["teacher_cache"]
     assert [status for _, status, _ in PackJob(json.dumps(old), 1)()] == ["done"]

@@ -11,7 +11,8 @@ from pathlib import Path
 from slurm_kit import ROOT, Drill, outcome, wait_for
 
 from benchmark.spec.plan import make_plan
-from benchmark.work.order import Environment, work, work_order
+from benchmark.training.execution import ExecutionRequest
+from benchmark.work.order import WorkSettings, work, work_order
 from results.store import Store
 from slurm import commands, registry, snapshot
 from slurm.state import cancel
@@ -36,16 +37,13 @@ def test_students_side_by_side(cluster: Path, drill: Drill) -> None:
     """Jobs of two threads step their students in lanes; the table is the one that is trained so on this machine."""
     runs = [r for r in drill.runs if r.student in ("resnet14", "resnet8")]
     there = Store(drill.folder / "local")
-    environment = Environment(
-        str(there.folder),
-        str(drill.folder / "data"),
-        device="cpu",
-        precision="fp32",
-        threads=2,
-        student_threads=1,
+    settings = WorkSettings(
+        results=there.folder,
+        data=drill.folder / "data",
+        execution=ExecutionRequest(device="cpu", precision="fp32", threads=2, student_threads=1),
     )
     for pack in make_plan(runs, there).packs:
-        assert {o.status for o in work(work_order(pack.runs, environment))} == {"done"}
+        assert {o.status for o in work(work_order(pack.runs, settings))} == {"done"}
     drill.expected = {r.key: outcome(there, r) for r in runs}
     drill.submit(runs, cpus=2)
     drill.wait()

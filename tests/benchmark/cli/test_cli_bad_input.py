@@ -22,6 +22,7 @@ from benchmark.cli.bench import _check
 from benchmark.cli.common import seeds_of
 from benchmark.errors import InputError
 from benchmark.spec import matrix, protocols
+from benchmark.training.execution import ExecutionRequest
 from benchmark.work import local, order
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -63,7 +64,7 @@ def untrained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     monkeypatch.setenv("RESULTS", str(tmp_path / "runs"))
     monkeypatch.setattr(local, "run_plan", begun)
-    monkeypatch.setattr(local, "train_pack", begun)
+    monkeypatch.setattr(order, "train_pack", begun)
     monkeypatch.setattr(cells, "measure", begun)
 
 
@@ -245,7 +246,14 @@ def an_order(tmp_path: Path) -> dict[str, Any]:
     path.write_text(TABLE)
     runs = matrix.expand(matrix.load_table(str(path)), "quick").runs
     made: dict[str, Any] = json.loads(
-        order.work_order(runs, order.Environment(str(tmp_path / "runs"), "data", device="cpu"))
+        order.work_order(
+            runs,
+            order.WorkSettings(
+                results=tmp_path / "runs",
+                data=Path("data"),
+                execution=ExecutionRequest(device="cpu"),
+            ),
+        )
     )
     return made
 
@@ -256,20 +264,20 @@ def test_what_is_no_work_order_is_one_line(tmp_path: Path, capsys: pytest.Captur
     assert "cannot be read" in refused(["work", str(tmp_path / "nothing")], capsys)
     file = tmp_path / "order.json"
     contents = [
-        b"", b"no JSON", b"{}", b"[]", b"3", b"null", b"\xff\xfe\x00", b'{"runs": [], "environment": {}}', b"[" * 100_000,
+        b"", b"no JSON", b"{}", b"[]", b"3", b"null", b"\xff\xfe\x00", b'{"runs": [], "settings": {}}', b"[" * 100_000,
         *(
             json.dumps(x).encode()
             for x in (
                 {**good, "runs": []}, {**good, "runs": [3]}, {**good, "runs": [{**good["runs"][0], "seed": "0"}]},
-                {**good, "runs": [{**good["runs"][0], "overrides": [1]}]}, {**good, "environment": {**good["environment"], "threads": "1"}},
-                {**good, "environment": {**good["environment"], "strange": 1}}, {**good, "environment": {"results": "x"}},
+                {**good, "runs": [{**good["runs"][0], "overrides": [1]}]}, {**good, "settings": {**good["settings"], "execution": {"threads": "1"}}},
+                {**good, "settings": {**good["settings"], "strange": 1}}, {**good, "settings": {"results": "x"}},
             )
         ),
     ]  # fmt: skip
     for content in contents:
         file.write_bytes(content)
         line = refused(["work", str(file)], capsys)
-        assert "work order" in line and "allowed" in line, content
+        assert "work order" in line, content
 
 
 def test_a_work_order_is_still_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

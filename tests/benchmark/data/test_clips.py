@@ -20,9 +20,10 @@ from benchmark.data.clips import NOMINAL, listing
 from benchmark.data.stream import Stream
 from benchmark.errors import InputError
 from benchmark.spec.runs import Request, Resolver, Run, skip_reason
-from benchmark.training.options import Options
+from benchmark.training.execution import ExecutionRequest
+from benchmark.training.options import TrainingOptions
 from benchmark.training.pack import train_pack
-from benchmark.work.order import Environment, work, work_order
+from benchmark.work.order import WorkSettings, work, work_order
 from results.store import Store
 
 
@@ -242,7 +243,8 @@ def test_a_report_of_all_tables_says_that_it_lacks_the_clips(
 ) -> None:
     data.look_in(folder)
     assert [
-        o.status for o in train_pack([tagger("plain")], Store(tmp_path / "runs"), Options(FP32, folder))
+        o.status
+        for o in train_pack([tagger("plain")], Store(tmp_path / "runs"), TrainingOptions(FP32, folder))
     ] == ["done"]
     argv = [
         "report",
@@ -318,7 +320,11 @@ def test_a_work_order_needs_the_clips_it_was_made_of(folder: Path, tmp_path: Pat
     order = {
         part: work_order(
             [tagger("plain")],
-            Environment(str(tmp_path / "runs"), str(part), device="cpu", precision="fp32", threads=1),
+            WorkSettings(
+                results=tmp_path / "runs",
+                data=part,
+                execution=ExecutionRequest(device="cpu", precision="fp32", threads=1),
+            ),
         )
         for part in (folder, tmp_path)
     }
@@ -333,13 +339,14 @@ def test_taggers_are_bit_equal_alone_and_in_an_interrupted_pack(folder: Path, tm
     alone, packed = tmp_path / "alone", tmp_path / "packed"
     for place in (alone, packed):
         assert [
-            o.status for o in train_pack([tagger("plain", "crnn_64")], Store(place), Options(FP32, folder))
+            o.status
+            for o in train_pack([tagger("plain", "crnn_64")], Store(place), TrainingOptions(FP32, folder))
         ] == ["done"]
     runs = [tagger(m) for m in ("iusp", "kd", "at")]
-    for options in (Options(FP32, folder, until=1), Options(FP32, folder)):
+    for options in (TrainingOptions(FP32, folder, until=1), TrainingOptions(FP32, folder)):
         outcomes = train_pack(runs, Store(packed), options)
     assert [o.status for o in outcomes] == ["done"] * 3
-    train_pack(runs[:1], Store(alone), Options(FP32, folder))
+    train_pack(runs[:1], Store(alone), TrainingOptions(FP32, folder))
     assert weights(runs[0], alone) == weights(runs[0], packed) != weights(runs[1], packed)
 
 

@@ -9,10 +9,11 @@ import pytest
 from training_kit import FP32, small_run, train
 
 from benchmark.spec.plan import make_plan
+from benchmark.spec.runs import Run
 from benchmark.training import checkpoint
-from benchmark.training.options import Options
+from benchmark.training.execution import ExecutionRequest
 from benchmark.work.local import run_plan
-from benchmark.work.order import Environment
+from benchmark.work.order import WorkSettings
 from results.store import Store
 
 
@@ -26,15 +27,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def outcomes(folder: Path, runs: list, **options: object) -> dict[str, tuple[str, str]]:  # type: ignore[type-arg]
-    store = Store(folder)
-    found = run_plan(
-        make_plan(runs, store, skip_states=frozenset({"failed"})),
-        store,
-        Options(FP32, **options),
-        Environment(str(folder), "data"),
-    )  # type: ignore[arg-type]
-    return {o.run.key: (o.status, o.reason) for o in found}
+def outcomes(folder: Path, runs: list[Run], until: int | None = None) -> dict[str, tuple[str, str]]:
+    """Train the runs; status and reason by key."""
+    plan = make_plan(runs, Store(folder), skip_states=frozenset({"failed"}))
+    fp32 = ExecutionRequest(device="cpu", precision="fp32", threads=1)
+    settings = WorkSettings(results=folder, data=Path("data"), execution=fp32)
+    return {o.run.key: (o.status, o.reason) for o in run_plan(plan, settings, until=until)}
 
 
 def test_a_teacher_that_cannot_be_read_fails_its_own_students(trained: Path, tmp_path: Path) -> None:

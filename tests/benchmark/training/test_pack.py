@@ -24,7 +24,7 @@ from benchmark.spec.runs import Run
 from benchmark.training.active_run import ActiveRun
 from benchmark.training.execution import Execution
 from benchmark.training.lockstep import Lockstep, lanes
-from benchmark.training.options import Options
+from benchmark.training.options import TrainingOptions
 from benchmark.training.pack import train_pack
 from benchmark.work import local, order
 from results.store import Store
@@ -117,12 +117,12 @@ def kill_and_go_on(runs: list[Run], folder: Path, at: int) -> None:
         import torch
         torch.set_num_threads(1)
         from benchmark.spec.runs import Resolver
-        from benchmark.training.options import Options
+        from benchmark.training.options import TrainingOptions
         from benchmark.training.pack import train_pack
         from results.store import Store
         from training_kit import FP32, KillAt
         runs = [Resolver().from_order(o) for o in json.loads(sys.argv[4])]
-        train_pack(runs, Store(Path(sys.argv[3])), Options(FP32, reporter=KillAt(int(sys.argv[5]))))
+        train_pack(runs, Store(Path(sys.argv[3])), TrainingOptions(FP32, reporter=KillAt(int(sys.argv[5]))))
     """)
     orders = json.dumps([r.order() for r in runs])
     command = [
@@ -138,7 +138,7 @@ def kill_and_go_on(runs: list[Run], folder: Path, at: int) -> None:
     killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert killed.returncode == -9, killed.stderr
     assert not any(Store(folder).is_done(r.key) for r in runs)
-    assert [o.status for o in train_pack(runs, Store(folder), Options(FP32))] == ["done"] * len(runs)
+    assert [o.status for o in train_pack(runs, Store(folder), TrainingOptions(FP32))] == ["done"] * len(runs)
 
 
 POINTS = [int(n) for n in np.random.default_rng(7).integers(1, 4, size=2)]
@@ -297,7 +297,7 @@ def test_a_run_that_was_taken_over_is_left_to_its_new_holder(tmp_path: Path) -> 
 
 def test_without_its_teacher_a_run_is_blocked_with_the_reason(tmp_path: Path) -> None:
     run = small_run("kd")
-    (outcome,) = train_pack([run], Store(tmp_path), Options(FP32))
+    (outcome,) = train_pack([run], Store(tmp_path), TrainingOptions(FP32))
     assert (
         outcome.status == "blocked" and run.needs_runs[0].key in outcome.reason and "absent" in outcome.reason
     )
@@ -330,7 +330,7 @@ def test_what_a_finished_run_leaves(tmp_path: Path) -> None:
     assert not (tmp_path / run.key / "checkpoint.pt").exists() and not (tmp_path / run.key / "claim").exists()
     net = models.build("resnet8", 10)
     models.load_weights(net, tmp_path / run.key / "last.pt")
-    assert train_pack([run], store, Options(FP32))[0].status == "done", "a second call finds it done"
+    assert train_pack([run], store, TrainingOptions(FP32))[0].status == "done", "a second call finds it done"
 
 
 def test_keep_none_drops_students_weights_and_keeps_teachers(tmp_path: Path) -> None:
@@ -397,6 +397,6 @@ def test_a_workers_own_methods_are_found_from_its_folder(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KD_METHODS", os.pathsep.join(["mine", str(tmp_path / "others")]))
     pack = Pack((small_run("kd"),), 0)
-    local._start(pack, order.Environment("r", "d"), 1)
+    local._start(pack, order.WorkSettings(results=Path("r"), data=Path("d")), 1)
     assert started[0]["KD_METHODS"].split(os.pathsep) == [str(tmp_path / "mine"), str(tmp_path / "others")]
     assert started[0]["CUDA_VISIBLE_DEVICES"] == "1"

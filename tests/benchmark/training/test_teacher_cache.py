@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,9 +16,8 @@ from benchmark.errors import InputError
 from benchmark.spec import plan, teacher_cache_rule
 from benchmark.spec.runs import Request, Resolver, Run
 from benchmark.training import teacher_cache
-from benchmark.training.execution import Execution
+from benchmark.training.execution import Execution, ExecutionRequest
 from benchmark.training.lockstep import Lockstep
-from benchmark.training.options import Options
 from benchmark.training.teacher_cache import TeacherCache
 from benchmark.work import local, order
 from results.store import Store
@@ -141,8 +139,9 @@ def test_a_table_that_is_too_large_is_not_chosen(monkeypatch: pytest.MonkeyPatch
 def test_a_plan_run_with_the_table_on_leaves_it_in_the_results(tmp_path: Path) -> None:
     run = tiny_run("kd")
     store = Store(tmp_path)
-    environment = replace(order.Environment(str(tmp_path), str(tmp_path)), teacher_cache="on")
-    outcomes = local.run_plan(plan.make_plan([run], store), store, Options(FP32), environment)
+    fp32 = ExecutionRequest(device="cpu", precision="fp32", threads=1)
+    settings = order.WorkSettings(results=tmp_path, data=tmp_path, teacher_cache="on", execution=fp32)
+    outcomes = local.run_plan(plan.make_plan([run], store), settings)
     assert {o.status for o in outcomes} == {"done"}
     record = store.record(run.key)
     assert record is not None and record["teacher_cache"] == "on"
