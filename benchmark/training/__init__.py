@@ -1,1 +1,1 @@
-"""How a pack of runs is trained."""
+"""The trainer: trains the runs of a pack behind one teacher pass."""

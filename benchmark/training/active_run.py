@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,23 @@ class Stage:
     @property
     def is_main(self) -> bool:
         return not self.method
+
+
+class NextEpoch(NamedTuple):
+    """An epoch that a run trains next. Runs of a pack whose next epoch is equal train it together.
+
+    The smallest is trained first.
+    """
+
+    rank: int
+    """The index of the stage; 10^6 for the main stage."""
+    stream: str
+    """The name of the batch stream.
+
+    Each initialisation stage has its own, so that all runs see the same batches in the main stage.
+    """
+    epoch: int
+    """Counted from 1 in each stage."""
 
 
 class Meter:
@@ -96,8 +113,7 @@ class Best:
 
 @dataclass
 class ActiveRun:
-    """A run that is being trained. Use `ActiveRun.open`, which resumes from the checkpoint if there is
-    one."""
+    """A run that is being trained. Create it with `ActiveRun.open`."""
 
     run: Run
     execution: Execution
@@ -131,8 +147,7 @@ class ActiveRun:
     until: int | None = None
     """Stop after this epoch of the main stage."""
     teacher_cache: str = ""
-    """Whether the main stage read the teacher cache: `on`, `off`, or `mixed` if that changed between
-    epochs."""
+    """Whether the main stage read the teacher cache: `on`, `off`, or `mixed` if that changed."""
     step_seconds: float = 0.0
     """Duration of the last step on a CPU; the run with the longest step is started first in the next one."""
 
@@ -145,7 +160,7 @@ class ActiveRun:
         train_labels: Tensor,
         artifacts: Mapping[str, Mapping[str, Tensor]],
     ) -> ActiveRun:
-        """Build the run's networks and modules from its seed, or read them from its checkpoint in `folder`.
+        """Build the run from its seed, and resume from the checkpoint in `folder` if there is one.
 
         train_labels: int64 `[N]` on the device. artifacts: for each method that the run requires, the state
         dict that the run of that method left.
@@ -180,7 +195,14 @@ class ActiveRun:
             for c, (name, epochs) in zip(run.spec.init_stages, run.init_epochs, strict=True)
         ]
         stages = (*init, Stage(MAIN, run.recipe.epochs, run.spec.needs()))
-        active = ActiveRun(run, execution, folder, student, objective, stages)
+        active = ActiveRun(
+            run=run,
+            execution=execution,
+            folder=folder,
+            student=student,
+            objective=objective,
+            stages=stages,
+        )
         active._resume()
         return active
 
@@ -196,21 +218,15 @@ class ActiveRun:
         return sum(stage.epochs for stage in self.stages[: self.stage_index]) + self.epoch
 
     @property
-    def next_unit(self) -> tuple[int, str, int] | None:
-        """The epoch to train next, or None if the run is finished, stopped or failed.
-
-        A tuple (rank of the stage, name of the batch stream, epoch). Runs of a pack with equal units are
-        trained together, and the smallest unit is trained first. Each initialisation stage has its own
-        batch stream, so that all runs see the same batches in the main stage; the rank of the main stage is
-        10^6.
-        """
+    def next_epoch(self) -> NextEpoch | None:
+        """The epoch to train next, or None if the run is finished, stopped or failed."""
         if self.diverged or self.failure is not None:
             return None
         if self.stage_index == len(self.stages) - 1 and self.epoch == self.stage.epochs:
             return None
         if self.stage.is_main:
-            return None if self.stopped else (10**6, MAIN, self.epoch + 1)
-        return self.stage_index, f"init{self.stage_index}", self.epoch + 1
+            return None if self.stopped else NextEpoch(10**6, MAIN, self.epoch + 1)
+        return NextEpoch(self.stage_index, f"init{self.stage_index}", self.epoch + 1)
 
     @property
     def stopped(self) -> bool:
@@ -222,7 +238,7 @@ class ActiveRun:
     @property
     def finished(self) -> bool:
         """Whether the run has its result: all epochs are done, or it diverged."""
-        return self.next_unit is None and self.failure is None and not self.stopped
+        return self.next_epoch is None and self.failure is None and not self.stopped
 
     # --- an epoch -------------------------------------------------------------------------------------------
 
@@ -275,10 +291,20 @@ class ActiveRun:
         """
         needs, main = self.stage.needs, self.stage.is_main
         students = self.student_features(batch, needs)
-        steps = {
-            name: Step(batch.labels, batch.indices, batch.views, students, teachers, generator)
-            for name, generator in self.generators.items()
-        } or {"": Step(batch.labels, batch.indices, batch.views, students, teachers, torch.default_generator)}
+
+        def step_with(generator: torch.Generator) -> Step:
+            return Step(
+                labels=batch.labels,
+                indices=batch.indices,
+                images=batch.views,
+                students=students,
+                teachers=teachers,
+                generator=generator,
+            )
+
+        steps = {name: step_with(generator) for name, generator in self.generators.items()}
+        if not steps:  # a plain student has no method
+            steps = {"": step_with(torch.default_generator)}
         if main:
             total, terms = self.objective(steps)
         else:
@@ -321,8 +347,7 @@ class ActiveRun:
         return by_view
 
     def end_epoch(self) -> dict[str, Any]:
-        """Count the epoch, and go to the next stage if this one is over. Returns the epoch's row of the
-        curve."""
+        """Count the epoch and return its row of the curve. Goes to the next stage if this one is over."""
         row = {"stage": self.stage.name, "epoch": self.epoch + 1, "lr": self.lr, **self.meter.read()}
         self.epoch += 1
         if not self.stage.is_main and self.epoch == self.stage.epochs:

@@ -1,4 +1,4 @@
-"""Checkpoints of running runs: written after each epoch, atomically; read back bit for bit."""
+"""Files that a run is resumed from, and its curve. All are written atomically and read back bit for bit."""
 
 from __future__ import annotations
 
@@ -13,34 +13,37 @@ from results.files import atomic
 
 
 class Damaged(Exception):
-    """A run's file that cannot be read back; the message says what to do about it."""
+    """A file of a run cannot be read back. The message says what to do about it."""
 
     def __init__(self, path: Path, why: str) -> None:
-        super().__init__(f"{path} cannot be read ({why}); remove {path.parent} and its run is trained anew")
+        super().__init__(f"{path} cannot be read ({why}); remove {path.parent} to train its run again")
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Writes a checkpoint in one piece (temporary file, fsync, rename)."""
-    whole = io.BytesIO()  # straight to a disk that is full, torch has no word for that
-    torch.save(state, whole)
+    """Write a dictionary of tensors and plain values (temporary file, fsync, rename)."""
+    buffer = io.BytesIO()  # not written to the file directly: on a full disk, torch's error would not say why
+    torch.save(state, buffer)
     with atomic(path, "wb") as f:
-        f.write(whole.getbuffer())
+        f.write(buffer.getbuffer())
 
 
 def load(path: Path, device: torch.device) -> dict[str, Any] | None:
-    """A checkpoint's content, None if there is none. `Damaged` for a file that is none."""
+    """Return what `save` wrote, with tensors on `device`; None if there is no file.
+
+    Raises `Damaged` for any other file.
+    """
     if not path.exists():
         return None
     try:
-        found = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # pickle, zip and torch have many words for it
+        state = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # pickle, zipfile and torch raise many kinds
         raise Damaged(path, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
-    if not isinstance(found, dict):
-        raise Damaged(path, "no dictionary")
-    return found
+    if not isinstance(state, dict):
+        raise Damaged(path, "it does not contain a dictionary")
+    return state
 
 
-FIRST = (
+COLUMNS = (
     "stage",
     "epoch",
     "lr",
@@ -51,13 +54,18 @@ FIRST = (
     "test_loss",
     "seconds",
 )
+"""The first columns of every curve. Accuracies are in percent."""
 
 
 def write_curve(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Writes a curve: the columns of `FIRST`, then `term_*` (unweighted means over the epoch), a line an epoch."""
-    terms = sorted({k for row in rows for k in row} - set(FIRST))
+    """Write a curve as CSV, one line per epoch.
+
+    The columns of `COLUMNS` come first, then `term_*`: the unweighted terms of the loss, means over the
+    epoch.
+    """
+    terms = sorted({name for row in rows for name in row} - set(COLUMNS))
     text = io.StringIO()
-    writer = csv.DictWriter(text, [*FIRST, *terms], lineterminator="\n")
+    writer = csv.DictWriter(text, [*COLUMNS, *terms], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     with atomic(path) as f:

@@ -1,4 +1,7 @@
-"""Test-set evaluation: top-1, top-5 and mean cross-entropy, in batches that suit the device, one synchronisation at the end."""
+"""Evaluation on the test set: top-1, top-5 and mean cross-entropy.
+
+The images are passed in batches that suit the device. The host waits for the device once, at the end.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +18,19 @@ from benchmark.training.execution import Execution
 from models import Features, Network
 
 BATCH = {"cpu": 100, "cuda": 500}
-"""Images of a pass: on a GPU so many that it is filled, on a CPU so few that the maps stay in its caches (docs/speed.md)."""
+"""Images per pass, which fill a GPU, and whose maps fit into the caches of a CPU (docs/speed.md)."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """top1, top5 in percent of the test set; loss: mean cross-entropy (nats)."""
+    """The result of an evaluation."""
 
     top1: float
+    """Percent of the images."""
     top5: float
+    """Percent of the images."""
     loss: float
+    """Mean cross-entropy, in nats."""
 
 
 @torch.no_grad()
@@ -36,22 +42,29 @@ def logits(
     execution: Execution,
     predict: Callable[[Features], Tensor] | None = None,
 ) -> Tensor:
-    """Logits float32 `[N, C]` of a split's images, in eval mode (the network's mode is put back)."""
+    """Return the logits of a split's images, float32 `[N, C]`, in eval mode. The network's mode is restored.
+
+    mean, std: the normalisation, `[3]` each. predict: makes logits from the network's features; the default
+    is the network's logits.
+    """
     training = [m for m in net.modules() if m.training]
     net.eval()
-    found = []
+    batches = []
     for images in split.images.split(BATCH[execution.torch_device.type]):
         x = clean(images, mean, std)
         with execution.autocast():
             out = net(x) if predict is None else predict(net.features(x))
-        found.append(out.float())
+        batches.append(out.float())
     for m in training:
         m.training = True
-    return torch.cat(found)
+    return torch.cat(batches)
 
 
 def score(z: Tensor, labels: Tensor) -> Score:
-    """The score of logits `[N, C]` against labels `[N]`. Top-1 counts the first largest logit; non-finite logits count as wrong."""
+    """Return the score of logits `[N, C]` against labels `[N]`.
+
+    Among equal logits, the first counts. An image with a logit that is not finite counts as wrong.
+    """
     hits = z.topk(min(5, z.shape[1]), dim=1).indices == labels[:, None]
     finite = torch.isfinite(z).all(dim=1)
     top1, top5 = (hits[:, 0] & finite).sum(), (hits.any(dim=1) & finite).sum()
@@ -63,8 +76,10 @@ def score(z: Tensor, labels: Tensor) -> Score:
 
 
 def per_class(z: Tensor, labels: Tensor) -> list[float]:
-    """Top-1 in percent of the images of each class, from logits `[N, C]` and labels `[N]`; not finite, without images of it. Non-finite
-    logits count as wrong."""
+    """Return the top-1 of each class, in percent of its images, from logits `[N, C]` and labels `[N]`.
+
+    NaN for a class without images. An image with a logit that is not finite counts as wrong.
+    """
     right = (z.argmax(dim=1) == labels) & torch.isfinite(z).all(dim=1)
     counts = torch.zeros(2, z.shape[1], dtype=torch.float64, device=z.device)
     counts[0].index_add_(0, labels, right.double())
@@ -80,5 +95,5 @@ def evaluate(
     execution: Execution,
     predict: Callable[[Features], Tensor] | None = None,
 ) -> Score:
-    """Top-1, top-5 (percent) and loss of a network on a split."""
+    """Return the score of a network on a split. See `logits` for the arguments."""
     return score(logits(net, split, mean, std, execution, predict), split.labels)

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Each student of a pack has its stream; with the driver's default of 8 queues, some would wait for others. The
-# driver reads this variable when the GPU is first used.
+# Each student of a pack has its stream. With the driver's default of 8 queues, some would wait for others.
+# The driver reads this variable when the GPU is first used.
 os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
 
 import torch
@@ -108,8 +108,7 @@ class ExecutionRequest:
     device: str = "auto"
     """`cpu`, `cuda`, `cuda:1` ..., or `auto`: the GPU if there is one."""
     precision: str = "auto"
-    """One of `PRECISIONS`, or `auto`: bf16 on a GPU, and on a CPU where it is `BF16_GAIN` times faster;
-    else fp32."""
+    """One of `PRECISIONS`, or `auto`: bf16 on a GPU, or on a CPU that gains `BF16_GAIN` by it; else fp32."""
     threads: int = 0
     """Threads of the CPU; 0 leaves the choice to PyTorch."""
     student_threads: int = 1
@@ -150,8 +149,11 @@ class Execution:
     device: str
     """`cpu`, `cuda` or `cuda:1` ..."""
     precision: str
-    """`fp32`; `tf32`: matrix products in TF32 on a GPU; `bf16`: networks under autocast, on a CPU the
-    methods' networks too, with losses and weights in fp32."""
+    """One of `PRECISIONS`.
+
+    `tf32`: matrix products in TF32, on a GPU. `bf16`: the networks under autocast, on a CPU the methods'
+    networks too; losses and weights in fp32.
+    """
     threads: int = 0
     """Threads of the CPU; 0 leaves the choice to PyTorch."""
     channels_last: bool = True
@@ -192,8 +194,7 @@ class Execution:
 
     @property
     def casts_at_once(self) -> bool:
-        """Whether a student's weights are cast all at once before its pass (benchmark/training/casts.py):
-        on a GPU."""
+        """Whether a student's weights are cast all at once before its pass (casts.py): in bf16 on a GPU."""
         return self.precision == "bf16" and self.torch_device.type == "cuda"
 
     @contextlib.contextmanager

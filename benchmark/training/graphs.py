@@ -38,8 +38,7 @@ from benchmark.training.stepper import EagerStepper, Stepper
 from models import Features
 
 WARM_UP_STEPS = 2
-"""Eager steps of a batch size before it is captured. They create momenta and workspaces and choose
-algorithms."""
+"""Eager steps of a batch size before it is captured: they create momenta and choose algorithms."""
 BATCH_SLOTS = 2
 """Batches that are processed at the same time."""
 
@@ -76,8 +75,7 @@ class Device(Protocol):
     def capture(
         self, work: Callable[[], Any], stream: Any, generators: Iterable[torch.Generator], pool: Any
     ) -> Graph:
-        """Record `work` without executing it. Raises what `work` raises, or an error if it cannot be
-        captured."""
+        """Record `work` without executing it. Raises an error if `work` does, or if it cannot be captured."""
 
 
 class Cuda:

@@ -52,8 +52,7 @@ class Lockstep:
         execution: Execution,
         teacher_cache: TeacherCache | None = None,
     ) -> None:
-        """teacher_cache: used by every run that can read all it needs from it; the others get a teacher
-        pass."""
+        """teacher_cache: read by every run that finds all it needs there. The others get a teacher pass."""
         self.active_runs, self.teacher, self.execution = active_runs, teacher, execution
         self.teacher_cache = teacher_cache
         self.views: dict[str, View] = {}
@@ -82,8 +81,7 @@ class Lockstep:
 
     @property
     def signature(self) -> tuple[Any, ...]:
-        """What the batch and the teacher's passes consist of. While it is equal, their CUDA graph stays
-        valid."""
+        """What the batch and the teacher's passes consist of. Their CUDA graph is valid while it is equal."""
         live = tuple(sorted((name, tuple(sorted(parts))) for name, parts in self._live_parts.items()))
         return tuple(self.views), tuple(self._cached_views), live
 
@@ -162,8 +160,7 @@ class Lockstep:
         return sum(active.failure is None for active in self.active_runs)
 
     def _call_each(self, step_run: Callable[[int], None], longest_first: bool) -> list[Exception | None]:
-        """Call `step_run` for the runs that have not failed, one after the other or in lanes; return the
-        errors.
+        """Call `step_run` for the runs that have not failed, in turn or in lanes. Returns their errors.
 
         No run reads what another one writes.
         """

@@ -13,16 +13,14 @@ from benchmark.training.reporter import Reporter
 
 @dataclass
 class TrainingOptions:
-    """How `train_pack` trains a pack. `WorkSettings.training_options` derives them from a worker's
-    settings."""
+    """How `train_pack` trains. `WorkSettings.training_options` derives them from a worker's settings."""
 
     execution: Execution
     data_folder: Path = Path("data")
     keep: str = "all"
     """Which weights of finished runs are kept: `all`, or `none` except those that other runs build on."""
     cached_teachers: frozenset[str] = frozenset()
-    """Identities of the teachers whose outputs are read from the teacher cache
-    (`teacher_cache_rule.chosen`)."""
+    """Identities of the teachers with a teacher cache, as `teacher_cache_rule` chose them for the plan."""
     until: int | None = None
     """Stop after this epoch of the main stage; the runs can be resumed later."""
     reporter: Reporter = field(default_factory=Reporter)

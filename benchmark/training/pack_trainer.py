@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 import models
 from benchmark import data
@@ -25,7 +26,7 @@ from benchmark.errors import InputError
 from benchmark.spec import imported, teacher_cache_rule
 from benchmark.spec.runs import Run, TeacherRef
 from benchmark.training import checkpoint, graphs, teacher_cache
-from benchmark.training.active_run import MAIN, ActiveRun, Best, stored_precision
+from benchmark.training.active_run import MAIN, ActiveRun, Best, NextEpoch, stored_precision
 from benchmark.training.evaluate import Score, evaluate, logits, per_class, score
 from benchmark.training.execution import Execution
 from benchmark.training.lockstep import Lockstep
@@ -33,7 +34,7 @@ from benchmark.training.options import TrainingOptions
 from benchmark.training.reporter import Outcome, Status
 from benchmark.training.run_files import PackInfo, RunFiles
 from benchmark.training.teacher_cache import TeacherCache
-from models import Network
+from models import Features, Network
 from results.files import Claim
 from results.store import Store
 
@@ -83,7 +84,7 @@ class PackTrainer:
             if state in ("failed", "diverged", "absent"):
                 self.files[run.key].block(reason)
                 self._end(Outcome(run, Status.BLOCKED, reason))
-            else:  # it may still finish, so no failure is stored, which would exclude the run from later plans
+            else:  # it may still finish: a stored failure would exclude this run from later plans
                 self.outcomes[run.key] = Outcome(run, Status.WAITING, reason)
             return True
         return False
@@ -140,7 +141,7 @@ class PackTrainer:
             for run in runs:
                 self._fail(run, checkpoint.Damaged(path, str(error)))
             return False
-        weights = models.weights_hash(teacher)
+        weights = models.weights_hash(teacher)  # before `teacher_to_device`, which may change them
         self.execution.teacher_to_device(teacher)
         self.teacher = teacher
         info = {
@@ -148,14 +149,13 @@ class PackTrainer:
             "identity": ref.identity,
             "epoch": ref.epoch,
             "weights": weights,
-            "top1": evaluate(teacher, self.test_split, self.mean, self.std, self.execution).top1,
+            "top1": self._score(teacher).top1,
         }
         self.info = replace(self.info, teacher=info)
         return True
 
     def _open_teacher_cache(self, runs: Sequence[Run]) -> TeacherCache | None:
-        """The teacher's cache, built if necessary; None unless the plan chose one and some run can read
-        it."""
+        """Open the teacher's cache. None unless the plan chose one and some run can read it."""
         ref = runs[0].teacher_ref
         if self.teacher is None or ref is None or ref.identity not in self.options.cached_teachers:
             return None
@@ -166,12 +166,12 @@ class PackTrainer:
             return None
         return TeacherCache.open(
             self.store.folder / teacher_cache.FOLDER,
-            self.teacher,
-            self.train_split,
-            (self.mean, self.std),
-            self.execution,
-            parts,
-            self.reporter.note,
+            teacher=self.teacher,
+            split=self.train_split,
+            normalise=(self.mean, self.std),
+            execution=self.execution,
+            parts=parts,
+            note=self.reporter.note,
         )
 
     def _open(self, run: Run) -> ActiveRun | None:
@@ -185,7 +185,12 @@ class PackTrainer:
                 for head in run.heads
             }
             active = ActiveRun.open(
-                run, files.folder, self.execution, self.teacher, self.train_split.labels, artifacts
+                run,
+                files.folder,
+                execution=self.execution,
+                teacher=self.teacher,
+                train_labels=self.train_split.labels,
+                artifacts=artifacts,
             )
         except InputError:
             raise
@@ -221,30 +226,31 @@ class PackTrainer:
         for active in active_runs:
             if active.finished:
                 self._finish(active)
-        while units := {unit for active in active_runs if (unit := active.next_unit) is not None}:
-            unit = min(units)
-            self._train_epoch(unit, [active for active in active_runs if active.next_unit == unit])
+        while epochs := {epoch for active in active_runs if (epoch := active.next_epoch) is not None}:
+            epoch = min(epochs)
+            self._train_epoch(epoch, [active for active in active_runs if active.next_epoch == epoch])
         for active in active_runs:
             if active.stopped:
                 reason = f"after epoch {active.epoch} of {active.stage.epochs}, as requested"
                 self.outcomes[active.run.key] = Outcome(active.run, Status.STOPPED, reason)
 
-    def _train_epoch(self, unit: tuple[int, str, int], active_runs: Sequence[ActiveRun]) -> None:
+    def _train_epoch(self, next_epoch: NextEpoch, active_runs: Sequence[ActiveRun]) -> None:
         """Train one epoch of runs that are all in the same stage and epoch."""
         began = time.perf_counter()
         for active in active_runs:
             self._isolated(active, active.begin_epoch)
         lockstep = Lockstep(active_runs, self.teacher, self.execution, self.teacher_cache)
-        _, stream, epoch = unit
         images = 0
 
         def on_failure(active: ActiveRun, error: Exception) -> None:
             self._fail(active.run, error)
 
-        steps = self.stepper.steps(lockstep, self.stream, stream, epoch, on_failure)
+        steps = self.stepper.steps(
+            lockstep, self.stream, stage=next_epoch.stream, epoch=next_epoch.epoch, on_failure=on_failure
+        )
         for number, (size, alive) in enumerate(steps):
             images += size
-            self.reporter.step(active_runs[0].stage.name, epoch, steps=alive, images=size * alive)
+            self.reporter.step(active_runs[0].stage.name, next_epoch.epoch, steps=alive, images=size * alive)
             self._write_progress(active_runs, number + 1, images / (time.perf_counter() - began))
             if not alive:
                 return
@@ -286,9 +292,20 @@ class PackTrainer:
 
     def _evaluate(self, active: ActiveRun) -> Score:
         assert active.student is not None
-        active.objective.eval()
-        predict = (lambda f: active.objective.predict(f.float())) if active.objective.predictors else None
-        return evaluate(active.student, self.test_split, self.mean, self.std, self.execution, predict)
+        objective = active.objective
+        objective.eval()
+        predict = (lambda features: objective.predict(features.float())) if objective.predictors else None
+        return self._score(active.student, predict)
+
+    def _score(self, net: Network, predict: Callable[[Features], Tensor] | None = None) -> Score:
+        return evaluate(
+            net,
+            self.test_split,
+            mean=self.mean,
+            std=self.std,
+            execution=self.execution,
+            predict=predict,
+        )
 
     def _evaluate_imported(self, run: Run) -> None:
         """Write the record of an imported checkpoint: its accuracy, in all and by class."""
@@ -328,8 +345,7 @@ class PackTrainer:
     # --- how runs end ---------------------------------------------------------------------------------------
 
     def _isolated(self, active: ActiveRun, call: Callable[[], T]) -> T | None:
-        """Return `call()`, which may run a method's code. An error ends this run alone; None is returned
-        then."""
+        """Return `call()`, which may run a method's code; None after an error, which ends this run alone."""
         try:
             return call()
         except InputError:

@@ -54,7 +54,7 @@ class RunFiles:
             began = None if active.resumes else now()  # unknown for a run begun by an older version
             write_json(self.folder / "began.json", {"began": began, **conditions})
         self.log(
-            f"{'resumed' if active.resumes else 'begun'} at stage {active.stage.name}, "
+            f"{'resumed' if active.resumes else 'began'} at stage {active.stage.name}, "
             f"epoch {active.epoch + 1}; pack of {pack.size}; {conditions}"
         )
 
@@ -63,8 +63,7 @@ class RunFiles:
         append_line(self.folder / "log.txt", f"{now()} {text}")
 
     def save_weights(self, active: ActiveRun, name: str, score: Score | None = None) -> None:
-        """Write the student's weights (`best.pt`, `last.pt`), and those of the modules that predict with
-        it."""
+        """Write `best.pt` or `last.pt`: the student's weights, and the modules that it predicts with."""
         if active.student is not None:
             models.save_weights(
                 active.student,
@@ -85,8 +84,10 @@ class RunFiles:
     def write_progress(
         self, active: ActiveRun, epochs_done: float, images_per_second: float, train_images: int
     ) -> None:
-        """Write how far the run is, for `status`. epochs_done: over all stages, with the part of the
-        current."""
+        """Write how far the run is, for `status`.
+
+        epochs_done: over all stages, with the finished part of the current epoch.
+        """
         total = sum(stage.epochs for stage in active.stages)
         left = (total - epochs_done) * train_images / images_per_second if images_per_second else None
         tested = (row["test_acc"] for row in reversed(active.curve) if row.get("test_acc") is not None)
@@ -226,13 +227,13 @@ class RunFiles:
         """Store the error that ended the run. Returns its reason, one line."""
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         trace = "".join(traceback.format_exception(error))
-        self.store.write_failure(self.run.key, reason, trace, now())
+        self.store.write_failure(self.run.key, reason=reason, traceback=trace, time=now())
         self.log(trace)
         return reason
 
     def block(self, reason: str) -> None:
         """Store that the run cannot be trained because a run that it needs has no result."""
-        self.store.write_failure(self.run.key, reason, "", now(), blocked=True)
+        self.store.write_failure(self.run.key, reason=reason, traceback="", time=now(), blocked=True)
         self.log(f"blocked: {reason}")
 
 

@@ -1,19 +1,11 @@
-"""The exact teacher cache: a table of the teacher's outputs for every crop and flip of every training image.
+"""The teacher cache: the teacher's outputs for every crop and flip of every training image, on disk.
 
-A crop of pad 4 and a flip have 162 outcomes, so 162 passes over the training set answer every later question for logits or embeddings.
-Whether a table is used is decided when the plan is made, by this rule (`--teacher-cache auto`):
+A crop with padding 4 and a flip have 162 outcomes. So after 162 passes over the training set, the logits and
+embeddings of every later batch can be read instead of computed. When a plan uses the cache is decided by
+benchmark/spec/teacher_cache_rule.py.
 
-- precision bf16 alone: the fp32 reference is never touched, since a pass in another batch may round differently in the last bit;
-- the passes it saves, an image, exceed 162. A pack saves one a main-stage epoch for each crop-and-flip view that all of its
-  readers can take from the table (a pack with one method that reads maps makes the pass anyway and saves nothing). Summed over the plan's
-  packs on this teacher: five seeds of 15 epochs save 75 and do not pay, one seed of 240 epochs saves 240 and does;
-- its file is not larger than `LARGEST`.
-
-A run reads the table if all that it needs of the teacher is in it, whatever it was packed with. `on` asks for the table wherever a run
-can read it; the record says `teacher_cache`.
-
-Values are those of the live pass: stored in fp32, or in fp16 where the pass is in bf16 (whose 8 bits of mantissa fit; values below fp16's
-normal range, 6e-5, lose bits).
+The values are those of the live pass: stored in fp32, or in fp16 where the pass is in bf16 (whose 8 bits of
+mantissa fit; values below the normal range of fp16, 6e-5, lose bits).
 """
 
 from __future__ import annotations
@@ -40,21 +32,24 @@ from models import Features, Network
 from results.files import Claim, atomic
 
 FOLDER = ".teacher-cache"
-"""Where tables lie in the results folder."""
-ROWS = 648  # images made at a time while a table is built: all outcomes of four; on a CPU they are passed in smaller batches
+"""The caches' folder in the results folder."""
+ROWS = 648
+"""Images made at a time while a cache is built: all outcomes of four training images."""
 
 
 class TeacherCache:
-    """Outputs by part: `[images * VARIANTS, width]`, memory-mapped on the CPU, on the device otherwise."""
+    """The cached outputs of one teacher."""
 
     def __init__(self, parts: dict[str, Tensor]) -> None:
+        """parts: `logits`, `embedding` or both, `[images * VARIANTS, width]`."""
         self.parts = parts
 
     def serves(self, needs: Needs) -> bool:
+        """Whether all that is needed of the teacher is in the cache."""
         return readable(needs) and needs.teacher <= set(self.parts)
 
     def features(self, indices: Tensor, draws: Tensor) -> Features:
-        """What the live pass of a crop-and-flip view would give for these images `[B]` and draws `[B, 3]`, in fp32."""
+        """Return the teacher's outputs in fp32 for images `[B]` with crops and flips `[B, 3]`."""
         rows = indices * VARIANTS + variant(draws)
         read = {name: part[rows].float() for name, part in self.parts.items()}
         return features_with(embedding=read.get("embedding", ABSENT), logits=read.get("logits", ABSENT))
@@ -67,9 +62,13 @@ class TeacherCache:
         normalise: tuple[Tensor, Tensor],
         execution: Execution,
         parts: frozenset[str],
-        told: Callable[[str], None] = lambda text: None,
+        note: Callable[[str], None] = lambda text: None,
     ) -> TeacherCache:
-        """Reads the tables of these parts, and builds those that are not there (once: other workers wait for it)."""
+        """Open the cache of these parts in `folder`, and build what is missing.
+
+        Several workers can open the same cache: one builds it, and the others wait. normalise: mean and
+        std, `[3]`. note: is called with a line for the user before the cache is built.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         dtype = stored_dtype(execution.precision)
         paths = {
@@ -83,19 +82,20 @@ class TeacherCache:
                 continue
             try:
                 missing = {part: path for part, path in missing.items() if not path.is_file()}
-                told(
-                    f"building the table of {teacher.name}'s {' and '.join(missing)}: {len(split.labels) * VARIANTS:,} images"
-                )
-                _build(missing, teacher, split, normalise, execution, dtype, claim)
+                if missing:  # else another worker has built them meanwhile
+                    images = len(split.labels) * VARIANTS
+                    note(f"building the cache of {teacher.name}'s {' and '.join(missing)}: {images:,} images")
+                    _build(missing, teacher, split, normalise, execution, dtype, claim)
             finally:
                 claim.release()
-        n = len(split.labels) * VARIANTS
-        read = {part: _map(path, n, dtype) for part, path in paths.items()}
-        return TeacherCache({part: t.to(execution.torch_device) for part, t in read.items()})
+        rows = len(split.labels) * VARIANTS
+        return TeacherCache(
+            {part: _map(path, rows, dtype).to(execution.torch_device) for part, path in paths.items()}
+        )
 
 
 def _name(teacher: Network, split: Split, normalise: tuple[Tensor, Tensor], execution: Execution) -> str:
-    """Readable, with a hash of all that the outputs depend on."""
+    """Return the name of a cache: readable, with a hash of all that the outputs depend on."""
     digest = hashlib.sha256()
     digest.update(models.weights_hash(teacher).encode())
     for t in (split.images, *normalise):
@@ -107,6 +107,7 @@ def _name(teacher: Network, split: Split, normalise: tuple[Tensor, Tensor], exec
 
 
 def _map(path: Path, rows: int, dtype: torch.dtype) -> Tensor:
+    """Return a file's contents as a memory-mapped tensor `[rows, width]`."""
     size = path.stat().st_size // dtype.itemsize
     return torch.from_file(str(path), shared=False, size=size, dtype=dtype).view(rows, -1)
 
@@ -121,11 +122,11 @@ def _build(
     dtype: torch.dtype,
     claim: Claim,
 ) -> None:
-    """Writes all parts in one go over the images."""
+    """Compute the outputs of all images and write all parts; the claim is renewed meanwhile."""
     device = split.images.device
     draws = every_variant().to(device)
     images = max(1, ROWS // VARIANTS)
-    beaten = -math.inf
+    renewed = -math.inf
     with contextlib.ExitStack() as stack:
         files = {part: stack.enter_context(atomic(path, "wb")) for part, path in paths.items()}
         for start in range(0, len(split.labels), images):
@@ -133,9 +134,9 @@ def _build(
             raw = RawBatch(
                 chunk.repeat_interleave(VARIANTS, 0), *(torch.empty(0, device=device),) * 2, *normalise
             )
-            every = draws.repeat(len(chunk), 1)
+            chunk_draws = draws.repeat(len(chunk), 1)
             with execution.autocast():
-                x = NORMAL.make(raw, every, every)
+                x = NORMAL.make(raw, chunk_draws, chunk_draws)
                 for piece in x.split(BATCH["cpu"] if device.type == "cpu" else len(x)):
                     out = (
                         {"logits": teacher(piece)}
@@ -144,6 +145,6 @@ def _build(
                     )
                     for part, file in files.items():
                         file.write(out[part].to(dtype).cpu().numpy().tobytes())
-            if time.monotonic() - beaten > 5:
+            if time.monotonic() - renewed > 5:
                 claim.beat()
-                beaten = time.monotonic()
+                renewed = time.monotonic()

@@ -1,1 +1,1 @@
-"""What one worker is told, and how it carries that out on this machine."""
+"""Workers: processes that train packs, on this machine or as jobs of a cluster."""

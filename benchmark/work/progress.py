@@ -1,4 +1,4 @@
-"""What a person sees while packs are trained: one live bar a pack on a terminal, plain lines elsewhere."""
+"""Show the progress of packs: one live bar per pack on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from benchmark.training.reporter import Outcome, Reporter, Status
 
 
 def reporter() -> Reporter:
-    """The reporter that fits standard error."""
+    """Return the reporter that suits standard error: `Live` on a terminal, else `Lines`."""
     return Live() if sys.stderr.isatty() else Lines()
 
 
 def pack_title(runs: Sequence[Run]) -> str:
-    """`teacher -> students: methods`, short enough for a line."""
+    """Return `teacher -> students: methods (seed n)`, short enough for a line."""
     first = runs[0]
     students = ", ".join(sorted({r.student for r in runs}))
     methods = list(dict.fromkeys(r.method for r in runs))
@@ -27,7 +27,7 @@ def pack_title(runs: Sequence[Run]) -> str:
 
 
 def epoch_line(run: Run, row: Mapping[str, Any]) -> str:
-    """An epoch of a run in one line."""
+    """Return an epoch of a run as one line."""
     parts = [
         f"{run.pair} {run.method} seed {run.seed}",
         f"{row['stage']} epoch {row['epoch']}",
@@ -39,12 +39,13 @@ def epoch_line(run: Run, row: Mapping[str, Any]) -> str:
 
 
 class Lines(Reporter):
-    """A line a pack, a line when it ends, and between them one every 30 seconds at most."""
+    """Prints a line when a pack begins and ends, and in between at most one every 30 seconds."""
 
-    EVERY = 30.0
+    SECONDS = 30.0
+    """Least time between two lines about epochs."""
 
     def __init__(self) -> None:
-        self._began = self._said = time.monotonic()
+        self._began = self._printed = time.monotonic()
         self._images = self._steps = self._total = 0
         self._runs = self._ended = 0
 
@@ -52,16 +53,11 @@ class Lines(Reporter):
         print(text, file=sys.stderr, flush=True)
 
     def begin(self, pack: Sequence[Run], steps_total: int, steps_done: int) -> None:
-        self._began = self._said = time.monotonic()
-        self._images, self._steps, self._total, self._runs, self._ended = (
-            0,
-            steps_done,
-            steps_total,
-            len(pack),
-            0,
-        )
-        going_on = f", going on at step {steps_done} of {steps_total}" if steps_done else ""
-        self._print(f"pack of {len(pack)}: {pack_title(pack)}{going_on}")
+        self._began = self._printed = time.monotonic()
+        self._images, self._steps, self._total = 0, steps_done, steps_total
+        self._runs, self._ended = len(pack), 0
+        resumed = f", resuming at step {steps_done} of {steps_total}" if steps_done else ""
+        self._print(f"pack of {len(pack)}: {pack_title(pack)}{resumed}")
 
     def step(self, stage: str, epoch: int, steps: int, images: int) -> None:
         self._images += images
@@ -69,8 +65,8 @@ class Lines(Reporter):
 
     def epoch(self, run: Run, row: Mapping[str, Any]) -> None:
         now = time.monotonic()
-        if now - self._said >= self.EVERY:
-            self._said = now
+        if now - self._printed >= self.SECONDS:
+            self._printed = now
             rate = self._images / (now - self._began)
             self._print(
                 f"  {self._steps}/{self._total} steps, {rate:.0f} student-images/s; {epoch_line(run, row)}"
@@ -87,17 +83,16 @@ class Lines(Reporter):
     def end(self) -> None:
         if self._images:
             seconds = time.monotonic() - self._began
-            of = (
-                "" if self._ended == self._runs else f"{self._ended} of "
-            )  # fewer where the pack was interrupted, or stops at an epoch
-            self._print(
-                f"  {of}{self._runs} {'run' if self._runs == 1 else 'runs'} in {seconds:.0f} s, {self._images / seconds:.0f} student-images/s"
-            )
+            # fewer runs have ended than began if the pack was interrupted, or stops at an epoch
+            ended = "" if self._ended == self._runs else f"{self._ended} of "
+            runs = f"{self._runs} {'run' if self._runs == 1 else 'runs'}"
+            speed = f"{self._images / seconds:.0f} student-images/s"
+            self._print(f"  {ended}{runs} in {seconds:.0f} s, {speed}")
         self._images = 0
 
 
 class Live(Reporter):
-    """One bar a pack: stage, epoch, losses, top-1, student-images/s, time left."""
+    """Shows one bar per pack, with the speed, the time left and the last epoch."""
 
     def __init__(self) -> None:
         from rich.console import Console

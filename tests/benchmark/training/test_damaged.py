@@ -80,7 +80,7 @@ def test_a_checkpoint_that_cannot_be_read_fails_its_run(trained: Path, tmp_path:
     assert outcomes(folder, [bad, other], until=1)[bad.key][0] == "stopped"
     own = store.path(bad.key) / "checkpoint.pt"
     own.write_bytes(own.read_bytes()[:1000])
-    with pytest.raises(checkpoint.Damaged, match="is trained anew"):
+    with pytest.raises(checkpoint.Damaged, match="to train its run again"):
         checkpoint.load(own, FP32.torch_device)
     found = outcomes(folder, [bad, other])
     assert found[bad.key][0] == "failed" and f"remove {own.parent}" in found[bad.key][1]

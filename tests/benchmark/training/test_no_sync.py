@@ -62,11 +62,11 @@ def test_an_epoch_of_every_method_reads_nothing_back(run: Run, tmp_path: Path) -
     stream = Stream(split, (0.5,) * 3, (0.5,) * 3, run.spec.sampler, 16, False, seed=0)
     for stage in range(len(item.stages)):
         assert item.stage_index == stage
-        unit = item.next_unit
-        assert unit is not None
+        next_epoch = item.next_epoch
+        assert next_epoch is not None
         item.begin_epoch()
         lockstep = Lockstep(items, teacher, FP32)
-        batches = lockstep.batches(stream, unit[1], unit[2])
+        batches = lockstep.batches(stream, next_epoch.stream, next_epoch.epoch)
         first = next(batches)  # the epoch's draws are made here, once
         with Synchronisations() as counted:
             lockstep.step(first)
