@@ -1,4 +1,4 @@
-"""Small runs for the tests of the trainer: digits, the smallest networks, two epochs of 128 images."""
+"""Small runs for tests of the trainer: digits, the smallest networks, two epochs of 128 images."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def small_run(
 
 
 def train(runs: list[Run], folder: Path, execution: Execution = FP32, **options: object) -> list[Outcome]:
-    """Trains what the runs need, then the runs in one pack."""
+    """Train what the runs need, then the runs in one pack."""
     store = Store(folder)
     needed = {n.key: n for r in runs for h in r.needs_runs for n in (*h.needs_runs, h)}
     for run in needed.values():
@@ -47,7 +47,7 @@ def train(runs: list[Run], folder: Path, execution: Execution = FP32, **options:
 
 
 def weights(run: Run, folder: Path, name: str = "last.pt") -> str:
-    """Hash of what a finished run left."""
+    """Return a hash of the weights of a finished run."""
     path = folder / run.key / name
     if run.student == "none":
         state = torch.load(folder / run.key / "state.pt", weights_only=True)
@@ -56,14 +56,14 @@ def weights(run: Run, folder: Path, name: str = "last.pt") -> str:
 
 
 def every_method() -> list[Run]:
-    """A small run of every method, and of two combinations."""
+    """Return a small run of every method and of two combinations."""
     names = [n for n in methods.names() if methods.get(n).trains_student and not methods.get(n).is_wrapper()]
     students = {"ab": "resnet14"}
     return [small_run(n, student=students.get(n, "resnet8")) for n in ("plain", *names, "crd+kd", "kd+ls")]
 
 
 class KillAt(Reporter):
-    """Ends the process, without any chance to clean up, at the n-th step of its pack."""
+    """Kills the process at the n-th step of its pack, without a chance to clean up."""
 
     def __init__(self, n: int) -> None:
         self.left = n

@@ -1,4 +1,4 @@
-"""results.collect: finished runs with their records, unfinished ones with their curves and the conditions they began under."""
+"""results.collect copies records of finished runs, and curves and conditions of unfinished ones."""
 
 from __future__ import annotations
 

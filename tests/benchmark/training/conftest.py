@@ -1,4 +1,4 @@
-"""Puts this folder on the path, so that its tests can import its helpers."""
+"""Put this folder on the path, so that its tests can import its helpers."""
 
 import sys
 from pathlib import Path

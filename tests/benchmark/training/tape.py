@@ -1,7 +1,9 @@
-"""A device that captures on the CPU: it writes down every operator of a step with the tensors it used, and a replay calls them again on those.
+"""A device that captures graphs on the CPU, for tests of benchmark/training/graphs.py.
 
-Like a CUDA graph, a replay knows nothing of the Python that made it: numbers are those of the capture, results go where they went then.
-What comes out right here does so for the same reasons there. Unlike one, a capture does run, so the first replay after it is left out.
+It records every operator of a step with the tensors it used; a replay calls the operators again on these
+tensors. Like a CUDA graph, a replay does not execute the Python code of the step: numbers are constants
+from the capture, and results go to the same memory. So what is right here is right there for the same
+reasons. Unlike a CUDA capture, this one executes the operators, so the first replay after it does nothing.
 """
 
 from __future__ import annotations
@@ -24,27 +26,31 @@ def _tensors(tree: Any) -> list[Tensor]:
     return [t for t in tree_leaves(tree) if isinstance(t, Tensor)]
 
 
-def _place(t: Tensor) -> int:
+def _address(t: Tensor) -> int:
     return t.untyped_storage().data_ptr()
 
 
-class _Writing(TorchDispatchMode):
+class _Recording(TorchDispatchMode):
+    """Records the operators that are called."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.written: list[Entry] = []
+        self.entries: list[Entry] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        given = {_place(t) for t in _tensors((args, kwargs))}
+        given = {_address(t) for t in _tensors((args, kwargs))}
         out = func(*args, **kwargs)
         made = _tensors(out)
-        if func._schema.is_mutable or any(_place(t) not in given for t in made):  # what is neither is a view
-            self.written.append((func, args, kwargs, made))
+        if func._schema.is_mutable or any(
+            _address(t) not in given for t in made
+        ):  # any other operator makes a view
+            self.entries.append((func, args, kwargs, made))
         return out
 
 
 class TapePool:
-    """Like CUDA's, it is gone with the last graph that was captured into it."""
+    """A memory pool. Like CUDA's, it vanishes with the last graph that was captured into it."""
 
     def __init__(self) -> None:
         self.graphs = 0
@@ -56,25 +62,27 @@ class TapePool:
 
 
 class TapeGraph:
-    def __init__(self, written: list[Entry], pool: TapePool, told: Callable[[], None]) -> None:
-        self.written, self.told, self.replays = written, told, 0
+    """The recorded operators of a step."""
+
+    def __init__(self, entries: list[Entry], pool: TapePool, on_replay: Callable[[], None]) -> None:
+        self.entries, self.on_replay, self.replays = entries, on_replay, 0
         pool.graphs += 1
         weakref.finalize(self, pool.leave)
 
     def replay(self) -> None:
         self.replays += 1
-        self.told()
+        self.on_replay()
         if self.replays == 1:
             return
         with torch.no_grad():
-            for func, args, kwargs, made in self.written:
+            for func, args, kwargs, made in self.entries:
                 for old, new in zip(made, _tensors(func(*args, **kwargs)), strict=True):
-                    if _place(old) != _place(new):
+                    if _address(old) != _address(new):
                         old.copy_(new)
 
 
 class Tape:
-    """captures, replays: how many there were; refuse: asked before each capture, makes it fail."""
+    """The device. It counts `captures` and `replays`; a capture fails if `refuse` returns True."""
 
     def __init__(self, refuse: Callable[[], bool] = lambda: False) -> None:
         self.captures = self.replays = 0
@@ -105,10 +113,10 @@ class Tape:
     def capture(
         self, work: Callable[[], Any], stream: Any, generators: Iterable[torch.Generator], pool: TapePool
     ) -> TapeGraph:
-        assert not pool.gone, "a capture into a pool that went with its last graph"
+        assert not pool.gone, "a capture into a pool that vanished with its last graph"
         if self.refuse():
             raise RuntimeError("operation not permitted when stream is capturing\nand more lines")
-        with _Writing() as writing:
+        with _Recording() as recording:
             work()
         self.captures += 1
-        return TapeGraph(writing.written, pool, self.replayed)
+        return TapeGraph(recording.entries, pool, self.replayed)

@@ -1,4 +1,4 @@
-"""Weights cast all at once: the bits of autocast, forward and backward."""
+"""Casting all weights at once gives the bits of autocast, forward and backward."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 import models
 from benchmark.bench.ours import open_items, small_run
 from benchmark.data import load
+from benchmark.data.stream import Stream
 from benchmark.training import casts
 from benchmark.training.execution import Execution
 from benchmark.training.lockstep import Lockstep
@@ -38,7 +39,7 @@ def test_values_and_gradients_are_those_of_autocast(name: str) -> None:
         assert torch.equal(p.grad, q.grad)
 
 
-def test_layers_that_do_not_train_and_outputs_that_nobody_reads_are_left_alone() -> None:
+def test_frozen_layers_and_unused_outputs_get_no_gradient() -> None:
     net = models.build("resnet8", 10)
     net.requires_grad_(False).conv1.requires_grad_(True)  # type: ignore[union-attr]
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
@@ -48,32 +49,32 @@ def test_layers_that_do_not_train_and_outputs_that_nobody_reads_are_left_alone()
 
 
 @pytest.mark.parametrize("at_once", [False, True])
-def test_weights_whose_output_nobody_read_have_no_gradient(at_once: bool) -> None:
+def test_weights_of_unused_outputs_have_no_gradient(at_once: bool) -> None:
     net = models.build("resnet8", 10)
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
         x = torch.randn(2, 3, 32, 32)
         out = casts.with_cast_weights(net, lambda: net.features(x)) if at_once else net.features(x)
     out.stages[0].float().sum().backward()
-    found = {n for n, p in net.named_parameters() if p.grad is not None}
-    assert "conv1.weight" in found and not any(n.startswith("fc") for n in found)
+    with_gradient = {n for n, p in net.named_parameters() if p.grad is not None}
+    assert "conv1.weight" in with_gradient and not any(n.startswith("fc") for n in with_gradient)
 
 
 @pytest.mark.parametrize("method", ["kd", "vid", "simkd"])
-def test_an_items_steps_are_the_same_with_it(method: str, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_the_steps_of_a_run_are_the_same_as_under_autocast(
+    method: str, monkeypatch: pytest.MonkeyPatch, tmp_path
+) -> None:  # type: ignore[no-untyped-def]
     run, execution = small_run(method), Execution("cpu", "bf16", threads=1)
     split = load(run.dataset).train.take(128)
-    found = []
+    weights = []
     for at_once in (False, True):
         monkeypatch.setattr(Execution, "casts_at_once", property(lambda self, on=at_once: on))
         with execution.applied():
-            teacher, (item,) = open_items([run], split, execution, tmp_path / str(at_once))
-            from benchmark.data.stream import Stream
-
+            teacher, (active,) = open_items([run], split, execution, tmp_path / str(at_once))
             mean, std = (tuple(run.settings["normalise"][k]) for k in ("mean", "std"))
             stream = Stream(split, mean, std, run.spec.sampler, 64, True, run.seed)
-            item.begin_epoch()
-            for _ in EagerStepper().steps(Lockstep([item], teacher, execution), stream, "main", 1):
+            active.begin_epoch()
+            for _ in EagerStepper().steps(Lockstep([active], teacher, execution), stream, "main", 1):
                 pass
-        assert item.student is not None
-        found.append([p.detach().clone() for p in item.student.parameters()])
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+        assert active.student is not None
+        weights.append([p.detach().clone() for p in active.student.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))

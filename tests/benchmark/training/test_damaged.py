@@ -1,4 +1,4 @@
-"""A file of one run that cannot be read back: that run says so and what to do, others are trained."""
+"""A file of a run that cannot be read back fails that run with advice; other runs are trained."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from results.store import Store
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A results folder with two teachers, and the head of one."""
+    """A results folder with two teachers, and the teacher head of one."""
     folder = tmp_path_factory.mktemp("trained")
     train([small_run("kd", recipe__epochs=1)], folder)
     train([small_run("sskd", recipe__epochs=1)], folder)
@@ -43,16 +43,16 @@ def test_a_teacher_that_cannot_be_read_fails_its_own_students(trained: Path, tmp
     teacher = bad.needs_runs[0]
     weights = store.path(teacher.key) / "last.pt"
     weights.write_bytes(weights.read_bytes()[:-200])
-    found = outcomes(folder, [bad, other])
-    status, reason = found[bad.key]
+    results = outcomes(folder, [bad, other])
+    status, reason = results[bad.key]
     assert (
         status == "failed"
         and "last.pt" in reason
         and f"remove {weights.parent}" in reason
         and "\n" not in reason
     )
-    assert found[other.key] == ("done", "")
-    shutil.rmtree(weights.parent)  # as the reason says
+    assert results[other.key] == ("done", "")
+    shutil.rmtree(weights.parent)  # as the reason advises
     store.clear_failure(bad.key)
     assert outcomes(folder, [bad])[bad.key] == ("done", "")
 
@@ -67,9 +67,9 @@ def test_a_head_that_cannot_be_read_fails_its_own_students(trained: Path, tmp_pa
     )
     state = store.path(bad.heads[0].key) / "state.pt"
     state.write_bytes(b"no archive")
-    found = outcomes(folder, [bad, other])
-    assert found[bad.key][0] == "failed" and f"remove {state.parent}" in found[bad.key][1]
-    assert found[other.key] == ("done", "")
+    results = outcomes(folder, [bad, other])
+    assert results[bad.key][0] == "failed" and f"remove {state.parent}" in results[bad.key][1]
+    assert results[other.key] == ("done", "")
 
 
 def test_a_checkpoint_that_cannot_be_read_fails_its_run(trained: Path, tmp_path: Path) -> None:
@@ -78,34 +78,37 @@ def test_a_checkpoint_that_cannot_be_read_fails_its_run(trained: Path, tmp_path:
     store = Store(folder)
     bad, other = small_run("pkt", recipe__epochs=2), small_run("rkd", recipe__epochs=2)
     assert outcomes(folder, [bad, other], until=1)[bad.key][0] == "stopped"
-    own = store.path(bad.key) / "checkpoint.pt"
-    own.write_bytes(own.read_bytes()[:1000])
+    path = store.path(bad.key) / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(checkpoint.Damaged, match="to train its run again"):
-        checkpoint.load(own, FP32.torch_device)
-    found = outcomes(folder, [bad, other])
-    assert found[bad.key][0] == "failed" and f"remove {own.parent}" in found[bad.key][1]
-    assert found[other.key] == ("done", "") and not store.failure(other.key)
-    shutil.rmtree(own.parent)
+        checkpoint.load(path, FP32.torch_device)
+    results = outcomes(folder, [bad, other])
+    assert results[bad.key][0] == "failed" and f"remove {path.parent}" in results[bad.key][1]
+    assert results[other.key] == ("done", "") and not store.failure(other.key)
+    shutil.rmtree(path.parent)
     assert outcomes(folder, [bad])[bad.key] == ("done", "")
 
 
-def test_a_run_that_failed_for_want_of_its_teacher_is_planned_again(trained: Path, tmp_path: Path) -> None:
+def test_a_run_that_was_blocked_by_its_teacher_is_planned_again(trained: Path, tmp_path: Path) -> None:
     folder = tmp_path / "runs"
     shutil.copytree(trained, folder)
     store = Store(folder)
     run = small_run("cc", recipe__epochs=1)
     teacher = run.needs_runs[0].key
-    waits = lambda: make_plan([run], store, skip_states=frozenset({"failed"})).states[run.key]  # noqa: E731
+
+    def planned_state() -> str:
+        return make_plan([run], store, skip_states=frozenset({"failed"})).states[run.key]
+
     store.write_failure(run.key, f"needs {teacher}, which is absent", "", "now", blocked=True)
-    assert waits() == "absent"
-    store.write_failure(run.key, "ValueError: of its own", "", "now")
-    assert waits() == "failed", "that has not gone away with the teacher"
+    assert planned_state() == "absent"
+    store.write_failure(run.key, "ValueError: an error of the run itself", "", "now")
+    assert planned_state() == "failed", "this failure is not due to the teacher"
     store.write_failure(run.key, f"needs {teacher}, which is failed", "", "now", blocked=True)
     assert outcomes(folder, [run])[run.key] == ("done", "")
     assert store.failure(run.key) is None
 
 
-def test_a_record_that_cannot_be_used_is_kept_beside_the_new_one(trained: Path, tmp_path: Path) -> None:
+def test_an_unusable_record_is_kept_beside_the_new_one(trained: Path, tmp_path: Path) -> None:
     folder = tmp_path / "runs"
     shutil.copytree(trained, folder)
     store = Store(folder)

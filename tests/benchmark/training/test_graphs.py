@@ -1,4 +1,4 @@
-"""Replayed steps are the eager steps, bit for bit: held on the CPU by a tape (tape.py) in the place of CUDA's graphs."""
+"""Replayed steps equal eager steps bit for bit. A tape on the CPU (tape.py) stands in for CUDA graphs."""
 
 from __future__ import annotations
 
@@ -26,42 +26,41 @@ IMAGES, BATCH, EPOCHS = 44, 16, 3  # two full batches and one of 12
 def trained(runs: list[Run], folder: Path, stepper: Stepper, main: bool = True) -> list[ActiveRun]:
     """The runs after a few epochs of one stage."""
     split = random_split(IMAGES, 10, seed=0)
-    teacher, items = open_items(runs, split, FP32, folder, main=main)
+    teacher, active_runs = open_items(runs, split, FP32, folder, main=main)
     stream = Stream(split, (0.5,) * 3, (0.5,) * 3, runs[0].spec.sampler, BATCH, False, seed=0)
     for epoch in range(EPOCHS):
-        for item in items:
-            item.begin_epoch()
-        lockstep = Lockstep(items, teacher, FP32)
+        for active in active_runs:
+            active.begin_epoch()
+        lockstep = Lockstep(active_runs, teacher, FP32)
         for _ in stepper.steps(lockstep, stream, "main" if main else "init0", epoch + 1):
             pass
-        for item in items:
-            item.curve.append(item.meter.read())
-            item.epoch += 1
-    return items
+        for active in active_runs:
+            active.curve.append(active.meter.read())
+            active.epoch += 1
+    return active_runs
 
 
-def state(item: ActiveRun) -> dict[str, Any]:
-    assert item.optimizer is not None
-    student = {} if item.student is None else item.student.state_dict()
-    momenta = {str(i): s["momentum_buffer"] for i, s in enumerate(item.optimizer.state.values())}
-    return {"student": student, "objective": item.objective.state_dict(), "momenta": momenta}
+def state(active: ActiveRun) -> dict[str, Any]:
+    assert active.optimizer is not None
+    student = {} if active.student is None else active.student.state_dict()
+    momenta = {str(i): s["momentum_buffer"] for i, s in enumerate(active.optimizer.state.values())}
+    return {"student": student, "objective": active.objective.state_dict(), "momenta": momenta}
 
 
 def assert_same(a: ActiveRun, b: ActiveRun) -> None:
-    if (
-        "reviewkd" in a.run.method
-    ):  # equal to rounding alone on the tape; which of its operators rounds otherwise there was not found out
+    # on the tape, ReviewKD is equal only up to rounding; which operator rounds differently is not known
+    if "reviewkd" in a.run.method:
         for x, y in zip(a.curve, b.curve, strict=True):
             assert x == pytest.approx(y, rel=1e-4)
         return
     assert a.curve == b.curve
-    for part, found in state(a).items():
+    for part, tensors in state(a).items():
         for name, value in state(b)[part].items():
-            assert torch.equal(found[name], value), f"{part} {name}"
+            assert torch.equal(tensors[name], value), f"{part} {name}"
 
 
 @pytest.mark.parametrize("run", every_method(), ids=lambda r: r.method)
-def test_every_method_replayed_is_every_method_stepped(run: Run, tmp_path: Path) -> None:
+def test_every_method_is_the_same_replayed_and_eager(run: Run, tmp_path: Path) -> None:
     for main in (True, False) if run.init_epochs else (True,):
         tape = Tape()
         (eager,) = trained([run], tmp_path / f"eager{main}", EagerStepper(), main)
@@ -70,7 +69,7 @@ def test_every_method_replayed_is_every_method_stepped(run: Run, tmp_path: Path)
         assert tape.replays >= 2 * (EPOCHS * 2 - graphs.WARM_UP_STEPS), "the steps were not replayed"
 
 
-def test_a_pack_of_several_sizes_and_views_is_each_alone(tmp_path: Path) -> None:
+def test_runs_of_a_replayed_pack_equal_eager_runs_alone(tmp_path: Path) -> None:
     runs = [small_run(m) for m in ("kd", "crd", "dlkd", "plain")]
     packed = trained(runs, tmp_path / "pack", GraphStepper(Tape()))
     for i, run in enumerate(runs):
@@ -78,43 +77,45 @@ def test_a_pack_of_several_sizes_and_views_is_each_alone(tmp_path: Path) -> None
         assert_same(packed[i], alone)
 
 
-def test_what_cannot_be_captured_is_stepped_and_said(tmp_path: Path) -> None:
-    said: list[str] = []
+def test_a_run_that_cannot_be_captured_is_stepped_eagerly(tmp_path: Path) -> None:
+    notes: list[str] = []
     asked: list[int] = []
 
-    def refuse() -> bool:  # both batches' graphs, then the first item's are made; the second item's are not
+    def refuse() -> (
+        bool
+    ):  # the third capture: the first is a batch's, the second one run's, the third the other run's
         asked.append(1)
         return len(asked) == 3
 
     runs = [small_run(m) for m in ("kd", "crd")]
-    items = trained(runs, tmp_path / "pack", GraphStepper(Tape(refuse), said.append))
+    active_runs = trained(runs, tmp_path / "pack", GraphStepper(Tape(refuse), notes.append))
     for i, run in enumerate(runs):
         (alone,) = trained([run], tmp_path / f"alone{i}", EagerStepper())
-        assert_same(items[i], alone)
-    assert len(said) == 1 and "without a graph: operation not permitted when stream is capturing" in said[0]
+        assert_same(active_runs[i], alone)
+    assert len(notes) == 1 and "without a graph: operation not permitted when stream is capturing" in notes[0]
 
 
 @pytest.mark.parametrize(
     ("method", "settings"),
     [("dkd", {"dkd__warmup": 200}), ("reviewkd", {"reviewkd__warmup": 200}), ("ctkd", {"ctkd__rise": 200})],
 )
-def test_a_schedule_on_the_host_is_seen(method: str, settings: dict[str, Any], tmp_path: Path) -> None:
+def test_a_schedule_on_the_host_takes_effect(method: str, settings: dict[str, Any], tmp_path: Path) -> None:
     run = small_run(method, recipe__epochs=6, **settings)
-    said: list[str] = []
-    (item,) = trained([run], tmp_path / "replayed", GraphStepper(Tape(), said.append))
-    assert not said, "the graphs of a later epoch were refused"
+    notes: list[str] = []
+    (active,) = trained([run], tmp_path / "replayed", GraphStepper(Tape(), notes.append))
+    assert not notes, "the graphs of a later epoch were refused"
     (eager,) = trained([run], tmp_path / "eager", EagerStepper())
-    assert_same(item, eager)
-    item.objective.start_epoch(1)
-    before = step_constants(item)
-    item.objective.start_epoch(2)
-    assert step_constants(item) != before
+    assert_same(active, eager)
+    active.objective.start_epoch(1)
+    before = step_constants(active)
+    active.objective.start_epoch(2)
+    assert step_constants(active) != before
 
 
-def test_the_trainer_with_graphs_is_the_trainer_without(
+def test_the_trainer_gives_the_same_weights_with_graphs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Through the initialisation stage, evaluations, checkpoints and a resumption."""
+    """Including an initialisation stage, evaluations, checkpoints and a resumed run."""
     runs = [small_run(m, recipe__epochs=4) for m in ("ft", "kd", "crd")]
     plain, taped = tmp_path / "plain", tmp_path / "taped"
     assert [o.status for o in train(runs, plain)] == ["done"] * 3
@@ -134,14 +135,14 @@ def test_the_trainer_with_graphs_is_the_trainer_without(
 
 @pytest.fixture
 def taped(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The trainer with a tape in the place of CUDA's graphs. What it said."""
-    said: list[str] = []
-    monkeypatch.setattr(graphs, "stepper_for", lambda execution, note: GraphStepper(Tape(), said.append))
-    return said
+    """The trainer steps with a tape instead of CUDA graphs. Returns its notes."""
+    notes: list[str] = []
+    monkeypatch.setattr(graphs, "stepper_for", lambda execution, note: GraphStepper(Tape(), notes.append))
+    return notes
 
 
-def test_a_run_that_catches_up_and_is_joined(tmp_path: Path, taped: list[str]) -> None:
-    """The front was captured for the one that was behind; the items of the next epoch are more."""
+def test_a_run_that_is_behind_catches_up_and_is_joined(tmp_path: Path, taped: list[str]) -> None:
+    """The batch slot was captured for one run; in the next epoch, two runs read it."""
     runs = [
         small_run(m, recipe__epochs=3, **{f"{m}__warmup": 0} if m == "dkd" else {}) for m in ("kd", "dkd")
     ]
@@ -150,30 +151,30 @@ def test_a_run_that_catches_up_and_is_joined(tmp_path: Path, taped: list[str]) -
     assert not taped
 
 
-def test_an_initialisation_stage_that_reads_what_the_main_stage_reads(
-    tmp_path: Path, taped: list[str]
-) -> None:
+def test_an_initialisation_stage_may_read_what_the_main_stage_reads(tmp_path: Path, taped: list[str]) -> None:
     runs = [small_run(m, recipe__epochs=3) for m in ("at", "ft")]
     assert [(o.status, o.reason) for o in train(runs, tmp_path)] == [("done", "")] * 2
     assert not taped
 
 
-def test_a_tensor_replaced_is_not_captured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_method_that_replaces_a_kept_tensor_is_not_captured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from benchmark.methods.kd import KD
 
     loss = KD.loss
 
     def keeps(self: Any, step: Any) -> Any:
-        found = loss(self, step)
+        terms = loss(self, step)
         past = getattr(self, "past", None)
         self.past = step.student.logits.detach()
         return (
-            found
+            terms
             if past is None or past.shape != self.past.shape
-            else {k: v + 0 * past.sum() for k, v in found.items()}
+            else {k: v + 0 * past.sum() for k, v in terms.items()}
         )
 
     monkeypatch.setattr(KD, "loss", keeps)
-    said: list[str] = []
-    trained([small_run("kd")], tmp_path, GraphStepper(Tape(), said.append))
-    assert len(said) == 1 and "replaced a tensor" in said[0]
+    notes: list[str] = []
+    trained([small_run("kd")], tmp_path, GraphStepper(Tape(), notes.append))
+    assert len(notes) == 1 and "replaced a tensor" in notes[0]

@@ -1,4 +1,4 @@
-"""Every method that is found, and some combinations, learn: on digits each ends above the plain student's start."""
+"""Every method and some combinations learn: on digits, each ends above the untrained student."""
 
 from __future__ import annotations
 
@@ -18,31 +18,35 @@ SINGLE = tuple(
     n for n in methods.names() if methods.get(n).trains_student and not methods.get(n).is_wrapper()
 )
 SETTINGS = {"recipe__epochs": 6, "recipe__train_images": 256, "recipe__test_images": 200}
-OTHERWISE = {"semckd": {"recipe__lr": 0.01}, "sp": {"recipe__epochs": 9}, "tfkd_self": {"recipe__epochs": 14}}
-"""SemCKD's weight of 400 makes the first steps of batches of 16 diverge at 0.05; SP, chaotic at first, has learned in six epochs on some processors
-and not quite on others; 0.95 of TF-KD's loss are a teacher's that has itself learned
-six epochs only (20% after six of its own on one processor, and a little more on another)."""
+SPECIAL = {"semckd": {"recipe__lr": 0.01}, "sp": {"recipe__epochs": 9}, "tfkd_self": {"recipe__epochs": 14}}
+"""Settings of methods that need others to learn here.
+
+SemCKD's weight of 400 makes the first steps with batches of 16 diverge at a learning rate of 0.05. SP is
+chaotic at first: six epochs are enough on some processors and not quite on others. TF-KD takes 0.95 of its
+loss from a teacher that has itself been trained for six epochs only, and reached 20% after six epochs, on
+one processor a little more.
+"""
 
 
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, float]]:
-    """Each of them trained for six epochs, in as few packs as there can be: name -> its outcome and its best top-1."""
+    """All of them, trained in as few packs as possible: name -> outcome and best top-1."""
     folder = tmp_path_factory.mktemp("learned")
     store = Store(folder)
     packs: dict[object, list[tuple[str, Run]]] = {}
     for name in (*COMBINATIONS, *SINGLE):
-        run = small_run(name, **{**SETTINGS, **OTHERWISE.get(name, {})})
+        run = small_run(name, **{**SETTINGS, **SPECIAL.get(name, {})})
         assert skip_reason(run) is None, name
         packs.setdefault(pack_key(run), []).append((name, run))
-    found = {}
+    results = {}
     for pack in packs.values():
         outcomes = train([run for _, run in pack], folder)
         for (name, run), outcome in zip(pack, outcomes, strict=True):
-            found[name] = (
+            results[name] = (
                 outcome.status + outcome.reason,
                 float((store.record(run.key) or {}).get("top1_best") or 0),
             )
-    return found
+    return results
 
 
 @pytest.fixture(scope="module")

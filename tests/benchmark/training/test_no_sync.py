@@ -1,4 +1,4 @@
-"""No host synchronisation inside an epoch: what would stall a GPU, or cannot be captured in a CUDA graph, is counted and is zero."""
+"""An epoch never waits for the device: operators that would stall a GPU or cannot be captured are counted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from benchmark.spec.runs import Run
 from benchmark.training.lockstep import Lockstep
 
 READS = {"_local_scalar_dense", "is_nonzero", "equal", "item"}
-"""Operators that bring a value to the host."""
+"""Operators that read a value on the host."""
 SHAPES = {
     "nonzero",
     "masked_select",
@@ -27,15 +27,15 @@ SHAPES = {
     "repeat_interleave",
     "bincount",
 }
-"""Operators whose result's shape is known to the device alone: a GPU must be waited for, and a graph cannot hold them."""
+"""Operators whose result has a shape that depends on the data: the host waits for it."""
 
 
 class Synchronisations(TorchDispatchMode):
-    """Counts what would wait for the device."""
+    """Counts the operators that would wait for the device."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -43,42 +43,42 @@ class Synchronisations(TorchDispatchMode):
         boolean = name in ("index", "index_put", "index_put_", "_index_put_impl_") and any(
             t is not None and t.dtype in (torch.bool, torch.uint8) for t in args[1]
         )
-        # in a backward pass each cast names its device, which is the one that the gradient is on
+        # in a backward pass, every cast names its device, and it is the device of the gradient
         moved = (
             name == "_to_copy"
             and kwargs.get("device") is not None
             and torch._C._current_graph_task_id() == -1
         )
         if name in READS | SHAPES or boolean or moved:
-            self.found[name] += 1
+            self.counts[name] += 1
         return func(*args, **kwargs)
 
 
 @pytest.mark.parametrize("run", every_method(), ids=lambda r: r.method)
-def test_an_epoch_of_every_method_reads_nothing_back(run: Run, tmp_path: Path) -> None:
+def test_an_epoch_of_every_method_never_waits_for_the_device(run: Run, tmp_path: Path) -> None:
     split = random_split(48, 10, seed=0)
-    teacher, items = open_items([run], split, FP32, tmp_path, main=False)
-    (item,) = items
+    teacher, active_runs = open_items([run], split, FP32, tmp_path, main=False)
+    (active,) = active_runs
     stream = Stream(split, (0.5,) * 3, (0.5,) * 3, run.spec.sampler, 16, False, seed=0)
-    for stage in range(len(item.stages)):
-        assert item.stage_index == stage
-        next_epoch = item.next_epoch
+    for stage in range(len(active.stages)):
+        assert active.stage_index == stage
+        next_epoch = active.next_epoch
         assert next_epoch is not None
-        item.begin_epoch()
-        lockstep = Lockstep(items, teacher, FP32)
+        active.begin_epoch()
+        lockstep = Lockstep(active_runs, teacher, FP32)
         batches = lockstep.batches(stream, next_epoch.stream, next_epoch.epoch)
-        first = next(batches)  # the epoch's draws are made here, once
+        first = next(batches)  # makes all draws of the epoch
         with Synchronisations() as counted:
             lockstep.step(first)
             for batch in batches:
                 lockstep.step(batch)
-        assert not counted.found, f"{run.method}, stage {item.stage.name}: {dict(counted.found)}"
-        assert item.meter.images >= 48  # pairs and halves show images again
-        item.epoch = item.stage.epochs - 1
-        item.end_epoch()
+        assert not counted.counts, f"{run.method}, stage {active.stage.name}: {dict(counted.counts)}"
+        assert active.meter.images >= 48  # some samplers use images twice
+        active.epoch = active.stage.epochs - 1
+        active.end_epoch()
 
 
-def test_the_count_sees_what_it_should() -> None:
+def test_the_counter_counts() -> None:
     x = torch.arange(4.0)
     with Synchronisations() as counted:
         x.sum().item()
@@ -87,4 +87,4 @@ def test_the_count_sees_what_it_should() -> None:
         x.nonzero()
         x.cpu()
         x.to("cpu", torch.float64)
-    assert counted.found == {"_local_scalar_dense": 2, "index": 1, "nonzero": 1, "_to_copy": 1}
+    assert counted.counts == {"_local_scalar_dense": 2, "index": 1, "nonzero": 1, "_to_copy": 1}

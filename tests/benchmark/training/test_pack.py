@@ -1,10 +1,8 @@
-"""A number depends on its run alone: not on the pack, not on interruptions. And what a finished run leaves."""
+"""A result depends on its run alone, not on the pack or on interruptions. What a finished run leaves."""
 
 from __future__ import annotations
 
-import io
 import json
-import os
 import subprocess
 import sys
 import textwrap
@@ -19,21 +17,21 @@ from training_kit import FP32, small_run, train, weights
 import models
 from benchmark import data, methods
 from benchmark.bench.ours import open_items, random_split
-from benchmark.spec.plan import Pack, pack_key
+from benchmark.data.stream import Stream
+from benchmark.spec.plan import pack_key
 from benchmark.spec.runs import Run
 from benchmark.training.active_run import ActiveRun
 from benchmark.training.execution import Execution
 from benchmark.training.lockstep import Lockstep, lanes
 from benchmark.training.options import TrainingOptions
 from benchmark.training.pack import train_pack
-from benchmark.work import local, order
 from results.store import Store
 
 ROOT = Path(__file__).resolve().parents[3]
 SINGLE_VIEW = ("fitnet", "at", "sp", "cc", "vid", "rkd", "pkt", "nst")
 
 
-def test_alone_in_a_pack_of_two_and_of_nine_the_weights_are_the_same(tmp_path: Path) -> None:
+def test_the_weights_are_the_same_alone_and_in_packs_of_two_and_nine(tmp_path: Path) -> None:
     run = small_run("kd")
     others = [small_run(m) for m in SINGLE_VIEW]
     train([run], tmp_path / "alone")
@@ -59,9 +57,12 @@ def test_a_pack_may_mix_students_and_methods_with_stages_and_views(tmp_path: Pat
 
 
 @pytest.mark.parametrize(("precision", "packed"), [("fp32", "kd crd at vid dlkd"), ("bf16", "kd ofd at")])
-def test_side_by_side_in_lanes_the_weights_are_the_same(tmp_path: Path, precision: str, packed: str) -> None:
-    """Two threads, one a student: alone, in a pack, and in the same pack begun from its other end. In bf16 with the kernels of batch norms, where
-    OFD makes the teacher's pass hand out pre-activations that the others do not read."""
+def test_the_weights_are_the_same_in_lanes(tmp_path: Path, precision: str, packed: str) -> None:
+    """Two threads, one per student: alone, in a pack, and in the pack in reverse order.
+
+    In bf16 with the kernels of batch norms, where OFD makes the teacher's pass compute pre-activations that
+    the other methods do not read.
+    """
     two = Execution("cpu", precision, threads=2, student_threads=1)
     runs = [small_run(m) for m in packed.split()]
     for run in runs:
@@ -72,7 +73,7 @@ def test_side_by_side_in_lanes_the_weights_are_the_same(tmp_path: Path, precisio
         assert len({weights(run, tmp_path / f) for f in ("alone", "pack", "turned")}) == 1, run.method
 
 
-def test_the_item_whose_step_was_the_longest_is_begun_first(
+def test_the_run_with_the_longest_step_is_started_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     two, runs = (
@@ -80,23 +81,23 @@ def test_the_item_whose_step_was_the_longest_is_begun_first(
         [small_run(m) for m in ("kd", "at", "crd")],
     )
     with two.applied():
-        _, items = open_items(runs, random_split(64, 10, seed=0), two, tmp_path)
-        pack = Lockstep(items, None, two)
+        _, active_runs = open_items(runs, random_split(64, 10, seed=0), two, tmp_path)
+        pack = Lockstep(active_runs, None, two)
     with ThreadPoolExecutor(1) as one_lane:
         monkeypatch.setattr(pack, "_lanes", one_lane)
         begun: list[int] = []
         pack.step_runs(begun.append, 64)
         assert sorted(begun) == [0, 1, 2]
-        assert all(i.step_seconds > 0 for i in items)
-        for item, seconds in zip(items, (0.1, 0.3, 0.2), strict=True):
-            item.step_seconds = seconds
+        assert all(active.step_seconds > 0 for active in active_runs)
+        for active, seconds in zip(active_runs, (0.1, 0.3, 0.2), strict=True):
+            active.step_seconds = seconds
         begun.clear()
         pack.step_runs(begun.append, 64)
         assert begun == [1, 2, 0]
 
 
-def test_a_lane_has_its_own_number_of_threads() -> None:
-    """Otherwise two lanes of two threads each wait for each other on two cores: measured, a quarter of the speed."""
+def test_each_lane_has_its_own_number_of_threads() -> None:
+    """Two lanes with two threads each block each other on two cores: a quarter of the speed, measured."""
     execution = Execution("cpu", "fp32", threads=2, student_threads=1)
     with execution.applied():
         pool = lanes(execution)
@@ -106,8 +107,8 @@ def test_a_lane_has_its_own_number_of_threads() -> None:
     assert lanes(FP32) is None and lanes(Execution("cpu", "fp32", 2, student_threads=2)) is None
 
 
-def kill_and_go_on(runs: list[Run], folder: Path, at: int) -> None:
-    """Trains the runs' needs here, the pack itself in a process that is killed at step `at`, then here to the end."""
+def kill_and_resume(runs: list[Run], folder: Path, at: int) -> None:
+    """Train the pack in a process that is killed at step `at`, then finish it in this process."""
     first = runs[0]
     train([first] if not first.needs_runs else list(first.needs_runs), folder)
     code = textwrap.dedent("""
@@ -145,10 +146,10 @@ POINTS = [int(n) for n in np.random.default_rng(7).integers(1, 4, size=2)]
 
 
 @pytest.mark.parametrize("at", sorted({*POINTS, 3}))
-def test_killed_in_the_main_stage_and_gone_on_bit_equal(tmp_path: Path, at: int) -> None:
+def test_killed_in_the_main_stage_and_resumed_bit_equal(tmp_path: Path, at: int) -> None:
     pack = [small_run("kd"), small_run("crd")]
     train(pack, tmp_path / "whole")
-    kill_and_go_on(pack, tmp_path / "killed", at)
+    kill_and_resume(pack, tmp_path / "killed", at)
     for run in pack:
         for name in ("last.pt", "best.pt"):
             assert weights(run, tmp_path / "whole", name) == weights(run, tmp_path / "killed", name)
@@ -162,10 +163,10 @@ RELATIONS = ("cckd", "stkd", "darkrank", "seed", "iusp")
 
 
 @pytest.mark.parametrize("rows", [("plain", *SELF), RELATIONS], ids=["self", "relations"])
-def test_alone_in_a_pack_and_stopped_between_the_weights_are_the_same(
+def test_methods_with_memory_are_bit_equal_alone_packed_and_resumed(
     tmp_path: Path, rows: tuple[str, ...]
 ) -> None:
-    """Every method's memory (last batch, last epoch, queue) comes back with the checkpoint."""
+    """The memory of a method (last batch, last epoch, queue) is restored from the checkpoint."""
     runs = [small_run(m) for m in rows]
     packs: dict[tuple[object, ...], list[Run]] = {}
     for run in runs:
@@ -183,24 +184,24 @@ def test_alone_in_a_pack_and_stopped_between_the_weights_are_the_same(
 
 
 @pytest.mark.parametrize("method", ["ab", "fsp", "ft"])
-def test_killed_in_the_initialisation_stage_and_gone_on_bit_equal(tmp_path: Path, method: str) -> None:
+def test_killed_in_the_initialisation_stage_and_resumed_bit_equal(tmp_path: Path, method: str) -> None:
     run = small_run(method)
     train([run], tmp_path / "whole")
-    kill_and_go_on([run], tmp_path / "killed", 1)
+    kill_and_resume([run], tmp_path / "killed", 1)
     assert weights(run, tmp_path / "whole") == weights(run, tmp_path / "killed")
 
 
-def test_killed_in_the_training_of_sskds_head_and_gone_on_bit_equal(tmp_path: Path) -> None:
+def test_killed_while_training_the_head_of_sskd_and_resumed_bit_equal(tmp_path: Path) -> None:
     run = small_run("sskd")
     (head,) = run.heads
     train([run], tmp_path / "whole")
-    kill_and_go_on([head], tmp_path / "killed", 1)
+    kill_and_resume([head], tmp_path / "killed", 1)
     train([run], tmp_path / "killed")
     for r in (head, run):
         assert weights(r, tmp_path / "whole") == weights(r, tmp_path / "killed")
 
 
-def test_killed_between_two_runs_checkpoints_the_one_behind_catches_up(tmp_path: Path) -> None:
+def test_a_run_behind_the_others_of_its_pack_catches_up(tmp_path: Path) -> None:
     pack = [small_run("kd"), small_run("at")]
     train(pack, tmp_path / "whole")
     calls = 0
@@ -208,7 +209,7 @@ def test_killed_between_two_runs_checkpoints_the_one_behind_catches_up(tmp_path:
     class Stop(BaseException):
         pass
 
-    def stop(item: object) -> None:
+    def stop(active: object) -> None:
         nonlocal calls
         calls += 1
         if calls == 1:
@@ -223,7 +224,7 @@ def test_killed_between_two_runs_checkpoints_the_one_behind_catches_up(tmp_path:
         assert weights(run, tmp_path / "whole") == weights(run, tmp_path / "cut")
 
 
-def test_a_run_stops_where_it_is_told_and_goes_on_bit_equal(tmp_path: Path) -> None:
+def test_a_run_stopped_at_an_epoch_is_resumed_bit_equal(tmp_path: Path) -> None:
     run = small_run("kd")
     train([run], tmp_path / "whole")
     assert [o.status for o in train([run], tmp_path / "parts", until=1)] == ["stopped"]
@@ -232,7 +233,7 @@ def test_a_run_stops_where_it_is_told_and_goes_on_bit_equal(tmp_path: Path) -> N
     assert weights(run, tmp_path / "whole") == weights(run, tmp_path / "parts")
 
 
-def test_a_diverged_run_is_a_result_and_leaves_the_pack(tmp_path: Path) -> None:
+def test_a_diverged_run_has_a_record_and_leaves_the_pack(tmp_path: Path) -> None:
     good, bad = small_run("kd"), small_run("at", at__weight=1e30)
     assert [o.status for o in train([bad, good], tmp_path)] == ["diverged", "done"]
     record = Store(tmp_path).record(bad.key)
@@ -273,14 +274,14 @@ def test_an_error_of_a_method_outside_its_loss_ends_that_run_alone(
     assert weights(good, tmp_path / "pack") == weights(good, tmp_path / "alone")
 
 
-def test_a_run_that_was_taken_over_is_left_to_its_new_holder(tmp_path: Path) -> None:
-    """What a worker that stood still for minutes finds when it goes on: another has the run, and writes to its folder."""
+def test_a_run_that_was_taken_over_is_left_alone(tmp_path: Path) -> None:
+    """A worker that was halted for minutes writes nothing to a run that another worker has taken over."""
     run, other = small_run("kd"), small_run("at")
     claim = tmp_path / run.key / "claim"
     before: list[bytes] = []
 
-    def take_over(item: ActiveRun) -> None:
-        if item.run.key == run.key:
+    def take_over(active: ActiveRun) -> None:
+        if active.run.key == run.key:
             claim.write_text(json.dumps({"token": "another", "host": "elsewhere", "pid": 7, "started": "1"}))
             before.append((tmp_path / run.key / "checkpoint.pt").read_bytes())
 
@@ -295,7 +296,7 @@ def test_a_run_that_was_taken_over_is_left_to_its_new_holder(tmp_path: Path) -> 
     )
 
 
-def test_without_its_teacher_a_run_is_blocked_with_the_reason(tmp_path: Path) -> None:
+def test_a_run_without_its_teacher_is_blocked(tmp_path: Path) -> None:
     run = small_run("kd")
     (outcome,) = train_pack([run], Store(tmp_path), TrainingOptions(FP32))
     assert (
@@ -330,7 +331,7 @@ def test_what_a_finished_run_leaves(tmp_path: Path) -> None:
     assert not (tmp_path / run.key / "checkpoint.pt").exists() and not (tmp_path / run.key / "claim").exists()
     net = models.build("resnet8", 10)
     models.load_weights(net, tmp_path / run.key / "last.pt")
-    assert train_pack([run], store, TrainingOptions(FP32))[0].status == "done", "a second call finds it done"
+    assert train_pack([run], store, TrainingOptions(FP32))[0].status == "done", "a second call trains nothing"
 
 
 def test_keep_none_drops_students_weights_and_keeps_teachers(tmp_path: Path) -> None:
@@ -340,9 +341,7 @@ def test_keep_none_drops_students_weights_and_keeps_teachers(tmp_path: Path) -> 
     assert (tmp_path / run.needs_runs[0].key / "last.pt").exists()
 
 
-def test_methods_of_a_seed_start_from_the_same_student_and_see_the_same_batches() -> None:
-    from benchmark.data.stream import Stream
-
+def test_methods_of_a_seed_have_the_same_initial_student_and_batches() -> None:
     labels = torch.arange(10)
     a, b = (
         ActiveRun.open(small_run(m, teacher="resnet14"), Path("/nonexistent"), FP32, None, labels, {})
@@ -360,8 +359,8 @@ def test_methods_of_a_seed_start_from_the_same_student_and_see_the_same_batches(
     assert torch.equal(first(data.NORMAL), first(data.ROTATED, data.NORMAL))
 
 
-def test_the_learning_rate_lies_on_the_device_and_falls_in_place(tmp_path: Path) -> None:
-    """What a captured step would read; the weights are those of a rate given as a number, and older checkpoints, which hold one, go on."""
+def test_the_learning_rate_is_a_tensor_that_is_changed_in_place(tmp_path: Path) -> None:
+    """A captured step reads it. Checkpoints of older versions, which hold a number, can be resumed."""
     run = small_run("kd", recipe__epochs=4)
     train([run], tmp_path / "whole")
     assert [o.status for o in train([run], tmp_path / "old", until=2)] == ["stopped"]
@@ -379,24 +378,3 @@ def test_the_learning_rate_lies_on_the_device_and_falls_in_place(tmp_path: Path)
         and list(curve["lr"]) == [run.recipe.lr_at(e) for e in (1, 2, 3, 4)]
         and curve["lr"].nunique() > 1
     )
-
-
-def test_a_workers_own_methods_are_found_from_its_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With several GPUs: the worker runs in the checkout, where the path that was meant from here leads nowhere."""
-    started: list[dict[str, str]] = []
-
-    class Process:
-        stdin = io.BytesIO()
-
-        def __init__(self, argv: list[str], env: dict[str, str], **_: object) -> None:
-            started.append(env)
-
-    monkeypatch.setattr(local.subprocess, "Popen", Process)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("KD_METHODS", os.pathsep.join(["mine", str(tmp_path / "others")]))
-    pack = Pack((small_run("kd"),), 0)
-    local._start(pack, order.WorkSettings(results=Path("r"), data=Path("d")), 1)
-    assert started[0]["KD_METHODS"].split(os.pathsep) == [str(tmp_path / "mine"), str(tmp_path / "others")]
-    assert started[0]["CUDA_VISIBLE_DEVICES"] == "1"

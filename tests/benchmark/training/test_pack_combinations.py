@@ -1,4 +1,4 @@
-"""Methods, wrappers and combinations through the trainer: bit-equal alone and in a pack that was stopped and went on; and what they learn."""
+"""Methods and combinations in the trainer: bit-equal alone and in a resumed pack, and they learn."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SINGLE = tuple(
     and not methods.get(n).requires(methods.get(n).Config())
     and methods.parse(n).needs_teacher
 )
-"""Those without stages of their own, which tests of their own go through."""
+"""Methods without an initialisation stage or a teacher head, which other tests cover."""
 
 
 def tiny(name: str) -> Run:
@@ -37,7 +37,7 @@ def tiny(name: str) -> Run:
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Last weights of each, trained in packs of all that can share one, stopped after the first epoch and gone on."""
+    """Last weights of each method, trained in packs that were stopped after the first epoch and resumed."""
     folder = tmp_path_factory.mktemp("packed")
     packs: dict[object, list[str]] = {}
     for name in (*SINGLE, *COMBINED):
@@ -49,7 +49,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", [*SINGLE, *COMBINED])
-def test_alone_the_weights_are_those_of_the_interrupted_pack(
+def test_the_weights_are_the_same_alone_and_in_the_resumed_pack(
     tmp_path: Path, packed: dict[str, str], name: str
 ) -> None:
     run = tiny(name)
@@ -70,7 +70,10 @@ def test_combinations_learn(tmp_path: Path, name: str) -> None:
 
 
 def test_a_student_that_predicts_with_a_projector_is_tested_with_it(tmp_path: Path) -> None:
-    """SimKD's record is of the projector and the teacher's classifier, both left beside the student: its own classifier has learnt nothing."""
+    """SimKD is tested with its projector and the teacher's classifier, which are saved with the student.
+
+    The student's classifier has learnt nothing.
+    """
     run = small_run(
         "simkd", recipe__epochs=4, recipe__train_images=384, recipe__test_images=200, recipe__lr=0.05
     )
@@ -92,6 +95,6 @@ def test_a_student_that_predicts_with_a_projector_is_tested_with_it(tmp_path: Pa
     method.load_state_dict(torch.load(weights_file, weights_only=True)["at_test_simkd"])
     mean, std = (torch.tensor(run.settings["normalise"][k]) for k in ("mean", "std"))
     test = data.load("digits").test.take(200)
-    own = evaluate(student, test, mean, std, FP32)
-    found = evaluate(student, test, mean, std, FP32, method.eval().predict)
-    assert found.top1 == record["top1_last"] > 10 + own.top1
+    without = evaluate(student, test, mean, std, FP32)
+    with_projector = evaluate(student, test, mean, std, FP32, method.eval().predict)
+    assert with_projector.top1 == record["top1_last"] > 10 + without.top1

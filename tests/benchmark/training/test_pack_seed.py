@@ -1,4 +1,7 @@
-"""SEED with a teacher that has learnt without labels: its classifier counts for nothing, and the student's features never see a label."""
+"""SEED with a teacher that was trained without labels.
+
+The teacher's classifier has no influence, and neither have the labels on the student's features.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from results.store import Store
 
 
 def imported(folder: Path, classifier_seed: int) -> TeacherRef:
-    """A resnet14 of always the same features and a classifier drawn anew, as a checkpoint."""
+    """A checkpoint of a resnet14: always the same features, with a classifier drawn from the given seed."""
     torch.manual_seed(0)
     net = models.build("resnet14", 10)
     torch.manual_seed(classifier_seed)
@@ -37,7 +40,7 @@ def left(run: Run, folder: Path) -> dict[str, torch.Tensor]:
     return torch.load(folder / run.key / "last.pt", weights_only=True)["model"]
 
 
-def test_the_same_student_whatever_the_teachers_classifier(tmp_path: Path) -> None:
+def test_the_student_does_not_depend_on_the_teachers_classifier(tmp_path: Path) -> None:
     runs = [seed_run(imported(tmp_path, k), "classifier") for k in (1, 2)]
     assert runs[0].key != runs[1].key
     for run in runs:
@@ -47,25 +50,29 @@ def test_the_same_student_whatever_the_teachers_classifier(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("labels", ["classifier", "student"])
-def test_features_without_labels(labels: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trained on true and on permuted labels: with labels = classifier all but the classifier is the same to the bit."""
+def test_the_students_features_do_not_depend_on_labels(
+    labels: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trained on true and permuted labels; with `labels=classifier`, only the classifier differs."""
     run = seed_run(imported(tmp_path, 1), labels)
     digits = data.load("digits")
-    found = []
+    weights = []
     for name, split in (
         ("true", digits.train),
         ("permuted", data.Split(digits.train.images, digits.train.labels.roll(1))),
     ):
         monkeypatch.setattr("benchmark.data.load", lambda *_, s=split: data.Dataset("digits", s, digits.test))
         assert [o.status for o in train([run], tmp_path / name)] == ["done"]
-        found.append(left(run, tmp_path / name))
-    differ = {k for k in found[0] if not torch.equal(found[0][k], found[1][k])}
+        weights.append(left(run, tmp_path / name))
+    differ = {k for k in weights[0] if not torch.equal(weights[0][k], weights[1][k])}
     assert differ == {"fc.weight", "fc.bias"} if labels == "classifier" else len(differ) > 20
 
 
-def test_the_features_that_are_handed_on_carry_the_classes(tmp_path: Path) -> None:
-    """The teacher: features that have learnt something, under a classifier of noise. Its student's probe is far above the same probe on features
-    that nobody taught (weight 0)."""
+def test_the_student_learns_the_teachers_features(tmp_path: Path) -> None:
+    """The teacher has trained features and a classifier of noise.
+
+    A probe on its student's features is far better than one on features that were not distilled (weight 0).
+    """
     more = {
         **dict(SMALL),
         "recipe.epochs": 6,
@@ -90,7 +97,7 @@ def test_the_features_that_are_handed_on_carry_the_classes(tmp_path: Path) -> No
     )
     top1 = []
     for weight in (1.0, 0.0):
-        own = {
+        settings = {
             **more,
             "recipe.epochs": 12,
             "seed.labels": "classifier",
@@ -98,7 +105,8 @@ def test_the_features_that_are_handed_on_carry_the_classes(tmp_path: Path) -> No
             "seed.weight": weight,
         }
         run = resolver.run(
-            Request("digits", "crd", "quick", "resnet14", "resnet8", "seed", tuple(sorted(own.items()))), 0
+            Request("digits", "crd", "quick", "resnet14", "resnet8", "seed", tuple(sorted(settings.items()))),
+            0,
         )
         assert [o.status for o in train([run], tmp_path)] == ["done"]
         top1.append((Store(tmp_path).record(run.key) or {})["top1_best"])

@@ -1,4 +1,4 @@
-"""The table of a teacher's outputs: the live pass to rounding, used by rule, recorded."""
+"""The teacher cache: equal to the live pass up to rounding, chosen by a rule, recorded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from results.store import Store
 
 
 def tiny_run(method: str) -> Run:
-    """One epoch of eight images (a table has 162 outcomes of each)."""
+    """One epoch of eight images (the cache has 162 outcomes of each)."""
     settings = (
         ("recipe.epochs", 1),
         ("recipe.test_images", 20),
@@ -45,13 +45,13 @@ def test_every_outcome_has_one_number() -> None:
 
 
 @pytest.mark.parametrize("execution", [FP32, BF16], ids=lambda e: e.precision)
-def test_the_table_is_the_live_pass_to_rounding(execution: Execution, tmp_path: Path) -> None:
+def test_the_cache_equals_the_live_pass_up_to_rounding(execution: Execution, tmp_path: Path) -> None:
     split = random_split(9, 10, seed=0)
     teacher = build_teacher(small_run("kd"), execution)
     stream = Stream(split, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), small_run("kd").spec.sampler, 5, False, seed=3)
     normalise = (stream.mean, stream.std)
     parts = frozenset({"logits", "embedding"})
-    table = TeacherCache.open(tmp_path, teacher, split, normalise, execution, parts)
+    cache = TeacherCache.open(tmp_path, teacher, split, normalise, execution, parts)
     rounding = {"fp32": {"rtol": 1e-5, "atol": 1e-5}, "bf16": {"rtol": 0.02, "atol": 0.02}}[
         execution.precision
     ]
@@ -59,18 +59,18 @@ def test_the_table_is_the_live_pass_to_rounding(execution: Execution, tmp_path: 
     for epoch in (1, 2, 3):
         for batch in stream.epoch("main", epoch, [NORMAL, SECOND]):
             for view in (NORMAL, SECOND):
-                found = table.features(batch.indices, batch.draws[view.name])
-                wanted = live.teacher_pass(batch.views[view.name], parts)
-                torch.testing.assert_close(found.logits, wanted.logits, **rounding)
-                torch.testing.assert_close(found.embedding, wanted.embedding, **rounding)
+                cached = cache.features(batch.indices, batch.draws[view.name])
+                expected = live.teacher_pass(batch.views[view.name], parts)
+                torch.testing.assert_close(cached.logits, expected.logits, **rounding)
+                torch.testing.assert_close(cached.embedding, expected.embedding, **rounding)
     files = sorted(p.name for p in tmp_path.iterdir())
     assert len(files) == 2 and not any("claim" in f for f in files)
     before = (tmp_path / files[0]).stat().st_mtime_ns
     TeacherCache.open(tmp_path, teacher, split, normalise, execution, parts)
-    assert (tmp_path / files[0]).stat().st_mtime_ns == before, "built once"
+    assert (tmp_path / files[0]).stat().st_mtime_ns == before, "the cache was built twice"
 
 
-def test_another_teacher_or_other_images_have_another_table(tmp_path: Path) -> None:
+def test_another_teacher_or_other_images_have_another_cache(tmp_path: Path) -> None:
     a, b = random_split(4, 10, seed=0), random_split(4, 10, seed=1)
     normalise = (torch.zeros(3), torch.ones(3))
     teacher, other = (
@@ -82,20 +82,20 @@ def test_another_teacher_or_other_images_have_another_table(tmp_path: Path) -> N
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_trained_from_the_table_the_losses_are_those_of_live_passes(tmp_path: Path) -> None:
-    """kd and rkd read the table; at, packed with them, makes its own pass."""
+def test_the_losses_are_the_same_with_the_cache(tmp_path: Path) -> None:
+    """kd and rkd read the cache; at, packed with them, gets a live pass."""
     runs = [tiny_run(m) for m in ("kd", "rkd", "at")]
     train(runs, tmp_path / "live")
     teacher = runs[0].teacher_ref
     assert teacher is not None
-    train(runs, tmp_path / "table", cached_teachers=frozenset({teacher.identity}))
+    train(runs, tmp_path / "cached", cached_teachers=frozenset({teacher.identity}))
     for run, state in zip(runs, ("on", "on", "off"), strict=True):
-        live, table = (Store(tmp_path / f).record(run.key) for f in ("live", "table"))
-        assert live is not None and table is not None
-        assert (live["teacher_cache"], table["teacher_cache"]) == ("off", state)
-        curves = [Store(tmp_path / f).curve(run.key) for f in ("live", "table")]
+        live, cached = (Store(tmp_path / f).record(run.key) for f in ("live", "cached"))
+        assert live is not None and cached is not None
+        assert (live["teacher_cache"], cached["teacher_cache"]) == ("off", state)
+        curves = [Store(tmp_path / f).curve(run.key) for f in ("live", "cached")]
         assert curves[0] is not None and curves[1] is not None
-        # the same teacher, trained twice from one seed, so all that differs is the batch that the pass was made in
+        # the teacher is bit-equal in both; only the batches of its passes differ, and thus their rounding
         assert curves[0]["train_loss"].to_numpy() == pytest.approx(
             curves[1]["train_loss"].to_numpy(), rel=1e-4
         )
@@ -117,26 +117,28 @@ def packs(*methods: str, epochs: int = 240, seeds: int = 1) -> list[list[object]
         (("at",), 240, 5, 0),
     ],
 )
-def test_passes_saved_and_the_rule(methods: tuple[str, ...], epochs: int, seeds: int, saved: int) -> None:
-    found = packs(*methods, epochs=epochs, seeds=seeds)
-    (name,) = {teacher_cache_rule.identity(p) for p in found}  # type: ignore[arg-type]
-    assert teacher_cache_rule.passes_saved(found).get(name, 0) == saved  # type: ignore[arg-type]
-    auto = teacher_cache_rule.chosen("auto", found, "bf16")  # type: ignore[arg-type]
+def test_the_rule_counts_the_passes_saved(
+    methods: tuple[str, ...], epochs: int, seeds: int, saved: int
+) -> None:
+    planned = packs(*methods, epochs=epochs, seeds=seeds)
+    (name,) = {teacher_cache_rule.identity(p) for p in planned}  # type: ignore[arg-type]
+    assert teacher_cache_rule.passes_saved(planned).get(name, 0) == saved  # type: ignore[arg-type]
+    auto = teacher_cache_rule.chosen("auto", planned, "bf16")  # type: ignore[arg-type]
     assert auto == ({name} if saved > VARIANTS else frozenset())
-    assert teacher_cache_rule.chosen("auto", found, "fp32") == frozenset(), "the reference is never touched"  # type: ignore[arg-type]
-    assert teacher_cache_rule.chosen("off", found, "bf16") == frozenset()  # type: ignore[arg-type]
+    assert teacher_cache_rule.chosen("auto", planned, "fp32") == frozenset(), "fp32 is the reference"  # type: ignore[arg-type]
+    assert teacher_cache_rule.chosen("off", planned, "bf16") == frozenset()  # type: ignore[arg-type]
     can_read = {"kd", "crd", "rkd"} & set(methods)
-    assert teacher_cache_rule.chosen("on", found, "fp32") == ({name} if can_read else frozenset())  # type: ignore[arg-type]
+    assert teacher_cache_rule.chosen("on", planned, "fp32") == ({name} if can_read else frozenset())  # type: ignore[arg-type]
 
 
-def test_a_table_that_is_too_large_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = packs("kd")
-    assert teacher_cache_rule.file_bytes(found[0][0], "logits", "bf16") == 128 * 162 * 10 * 2  # type: ignore[arg-type]
+def test_a_cache_that_is_too_large_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = packs("kd")
+    assert teacher_cache_rule.file_bytes(planned[0][0], "logits", "bf16") == 128 * 162 * 10 * 2  # type: ignore[arg-type]
     monkeypatch.setattr(teacher_cache_rule, "LARGEST", 1000.0)
-    assert teacher_cache_rule.chosen("auto", found, "bf16") == frozenset()  # type: ignore[arg-type]
+    assert teacher_cache_rule.chosen("auto", planned, "bf16") == frozenset()  # type: ignore[arg-type]
 
 
-def test_a_plan_run_with_the_table_on_leaves_it_in_the_results(tmp_path: Path) -> None:
+def test_a_plan_with_the_cache_on_leaves_it_in_the_results(tmp_path: Path) -> None:
     run = tiny_run("kd")
     store = Store(tmp_path)
     fp32 = ExecutionRequest(device="cpu", precision="fp32", threads=1)
@@ -148,7 +150,7 @@ def test_a_plan_run_with_the_table_on_leaves_it_in_the_results(tmp_path: Path) -
     assert len(list((tmp_path / teacher_cache.FOLDER).iterdir())) == 1
 
 
-def test_an_unknown_mode_is_answered(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_mode_is_an_input_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InputError, match="auto, on, off"):
         teacher_cache_rule.chosen("sometimes", packs("kd"), "fp32")  # type: ignore[arg-type]
     assert main(["run", "crd-table1", "--profile", "quick", "--teacher-cache", "sometimes"]) == 2
