@@ -276,8 +276,9 @@ class PackTrainer:
             result = self._isolated(active, lambda: self._evaluate(active))
             if result is None:
                 return
-            active.seconds += time.perf_counter() - began
-            active.share_seconds += time.perf_counter() - began
+            elapsed = time.perf_counter() - began
+            active.seconds += elapsed
+            active.share_seconds += elapsed
             row |= {"test_acc": result.top1, "test_acc_top5": result.top5, "test_loss": result.loss}
             if result.top1 > active.best.top1:  # the first of equal epochs, as in the papers' code
                 active.best = Best(active.epoch, result.top1)
