@@ -50,7 +50,7 @@ class RunFiles:
         """Note that training begins or resumes, and under which conditions. Forgets an earlier failure."""
         self.store.clear_failure(self.run.key)
         conditions = pack.execution.describe()
-        if not (self.folder / "began.json").exists():
+        if not active.resumes or not (self.folder / "began.json").exists():
             began = None if active.resumes else now()  # unknown for a run begun by an older version
             write_json(self.folder / "began.json", {"began": began, **conditions})
         self.log(

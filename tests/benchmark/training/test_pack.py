@@ -229,6 +229,8 @@ def test_a_run_stopped_at_an_epoch_is_resumed_bit_equal(tmp_path: Path) -> None:
     train([run], tmp_path / "whole")
     assert [o.status for o in train([run], tmp_path / "parts", until=1)] == ["stopped"]
     assert Store(tmp_path / "parts").state(run.key) == "started"
+    began = Store(tmp_path / "parts").began(run.key)
+    assert began is not None and began["began"] and began["precision"] == "fp32" and began["threads"] == 1
     assert [o.status for o in train([run], tmp_path / "parts")] == ["done"]
     assert weights(run, tmp_path / "whole") == weights(run, tmp_path / "parts")
 
@@ -328,7 +330,8 @@ def test_what_a_finished_run_leaves(tmp_path: Path) -> None:
     )
     assert record["teacher_info"]["weights"] and record["teacher_info"]["top1"] >= 0
     assert record["settings"]["method"]["components"]["kd"]["temperature"] == 4.0
-    assert not (tmp_path / run.key / "checkpoint.pt").exists() and not (tmp_path / run.key / "claim").exists()
+    left = {path.name for path in (tmp_path / run.key).iterdir()}
+    assert left == {"record.json", "curve.csv", "last.pt", "best.pt", "log.txt"}
     net = models.build("resnet8", 10)
     models.load_weights(net, tmp_path / run.key / "last.pt")
     assert train_pack([run], store, TrainingOptions(FP32))[0].status == "done", "a second call trains nothing"
