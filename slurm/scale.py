@@ -20,7 +20,8 @@ from pathlib import Path
 
 from benchmark.spec import matrix, protocols
 from benchmark.spec.plan import closure, make_plan
-from benchmark.spec.runs import Resolver, Run
+from benchmark.spec.resolver import Resolver
+from benchmark.spec.runs import Run
 from results.store import SCHEMA, Store, load
 from slurm import commands, registry, script, snapshot
 from slurm.cluster import load_cluster

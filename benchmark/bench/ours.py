@@ -16,7 +16,8 @@ from benchmark.data.stream import Batch, Stream
 from benchmark.methods import Method
 from benchmark.seeds import seed_of
 from benchmark.spec import matrix
-from benchmark.spec.runs import Request, Resolver, Run
+from benchmark.spec.resolver import Resolver
+from benchmark.spec.runs import Request, Run
 from benchmark.training import graphs
 from benchmark.training.active_run import MAIN, ActiveRun
 from benchmark.training.execution import Execution

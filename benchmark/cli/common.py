@@ -20,7 +20,8 @@ from benchmark.errors import InputError
 from benchmark.spec import imported as teachers
 from benchmark.spec import matrix, plan, protocols, teacher_cache_rule
 from benchmark.spec.matrix import MOST_SEEDS, Expansion
-from benchmark.spec.runs import Resolver, Run, TeacherRef
+from benchmark.spec.resolver import Resolver
+from benchmark.spec.runs import Run, TeacherRef
 from benchmark.training.execution import Execution, choose, cores, has_gpu
 from benchmark.work.order import Environment
 from results.store import Store, default_folder

@@ -13,7 +13,8 @@ from benchmark import data, methods
 from benchmark.cli import common
 from benchmark.errors import InputError
 from benchmark.spec import matrix, protocols
-from benchmark.spec.runs import NONE, Request, Resolver, Run
+from benchmark.spec.resolver import Resolver
+from benchmark.spec.runs import NONE, Request, Run
 from benchmark.training.execution import choose
 from benchmark.training.pack import Options, train_pack
 from results.store import REFERENCE, Store
@@ -193,7 +194,7 @@ def teacher_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
     for (dataset, network), ref in imported.items():
         if dataset != args.dataset:
             continue
-        run = Resolver(imported).imported_run(dataset, args.profile, ref, "crd")
+        run = Resolver(imported).imported_run(ref, dataset=dataset, protocol="crd", profile=args.profile)
         record, where = _measured(store, run)
         prints = published.load()
         rule = prints[
@@ -255,7 +256,11 @@ def do_teachers(args: argparse.Namespace) -> int:
         options = Options(choose(precision="fp32"), common.path_of(args.data))
         for (dataset, _), ref in resolver.imported.items():
             if dataset == args.dataset:
-                train_pack([resolver.imported_run(dataset, args.profile, ref, "crd")], store, options)
+                train_pack(
+                    [resolver.imported_run(ref, dataset=dataset, protocol="crd", profile=args.profile)],
+                    store,
+                    options,
+                )
     rows = teacher_rows(args)
     for (dataset, _), ref in common.imported_of(args).items():
         if dataset != args.dataset:

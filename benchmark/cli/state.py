@@ -20,7 +20,8 @@ from benchmark.cli.common import plural, say
 from benchmark.errors import InputError
 from benchmark.spec import protocols
 from benchmark.spec.plan import closure
-from benchmark.spec.runs import NONE, Resolver, Run
+from benchmark.spec.resolver import Resolver
+from benchmark.spec.runs import NONE, Run
 from results.files import tail
 from results.store import Store
 

@@ -1,7 +1,7 @@
 """Data sets, samplers, and views (batched augmentation), all driven by a run's seed."""
 
 from benchmark.data.clips import look_in
-from benchmark.data.datasets import DATASETS, Dataset, DatasetInfo, Split, info, load
+from benchmark.data.datasets import DATASETS, Channels, Dataset, DatasetInfo, Split, info, load
 from benchmark.data.samplers import GROUPS, HALVES, PAIRS, SHUFFLE, Sampler, cut
 from benchmark.data.views import (
     AUGMENTS,
@@ -23,6 +23,7 @@ from benchmark.data.views import (
 __all__ = [
     "AUGMENTS",
     "DATASETS",
+    "Channels",
     "GROUPS",
     "HALVES",
     "MIXED",

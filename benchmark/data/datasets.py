@@ -44,6 +44,10 @@ class Dataset:
     classes: tuple[str, ...] = ()
 
 
+Channels = tuple[float, float, float]
+"""A number for each colour channel."""
+
+
 @dataclass(frozen=True)
 class DatasetInfo:
     """What is known without loading: sizes, classes, statistics of pixel values in 0..1, and the disk that the files take (bytes).
@@ -56,8 +60,8 @@ class DatasetInfo:
     num_classes: int
     train_images: int
     test_images: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: Channels
+    std: Channels
     disk_bytes: int
     load: Callable[[Path], Dataset]
     of_folder: bool = False

@@ -37,7 +37,8 @@ from benchmark import data, methods
 from benchmark.errors import InputError, hint, unknown
 from benchmark.methods import PLAIN
 from benchmark.spec import protocols
-from benchmark.spec.runs import NONE, Request, Resolver, Run, network_info, parse_pair, skip_reason
+from benchmark.spec.resolver import Resolver
+from benchmark.spec.runs import NONE, Request, Run, network_info, parse_pair, skip_reason
 from results.published import reader as published
 
 MOST_SEEDS = 1_000
@@ -421,9 +422,16 @@ def _cell(
     request = row_request(row, table, dataset, profile, teacher, student, overrides)
     if row.method == "teacher":
         protocol = table.protocol_override or row.protocol
-        ref = resolver.teacher(dataset, protocol, profile, teacher, _recipe_only(overrides))
+        ref = resolver.teacher(
+            teacher, dataset=dataset, protocol=protocol, profile=profile, overrides=_recipe_only(overrides)
+        )
         if ref.run is None:
-            return Cell(row, teacher, student, (resolver.imported_run(dataset, profile, ref, protocol),))
+            return Cell(
+                row,
+                teacher,
+                student,
+                (resolver.imported_run(ref, dataset=dataset, protocol=protocol, profile=profile),),
+            )
         return Cell(row, teacher, student, (ref.run,))
     runs = tuple(resolver.run(request, seed) for seed in seeds)
     if reason := skip_reason(runs[0]):

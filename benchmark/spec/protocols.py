@@ -278,6 +278,7 @@ def check_recipe_override(key: str, value: Any) -> Any:
 def resolve(
     protocol: Protocol,
     profile: Profile,
+    *,
     network: str,
     available: tuple[int, int],
     schedule: Mapping[str, Any] | None = None,

@@ -10,7 +10,8 @@ from pathlib import Path
 from benchmark import data
 from benchmark.spec import imported as teachers
 from benchmark.spec import teacher_cache_rule
-from benchmark.spec.runs import Resolver, Run
+from benchmark.spec.resolver import Resolver
+from benchmark.spec.runs import Run
 from benchmark.training.execution import choose
 from benchmark.training.pack import Options, Outcome, Reporter, train_pack
 from results.store import Store

@@ -236,8 +236,8 @@ def test_one_training_image_makes_no_batch(table: str, capsys: pytest.CaptureFix
 def test_a_data_set_of_one_image_makes_no_batch() -> None:
     protocol, profile = protocols.get_protocol("crd"), protocols.get_profile("paper")
     with pytest.raises(InputError, match="2 and more"):
-        protocols.resolve(protocol, profile, "resnet8", (1, 10))
-    assert protocols.resolve(protocol, profile, "resnet8", (2, 10)).train_images == 2
+        protocols.resolve(protocol, profile, network="resnet8", available=(1, 10))
+    assert protocols.resolve(protocol, profile, network="resnet8", available=(2, 10)).train_images == 2
 
 
 def an_order(tmp_path: Path) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from benchmark.data import spectrogram as s
 from benchmark.data.clips import NOMINAL, listing
 from benchmark.data.stream import Stream
 from benchmark.errors import InputError
-from benchmark.spec.runs import Request, Resolver, Run, skip_reason
+from benchmark.spec.resolver import Resolver
+from benchmark.spec.runs import Request, Run, skip_reason
 from benchmark.training.pack import Options, train_pack
 from benchmark.work.order import Environment, work, work_order
 from results.store import Store

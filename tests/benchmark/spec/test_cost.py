@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from benchmark.spec import cost
-from benchmark.spec.runs import Request, Resolver, Run
+from benchmark.spec.resolver import Resolver
+from benchmark.spec.runs import Request, Run
 from results.store import REFERENCE, read_records
 
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmark.spec import matrix, protocols
-from benchmark.spec.runs import Resolver
+from benchmark.spec.resolver import Resolver
 
 FILE = Path(__file__).with_name("keys.txt")
 

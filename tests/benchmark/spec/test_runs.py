@@ -10,7 +10,8 @@ from training_kit import small_run
 from benchmark.bench.ours import pair_runs
 from benchmark.errors import InputError
 from benchmark.spec import cost, matrix, plan, protocols
-from benchmark.spec.runs import Request, Resolver, TeacherRef, skip_reason
+from benchmark.spec.resolver import Resolver
+from benchmark.spec.runs import Request, TeacherRef, skip_reason
 from results.store import Store
 
 

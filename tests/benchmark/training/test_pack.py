@@ -115,7 +115,7 @@ def kill_and_go_on(runs: list[Run], folder: Path, at: int) -> None:
         sys.path[:0] = [sys.argv[1], sys.argv[2]]
         import torch
         torch.set_num_threads(1)
-        from benchmark.spec.runs import Resolver
+        from benchmark.spec.resolver import Resolver
         from benchmark.training.pack import Options, train_pack
         from results.store import Store
         from training_kit import FP32, KillAt

@@ -15,7 +15,8 @@ from benchmark.data.stream import Stream
 from benchmark.data.views import NORMAL, PAD, SECOND, VARIANTS, every_variant, is_plain, variant
 from benchmark.errors import InputError
 from benchmark.spec import plan, teacher_cache_rule
-from benchmark.spec.runs import Request, Resolver, Run
+from benchmark.spec.resolver import Resolver
+from benchmark.spec.runs import Request, Run
 from benchmark.training import teacher_cache
 from benchmark.training.execution import Execution
 from benchmark.training.lockstep import Lockstep
