@@ -17,8 +17,8 @@ from typing import Any
 from benchmark.errors import InputError, unknown
 from benchmark.provenance import git_state
 from benchmark.spec import cost, teacher_cache_rule
-from benchmark.spec.plan import DEFAULT_PACK, Pack, closure, make_plan
-from benchmark.spec.runs import Run
+from benchmark.spec.plan import DEFAULT_PACK, Pack, make_plan
+from benchmark.spec.runs import Run, closure
 from benchmark.work.order import Environment, work_order
 from results.store import Store
 from slurm import commands, registry, script, snapshot

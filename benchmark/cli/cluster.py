@@ -10,7 +10,7 @@ from benchmark.cli import common
 from benchmark.cli.common import plural, say
 from benchmark.errors import InputError
 from benchmark.spec import imported as teachers
-from benchmark.spec.plan import closure
+from benchmark.spec.runs import closure
 from benchmark.training.execution import has_gpu
 
 

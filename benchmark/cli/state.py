@@ -19,9 +19,8 @@ from benchmark.cli import common
 from benchmark.cli.common import plural, say
 from benchmark.errors import InputError
 from benchmark.spec import protocols
-from benchmark.spec.plan import closure
 from benchmark.spec.resolver import Resolver
-from benchmark.spec.runs import NONE, Run
+from benchmark.spec.runs import NONE, Run, closure
 from results.files import tail
 from results.store import Store
 

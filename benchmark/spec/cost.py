@@ -1,10 +1,12 @@
 """The cost model: what a plan will take, in GPU-hours (or hours of this machine), and on the disk.
 
-It counts passes of batches through networks: an evaluation is 1, a training step 3 (forward, gradients of inputs, gradients of weights); a
-pack runs its teacher once for each view that some run of it needs. A pass costs so much for each convolution that is called, for each number
-that a convolution makes (batch norm, ReLU and sums read and write it again) and for each multiply-accumulate: `RATES`. No pack is quicker than
-its longest student alone, whose kernels wait for each other. Where earlier records of the same kind of device say how far the model is from
-what was measured (`measured_factor`), the estimate is multiplied by that; whether it was is stated with it.
+It counts passes of batches through networks: an evaluation is 1, a training step 3 (forward, gradients of
+inputs, gradients of weights); a pack runs its teacher once for each view that some run of it needs. A pass
+costs so much for each convolution that is called, for each number that a convolution makes (batch norm, ReLU
+and sums read and write it again) and for each multiply-accumulate: `RATES`. No pack is quicker than its
+longest student alone, whose kernels wait for each other. Where earlier records of the same kind of device say
+how far the model is from what was measured (`measured_factor`), the estimate is multiplied by that; whether
+it was is stated with it.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ from benchmark.spec.runs import NONE, Run, network_info
 
 @dataclass(frozen=True)
 class Rates:
-    """Seconds: of a call of a convolution with what follows it, of a number that it makes, of a multiply-accumulate; chain: of such a call
-    in a student that has the device to itself. on: where from."""
+    """Seconds: of a call of a convolution with what follows it, of a number that it makes, of a
+    multiply-accumulate; chain: of such a call in a student that has the device to itself. on: where from."""
 
     call: float
     number: float
@@ -47,14 +49,16 @@ RATES = {
         "full packs of 13 pairs on two cores with AVX-512 in fp32, within 25% but for vgg8 and ResNet50",
     ),
 }
-"""Fitted to `bench` (docs/speed.md). On the GPU the arithmetic is no part of it: what these networks wait for there are small kernels and memory."""
+"""Fitted to `bench` (docs/speed.md). On the GPU the arithmetic is no part of it: what these networks wait for
+there are small kernels and memory."""
 
 WEIGHTS_BYTES = 4
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """hours: of one device, packs one after another. macs: multiply-accumulates. disk_bytes: what the runs leave (weights, records);
+    """hours: of one device, packs one after another. macs: multiply-accumulates. disk_bytes: what the runs
+    leave (weights, records);
     peak_bytes: besides, checkpoints of the runs in training."""
 
     hours: float
@@ -115,7 +119,8 @@ def macs(passes: Sequence[Passes], dataset: str) -> float:
 
 
 def pack_seconds(runs: Sequence[Run], device: str, factor: float | None = None) -> float:
-    """Seconds of one pack on one device of that kind (`cuda` or `cpu`); factor: by which records were off (`measured_factor`)."""
+    """Seconds of one pack on one device of that kind (`cuda` or `cpu`); factor: by which records were off
+    (`measured_factor`)."""
     rates, dataset, batch = RATES[device], runs[0].dataset, runs[0].recipe.batch_size
     busy = sum(_seconds(p, rates, dataset, batch) for p in pack_passes(runs))
     waits = max(_chain(list(student_passes(r)), rates, dataset, batch) for r in runs)
@@ -148,9 +153,11 @@ LONG_SECONDS = 60
 
 
 def measured_factor(records: Iterable[Mapping[str, Any]], device: str) -> float | None:
-    """What the records' runs took on that kind of device over what the model says of them; None without a record of `LONG_SECONDS`.
+    """What the records' runs took on that kind of device over what the model says of them; None without a
+    record of `LONG_SECONDS`.
 
-    Of a run its own steps and evaluations count, and the part of one teacher's pass that was its; initialisation stages and further views do not.
+    Of a run its own steps and evaluations count, and the part of one teacher's pass that was its;
+    initialisation stages and further views do not.
     """
     took = model = 0.0
     for r in records:

@@ -1,12 +1,12 @@
 """Imported teachers: checkpoints in a folder (`TEACHERS=dir`) that teach instead of runs of ours.
 
-A file belongs to the network whose name its own name, or its folder's, begins with (`resnet56_sskd.pth`, `resnet56.pth`,
-`resnet56_vanilla/ckpt_epoch_240.pth`). Every format that `models.load_weights` reads is accepted; a file that does not fit is
-refused with its reason before anything is trained.
+A file belongs to the network whose name its own name, or its folder's, begins with (`resnet56_sskd.pth`,
+`resnet56.pth`, `resnet56_vanilla/ckpt_epoch_240.pth`). Every format that `models.load_weights` reads is
+accepted; a file that does not fit is refused with its reason before anything is trained.
 
-A `.json` file in its place (`resnet56.json`: network, num_classes, weights = the hash, top1, source) only describes a checkpoint that is not
-here. Tables, diffs and reports find the records of its students by it; nothing can be trained with it. `results/reference/teachers` has
-those of the reference results.
+A `.json` file in its place (`resnet56.json`: network, num_classes, weights = the hash, top1, source) only
+describes a checkpoint that is not here. Tables, diffs and reports find the records of its students by it;
+nothing can be trained with it. `results/reference/teachers` has those of the reference results.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ DESCRIBED = ".json"
 
 @dataclass(frozen=True)
 class Imported:
-    """A checkpoint that can teach. weights: hash of its weights; extra: plain data that rode along (epoch, accuracy as its maker saw it)."""
+    """A checkpoint that can teach. weights: hash of its weights; extra: plain data that rode along (epoch,
+    accuracy as its maker saw it)."""
 
     network: str
     num_classes: int
@@ -75,7 +76,8 @@ def read(path: Path, network: str | None = None) -> Imported:
 
 
 def described(path: Path) -> Imported:
-    """A description of a checkpoint that is not here. `InputError` if it lacks network, num_classes (10 or 100) or the weights' hash."""
+    """A description of a checkpoint that is not here. `InputError` if it lacks network, num_classes (10 or
+    100) or the weights' hash."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         network, num_classes, weights = found["network"], found["num_classes"], found["weights"]
@@ -111,7 +113,8 @@ def need_weights(refs: Iterable[TeacherRef | None]) -> None:
 
 
 def scan(folder: Path | None) -> list[Imported]:
-    """Every checkpoint of a folder, one a network; `InputError` for a missing or empty folder, a file that does not fit, or two of one network."""
+    """Every checkpoint of a folder, one a network; `InputError` for a missing or empty folder, a file that
+    does not fit, or two of one network."""
     if folder is None:
         return []
     if not folder.is_dir():
@@ -138,7 +141,8 @@ def scan(folder: Path | None) -> list[Imported]:
 
 
 def imported(folder: Path | None) -> dict[tuple[str, str], TeacherRef]:
-    """`(data set, network)` -> checkpoint, for every data set with as many classes as the checkpoint has (digits and CIFAR-10 both have
+    """`(data set, network)` -> checkpoint, for every data set with as many classes as the checkpoint has
+    (digits and CIFAR-10 both have
     10: a ten-class checkpoint counts for CIFAR-10 alone, the real data)."""
     by_classes = {100: "cifar100", 10: "cifar10"}
     return {(by_classes[t.num_classes], t.network): t.ref() for t in scan(folder)}

@@ -1,28 +1,31 @@
 """The plan: which runs are missing, in which packs, in which order, at what cost.
 
-A pack holds runs that share a teacher pass (same teacher, seed, batches; see `pack_key`). Packs are put in levels: all that a level
-needs is done in the levels before (teachers and plain students; teachers' heads; students).
+A pack holds runs that share a teacher pass (same teacher, seed, batches; see `pack_key`). Packs are put in
+levels: all that a level needs is done in the levels before (teachers and plain students; teachers' heads;
+students).
 """
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from benchmark.spec import cost
-from benchmark.spec.runs import Run
+from benchmark.spec.runs import Run, closure
 from results.store import Store
 
 DEFAULT_PACK = {"cpu": 16, "cuda": 32}
-"""Most runs in a pack: enough to make the teacher's pass cheap, few enough that an epoch of all of them is soon over."""
+"""Most runs in a pack: enough to make the teacher's pass cheap, few enough that an epoch of all of them is
+soon over."""
 
 
 @dataclass(frozen=True)
 class Pack:
-    """Runs trained together. level: 0 for what needs nothing, else one more than the highest level of what it needs."""
+    """Runs trained together. level: 0 for what needs nothing, else one more than the highest level of what it
+    needs."""
 
     runs: tuple[Run, ...]
     level: int
@@ -36,7 +39,8 @@ class Pack:
 
 
 def pack_key(run: Run) -> tuple[Any, ...]:
-    """Runs with equal pack keys can be trained together: same data, teacher, seed, batches and normalisation."""
+    """Runs with equal pack keys can be trained together: same data, teacher, seed, batches and
+    normalisation."""
     return (
         run.dataset,
         run.recipe.train_images,
@@ -55,13 +59,15 @@ def pack_key(run: Run) -> tuple[Any, ...]:
 
 @functools.lru_cache(maxsize=4096)
 def _normalisation(settings_json: str) -> str:
-    """Runs that differ in their seed alone share their settings, so plans of very many runs parse few of them."""
+    """Runs that differ in their seed alone share their settings, so plans of very many runs parse few of
+    them."""
     return str(json.loads(settings_json)["normalise"])
 
 
 @dataclass(frozen=True)
 class Plan:
-    """runs: all that were asked for and all they need; states: of each by key; packs: of the missing ones, in the order of their levels."""
+    """runs: all that were asked for and all they need; states: of each by key; packs: of the missing ones, in
+    the order of their levels."""
 
     runs: tuple[Run, ...]
     states: dict[str, str]
@@ -79,21 +85,6 @@ class Plan:
         return 1 + max((p.level for p in self.packs), default=-1)
 
 
-def closure(runs: Iterable[Run]) -> list[Run]:
-    """The runs and all that they need, each once, what is needed first."""
-    ordered: dict[str, Run] = {}
-
-    def visit(run: Run) -> None:
-        if run.key not in ordered:
-            for needed in run.needs_runs:
-                visit(needed)
-            ordered[run.key] = run
-
-    for run in runs:
-        visit(run)
-    return list(ordered.values())
-
-
 def make_plan(
     runs: Sequence[Run],
     store: Store | None,
@@ -105,8 +96,9 @@ def make_plan(
 ) -> Plan:
     """The plan for runs (what they need is added).
 
-    store: where finished runs lie (None: nothing is done). skip_states: states besides `done` and `diverged` that are left out of the packs
-    (`failed` runs wait for `retry`). max_seconds, seconds_of: packs are cut so that `seconds_of(runs) <= max_seconds` (a lone run may be longer).
+    store: where finished runs lie (None: nothing is done). skip_states: states besides `done` and `diverged`
+    that are left out of the packs (`failed` runs wait for `retry`). max_seconds, seconds_of: packs are cut so
+    that `seconds_of(runs) <= max_seconds` (a lone run may be longer).
     """
     everything = closure(runs)
     states: dict[str, str] = {}

@@ -1,9 +1,10 @@
 """Protocols (a paper's training recipe and reporting rule) and profiles (how much of it is done).
 
-All share one recipe (RepDistiller's, which the others inherited): 240 epochs, batch 64, SGD with momentum 0.9 and
-weight decay 5e-4, learning rate 0.05 (0.01 for MobileNet and ShuffleNet students), divided by 10 after epochs 150, 180, 210.
-They differ in what they report, in the teacher's checkpoint, and in what is trained together with KD (that is the rows' business:
-`tables/*.toml`). `lightskd` and `selfkdlib` are those of the self-distillation tables, whose columns have no teacher; `clips` is for sounds.
+All share one recipe (RepDistiller's, which the others inherited): 240 epochs, batch 64, SGD with momentum 0.9
+and weight decay 5e-4, learning rate 0.05 (0.01 for MobileNet and ShuffleNet students), divided by 10 after
+epochs 150, 180, 210. They differ in what they report, in the teacher's checkpoint, and in what is trained
+together with KD (that is the rows' business: `tables/*.toml`). `lightskd` and `selfkdlib` are those of the
+self-distillation tables, whose columns have no teacher; `clips` is for sounds.
 """
 
 from __future__ import annotations
@@ -23,13 +24,17 @@ SMALL_LR_NETWORKS = ("MobileNetV2", "ShuffleV1", "ShuffleV2")
 class Protocol:
     """A training recipe and how its result is read.
 
-    epochs, milestones: the published length; the learning rate is multiplied by `decay` after each milestone's epoch (counted from 1).
+    epochs, milestones: the published length; the learning rate is multiplied by `decay` after each
+    milestone's epoch (counted from 1).
     lr, lr_small: initial learning rate; `lr_small` for the networks in `small_lr_networks`.
     drop_last: whether an epoch's incomplete last batch is dropped (a batch of one image always is).
-    augment: `crop-flip` (RandomCrop(32, padding 4) and horizontal flip), `resized-crop-flip` (RandomResizedCrop(32) and flip) or `none`.
+    augment: `crop-flip` (RandomCrop(32, padding 4) and horizontal flip), `resized-crop-flip`
+    (RandomResizedCrop(32) and flip) or `none`.
     mean, std: of pixel values in 0..1 for CIFAR-100; other data sets have their own.
-    report: which epoch's test top-1 counts: `last`, `best` (chosen on the test set, as the papers did) or `both` (rule unknown).
-    teacher_epoch: which of the teacher's checkpoints teaches; teacher_protocol: the protocol that the teacher is trained under.
+    report: which epoch's test top-1 counts: `last`, `best` (chosen on the test set, as the papers did) or
+    `both` (rule unknown).
+    teacher_epoch: which of the teacher's checkpoints teaches; teacher_protocol: the protocol that the teacher
+    is trained under.
     """
 
     name: str
@@ -148,11 +153,14 @@ PROTOCOLS: dict[str, Protocol] = {
 
 @dataclass(frozen=True)
 class Profile:
-    """How much of a protocol is done. epochs: of a 240-epoch schedule, other lengths in proportion (None: as published);
-    train_images: only so many training images (None: all); dataset: replaces the table's data set (None: the table's);
-    seeds: replaces the table's number of seeds; batch_size: replaces the protocol's (so few images need small batches: with 64 the
-    batch norms' running statistics would not get near those of the data), and the learning rates are lowered in proportion (the linear
-    scaling rule of Goyal et al., Accurate, Large Minibatch SGD, 2017): at the published ones some methods diverge in such batches."""
+    """How much of a protocol is done. epochs: of a 240-epoch schedule, other lengths in proportion (None: as
+    published);
+    train_images: only so many training images (None: all); dataset: replaces the table's data set (None: the
+    table's);
+    seeds: replaces the table's number of seeds; batch_size: replaces the protocol's (so few images need small
+    batches: with 64 the batch norms' running statistics would not get near those of the data), and the
+    learning rates are lowered in proportion (the linear scaling rule of Goyal et al., Accurate, Large
+    Minibatch SGD, 2017): at the published ones some methods diverge in such batches."""
 
     name: str
     title: str
@@ -206,7 +214,8 @@ def get_profile(name: str) -> Profile:
 class Recipe:
     """The resolved training settings of one run: what the optimiser does, in this run's length.
 
-    `published_epochs` is the schedule's length in the paper; `scaled(n)` brings any other length of it to this run's.
+    `published_epochs` is the schedule's length in the paper; `scaled(n)` brings any other length of it to
+    this run's.
     """
 
     epochs: int
@@ -224,7 +233,8 @@ class Recipe:
     test_images: int
 
     def lr_at(self, epoch: int) -> float:
-        """Learning rate of an epoch counted from 1: a milestone m means that epoch m + 1 is the first with the lower rate."""
+        """Learning rate of an epoch counted from 1: a milestone m means that epoch m + 1 is the first with
+        the lower rate."""
         return self.lr * self.decay ** sum(epoch > m for m in self.milestones)
 
     def settings(self) -> dict[str, Any]:
@@ -286,8 +296,10 @@ def resolve(
 ) -> Recipe:
     """The recipe of a run.
 
-    network: the one that trains (it decides the learning rate). available: training and test images of the data set.
-    schedule: protocol fields that the method's own run replaces. overrides: checked `recipe.*` settings by field name.
+    network: the one that trains (it decides the learning rate). available: training and test images of the
+    data set.
+    schedule: protocol fields that the method's own run replaces. overrides: checked `recipe.*` settings by
+    field name.
     """
     overrides = dict(overrides or {})
     p = dataclasses.replace(protocol, **(schedule or {}))

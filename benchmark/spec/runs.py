@@ -19,6 +19,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -252,6 +253,21 @@ def parse_pair(text: str) -> tuple[str, str]:
 def recipe_only(overrides: Overrides) -> Overrides:
     """Return the overrides of recipe fields (`recipe.FIELD`)."""
     return tuple((k, v) for k, v in overrides if k.startswith("recipe."))
+
+
+def closure(runs: Iterable[Run]) -> list[Run]:
+    """Return the runs and all that they need, each once, required runs first."""
+    ordered: dict[str, Run] = {}
+
+    def visit(run: Run) -> None:
+        if run.key not in ordered:
+            for needed in run.needs_runs:
+                visit(needed)
+            ordered[run.key] = run
+
+    for run in runs:
+        visit(run)
+    return list(ordered.values())
 
 
 def init_epochs(spec: MethodSpec, recipe: Recipe) -> tuple[tuple[str, int], ...]:

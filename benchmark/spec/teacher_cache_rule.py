@@ -1,19 +1,23 @@
 """The exact teacher cache: a table of the teacher's outputs for every crop and flip of every training image.
 
-A crop of pad 4 and a flip have 162 outcomes, so 162 passes over the training set answer every later question for logits or embeddings.
-Whether a table is used is decided when the plan is made, by this rule (`--teacher-cache auto`):
+A crop of pad 4 and a flip have 162 outcomes, so 162 passes over the training set answer every later question
+for logits or embeddings. Whether a table is used is decided when the plan is made, by this rule
+(`--teacher-cache auto`):
 
-- precision bf16 alone: the fp32 reference is never touched, since a pass in another batch may round differently in the last bit;
-- the passes it saves, an image, exceed 162. A pack saves one a main-stage epoch for each crop-and-flip view that all of its
-  readers can take from the table (a pack with one method that reads maps makes the pass anyway and saves nothing). Summed over the plan's
-  packs on this teacher: five seeds of 15 epochs save 75 and do not pay, one seed of 240 epochs saves 240 and does;
+- precision bf16 alone: the fp32 reference is never touched, since a pass in another batch may round
+  differently in the last bit;
+- the passes it saves, an image, exceed 162. A pack saves one a main-stage epoch for each crop-and-flip view
+  that all of its readers can take from the table (a pack with one method that reads maps makes the pass
+  anyway and saves nothing). Summed over the plan's
+  packs on this teacher: five seeds of 15 epochs save 75 and do not pay, one seed of 240 epochs saves 240 and
+  does;
 - its file is not larger than `LARGEST`.
 
-A run reads the table if all that it needs of the teacher is in it, whatever it was packed with. `on` asks for the table wherever a run
-can read it; the record says `teacher_cache`.
+A run reads the table if all that it needs of the teacher is in it, whatever it was packed with. `on` asks for
+the table wherever a run can read it; the record says `teacher_cache`.
 
-Values are those of the live pass: stored in fp32, or in fp16 where the pass is in bf16 (whose 8 bits of mantissa fit; values below fp16's
-normal range, 6e-5, lose bits).
+Values are those of the live pass: stored in fp32, or in fp16 where the pass is in bf16 (whose 8 bits of
+mantissa fit; values below fp16's normal range, 6e-5, lose bits).
 """
 
 from __future__ import annotations
@@ -45,7 +49,8 @@ def readable(needs: Needs) -> bool:
 
 
 def reads_table(run: Run) -> bool:
-    """Whether a table can hold all that the run's main stage needs of its teacher: crops and flips, and no other augmentation."""
+    """Whether a table can hold all that the run's main stage needs of its teacher: crops and flips, and no
+    other augmentation."""
     return run.teacher_ref is not None and run.recipe.augment == "crop-flip" and readable(run.spec.needs())
 
 
@@ -84,7 +89,8 @@ def file_bytes(run: Run, part: str, precision: str) -> int:
 
 
 def chosen(mode: str, packs: Sequence[Sequence[Run]], precision: str) -> frozenset[str]:
-    """Identities of the teachers that are read from a table in these packs. `InputError` for an unknown mode."""
+    """Identities of the teachers that are read from a table in these packs. `InputError` for an unknown
+    mode."""
     check_mode(mode)
     if mode == "off":
         return frozenset()

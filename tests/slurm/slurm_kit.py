@@ -21,8 +21,7 @@ import torch
 
 import models
 from benchmark.spec import matrix
-from benchmark.spec.plan import closure
-from benchmark.spec.runs import Run
+from benchmark.spec.runs import Run, closure
 from benchmark.work.order import Environment
 from results.store import Store
 from slurm import commands, registry

@@ -48,7 +48,9 @@ def test_columns_that_share_a_student_share_the_run_of_a_method_without_a_teache
     for method in ("tfkd_self", "dsr", "label_smoothing"):
         row = matrix.Row(method, method, "crd")
         requests = {
-            matrix.row_request(row, table, "cifar100", "paper", t, "resnet20", ())
+            matrix.Expander(table=table, profile="paper", dataset="cifar100", seeds=(0,)).request(
+                row, t, "resnet20"
+            )
             for t in ("resnet56", "resnet110")
         }
         assert {r.teacher for r in requests} == {"none"} and len(requests) == 1

@@ -211,10 +211,10 @@ def test_the_cost_model_is_near_what_was_measured(table: str, pair: str, ms: tup
     ("text", "problem"),
     [
         ("title = ", "not valid TOML"),
-        ('title = "x"', "is not there"),
+        ('title = "x"', "paper is missing; required: title, paper"),
         ('colour = "x"', "unknown field"),
-        ("title = 3", "is not a str;"),
-        ('seeds = "3"', "is not an int; allowed: an int"),
+        ("title = 3", "title = 3 is not a string"),
+        ('seeds = "3"', "seeds = '3' is not a whole number"),
     ],
 )
 def test_a_broken_table_is_one_line(tmp_path: Path, text: str, problem: str) -> None:
@@ -240,16 +240,16 @@ def test_settings_are_checked() -> None:
         ("kd.temperature", 8.0),
         ("recipe.epochs", 3),
     )
-    for wrong in (
-        "kd.temperature",
-        "kd.tau=3",
-        "nope.x=1",
-        "kd.temperature=warm",
-        "recipe.epochs=0",
-        "recipe.wings=2",
-        "kd.temperature=nan",
+    for wrong, problem in (
+        ("kd.temperature", "is not written method.field=value"),
+        ("kd.tau=3", "unknown setting of kd 'tau'"),
+        ("nope.x=1", "unknown method 'nope'"),
+        ("kd.temperature=warm", "kd.temperature='warm' is not"),
+        ("kd.temperature=nan", "kd.temperature='nan' is not"),
+        ("recipe.epochs=0", "recipe.epochs=0; allowed: 1 "),
+        ("recipe.wings=2", "unknown setting of recipe 'wings'"),
     ):
-        with pytest.raises(InputError, match="allowed"):
+        with pytest.raises(InputError, match=problem):
             matrix.parse_overrides([wrong])
 
 
