@@ -198,7 +198,7 @@ VARIANTS = 2 * (2 * PAD + 1) ** 2
 """Different outcomes of a crop and a flip of one image: 162."""
 
 
-def is_plain(view: View) -> bool:
+def is_crop_flip(view: View) -> bool:
     """Whether a view is one crop and one flip, so that each image has `VARIANTS` outcomes and no more."""
     return view.make is _make_normal
 

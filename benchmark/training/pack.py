@@ -67,7 +67,7 @@ class Outcome:
 class Options:
     """What a worker is told. until: stop after so many epochs of the main stage, to go on another time. keep: whether weights of finished
     runs are kept (`all`), or dropped where nobody builds on them (`none`). cached_teachers: identities of the teachers whose outputs are
-    read from a table (`teacher_cache_rule.chosen`)."""
+    read from a table (`teacher_cache_rule.cached_teachers`)."""
 
     execution: Execution
     data_folder: Path = Path("data")
@@ -286,7 +286,7 @@ class _Pack:
             return None
         if self.execution.precision != self.options.execution.precision:
             return None  # it was chosen for the plan's precision, and begun runs go on in another
-        parts = teacher_cache_rule.parts_of(runs)
+        parts = teacher_cache_rule.cached_parts(runs)
         if not parts:
             return None
         folder = self.store.folder / teacher_cache.FOLDER

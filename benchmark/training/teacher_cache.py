@@ -33,7 +33,7 @@ import models
 from benchmark.data.datasets import Split
 from benchmark.data.views import NORMAL, VARIANTS, RawBatch, every_variant, variant
 from benchmark.methods import Needs
-from benchmark.spec.teacher_cache_rule import readable, stored_dtype
+from benchmark.spec.teacher_cache_rule import cacheable, stored_dtype
 from benchmark.training.evaluate import BATCH
 from benchmark.training.execution import Execution
 from models import Features, Network
@@ -51,7 +51,7 @@ class TeacherCache:
         self.parts = parts
 
     def serves(self, needs: Needs) -> bool:
-        return readable(needs) and needs.teacher <= set(self.parts)
+        return cacheable(needs) and needs.teacher <= set(self.parts)
 
     def features(self, indices: Tensor, draws: Tensor) -> Features:
         """What the live pass of a crop-and-flip view would give for these images `[B]` and draws `[B, 3]`, in fp32."""

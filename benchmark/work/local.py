@@ -26,7 +26,7 @@ from results.store import Store
 
 def run_plan(plan: Plan, store: Store, options: Options, environment: Environment) -> list[Outcome]:
     """Trains all packs of a plan; returns the outcomes of all runs. A pack that fails does not stop the others."""
-    cached = teacher_cache_rule.chosen(
+    cached = teacher_cache_rule.cached_teachers(
         environment.teacher_cache, [p.runs for p in plan.packs], options.execution.precision
     )
     gpus = torch.cuda.device_count() if options.execution.device == "cuda" else 0
@@ -53,7 +53,7 @@ def _many_gpus(
                     if gpu not in working and waiting:
                         pack = waiting.pop(0)
                         on = (
-                            teacher_cache_rule.identity(pack.runs) in cached
+                            teacher_cache_rule.teacher_identity(pack.runs) in cached
                         )  # decided for the plan, not again for each pack
                         own = replace(environment, teacher_cache="on" if on else "off")
                         working[gpu] = (_start(pack, own, gpu), pack)

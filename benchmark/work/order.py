@@ -47,7 +47,7 @@ def work(order_text: str, reporter: Reporter | None = None) -> list[Outcome]:
     execution = choose(
         environment.device, environment.precision, environment.threads, environment.student_threads
     )
-    cached = teacher_cache_rule.chosen(environment.teacher_cache, [runs], execution.precision)
+    cached = teacher_cache_rule.cached_teachers(environment.teacher_cache, [runs], execution.precision)
     options = Options(
         execution, Path(environment.data), environment.keep, reporter or Reporter(), cached_teachers=cached
     )

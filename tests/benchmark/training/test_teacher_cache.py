@@ -12,7 +12,7 @@ from training_kit import FP32, small_run, train
 from benchmark.__main__ import main
 from benchmark.bench.ours import build_teacher, random_split
 from benchmark.data.stream import Stream
-from benchmark.data.views import NORMAL, PAD, SECOND, VARIANTS, every_variant, is_plain, variant
+from benchmark.data.views import NORMAL, PAD, SECOND, VARIANTS, every_variant, is_crop_flip, variant
 from benchmark.errors import InputError
 from benchmark.spec import plan, teacher_cache_rule
 from benchmark.spec.resolver import Resolver
@@ -44,7 +44,7 @@ def test_every_outcome_has_one_number() -> None:
     assert VARIANTS == 162 and torch.equal(variant(every_variant()), torch.arange(VARIANTS))
     draws = NORMAL.draw(5000, torch.Generator().manual_seed(0))
     assert torch.equal(every_variant()[variant(draws)], draws) and int(draws[:, :2].max()) == 2 * PAD
-    assert is_plain(NORMAL) and is_plain(SECOND)
+    assert is_crop_flip(NORMAL) and is_crop_flip(SECOND)
 
 
 @pytest.mark.parametrize("execution", [FP32, BF16], ids=lambda e: e.precision)
@@ -122,21 +122,23 @@ def packs(*methods: str, epochs: int = 240, seeds: int = 1) -> list[list[object]
 )
 def test_passes_saved_and_the_rule(methods: tuple[str, ...], epochs: int, seeds: int, saved: int) -> None:
     found = packs(*methods, epochs=epochs, seeds=seeds)
-    (name,) = {teacher_cache_rule.identity(p) for p in found}  # type: ignore[arg-type]
+    (name,) = {teacher_cache_rule.teacher_identity(p) for p in found}  # type: ignore[arg-type]
     assert teacher_cache_rule.passes_saved(found).get(name, 0) == saved  # type: ignore[arg-type]
-    auto = teacher_cache_rule.chosen("auto", found, "bf16")  # type: ignore[arg-type]
+    auto = teacher_cache_rule.cached_teachers("auto", found, "bf16")  # type: ignore[arg-type]
     assert auto == ({name} if saved > VARIANTS else frozenset())
-    assert teacher_cache_rule.chosen("auto", found, "fp32") == frozenset(), "the reference is never touched"  # type: ignore[arg-type]
-    assert teacher_cache_rule.chosen("off", found, "bf16") == frozenset()  # type: ignore[arg-type]
+    assert teacher_cache_rule.cached_teachers("auto", found, "fp32") == frozenset(), (
+        "the reference is never touched"
+    )  # type: ignore[arg-type]
+    assert teacher_cache_rule.cached_teachers("off", found, "bf16") == frozenset()  # type: ignore[arg-type]
     can_read = {"kd", "crd", "rkd"} & set(methods)
-    assert teacher_cache_rule.chosen("on", found, "fp32") == ({name} if can_read else frozenset())  # type: ignore[arg-type]
+    assert teacher_cache_rule.cached_teachers("on", found, "fp32") == ({name} if can_read else frozenset())  # type: ignore[arg-type]
 
 
 def test_a_table_that_is_too_large_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     found = packs("kd")
     assert teacher_cache_rule.file_bytes(found[0][0], "logits", "bf16") == 128 * 162 * 10 * 2  # type: ignore[arg-type]
-    monkeypatch.setattr(teacher_cache_rule, "LARGEST", 1000.0)
-    assert teacher_cache_rule.chosen("auto", found, "bf16") == frozenset()  # type: ignore[arg-type]
+    monkeypatch.setattr(teacher_cache_rule, "LARGEST_FILE", 1000.0)
+    assert teacher_cache_rule.cached_teachers("auto", found, "bf16") == frozenset()  # type: ignore[arg-type]
 
 
 def test_a_plan_run_with_the_table_on_leaves_it_in_the_results(tmp_path: Path) -> None:
@@ -152,6 +154,6 @@ def test_a_plan_run_with_the_table_on_leaves_it_in_the_results(tmp_path: Path) -
 
 def test_an_unknown_mode_is_answered(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InputError, match="auto, on, off"):
-        teacher_cache_rule.chosen("sometimes", packs("kd"), "fp32")  # type: ignore[arg-type]
+        teacher_cache_rule.cached_teachers("sometimes", packs("kd"), "fp32")  # type: ignore[arg-type]
     assert main(["run", "crd-table1", "--profile", "quick", "--teacher-cache", "sometimes"]) == 2
     assert capsys.readouterr().err.count("error:") == 1
