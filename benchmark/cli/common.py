@@ -17,8 +17,7 @@ from typing import Any
 from benchmark import data
 from benchmark.data.clips import listing
 from benchmark.errors import InputError
-from benchmark.spec import imported as teachers
-from benchmark.spec import matrix, plan, protocols, teacher_cache_rule
+from benchmark.spec import imported, matrix, plan, protocols, teacher_cache_rule
 from benchmark.spec.matrix import MOST_SEEDS, Expansion
 from benchmark.spec.resolver import Resolver
 from benchmark.spec.runs import Run, TeacherRef
@@ -281,8 +280,8 @@ class Selection:
 
 
 def imported_of(args: argparse.Namespace) -> dict[tuple[str, str], TeacherRef]:
-    """The checkpoints of TEACHERS=, as `teachers.imported` has them."""
-    return teachers.imported(path_of(args.teachers) if args.teachers else None)
+    """The checkpoints of TEACHERS=, as `imported.teachers_in` returns them."""
+    return imported.teachers_in(path_of(args.teachers) if args.teachers else None)
 
 
 def resolver_of(args: argparse.Namespace) -> Resolver:

@@ -26,8 +26,7 @@ from benchmark.data.samplers import SHUFFLE
 from benchmark.data.stream import Stream
 from benchmark.errors import InputError
 from benchmark.provenance import git_state, versions, where
-from benchmark.spec import imported as teachers
-from benchmark.spec import teacher_cache_rule
+from benchmark.spec import imported, teacher_cache_rule
 from benchmark.spec.runs import Run, TeacherRef
 from benchmark.training import checkpoint, graphs, teacher_cache
 from benchmark.training.active_run import MAIN, ActiveRun, Best, stored_precision
@@ -267,7 +266,7 @@ class _Pack:
         ref = run.teacher_ref
         if ref is None:
             return None, None
-        net = teachers.load_network(ref, run.dataset, teacher_path(ref, self.store))
+        net = imported.load_teacher(ref, run.dataset, teacher_path(ref, self.store))
         weights = models.weights_hash(net)
         self.execution.teacher_to_device(net)
         found = evaluate(net, self.test_split, self.mean, self.std, self.execution)
@@ -452,7 +451,7 @@ class _Pack:
         ref = run.evaluates
         assert ref is not None
         began = time.perf_counter()
-        net = teachers.load_network(ref, run.dataset, Path(ref.path))
+        net = imported.load_teacher(ref, run.dataset, Path(ref.path))
         self.execution.to_device(net)
         # the accuracy of a checkpoint is a fact about it, so it is measured in the reference precision
         exact = replace(self.execution, precision="fp32")
@@ -461,8 +460,8 @@ class _Pack:
         found = score(z, self.test_split.labels)
         classes = self.classes or tuple(map(str, range(z.shape[1])))
         by_class = zip(classes, per_class(z, self.test_split.labels), strict=True)
-        imported = teachers.read(Path(ref.path), ref.network)
-        extra = {k: v for k, v in imported.extra.items() if isinstance(v, int | float | str | bool)}
+        checkpoint_file = imported.read_checkpoint(Path(ref.path), ref.network)
+        extra = {k: v for k, v in checkpoint_file.extra.items() if isinstance(v, int | float | str | bool)}
         self.store.write_record(
             run.key,
             {

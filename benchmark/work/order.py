@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmark import data
-from benchmark.spec import imported as teachers
-from benchmark.spec import teacher_cache_rule
+from benchmark.spec import imported, teacher_cache_rule
 from benchmark.spec.resolver import Resolver
 from benchmark.spec.runs import Run
 from benchmark.training.execution import choose
@@ -42,7 +41,7 @@ def work(order_text: str, reporter: Reporter | None = None) -> list[Outcome]:
     order = json.loads(order_text)
     environment = Environment(**order["environment"])
     data.look_in(environment.data)
-    resolver = Resolver(teachers.imported(Path(environment.teachers) if environment.teachers else None))
+    resolver = Resolver(imported.teachers_in(Path(environment.teachers) if environment.teachers else None))
     runs = [resolver.from_order(o) for o in order["runs"]]
     execution = choose(
         environment.device, environment.precision, environment.threads, environment.student_threads

@@ -9,7 +9,7 @@ import pytest
 
 import models
 from benchmark.__main__ import main
-from benchmark.spec import imported as teachers
+from benchmark.spec import imported
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -21,8 +21,9 @@ def test_it_gives_the_same_keys_as_its_checkpoint(tmp_path: Path) -> None:
     models.save_weights(net, tmp_path / "real" / "resnet14.pth")
     described = {"network": "resnet14", "num_classes": 100, "weights": models.weights_hash(net), "top1": 1.0}
     (tmp_path / "described" / "resnet14.json").write_text(json.dumps(described))
-    (real,), (other,) = (teachers.scan(tmp_path / f) for f in ("real", "described"))
+    (real,), (other,) = (imported.read_folder(tmp_path / f) for f in ("real", "described"))
     assert real.ref().identity == other.ref().identity
+    assert (real.ref().description_only, other.ref().description_only) == (False, True)
 
 
 WRONG = (
@@ -41,7 +42,7 @@ def test_a_wrong_description_is_one_line_and_exit_code_2(
     (tmp_path / "x.json").write_text(text)
     assert main(["plan", "crd-table1", "--teachers", str(tmp_path)]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert "x.json" in line and "allowed" in line
+    assert "x.json does not describe a teacher" in line
 
 
 @pytest.mark.parametrize(
