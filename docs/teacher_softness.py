@@ -37,7 +37,15 @@ def main() -> None:
     net = imported.load_teacher(ref, "cifar100", Path(ref.path))
     protocol = protocols.get_protocol("crd")
     train = data.load("cifar100", args.data).train.take(args.images)
-    stream = Stream(train, protocol.mean, protocol.std, data.SHUFFLE, 500, False, 0)
+    stream = Stream(
+        train,
+        mean=protocol.mean,
+        std=protocol.std,
+        sampler=data.SHUFFLE,
+        batch_size=500,
+        drop_last=False,
+        seed=0,
+    )
     temperature, count, start, floor = 4.0, 0, 0.0, 0.0
     for batch in stream.epoch("main", 1, (data.NORMAL,)):
         logits = net(batch.views["normal"])

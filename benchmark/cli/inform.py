@@ -161,7 +161,7 @@ def teacher_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
     wanted: dict[tuple[str, str], None] = {}
     for name in matrix.table_names():
         table = matrix.load_table(name)
-        if data.info(table.dataset).of_folder != data.info(args.dataset).of_folder:
+        if data.info(table.dataset).user_files != data.info(args.dataset).user_files:
             continue  # sounds and images have teachers of their own
         for teacher, _ in table.columns:
             if teacher != NONE:

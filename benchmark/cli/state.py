@@ -316,7 +316,7 @@ def _judged(record: dict[str, Any], resolver: Resolver) -> tuple[bool, str]:
                 return False, ""  # its teacher is simply not at hand now
             if name := unknown_here(order):
                 return False, f"unknown here: {name}"
-            if data.info(order["dataset"]).of_folder:
+            if data.info(order["dataset"]).user_files:
                 return False, ""  # made of files that DATA= does not name now
             return True, f"old key ({error})"
     except (KeyError, TypeError, ValueError, AttributeError):

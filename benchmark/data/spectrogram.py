@@ -1,15 +1,19 @@
-"""A sound clip as an image: frames are rows, mel bands columns, and the channels are the spectrogram and its two differences.
+"""A sound clip as an image: frames are rows, mel bands columns, and the channels are the spectrogram and its
+two differences.
 
     level[f, m]  power of frame f in band m in dB below the clip's loudest one, cut at -80
     channel 0    level, -80..0 dB as 0..255
-    channel 1    delta: slope of the level over five frames, -24..24 dB a frame (no slope is steeper) as 0..255
+    channel 1    delta: slope of the level over five frames, -24..24 dB a frame (no slope is steeper) as
+    0..255
     channel 2    delta-delta: the same of the delta, -12..12
 
-static, delta and delta-delta are what speech and audio tagging call them (Furui, IEEE TASSP 1986); slopes are fitted by least squares, ends repeated.
+static, delta and delta-delta are what speech and audio tagging call them (Furui, IEEE TASSP 1986); slopes are
+fitted by least squares, ends repeated.
 
-Every clip becomes `FRAMES` frames of equal length, whatever its own: its windows (Hann, 25 ms, every 10 ms) are cut into so many runs and
-their powers averaged. Bands are triangles on the mel scale, 2595 log10(1 + f / 700), from 50 to 8,000 Hz, so that clips of other sampling
-rates (16 kHz and more) have the same. Levels relative to the clip's own loudest make the recording's gain of no account.
+Every clip becomes `FRAMES` frames of equal length, whatever its own: its windows (Hann, 25 ms, every 10 ms)
+are cut into so many runs and their powers averaged. Bands are triangles on the mel scale, 2595 log10(1 + f /
+700), from 50 to 8,000 Hz, so that clips of other sampling rates (16 kHz and more) have the same. Levels
+relative to the clip's own loudest make the recording's gain of no account.
 """
 
 from __future__ import annotations
@@ -37,9 +41,11 @@ DELTA_DB = (24.0, 12.0)
 
 
 def read_wave(path: Path) -> tuple[Array, int]:
-    """`(samples [n] in -1..1, sampling rate)` of a PCM wave file of 8, 16, 24 or 32 bits; channels are averaged.
+    """`(samples [n] in -1..1, sampling rate)` of a PCM wave file of 8, 16, 24 or 32 bits; channels are
+    averaged.
 
-    `InputError` for another format, a damaged or cut file, a rate below 16 kHz, or a clip shorter than 0.35 s.
+    `InputError` for another format, a damaged or cut file, a rate below 16 kHz, or a clip shorter than 0.35
+    s.
     """
     try:
         with path.open("rb") as f, wave.open(f) as w:
@@ -78,7 +84,8 @@ def _numbers(raw: bytes, width: int) -> Array:
 
 @functools.cache
 def mel_bank(rate: int, points: int) -> Array:
-    """`[points / 2 + 1, BANDS]`: weights that bring the power spectrum of a transform of `points` to bands; each band's sum to 1."""
+    """`[points / 2 + 1, BANDS]`: weights that bring the power spectrum of a transform of `points` to bands;
+    each band's sum to 1."""
     lowest, highest = (2595 * math.log10(1 + f / 700) for f in (LOW_HZ, HIGH_HZ))
     mel = np.linspace(lowest, highest, BANDS + 2)
     edges = 700 * (10 ** (mel / 2595) - 1)

@@ -113,7 +113,7 @@ def student_passes(run: Run) -> Iterator[Passes]:
     if run.student == NONE:
         return
     images = run.recipe.train_images
-    copies = sum(v.copies for v in run.spec.needs().views) * run.spec.sampler.rows
+    copies = sum(v.copies for v in run.spec.needs().views) * run.spec.sampler.rows_per_image
     yield Passes(run.student, 3, images * copies * run.recipe.epochs)
     for component, (_, epochs) in zip(run.spec.init_stages, run.init_epochs, strict=True):
         if component.method.init_needs(component.config).student:
@@ -137,7 +137,7 @@ def teacher_passes(runs: Sequence[Run]) -> Iterator[Passes]:
         with_teacher = sum(e for c, (_, e) in stages if c.method.init_needs(c.config).teacher)
         init_epochs = max(init_epochs, with_teacher)
     epochs = init_epochs + sum(copies * e for (_, copies), e in epochs_by_view.items())
-    images = first.recipe.train_images * first.spec.sampler.rows * epochs
+    images = first.recipe.train_images * first.spec.sampler.rows_per_image * epochs
     yield Passes(first.teacher_ref.network, 1, images)
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmark.data.datasets import Split
-from benchmark.data.views import clean
+from benchmark.data.views import normalise
 from benchmark.training.execution import Execution
 from models import Features, Network
 
@@ -41,7 +41,7 @@ def logits(
     net.eval()
     found = []
     for images in split.images.split(BATCH[execution.torch_device.type]):
-        x = clean(images, mean, std)
+        x = normalise(images, mean, std)
         with execution.autocast():
             out = net(x) if predict is None else predict(net.features(x))
         found.append(out.float())

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmark.data.stream import Batch, Rows, Stream
+from benchmark.data.stream import Batch, BatchRows, Stream
 from benchmark.data.views import View
 from benchmark.training.active_run import MAIN, ActiveRun, seen_of
 from benchmark.training.execution import Execution
@@ -96,7 +96,7 @@ class Lockstep:
         live = tuple(sorted((name, tuple(sorted(parts))) for name, parts in self._live.items()))
         return tuple(self.views), tuple(self._read), live
 
-    def make(self, stream: Stream, rows: Rows) -> Batch:
+    def make(self, stream: Stream, rows: BatchRows) -> Batch:
         """The batch of these rows, with the views that some item reads."""
         return stream.batch(rows, self.views.values())
 

@@ -174,13 +174,13 @@ class _Pack:
             return
         self.stream = Stream(
             self.train_split,
-            mean,
-            std,
-            first.spec.sampler,
-            first.recipe.batch_size,
-            first.recipe.drop_last,
-            first.seed,
-            first.recipe.augment,
+            mean=mean,
+            std=std,
+            sampler=first.spec.sampler,
+            batch_size=first.recipe.batch_size,
+            drop_last=first.recipe.drop_last,
+            seed=first.seed,
+            augment=first.recipe.augment,
         )
         self.table = self._table(ready)
         self.graphs = graphs.of(self.execution, self.reporter.note)

@@ -40,7 +40,7 @@ def work(order_text: str, reporter: Reporter | None = None) -> list[Outcome]:
     """Trains the pack of a work order in this process: what a worker process, and a Slurm job, does."""
     order = json.loads(order_text)
     environment = Environment(**order["environment"])
-    data.look_in(environment.data)
+    data.register_clips(environment.data)
     resolver = Resolver(imported.teachers_in(Path(environment.teachers) if environment.teachers else None))
     runs = [resolver.from_order(o) for o in order["runs"]]
     execution = choose(

@@ -16,7 +16,7 @@ from training_kit import FP32, weights
 from benchmark import data
 from benchmark.__main__ import main
 from benchmark.data import spectrogram as s
-from benchmark.data.clips import NOMINAL, listing
+from benchmark.data.clips import NOMINAL, list_clips
 from benchmark.data.stream import Stream
 from benchmark.errors import InputError
 from benchmark.spec.resolver import Resolver
@@ -143,7 +143,7 @@ def test_a_wrong_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_counted_read_and_ordered_evenly(folder: Path) -> None:
-    known = data.look_in(folder)
+    known = data.register_clips(folder)
     assert (known.num_classes, known.train_images, known.test_images) == (3, 48, 18) and data.info(
         "clips"
     ) == known
@@ -162,7 +162,7 @@ def test_a_folder_is_counted_read_and_ordered_evenly(folder: Path) -> None:
 
 
 def test_the_stated_statistics_are_near_those_of_sounds(folder: Path) -> None:
-    info = data.look_in(folder)
+    info = data.register_clips(folder)
     pixels = data.load("clips", folder).train.images.double() / 255
     for k in range(3):
         assert abs(pixels[..., k].mean().item() - info.mean[k]) < info.std[k] / 2
@@ -170,12 +170,21 @@ def test_the_stated_statistics_are_near_those_of_sounds(folder: Path) -> None:
 
 
 def test_without_augmentation_every_epoch_shows_the_clip_as_it_is(folder: Path) -> None:
-    info = data.look_in(folder)
+    info = data.register_clips(folder)
     train = data.load("clips", folder).train
-    stream = Stream(train, info.mean, info.std, data.SHUFFLE, 48, False, 0, augment="none")
+    stream = Stream(
+        train,
+        mean=info.mean,
+        std=info.std,
+        sampler=data.SHUFFLE,
+        batch_size=48,
+        drop_last=False,
+        seed=0,
+        augment="none",
+    )
     for epoch in (1, 2):
         batch = next(stream.epoch("main", epoch, [data.NORMAL, data.SECOND, data.ROTATED]))
-        plain = data.clean(train.images[batch.indices], torch.tensor(info.mean), torch.tensor(info.std))
+        plain = data.normalise(train.images[batch.indices], torch.tensor(info.mean), torch.tensor(info.std))
         assert torch.equal(batch.views["normal"], plain) and torch.equal(batch.views["second"], plain)
         assert torch.equal(batch.views["rotated"][48:96], plain.flip(2, 3)), "turned, and not cut"
 
@@ -199,9 +208,11 @@ def broken(folder: Path, kind: str) -> None:
 def test_a_wrong_folder_is_one_line(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken(write_clips(tmp_path, 2, 1), kind)
     with pytest.raises(InputError, match="allowed: ") as caught:
-        listing(tmp_path)
+        list_clips(tmp_path)
     assert "\n" not in str(caught.value)
-    assert data.look_in(tmp_path) == NOMINAL, "most commands want no clips: it is said where they are read"
+    assert data.register_clips(tmp_path) == NOMINAL, (
+        "most commands want no clips: it is said where they are read"
+    )
     assert (
         main(["run", "iusp-table", *FAST, "--data", str(tmp_path), "--results", str(tmp_path / "runs")]) == 2
     )
@@ -240,7 +251,7 @@ def test_a_mistyped_folder_does_not_hide_what_is_done(
 def test_a_report_of_all_tables_says_that_it_lacks_the_clips(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data.look_in(folder)
+    data.register_clips(folder)
     assert [
         o.status for o in train_pack([tagger("plain")], Store(tmp_path / "runs"), Options(FP32, folder))
     ] == ["done"]
@@ -266,11 +277,11 @@ def test_other_clips_are_other_runs(folder: Path, tmp_path: Path) -> None:
         return Resolver().run(Request("clips", "clips", "short", "none", "crnn_16", "plain"), 0).key
 
     nominal = key()
-    data.look_in(folder)
+    data.register_clips(folder)
     mine = key()
-    data.look_in(write_clips(tmp_path, 3, 2))
+    data.register_clips(write_clips(tmp_path, 3, 2))
     others = key()
-    data.look_in(folder)
+    data.register_clips(folder)
     assert key() == mine and len({nominal, mine, others}) == 3
     write_wave(folder / "clips" / "train" / "noise" / "999.wav", sound("noise", 7))
     with pytest.raises(InputError, match="were changed since they were looked at"):
@@ -314,7 +325,7 @@ def tagger(method: str, student: str = "crnn_16") -> Run:
 
 def test_a_work_order_needs_the_clips_it_was_made_of(folder: Path, tmp_path: Path) -> None:
     """As another process, or a job on another machine, takes it."""
-    data.look_in(folder)
+    data.register_clips(folder)
     order = {
         part: work_order(
             [tagger("plain")],
@@ -329,7 +340,7 @@ def test_a_work_order_needs_the_clips_it_was_made_of(folder: Path, tmp_path: Pat
 
 
 def test_taggers_are_bit_equal_alone_and_in_an_interrupted_pack(folder: Path, tmp_path: Path) -> None:
-    data.look_in(folder)
+    data.register_clips(folder)
     alone, packed = tmp_path / "alone", tmp_path / "packed"
     for place in (alone, packed):
         assert [

@@ -97,7 +97,7 @@ def test_the_resized_crop_is_pils() -> None:
     from PIL import Image
 
     batch = raw(40)
-    view = data.under("resized-crop-flip", data.NORMAL)
+    view = data.view_for("resized-crop-flip", data.NORMAL)
     draws = view.draw(40, torch.Generator().manual_seed(0))
     found = view.make(batch, draws, draws)
     assert found.shape == (40, 3, 32, 32) and found.is_contiguous(memory_format=torch.channels_last)
@@ -114,7 +114,9 @@ def test_resized_crops_are_distributed_as_torchvisions() -> None:
     import_torchvision()
     from torchvision import transforms
 
-    ours = data.under("resized-crop-flip", data.NORMAL).draw(2000, torch.Generator().manual_seed(0)).numpy()
+    ours = (
+        data.view_for("resized-crop-flip", data.NORMAL).draw(2000, torch.Generator().manual_seed(0)).numpy()
+    )
     torch.manual_seed(0)
     image = torch.zeros(3, 32, 32)
     params = [
@@ -128,7 +130,17 @@ def test_resized_crops_are_distributed_as_torchvisions() -> None:
 def test_an_augmentation_reaches_the_stream() -> None:
     split = data.load("digits").train.take(64)
     streams = [
-        Stream(split, (0.5,) * 3, (0.5,) * 3, data.SHUFFLE, 64, False, 0, augment=a) for a in data.AUGMENTS
+        Stream(
+            split,
+            mean=(0.5,) * 3,
+            std=(0.5,) * 3,
+            sampler=data.SHUFFLE,
+            batch_size=64,
+            drop_last=False,
+            seed=0,
+            augment=a,
+        )
+        for a in data.AUGMENTS
     ]
     batches = [next(s.epoch("main", 1, [data.NORMAL, data.ROTATED])) for s in streams]
     assert all(torch.equal(batches[0].indices, b.indices) for b in batches)
@@ -140,9 +152,9 @@ def test_an_augmentation_reaches_the_stream() -> None:
 @pytest.mark.parametrize("augment", list(data.AUGMENTS))
 def test_the_mixed_view_mixes_neighbours_of_the_normal_view(augment: str) -> None:
     batch = raw(5)
-    draws = data.under(augment, data.NORMAL).draw(5, torch.Generator().manual_seed(0))
-    normal = data.under(augment, data.NORMAL).make(batch, draws, draws)
-    view = data.under(augment, data.MIXED)
+    draws = data.view_for(augment, data.NORMAL).draw(5, torch.Generator().manual_seed(0))
+    normal = data.view_for(augment, data.NORMAL).make(batch, draws, draws)
+    view = data.view_for(augment, data.MIXED)
     found = view.make(batch, view.draw(5, torch.Generator()), draws)
     assert found.shape == normal.shape and found.is_contiguous(memory_format=torch.channels_last)
     for i, share in enumerate([0.1, 0.3, 0.5, 0.7, 0.9]):
@@ -176,7 +188,15 @@ def test_epochs_differ_and_repeat_with_the_seed() -> None:
     split = data.load("digits").train.take(130)
 
     def epoch(seed: int, number: int) -> list[torch.Tensor]:
-        stream = Stream(split, (0.5,) * 3, (0.5,) * 3, data.SHUFFLE, 64, False, seed)
+        stream = Stream(
+            split,
+            mean=(0.5,) * 3,
+            std=(0.5,) * 3,
+            sampler=data.SHUFFLE,
+            batch_size=64,
+            drop_last=False,
+            seed=seed,
+        )
         return [b.views["normal"] for b in stream.epoch("main", number, [data.NORMAL])]
 
     a, again, later, other = epoch(0, 1), epoch(0, 1), epoch(0, 2), epoch(1, 1)
@@ -189,7 +209,7 @@ def test_epochs_differ_and_repeat_with_the_seed() -> None:
     ("n", "sizes"), [(130, [64, 64, 2]), (129, [64, 64]), (128, [64, 64]), (65, [64]), (10, [10])]
 )
 def test_no_batch_of_one_image(n: int, sizes: list[int]) -> None:
-    assert [len(b) for b in data.cut(torch.arange(n), 64, drop_last=False)] == sizes
+    assert [len(b) for b in data.cut_batches(torch.arange(n), 64, drop_last=False)] == sizes
 
 
 def test_every_image_once_an_epoch() -> None:

@@ -67,7 +67,15 @@ def test_an_items_steps_are_the_same_with_it(method: str, monkeypatch: pytest.Mo
             from benchmark.data.stream import Stream
 
             mean, std = (tuple(run.settings["normalise"][k]) for k in ("mean", "std"))
-            stream = Stream(split, mean, std, run.spec.sampler, 64, True, run.seed)
+            stream = Stream(
+                split,
+                mean=mean,
+                std=std,
+                sampler=run.spec.sampler,
+                batch_size=64,
+                drop_last=True,
+                seed=run.seed,
+            )
             item.begin_epoch()
             for _ in Lockstep([item], teacher, execution).steps(stream, "main", 1):
                 pass

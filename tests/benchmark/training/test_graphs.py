@@ -26,7 +26,15 @@ def trained(runs: list[Run], folder: Path, made: Graphs | None, main: bool = Tru
     """The runs after a few epochs of one stage."""
     split = random_split(IMAGES, 10, seed=0)
     teacher, items = open_items(runs, split, FP32, folder, main=main)
-    stream = Stream(split, (0.5,) * 3, (0.5,) * 3, runs[0].spec.sampler, BATCH, False, seed=0)
+    stream = Stream(
+        split,
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        sampler=runs[0].spec.sampler,
+        batch_size=BATCH,
+        drop_last=False,
+        seed=0,
+    )
     for epoch in range(EPOCHS):
         for item in items:
             item.begin_epoch()

@@ -59,7 +59,15 @@ def test_an_epoch_of_every_method_reads_nothing_back(run: Run, tmp_path: Path) -
     split = random_split(48, 10, seed=0)
     teacher, items = open_items([run], split, FP32, tmp_path, main=False)
     (item,) = items
-    stream = Stream(split, (0.5,) * 3, (0.5,) * 3, run.spec.sampler, 16, False, seed=0)
+    stream = Stream(
+        split,
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        sampler=run.spec.sampler,
+        batch_size=16,
+        drop_last=False,
+        seed=0,
+    )
     for stage in range(len(item.stages)):
         assert item.stage_index == stage
         unit = item.next_unit

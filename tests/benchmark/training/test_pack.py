@@ -352,7 +352,15 @@ def test_methods_of_a_seed_start_from_the_same_student_and_see_the_same_batches(
 
     def first(*views: data.View) -> torch.Tensor:
         return next(
-            Stream(split, (0.5,) * 3, (0.5,) * 3, data.SHUFFLE, 64, False, seed=3).epoch("main", 1, views)
+            Stream(
+                split,
+                mean=(0.5,) * 3,
+                std=(0.5,) * 3,
+                sampler=data.SHUFFLE,
+                batch_size=64,
+                drop_last=False,
+                seed=3,
+            ).epoch("main", 1, views)
         ).views["normal"]
 
     assert torch.equal(first(data.NORMAL), first(data.ROTATED, data.NORMAL))

@@ -51,7 +51,15 @@ def test_every_outcome_has_one_number() -> None:
 def test_the_table_is_the_live_pass_to_rounding(execution: Execution, tmp_path: Path) -> None:
     split = random_split(9, 10, seed=0)
     teacher = build_teacher(small_run("kd"), execution)
-    stream = Stream(split, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), small_run("kd").spec.sampler, 5, False, seed=3)
+    stream = Stream(
+        split,
+        mean=(0.5, 0.4, 0.3),
+        std=(0.2, 0.3, 0.4),
+        sampler=small_run("kd").spec.sampler,
+        batch_size=5,
+        drop_last=False,
+        seed=3,
+    )
     normalise = (stream.mean, stream.std)
     parts = frozenset({"logits", "embedding"})
     table = TeacherCache.open(tmp_path, teacher, split, normalise, execution, parts)
