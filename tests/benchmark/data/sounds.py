@@ -1,4 +1,5 @@
-"""Made-up sound clips for tests: tones that rise, tones that fall, and noise in bursts, written as wave files."""
+"""Made-up sound clips for tests: tones that rise, tones that fall, and noise in bursts, written as wave
+files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Crop, flip and turn as tensors: each equals its definition, and the draws are distributed as torchvision's."""
+"""Crops, flips and rotations of batches equal their definitions, and their draws are distributed as
+torchvision's."""
 
 from __future__ import annotations
 
@@ -67,7 +68,8 @@ def uniform(counts: np.ndarray) -> float:
 
 
 def test_crop_and_flip_are_distributed_as_torchvisions() -> None:
-    """81 crops x 2 flips, uniform and independent: chi-squared of ours, of torchvision's, and of the two against each other."""
+    """81 crops x 2 flips, uniform and independent: chi-squared of ours, of torchvision's, and of the two
+    against each other."""
     import_torchvision()
     from torchvision import transforms
 
@@ -93,7 +95,8 @@ def test_crop_and_flip_are_distributed_as_torchvisions() -> None:
 
 
 def test_the_resized_crop_is_pils() -> None:
-    """Cut and bilinear resizing of PIL, to one grey level (its weights are rounded to integers), then the flip."""
+    """Cut and bilinear resizing of PIL, to one grey level (its weights are rounded to integers), then the
+    flip."""
     from PIL import Image
 
     batch = raw(40)
@@ -168,7 +171,7 @@ def test_halves_overlap_by_half() -> None:
     assert torch.cat(batches).bincount().max() == 2 and len(torch.cat(batches).unique()) == 30
 
 
-def test_pairs_are_of_one_class() -> None:
+def test_pairs_have_one_class() -> None:
     labels = torch.arange(30) % 4
     batches = data.PAIRS.epoch(labels, 8, False, torch.Generator().manual_seed(0))
     assert [len(b) for b in batches] == [16, 16, 16, 12]
@@ -176,7 +179,7 @@ def test_pairs_are_of_one_class() -> None:
     assert sorted(first.tolist()) == list(range(30)) and torch.equal(labels[first], labels[second])
 
 
-def test_groups_are_four_of_a_class_and_every_image_once() -> None:
+def test_groups_have_four_images_of_a_class_and_every_image_once() -> None:
     labels = torch.arange(96) % 8
     batches = data.GROUPS.epoch(labels, 16, False, torch.Generator().manual_seed(0))
     assert sorted(torch.cat(batches).tolist()) == list(range(96))
@@ -241,7 +244,7 @@ def test_unknown_data_set() -> None:
         data.load("imagenet21k")
 
 
-def test_a_data_folder_that_was_a_slip_of_the_pen_is_not_left_behind(
+def test_a_failed_download_leaves_no_mistyped_folder_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import_torchvision()
@@ -258,7 +261,7 @@ def test_a_data_folder_that_was_a_slip_of_the_pen_is_not_left_behind(
     )  # type: ignore[attr-defined]
     monkeypatch.setattr(datasets, "CIFAR100", no_network)
     with pytest.raises(
-        InputError, match=r"cifar100 is not in .*dtaa, which is not there, and cannot be downloaded"
+        InputError, match=r"cifar100 is not in .*dtaa, which does not exist, and cannot be downloaded"
     ):
         data.load("cifar100", tmp_path / "dtaa")
     assert not (tmp_path / "dtaa").exists()
