@@ -1,4 +1,4 @@
-"""A sound clip as an image: rows are frames, columns mel bands, channels the spectrogram and its two derivatives.
+"""A sound clip as an image: rows are frames, columns mel bands, channels the level and its two slopes.
 
     level[f, m]  power of frame f in band m, in dB relative to the clip's loudest, cut off at -80
     channel 0    level, -80..0 dB mapped to 0..255
@@ -9,10 +9,10 @@
 Static, delta and delta-delta features are common in speech recognition and audio tagging (Furui, IEEE TASSP
 1986). Slopes are fitted by least squares; the first and the last frame are repeated.
 
-Every clip becomes `FRAMES` frames of equal length, whatever its duration: its windows (Hann, 25 ms, every 10 ms)
-are divided into that many groups, and the powers of a group are averaged. Bands are triangles on the mel scale,
-2595 log10(1 + f / 700), from 50 to 8,000 Hz, so that clips of all sampling rates (16 kHz and more) have the same
-bands. Levels are relative to the clip's loudest, so the gain of a recording does not matter.
+Every clip becomes `FRAMES` frames of equal length, whatever its duration: its windows (Hann, 25 ms, every 10
+ms) are divided into that many groups, and the powers of a group are averaged. Bands are triangles on the mel
+scale, 2595 log10(1 + f / 700), from 50 to 8,000 Hz, so that clips of all sampling rates (16 kHz and more)
+have the same bands. Levels are relative to the clip's loudest, so the gain of a recording does not matter.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ def _numbers(raw: bytes, width: int) -> Array:
 
 @functools.cache
 def mel_bank(rate: int, points: int) -> Array:
-    """Return the weights `[points / 2 + 1, BANDS]` from a power spectrum to bands. Each band's weights sum to 1.
+    """Return the weights `[points / 2 + 1, BANDS]` from a power spectrum to bands. Each band's weights sum to
+    1.
 
     points: length of the Fourier transform.
     """
@@ -118,7 +119,8 @@ def band_powers(samples: Array, rate: int) -> Array:
 
 
 def slope(levels: Array) -> Array:
-    """Return the slope `[FRAMES, BANDS]` per frame: sum_n n (x[f + n] - x[f - n]) / (2 sum_n n^2), n = 1, 2."""
+    """Return the slope `[FRAMES, BANDS]` per frame: sum_n n (x[f + n] - x[f - n]) / (2 sum_n n^2), n = 1,
+    2."""
     x = np.pad(levels, ((2, 2), (0, 0)), mode="edge")
     return ((x[3:-1] - x[1:-3]) + 2 * (x[4:] - x[:-4])) / 10
 
