@@ -84,8 +84,10 @@ class DatasetInfo:
 
 
 def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
-    """A fixed order in which every prefix holds the classes as evenly as can be: the classes' shuffled
-    members in turn."""
+    """Return a fixed order in which every prefix has the classes as evenly as possible.
+
+    The images of each class are shuffled, then the classes take turns.
+    """
     rng = np.random.default_rng(seed)
     rank = np.empty(len(labels), dtype=np.int64)
     for c in np.unique(labels):
@@ -216,8 +218,8 @@ def info(name: str) -> DatasetInfo:
 
 
 def load(name: str, folder: Path | str = "data") -> Dataset:
-    """Loads a data set, downloading into `folder` what is not there.
+    """Load a data set; download into `folder` what is missing.
 
-    `InputError` for an unknown name, a wrong md5 or no way to get it.
+    Raises `InputError` for an unknown name, a wrong md5 sum or a failed download.
     """
     return info(name).load(Path(folder))

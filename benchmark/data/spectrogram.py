@@ -89,10 +89,9 @@ def _numbers(raw: bytes, width: int) -> Array:
 
 @functools.cache
 def mel_bank(rate: int, points: int) -> Array:
-    """Return the weights `[points / 2 + 1, BANDS]` from a power spectrum to bands. Each band's weights sum to
-    1.
+    """Return the weights `[points / 2 + 1, BANDS]` from a power spectrum to bands.
 
-    points: length of the Fourier transform.
+    The weights of a band sum to 1. points: length of the Fourier transform.
     """
     lowest, highest = (2595 * math.log10(1 + f / 700) for f in (LOW_HZ, HIGH_HZ))
     mel = np.linspace(lowest, highest, BANDS + 2)
@@ -119,8 +118,10 @@ def band_powers(samples: Array, rate: int) -> Array:
 
 
 def slope(levels: Array) -> Array:
-    """Return the slope `[FRAMES, BANDS]` per frame: sum_n n (x[f + n] - x[f - n]) / (2 sum_n n^2), n = 1,
-    2."""
+    """Return the slope of levels `[FRAMES, BANDS]` per frame, fitted over five frames.
+
+    sum_n n (x[f + n] - x[f - n]) / (2 sum_n n^2), n = 1, 2.
+    """
     x = np.pad(levels, ((2, 2), (0, 0)), mode="edge")
     return ((x[3:-1] - x[1:-3]) + 2 * (x[4:] - x[:-4])) / 10
 

@@ -88,8 +88,10 @@ def batch_flip(images: Tensor, flip: Tensor) -> Tensor:
 
 
 def batch_crop(images: Tensor, offsets: Tensor, pad: int = PAD) -> Tensor:
-    """Pad `[B, H, W, 3]` by `pad` zeros and crop `[B, H, W, 3]` at `offsets` `[B, 2]`: RandomCrop(H,
-    padding=pad)."""
+    """Pad images `[B, H, W, 3]` by `pad` zeros and crop them at `offsets` `[B, 2]` to their size.
+
+    The same as RandomCrop(H, padding=pad).
+    """
     batch, height, width, _ = images.shape
     padded = torch.nn.functional.pad(images, (0, 0, pad, pad, pad, pad))
     rows = offsets[:, 0].view(-1, 1, 1) + torch.arange(height, device=images.device).view(1, -1, 1)
@@ -158,10 +160,9 @@ def _resize_weights(start: Tensor, length: Tensor, size: int) -> Tensor:
 
 
 def batch_resized_crop(images: Tensor, box: Tensor) -> Tensor:
-    """Crop uint8 `[B, H, H, 3]` at `box` `[B, 4]` (top, left, height, width) and resize the crops to `[B, H,
-    H, 3]`.
+    """Crop uint8 images `[B, H, H, 3]` at `box` `[B, 4]` and resize the crops to the images' size.
 
-    Values are rounded half up after each axis, as PIL does.
+    A box is top, left, height, width. Values are rounded half up after each axis, as PIL does.
     """
     size = images.shape[1]
     columns = _resize_weights(box[:, 1], box[:, 3], size)

@@ -203,11 +203,10 @@ class _Timing:
 
 
 def measured_factor(records: Iterable[Mapping[str, Any]], device: str) -> float | None:
-    """Return the time that the records' runs took on a kind of device, divided by what the model says of
-    them.
+    """Return the time that the records' runs took, divided by the time that the model says.
 
-    None without a record of at least `LONG_SECONDS`. For each run its own steps and evaluations count, and
-    its share of one teacher pass; initialisation stages and further views do not.
+    None without a record of at least `LONG_SECONDS` on this kind of device. Of each run, its own steps and
+    evaluations count, and its share of one teacher pass; initialisation stages and further views do not.
     """
     measured = modelled = 0.0
     for r in records:

@@ -64,8 +64,10 @@ class ImportedTeacher:
 
 
 def network_of(path: Path) -> str | None:
-    """Return the network that a checkpoint's file or folder is named after (the longest that fits), None for
-    none."""
+    """Return the network that a checkpoint's file or folder is named after, None for none.
+
+    If several names fit, it is the longest.
+    """
     for text in (path.name, path.parent.name):
         fits = [
             n

@@ -76,10 +76,9 @@ class Expansion:
 
     @property
     def suffix(self) -> str:
-        """What follows the profile in names of files and in CSV, so that other settings are not mistaken for
-        the table's own.
+        """What follows the profile in file names and in CSV; "" for the table's own settings.
 
-        "" for the table's own settings.
+        It keeps results of other settings from being mistaken for the table.
         """
         protocol = self.table.protocol_override
         settings = {**({"protocol": protocol} if protocol else {}), **dict(self.overrides)}

@@ -70,8 +70,10 @@ class Plan:
 
 
 def pack_key(run: Run) -> tuple[Any, ...]:
-    """Return what runs must have in common to be trained together: data, teacher, seed, batches,
-    normalisation."""
+    """Return what runs must have in common to be trained together.
+
+    That is the data, teacher, seed, batches and normalisation.
+    """
     return (
         run.dataset,
         run.recipe.train_images,

@@ -200,8 +200,10 @@ class Run:
         return protocols.get_profile(self.profile).lr_scale(protocols.get_protocol(self.protocol))
 
     def order(self) -> dict[str, Any]:
-        """Return the run as plain JSON data, from which `Resolver.from_order` restores it in another
-        process."""
+        """Return the run as plain JSON data.
+
+        `Resolver.from_order` restores the run in another process.
+        """
         r = self.request
         return {
             "dataset": r.dataset,
@@ -234,8 +236,10 @@ def network_info(name: str, num_classes: int) -> models.NetInfo:
 
 
 def parse_pair(text: str) -> tuple[str, str]:
-    """Split `teacher:student` into both names. The teacher may be `none`. Raises `InputError` for anything
-    else."""
+    """Split `teacher:student` into both names; the teacher may be `none`.
+
+    Raises `InputError` for anything else.
+    """
     teacher, colon, student = text.partition(":")
     if not colon or not student or not teacher:
         raise InputError(f"pair '{text}' is not written teacher:student, for example resnet56:resnet20")

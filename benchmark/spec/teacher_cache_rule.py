@@ -73,8 +73,7 @@ def teacher_identity(runs: Sequence[Run]) -> str:
 
 
 def passes_saved(packs: Sequence[Sequence[Run]]) -> dict[str, int]:
-    """Return how many passes over the training set a cache saves in these packs, by the teacher's
-    identity."""
+    """Return how many passes over the training set a cache saves in these packs, by teacher identity."""
     saved: dict[str, int] = {}
     for runs in packs:
         readers_by_view: dict[str, list[Run]] = {}

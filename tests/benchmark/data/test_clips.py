@@ -113,8 +113,8 @@ def test_time_runs_down_the_rows() -> None:
 def test_every_width_is_read(width: int, channels: int, tmp_path: Path) -> None:
     samples = sound("rising", 5)
     write_wave(tmp_path / "a.wav", samples, rate=22_050, width=width, channels=channels)
-    found, rate = s.read_wave(tmp_path / "a.wav")
-    assert rate == 22_050 and np.abs(found - samples).max() <= 2.0 ** (1 - 8 * width)
+    read, rate = s.read_wave(tmp_path / "a.wav")
+    assert rate == 22_050 and np.abs(read - samples).max() <= 2.0 ** (1 - 8 * width)
 
 
 def test_a_wrong_file_is_named(tmp_path: Path) -> None:
@@ -159,8 +159,8 @@ def test_a_folder_is_counted_read_and_ordered_evenly(folder: Path) -> None:
     assert data.load("clips", folder) is clips, "read once a process"
     assert clips.classes == KINDS
     first = s.spectrogram(*s.read_wave(folder / "clips" / "test" / KINDS[1] / "000.wav"))
-    own = clips.test.images[clips.test.labels == 1]
-    assert any(np.array_equal(first, image.numpy()) for image in own)
+    of_class = clips.test.images[clips.test.labels == 1]
+    assert any(np.array_equal(first, image.numpy()) for image in of_class)
 
 
 def test_the_stated_statistics_are_near_those_of_sounds(folder: Path) -> None:

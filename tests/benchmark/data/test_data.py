@@ -31,8 +31,8 @@ def raw(n: int = 8) -> data.RawBatch:
 def test_the_normal_view_is_pad_crop_flip_normalise() -> None:
     batch = raw()
     draws = data.NORMAL.draw(8, torch.Generator().manual_seed(0))
-    found = data.NORMAL.make(batch, draws, draws)
-    assert found.shape == (8, 3, 32, 32) and found.is_contiguous(memory_format=torch.channels_last)
+    images = data.NORMAL.make(batch, draws, draws)
+    assert images.shape == (8, 3, 32, 32) and images.is_contiguous(memory_format=torch.channels_last)
     for i, (top, left, flip) in enumerate(draws.tolist()):
         image = batch.images[i].numpy()
         image = image[:, ::-1] if flip else image
@@ -41,15 +41,15 @@ def test_the_normal_view_is_pad_crop_flip_normalise() -> None:
         wanted = (padded[top : top + 32, left : left + 32] / 255 - np.array([0.5, 0.4, 0.3])) / np.array(
             [0.2, 0.3, 0.4]
         )
-        assert np.allclose(found[i].permute(1, 2, 0).numpy(), wanted, atol=1e-6)
+        assert np.allclose(images[i].permute(1, 2, 0).numpy(), wanted, atol=1e-6)
 
 
 def test_the_rotated_view_turns_counter_clockwise_and_crops_each_copy_by_itself() -> None:
     batch = raw()
     normal = data.NORMAL.draw(8, torch.Generator().manual_seed(0))
     draws = data.ROTATED.draw(8, torch.Generator().manual_seed(2))
-    found = data.ROTATED.make(batch, draws, normal)
-    assert found.shape == (24, 3, 32, 32)
+    images = data.ROTATED.make(batch, draws, normal)
+    assert images.shape == (24, 3, 32, 32)
     for k in (1, 2, 3):
         for i in range(8):
             image = batch.images[i].numpy()
@@ -60,7 +60,7 @@ def test_the_rotated_view_turns_counter_clockwise_and_crops_each_copy_by_itself(
             wanted = (padded[top : top + 32, left : left + 32] / 255 - np.array([0.5, 0.4, 0.3])) / np.array(
                 [0.2, 0.3, 0.4]
             )
-            assert np.allclose(found[(k - 1) * 8 + i].permute(1, 2, 0).numpy(), wanted, atol=1e-6)
+            assert np.allclose(images[(k - 1) * 8 + i].permute(1, 2, 0).numpy(), wanted, atol=1e-6)
 
 
 def uniform(counts: np.ndarray) -> float:
@@ -102,13 +102,13 @@ def test_the_resized_crop_is_pils() -> None:
     batch = raw(40)
     view = data.view_for("resized-crop-flip", data.NORMAL)
     draws = view.draw(40, torch.Generator().manual_seed(0))
-    found = view.make(batch, draws, draws)
-    assert found.shape == (40, 3, 32, 32) and found.is_contiguous(memory_format=torch.channels_last)
+    images = view.make(batch, draws, draws)
+    assert images.shape == (40, 3, 32, 32) and images.is_contiguous(memory_format=torch.channels_last)
     for i, (top, left, height, width, flip) in enumerate(draws.tolist()):
         cut = Image.fromarray(batch.images[i].numpy()).crop((left, top, left + width, top + height))
         wanted = np.asarray(cut.resize((32, 32), Image.Resampling.BILINEAR)).astype(int)
         wanted = wanted[:, ::-1] if flip else wanted
-        pixels = (found[i].permute(1, 2, 0) * batch.std + batch.mean) * 255
+        pixels = (images[i].permute(1, 2, 0) * batch.std + batch.mean) * 255
         assert np.abs(pixels.numpy() - wanted).max() < 1.01
 
 
@@ -158,10 +158,10 @@ def test_the_mixed_view_mixes_neighbours_of_the_normal_view(augment: str) -> Non
     draws = data.view_for(augment, data.NORMAL).draw(5, torch.Generator().manual_seed(0))
     normal = data.view_for(augment, data.NORMAL).make(batch, draws, draws)
     view = data.view_for(augment, data.MIXED)
-    found = view.make(batch, view.draw(5, torch.Generator()), draws)
-    assert found.shape == normal.shape and found.is_contiguous(memory_format=torch.channels_last)
+    images = view.make(batch, view.draw(5, torch.Generator()), draws)
+    assert images.shape == normal.shape and images.is_contiguous(memory_format=torch.channels_last)
     for i, share in enumerate([0.1, 0.3, 0.5, 0.7, 0.9]):
-        torch.testing.assert_close(found[i], share * normal[i] + (1 - share) * normal[(i + 1) % 5])
+        torch.testing.assert_close(images[i], share * normal[i] + (1 - share) * normal[(i + 1) % 5])
 
 
 def test_halves_overlap_by_half() -> None:
