@@ -42,8 +42,10 @@ class RawBatch:
     """Standard deviation of pixel values in 0..1 by channel, float32 `[3]`."""
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Return `(x / 255 - mean) / std` of uint8 `[n, H, W, 3]` as float32 `[n, 3, H, W]` (channels_last
-        memory)."""
+        """Normalise pixel values: `(x / 255 - mean) / std`.
+
+        uint8 `[n, H, W, 3]` -> float32 `[n, 3, H, W]` in channels_last memory.
+        """
         return images.to(torch.float32).div_(255.0).sub_(self.mean).div_(self.std).permute(0, 3, 1, 2)
 
 
@@ -240,8 +242,7 @@ def is_crop_flip(view: View) -> bool:
 
 
 def variant(draws: Tensor) -> Tensor:
-    """Return the number of the outcome, int64 `[n]` in 0..VARIANTS-1, for draws `[n, 3]` of a crop-and-flip
-    view."""
+    """Return which outcome draws `[n, 3]` of a crop-and-flip view have: int64 `[n]` in 0..VARIANTS-1."""
     return (draws[:, 0] * (2 * PAD + 1) + draws[:, 1]) * 2 + draws[:, 2]
 
 
@@ -252,7 +253,9 @@ def every_variant() -> Tensor:
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Normalise images without augmentation, as for testing: uint8 `[n, H, W, 3]` -> float32 `[n, 3, H,
-    W]`."""
+    """Normalise images without augmentation, as for testing.
+
+    uint8 `[n, H, W, 3]` -> float32 `[n, 3, H, W]`.
+    """
     empty = torch.empty(0, dtype=torch.int64, device=images.device)
     return RawBatch(images, labels=empty, indices=empty, mean=mean, std=std).normalise(images)

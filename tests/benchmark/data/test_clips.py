@@ -311,8 +311,7 @@ FAST += ["--set", "recipe.epochs=6", "--set", "recipe.batch_size=12"]
 def test_the_table_trains_on_a_folder(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Teacher, student, KD and IUSP through the front door; in six epochs all hear the order of the
-    frames."""
+    """Teacher, student, KD and IUSP by the command line; in six epochs all learn the order of the frames."""
     folders = ["--data", str(folder), "--results", str(tmp_path)]
     argv = ["iusp-table", *FAST, "--methods", "kd,iusp", *folders]
     assert main(["run", *argv]) == 0

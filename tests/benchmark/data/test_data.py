@@ -1,5 +1,4 @@
-"""Crops, flips and rotations of batches equal their definitions, and their draws are distributed as
-torchvision's."""
+"""Data sets, samplers and views; the draws of crops and flips are distributed as torchvision's."""
 
 from __future__ import annotations
 
@@ -68,8 +67,10 @@ def uniform(counts: np.ndarray) -> float:
 
 
 def test_crop_and_flip_are_distributed_as_torchvisions() -> None:
-    """81 crops x 2 flips, uniform and independent: chi-squared of ours, of torchvision's, and of the two
-    against each other."""
+    """81 crops x 2 flips, uniform and independent.
+
+    Chi-squared tests of our draws, of torchvision's, and of the two against each other.
+    """
     import_torchvision()
     from torchvision import transforms
 
@@ -95,8 +96,7 @@ def test_crop_and_flip_are_distributed_as_torchvisions() -> None:
 
 
 def test_the_resized_crop_is_pils() -> None:
-    """Cut and bilinear resizing of PIL, to one grey level (its weights are rounded to integers), then the
-    flip."""
+    """Equal to PIL's crop and bilinear resizing up to one grey level (PIL rounds its weights to integers)."""
     from PIL import Image
 
     batch = raw(40)

@@ -93,8 +93,7 @@ def test_an_estimate_says_whether_records_were_used() -> None:
 
 
 def test_a_student_alone_waits_for_its_own_kernels() -> None:
-    """Two students take hardly longer than one, because they fill each other's gaps; many cost in
-    proportion."""
+    """Two students take hardly longer than one: they fill each other's gaps. Many cost in proportion."""
 
     def step_seconds(runs: list[Run]) -> float:
         return cost.pack_seconds(runs, "cuda") / cost.steps(runs[0])

@@ -1,5 +1,4 @@
-"""A teacher that is only described: the records of its students are found, but nothing can be trained with
-it."""
+"""Teachers that are only described: tables find their students' records, nothing is trained with them."""
 
 from __future__ import annotations
 
