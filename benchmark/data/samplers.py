@@ -66,8 +66,10 @@ def _halves(labels: Tensor, batch_size: int, drop_last: bool, generator: torch.G
 
 
 HALVES = Sampler("halves", _halves, rows_per_image=2)
-"""The first half of each batch is the second half of the batch before it (DLB). Every image appears twice, in
-neighbouring batches; those of the first and the last half appear once."""
+"""The first half of each batch is the second half of the batch before it (DLB).
+
+Every image appears twice, in neighbouring batches; those of the first and the last half appear once.
+"""
 
 
 def _pairs(labels: Tensor, batch_size: int, drop_last: bool, generator: torch.Generator) -> list[Tensor]:
@@ -82,9 +84,11 @@ def _pairs(labels: Tensor, batch_size: int, drop_last: bool, generator: torch.Ge
 
 
 PAIRS = Sampler("pairs", _pairs, rows_per_image=2)
-"""Pairs of images of one class (CS-KD). The first half of the batches has every image once. The second half
-has an image of the same class for each, drawn with replacement; it may be the same image. A batch has twice
-`batch_size` rows."""
+"""Pairs of images of one class (CS-KD). A batch has twice `batch_size` rows.
+
+The first halves of the batches together have every image once. The second half of a batch has, for each image
+of the first half, an image of the same class, drawn with replacement; it may be the same image.
+"""
 
 GROUP = 4
 """Size of the groups of `GROUPS`."""
@@ -100,6 +104,8 @@ def _groups(labels: Tensor, batch_size: int, drop_last: bool, generator: torch.G
 
 
 GROUPS = Sampler("groups", _groups)
-"""Every image once, in groups of four images of one class (the rest of a class forms a smaller group): a
-batch of 64 has about 16 groups. The class-uniform sampling of CCKD; BAKE adds three images of an image's
-class in the same way."""
+"""Every image once, in groups of four images of one class; the rest of a class forms a smaller group.
+
+A batch of 64 has about 16 groups. This is the class-uniform sampling of CCKD, and it gives BAKE three other
+images of an image's class.
+"""

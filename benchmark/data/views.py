@@ -70,8 +70,10 @@ class View:
     """`(n, generator)` -> the random draws of an epoch of n images, `[n, k]`."""
 
     make: Make
-    """`(raw batch, draws of this view [B, k], draws of the normal view [B, k])` -> the view `[copies * B, 3,
-    H, W]`. The last draw of the normal view is its flip."""
+    """`(raw batch, draws of this view [B, k], draws of the normal view [B, k])` -> the view.
+
+    The last draw of the normal view is its flip.
+    """
 
     def __repr__(self) -> str:
         return f"View({self.name})"

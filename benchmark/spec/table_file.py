@@ -10,8 +10,7 @@ its published values come from.
     protocol = "crd"                   for all rows without a protocol of their own
     seeds = 5                          runs of each cell
     columns = ["wrn_40_2:wrn_16_2"]    pairs teacher:student (none:student without a teacher); at least one
-    quick_columns = ["none:resnet20"]  optional: the columns of profile `quick`, if all take too long on a
-    laptop
+    quick_columns = ["none:resnet20"]  optional: the columns of profile `quick`, where all take too long
     note = "..."                       optional: printed below the table
 
     [[rows]]                           at least one
@@ -20,9 +19,8 @@ its published values come from.
     protocol = "sskd"                  optional
     set = { "kd.temperature" = 4.0 }   optional: settings of the row's methods, `ce`, `recipe.FIELD`
     published = "kd"                   optional: the row's method in results/published (default: `method`)
-    from = "crd/table1"                optional: the published table that the values originate from; of
-    several
-                                       ("a/x, b/y") the first one that has the value
+    from = "crd/table1"                optional: the published table that the values originate from;
+                                       of several ("a/x, b/y") the first one that has the value
     not_comparable = "..."             optional: why the runs cannot be compared with the published values
     missing = "..."                    optional: why the row cannot be run yet
 """

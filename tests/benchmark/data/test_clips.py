@@ -287,7 +287,7 @@ def test_a_report_of_all_tables_says_that_it_lacks_the_clips(
 
 def test_other_clips_are_other_runs(folder: Path, tmp_path: Path) -> None:
     def key() -> str:
-        return Resolver().run(Request("clips", "clips", "short", "none", "crnn_16", "plain"), 0).key
+        return tagger("plain").key
 
     nominal = key()
     data.register_clips(folder)
@@ -331,9 +331,16 @@ def test_the_table_trains_on_a_folder(
 
 
 def tagger(method: str, student: str = "crnn_16") -> Run:
-    overrides = (("recipe.batch_size", 12), ("recipe.epochs", 2))
-    teacher = "none" if method == "plain" else "crnn_64"
-    return Resolver().run(Request("clips", "clips", "short", teacher, student, method, overrides), 0)
+    request = Request(
+        dataset="clips",
+        protocol="clips",
+        profile="short",
+        teacher="none" if method == "plain" else "crnn_64",
+        student=student,
+        method=method,
+        overrides=(("recipe.batch_size", 12), ("recipe.epochs", 2)),
+    )
+    return Resolver().run(request, 0)
 
 
 def test_a_work_order_needs_the_clips_it_was_made_of(folder: Path, tmp_path: Path) -> None:
@@ -369,13 +376,17 @@ def test_taggers_are_bit_equal_alone_and_in_an_interrupted_pack(folder: Path, tm
 
 
 def test_iusp_refuses_pairs_of_a_tagger_and_an_image_network() -> None:
-    reasons = [
-        skip_reason(Resolver().run(Request("digits", "clips", "quick", t, n, "iusp"), 0))
-        for t, n in (
-            ("crnn_64", "crnn_16"),
-            ("resnet14", "resnet8"),
-            ("crnn_64", "resnet8"),
-            ("resnet14", "crnn_16"),
+    def reason(teacher: str, student: str) -> str | None:
+        request = Request(
+            dataset="digits",
+            protocol="clips",
+            profile="quick",
+            teacher=teacher,
+            student=student,
+            method="iusp",
         )
-    ]
-    assert reasons[:2] == [None, None] and all(r and "frames" in r for r in reasons[2:])
+        return skip_reason(Resolver().run(request, 0))
+
+    assert reason("crnn_64", "crnn_16") is None and reason("resnet14", "resnet8") is None
+    for pair in (("crnn_64", "resnet8"), ("resnet14", "crnn_16")):
+        assert "frames" in (reason(*pair) or "")
