@@ -1,4 +1,4 @@
-"""The provenance of results: versions, commit, processor, host and job. Every record contains it."""
+"""Where a number comes from: versions, commit, processor, host and job. Records hold it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 
 
 def cpu_name() -> str:
-    """Return the name of the processor's model."""
+    """The processor's model, as the system names it."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -27,7 +27,7 @@ def cpu_name() -> str:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that compute, and the platform."""
+    """Versions of what computes."""
     import numpy
 
     return {
@@ -41,10 +41,7 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def git_state() -> dict[str, Any]:
-    """Return the commit of the code, and whether there were uncommitted changes (`dirty`).
-
-    A snapshot of the code (see slurm/snapshot.py) has both in its file `SNAPSHOT`.
-    """
+    """Commit of the code and whether the tree was dirty. A snapshot (see slurm/) carries its own in the file `SNAPSHOT`."""
     root = Path(__file__).resolve().parents[1]
     snapshot = root / "SNAPSHOT"
     if snapshot.is_file():
@@ -66,8 +63,8 @@ def git_state() -> dict[str, Any]:
     return {"commit": commit, "dirty": bool(status.stdout.strip())}
 
 
-def machine() -> dict[str, Any]:
-    """Return the host, and the Slurm job and node ("" outside a job)."""
+def where() -> dict[str, Any]:
+    """Host, and the Slurm job and node if there is one."""
     return {
         "host": socket.gethostname(),
         "job": os.environ.get("SLURM_JOB_ID", ""),

@@ -37,8 +37,8 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class BatchRows:
-    """What a batch is made from."""
+class BatchDraw:
+    """What a batch is made from: the positions of its images, and the random draws of its views."""
 
     indices: Tensor
     """Positions in the training set, int64 `[B]`."""
@@ -46,11 +46,11 @@ class BatchRows:
     draws: dict[str, Tensor]
     """Random draws of the views by name, `[B, k]`."""
 
-    def clone(self) -> BatchRows:
+    def clone(self) -> BatchDraw:
         """Return a copy that shares no memory."""
-        return BatchRows(self.indices.clone(), {name: d.clone() for name, d in self.draws.items()})
+        return BatchDraw(self.indices.clone(), {name: d.clone() for name, d in self.draws.items()})
 
-    def copy_(self, other: BatchRows) -> None:
+    def copy_(self, other: BatchDraw) -> None:
         """Copy the values of `other`, which has the same size, into this object's memory."""
         self.indices.copy_(other.indices)
         for name, d in self.draws.items():
@@ -97,12 +97,12 @@ class Stream:
         drawn: views whose random draws are needed, but not their images.
         """
         views = list(views)
-        for rows in self.rows(stage, epoch, views, drawn):
-            yield self.batch(rows, views)
+        for draw in self.draws(stage, epoch, views, drawn):
+            yield self.batch(draw, views)
 
-    def rows(
+    def draws(
         self, stage: str, epoch: int, views: Iterable[View], drawn: Iterable[View] = ()
-    ) -> Iterator[BatchRows]:
+    ) -> Iterator[BatchDraw]:
         """Yield what the batches of an epoch are made from.
 
         Draws are made on the CPU, once, and moved to the device.
@@ -118,19 +118,19 @@ class Stream:
         start = 0
         for size in map(len, order):
             rows = slice(start, start + size)
-            yield BatchRows(positions[rows], {name: d[rows] for name, d in draws.items()})
+            yield BatchDraw(positions[rows], {name: d[rows] for name, d in draws.items()})
             start += size
 
-    def batch(self, rows: BatchRows, views: Iterable[View]) -> Batch:
-        """Return the batch of these rows, on the device. The host never waits for a value from the device."""
-        labels = self.labels[rows.indices]
+    def batch(self, draw: BatchDraw, views: Iterable[View]) -> Batch:
+        """Return the batch of a draw, on the device. The host never waits for a value from the device."""
+        labels = self.labels[draw.indices]
         raw = RawBatch(
-            images=self.images[rows.indices],
+            images=self.images[draw.indices],
             labels=labels,
-            indices=rows.indices,
+            indices=draw.indices,
             mean=self.mean,
             std=self.std,
         )
-        normal = rows.draws[NORMAL.name]
-        made = {v.name: view_for(self.augment, v).make(raw, rows.draws[v.name], normal) for v in views}
-        return Batch(views=made, labels=labels, indices=rows.indices, draws=rows.draws)
+        normal = draw.draws[NORMAL.name]
+        made = {v.name: view_for(self.augment, v).make(raw, draw.draws[v.name], normal) for v in views}
+        return Batch(views=made, labels=labels, indices=draw.indices, draws=draw.draws)

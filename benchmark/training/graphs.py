@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import nn
 
-from benchmark.data.stream import Batch, BatchRows, Stream
+from benchmark.data.stream import Batch, BatchDraw, Stream
 from benchmark.methods import Method
 from benchmark.training.execution import Execution
 
@@ -114,7 +114,7 @@ class Cuda:
 class Front:
     """A batch and what is seen of the teacher, in memory that stays; readers: marks after which the batch may be written over."""
 
-    rows: BatchRows
+    rows: BatchDraw
     batch: Batch
     seen: Seen
     graph: Graph
@@ -150,7 +150,7 @@ class Graphs:
         self,
         lockstep: Lockstep,
         stream: Stream,
-        every: Iterable[BatchRows],
+        every: Iterable[BatchDraw],
         failed: Callable[[ActiveRun, Exception], None] | None,
     ) -> Iterator[tuple[int, int]]:
         """An epoch; see `Lockstep.steps`."""
@@ -211,7 +211,7 @@ class Graphs:
         self,
         lockstep: Lockstep,
         stream: Stream,
-        rows: BatchRows,
+        rows: BatchDraw,
         failed: Callable[[ActiveRun, Exception], None] | None,
     ) -> int:
         size = len(rows.indices)
@@ -250,7 +250,7 @@ class Graphs:
 
         return lockstep.students(one, size, failed)
 
-    def _front(self, lockstep: Lockstep, stream: Stream, rows: BatchRows) -> Front:
+    def _front(self, lockstep: Lockstep, stream: Stream, rows: BatchDraw) -> Front:
         made: list[tuple[Batch, Seen]] = []
 
         def work() -> None:

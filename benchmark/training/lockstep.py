@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmark.data.stream import Batch, BatchRows, Stream
+from benchmark.data.stream import Batch, BatchDraw, Stream
 from benchmark.data.views import View
 from benchmark.training.active_run import MAIN, ActiveRun, seen_of
 from benchmark.training.execution import Execution
@@ -83,7 +83,7 @@ class Lockstep:
         failed: Callable[[ActiveRun, Exception], None] | None = None,
     ) -> Iterator[tuple[int, int]]:
         """The epoch, a step each time it is asked: `(images of the batch, items alive after it)`. `failed`: see `step`."""
-        every = stream.rows(stage, epoch, self.views.values(), self._read.values())
+        every = stream.draws(stage, epoch, self.views.values(), self._read.values())
         if self.graphs is None:
             for rows in every:
                 yield len(rows.indices), self.step(self.make(stream, rows), failed)
@@ -96,7 +96,7 @@ class Lockstep:
         live = tuple(sorted((name, tuple(sorted(parts))) for name, parts in self._live.items()))
         return tuple(self.views), tuple(self._read), live
 
-    def make(self, stream: Stream, rows: BatchRows) -> Batch:
+    def make(self, stream: Stream, rows: BatchDraw) -> Batch:
         """The batch of these rows, with the views that some item reads."""
         return stream.batch(rows, self.views.values())
 

@@ -25,7 +25,7 @@ from benchmark import data
 from benchmark.data.samplers import SHUFFLE
 from benchmark.data.stream import Stream
 from benchmark.errors import InputError
-from benchmark.provenance import git_state, machine, versions
+from benchmark.provenance import git_state, versions, where
 from benchmark.spec import imported, teacher_cache_rule
 from benchmark.spec.runs import Run, TeacherRef
 from benchmark.training import checkpoint, graphs, teacher_cache
@@ -500,7 +500,7 @@ class _Pack:
             **self.execution.describe(),
             "versions": versions(),
             "git": git_state(),
-            **machine(),
+            **where(),
             "finished": _now(),
             "test_images": len(self.test_split.labels),
         }
@@ -548,7 +548,7 @@ class _Pack:
                 "images_per_second": round(images_per_second, 1),
                 "eta_seconds": None if left is None else round(left),
                 "time": time.time(),
-                **machine(),
+                **where(),
             },
         )
 

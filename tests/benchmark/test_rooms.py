@@ -16,35 +16,6 @@ from benchmark import methods
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("benchmark", "models", "results", "tables", "slurm")
 
-BASE = {"benchmark.errors", "benchmark.seeds", "benchmark.settings", "benchmark.provenance"}
-"""Modules that every room of `benchmark` may import, and that import only each other."""
-
-BELOW_DATA = BASE | {"models"}
-BELOW_METHODS = BELOW_DATA | {"benchmark.data"}
-BELOW_SPEC = BELOW_METHODS | {"benchmark.methods", "results"}
-BELOW_TRAINING = BELOW_SPEC | {"benchmark.spec"}
-BELOW_WORK = BELOW_TRAINING | {"benchmark.training"}
-BELOW_SLURM = BELOW_WORK | {"benchmark.work"}
-BELOW_BENCH = BELOW_SLURM | {"slurm", "tables"}
-BELOW_CLI = BELOW_BENCH | {"benchmark.bench"}
-
-MAY_IMPORT: dict[str, set[str]] = {
-    "models": set(),
-    "results": set(),
-    **dict.fromkeys(BASE, BASE),
-    "benchmark.data": BELOW_DATA,
-    "benchmark.methods": BELOW_METHODS,
-    "benchmark.spec": BELOW_SPEC,
-    "benchmark.training": BELOW_TRAINING,
-    "benchmark.work": BELOW_WORK,
-    "tables": BELOW_TRAINING,  # beside training, not above it
-    "slurm": BELOW_SLURM,
-    "benchmark.bench": BELOW_BENCH,
-    "benchmark.cli": BELOW_CLI,
-    "benchmark.__main__": BELOW_CLI | {"benchmark.cli"},
-}
-"""The rooms that each room may import besides itself."""
-
 
 def module_files() -> dict[str, Path]:
     """Return the file of every module by its name."""
@@ -80,6 +51,36 @@ def imports_of(name: str, path: Path, modules: dict[str, Path]) -> set[str]:
 
 
 GRAPH = {name: imports_of(name, path, FILES) for name, path in FILES.items()}
+
+BASE = {f"benchmark.{path.stem}" for path in (ROOT / "benchmark").glob("*.py")}
+BASE -= {"benchmark.__init__", "benchmark.__main__"}
+"""The modules directly in `benchmark/`. Every room of it may import them; they import only each other."""
+
+BELOW_DATA = BASE | {"models"}
+BELOW_METHODS = BELOW_DATA | {"benchmark.data"}
+BELOW_SPEC = BELOW_METHODS | {"benchmark.methods", "results"}
+BELOW_TRAINING = BELOW_SPEC | {"benchmark.spec"}
+BELOW_WORK = BELOW_TRAINING | {"benchmark.training"}
+BELOW_SLURM = BELOW_WORK | {"benchmark.work"}
+BELOW_BENCH = BELOW_SLURM | {"slurm", "tables"}
+BELOW_CLI = BELOW_BENCH | {"benchmark.bench"}
+
+MAY_IMPORT: dict[str, set[str]] = {
+    "models": set(),
+    "results": set(),
+    **dict.fromkeys(BASE, BASE),
+    "benchmark.data": BELOW_DATA,
+    "benchmark.methods": BELOW_METHODS,
+    "benchmark.spec": BELOW_SPEC,
+    "benchmark.training": BELOW_TRAINING,
+    "benchmark.work": BELOW_WORK,
+    "tables": BELOW_TRAINING,  # beside training, not above it
+    "slurm": BELOW_SLURM,
+    "benchmark.bench": BELOW_BENCH,
+    "benchmark.cli": BELOW_CLI,
+    "benchmark.__main__": BELOW_CLI | {"benchmark.cli"},
+}
+"""The rooms that each room may import besides itself."""
 
 
 def room_of(module: str) -> str:
