@@ -1,1 +1,1 @@
-"""What a run is, and how one pack of runs is trained."""
+"""A benchmark suite that regenerates the tables of knowledge-distillation papers."""

@@ -1,4 +1,7 @@
-"""The front door: `python -m benchmark VERB`. Exit codes: 0 done, 1 a check or a run failed, 2 the input was wrong, 130 interrupted."""
+"""The front door: `python -m benchmark VERB`.
+
+Exit codes: 0 done, 1 a check or a run failed, 2 the input was wrong, 130 interrupted.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _print_anything() -> None:
-    """A terminal or pipe that is not UTF-8 shows `?` for what it lacks (the tables have arrows and signs): a finished command must not end there."""
+    """A terminal or pipe that is not UTF-8 shows `?` for what it lacks (the tables have arrows and signs): a
+    finished command must not end there."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")

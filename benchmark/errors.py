@@ -1,4 +1,4 @@
-"""The one error that means 'the input was wrong' (exit code 2)."""
+"""The error for wrong input, with which every command exits with code 2."""
 
 from __future__ import annotations
 
@@ -7,16 +7,22 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Bad input: one line that says what is wrong and what is allowed. The command line prints it and exits with 2."""
+    """The input is wrong. The message is one line that says what is wrong and what to do instead.
+
+    The command line prints it and exits with code 2.
+    """
 
 
 def unknown(kind: str, name: str, allowed: Iterable[str]) -> InputError:
-    """An `InputError` for a name that is not among `allowed`, with the nearest names first."""
+    """Return an `InputError` for a name that is not one of `allowed`.
+
+    It lists them, and suggests the most similar.
+    """
     names = list(allowed)
     return InputError(f"unknown {kind} '{name}'{hint(name, names)}; allowed: {', '.join(names) or 'none'}")
 
 
 def hint(name: str, known: Iterable[str]) -> str:
-    """` (did you mean X?)`, or "" where no known name is near."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
+    """Return ` (did you mean X?)` with the known name most similar to `name`, "" if none is similar."""
+    similar = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {similar[0]}?)" if similar else ""

@@ -1,4 +1,4 @@
-"""Seeds derived from a run's own, one for each purpose."""
+"""Seeds for the single purposes of a run, derived from the run's seed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import hashlib
 
 
 def seed_of(run_seed: int, *words: str | int) -> int:
-    """A seed in 0..2^63-1 for one purpose of a run ("order", epoch), independent of every other purpose's."""
+    """Return a seed in 0..2^63-1 for one purpose of a run, for example `seed_of(0, "order", epoch)`.
+
+    Seeds of different purposes are independent of each other.
+    """
     text = "|".join(map(str, (run_seed, *words)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

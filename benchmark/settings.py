@@ -7,15 +7,17 @@ from typing import Any
 
 from benchmark.errors import InputError
 
+_EXPECTED = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a word"}
+
 
 def coerce(key: str, value: Any, kind: type[Any], allowed: tuple[Any, ...] | None = None) -> Any:
-    """The value of the setting `key` as a `kind` (bool, int, float or str).
+    """Return the value of the setting `key` as a `kind` (bool, int, float or str).
 
-    A string is parsed, as it may come from the command line; an int is taken for a float; any other type must be `kind` itself.
-    allowed: the only values that may be taken, None for all. Raises `InputError`, which names the key and what is allowed.
+    A string is parsed, because it may come from the command line. An int is accepted as a float. Any other
+    value
+    must be of type `kind`. allowed: the only values that are accepted; None for all. Raises `InputError`.
     """
-    what = {bool: "true or false", int: "an int", float: "a finite float"}.get(kind, "a word")
-    error = InputError(f"{key}={value!r} is not of type {kind.__name__}; allowed: {what}")
+    error = InputError(f"{key}={value!r} is not {_EXPECTED[kind]}")
     if isinstance(value, str) and kind is not str:
         words = {"true": True, "false": False}
         try:
@@ -35,5 +37,8 @@ def coerce(key: str, value: Any, kind: type[Any], allowed: tuple[Any, ...] | Non
 
 
 def scaled(n: int, epochs: int, published: int) -> int:
-    """`max(1, round(n * epochs / published))`: a milestone or stage of a schedule in another length."""
+    """Scale a milestone, or the length of a stage, from a schedule of `published` epochs to one of `epochs`.
+
+    Returns `max(1, round(n * epochs / published))`.
+    """
     return max(1, round(n * epochs / published))

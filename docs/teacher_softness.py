@@ -20,8 +20,7 @@ import torch.nn.functional as F
 
 from benchmark import data
 from benchmark.data.stream import Stream
-from benchmark.spec import imported as teachers
-from benchmark.spec import protocols
+from benchmark.spec import imported, protocols
 
 
 @torch.inference_mode()
@@ -34,11 +33,19 @@ def main() -> None:
     parser.add_argument("--network", default="resnet56")
     parser.add_argument("--images", type=int, default=10000)
     args = parser.parse_args()
-    ref = teachers.imported(args.teachers)["cifar100", args.network]
-    net = teachers.load_network(ref, "cifar100", Path(ref.path))
+    ref = imported.teachers_in(args.teachers)["cifar100", args.network]
+    net = imported.load_teacher(ref, "cifar100", Path(ref.path))
     protocol = protocols.get_protocol("crd")
     train = data.load("cifar100", args.data).train.take(args.images)
-    stream = Stream(train, protocol.mean, protocol.std, data.SHUFFLE, 500, False, 0)
+    stream = Stream(
+        train,
+        mean=protocol.mean,
+        std=protocol.std,
+        sampler=data.SHUFFLE,
+        batch_size=500,
+        drop_last=False,
+        seed=0,
+    )
     temperature, count, start, floor = 4.0, 0, 0.0, 0.0
     for batch in stream.epoch("main", 1, (data.NORMAL,)):
         logits = net(batch.views["normal"])

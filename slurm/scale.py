@@ -19,8 +19,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmark.spec import matrix, protocols
-from benchmark.spec.plan import closure, make_plan
-from benchmark.spec.runs import Resolver, Run
+from benchmark.spec.plan import make_plan
+from benchmark.spec.resolver import Resolver
+from benchmark.spec.runs import Run, closure
 from results.store import SCHEMA, Store, load
 from slurm import commands, registry, script, snapshot
 from slurm.cluster import load_cluster

@@ -17,8 +17,8 @@ from typing import Any
 from benchmark.errors import InputError, unknown
 from benchmark.provenance import git_state
 from benchmark.spec import cost, teacher_cache_rule
-from benchmark.spec.plan import DEFAULT_PACK, Pack, closure, make_plan
-from benchmark.spec.runs import Run
+from benchmark.spec.plan import DEFAULT_PACK, Pack, make_plan
+from benchmark.spec.runs import Run, closure
 from benchmark.work.order import WorkSettings, work_order
 from results.store import Store
 from slurm import commands, registry, script, snapshot
@@ -180,7 +180,7 @@ def _submit(
         report.states[state] = report.states.get(state, 0) + 1
     packs = list(plan.packs)
     # decided for the plan: a job that decided for its own pack would make a run's numbers depend on what else is in it
-    tables = teacher_cache_rule.chosen(
+    tables = teacher_cache_rule.cached_teachers(
         settings.teacher_cache, [p.runs for p in packs], settings.execution.precision
     )
     if site is not None and packs:
@@ -257,7 +257,7 @@ def _send(
     folder: Path,
 ) -> Array:
     """tables: identities of the teachers that jobs read from a table."""
-    caches = ["on" if teacher_cache_rule.identity(p.runs) in tables else "off" for p in packs]
+    caches = ["on" if teacher_cache_rule.teacher_identity(p.runs) in tables else "off" for p in packs]
     jobs = [
         PackJob(work_order(p.runs, replace(settings, teacher_cache=c)))
         for p, c in zip(packs, caches, strict=True)

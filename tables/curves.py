@@ -32,7 +32,8 @@ from benchmark import data
 from benchmark.errors import unknown
 from benchmark.spec import protocols
 from benchmark.spec.matrix import Expansion
-from benchmark.spec.runs import Resolver, Run
+from benchmark.spec.resolver import Resolver
+from benchmark.spec.runs import Run
 from results.store import Store
 from tables.cells import CellResult, collect, number
 from tables.statistics import signed
@@ -107,7 +108,10 @@ def comparable_epochs(run: Run) -> tuple[int, str]:
         return 0, f"the run is of {run.dataset}, the published curve of cifar100"
     info = data.info(run.dataset)
     plain = protocols.resolve(
-        protocol, protocols.get_profile("paper"), run.student, (info.train_images, info.test_images)
+        protocol,
+        protocols.get_profile("paper"),
+        network=run.student,
+        available=(info.train_images, info.test_images),
     )
     for name in (
         "batch_size",

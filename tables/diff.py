@@ -20,7 +20,7 @@ import pandas as pd
 from benchmark.errors import InputError, unknown
 from benchmark.spec import protocols
 from benchmark.spec.matrix import Expansion
-from benchmark.spec.runs import Resolver
+from benchmark.spec.resolver import Resolver
 from results.store import Store
 from tables.cells import CellResult, collect, header
 from tables.printed import Printed, Prints

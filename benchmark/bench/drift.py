@@ -88,7 +88,13 @@ def _steps(
 ) -> list[float]:
     mean, std = (tuple(run.settings["normalise"][k]) for k in ("mean", "std"))
     stream = Stream(
-        _split(run, execution), mean, std, run.spec.sampler, run.recipe.batch_size, True, run.seed
+        _split(run, execution),
+        mean=mean,
+        std=std,
+        sampler=run.spec.sampler,
+        batch_size=run.recipe.batch_size,
+        drop_last=True,
+        seed=run.seed,
     )
     found: list[float] = []
     stepper = graphs.stepper_for(execution, print)

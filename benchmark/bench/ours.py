@@ -16,7 +16,8 @@ from benchmark.data.stream import Batch, Stream
 from benchmark.methods import Method
 from benchmark.seeds import seed_of
 from benchmark.spec import matrix
-from benchmark.spec.runs import Request, Resolver, Run
+from benchmark.spec.resolver import Resolver
+from benchmark.spec.runs import Request, Run
 from benchmark.training import graphs
 from benchmark.training.active_run import MAIN, ActiveRun
 from benchmark.training.execution import Execution
@@ -106,7 +107,15 @@ class Ours:
         self.teacher, self.items = open_items(runs, split, execution, folder, teacher)
         run = runs[0]
         mean, std = (tuple(run.settings["normalise"][k]) for k in ("mean", "std"))
-        self.stream = Stream(split, mean, std, run.spec.sampler, run.recipe.batch_size, True, run.seed)
+        self.stream = Stream(
+            split,
+            mean=mean,
+            std=std,
+            sampler=run.spec.sampler,
+            batch_size=run.recipe.batch_size,
+            drop_last=True,
+            seed=run.seed,
+        )
         self.students = len(self.items)
         self.batch_size = run.recipe.batch_size
         for item in self.items:

@@ -21,7 +21,8 @@ from benchmark.data.datasets import Split
 from benchmark.data.stream import Batch
 from benchmark.data.views import NORMAL, ROTATED, VARIANTS
 from benchmark.methods import PARTS, Step
-from benchmark.spec.runs import Request, Resolver, Run
+from benchmark.spec.resolver import Resolver
+from benchmark.spec.runs import Request, Run
 from benchmark.training.active_run import ActiveRun
 from benchmark.training.evaluate import evaluate
 from benchmark.training.execution import Execution

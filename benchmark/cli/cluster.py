@@ -9,8 +9,8 @@ from benchmark import data
 from benchmark.cli import common
 from benchmark.cli.common import plural, say
 from benchmark.errors import InputError
-from benchmark.spec import imported as teachers
-from benchmark.spec.plan import closure
+from benchmark.spec import cost, imported
+from benchmark.spec.runs import closure
 from benchmark.training.execution import has_gpu
 
 
@@ -52,7 +52,6 @@ def register(verbs: Any) -> None:
 
 
 def do_submit(args: argparse.Namespace) -> int:
-    from benchmark.cli.running import measured_factor
     from slurm import commands
     from slurm.cluster import load_cluster
     from slurm.submit import format_report, submit_runs
@@ -75,7 +74,7 @@ def do_submit(args: argparse.Namespace) -> int:
     store = common.store_of(args)
     if not args.dry_run:
         waiting = [r for r in closure(chosen.runs) if not store.is_done(r.key)]
-        teachers.need_weights(ref for r in waiting for ref in (r.teacher_ref, r.evaluates))
+        imported.require_weights(ref for r in waiting for ref in (r.teacher_ref, r.evaluates))
         for name in sorted({r.dataset for r in chosen.runs}):
             data.load(
                 name, common.path_of(args.data)
@@ -88,7 +87,7 @@ def do_submit(args: argparse.Namespace) -> int:
         cluster,
         dry_run=args.dry_run,
         max_pack=args.pack,
-        factor=measured_factor(store, cluster.torch_device),
+        factor=cost.factor_of(store, cluster.torch_device),
         say=say,
     )
     if args.json:

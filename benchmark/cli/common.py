@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import data
-from benchmark.data.clips import listing
+from benchmark.data.clips import list_clips
 from benchmark.errors import InputError
-from benchmark.spec import imported as teachers
-from benchmark.spec import matrix, plan, protocols, teacher_cache_rule
+from benchmark.spec import imported, matrix, plan, protocols, teacher_cache_rule
 from benchmark.spec.matrix import MOST_SEEDS, Expansion
-from benchmark.spec.runs import Resolver, Run, TeacherRef
+from benchmark.spec.resolver import Resolver
+from benchmark.spec.runs import Run, TeacherRef
 from benchmark.training.execution import Execution, ExecutionRequest, cores, has_gpu
 from benchmark.work.order import WorkSettings
 from results.store import Store, default_folder
@@ -280,13 +280,13 @@ class Selection:
 
 
 def imported_of(args: argparse.Namespace) -> dict[tuple[str, str], TeacherRef]:
-    """The checkpoints of TEACHERS=, as `teachers.imported` has them."""
-    return teachers.imported(path_of(args.teachers) if args.teachers else None)
+    """The checkpoints of TEACHERS=, as `imported.teachers_in` returns them."""
+    return imported.teachers_in(path_of(args.teachers) if args.teachers else None)
 
 
 def resolver_of(args: argparse.Namespace) -> Resolver:
     """What resolves runs here: it knows the imported teachers, and the data sets that are a folder's own."""
-    data.look_in(path_of(args.data))
+    data.register_clips(path_of(args.data))
     return Resolver(imported_of(args))
 
 
@@ -332,9 +332,9 @@ def select(args: argparse.Namespace, name: str | None = None, quiet: bool = Fals
 def _clips_are_there(dataset: str, folder: Path) -> None:
     """Clips are part of their runs' keys: without them every finished run would look as if it had not been made."""
     known = data.info(dataset)
-    if known.of_folder and not known.identity:
+    if known.user_files and not known.identity:
         try:
-            listing(folder)
+            list_clips(folder)
         except InputError as error:
             raise NotInTable(str(error)) from error
 

@@ -13,7 +13,8 @@ from benchmark import data, methods
 from benchmark.cli import common
 from benchmark.errors import InputError
 from benchmark.spec import matrix, protocols
-from benchmark.spec.runs import NONE, Request, Resolver, Run
+from benchmark.spec.resolver import Resolver
+from benchmark.spec.runs import NONE, Request, Run
 from benchmark.training.execution import ExecutionRequest
 from benchmark.training.options import TrainingOptions
 from benchmark.training.pack import train_pack
@@ -161,7 +162,7 @@ def teacher_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
     wanted: dict[tuple[str, str], None] = {}
     for name in matrix.table_names():
         table = matrix.load_table(name)
-        if data.info(table.dataset).of_folder != data.info(args.dataset).of_folder:
+        if data.info(table.dataset).user_files != data.info(args.dataset).user_files:
             continue  # sounds and images have teachers of their own
         for teacher, _ in table.columns:
             if teacher != NONE:
@@ -194,7 +195,7 @@ def teacher_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
     for (dataset, network), ref in imported.items():
         if dataset != args.dataset:
             continue
-        run = Resolver(imported).imported_run(dataset, args.profile, ref, "crd")
+        run = Resolver(imported).imported_run(ref, dataset=dataset, protocol="crd", profile=args.profile)
         record, where = _measured(store, run)
         prints = published.load()
         rule = prints[
@@ -258,7 +259,11 @@ def do_teachers(args: argparse.Namespace) -> int:
         )
         for (dataset, _), ref in resolver.imported.items():
             if dataset == args.dataset:
-                train_pack([resolver.imported_run(dataset, args.profile, ref, "crd")], store, options)
+                train_pack(
+                    [resolver.imported_run(ref, dataset=dataset, protocol="crd", profile=args.profile)],
+                    store,
+                    options,
+                )
     rows = teacher_rows(args)
     for (dataset, _), ref in common.imported_of(args).items():
         if dataset != args.dataset:

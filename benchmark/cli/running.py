@@ -11,8 +11,7 @@ from benchmark import methods
 from benchmark.cli import common
 from benchmark.cli.common import plural, say
 from benchmark.errors import InputError
-from benchmark.spec import cost, plan
-from benchmark.spec import imported as teachers
+from benchmark.spec import cost, imported, plan
 from benchmark.training.execution import has_gpu
 from benchmark.training.reporter import Outcome, Status
 from benchmark.work import local, order
@@ -76,19 +75,12 @@ def register(verbs: Any) -> None:
     p.set_defaults(do=do_work)
 
 
-def measured_factor(store: Store, device: str) -> float | None:
-    """What the runs that this results folder has records of took on that kind of device, over what the cost model says; None without any."""
-    from results.store import read_records
-
-    return cost.measured_factor(read_records(store.folder)[0], device) if store.folder.is_dir() else None
-
-
 def _plan(args: argparse.Namespace, chosen: common.Selection) -> tuple[plan.Plan, dict[str, Any]]:
     execution = common.execution_of(args)
     store = common.store_to_read(args, first=True)
     found = plan.make_plan(chosen.runs, store, max_pack=common.max_pack(args, execution))
     device = "cuda" if chosen.profile == "paper" and args.device == "auto" else execution.torch_device.type
-    return found, plan.summary(found, device, args.keep, measured_factor(store, device))
+    return found, plan.summary(found, device, keep=args.keep, factor=cost.factor_of(store, device))
 
 
 def _describe(numbers: dict[str, Any]) -> str:
@@ -215,7 +207,7 @@ def train_missing(args: argparse.Namespace, chosen: common.Selection) -> list[Ou
         say(f"nothing to train: {plural(done, 'run')} done")
         return [Outcome(r, Status.FAILED, (store.failure(r.key) or {}).get("reason", "")) for r in failed]
     common.writable(store.folder, "RESULTS")
-    teachers.need_weights(
+    imported.require_weights(
         ref for pack in found.packs for r in pack.runs for ref in (r.teacher_ref, r.evaluates)
     )
     say(

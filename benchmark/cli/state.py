@@ -19,8 +19,8 @@ from benchmark.cli import common
 from benchmark.cli.common import plural, say
 from benchmark.errors import InputError
 from benchmark.spec import protocols
-from benchmark.spec.plan import closure
-from benchmark.spec.runs import NONE, Resolver, Run
+from benchmark.spec.resolver import Resolver
+from benchmark.spec.runs import NONE, Run, closure
 from results.files import tail
 from results.store import Store
 
@@ -316,7 +316,7 @@ def _judged(record: dict[str, Any], resolver: Resolver) -> tuple[bool, str]:
                 return False, ""  # its teacher is simply not at hand now
             if name := unknown_here(order):
                 return False, f"unknown here: {name}"
-            if data.info(order["dataset"]).of_folder:
+            if data.info(order["dataset"]).user_files:
                 return False, ""  # made of files that DATA= does not name now
             return True, f"old key ({error})"
     except (KeyError, TypeError, ValueError, AttributeError):

@@ -1,8 +1,8 @@
-"""Data sets, samplers, and views (batched augmentation), all driven by a run's seed."""
+"""Data sets, samplers (batches) and views (augmentation), all driven by a run's seed."""
 
-from benchmark.data.clips import look_in
-from benchmark.data.datasets import DATASETS, Dataset, DatasetInfo, Split, info, load
-from benchmark.data.samplers import GROUPS, HALVES, PAIRS, SHUFFLE, Sampler, cut
+from benchmark.data.clips import register_clips
+from benchmark.data.datasets import DATASETS, Channels, Dataset, DatasetInfo, Split, info, load
+from benchmark.data.samplers import GROUPS, HALVES, PAIRS, SHUFFLE, Sampler, cut_batches
 from benchmark.data.views import (
     AUGMENTS,
     MIXED,
@@ -15,14 +15,15 @@ from benchmark.data.views import (
     batch_crop,
     batch_flip,
     batch_resized_crop,
-    clean,
-    mixing,
-    under,
+    mixing_shares,
+    normalise,
+    view_for,
 )
 
 __all__ = [
     "AUGMENTS",
     "DATASETS",
+    "Channels",
     "GROUPS",
     "HALVES",
     "MIXED",
@@ -41,11 +42,11 @@ __all__ = [
     "batch_crop",
     "batch_flip",
     "batch_resized_crop",
-    "clean",
-    "cut",
+    "cut_batches",
     "info",
     "load",
-    "look_in",
-    "mixing",
-    "under",
+    "mixing_shares",
+    "normalise",
+    "register_clips",
+    "view_for",
 ]

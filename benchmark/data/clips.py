@@ -1,14 +1,15 @@
-"""`clips`: a folder of sound clips as a data set, in this form:
+"""The data set `clips`: a user's folder of sound clips.
 
     DATA/clips/train/<class>/*.wav
     DATA/clips/test/<class>/*.wav
 
-Classes are the folders' names, in order of the alphabet, the same in both parts. See docs/audio.md; what a file becomes is the business of
-benchmark/data/spectrogram.py.
+The classes are the names of the folders in alphabetical order, the same in both parts. docs/audio.md
+describes the data set, benchmark/data/spectrogram.py how a file becomes an image.
 
-Everyone's clips are others. So what is known of them is read from the folder that DATA names (`look_in`), and their identity, a hash of the files'
-names and sizes, is part of every run's key: records made of other clips are other runs. Before a folder was looked in, or where it holds
-no clips, a nominal size is reckoned with, and the command line shows and trains nothing of clips.
+Every user has different clips. Their numbers are therefore read from the folder (`register_clips`), and their
+identity, a hash of the files' names and sizes, is part of every run's key: records made with other clips
+belong to other runs. Until a folder is registered, or if it has no clips, nominal numbers stand in; commands
+that need clips then report an error.
 """
 
 from __future__ import annotations
@@ -32,47 +33,55 @@ FORM = "clips/{train,test}/<class>/*.wav"
 
 
 @dataclass(frozen=True)
-class Listing:
-    """classes in order; files: of both parts, `(path, class)`, in order of their names; identity: hash of names and sizes."""
+class ClipFiles:
+    """The files of a folder of clips."""
 
     classes: tuple[str, ...]
+    """Names of the classes by label."""
+
     train: tuple[tuple[Path, int], ...]
+    """`(file, label)`, sorted by class and name."""
+
     test: tuple[tuple[Path, int], ...]
+    """`(file, label)`, sorted by class and name."""
+
     identity: str
+    """Hash of the files' names and sizes."""
 
 
-def listing(folder: Path) -> Listing:
-    """What lies in `folder/clips`; no file is opened. `InputError` if it is not in the form above, or has fewer than two classes."""
+def list_clips(folder: Path) -> ClipFiles:
+    """List the clips below `folder/clips` without opening a file.
+
+    Raises `InputError` if the folder does not have the form above, or has fewer than two classes.
+    """
     base = folder / NAME
-    found: dict[str, dict[str, list[Path]]] = {}
+    files: dict[str, dict[str, list[Path]]] = {}
     for part in PARTS:
         if not (base / part).is_dir():
-            raise InputError(f"no folder {base / part}; allowed: DATA= a folder that holds {FORM}")
-        found[part] = {
-            c.name: _waves(c)
+            raise InputError(f"no folder {base / part}; set DATA= to a folder that has {FORM}")
+        files[part] = {
+            c.name: _wave_files(c)
             for c in sorted((base / part).iterdir())
             if c.is_dir() and not c.name.startswith(".")
         }
-    classes = tuple(found["train"])
+    classes = tuple(files["train"])
     if len(classes) < 2:
-        raise InputError(
-            f"{base / 'train'} has {len(classes)} classes; allowed: two folders and more, one a class"
-        )
-    if odd := sorted(set(classes) ^ set(found["test"])):
-        raise InputError(
-            f"{base}: class {odd[0]} is not in both train and test; allowed: the same classes in both"
-        )
+        raise InputError(f"{base / 'train'} has {len(classes)} classes; it must have at least two folders")
+    if odd := sorted(set(classes) ^ set(files["test"])):
+        raise InputError(f"{base}: class {odd[0]} is not in both train and test; both need the same classes")
     for part in PARTS:
-        if empty := [c for c in classes if not found[part][c]]:
-            raise InputError(f"{base / part / empty[0]}: no .wav file is in it; allowed: one and more")
+        if empty := [c for c in classes if not files[part][c]]:
+            raise InputError(f"{base / part / empty[0]} has no .wav file; every class needs at least one")
     digest = hashlib.sha256()
-    parts = [tuple((path, k) for k, c in enumerate(classes) for path in found[part][c]) for part in PARTS]
-    for path, _ in (*parts[0], *parts[1]):
+    train, test = (
+        tuple((path, k) for k, c in enumerate(classes) for path in files[part][c]) for part in PARTS
+    )
+    for path, _ in (*train, *test):
         digest.update(f"{path.relative_to(base).as_posix()} {path.stat().st_size}\n".encode())
-    return Listing(classes, parts[0], parts[1], digest.hexdigest()[:16])
+    return ClipFiles(classes=classes, train=train, test=test, identity=digest.hexdigest()[:16])
 
 
-def _waves(folder: Path) -> list[Path]:
+def _wave_files(folder: Path) -> list[Path]:
     return sorted(
         p
         for p in folder.iterdir()
@@ -80,67 +89,65 @@ def _waves(folder: Path) -> list[Path]:
     )
 
 
-def look_in(folder: Path | str) -> DatasetInfo:
-    """Makes the clips of a data folder known to `benchmark.data.info` (of this process), and returns what is known.
+def register_clips(folder: Path | str) -> DatasetInfo:
+    """Make the clips of a data folder known to `benchmark.data.info` in this process, and return their entry.
 
-    Called by whoever learns where data sets lie, before runs are resolved. Where there are none, or not in their form, the nominal sizes
-    stand again; who wants clips (`load`, the tables of clips) says what is wrong, as most commands want none.
+    Call it before runs are resolved. If the folder has no clips, or not in the form above, the nominal entry
+    is registered, because most commands need no clips; those that do (`load`, the tables of clips) raise the
+    error.
     """
-    known = NOMINAL
+    info = NOMINAL
     try:
-        found = listing(Path(folder))
+        clips = list_clips(Path(folder))
     except InputError:
         pass
     else:
-        known = dataclasses.replace(
+        info = dataclasses.replace(
             NOMINAL,
-            num_classes=len(found.classes),
-            train_images=len(found.train),
-            test_images=len(found.test),
-            identity=found.identity,
+            num_classes=len(clips.classes),
+            train_images=len(clips.train),
+            test_images=len(clips.test),
+            identity=clips.identity,
         )
-    DATASETS[NAME] = known
-    return known
+    DATASETS[NAME] = info
+    return info
 
 
 def _load(folder: Path) -> Dataset:
-    found = listing(folder)
-    known = DATASETS[NAME].identity
-    if found.identity != known:
-        was = (
-            "were changed since they were looked at"
-            if known
-            else "were not looked at before (benchmark.data.look_in)"
-        )
-        raise InputError(f"{folder / NAME}: the clips {was}; allowed: the same command again")
-    return _read(found)
+    clips = list_clips(folder)
+    registered = DATASETS[NAME].identity
+    if not registered:
+        raise InputError(f"{folder / NAME}: the clips are not registered; call benchmark.data.register_clips")
+    if clips.identity != registered:
+        raise InputError(f"{folder / NAME}: the clips have changed since this command began; run it again")
+    return _read(clips)
 
 
 @functools.lru_cache(maxsize=1)
-def _read(found: Listing) -> Dataset:
-    """Reads every file; the last folder's clips are kept, for the next pack of the process."""
+def _read(clips: ClipFiles) -> Dataset:
+    """Read every file. The last result is kept for the next pack of the process."""
     parts = []
-    for files in (found.train, found.test):
+    for files in (clips.train, clips.test):
         images = np.stack([spectrogram(*read_wave(path)) for path, _ in files])
         labels = np.array([label for _, label in files], dtype=np.int64)
         order = stratified_order(labels, seed=0)
         parts.append(Split(torch.from_numpy(images[order]), torch.from_numpy(labels[order])))
-    return Dataset(NAME, parts[0], parts[1], found.classes)
+    return Dataset(name=NAME, train=parts[0], test=parts[1], classes=clips.classes)
 
 
 NOMINAL = DatasetInfo(
-    NAME,
-    "audio clips of a folder",
+    name=NAME,
+    title="audio clips of a folder",
     num_classes=10,
     train_images=8_000,
     test_images=800,
-    # stated, not measured: half of each channel's range, and about what sounds spread over of it
+    # chosen, not measured: the middle of each channel's range, and about the spread of sounds over it
     mean=(0.5, 0.5, 0.5),
     std=(0.25, 0.1, 0.1),
     disk_bytes=0,
     load=_load,
-    of_folder=True,
+    user_files=True,
 )
-"""What is reckoned with until a folder is seen."""
+"""Stands in until a folder is registered."""
 
 DATASETS[NAME] = NOMINAL

@@ -1,8 +1,9 @@
-"""The data sets: each as two uint8 tensors of images and two of labels.
+"""Data sets, each as two uint8 tensors of images and two int64 tensors of labels.
 
-`cifar100` and `cifar10` come through torchvision (downloaded, or read from an existing folder; the files' md5 sums are checked).
-`digits` is scikit-learn's (1,797 real 8x8 images that ship in its wheel), brought to 3x32x32: the embedded default of the `quick` profile.
-`clips` are sounds of a folder of one's own (benchmark/data/clips.py).
+`cifar100` and `cifar10` come through torchvision: downloaded, or read from an existing folder. The md5 sums
+of their files are checked. `digits` is scikit-learn's (1,797 real 8x8 images that come with its wheel),
+enlarged to 3x32x32; the `quick` profile uses it. `clips` are sounds in a folder of the user's
+(benchmark/data/clips.py).
 """
 
 from __future__ import annotations
@@ -19,15 +20,22 @@ from torch import Tensor
 
 from benchmark.errors import InputError, unknown
 
+Channels = tuple[float, float, float]
+"""A number for each colour channel."""
+
 
 @dataclass(frozen=True)
 class Split:
-    """images: uint8 `[N, 32, 32, 3]` (channels last); labels: int64 `[N]`."""
+    """The images of a training or test set, with their labels."""
 
     images: Tensor
+    """uint8 `[N, 32, 32, 3]` (channels last)."""
+
     labels: Tensor
+    """int64 `[N]`."""
 
     def take(self, n: int) -> Split:
+        """Return the first n images."""
         return Split(self.images[:n], self.labels[:n])
 
     def to(self, device: torch.device) -> Split:
@@ -36,36 +44,50 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """classes: their names by label, where the data set has names."""
+    """A loaded data set."""
 
     name: str
     train: Split
     test: Split
+
     classes: tuple[str, ...] = ()
+    """Names of the classes by label; empty if they have no names."""
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What is known without loading: sizes, classes, statistics of pixel values in 0..1, and the disk that the files take (bytes).
-
-    of_folder: whether everyone brings files of their own; identity names them then ("" where none are known) and is part of a run's key.
-    """
+    """What is known of a data set without loading it."""
 
     name: str
     title: str
     num_classes: int
     train_images: int
     test_images: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+
+    mean: Channels
+    """Mean of pixel values in 0..1."""
+
+    std: Channels
+    """Standard deviation of pixel values in 0..1."""
+
     disk_bytes: int
+    """Size of its files."""
+
     load: Callable[[Path], Dataset]
-    of_folder: bool = False
+    """Loads it from a data folder."""
+
+    user_files: bool = False
+    """Whether it is made of the user's files, so that it is a different one for every user."""
+
     identity: str = ""
+    """Identifies the user's files, and is part of a run's key; "" if there are none."""
 
 
 def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
-    """A fixed order in which every prefix holds the classes as evenly as can be: the classes' shuffled members in turn."""
+    """Return a fixed order in which every prefix has the classes as evenly as possible.
+
+    The images of each class are shuffled, then the classes take turns.
+    """
     rng = np.random.default_rng(seed)
     rank = np.empty(len(labels), dtype=np.int64)
     for c in np.unique(labels):
@@ -75,10 +97,14 @@ def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
 
 
 DIGITS_TEST = 400
+"""Size of the test set of digits."""
 
 
 def _load_digits(_folder: Path) -> Dataset:
-    """8x8 images of 0..16, each pixel repeated to 4x4 and to three channels. The split is fixed and stratified."""
+    """8x8 images of 0..16, each pixel repeated to 4x4 and to three channels.
+
+    The split is fixed and stratified.
+    """
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -112,26 +138,26 @@ def _load_cifar(name: str, folder: Path) -> Dataset:
     wanted = [*kind.train_list, *kind.test_list]
     present = [entry for entry in wanted if (base / entry[0]).exists()]
     for file, md5 in present:
-        found = _md5(base / file)
-        if found != md5:
+        actual = _md5(base / file)
+        if actual != md5:
             raise InputError(
-                f"{base / file}: md5 is {found}, not {md5}; allowed: the distributed file, or no file (it is downloaded then)"
+                f"{base / file}: md5 is {actual}, not {md5}; replace the file, "
+                "or remove it to have it downloaded"
             )
-    download, fresh = len(present) < len(wanted), not folder.exists()
+    download, folder_is_new = len(present) < len(wanted), not folder.exists()
     splits = []
     names: tuple[str, ...] = ()
     for train in (True, False):
         try:
             data = kind(str(folder), train=train, download=download)
-        except (
-            Exception
-        ) as error:  # torchvision raises URLError, RuntimeError or OSError, by the way the download fails
-            if fresh:  # it may be a slip of the pen
+        except Exception as error:  # a failed download raises URLError, RuntimeError or OSError
+            if folder_is_new:  # its name may be a typing error: leave no empty folder behind
                 with contextlib.suppress(OSError):
                     folder.rmdir()
+            missing = ", which does not exist," if folder_is_new else ""
             raise InputError(
-                f"{name} is not in {folder}{', which is not there,' if fresh else ''} and cannot be downloaded ({type(error).__name__}: {error}); "
-                f"allowed: DATA= a folder that holds {kind.base_folder}/"
+                f"{name} is not in {folder}{missing} and cannot be downloaded "
+                f"({type(error).__name__}: {error}); set DATA= to a folder that has {kind.base_folder}/"
             ) from error
         splits.append(
             Split(
@@ -147,50 +173,53 @@ DATASETS: dict[str, DatasetInfo] = {
     d.name: d
     for d in (
         DatasetInfo(
-            "cifar100",
-            "CIFAR-100",
-            100,
-            50_000,
-            10_000,
-            (0.5071, 0.4867, 0.4408),
-            (0.2675, 0.2565, 0.2761),
-            355_000_000,
-            lambda folder: _load_cifar("cifar100", folder),
+            name="cifar100",
+            title="CIFAR-100",
+            num_classes=100,
+            train_images=50_000,
+            test_images=10_000,
+            mean=(0.5071, 0.4867, 0.4408),
+            std=(0.2675, 0.2565, 0.2761),
+            disk_bytes=355_000_000,
+            load=lambda folder: _load_cifar("cifar100", folder),
         ),
         DatasetInfo(
-            "cifar10",
-            "CIFAR-10",
-            10,
-            50_000,
-            10_000,
-            (0.4914, 0.4822, 0.4465),
-            (0.2470, 0.2435, 0.2616),
-            356_000_000,
-            lambda folder: _load_cifar("cifar10", folder),
+            name="cifar10",
+            title="CIFAR-10",
+            num_classes=10,
+            train_images=50_000,
+            test_images=10_000,
+            mean=(0.4914, 0.4822, 0.4465),
+            std=(0.2470, 0.2435, 0.2616),
+            disk_bytes=356_000_000,
+            load=lambda folder: _load_cifar("cifar10", folder),
         ),
-        # mean and std of the 1,397 training images (a test recomputes them)
         DatasetInfo(
-            "digits",
-            "scikit-learn digits",
-            10,
-            1_797 - DIGITS_TEST,
-            DIGITS_TEST,
-            (0.3058, 0.3058, 0.3058),
-            (0.3761, 0.3761, 0.3761),
-            0,
-            _load_digits,
+            name="digits",
+            title="scikit-learn digits",
+            num_classes=10,
+            train_images=1_797 - DIGITS_TEST,
+            test_images=DIGITS_TEST,
+            # of the 1,397 training images; a test computes them again
+            mean=(0.3058, 0.3058, 0.3058),
+            std=(0.3761, 0.3761, 0.3761),
+            disk_bytes=0,
+            load=_load_digits,
         ),
     )
 }
 
 
 def info(name: str) -> DatasetInfo:
-    """What is known of a data set; `InputError` for an unknown one."""
+    """Return what is known of a data set. Raises `InputError` for an unknown one."""
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)
     return DATASETS[name]
 
 
 def load(name: str, folder: Path | str = "data") -> Dataset:
-    """Loads a data set, downloading into `folder` what is not there. `InputError` for an unknown name, a wrong md5 or no way to get it."""
+    """Load a data set; download into `folder` what is missing.
+
+    Raises `InputError` for an unknown name, a wrong md5 sum or a failed download.
+    """
     return info(name).load(Path(folder))

@@ -1,7 +1,8 @@
-"""The stream of batches of a pack: order and augmentation come from the seed, the stage and the epoch alone.
+"""The stream of batches that a pack is trained on.
 
-So every method of a seed sees the same batches (common random numbers), whatever it is packed with, and a resumed run goes on
-with the very batches it would have seen.
+Order and augmentation depend only on the seed, the stage and the epoch. All methods of a seed therefore train
+on the same batches (common random numbers), whatever their pack, and a resumed run continues with the batches
+that it would have had.
 """
 
 from __future__ import annotations
@@ -14,47 +15,55 @@ from torch import Tensor
 
 from benchmark.data.datasets import Split
 from benchmark.data.samplers import Sampler
-from benchmark.data.views import NORMAL, RawBatch, View, under
+from benchmark.data.views import NORMAL, RawBatch, View, view_for
 from benchmark.seeds import seed_of
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's images: `views[name]` is float32 `[copies * B, 3, H, W]`; labels and indices int64 `[B]`; `draws[name]` the random draws
-    of each view, `[B, k]`."""
+    """The images of one step."""
 
     views: dict[str, Tensor]
+    """Views by name, float32 `[copies * B, 3, H, W]`."""
+
     labels: Tensor
+    """int64 `[B]`."""
+
     indices: Tensor
+    """Positions in the training set, int64 `[B]`."""
+
     draws: dict[str, Tensor] = field(default_factory=dict)
+    """Random draws of the views by name, `[B, k]`."""
 
 
 @dataclass(frozen=True)
 class BatchDraw:
-    """What a batch is made from: its images' positions in the training set, and the random draws of its views."""
+    """What a batch is made from: the positions of its images, and the random draws of its views."""
 
     indices: Tensor
     """Positions in the training set, int64 `[B]`."""
+
     draws: dict[str, Tensor]
-    """By the name of the view, `[B, k]`."""
+    """Random draws of the views by name, `[B, k]`."""
 
     def clone(self) -> BatchDraw:
-        """Return a copy that shares no memory with this one."""
+        """Return a copy that shares no memory."""
         return BatchDraw(self.indices.clone(), {name: d.clone() for name, d in self.draws.items()})
 
     def copy_(self, other: BatchDraw) -> None:
-        """Copy the values of `other`, which has the same size, into this one's memory."""
+        """Copy the values of `other`, which has the same size, into this object's memory."""
         self.indices.copy_(other.indices)
         for name, d in self.draws.items():
             d.copy_(other.draws[name])
 
 
 class Stream:
-    """Batches of a training split that lies on the device as one uint8 tensor."""
+    """The batches of a training split, which is on the device as one uint8 tensor."""
 
     def __init__(
         self,
         split: Split,
+        *,
         mean: tuple[float, ...],
         std: tuple[float, ...],
         sampler: Sampler,
@@ -71,7 +80,7 @@ class Stream:
         self._labels_cpu = split.labels.cpu()
 
     def steps(self, stage: str, epoch: int) -> int:
-        """Number of batches of an epoch."""
+        """Return the number of batches of an epoch."""
         return len(self._order(stage, epoch))
 
     def _order(self, stage: str, epoch: int) -> list[Tensor]:
@@ -83,9 +92,9 @@ class Stream:
     def epoch(
         self, stage: str, epoch: int, views: Iterable[View], drawn: Iterable[View] = ()
     ) -> Iterator[Batch]:
-        """The batches of one epoch (counted from 1) with these views.
+        """Yield the batches of an epoch (counted from 1) with these views.
 
-        drawn: views of which the draws are wanted and not the images.
+        drawn: views whose random draws are needed, but not their images.
         """
         views = list(views)
         for draw in self.draws(stage, epoch, views, drawn):
@@ -94,12 +103,15 @@ class Stream:
     def draws(
         self, stage: str, epoch: int, views: Iterable[View], drawn: Iterable[View] = ()
     ) -> Iterator[BatchDraw]:
-        """What the batches of `epoch` are made from. All are drawn at once on the CPU and moved to the device."""
+        """Yield what the batches of an epoch are made from.
+
+        Draws are made on the CPU, once, and moved to the device.
+        """
         device = self.images.device
         order = self._order(stage, epoch)
         total = sum(map(len, order))
         draws = {}
-        for view in {v.name: under(self.augment, v) for v in (NORMAL, *drawn, *views)}.values():
+        for view in {v.name: view_for(self.augment, v) for v in (NORMAL, *drawn, *views)}.values():
             generator = torch.Generator().manual_seed(seed_of(self.seed, "view", view.name, stage, epoch))
             draws[view.name] = view.draw(total, generator).to(device)
         positions = torch.cat(order).to(device)
@@ -110,9 +122,15 @@ class Stream:
             start += size
 
     def batch(self, draw: BatchDraw, views: Iterable[View]) -> Batch:
-        """Make the batch of a draw on the device. No value is read on the host."""
+        """Return the batch of a draw, on the device. The host never waits for a value from the device."""
         labels = self.labels[draw.indices]
-        raw = RawBatch(self.images[draw.indices], labels, draw.indices, self.mean, self.std)
+        raw = RawBatch(
+            images=self.images[draw.indices],
+            labels=labels,
+            indices=draw.indices,
+            mean=self.mean,
+            std=self.std,
+        )
         normal = draw.draws[NORMAL.name]
-        made = {v.name: under(self.augment, v).make(raw, draw.draws[v.name], normal) for v in views}
-        return Batch(made, labels, draw.indices, draw.draws)
+        made = {v.name: view_for(self.augment, v).make(raw, draw.draws[v.name], normal) for v in views}
+        return Batch(views=made, labels=labels, indices=draw.indices, draws=draw.draws)

@@ -31,7 +31,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from benchmark.data.views import MIXED, NORMAL, mixing
+from benchmark.data.views import MIXED, NORMAL, mixing_shares
 from benchmark.methods._common import check_range
 from benchmark.methods._targets import one_hot
 from benchmark.methods.base import Method, MethodConfig, Needs, Step, Terms, param
@@ -82,7 +82,7 @@ class STKD(Method):
         if self.active("stkd_label"):
             z = step.students["mixed"].logits
             labels = one_hot(step.labels, z.shape[1], z.dtype)
-            share = mixing(len(labels), labels.device).to(z.dtype)[:, None]
+            share = mixing_shares(len(labels), labels.device).to(z.dtype)[:, None]
             terms["stkd_label"] = F.cross_entropy(z, torch.lerp(labels.roll(-1, 0), labels, share))
         if self.active("stkd_kd"):
             student, teacher = step.students["mixed"].logits, step.teachers["mixed"].logits

@@ -1,1 +1,1 @@
-"""What is to be done: runs and their keys, tables read as a matrix of runs, protocols, the plan, its cost, and imported teachers."""
+"""What is to be done: protocols, tables and their runs, the plan and its cost, imported teachers."""

@@ -1,10 +1,15 @@
-"""The cost model: what a plan will take, in GPU-hours (or hours of this machine), and on the disk.
+"""The cost model: how long a plan takes, in hours of one device, and how much disk space it needs.
 
-It counts passes of batches through networks: an evaluation is 1, a training step 3 (forward, gradients of inputs, gradients of weights); a
-pack runs its teacher once for each view that some run of it needs. A pass costs so much for each convolution that is called, for each number
-that a convolution makes (batch norm, ReLU and sums read and write it again) and for each multiply-accumulate: `RATES`. No pack is quicker than
-its longest student alone, whose kernels wait for each other. Where earlier records of the same kind of device say how far the model is from
-what was measured (`measured_factor`), the estimate is multiplied by that; whether it was is stated with it.
+The model counts passes of images through networks. An evaluation is 1 pass, a training step 3 (forward,
+gradients of inputs, gradients of weights). A pack runs its teacher once for each view that some run of it
+needs.
+
+The time of a pass has three parts (`RATES`): one for each call of a convolution, one for each number that a
+convolution makes (batch norm, ReLU and sums read and write it again), and one for each multiply-accumulate. A
+pack takes at least as long as its longest student alone, because a student's kernels run one after another.
+
+Where earlier records from the same kind of device show how far the model is off (`measured_factor`), the
+estimate is multiplied by that factor. `assumptions` says whether it was.
 """
 
 from __future__ import annotations
@@ -17,142 +22,193 @@ from typing import Any
 from benchmark import data, methods
 from benchmark.errors import InputError
 from benchmark.spec.runs import NONE, Run, network_info
+from results.store import Store, read_records
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Seconds: of a call of a convolution with what follows it, of a number that it makes, of a multiply-accumulate; chain: of such a call
-    in a student that has the device to itself. on: where from."""
+    """What a pass costs on a kind of device, in seconds."""
 
     call: float
+    """A call of a convolution, with the operators that follow it."""
+
     number: float
+    """A number that a convolution makes."""
+
     mac: float
+    """A multiply-accumulate."""
+
     chain: float
-    on: str
+    """A call of a convolution in a student that has the device to itself."""
+
+    fitted_to: str
+    """What the rates were fitted to, and how well they fit."""
 
 
 RATES = {
     "cuda": Rates(
-        2.3e-6,
-        1.29e-11,
-        0.0,
-        3.0e-5,
-        "one H100 in bf16: full packs of five pairs, within 12%; four students alone, within 33%",
+        call=2.3e-6,
+        number=1.29e-11,
+        mac=0.0,
+        chain=3.0e-5,
+        fitted_to="one H100 in bf16: full packs of five pairs, within 12%; four students alone, within 33%",
     ),
     "cpu": Rates(
-        0.0,
-        1.71e-9,
-        1 / 177e9,
-        0.0,
-        "full packs of 13 pairs on two cores with AVX-512 in fp32, within 25% but for vgg8 and ResNet50",
+        call=0.0,
+        number=1.71e-9,
+        mac=1 / 177e9,
+        chain=0.0,
+        fitted_to="full packs of 13 pairs on two cores with AVX-512 in fp32, "
+        "within 25% but for vgg8 and ResNet50",
     ),
 }
-"""Fitted to `bench` (docs/speed.md). On the GPU the arithmetic is no part of it: what these networks wait for there are small kernels and memory."""
+"""Fitted to `bench` (docs/speed.md).
+
+On the GPU arithmetic costs nothing: small kernels and memory limit these networks.
+"""
 
 WEIGHTS_BYTES = 4
+
+LONG_SECONDS = 60
+"""Shorter records do not count for `measured_factor`: they measure the start more than the speed."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """hours: of one device, packs one after another. macs: multiply-accumulates. disk_bytes: what the runs leave (weights, records);
-    peak_bytes: besides, checkpoints of the runs in training."""
+    """The cost of a plan."""
 
     hours: float
+    """Hours of one device that trains the packs one after another."""
+
     macs: float
+    """Multiply-accumulates."""
+
     disk_bytes: int
+    """Size of what the finished runs leave: weights and records."""
+
     peak_bytes: int
+    """Size of the checkpoints of runs in training, which are removed when the runs are done."""
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Passes of images through a network."""
+
+    network: str
+
+    per_image: int
+    """1 for an evaluation, 3 for a training step."""
+
+    images: float
 
 
 def steps(run: Run) -> int:
-    """Optimisation steps of a run, initialisation stages included."""
+    """Return the number of optimisation steps of a run, initialisation stages included."""
     per_epoch = -(-run.recipe.train_images // run.recipe.batch_size)
-    return per_epoch * (run.recipe.epochs + sum(e for _, e in run.init_epochs))
-
-
-Passes = tuple[str, int, float]
-"""Network, passes that an image counts for (1 or 3), images."""
+    return per_epoch * (run.recipe.epochs + sum(epochs for _, epochs in run.init_epochs))
 
 
 def student_passes(run: Run) -> Iterator[Passes]:
-    """Of one run without its teacher's."""
+    """Yield the passes of a run, without those of its teacher."""
     if run.student == NONE:
         return
     images = run.recipe.train_images
-    copies = sum(v.copies for v in run.spec.needs().views) * run.spec.sampler.rows
-    yield run.student, 3, images * copies * run.recipe.epochs
+    copies = sum(v.copies for v in run.spec.needs().views) * run.spec.sampler.rows_per_image
+    yield Passes(run.student, 3, images * copies * run.recipe.epochs)
     for component, (_, epochs) in zip(run.spec.init_stages, run.init_epochs, strict=True):
         if component.method.init_needs(component.config).student:
-            yield run.student, 3, images * epochs
-    yield run.student, 1, run.recipe.test_images * run.recipe.epochs
+            yield Passes(run.student, 3, images * epochs)
+    yield Passes(run.student, 1, run.recipe.test_images * run.recipe.epochs)
 
 
 def teacher_passes(runs: Sequence[Run]) -> Iterator[Passes]:
-    """Of a pack's teacher: each view once an epoch, however many students read it."""
+    """Yield the passes of a pack's teacher: one for each view and epoch, however many students read it."""
     first = runs[0]
     if first.teacher_ref is None:
         return
-    main: dict[tuple[str, int], int] = {}
+    epochs_by_view: dict[tuple[str, int], int] = {}
     for run in runs:
         for view in run.spec.needs().passes:
-            slot = (view.name, view.copies)
-            main[slot] = max(main.get(slot, 0), run.recipe.epochs)
-    init = 0
+            name_and_copies = (view.name, view.copies)
+            epochs_by_view[name_and_copies] = max(epochs_by_view.get(name_and_copies, 0), run.recipe.epochs)
+    init_epochs = 0
     for run in runs:
         stages = zip(run.spec.init_stages, run.init_epochs, strict=True)
-        init = max(init, sum(e for c, (_, e) in stages if c.method.init_needs(c.config).teacher))
-    epochs = init + sum(copies * epochs for (_, copies), epochs in main.items())
-    yield first.teacher_ref.network, 1, first.recipe.train_images * first.spec.sampler.rows * epochs
+        with_teacher = sum(e for c, (_, e) in stages if c.method.init_needs(c.config).teacher)
+        init_epochs = max(init_epochs, with_teacher)
+    epochs = init_epochs + sum(copies * e for (_, copies), e in epochs_by_view.items())
+    images = first.recipe.train_images * first.spec.sampler.rows_per_image * epochs
+    yield Passes(first.teacher_ref.network, 1, images)
 
 
 def pack_passes(runs: Sequence[Run]) -> list[Passes]:
+    """Return all passes of a pack."""
     return [*teacher_passes(runs), *(p for run in runs for p in student_passes(run))]
 
 
-def macs(passes: Sequence[Passes], dataset: str) -> float:
-    """Multiply-accumulates."""
+def macs(passes: Iterable[Passes], dataset: str) -> float:
+    """Return the multiply-accumulates of passes."""
     classes = data.info(dataset).num_classes
-    return sum(times * images * network_info(net, classes).macs for net, times, images in passes)
+    return sum(p.per_image * p.images * network_info(p.network, classes).macs for p in passes)
 
 
 def pack_seconds(runs: Sequence[Run], device: str, factor: float | None = None) -> float:
-    """Seconds of one pack on one device of that kind (`cuda` or `cpu`); factor: by which records were off (`measured_factor`)."""
-    rates, dataset, batch = RATES[device], runs[0].dataset, runs[0].recipe.batch_size
-    busy = sum(_seconds(p, rates, dataset, batch) for p in pack_passes(runs))
-    waits = max(_chain(list(student_passes(r)), rates, dataset, batch) for r in runs)
-    return (factor or 1.0) * max(busy, waits)
+    """Return the seconds that a pack takes.
+
+    device: `cuda` or `cpu`. factor: how far the model is off on this kind of device (`measured_factor`).
+    """
+    timing = _Timing(device, runs[0].dataset, runs[0].recipe.batch_size)
+    busy = timing.shared(pack_passes(runs))
+    waiting = max(timing.alone(student_passes(run)) for run in runs)
+    return (factor or 1.0) * max(busy, waiting)
 
 
-def _seconds(passes: Passes, rates: Rates, dataset: str, batch: int) -> float:
-    """Of passes with other work beside them."""
-    network, times, images = passes
-    net = network_info(network, data.info(dataset).num_classes)
-    return (
-        times
-        * images
-        * (rates.call * net.convolutions / batch + rates.number * net.map_numbers + rates.mac * net.macs)
-    )
+@dataclass(frozen=True)
+class _Timing:
+    """Seconds of passes on a kind of device, in batches of one size."""
 
+    device: str
+    dataset: str
+    batch_size: int
 
-def _chain(passes: Sequence[Passes], rates: Rates, dataset: str, batch: int) -> float:
-    """Of a student's steps with the device to itself (evaluations go in large batches, and hardly count)."""
-    classes = data.info(dataset).num_classes
-    return sum(
-        rates.chain * network_info(n, classes).convolutions * times * images / batch
-        for n, times, images in passes
-        if times > 1
-    )
+    def shared(self, passes: Iterable[Passes]) -> float:
+        """Return the seconds of passes beside other work that fills the gaps between their kernels."""
+        rates, classes = RATES[self.device], data.info(self.dataset).num_classes
+        seconds = 0.0
+        for p in passes:
+            net = network_info(p.network, classes)
+            per_pass = (
+                rates.call * net.convolutions / self.batch_size
+                + rates.number * net.map_numbers
+                + rates.mac * net.macs
+            )
+            seconds += p.per_image * p.images * per_pass
+        return seconds
 
+    def alone(self, passes: Iterable[Passes]) -> float:
+        """Return the seconds of a student's training steps with the device to itself.
 
-LONG_SECONDS = 60
-"""Records of less than that say more of the start than of the speed."""
+        Evaluations are left out: their batches are large, so they hardly count.
+        """
+        rates, classes = RATES[self.device], data.info(self.dataset).num_classes
+        return sum(
+            rates.chain
+            * network_info(p.network, classes).convolutions
+            * p.per_image
+            * p.images
+            / self.batch_size
+            for p in passes
+            if p.per_image > 1
+        )
 
 
 def measured_factor(records: Iterable[Mapping[str, Any]], device: str) -> float | None:
-    """What the records' runs took on that kind of device over what the model says of them; None without a record of `LONG_SECONDS`.
+    """Return the time that the records' runs took, divided by the time that the model says.
 
-    Of a run its own steps and evaluations count, and the part of one teacher's pass that was its; initialisation stages and further views do not.
+    None without a record of at least `LONG_SECONDS` on this kind of device. Of each run, its own steps and
+    evaluations count, and its share of one teacher pass; initialisation stages and further views do not.
     """
-    took = model = 0.0
+    measured = modelled = 0.0
     for r in records:
         if (
             r.get("device") != device
@@ -161,23 +217,31 @@ def measured_factor(records: Iterable[Mapping[str, Any]], device: str) -> float 
             or r.get("student") == NONE
         ):
             continue
-        recipe, rates, dataset = r["settings"]["recipe"], RATES[device], r["dataset"]
-        images, batch = recipe["train_images"] * r["epochs"], recipe["batch_size"]
-        own = [(r["student"], 3, images), (r["student"], 1, r["test_images"] * r["epochs"])]
-        teacher = [] if r["teacher"] == NONE else [(r["teacher"], 1, images)]
+        recipe = r["settings"]["recipe"]
+        images, pack_size = recipe["train_images"] * r["epochs"], r.get("pack") or 1
+        student = [
+            Passes(r["student"], 3, images),
+            Passes(r["student"], 1, r["test_images"] * r["epochs"]),
+        ]
+        teacher = [] if r["teacher"] == NONE else [Passes(r["teacher"], 1, images)]
+        timing = _Timing(device, r["dataset"], recipe["batch_size"])
         try:
-            busy = sum(_seconds(p, rates, dataset, batch) for p in own)
-            busy += sum(_seconds(p, rates, dataset, batch) for p in teacher) / (r.get("pack") or 1)
-            waits = _chain(own, rates, dataset, batch) / (r.get("pack") or 1)
-        except InputError:  # a network or a dataset that is no longer known
+            busy = timing.shared(student) + timing.shared(teacher) / pack_size
+            waiting = timing.alone(student) / pack_size
+        except InputError:  # a network or a data set that no longer exists
             continue
-        took += r["share_seconds"]
-        model += max(busy, waits)
-    return took / model if model and math.isfinite(took) else None
+        measured += r["share_seconds"]
+        modelled += max(busy, waiting)
+    return measured / modelled if modelled and math.isfinite(measured) else None
 
 
-def _memory(run: Run) -> int:
-    """Numbers that the buffers of a run's methods hold, beside its weights."""
+def factor_of(store: Store, device: str) -> float | None:
+    """Return the `measured_factor` of all records in a results folder, None if there is no folder."""
+    return measured_factor(read_records(store.folder)[0], device) if store.folder.is_dir() else None
+
+
+def _buffer_numbers(run: Run) -> int:
+    """How many numbers the buffers of a run's methods hold, beside its weights."""
     classes = data.info(run.dataset).num_classes
     teacher = None if run.teacher_ref is None else network_info(run.teacher_ref.network, classes)
     return sum(
@@ -187,31 +251,34 @@ def _memory(run: Run) -> int:
 
 
 def disk(runs: Sequence[Run], keep: str) -> tuple[int, int]:
-    """Bytes that finished runs leave, and bytes of one checkpoint of each while they train."""
+    """Return the bytes that finished runs leave, and the bytes of one checkpoint of each while they train."""
     left = peak = 0
     for run in runs:
-        params = (
-            0 if run.student == NONE else network_info(run.student, data.info(run.dataset).num_classes).params
-        )
+        params = 0
+        if run.student != NONE:
+            params = network_info(run.student, data.info(run.dataset).num_classes).params
         if keep == "all" or not run.spec.components:
             left += 2 * WEIGHTS_BYTES * params
         left += 200 * run.recipe.epochs + 4096
         peak += 2 * WEIGHTS_BYTES * params
-        peak += WEIGHTS_BYTES * _memory(run)
+        peak += WEIGHTS_BYTES * _buffer_numbers(run)
     return left, peak
 
 
 def estimate(
-    packs: Sequence[Sequence[Run]], device: str, keep: str = "all", factor: float | None = None
+    packs: Sequence[Sequence[Run]], device: str, *, keep: str = "all", factor: float | None = None
 ) -> Estimate:
-    """The cost of packs that are trained one after another on one device."""
-    seconds = sum(pack_seconds(p, device, factor) for p in packs)
-    work = sum(macs(pack_passes(p), p[0].dataset) for p in packs)
-    sizes = [disk(p, keep) for p in packs]
-    return Estimate(seconds / 3600, work, sum(s[0] for s in sizes), max((s[1] for s in sizes), default=0))
+    """Return the cost of packs that are trained one after another on one device."""
+    sizes = [disk(runs, keep) for runs in packs]
+    return Estimate(
+        hours=sum(pack_seconds(runs, device, factor) for runs in packs) / 3600,
+        macs=sum(macs(pack_passes(runs), runs[0].dataset) for runs in packs),
+        disk_bytes=sum(left for left, _ in sizes),
+        peak_bytes=max((peak for _, peak in sizes), default=0),
+    )
 
 
 def assumptions(device: str, factor: float | None) -> str:
-    """One line that says what an estimate rests on."""
-    text = f"by rates fitted to {RATES[device].on}"
+    """Return one line that says what an estimate is based on."""
+    text = f"by rates fitted to {RATES[device].fitted_to}"
     return f"{text}; times {factor:.2f}, by the records here" if factor else text

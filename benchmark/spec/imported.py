@@ -1,12 +1,12 @@
-"""Imported teachers: checkpoints in a folder (`TEACHERS=dir`) that teach instead of runs of ours.
+"""Imported teachers: checkpoints in a folder (`TEACHERS=`) that teach instead of runs of this suite.
 
-A file belongs to the network whose name its own name, or its folder's, begins with (`resnet56_sskd.pth`, `resnet56.pth`,
-`resnet56_vanilla/ckpt_epoch_240.pth`). Every format that `models.load_weights` reads is accepted; a file that does not fit is
-refused with its reason before anything is trained.
+The name of a checkpoint's file, or of its folder, begins with the name of its network (`resnet56_sskd.pth`,
+`resnet56.pth`, `resnet56_vanilla/ckpt_epoch_240.pth`). Every format that `models.load_weights` reads is
+accepted. A file that does not fit its network is refused with the reason before anything is trained.
 
-A `.json` file in its place (`resnet56.json`: network, num_classes, weights = the hash, top1, source) only describes a checkpoint that is not
-here. Tables, diffs and reports find the records of its students by it; nothing can be trained with it. `results/reference/teachers` has
-those of the reference results.
+A `.json` file (`resnet56.json`: network, num_classes, weights = the hash, top1, source) can stand in for a
+checkpoint that is not here. Tables, diffs and reports then find the records of its students, but nothing can
+be trained with it. `results/reference/teachers` has such descriptions for the reference results.
 """
 
 from __future__ import annotations
@@ -24,26 +24,50 @@ from benchmark import data
 from benchmark.errors import InputError
 from benchmark.spec.runs import TeacherRef
 
-SUFFIXES = (".pth", ".pt", ".tar", ".ckpt")
-DESCRIBED = ".json"
+CHECKPOINTS = (".pth", ".pt", ".tar", ".ckpt")
+"""Suffixes of checkpoint files."""
+
+DESCRIPTION = ".json"
+"""Suffix of a file that describes a checkpoint."""
+
+DATASETS = {100: "cifar100", 10: "cifar10"}
+"""The data set of a checkpoint by its number of classes.
+
+Digits has 10 classes too, but no published checkpoints.
+"""
 
 
 @dataclass(frozen=True)
-class Imported:
-    """A checkpoint that can teach. weights: hash of its weights; extra: plain data that rode along (epoch, accuracy as its maker saw it)."""
+class ImportedTeacher:
+    """A checkpoint that can teach, or the description of one."""
 
     network: str
     num_classes: int
     path: Path
+
     weights: str
+    """Hash of the weights (`models.weights_hash`)."""
+
     extra: dict[str, Any]
+    """Further plain data in the file, for example the epoch, or the accuracy that its author measured."""
+
+    description_only: bool = False
+    """The file has no weights; it only describes the checkpoint."""
 
     def ref(self) -> TeacherRef:
-        return TeacherRef(self.network, weights=self.weights, path=str(self.path))
+        return TeacherRef(
+            self.network,
+            weights=self.weights,
+            path=str(self.path),
+            description_only=self.description_only,
+        )
 
 
 def network_of(path: Path) -> str | None:
-    """The network that a checkpoint's file or folder is named after (the longest name that fits), or None."""
+    """Return the network that a checkpoint's file or folder is named after, None for none.
+
+    If several names fit, it is the longest.
+    """
     for text in (path.name, path.parent.name):
         fits = [
             n
@@ -55,97 +79,121 @@ def network_of(path: Path) -> str | None:
     return None
 
 
-def read(path: Path, network: str | None = None) -> Imported:
-    """Reads one checkpoint. `InputError` if no network can be told or the weights do not fit it."""
+def read_checkpoint(path: Path, network: str | None = None) -> ImportedTeacher:
+    """Read a checkpoint. network: by default the one that the file or its folder is named after.
+
+    Raises `InputError` if the name fits no network, or the weights do not fit it.
+    """
     network = network or network_of(path)
     if network is None:
         raise InputError(
-            f"{path}: no network is named so; allowed: a file or folder name that begins with one of {', '.join(models.names())}"
+            f"{path}: the name of the file or its folder must begin with a network's name; "
+            f"allowed: {', '.join(models.names())}"
         )
     reasons = []
-    for num_classes in (100, 10):
+    for num_classes in DATASETS:
         net = models.build(network, num_classes)
         try:
             extra = models.load_weights(net, path)
         except models.WeightsError as error:
             reasons.append(str(error))
             continue
-        return Imported(network, num_classes, path, models.weights_hash(net), extra)
+        return ImportedTeacher(
+            network=network,
+            num_classes=num_classes,
+            path=path,
+            weights=models.weights_hash(net),
+            extra=extra,
+        )
     raise InputError(reasons[0])
 
 
-def described(path: Path) -> Imported:
-    """A description of a checkpoint that is not here. `InputError` if it lacks network, num_classes (10 or 100) or the weights' hash."""
+def read_description(path: Path) -> ImportedTeacher:
+    """Read the description of a checkpoint.
+
+    Raises `InputError` if it lacks the network, the number of classes (10 or 100) or the weights' hash.
+    """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        network, num_classes, weights = found["network"], found["num_classes"], found["weights"]
+        values = json.loads(path.read_text(encoding="utf-8"))
+        network, num_classes, weights = values["network"], values["num_classes"], values["weights"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path}: no description of a teacher ({type(error).__name__}: {error}); allowed: JSON with network, num_classes, weights"
+            f"{path} does not describe a teacher ({type(error).__name__}: {error}); "
+            "it must be JSON with network, num_classes and weights"
         ) from error
     if (
         network not in models.names()
-        or num_classes not in (10, 100)
+        or num_classes not in DATASETS
         or not isinstance(weights, str)
         or not weights
     ):
         raise InputError(
-            f"{path}: no description of a teacher; allowed: a network of models/, 10 or 100 classes, a hash of weights"
+            f"{path} does not describe a teacher; network must be a network of models/, "
+            "num_classes 10 or 100, weights a hash"
         )
-    return Imported(
-        network,
-        num_classes,
-        path,
-        weights,
-        {k: v for k, v in found.items() if k not in ("network", "num_classes", "weights")},
+    return ImportedTeacher(
+        network=network,
+        num_classes=num_classes,
+        path=path,
+        weights=weights,
+        extra={k: v for k, v in values.items() if k not in ("network", "num_classes", "weights")},
+        description_only=True,
     )
 
 
-def need_weights(refs: Iterable[TeacherRef | None]) -> None:
-    """`InputError` if something is to be trained with a teacher that is only described."""
+def require_weights(refs: Iterable[TeacherRef | None]) -> None:
+    """Raise `InputError` if one of the teachers is only described, so that nothing can be trained with it."""
     for ref in refs:
-        if ref is not None and ref.run is None and Path(ref.path).suffix == DESCRIBED:
+        if ref is not None and ref.description_only:
             raise InputError(
-                f"{ref.path}: only describes {ref.network} ({ref.weights}), nothing can be trained with it; allowed: TEACHERS= with its checkpoint"
+                f"{ref.path} only describes {ref.network} ({ref.weights}), so nothing can be trained "
+                "with it; set TEACHERS= to a folder that has the checkpoint"
             )
 
 
-def scan(folder: Path | None) -> list[Imported]:
-    """Every checkpoint of a folder, one a network; `InputError` for a missing or empty folder, a file that does not fit, or two of one network."""
-    if folder is None:
-        return []
+def read_folder(folder: Path) -> list[ImportedTeacher]:
+    """Read every checkpoint and description below a folder.
+
+    Raises `InputError` for a missing or empty folder, a file that does not fit, or two files of one network.
+    """
     if not folder.is_dir():
         raise InputError(
-            f"TEACHERS: no folder {folder}; allowed: a folder of checkpoints ({', '.join(SUFFIXES)})"
+            f"TEACHERS: no folder {folder}; set it to a folder of checkpoints ({', '.join(CHECKPOINTS)})"
         )
-    found: dict[str, Imported] = {}
-    for path in sorted(
-        p
-        for p in folder.rglob("*")
-        if p.suffix in (*SUFFIXES, DESCRIBED) and p.is_file() and not p.name.startswith(".")
-    ):
-        teacher = described(path) if path.suffix == DESCRIBED else read(path)
-        if teacher.network in found:
+    teachers: dict[str, ImportedTeacher] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix not in (*CHECKPOINTS, DESCRIPTION) or path.name.startswith(".") or not path.is_file():
+            continue
+        teacher = read_description(path) if path.suffix == DESCRIPTION else read_checkpoint(path)
+        if teacher.network in teachers:
             raise InputError(
-                f"TEACHERS: two checkpoints of {teacher.network}: {found[teacher.network].path} and {path}; allowed: one a network"
+                f"TEACHERS: {teachers[teacher.network].path} and {path} are both checkpoints of "
+                f"{teacher.network}; keep one of each network"
             )
-        found[teacher.network] = teacher
-    if not found:
+        teachers[teacher.network] = teacher
+    if not teachers:
         raise InputError(
-            f"TEACHERS: no checkpoint in {folder}; allowed: a folder of checkpoints ({', '.join(SUFFIXES)})"
+            f"TEACHERS: no checkpoint in {folder}; "
+            f"set it to a folder of checkpoints ({', '.join(CHECKPOINTS)})"
         )
-    return list(found.values())
+    return list(teachers.values())
 
 
-def imported(folder: Path | None) -> dict[tuple[str, str], TeacherRef]:
-    """`(data set, network)` -> checkpoint, for every data set with as many classes as the checkpoint has (digits and CIFAR-10 both have
-    10: a ten-class checkpoint counts for CIFAR-10 alone, the real data)."""
-    by_classes = {100: "cifar100", 10: "cifar10"}
-    return {(by_classes[t.num_classes], t.network): t.ref() for t in scan(folder)}
+def teachers_in(folder: Path | None) -> dict[tuple[str, str], TeacherRef]:
+    """Return the teachers in a folder by `(data set, network)`, none for None.
+
+    Raises `InputError` (see `read_folder`).
+    """
+    if folder is None:
+        return {}
+    return {(DATASETS[t.num_classes], t.network): t.ref() for t in read_folder(folder)}
 
 
-def load_network(ref: TeacherRef, dataset: str, path: Path) -> models.Network:
-    """The teacher's network with its weights, frozen and in eval mode, on the CPU."""
+def load_teacher(ref: TeacherRef, dataset: str, path: Path) -> models.Network:
+    """Return a teacher's network with the weights of `path`, frozen and in eval mode, on the CPU.
+
+    Raises `InputError` if the weights do not fit, or are not those of the reference.
+    """
     with torch.random.fork_rng(devices=[]):
         net = models.build(ref.network, data.info(dataset).num_classes)
     try:
@@ -154,6 +202,6 @@ def load_network(ref: TeacherRef, dataset: str, path: Path) -> models.Network:
         raise InputError(str(error)) from error
     if ref.weights and models.weights_hash(net) != ref.weights:
         raise InputError(
-            f"{path}: the weights have changed since the run was planned; allowed: the same file, or plan again"
+            f"{path}: the weights have changed since the run was planned; restore the file, or plan again"
         )
     return net.eval().requires_grad_(False)

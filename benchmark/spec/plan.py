@@ -1,42 +1,79 @@
-"""The plan: which runs are missing, in which packs, in which order, at what cost.
+"""The plan: which runs are missing, in which packs they are trained, and in which order.
 
-A pack holds runs that share a teacher pass (same teacher, seed, batches; see `pack_key`). Packs are put in levels: all that a level
-needs is done in the levels before (teachers and plain students; teachers' heads; students).
+A pack holds runs that share a teacher pass: their `pack_key` is the same. Packs have levels: what a level
+needs is done in the levels before it (first teachers and plain students, then teachers' heads, then
+students).
 """
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from benchmark.spec import cost
-from benchmark.spec.runs import Run
+from benchmark.spec.runs import Run, closure
 from results.store import Store
 
 DEFAULT_PACK = {"cpu": 16, "cuda": 32}
-"""Most runs in a pack: enough to make the teacher's pass cheap, few enough that an epoch of all of them is soon over."""
+"""Most runs of a pack: enough to make the teacher pass cheap, few enough that an epoch of all of them is
+short."""
 
 
 @dataclass(frozen=True)
 class Pack:
-    """Runs trained together. level: 0 for what needs nothing, else one more than the highest level of what it needs."""
+    """Runs that are trained together."""
 
     runs: tuple[Run, ...]
+
     level: int
+    """0 if the runs need no others, else one more than the highest level of those."""
 
     @property
     def name(self) -> str:
-        """Readable, not unique: teacher, students, number of runs, seed."""
+        """A readable name, not unique: teacher, students, number of runs, seed."""
         first = self.runs[0]
-        students = sorted({r.student for r in self.runs})
-        return f"{first.teacher}:{','.join(students)} x{len(self.runs)} seed{first.seed} ({first.protocol}, {first.profile})"
+        students = ",".join(sorted({r.student for r in self.runs}))
+        return (
+            f"{first.teacher}:{students} x{len(self.runs)} seed{first.seed} "
+            f"({first.protocol}, {first.profile})"
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be trained."""
+
+    runs: tuple[Run, ...]
+    """All requested runs and all that they need."""
+
+    states: dict[str, str]
+    """The state of each run by its key (see `results.store`)."""
+
+    packs: tuple[Pack, ...]
+    """The missing runs in packs, sorted by level."""
+
+    @property
+    def missing(self) -> tuple[Run, ...]:
+        return tuple(run for pack in self.packs for run in pack.runs)
+
+    def level(self, n: int) -> tuple[Pack, ...]:
+        return tuple(pack for pack in self.packs if pack.level == n)
+
+    @property
+    def levels(self) -> int:
+        """The number of levels."""
+        return 1 + max((pack.level for pack in self.packs), default=-1)
 
 
 def pack_key(run: Run) -> tuple[Any, ...]:
-    """Runs with equal pack keys can be trained together: same data, teacher, seed, batches and normalisation."""
+    """Return what runs must have in common to be trained together.
+
+    That is the data, teacher, seed, batches and normalisation.
+    """
     return (
         run.dataset,
         run.recipe.train_images,
@@ -55,43 +92,11 @@ def pack_key(run: Run) -> tuple[Any, ...]:
 
 @functools.lru_cache(maxsize=4096)
 def _normalisation(settings_json: str) -> str:
-    """Runs that differ in their seed alone share their settings, so plans of very many runs parse few of them."""
+    """The normalisation in a run's settings.
+
+    Cached, because runs that differ only in their seed share the settings.
+    """
     return str(json.loads(settings_json)["normalise"])
-
-
-@dataclass(frozen=True)
-class Plan:
-    """runs: all that were asked for and all they need; states: of each by key; packs: of the missing ones, in the order of their levels."""
-
-    runs: tuple[Run, ...]
-    states: dict[str, str]
-    packs: tuple[Pack, ...]
-
-    @property
-    def missing(self) -> tuple[Run, ...]:
-        return tuple(r for p in self.packs for r in p.runs)
-
-    def level(self, n: int) -> tuple[Pack, ...]:
-        return tuple(p for p in self.packs if p.level == n)
-
-    @property
-    def levels(self) -> int:
-        return 1 + max((p.level for p in self.packs), default=-1)
-
-
-def closure(runs: Iterable[Run]) -> list[Run]:
-    """The runs and all that they need, each once, what is needed first."""
-    ordered: dict[str, Run] = {}
-
-    def visit(run: Run) -> None:
-        if run.key not in ordered:
-            for needed in run.needs_runs:
-                visit(needed)
-            ordered[run.key] = run
-
-    for run in runs:
-        visit(run)
-    return list(ordered.values())
 
 
 def make_plan(
@@ -103,53 +108,64 @@ def make_plan(
     max_seconds: float | None = None,
     seconds_of: Callable[[Sequence[Run]], float] | None = None,
 ) -> Plan:
-    """The plan for runs (what they need is added).
+    """Plan runs and all that they need.
 
-    store: where finished runs lie (None: nothing is done). skip_states: states besides `done` and `diverged` that are left out of the packs
-    (`failed` runs wait for `retry`). max_seconds, seconds_of: packs are cut so that `seconds_of(runs) <= max_seconds` (a lone run may be longer).
+    store: where finished runs are; None plans as if nothing was done.
+    max_pack: most runs of a pack.
+    skip_states: states that are left out of the packs besides `done` and `diverged` (`failed` runs wait for
+    `retry`).
+    max_seconds, seconds_of: split packs until `seconds_of(runs) <= max_seconds`; a single run may take
+    longer.
     """
     everything = closure(runs)
-    states: dict[str, str] = {}
-    for run in everything:
-        states[run.key] = "absent" if store is None else store.state(run.key)
-        if store is not None and states[run.key] == "failed" and _needs_met(run, states, store):
-            states[run.key] = "absent"
+    states = _states(everything, store)
     left_out = {"done", "diverged"} | skip_states
     todo = [r for r in everything if states[r.key] not in left_out]
     levels: dict[str, int] = {}
-    keys = {r.key: pack_key(r) for r in todo}
-    highest: dict[tuple[Any, ...], int] = {}
+    pack_keys = {r.key: pack_key(r) for r in todo}
+    highest_level: dict[tuple[Any, ...], int] = {}
+    for run in todo:
+        level = 1 + max((levels[n.key] for n in run.needs_runs if n.key in levels), default=-1)
+        levels[run.key] = level
+        highest_level[pack_keys[run.key]] = max(highest_level.get(pack_keys[run.key], 0), level)
     needed = {n.key for r in todo for n in r.needs_runs}
+    groups: dict[tuple[int, tuple[Any, ...]], list[Run]] = {}
     for run in todo:
-        levels[run.key] = 1 + max((levels[n.key] for n in run.needs_runs if n.key in levels), default=-1)
-        highest[keys[run.key]] = max(highest.get(keys[run.key], 0), levels[run.key])
-    groups: dict[tuple[Any, ...], list[Run]] = {}
-    for run in todo:
-        # a run that nobody waits for joins the pack-mates that must come later: one teacher pass instead of two
-        level = levels[run.key] if run.key in needed else highest[keys[run.key]]
-        groups.setdefault((level, *keys[run.key]), []).append(run)
-    packs: list[Pack] = []
-    for group, members in groups.items():
-        for part in _cut(members, max_pack, max_seconds, seconds_of):
-            packs.append(Pack(tuple(part), int(group[0])))
-    packs.sort(key=lambda p: p.level)
+        # a run that no other run needs joins the pack-mates of a later level: one teacher pass instead of two
+        level = levels[run.key] if run.key in needed else highest_level[pack_keys[run.key]]
+        groups.setdefault((level, pack_keys[run.key]), []).append(run)
+    packs = [
+        Pack(tuple(part), level)
+        for (level, _), members in groups.items()
+        for part in _split(members, max_pack, max_seconds=max_seconds, seconds_of=seconds_of)
+    ]
+    packs.sort(key=lambda pack: pack.level)
     return Plan(tuple(everything), states, tuple(packs))
 
 
-def _needs_met(run: Run, states: dict[str, str], store: Store) -> bool:
-    """Whether the run failed only because what it needs was not there, and that has not failed now."""
-    return store.was_blocked(run.key) and all(
-        states[n.key] not in ("failed", "diverged") for n in run.needs_runs
-    )
+def _states(runs: Sequence[Run], store: Store | None) -> dict[str, str]:
+    """The state of each run by its key.
+
+    A blocked run counts as absent once nothing that it needs has failed.
+    """
+    states: dict[str, str] = {}
+    for run in runs:  # required runs first
+        state = "absent" if store is None else store.state(run.key)
+        blocked = store is not None and state == "failed" and store.was_blocked(run.key)
+        if blocked and all(states[n.key] not in ("failed", "diverged") for n in run.needs_runs):
+            state = "absent"
+        states[run.key] = state
+    return states
 
 
-def _cut(
+def _split(
     members: list[Run],
     max_pack: int,
+    *,
     max_seconds: float | None,
     seconds_of: Callable[[Sequence[Run]], float] | None,
 ) -> list[list[Run]]:
-    """Even parts of at most `max_pack` runs; then each part is halved while it is longer than allowed."""
+    """Split runs into even parts of at most `max_pack`, then halve each part that takes too long."""
     count = -(-len(members) // max_pack)
     size = -(-len(members) // count)
     parts = [members[i : i + size] for i in range(0, len(members), size)]
@@ -165,22 +181,19 @@ def _cut(
     return fitting
 
 
-def summary(plan: Plan, device: str, keep: str = "all", factor: float | None = None) -> dict[str, Any]:
-    """The plan in numbers, plain JSON data (`plan --json`)."""
-    found = cost.estimate([p.runs for p in plan.packs], device, keep, factor)
-    counts: dict[str, int] = {}
-    for state in plan.states.values():
-        counts[state] = counts.get(state, 0) + 1
+def summary(plan: Plan, device: str, *, keep: str = "all", factor: float | None = None) -> dict[str, Any]:
+    """Return the plan in numbers, as plain JSON data (`plan --json`)."""
+    estimate = cost.estimate([pack.runs for pack in plan.packs], device, keep=keep, factor=factor)
     return {
         "runs": len(plan.runs),
-        "states": counts,
+        "states": dict(Counter(plan.states.values())),
         "missing": len(plan.missing),
         "packs": len(plan.packs),
         "levels": plan.levels,
         "device": device,
-        "gpu_hours" if device == "cuda" else "hours": round(found.hours, 3),
-        "macs": found.macs,
-        "disk_bytes": found.disk_bytes,
-        "checkpoint_bytes": found.peak_bytes,
+        "gpu_hours" if device == "cuda" else "hours": round(estimate.hours, 3),
+        "macs": estimate.macs,
+        "disk_bytes": estimate.disk_bytes,
+        "checkpoint_bytes": estimate.peak_bytes,
         "assumptions": cost.assumptions(device, factor),
     }

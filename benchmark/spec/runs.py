@@ -1,65 +1,77 @@
-"""What a run is: dataset, protocol, profile, pair, method, seed, resolved to settings and a key.
+"""Runs: what one training is, and the key that identifies it.
 
-A key is the run's path below the results folder, readable and stable:
+A `Request` names a data set, protocol, profile, pair and method. `benchmark.spec.resolver` turns a request
+and
+a seed into a `Run`: every hyper-parameter has its value, and the teacher and the other runs that it needs are
+known.
+
+A run's key is its path below the results folder, readable and stable:
 
     cifar100/crd/paper/resnet56-resnet20/crd+kd/seed0-1f0c9a2b7d
 
-whose last part is a hash of every resolved hyper-parameter, the teacher (its own run's key and epoch, or the hash of an imported
-one's weights), the methods' revisions and, where the data are a folder's own, their identity. Nothing about the machine, the pack or the
-precision is in it.
+The last part is a hash. It covers every resolved hyper-parameter, the seed, the teacher (the key and epoch of
+its run, or the hash of an imported checkpoint's weights), the methods' revisions and, for a data set made of
+the user's files, the identity of these files. The machine, the pack and the precision are not part of it.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import models
 from benchmark import data
-from benchmark import methods as methods_room
 from benchmark.errors import InputError, unknown
-from benchmark.methods import PLAIN, MethodSpec
+from benchmark.methods import MethodSpec
 from benchmark.settings import scaled
 from benchmark.spec import protocols
 from benchmark.spec.protocols import Recipe
 
-ENGINE_REVISION = 1
-"""Raised when the trainer, the augmentation or a network is mended so that older records no longer count."""
-
 NONE = "none"
+"""In a pair: no teacher, or (when a teacher's head is trained) no student."""
+
+IMPORTED = "imported"
+"""The method name of runs that only measure an imported checkpoint."""
+
+Overrides = tuple[tuple[str, Any], ...]
+"""Checked `--set` values as sorted pairs of key and value."""
 
 
 @dataclass(frozen=True)
 class TeacherRef:
-    """Who teaches. Exactly one of the two is set.
-
-    run, epoch: a run of ours and which of its checkpoints (`last` or `best`).
-    weights: the hash of an imported checkpoint's weights (`models.weights_hash`), path: where it lies (not part of any key).
-    """
+    """A teacher: either a run of this suite (`run` is set) or an imported checkpoint (`weights` is set)."""
 
     network: str
+
     run: Run | None = None
+    """The plain training that produces the teacher."""
+
     epoch: str = "last"
+    """Which checkpoint of that run teaches: `last` or `best`."""
+
     weights: str = ""
+    """Hash of an imported checkpoint's weights (`models.weights_hash`)."""
+
     path: str = ""
+    """File of the imported checkpoint; not part of any key."""
+
+    description_only: bool = False
+    """The file only describes the checkpoint (see `benchmark.spec.imported`), so nothing can be trained with
+    it."""
 
     @property
     def identity(self) -> str:
+        """What a key holds of the teacher."""
         return f"weights:{self.weights}" if self.run is None else f"{self.run.key}@{self.epoch}"
 
 
 @dataclass(frozen=True)
-class Run:
-    """One training. `teacher` or `student` may be `none` (a plain student; the training of a teacher's head).
-
-    settings: everything that the hash is made of, plain JSON data. needs_runs: runs that must be done before.
-    request: what it was resolved from. evaluates: an imported checkpoint, for the "run" that only measures it on the test set.
-    """
+class Request:
+    """What is asked for, before it is resolved."""
 
     dataset: str
     protocol: str
@@ -67,15 +79,96 @@ class Run:
     teacher: str
     student: str
     method: str
-    seed: int
+    overrides: Overrides = ()
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What a request resolves to; the same for every seed."""
+
     recipe: Recipe
     spec: MethodSpec
-    teacher_ref: TeacherRef | None
+
+    teacher: TeacherRef | None
+    """The teacher, None for a run without one."""
+
     heads: tuple[Run, ...]
+    """Trainings of teacher heads that the methods require."""
+
     settings_json: str
-    key: str
-    request: Request
+    """Everything that the key's hash is made of, as canonical JSON."""
+
     evaluates: TeacherRef | None = None
+    """The imported checkpoint of a run that trains nothing and only measures it on the test set."""
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One training. Runs are equal if their keys are."""
+
+    request: Request
+    seed: int
+    resolved: Resolved
+
+    @functools.cached_property
+    def key(self) -> str:
+        r = self.request
+        folder = f"{r.dataset}/{r.protocol}/{r.profile}/{self.teacher}-{self.student}/{self.method}"
+        if self.evaluates is not None:
+            return f"{folder}/{self.evaluates.weights}"
+        digest = hashlib.sha256(f"{self.settings_json}|seed={self.seed}".encode()).hexdigest()[:10]
+        return f"{folder}/seed{self.seed}-{digest}"
+
+    @property
+    def dataset(self) -> str:
+        return self.request.dataset
+
+    @property
+    def protocol(self) -> str:
+        return self.request.protocol
+
+    @property
+    def profile(self) -> str:
+        return self.request.profile
+
+    @property
+    def teacher(self) -> str:
+        """Name of the pair's teacher, `none` for a run without one."""
+        return self.request.teacher
+
+    @property
+    def student(self) -> str:
+        """Name of the pair's student, `none` when a teacher's head is trained."""
+        return self.request.student
+
+    @property
+    def method(self) -> str:
+        """The method's canonical name, for example `crd+kd`."""
+        return self.spec.name if self.evaluates is None else IMPORTED
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.resolved.recipe
+
+    @property
+    def spec(self) -> MethodSpec:
+        return self.resolved.spec
+
+    @property
+    def teacher_ref(self) -> TeacherRef | None:
+        return self.resolved.teacher
+
+    @property
+    def heads(self) -> tuple[Run, ...]:
+        return self.resolved.heads
+
+    @property
+    def evaluates(self) -> TeacherRef | None:
+        return self.resolved.evaluates
+
+    @property
+    def settings_json(self) -> str:
+        return self.resolved.settings_json
 
     @property
     def pair(self) -> str:
@@ -83,31 +176,34 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        loaded: dict[str, Any] = json.loads(self.settings_json)
-        return loaded
+        """Everything that the key's hash is made of, as plain JSON data."""
+        settings: dict[str, Any] = json.loads(self.settings_json)
+        return settings
 
     @property
     def needs_runs(self) -> tuple[Run, ...]:
-        own = () if self.teacher_ref is None or self.teacher_ref.run is None else (self.teacher_ref.run,)
-        return own + self.heads
+        """Runs that must be done before this one: its teacher's, and its heads'."""
+        teacher = () if self.teacher_ref is None or self.teacher_ref.run is None else (self.teacher_ref.run,)
+        return teacher + self.heads
 
     @property
     def init_epochs(self) -> tuple[tuple[str, int], ...]:
-        """`(method, epochs)` of each initialisation stage, in this run's length."""
-        return tuple(
-            (c.method.name, scaled(c.method.init_epochs, self.recipe.epochs, self.recipe.published_epochs))
-            for c in self.spec.init_stages
-        )
+        """`(method, epochs)` of each initialisation stage, scaled to this run's schedule."""
+        return init_epochs(self.spec, self.recipe)
 
     @property
     def lr_scale(self) -> float:
-        """What the profile multiplies published learning rates by; in `recipe.lr` already, not in those that a method's own code fixes."""
-        return protocols.get_profile(self.request.profile).lr_scale(
-            protocols.get_protocol(self.request.protocol)
-        )
+        """The profile's factor on published learning rates.
+
+        `recipe.lr` already contains it; learning rates that a method's code fixes do not.
+        """
+        return protocols.get_profile(self.profile).lr_scale(protocols.get_protocol(self.protocol))
 
     def order(self) -> dict[str, Any]:
-        """The run as plain JSON data, from which `Resolver.from_order` makes it again in another process."""
+        """Return the run as plain JSON data.
+
+        `Resolver.from_order` restores the run in another process.
+        """
         r = self.request
         return {
             "dataset": r.dataset,
@@ -133,202 +229,57 @@ class Run:
 
 
 def network_info(name: str, num_classes: int) -> models.NetInfo:
-    """`models.info`, with an `InputError` for an unknown name."""
+    """Return `models.info`. Raises `InputError` for an unknown name."""
     if name not in models.names():
         raise unknown("network", name, models.names())
     return models.info(name, num_classes)
 
 
 def parse_pair(text: str) -> tuple[str, str]:
-    """`teacher:student` -> both names; `InputError` for anything else. The teacher may be `none`: no network."""
+    """Split `teacher:student` into both names; the teacher may be `none`.
+
+    Raises `InputError` for anything else.
+    """
     teacher, colon, student = text.partition(":")
     if not colon or not student or not teacher:
-        raise InputError(f"pair '{text}' is not of the form teacher:student; allowed: e.g. resnet56:resnet20")
+        raise InputError(f"pair '{text}' is not written teacher:student, for example resnet56:resnet20")
     for name in (teacher, student):
         if name != NONE and name not in models.names():
             raise unknown("network", name, models.names())
     if student == NONE:
         raise InputError(
-            f"pair '{text}' has no student; allowed: e.g. resnet56:resnet20, or {NONE}:resnet20 without a teacher"
+            f"pair '{text}' has no student; write for example resnet56:resnet20, "
+            f"or {NONE}:resnet20 without a teacher"
         )
     return teacher, student
 
 
-@dataclass(frozen=True)
-class Request:
-    """What is asked for, before it is resolved. overrides: checked `--set` values by key, as a sorted tuple of pairs."""
-
-    dataset: str
-    protocol: str
-    profile: str
-    teacher: str
-    student: str
-    method: str
-    overrides: tuple[tuple[str, Any], ...] = ()
+def recipe_only(overrides: Overrides) -> Overrides:
+    """Return the overrides of recipe fields (`recipe.FIELD`)."""
+    return tuple((k, v) for k, v in overrides if k.startswith("recipe."))
 
 
-class Resolver:
-    """Turns requests into runs. Holds the imported teachers; caches what requests share, so that 10^5 runs are resolved in seconds."""
+def closure(runs: Iterable[Run]) -> list[Run]:
+    """Return the runs and all that they need, each once, required runs first."""
+    ordered: dict[str, Run] = {}
 
-    def __init__(self, imported: Mapping[tuple[str, str], TeacherRef] | None = None) -> None:
-        """imported: `(dataset, network)` -> the checkpoint that teaches instead of a run of ours."""
-        self.imported = dict(imported or {})
-        self._prepared: dict[Request, tuple[Any, ...]] = {}
-        self._runs: dict[tuple[Request, int], Run] = {}
-        self._teachers: dict[tuple[Any, ...], TeacherRef] = {}
+    def visit(run: Run) -> None:
+        if run.key not in ordered:
+            for needed in run.needs_runs:
+                visit(needed)
+            ordered[run.key] = run
 
-    def from_order(self, order: Mapping[str, Any]) -> Run:
-        """The run of an order. `InputError` if it resolves to another key here: the code or the imported teachers have changed since."""
-        o = dict(order)
-        names = ("dataset", "protocol", "profile", "teacher", "student", "method")
-        request = Request(**{f: o[f] for f in names}, overrides=tuple((k, v) for k, v in o["overrides"]))
-        if o["evaluates"]:
-            ref = self.imported.get((o["dataset"], o["student"]))
-            if ref is None:
-                raise InputError(
-                    f"{o['key']}: the imported teacher is gone; allowed: TEACHERS= the folder that held it"
-                )
-            run = self.imported_run(request.dataset, request.profile, ref, request.protocol)
-        else:
-            run = self.run(request, o["seed"])
-        if run.key != o["key"]:
-            raise InputError(
-                f"{o['key']} resolves to {run.key} here: code, teachers or data differ from those it was ordered with; order it again"
-            )
-        return run
-
-    def teacher(
-        self, dataset: str, protocol: str, profile: str, network: str, overrides: tuple[tuple[str, Any], ...]
-    ) -> TeacherRef:
-        """The teacher of that architecture: imported if there is one, else seed 0 of its plain training under the protocol's teacher protocol."""
-        key = (dataset, protocol, profile, network, overrides)
-        if key not in self._teachers:
-            p = protocols.get_protocol(protocol)
-            if (dataset, network) in self.imported:
-                self._teachers[key] = self.imported[dataset, network]
-            else:
-                recipe_only = tuple((k, v) for k, v in overrides if k.startswith("recipe."))
-                run = self.run(
-                    Request(dataset, p.teacher_protocol, profile, NONE, network, PLAIN, recipe_only), seed=0
-                )
-                self._teachers[key] = TeacherRef(network, run=run, epoch=p.teacher_epoch)
-        return self._teachers[key]
-
-    def _prepare(self, request: Request) -> tuple[Any, ...]:
-        r = request
-        overrides = dict(r.overrides)
-        protocol, profile = protocols.get_protocol(r.protocol), protocols.get_profile(r.profile)
-        dataset = data.info(r.dataset)
-        own = {k: v for k, v in overrides.items() if not k.startswith("recipe.")}
-        spec = methods_room.parse(r.method, own, r.teacher, r.student)
-        methods_room.check_loss(spec, r.teacher, r.student)
-        for name in (r.teacher, r.student):
-            if name != NONE:
-                network_info(name, dataset.num_classes)
-        if spec.name == PLAIN and r.teacher != NONE:
-            raise InputError(f"method {PLAIN} has no teacher; allowed: the pair {NONE}:{r.student}")
-        if spec.self_teacher and r.teacher != NONE:
-            raise InputError(
-                f"method {spec.name} is taught by a network of the student's own kind; allowed: the pair {NONE}:{r.student}"
-            )
-        taught_by = r.student if spec.self_teacher else r.teacher
-        if spec.needs_teacher and taught_by == NONE:
-            raise InputError(f"method {spec.name} needs a teacher; allowed: a pair teacher:{r.student}")
-        schedule = (
-            methods_room.ask(spec.components[0].method, "schedule") if len(spec.components) == 1 else {}
-        )
-        recipe = protocols.resolve(
-            protocol,
-            profile,
-            r.student,
-            (dataset.train_images, dataset.test_images),
-            schedule,
-            {k.partition(".")[2]: v for k, v in overrides.items() if k.startswith("recipe.")},
-        )
-        ref = (
-            None
-            if taught_by == NONE
-            else self.teacher(r.dataset, r.protocol, r.profile, taught_by, r.overrides)
-        )
-        concerns_heads = ("recipe.train_images", "recipe.test_images", "recipe.batch_size")
-        head_overrides = tuple(
-            (k, v) for k, v in r.overrides if k in concerns_heads or k.partition(".")[0] in spec.requires
-        )
-        heads = tuple(
-            self.run(Request(r.dataset, r.protocol, r.profile, r.teacher, NONE, name, head_overrides), seed=0)
-            for name in spec.requires
-        )
-        mean, std = statistics(r.protocol, r.dataset)
-        settings = {
-            "engine": ENGINE_REVISION,
-            "dataset": r.dataset,
-            **({"data": dataset.identity} if dataset.identity else {}),
-            "normalise": {"mean": mean, "std": std},
-            "recipe": recipe.settings(),
-            "init_epochs": {
-                c.method.name: scaled(c.method.init_epochs, recipe.epochs, recipe.published_epochs)
-                for c in spec.init_stages
-            },
-            "teacher": None if ref is None else {"network": taught_by, "identity": ref.identity},
-            "student": None if r.student == NONE else r.student,
-            "method": {"name": spec.name, **spec.settings()},
-            "sampler": spec.sampler.name,
-            "heads": {h.method: h.key for h in heads},
-        }
-        canonical = json.dumps(settings, sort_keys=True)
-        return recipe, spec, ref, heads, canonical
-
-    def run(self, request: Request, seed: int) -> Run:
-        """The run of a request and a seed. `InputError` for names that do not exist; whether the pair can be done is `skip_reason`'s business."""
-        known = self._runs.get((request, seed))
-        if known is not None:
-            return known
-        if request not in self._prepared:
-            self._prepared[request] = self._prepare(request)
-        recipe, spec, ref, heads, canonical = self._prepared[request]
-        r = request
-        digest = hashlib.sha256(f"{canonical}|seed={seed}".encode()).hexdigest()[:10]
-        key = f"{r.dataset}/{r.protocol}/{r.profile}/{r.teacher}-{r.student}/{spec.name}/seed{seed}-{digest}"
-        found = self._runs[request, seed] = Run(
-            r.dataset,
-            r.protocol,
-            r.profile,
-            r.teacher,
-            r.student,
-            spec.name,
-            seed,
-            recipe,
-            spec,
-            ref,
-            heads,
-            canonical,
-            key,
-            r,
-        )
-        return found
-
-    def imported_run(self, dataset: str, profile: str, ref: TeacherRef, protocol: str) -> Run:
-        """The record-to-be of an imported checkpoint: nothing is trained, its top-1 on the test set is measured."""
-        request = Request(dataset, protocol, profile, NONE, ref.network, PLAIN)
-        plain = self.run(request, seed=0)
-        settings = {"dataset": dataset, "normalise": plain.settings["normalise"], "imported": ref.weights}
-        key = f"{dataset}/{protocol}/{profile}/{NONE}-{ref.network}/imported/{ref.weights}"
-        return dataclasses.replace(
-            plain,
-            method="imported",
-            settings_json=json.dumps(settings, sort_keys=True),
-            key=key,
-            evaluates=ref,
-        )
+    for run in runs:
+        visit(run)
+    return list(ordered.values())
 
 
-def statistics(protocol: str, dataset: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Mean and standard deviation that the protocol normalises this data set with (its own numbers are CIFAR-100's)."""
-    if dataset == "cifar100":
-        p = protocols.get_protocol(protocol)
-        return p.mean, p.std
-    info = data.info(dataset)
-    return info.mean, info.std
+def init_epochs(spec: MethodSpec, recipe: Recipe) -> tuple[tuple[str, int], ...]:
+    """Return `(method, epochs)` of each initialisation stage, scaled to the recipe's schedule."""
+    return tuple(
+        (c.method.name, scaled(c.method.init_epochs, recipe.epochs, recipe.published_epochs))
+        for c in spec.init_stages
+    )
 
 
 @functools.cache
@@ -340,5 +291,5 @@ def _skip(spec: MethodSpec, teacher: str, student: str, num_classes: int) -> str
 
 
 def skip_reason(run: Run) -> str | None:
-    """Why the run's method cannot be done on its pair, or None. The table prints N/A with this reason."""
+    """Return why the method cannot train this pair, None if it can. The table prints N/A with this reason."""
     return _skip(run.spec, run.teacher, run.student, data.info(run.dataset).num_classes)

@@ -1,19 +1,24 @@
-"""The exact teacher cache: a table of the teacher's outputs for every crop and flip of every training image.
+"""The rule that decides which teachers get a teacher cache.
 
-A crop of pad 4 and a flip have 162 outcomes, so 162 passes over the training set answer every later question for logits or embeddings.
-Whether a table is used is decided when the plan is made, by this rule (`--teacher-cache auto`):
+A teacher cache stores the teacher's outputs for every crop and flip of every training image. A crop with
+padding 4 and a flip have 162 outcomes, so 162 passes over the training set give every logit or embedding that
+training asks for later. The decision is made with the plan. `--teacher-cache auto` builds a cache if all of
+these hold:
 
-- precision bf16 alone: the fp32 reference is never touched, since a pass in another batch may round differently in the last bit;
-- the passes it saves, an image, exceed 162. A pack saves one a main-stage epoch for each crop-and-flip view that all of its
-  readers can take from the table (a pack with one method that reads maps makes the pass anyway and saves nothing). Summed over the plan's
-  packs on this teacher: five seeds of 15 epochs save 75 and do not pay, one seed of 240 epochs saves 240 and does;
-- its file is not larger than `LARGEST`.
+- The precision is bf16. The fp32 reference always runs its teacher, because a pass in another batch may round
+  differently in the last bit.
+- The cache saves more than 162 passes over the training set. In a pack it saves one pass in each main-stage
+  epoch for each crop-and-flip view whose readers can all use the cache. (If one method of the pack reads
+  feature maps, the pass is needed anyway and nothing is saved.) The savings are summed over all packs of the
+  plan with this teacher: five seeds of 15 epochs save 75 passes, which does not pay; one seed of 240 epochs
+  saves 240, which does.
+- Its file is not larger than `LARGEST_FILE`.
 
-A run reads the table if all that it needs of the teacher is in it, whatever it was packed with. `on` asks for the table wherever a run
-can read it; the record says `teacher_cache`.
+`on` builds a cache wherever a run can use it, `off` nowhere. A run uses the cache if it contains all that the
+run needs of the teacher, whatever else is in its pack. The record says so in `teacher_cache`.
 
-Values are those of the live pass: stored in fp32, or in fp16 where the pass is in bf16 (whose 8 bits of mantissa fit; values below fp16's
-normal range, 6e-5, lose bits).
+The cached values are those of the live pass: stored in fp32, or in fp16 if the pass is in bf16. (bf16's 8
+bits of mantissa fit into fp16; values below fp16's normal range, 6e-5, lose bits.)
 """
 
 from __future__ import annotations
@@ -23,59 +28,68 @@ from collections.abc import Sequence
 import torch
 
 from benchmark import data
-from benchmark.data.views import VARIANTS, is_plain
+from benchmark.data.views import VARIANTS, is_crop_flip
 from benchmark.errors import InputError
 from benchmark.methods import Needs
 from benchmark.spec.runs import Run, network_info
 
 PARTS = frozenset({"logits", "embedding"})
+"""The outputs of a teacher that a cache can hold."""
+
 MODES = ("auto", "on", "off")
-LARGEST = 10e9
-"""Bytes of one table's file at the most."""
+
+LARGEST_FILE = 10e9
+"""Upper limit on a cache's file for one part, in bytes."""
 
 
 def check_mode(mode: str) -> None:
+    """Raise `InputError` for an unknown mode."""
     if mode not in MODES:
         raise InputError(f"--teacher-cache {mode}; allowed: {', '.join(MODES)}")
 
 
-def readable(needs: Needs) -> bool:
-    """Whether a table can hold all that is needed of the teacher."""
-    return bool(needs.teacher) and needs.teacher <= PARTS and all(map(is_plain, needs.passes))
+def cacheable(needs: Needs) -> bool:
+    """Whether a cache can hold all that is needed of the teacher."""
+    return bool(needs.teacher) and needs.teacher <= PARTS and all(map(is_crop_flip, needs.passes))
 
 
-def reads_table(run: Run) -> bool:
-    """Whether a table can hold all that the run's main stage needs of its teacher: crops and flips, and no other augmentation."""
-    return run.teacher_ref is not None and run.recipe.augment == "crop-flip" and readable(run.spec.needs())
+def can_use_cache(run: Run) -> bool:
+    """Whether a cache can hold all that the run's main stage needs of its teacher.
+
+    The run must augment by crops and flips and nothing else.
+    """
+    return run.teacher_ref is not None and run.recipe.augment == "crop-flip" and cacheable(run.spec.needs())
 
 
-def parts_of(runs: Sequence[Run]) -> frozenset[str]:
-    """The parts that the runs would read from a table in their main stage."""
-    return frozenset().union(*(r.spec.needs().teacher for r in runs if reads_table(r)))
+def cached_parts(runs: Sequence[Run]) -> frozenset[str]:
+    """Return the parts that the runs' main stages would read from a cache."""
+    return frozenset().union(*(r.spec.needs().teacher for r in runs if can_use_cache(r)))
 
 
-def identity(runs: Sequence[Run]) -> str:
-    """The teacher of a pack, "" without one."""
+def teacher_identity(runs: Sequence[Run]) -> str:
+    """Return the identity of a pack's teacher, "" for a pack without one."""
     ref = runs[0].teacher_ref
     return "" if ref is None else ref.identity
 
 
 def passes_saved(packs: Sequence[Sequence[Run]]) -> dict[str, int]:
-    """Teacher passes an image that a table saves over these packs, by the teacher's identity."""
+    """Return how many passes over the training set a cache saves in these packs, by teacher identity."""
     saved: dict[str, int] = {}
     for runs in packs:
-        readers: dict[str, list[Run]] = {}
+        readers_by_view: dict[str, list[Run]] = {}
         for run in runs:
-            for view in run.spec.needs().passes if run.teacher_ref is not None else ():
-                readers.setdefault(view.name, []).append(run)
-        for found in readers.values():
-            if all(map(reads_table, found)):
-                saved[identity(runs)] = saved.get(identity(runs), 0) + max(r.recipe.epochs for r in found)
+            if run.teacher_ref is not None:
+                for view in run.spec.needs().passes:
+                    readers_by_view.setdefault(view.name, []).append(run)
+        teacher = teacher_identity(runs)
+        for readers in readers_by_view.values():
+            if all(map(can_use_cache, readers)):
+                saved[teacher] = saved.get(teacher, 0) + max(r.recipe.epochs for r in readers)
     return saved
 
 
 def file_bytes(run: Run, part: str, precision: str) -> int:
-    """Size of the table's file for one part of a run's teacher."""
+    """Return the size of the cache's file for one part of a run's teacher."""
     info = data.info(run.dataset)
     assert run.teacher_ref is not None
     network = run.teacher_ref.network
@@ -83,20 +97,25 @@ def file_bytes(run: Run, part: str, precision: str) -> int:
     return run.recipe.train_images * VARIANTS * width * stored_dtype(precision).itemsize
 
 
-def chosen(mode: str, packs: Sequence[Sequence[Run]], precision: str) -> frozenset[str]:
-    """Identities of the teachers that are read from a table in these packs. `InputError` for an unknown mode."""
+def cached_teachers(mode: str, packs: Sequence[Sequence[Run]], precision: str) -> frozenset[str]:
+    """Return the identities of the teachers that get a cache in these packs.
+
+    Raises `InputError` for an unknown mode.
+    """
     check_mode(mode)
     if mode == "off":
         return frozenset()
     saved = passes_saved(packs)
-    found: dict[str, bool] = {}
+    use_cache: dict[str, bool] = {}
     for runs in packs:
-        for part in parts_of(runs):
-            fits = file_bytes(runs[0], part, precision) <= LARGEST
-            pays = precision == "bf16" and saved.get(identity(runs), 0) > VARIANTS
-            found[identity(runs)] = found.get(identity(runs), True) and (mode == "on" or (fits and pays))
-    return frozenset(name for name, good in found.items() if good)
+        teacher = teacher_identity(runs)
+        for part in cached_parts(runs):
+            fits = file_bytes(runs[0], part, precision) <= LARGEST_FILE
+            pays = precision == "bf16" and saved.get(teacher, 0) > VARIANTS
+            use_cache[teacher] = use_cache.get(teacher, True) and (mode == "on" or (fits and pays))
+    return frozenset(teacher for teacher, use in use_cache.items() if use)
 
 
 def stored_dtype(precision: str) -> torch.dtype:
+    """Return the data type of cached values."""
     return torch.float16 if precision == "bf16" else torch.float32

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmark.data.datasets import Split
-from benchmark.data.views import clean
+from benchmark.data.views import normalise
 from benchmark.training.execution import Execution
 from models import Features, Network
 
@@ -51,7 +51,7 @@ def logits(
     net.eval()
     batches = []
     for images in split.images.split(BATCH[execution.torch_device.type]):
-        x = clean(images, mean, std)
+        x = normalise(images, mean, std)
         with execution.autocast():
             out = net(x) if predict is None else predict(net.features(x))
         batches.append(out.float())

@@ -134,7 +134,7 @@ class PackTrainer:
             return True
         path = teacher_path(ref, self.store)
         try:
-            teacher = imported.load_network(ref, runs[0].dataset, path)
+            teacher = imported.load_teacher(ref, runs[0].dataset, path)
         except InputError as error:
             if ref.run is None:
                 raise
@@ -161,7 +161,7 @@ class PackTrainer:
             return None
         if self.execution.precision != self.options.execution.precision:
             return None  # the cache was chosen for the plan's precision, and resumed runs keep another one
-        parts = teacher_cache_rule.parts_of(runs)
+        parts = teacher_cache_rule.cached_parts(runs)
         if not parts:
             return None
         return TeacherCache.open(
@@ -313,7 +313,7 @@ class PackTrainer:
         ref = run.evaluates
         assert ref is not None
         began = time.perf_counter()
-        net = imported.load_network(ref, run.dataset, Path(ref.path))
+        net = imported.load_teacher(ref, run.dataset, Path(ref.path))
         self.execution.to_device(net)
         # the accuracy of a checkpoint is a fact about it, so it is measured in the reference precision
         exact = replace(self.execution, precision="fp32")
@@ -322,7 +322,7 @@ class PackTrainer:
         result = score(z, self.test_split.labels)
         classes = self.classes or tuple(map(str, range(z.shape[1])))
         by_class = dict(zip(classes, per_class(z, self.test_split.labels), strict=True))
-        stated = imported.read(Path(ref.path), ref.network).extra
+        stated = imported.read_checkpoint(Path(ref.path), ref.network).extra
         self.files[run.key].write_imported(
             self.info,
             score=result,

@@ -24,7 +24,7 @@ import models
 from benchmark.data.datasets import Split
 from benchmark.data.views import NORMAL, VARIANTS, RawBatch, every_variant, variant
 from benchmark.methods import Needs
-from benchmark.spec.teacher_cache_rule import readable, stored_dtype
+from benchmark.spec.teacher_cache_rule import cacheable, stored_dtype
 from benchmark.training.evaluate import BATCH
 from benchmark.training.execution import Execution
 from benchmark.training.features import ABSENT, features_with
@@ -46,7 +46,7 @@ class TeacherCache:
 
     def serves(self, needs: Needs) -> bool:
         """Whether all that is needed of the teacher is in the cache."""
-        return readable(needs) and needs.teacher <= set(self.parts)
+        return cacheable(needs) and needs.teacher <= set(self.parts)
 
     def features(self, indices: Tensor, draws: Tensor) -> Features:
         """Return the teacher's outputs in fp32 for images `[B]` with crops and flips `[B, 3]`."""

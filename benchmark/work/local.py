@@ -58,7 +58,7 @@ def _run_on_gpus(
                     if gpu not in working and waiting:
                         pack = waiting.pop(0)
                         # decided for the whole plan; a worker that sees one pack alone could decide otherwise
-                        mode = "on" if teacher_cache_rule.identity(pack.runs) in cached else "off"
+                        mode = "on" if teacher_cache_rule.teacher_identity(pack.runs) in cached else "off"
                         working[gpu] = _start(pack, replace(settings, teacher_cache=mode), gpu), pack
                         reporter.note(f"GPU {gpu}: {pack.name}")
                 for gpu, (process, pack) in list(working.items()):

@@ -14,7 +14,8 @@ from typing import Any
 from benchmark import data
 from benchmark.errors import InputError
 from benchmark.spec import imported, teacher_cache_rule
-from benchmark.spec.runs import Resolver, Run
+from benchmark.spec.resolver import Resolver
+from benchmark.spec.runs import Run
 from benchmark.training.execution import ExecutionRequest
 from benchmark.training.options import TrainingOptions
 from benchmark.training.pack import train_pack
@@ -64,7 +65,7 @@ class WorkSettings:
             execution=execution,
             data_folder=self.data,
             keep=self.keep,
-            cached_teachers=teacher_cache_rule.chosen(self.teacher_cache, packs, execution.precision),
+            cached_teachers=teacher_cache_rule.cached_teachers(self.teacher_cache, packs, execution.precision),
             until=until,
             reporter=reporter or Reporter(),
         )
@@ -78,8 +79,8 @@ def work_order(runs: Sequence[Run], settings: WorkSettings) -> str:
 def work(order: str, reporter: Reporter | None = None) -> list[Outcome]:
     """Train the pack of a work order in this process. Raises `InputError` if it is not a valid work order."""
     run_orders, settings = _parse(order)
-    data.look_in(settings.data)
-    resolver = Resolver(imported.imported(settings.teachers))
+    data.register_clips(settings.data)
+    resolver = Resolver(imported.teachers_in(settings.teachers))
     runs = [resolver.from_order(o) for o in run_orders]
     return train_pack(runs, Store(settings.results), settings.training_options([runs], reporter))
 

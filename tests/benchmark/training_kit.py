@@ -9,7 +9,8 @@ import torch
 
 import models
 from benchmark import methods
-from benchmark.spec.runs import Request, Resolver, Run
+from benchmark.spec.resolver import Resolver
+from benchmark.spec.runs import Request, Run
 from benchmark.training.execution import Execution
 from benchmark.training.options import TrainingOptions
 from benchmark.training.pack import train_pack

@@ -14,7 +14,8 @@ import records_kit as kit
 
 from benchmark.errors import InputError
 from benchmark.spec import matrix
-from benchmark.spec.runs import Resolver, TeacherRef
+from benchmark.spec.resolver import Resolver
+from benchmark.spec.runs import TeacherRef
 from results.store import Store, load
 from tables import diff
 from tables.diff import VERDICTS, Diff, diff_table, format_diff

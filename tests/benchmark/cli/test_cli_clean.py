@@ -13,7 +13,8 @@ from benchmark import methods
 from benchmark.__main__ import main
 from benchmark.cli import state
 from benchmark.errors import InputError
-from benchmark.spec.runs import Request, Resolver
+from benchmark.spec.resolver import Resolver
+from benchmark.spec.runs import Request
 from results.files import Claim
 from results.store import Store, load
 

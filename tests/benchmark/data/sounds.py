@@ -1,4 +1,4 @@
-"""Made-up sound clips for tests: tones that rise, tones that fall, and noise in bursts, written as wave files."""
+"""Synthetic sound clips for tests, as wave files: rising tones, falling tones and bursts of noise."""
 
 from __future__ import annotations
 

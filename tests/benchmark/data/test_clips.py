@@ -1,4 +1,4 @@
-"""Sound clips of a folder: what a file becomes, what is wrong with a folder, and training taggers on them through the front door."""
+"""Sound clips: files as images, folders and their errors, and taggers trained on them by the command line."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from training_kit import FP32, weights
 from benchmark import data
 from benchmark.__main__ import main
 from benchmark.data import spectrogram as s
-from benchmark.data.clips import NOMINAL, listing
+from benchmark.data.clips import NOMINAL, list_clips
 from benchmark.data.stream import Stream
 from benchmark.errors import InputError
-from benchmark.spec.runs import Request, Resolver, Run, skip_reason
+from benchmark.spec.resolver import Resolver
+from benchmark.spec.runs import Request, Run, skip_reason
 from benchmark.training.execution import ExecutionRequest
 from benchmark.training.options import TrainingOptions
 from benchmark.training.pack import train_pack
@@ -33,13 +34,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left_behind() -> object:
-    """What one test looked at is not what the next one knows."""
+def nominal_clips() -> object:
+    """Register the nominal clips again after each test."""
     yield
     data.DATASETS["clips"] = NOMINAL
 
 
-# --- a file ------------------------------------------------------------------------------------------------------------
+# --- a file ---
 
 
 def tone(hz: float, seconds: float = 0.5, rate: int = RATE) -> np.ndarray:
@@ -55,12 +56,14 @@ def mel(hz: float) -> float:
 def test_a_tone_is_loudest_in_its_band_at_every_sampling_rate(hz: int, rate: int) -> None:
     image = s.spectrogram(tone(hz, rate=rate), rate)
     assert image.shape == (32, 32, 3) and image.dtype == np.uint8
-    place = (mel(hz) - mel(50)) / (mel(8_000) - mel(50)) * 33 - 1  # centres of the bands are 0, 1, 2 ...
-    assert all(abs(band - place) < 1 for band in image[:, :, 0].argmax(axis=1))
+    expected_band = (mel(hz) - mel(50)) / (
+        mel(8_000) - mel(50)
+    ) * 33 - 1  # centres of the bands are 0, 1, 2 ...
+    assert all(abs(band - expected_band) < 1 for band in image[:, :, 0].argmax(axis=1))
     assert image[:, :, 0].max() == 255
 
 
-def test_bands_share_out_every_frequency_between_them() -> None:
+def test_the_weights_of_every_band_sum_to_one() -> None:
     bank = s.mel_bank(16_000, 1024)
     np.testing.assert_allclose(bank.sum(axis=0), 1)
     assert (bank >= 0).all() and all((column > 0).any() for column in bank.T)
@@ -92,7 +95,7 @@ def test_slopes_in_plain_loops() -> None:
             assert s.slope(x)[f, m] == pytest.approx((-2 * at[0] - at[1] + at[3] + 2 * at[4]) / 10)
 
 
-def test_gain_does_not_count_and_silence_is_even() -> None:
+def test_gain_does_not_matter_and_silence_is_constant() -> None:
     samples = sound("rising", 3)
     assert np.array_equal(s.spectrogram(samples, RATE), s.spectrogram(samples / 64, RATE))
     silent = s.spectrogram(np.zeros(8_000), RATE)
@@ -112,8 +115,8 @@ def test_time_runs_down_the_rows() -> None:
 def test_every_width_is_read(width: int, channels: int, tmp_path: Path) -> None:
     samples = sound("rising", 5)
     write_wave(tmp_path / "a.wav", samples, rate=22_050, width=width, channels=channels)
-    found, rate = s.read_wave(tmp_path / "a.wav")
-    assert rate == 22_050 and np.abs(found - samples).max() <= 2.0 ** (1 - 8 * width)
+    read, rate = s.read_wave(tmp_path / "a.wav")
+    assert rate == 22_050 and np.abs(read - samples).max() <= 2.0 ** (1 - 8 * width)
 
 
 def test_a_wrong_file_is_named(tmp_path: Path) -> None:
@@ -124,27 +127,27 @@ def test_a_wrong_file_is_named(tmp_path: Path) -> None:
         "empty": (b"", "cannot be read"),
         "text": (b"not a sound at all, but long enough to be one", "cannot be read"),
         "header": (whole[:30], "cannot be read"),
-        "cut": (whole[: len(whole) // 2], "is cut off"),
+        "cut": (whole[: len(whole) // 2], "is truncated"),
         "float": (whole[:20] + b"\x03\x00" + whole[22:], "cannot be read"),
     }
     for name, (content, reason) in cases.items():
         path = tmp_path / f"{name}.wav"
         path.write_bytes(content)
-        with pytest.raises(InputError, match=f"{name}.wav: {reason}.*allowed"):
+        with pytest.raises(InputError, match=f"{name}.wav: {reason}"):
             s.read_wave(path)
     write_wave(tmp_path / "slow.wav", sound("noise", 0), rate=8_000)
     write_wave(tmp_path / "short.wav", sound("noise", 0, seconds=0.1))
-    with pytest.raises(InputError, match="8000 samples a second; allowed: 16000"):
+    with pytest.raises(InputError, match="8000 samples per second; allowed: 16000"):
         s.read_wave(tmp_path / "slow.wav")
     with pytest.raises(InputError, match=r"lasts 0\.10 s"):
         s.read_wave(tmp_path / "short.wav")
 
 
-# --- a folder ----------------------------------------------------------------------------------------------------------
+# --- a folder ---
 
 
 def test_a_folder_is_counted_read_and_ordered_evenly(folder: Path) -> None:
-    known = data.look_in(folder)
+    known = data.register_clips(folder)
     assert (known.num_classes, known.train_images, known.test_images) == (3, 48, 18) and data.info(
         "clips"
     ) == known
@@ -158,12 +161,12 @@ def test_a_folder_is_counted_read_and_ordered_evenly(folder: Path) -> None:
     assert data.load("clips", folder) is clips, "read once a process"
     assert clips.classes == KINDS
     first = s.spectrogram(*s.read_wave(folder / "clips" / "test" / KINDS[1] / "000.wav"))
-    own = clips.test.images[clips.test.labels == 1]
-    assert any(np.array_equal(first, image.numpy()) for image in own)
+    of_class = clips.test.images[clips.test.labels == 1]
+    assert any(np.array_equal(first, image.numpy()) for image in of_class)
 
 
 def test_the_stated_statistics_are_near_those_of_sounds(folder: Path) -> None:
-    info = data.look_in(folder)
+    info = data.register_clips(folder)
     pixels = data.load("clips", folder).train.images.double() / 255
     for k in range(3):
         assert abs(pixels[..., k].mean().item() - info.mean[k]) < info.std[k] / 2
@@ -171,12 +174,21 @@ def test_the_stated_statistics_are_near_those_of_sounds(folder: Path) -> None:
 
 
 def test_without_augmentation_every_epoch_shows_the_clip_as_it_is(folder: Path) -> None:
-    info = data.look_in(folder)
+    info = data.register_clips(folder)
     train = data.load("clips", folder).train
-    stream = Stream(train, info.mean, info.std, data.SHUFFLE, 48, False, 0, augment="none")
+    stream = Stream(
+        train,
+        mean=info.mean,
+        std=info.std,
+        sampler=data.SHUFFLE,
+        batch_size=48,
+        drop_last=False,
+        seed=0,
+        augment="none",
+    )
     for epoch in (1, 2):
         batch = next(stream.epoch("main", epoch, [data.NORMAL, data.SECOND, data.ROTATED]))
-        plain = data.clean(train.images[batch.indices], torch.tensor(info.mean), torch.tensor(info.std))
+        plain = data.normalise(train.images[batch.indices], torch.tensor(info.mean), torch.tensor(info.std))
         assert torch.equal(batch.views["normal"], plain) and torch.equal(batch.views["second"], plain)
         assert torch.equal(batch.views["rotated"][48:96], plain.flip(2, 3)), "turned, and not cut"
 
@@ -196,13 +208,23 @@ def broken(folder: Path, kind: str) -> None:
                 path.unlink()
 
 
-@pytest.mark.parametrize("kind", ["no test", "one class", "other classes", "empty class"])
+WRONG_FOLDERS = {
+    "no test": "no folder .*test; set DATA= to a folder that has clips/",
+    "one class": "has 1 classes; it must have at least two folders",
+    "other classes": "class hiss is not in both train and test",
+    "empty class": "noise has no .wav file",
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_FOLDERS)
 def test_a_wrong_folder_is_one_line(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken(write_clips(tmp_path, 2, 1), kind)
-    with pytest.raises(InputError, match="allowed: ") as caught:
-        listing(tmp_path)
+    with pytest.raises(InputError, match=WRONG_FOLDERS[kind]) as caught:
+        list_clips(tmp_path)
     assert "\n" not in str(caught.value)
-    assert data.look_in(tmp_path) == NOMINAL, "most commands want no clips: it is said where they are read"
+    assert data.register_clips(tmp_path) == NOMINAL, (
+        "most commands need no clips; those that do raise the error"
+    )
     assert (
         main(["run", "iusp-table", *FAST, "--data", str(tmp_path), "--results", str(tmp_path / "runs")]) == 2
     )
@@ -222,26 +244,29 @@ def test_a_wrong_clip_ends_the_command_with_code_2(
 
 
 @pytest.mark.parametrize("verb", ["status", "plan", "diff", "table", "report", "retry"])
-def test_a_mistyped_folder_does_not_hide_what_is_done(
+def test_a_mistyped_data_folder_is_an_error(
     verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The clips are in the keys: without them all runs would be shown as absent, and the table's file be written so."""
-    places = ["--data", str(tmp_path / "sndd"), "--results", str(tmp_path)]
+    """The keys contain the clips.
+
+    Without them all runs would look absent, and the table would be written like that.
+    """
+    folders = ["--data", str(tmp_path / "sndd"), "--results", str(tmp_path)]
     out = ["--out", str(tmp_path / "out")] if verb in ("table", "report") else []
-    assert main([verb, "iusp-table", "--profile", "short", *places, *out]) == 2
+    assert main([verb, "iusp-table", "--profile", "short", *folders, *out]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert (
-        line.startswith(f"error: no folder {tmp_path / 'sndd' / 'clips' / 'train'}; allowed: ")
+        line.startswith(f"error: no folder {tmp_path / 'sndd' / 'clips' / 'train'}; set DATA= ")
         and not (tmp_path / "out").exists()
     )
     other = ["iusp-table", "--profile", "quick"] if verb != "report" else ["crd-table1", "--profile", "short"]
-    assert main([verb, *other, *places, *out]) == 0, "who wants no clips needs none"
+    assert main([verb, *other, *folders, *out]) == 0, "a command that needs no clips does not fail"
 
 
 def test_a_report_of_all_tables_says_that_it_lacks_the_clips(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data.look_in(folder)
+    data.register_clips(folder)
     assert [
         o.status
         for o in train_pack([tagger("plain")], Store(tmp_path / "runs"), TrainingOptions(FP32, folder))
@@ -265,22 +290,22 @@ def test_a_report_of_all_tables_says_that_it_lacks_the_clips(
 
 def test_other_clips_are_other_runs(folder: Path, tmp_path: Path) -> None:
     def key() -> str:
-        return Resolver().run(Request("clips", "clips", "short", "none", "crnn_16", "plain"), 0).key
+        return tagger("plain").key
 
     nominal = key()
-    data.look_in(folder)
+    data.register_clips(folder)
     mine = key()
-    data.look_in(write_clips(tmp_path, 3, 2))
+    data.register_clips(write_clips(tmp_path, 3, 2))
     others = key()
-    data.look_in(folder)
+    data.register_clips(folder)
     assert key() == mine and len({nominal, mine, others}) == 3
     write_wave(folder / "clips" / "train" / "noise" / "999.wav", sound("noise", 7))
-    with pytest.raises(InputError, match="were changed since they were looked at"):
+    with pytest.raises(InputError, match="the clips have changed since this command began"):
         data.load("clips", folder)
     (folder / "clips" / "train" / "noise" / "999.wav").unlink()
 
 
-# --- taggers -----------------------------------------------------------------------------------------------------------
+# --- taggers ---
 
 FAST = ["--profile", "short", "--seeds", "1", "--threads", "1", "--device", "cpu", "--precision", "fp32"]
 FAST += ["--set", "recipe.epochs=6", "--set", "recipe.batch_size=12"]
@@ -289,9 +314,9 @@ FAST += ["--set", "recipe.epochs=6", "--set", "recipe.batch_size=12"]
 def test_the_table_trains_on_a_folder(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Teacher, student, KD and IUSP through the front door; in six epochs all hear the order of the frames."""
-    places = ["--data", str(folder), "--results", str(tmp_path)]
-    argv = ["iusp-table", *FAST, "--methods", "kd,iusp", *places]
+    """Teacher, student, KD and IUSP by the command line; in six epochs all learn the order of the frames."""
+    folders = ["--data", str(folder), "--results", str(tmp_path)]
+    argv = ["iusp-table", *FAST, "--methods", "kd,iusp", *folders]
     assert main(["run", *argv]) == 0
     assert main(["run", *argv]) == 0
     assert "nothing to train: 4 runs done" in capsys.readouterr().err
@@ -300,7 +325,7 @@ def test_the_table_trains_on_a_folder(
     assert {r["test_images"] for r in records} == {18}
     assert all(r["top1_best"] > 60 for r in records), [(r["method"], r["top1_best"]) for r in records]
     capsys.readouterr()
-    assert main(["table", "iusp-table", *FAST[:4], *FAST[-4:], *places, "--out", str(tmp_path / "out")]) == 0
+    assert main(["table", "iusp-table", *FAST[:4], *FAST[-4:], *folders, "--out", str(tmp_path / "out")]) == 0
     assert "IUSP" in capsys.readouterr().out
     assert main(["clean", "--results", str(tmp_path), "--yes"]) == 0, (
         "without DATA= their keys are others: that is no reason"
@@ -309,14 +334,21 @@ def test_the_table_trains_on_a_folder(
 
 
 def tagger(method: str, student: str = "crnn_16") -> Run:
-    overrides = (("recipe.batch_size", 12), ("recipe.epochs", 2))
-    teacher = "none" if method == "plain" else "crnn_64"
-    return Resolver().run(Request("clips", "clips", "short", teacher, student, method, overrides), 0)
+    request = Request(
+        dataset="clips",
+        protocol="clips",
+        profile="short",
+        teacher="none" if method == "plain" else "crnn_64",
+        student=student,
+        method=method,
+        overrides=(("recipe.batch_size", 12), ("recipe.epochs", 2)),
+    )
+    return Resolver().run(request, 0)
 
 
 def test_a_work_order_needs_the_clips_it_was_made_of(folder: Path, tmp_path: Path) -> None:
-    """As another process, or a job on another machine, takes it."""
-    data.look_in(folder)
+    """As in another process, or in a job on another machine."""
+    data.register_clips(folder)
     order = {
         part: work_order(
             [tagger("plain")],
@@ -330,14 +362,14 @@ def test_a_work_order_needs_the_clips_it_was_made_of(folder: Path, tmp_path: Pat
     }
     data.DATASETS["clips"] = NOMINAL
     assert [o.status for o in work(order[folder])] == ["done"]
-    with pytest.raises(InputError, match="teachers or data differ"):
+    with pytest.raises(InputError, match="the data have changed since it was ordered"):
         work(order[tmp_path])
 
 
 def test_taggers_are_bit_equal_alone_and_in_an_interrupted_pack(folder: Path, tmp_path: Path) -> None:
-    data.look_in(folder)
+    data.register_clips(folder)
     alone, packed = tmp_path / "alone", tmp_path / "packed"
-    for place in (alone, packed):
+    for folder_of_runs in (alone, packed):
         assert [
             o.status
             for o in train_pack([tagger("plain", "crnn_64")], Store(place), TrainingOptions(FP32, folder))
@@ -350,14 +382,18 @@ def test_taggers_are_bit_equal_alone_and_in_an_interrupted_pack(folder: Path, tm
     assert weights(runs[0], alone) == weights(runs[0], packed) != weights(runs[1], packed)
 
 
-def test_frames_are_not_compared_with_places() -> None:
-    reasons = [
-        skip_reason(Resolver().run(Request("digits", "clips", "quick", t, n, "iusp"), 0))
-        for t, n in (
-            ("crnn_64", "crnn_16"),
-            ("resnet14", "resnet8"),
-            ("crnn_64", "resnet8"),
-            ("resnet14", "crnn_16"),
+def test_iusp_refuses_pairs_of_a_tagger_and_an_image_network() -> None:
+    def reason(teacher: str, student: str) -> str | None:
+        request = Request(
+            dataset="digits",
+            protocol="clips",
+            profile="quick",
+            teacher=teacher,
+            student=student,
+            method="iusp",
         )
-    ]
-    assert reasons[:2] == [None, None] and all(r and "frames" in r for r in reasons[2:])
+        return skip_reason(Resolver().run(request, 0))
+
+    assert reason("crnn_64", "crnn_16") is None and reason("resnet14", "resnet8") is None
+    for pair in (("crnn_64", "resnet8"), ("resnet14", "crnn_16")):
+        assert "frames" in (reason(*pair) or "")

@@ -1,4 +1,4 @@
-"""Crop, flip and turn as tensors: each equals its definition, and the draws are distributed as torchvision's."""
+"""Data sets, samplers and views; the draws of crops and flips are distributed as torchvision's."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def raw(n: int = 8) -> data.RawBatch:
 def test_the_normal_view_is_pad_crop_flip_normalise() -> None:
     batch = raw()
     draws = data.NORMAL.draw(8, torch.Generator().manual_seed(0))
-    found = data.NORMAL.make(batch, draws, draws)
-    assert found.shape == (8, 3, 32, 32) and found.is_contiguous(memory_format=torch.channels_last)
+    images = data.NORMAL.make(batch, draws, draws)
+    assert images.shape == (8, 3, 32, 32) and images.is_contiguous(memory_format=torch.channels_last)
     for i, (top, left, flip) in enumerate(draws.tolist()):
         image = batch.images[i].numpy()
         image = image[:, ::-1] if flip else image
@@ -40,15 +40,15 @@ def test_the_normal_view_is_pad_crop_flip_normalise() -> None:
         wanted = (padded[top : top + 32, left : left + 32] / 255 - np.array([0.5, 0.4, 0.3])) / np.array(
             [0.2, 0.3, 0.4]
         )
-        assert np.allclose(found[i].permute(1, 2, 0).numpy(), wanted, atol=1e-6)
+        assert np.allclose(images[i].permute(1, 2, 0).numpy(), wanted, atol=1e-6)
 
 
 def test_the_rotated_view_turns_counter_clockwise_and_crops_each_copy_by_itself() -> None:
     batch = raw()
     normal = data.NORMAL.draw(8, torch.Generator().manual_seed(0))
     draws = data.ROTATED.draw(8, torch.Generator().manual_seed(2))
-    found = data.ROTATED.make(batch, draws, normal)
-    assert found.shape == (24, 3, 32, 32)
+    images = data.ROTATED.make(batch, draws, normal)
+    assert images.shape == (24, 3, 32, 32)
     for k in (1, 2, 3):
         for i in range(8):
             image = batch.images[i].numpy()
@@ -59,7 +59,7 @@ def test_the_rotated_view_turns_counter_clockwise_and_crops_each_copy_by_itself(
             wanted = (padded[top : top + 32, left : left + 32] / 255 - np.array([0.5, 0.4, 0.3])) / np.array(
                 [0.2, 0.3, 0.4]
             )
-            assert np.allclose(found[(k - 1) * 8 + i].permute(1, 2, 0).numpy(), wanted, atol=1e-6)
+            assert np.allclose(images[(k - 1) * 8 + i].permute(1, 2, 0).numpy(), wanted, atol=1e-6)
 
 
 def uniform(counts: np.ndarray) -> float:
@@ -67,7 +67,10 @@ def uniform(counts: np.ndarray) -> float:
 
 
 def test_crop_and_flip_are_distributed_as_torchvisions() -> None:
-    """81 crops x 2 flips, uniform and independent: chi-squared of ours, of torchvision's, and of the two against each other."""
+    """81 crops x 2 flips, uniform and independent.
+
+    Chi-squared tests of our draws, of torchvision's, and of the two against each other.
+    """
     import_torchvision()
     from torchvision import transforms
 
@@ -93,19 +96,19 @@ def test_crop_and_flip_are_distributed_as_torchvisions() -> None:
 
 
 def test_the_resized_crop_is_pils() -> None:
-    """Cut and bilinear resizing of PIL, to one grey level (its weights are rounded to integers), then the flip."""
+    """Equal to PIL's crop and bilinear resizing up to one grey level (PIL rounds its weights to integers)."""
     from PIL import Image
 
     batch = raw(40)
-    view = data.under("resized-crop-flip", data.NORMAL)
+    view = data.view_for("resized-crop-flip", data.NORMAL)
     draws = view.draw(40, torch.Generator().manual_seed(0))
-    found = view.make(batch, draws, draws)
-    assert found.shape == (40, 3, 32, 32) and found.is_contiguous(memory_format=torch.channels_last)
+    images = view.make(batch, draws, draws)
+    assert images.shape == (40, 3, 32, 32) and images.is_contiguous(memory_format=torch.channels_last)
     for i, (top, left, height, width, flip) in enumerate(draws.tolist()):
         cut = Image.fromarray(batch.images[i].numpy()).crop((left, top, left + width, top + height))
         wanted = np.asarray(cut.resize((32, 32), Image.Resampling.BILINEAR)).astype(int)
         wanted = wanted[:, ::-1] if flip else wanted
-        pixels = (found[i].permute(1, 2, 0) * batch.std + batch.mean) * 255
+        pixels = (images[i].permute(1, 2, 0) * batch.std + batch.mean) * 255
         assert np.abs(pixels.numpy() - wanted).max() < 1.01
 
 
@@ -114,7 +117,9 @@ def test_resized_crops_are_distributed_as_torchvisions() -> None:
     import_torchvision()
     from torchvision import transforms
 
-    ours = data.under("resized-crop-flip", data.NORMAL).draw(2000, torch.Generator().manual_seed(0)).numpy()
+    ours = (
+        data.view_for("resized-crop-flip", data.NORMAL).draw(2000, torch.Generator().manual_seed(0)).numpy()
+    )
     torch.manual_seed(0)
     image = torch.zeros(3, 32, 32)
     params = [
@@ -128,7 +133,17 @@ def test_resized_crops_are_distributed_as_torchvisions() -> None:
 def test_an_augmentation_reaches_the_stream() -> None:
     split = data.load("digits").train.take(64)
     streams = [
-        Stream(split, (0.5,) * 3, (0.5,) * 3, data.SHUFFLE, 64, False, 0, augment=a) for a in data.AUGMENTS
+        Stream(
+            split,
+            mean=(0.5,) * 3,
+            std=(0.5,) * 3,
+            sampler=data.SHUFFLE,
+            batch_size=64,
+            drop_last=False,
+            seed=0,
+            augment=a,
+        )
+        for a in data.AUGMENTS
     ]
     batches = [next(s.epoch("main", 1, [data.NORMAL, data.ROTATED])) for s in streams]
     assert all(torch.equal(batches[0].indices, b.indices) for b in batches)
@@ -140,13 +155,13 @@ def test_an_augmentation_reaches_the_stream() -> None:
 @pytest.mark.parametrize("augment", list(data.AUGMENTS))
 def test_the_mixed_view_mixes_neighbours_of_the_normal_view(augment: str) -> None:
     batch = raw(5)
-    draws = data.under(augment, data.NORMAL).draw(5, torch.Generator().manual_seed(0))
-    normal = data.under(augment, data.NORMAL).make(batch, draws, draws)
-    view = data.under(augment, data.MIXED)
-    found = view.make(batch, view.draw(5, torch.Generator()), draws)
-    assert found.shape == normal.shape and found.is_contiguous(memory_format=torch.channels_last)
+    draws = data.view_for(augment, data.NORMAL).draw(5, torch.Generator().manual_seed(0))
+    normal = data.view_for(augment, data.NORMAL).make(batch, draws, draws)
+    view = data.view_for(augment, data.MIXED)
+    images = view.make(batch, view.draw(5, torch.Generator()), draws)
+    assert images.shape == normal.shape and images.is_contiguous(memory_format=torch.channels_last)
     for i, share in enumerate([0.1, 0.3, 0.5, 0.7, 0.9]):
-        torch.testing.assert_close(found[i], share * normal[i] + (1 - share) * normal[(i + 1) % 5])
+        torch.testing.assert_close(images[i], share * normal[i] + (1 - share) * normal[(i + 1) % 5])
 
 
 def test_halves_overlap_by_half() -> None:
@@ -156,7 +171,7 @@ def test_halves_overlap_by_half() -> None:
     assert torch.cat(batches).bincount().max() == 2 and len(torch.cat(batches).unique()) == 30
 
 
-def test_pairs_are_of_one_class() -> None:
+def test_pairs_have_one_class() -> None:
     labels = torch.arange(30) % 4
     batches = data.PAIRS.epoch(labels, 8, False, torch.Generator().manual_seed(0))
     assert [len(b) for b in batches] == [16, 16, 16, 12]
@@ -164,7 +179,7 @@ def test_pairs_are_of_one_class() -> None:
     assert sorted(first.tolist()) == list(range(30)) and torch.equal(labels[first], labels[second])
 
 
-def test_groups_are_four_of_a_class_and_every_image_once() -> None:
+def test_groups_have_four_images_of_a_class_and_every_image_once() -> None:
     labels = torch.arange(96) % 8
     batches = data.GROUPS.epoch(labels, 16, False, torch.Generator().manual_seed(0))
     assert sorted(torch.cat(batches).tolist()) == list(range(96))
@@ -176,7 +191,15 @@ def test_epochs_differ_and_repeat_with_the_seed() -> None:
     split = data.load("digits").train.take(130)
 
     def epoch(seed: int, number: int) -> list[torch.Tensor]:
-        stream = Stream(split, (0.5,) * 3, (0.5,) * 3, data.SHUFFLE, 64, False, seed)
+        stream = Stream(
+            split,
+            mean=(0.5,) * 3,
+            std=(0.5,) * 3,
+            sampler=data.SHUFFLE,
+            batch_size=64,
+            drop_last=False,
+            seed=seed,
+        )
         return [b.views["normal"] for b in stream.epoch("main", number, [data.NORMAL])]
 
     a, again, later, other = epoch(0, 1), epoch(0, 1), epoch(0, 2), epoch(1, 1)
@@ -189,7 +212,7 @@ def test_epochs_differ_and_repeat_with_the_seed() -> None:
     ("n", "sizes"), [(130, [64, 64, 2]), (129, [64, 64]), (128, [64, 64]), (65, [64]), (10, [10])]
 )
 def test_no_batch_of_one_image(n: int, sizes: list[int]) -> None:
-    assert [len(b) for b in data.cut(torch.arange(n), 64, drop_last=False)] == sizes
+    assert [len(b) for b in data.cut_batches(torch.arange(n), 64, drop_last=False)] == sizes
 
 
 def test_every_image_once_an_epoch() -> None:
@@ -221,7 +244,7 @@ def test_unknown_data_set() -> None:
         data.load("imagenet21k")
 
 
-def test_a_data_folder_that_was_a_slip_of_the_pen_is_not_left_behind(
+def test_a_failed_download_leaves_no_mistyped_folder_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import_torchvision()
@@ -238,7 +261,7 @@ def test_a_data_folder_that_was_a_slip_of_the_pen_is_not_left_behind(
     )  # type: ignore[attr-defined]
     monkeypatch.setattr(datasets, "CIFAR100", no_network)
     with pytest.raises(
-        InputError, match=r"cifar100 is not in .*dtaa, which is not there, and cannot be downloaded"
+        InputError, match=r"cifar100 is not in .*dtaa, which does not exist, and cannot be downloaded"
     ):
         data.load("cifar100", tmp_path / "dtaa")
     assert not (tmp_path / "dtaa").exists()

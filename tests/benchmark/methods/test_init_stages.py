@@ -70,7 +70,9 @@ def open_run(method: str, folder: Path) -> tuple[ActiveRun, Network, list[Batch]
     split = data.load("digits", folder).train.take(128)
     active = ActiveRun.open(run, folder, FP32, teacher, split.labels, {})
     info = data.info("digits")
-    stream = Stream(split, info.mean, info.std, SHUFFLE, 16, False, 0)
+    stream = Stream(
+        split, mean=info.mean, std=info.std, sampler=SHUFFLE, batch_size=16, drop_last=False, seed=0
+    )
     return active, teacher, list(stream.epoch("init0", 1, (data.NORMAL,)))
 
 

@@ -10,7 +10,8 @@ from kit import build, fake_features, make_context, make_step, tiny_info, weight
 from benchmark import methods
 from benchmark.errors import InputError
 from benchmark.methods.ls import standardise
-from benchmark.spec.runs import Request, Resolver
+from benchmark.spec.resolver import Resolver
+from benchmark.spec.runs import Request
 
 CONTEXT = make_context(tiny_info(), tiny_info())
 

@@ -1,6 +1,7 @@
 """Discovery, combination and settings of methods: what a user may write, and the one line that answers anything else."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -126,17 +127,17 @@ def test_settings_of_other_methods_are_ignored_but_checked():
         ),
         ({"kdd.temperature": 1.0}, r"unknown method 'kdd'"),
         ({"kd": 1.0}, r"unknown setting of kd ''"),
-        ({"kd.temperature": "warm"}, r"kd.temperature='warm' is not of type float; allowed: a finite float"),
-        ({"kd.temperature": "nan"}, r"kd.temperature='nan' .* allowed: a finite float"),
-        ({"kd.temperature": float("inf")}, r"kd.temperature=inf.* allowed: a finite float"),
-        ({"kd.temperature": 10**400}, r"kd.temperature=10+ is not of type float"),
-        ({"kd.temperature": True}, r"kd.temperature=True is not of type float"),
-        ({"kd.temperature": None}, r"kd.temperature=None is not of type float"),
-        ({"cc.dim": "1.5"}, r"cc.dim='1.5' is not of type int; allowed: an int"),
-        ({"cc.dim": 1.5}, r"cc.dim=1.5 is not of type int"),
-        ({"cc.dim": True}, r"cc.dim=True is not of type int"),
+        ({"kd.temperature": "warm"}, r"kd.temperature='warm' is not a finite number"),
+        ({"kd.temperature": "nan"}, r"kd.temperature='nan' is not a finite number"),
+        ({"kd.temperature": float("inf")}, r"kd.temperature=inf is not a finite number"),
+        ({"kd.temperature": 10**400}, r"kd.temperature=10+ is not a finite number"),
+        ({"kd.temperature": True}, r"kd.temperature=True is not a finite number"),
+        ({"kd.temperature": None}, r"kd.temperature=None is not a finite number"),
+        ({"cc.dim": "1.5"}, r"cc.dim='1.5' is not a whole number"),
+        ({"cc.dim": 1.5}, r"cc.dim=1.5 is not a whole number"),
+        ({"cc.dim": True}, r"cc.dim=True is not a whole number"),
         ({"fitnet.layer": 9}, r"fitnet.layer=9 is not allowed; allowed: 0, 1, 2, 3, 4"),
-        ({"ce": "much"}, r"ce='much' is not of type float; allowed: a finite float"),
+        ({"ce": "much"}, r"ce='much' is not a finite number"),
     ],
 )
 def test_wrong_settings(overrides, match):
@@ -147,10 +148,10 @@ def test_switches_and_words(toys):
     toys(toy="pass")
     config = parse("toy", {"toy.flag": "True", "toy.kind": "two", "toy.times": "7"}).components[0].config
     assert (config.flag, config.kind, config.times) == (True, "two", 7)
-    fails(r"toy.flag='yes' is not of type bool", "toy", {"toy.flag": "yes"})
-    fails(r"toy.flag=1 is not of type bool", "toy", {"toy.flag": 1})
+    fails(r"toy.flag='yes' is not true or false", "toy", {"toy.flag": "yes"})
+    fails(r"toy.flag=1 is not true or false", "toy", {"toy.flag": 1})
     fails(r"toy.kind='three' is not allowed; allowed: one, two", "toy", {"toy.kind": "three"})
-    fails(r"toy.kind=2 is not of type str", "toy", {"toy.kind": 2})
+    fails(r"toy.kind=2 is not a word", "toy", {"toy.kind": 2})
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False, width=32))
@@ -166,7 +167,7 @@ def test_any_input_is_taken_or_answered_in_one_line(key, value):
         try:
             check_override(k, value)
         except InputError as error:
-            assert "allowed: " in str(error)
+            assert re.search(r"; allowed: | is not (a |true or false)", str(error))
 
 
 # --- weight of the cross-entropy -----------------------------------------------------------------------------------------------

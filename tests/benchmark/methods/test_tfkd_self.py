@@ -7,7 +7,8 @@ from selfkd_kit import kl, reaches, softmax
 from benchmark import methods
 from benchmark.errors import InputError
 from benchmark.spec import matrix
-from benchmark.spec.runs import Request, Resolver
+from benchmark.spec.resolver import Resolver
+from benchmark.spec.runs import Request
 
 CONTEXT = make_context(tiny_info(), tiny_info())
 
@@ -38,7 +39,7 @@ def test_the_teacher_is_the_plain_training_of_the_same_network():
     plain = resolver.run(Request("cifar100", "lightskd", "paper", "none", "ResNet18", "plain"), 0)
     assert run.needs_runs == (plain,) and run.teacher == "none" and run.teacher_ref.epoch == "best"
     assert resolver.from_order(run.order()) == run
-    with pytest.raises(InputError, match="of the student's own kind; allowed: the pair none:resnet20"):
+    with pytest.raises(InputError, match="has the student's architecture; use the pair none:resnet20"):
         resolver.run(Request("cifar100", "crd", "paper", "resnet56", "resnet20", "tfkd_self"), 0)
 
 
@@ -47,7 +48,9 @@ def test_columns_that_share_a_student_share_the_run_of_a_method_without_a_teache
     for method in ("tfkd_self", "dsr", "label_smoothing"):
         row = matrix.Row(method, method, "crd")
         requests = {
-            matrix.row_request(row, table, "cifar100", "paper", t, "resnet20", ())
+            matrix.Expander(table=table, profile="paper", dataset="cifar100", seeds=(0,)).request(
+                row, t, "resnet20"
+            )
             for t in ("resnet56", "resnet110")
         }
         assert {r.teacher for r in requests} == {"none"} and len(requests) == 1

@@ -1,4 +1,4 @@
-"""A teacher that is only described finds its students' records, and trains nobody."""
+"""Teachers that are only described: tables find their students' records, nothing is trained with them."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ import pytest
 
 import models
 from benchmark.__main__ import main
-from benchmark.spec import imported as teachers
+from benchmark.spec import imported
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def test_it_gives_the_same_keys_as_its_checkpoint(tmp_path: Path) -> None:
+def test_a_description_gives_the_same_keys_as_its_checkpoint(tmp_path: Path) -> None:
     net = models.build("resnet14", 100)
     (tmp_path / "real").mkdir()
     (tmp_path / "described").mkdir()
     models.save_weights(net, tmp_path / "real" / "resnet14.pth")
     described = {"network": "resnet14", "num_classes": 100, "weights": models.weights_hash(net), "top1": 1.0}
     (tmp_path / "described" / "resnet14.json").write_text(json.dumps(described))
-    (real,), (other,) = (teachers.scan(tmp_path / f) for f in ("real", "described"))
+    (real,), (other,) = (imported.read_folder(tmp_path / f) for f in ("real", "described"))
     assert real.ref().identity == other.ref().identity
+    assert (real.ref().description_only, other.ref().description_only) == (False, True)
 
 
 WRONG = (
@@ -41,11 +42,11 @@ def test_a_wrong_description_is_one_line_and_exit_code_2(
     (tmp_path / "x.json").write_text(text)
     assert main(["plan", "crd-table1", "--teachers", str(tmp_path)]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert "x.json" in line and "allowed" in line
+    assert "x.json does not describe a teacher" in line
 
 
 @pytest.mark.parametrize(
-    ("profile", "pair", "said"),
+    ("profile", "pair", "problem"),
     [
         (
             "quick",
@@ -56,15 +57,17 @@ def test_a_wrong_description_is_one_line_and_exit_code_2(
         ("short", "resnet56:resnet20", ""),
     ],
 )
-def test_a_folder_that_teaches_nobody_is_named(
-    profile: str, pair: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_unused_teachers_are_reported(
+    profile: str, pair: str, problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    where = ["--results", str(tmp_path), "--teachers", str(ROOT / "results" / "reference" / "teachers")]
-    assert main(["plan", "crd-table1", "--profile", profile, "--pairs", pair, *where]) == 0
-    assert capsys.readouterr().err == (f"TEACHERS: {where[-1]} is not used here: {said}\n" if said else "")
+    folders = ["--results", str(tmp_path), "--teachers", str(ROOT / "results" / "reference" / "teachers")]
+    assert main(["plan", "crd-table1", "--profile", profile, "--pairs", pair, *folders]) == 0
+    assert capsys.readouterr().err == (
+        f"TEACHERS: {folders[-1]} is not used here: {problem}\n" if problem else ""
+    )
 
 
-def test_nothing_is_trained_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_trained_with_a_description(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = [
         "run",
         "crd-table1",
@@ -81,8 +84,8 @@ def test_nothing_is_trained_with_it(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "only describes resnet56" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_it_finds_the_reference_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    where = ["--results", str(tmp_path), "--teachers", str(ROOT / "results" / "reference" / "teachers")]
+def test_descriptions_find_the_reference_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = ["--results", str(tmp_path), "--teachers", str(ROOT / "results" / "reference" / "teachers")]
     argv = [
         "diff",
         "crd-table1",
@@ -96,6 +99,6 @@ def test_it_finds_the_reference_records(tmp_path: Path, capsys: pytest.CaptureFi
         "--seeds",
         "3",
     ]
-    assert main([*argv, *where]) == 0
+    assert main([*argv, *folders]) == 0
     out = capsys.readouterr().out
     assert out.count("resnet56-resnet20/kd/seed") >= 3 and "LeSN-Lab-1" in out

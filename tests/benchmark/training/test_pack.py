@@ -117,7 +117,7 @@ def kill_and_resume(runs: list[Run], folder: Path, at: int) -> None:
         sys.path[:0] = [sys.argv[1], sys.argv[2]]
         import torch
         torch.set_num_threads(1)
-        from benchmark.spec.runs import Resolver
+        from benchmark.spec.resolver import Resolver
         from benchmark.training.options import TrainingOptions
         from benchmark.training.pack import train_pack
         from results.store import Store
@@ -356,7 +356,15 @@ def test_methods_of_a_seed_have_the_same_initial_student_and_batches() -> None:
 
     def first(*views: data.View) -> torch.Tensor:
         return next(
-            Stream(split, (0.5,) * 3, (0.5,) * 3, data.SHUFFLE, 64, False, seed=3).epoch("main", 1, views)
+            Stream(
+                split,
+                mean=(0.5,) * 3,
+                std=(0.5,) * 3,
+                sampler=data.SHUFFLE,
+                batch_size=64,
+                drop_last=False,
+                seed=3,
+            ).epoch("main", 1, views)
         ).views["normal"]
 
     assert torch.equal(first(data.NORMAL), first(data.ROTATED, data.NORMAL))

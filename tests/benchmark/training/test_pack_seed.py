@@ -13,7 +13,8 @@ from training_kit import SMALL, train
 
 import models
 from benchmark import data
-from benchmark.spec.runs import Request, Resolver, Run, TeacherRef
+from benchmark.spec.resolver import Resolver
+from benchmark.spec.runs import Request, Run, TeacherRef
 from results.store import Store
 
 

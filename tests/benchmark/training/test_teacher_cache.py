@@ -11,10 +11,11 @@ from training_kit import FP32, small_run, train
 from benchmark.__main__ import main
 from benchmark.bench.ours import build_teacher, random_split
 from benchmark.data.stream import Stream
-from benchmark.data.views import NORMAL, PAD, SECOND, VARIANTS, every_variant, is_plain, variant
+from benchmark.data.views import NORMAL, PAD, SECOND, VARIANTS, every_variant, is_crop_flip, variant
 from benchmark.errors import InputError
 from benchmark.spec import plan, teacher_cache_rule
-from benchmark.spec.runs import Request, Resolver, Run
+from benchmark.spec.resolver import Resolver
+from benchmark.spec.runs import Request, Run
 from benchmark.training import teacher_cache
 from benchmark.training.execution import Execution, ExecutionRequest
 from benchmark.training.lockstep import Lockstep
@@ -41,14 +42,22 @@ def test_every_outcome_has_one_number() -> None:
     assert VARIANTS == 162 and torch.equal(variant(every_variant()), torch.arange(VARIANTS))
     draws = NORMAL.draw(5000, torch.Generator().manual_seed(0))
     assert torch.equal(every_variant()[variant(draws)], draws) and int(draws[:, :2].max()) == 2 * PAD
-    assert is_plain(NORMAL) and is_plain(SECOND)
+    assert is_crop_flip(NORMAL) and is_crop_flip(SECOND)
 
 
 @pytest.mark.parametrize("execution", [FP32, BF16], ids=lambda e: e.precision)
 def test_the_cache_equals_the_live_pass_up_to_rounding(execution: Execution, tmp_path: Path) -> None:
     split = random_split(9, 10, seed=0)
     teacher = build_teacher(small_run("kd"), execution)
-    stream = Stream(split, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), small_run("kd").spec.sampler, 5, False, seed=3)
+    stream = Stream(
+        split,
+        mean=(0.5, 0.4, 0.3),
+        std=(0.2, 0.3, 0.4),
+        sampler=small_run("kd").spec.sampler,
+        batch_size=5,
+        drop_last=False,
+        seed=3,
+    )
     normalise = (stream.mean, stream.std)
     parts = frozenset({"logits", "embedding"})
     cache = TeacherCache.open(tmp_path, teacher, split, normalise, execution, parts)
@@ -152,6 +161,6 @@ def test_a_plan_with_the_cache_on_leaves_it_in_the_results(tmp_path: Path) -> No
 
 def test_an_unknown_mode_is_an_input_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InputError, match="auto, on, off"):
-        teacher_cache_rule.chosen("sometimes", packs("kd"), "fp32")  # type: ignore[arg-type]
+        teacher_cache_rule.cached_teachers("sometimes", packs("kd"), "fp32")  # type: ignore[arg-type]
     assert main(["run", "crd-table1", "--profile", "quick", "--teacher-cache", "sometimes"]) == 2
     assert capsys.readouterr().err.count("error:") == 1

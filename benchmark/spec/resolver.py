@@ -1,0 +1,242 @@
+"""Resolving: turns requests into runs, with every hyper-parameter, teacher and required run filled in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from benchmark import data, methods
+from benchmark.errors import InputError
+from benchmark.methods import PLAIN, MethodSpec
+from benchmark.spec import protocols
+from benchmark.spec.protocols import Recipe
+from benchmark.spec.runs import (
+    NONE,
+    Overrides,
+    Request,
+    Resolved,
+    Run,
+    TeacherRef,
+    init_epochs,
+    network_info,
+    recipe_only,
+)
+
+ENGINE_REVISION = 1
+"""Raised when a correction of the trainer, the augmentation or a network makes older records invalid."""
+
+
+class Resolver:
+    """Turns requests into runs. Caches what requests share, so that 10^5 runs are resolved in seconds."""
+
+    def __init__(self, imported: Mapping[tuple[str, str], TeacherRef] | None = None) -> None:
+        """imported: `(dataset, network)` -> the checkpoint that teaches instead of a run of this suite."""
+        self.imported = dict(imported or {})
+        self._resolved: dict[Request, Resolved] = {}
+        self._runs: dict[tuple[Request, int], Run] = {}
+        self._teachers: dict[tuple[Any, ...], TeacherRef] = {}
+
+    def from_order(self, order: Mapping[str, Any]) -> Run:
+        """Return the run of an order (see `Run.order`).
+
+        Raises `InputError` if it has another key here: the code, the imported teachers or the data have
+        changed since.
+        """
+        names = ("dataset", "protocol", "profile", "teacher", "student", "method")
+        request = Request(
+            **{name: order[name] for name in names},
+            overrides=tuple((k, v) for k, v in order["overrides"]),
+        )
+        if order["evaluates"]:
+            ref = self.imported.get((request.dataset, request.student))
+            if ref is None:
+                raise InputError(
+                    f"{order['key']}: its imported checkpoint is not here; "
+                    "set TEACHERS= to the folder that has it"
+                )
+            run = self.imported_run(
+                ref, dataset=request.dataset, protocol=request.protocol, profile=request.profile
+            )
+        else:
+            run = self.run(request, order["seed"])
+        if run.key != order["key"]:
+            raise InputError(
+                f"{order['key']} has the key {run.key} here: the code, the teachers or the data have changed "
+                "since it was ordered; order it again"
+            )
+        return run
+
+    def teacher(
+        self, network: str, *, dataset: str, protocol: str, profile: str, overrides: Overrides = ()
+    ) -> TeacherRef:
+        """Return the teacher of an architecture.
+
+        It is the imported checkpoint if there is one, else seed 0 of the network's plain training under the
+        protocol's teacher protocol.
+        """
+        cache_key = (dataset, protocol, profile, network, overrides)
+        if cache_key not in self._teachers:
+            p = protocols.get_protocol(protocol)
+            if (dataset, network) in self.imported:
+                self._teachers[cache_key] = self.imported[dataset, network]
+            else:
+                request = Request(
+                    dataset=dataset,
+                    protocol=p.teacher_protocol,
+                    profile=profile,
+                    teacher=NONE,
+                    student=network,
+                    method=PLAIN,
+                    overrides=recipe_only(overrides),
+                )
+                self._teachers[cache_key] = TeacherRef(
+                    network, run=self.run(request, seed=0), epoch=p.teacher_epoch
+                )
+        return self._teachers[cache_key]
+
+    def run(self, request: Request, seed: int) -> Run:
+        """Return the run of a request and a seed.
+
+        Raises `InputError` for names that do not exist. It does not check whether the method can train this
+        pair; `skip_reason` does.
+        """
+        run = self._runs.get((request, seed))
+        if run is None:
+            if request not in self._resolved:
+                self._resolved[request] = self._resolve(request)
+            run = self._runs[request, seed] = Run(request, seed, self._resolved[request])
+        return run
+
+    def imported_run(self, ref: TeacherRef, *, dataset: str, protocol: str, profile: str) -> Run:
+        """Return the run that measures an imported checkpoint on the test set, without any training."""
+        request = Request(
+            dataset=dataset,
+            protocol=protocol,
+            profile=profile,
+            teacher=NONE,
+            student=ref.network,
+            method=PLAIN,
+        )
+        plain = self.run(request, seed=0)
+        settings = {"dataset": dataset, "normalise": plain.settings["normalise"], "imported": ref.weights}
+        resolved = Resolved(
+            recipe=plain.recipe,
+            spec=plain.spec,
+            teacher=None,
+            heads=(),
+            settings_json=json.dumps(settings, sort_keys=True),
+            evaluates=ref,
+        )
+        return Run(request, 0, resolved)
+
+    def _resolve(self, request: Request) -> Resolved:
+        r = request
+        protocols.get_protocol(r.protocol)
+        protocols.get_profile(r.profile)
+        dataset = data.info(r.dataset)
+        method_overrides = {k: v for k, v in r.overrides if not k.startswith("recipe.")}
+        spec = methods.parse(r.method, method_overrides, r.teacher, r.student)
+        methods.check_loss(spec, r.teacher, r.student)
+        for name in (r.teacher, r.student):
+            if name != NONE:
+                network_info(name, dataset.num_classes)
+        teacher_network = _teacher_network(request, spec)
+        recipe = self._recipe(request, spec)
+        teacher = None
+        if teacher_network != NONE:
+            teacher = self.teacher(
+                teacher_network,
+                dataset=r.dataset,
+                protocol=r.protocol,
+                profile=r.profile,
+                overrides=r.overrides,
+            )
+        heads = self._heads(request, spec)
+        mean, std = normalisation(r.protocol, r.dataset)
+        settings = {
+            "engine": ENGINE_REVISION,
+            "dataset": r.dataset,
+            **({"data": dataset.identity} if dataset.identity else {}),
+            "normalise": {"mean": mean, "std": std},
+            "recipe": recipe.settings(),
+            "init_epochs": dict(init_epochs(spec, recipe)),
+            "teacher": None
+            if teacher is None
+            else {"network": teacher_network, "identity": teacher.identity},
+            "student": None if r.student == NONE else r.student,
+            "method": {"name": spec.name, **spec.settings()},
+            "sampler": spec.sampler.name,
+            "heads": {h.method: h.key for h in heads},
+        }
+        return Resolved(
+            recipe=recipe,
+            spec=spec,
+            teacher=teacher,
+            heads=heads,
+            settings_json=json.dumps(settings, sort_keys=True),
+        )
+
+    def _recipe(self, request: Request, spec: MethodSpec) -> Recipe:
+        dataset = data.info(request.dataset)
+        schedule = methods.ask(spec.components[0].method, "schedule") if len(spec.components) == 1 else {}
+        return protocols.resolve(
+            protocols.get_protocol(request.protocol),
+            protocols.get_profile(request.profile),
+            network=request.student,
+            available=(dataset.train_images, dataset.test_images),
+            schedule=schedule,
+            overrides={k.partition(".")[2]: v for k, v in recipe_only(request.overrides)},
+        )
+
+    def _heads(self, request: Request, spec: MethodSpec) -> tuple[Run, ...]:
+        shared = ("recipe.train_images", "recipe.test_images", "recipe.batch_size")
+        overrides = tuple(
+            (k, v) for k, v in request.overrides if k in shared or k.partition(".")[0] in spec.requires
+        )
+        return tuple(
+            self.run(
+                Request(
+                    dataset=request.dataset,
+                    protocol=request.protocol,
+                    profile=request.profile,
+                    teacher=request.teacher,
+                    student=NONE,
+                    method=name,
+                    overrides=overrides,
+                ),
+                seed=0,
+            )
+            for name in spec.requires
+        )
+
+
+def _teacher_network(request: Request, spec: MethodSpec) -> str:
+    """Name of the network that teaches (the student's own architecture in self-distillation), or `none`.
+
+    Raises `InputError` if the method does not fit a pair with, or without, a teacher.
+    """
+    r = request
+    if spec.name == PLAIN and r.teacher != NONE:
+        raise InputError(f"method {PLAIN} trains without a teacher; use the pair {NONE}:{r.student}")
+    if spec.self_teacher and r.teacher != NONE:
+        raise InputError(
+            f"the teacher of method {spec.name} has the student's architecture; "
+            f"use the pair {NONE}:{r.student}"
+        )
+    network = r.student if spec.self_teacher else r.teacher
+    if spec.needs_teacher and network == NONE:
+        raise InputError(f"method {spec.name} needs a teacher; use a pair teacher:{r.student}")
+    return network
+
+
+def normalisation(protocol: str, dataset: str) -> tuple[data.Channels, data.Channels]:
+    """Return the mean and standard deviation that normalise a data set under a protocol.
+
+    Protocols give those of CIFAR-100 only; every other data set has its own.
+    """
+    if dataset == "cifar100":
+        p = protocols.get_protocol(protocol)
+        return p.mean, p.std
+    info = data.info(dataset)
+    return info.mean, info.std

@@ -1,0 +1,295 @@
+"""Table files: `tables/*.toml`, read and checked.
+
+A table file describes a published table: its paper, protocol, columns (pairs) and rows (methods), and where
+its published values come from.
+
+    title = "..."                      what the table shows
+    paper = "crd"                      the paper, as in results/published
+    table = "table1"                   the paper's table, as in results/published
+    dataset = "cifar100"
+    protocol = "crd"                   for all rows without a protocol of their own
+    seeds = 5                          runs of each cell
+    columns = ["wrn_40_2:wrn_16_2"]    pairs teacher:student (none:student without a teacher); at least one
+    quick_columns = ["none:resnet20"]  optional: the columns of profile `quick`, where all take too long
+    note = "..."                       optional: printed below the table
+
+    [[rows]]                           at least one
+    label = "KD"                       the row's name in the published table
+    method = "kd"                      `a+b` combines methods; `teacher` and `student` are the plain trainings
+    protocol = "sskd"                  optional
+    set = { "kd.temperature" = 4.0 }   optional: settings of the row's methods, `ce`, `recipe.FIELD`
+    published = "kd"                   optional: the row's method in results/published (default: `method`)
+    from = "crd/table1"                optional: the published table that the values originate from;
+                                       of several ("a/x, b/y") the first one that has the value
+    not_comparable = "..."             optional: why the runs cannot be compared with the published values
+    missing = "..."                    optional: why the row cannot be run yet
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmark import data, methods
+from benchmark.errors import InputError, hint, unknown
+from benchmark.spec import protocols
+from benchmark.spec.runs import Overrides, parse_pair
+from results.published import reader as published
+
+MOST_SEEDS = 1_000
+"""Upper limit on a number of seeds: every seed adds runs to the plan."""
+
+FOLDER = Path(__file__).resolve().parents[2] / "tables"
+
+PLAIN_ROWS = ("teacher", "student")
+"""Methods of the rows that show the plain trainings of a pair's networks."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table."""
+
+    label: str
+    """The row's name in the published table."""
+
+    method: str
+    protocol: str
+
+    settings: Overrides = ()
+    """Settings that differ from the methods' and the protocol's defaults."""
+
+    published: str = ""
+    """The row's method in `results/published`."""
+
+    source: str = ""
+    """The published tables that the values originate from, as the file gives them ("" for the table
+    itself)."""
+
+    not_comparable: str = ""
+    """Why the runs cannot be compared with the published values, "" if they can."""
+
+    missing: str = ""
+    """Why the row cannot be run yet, "" if it can."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The published tables of `source`, each as `paper/table`."""
+        return tuple(filter(None, (name.strip() for name in self.source.split(","))))
+
+
+@dataclass(frozen=True)
+class Table:
+    """A published table as this suite regenerates it."""
+
+    name: str
+    """The file's name without `.toml`."""
+
+    title: str
+    paper: str
+
+    table: str
+    """Name of the published table within its paper."""
+
+    dataset: str
+    protocol: str
+
+    seeds: int
+    """Runs of each cell under the published protocol."""
+
+    columns: tuple[tuple[str, str], ...]
+    """Pairs of teacher and student."""
+
+    rows: tuple[Row, ...]
+    note: str = ""
+
+    protocol_override: str = ""
+    """A protocol that replaces that of every row, "" for none."""
+
+    quick_columns: tuple[tuple[str, str], ...] = ()
+    """The columns of profile `quick`; empty for all."""
+
+
+def table_names(folder: Path = FOLDER) -> tuple[str, ...]:
+    """Return the names of all tables in a folder."""
+    return tuple(sorted(p.stem for p in folder.glob("*.toml")))
+
+
+def load_table(name: str, folder: Path = FOLDER) -> Table:
+    """Read and check a table.
+
+    name: `NAME` for `folder/NAME.toml`, or the path of a `.toml` file. Raises `InputError` if the file is
+    missing or has an error.
+    """
+    path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
+    raw = _read(path, name, folder)
+    _check_fields(path.name, raw, _TABLE_FIELDS, required=_TABLE_REQUIRED)
+    protocols.get_protocol(raw["protocol"])
+    data.info(raw["dataset"])
+    if not 1 <= raw["seeds"] <= MOST_SEEDS:
+        raise InputError(f"{path.name}: seeds = {raw['seeds']}; allowed: 1 to {MOST_SEEDS}")
+    for field in ("columns", "rows"):
+        if not raw[field]:
+            raise InputError(f"{path.name}: {field} is empty; a table has at least one")
+    rows = tuple(
+        _row(f"{path.name}, row {i}", r, raw["protocol"]) for i, r in enumerate(raw["rows"], start=1)
+    )
+    quick_columns = raw.get("quick_columns", [])
+    if not all(isinstance(c, str) for c in [*raw["columns"], *quick_columns]):
+        raise InputError(f"{path.name}: columns must be strings, written teacher:student")
+    if wrong := [c for c in quick_columns if c not in raw["columns"]]:
+        raise InputError(
+            f"{path.name}: quick_columns has {', '.join(wrong)}; allowed: {', '.join(raw['columns'])}"
+        )
+    for what, names in (("columns", raw["columns"]), ("rows labelled", [r.label for r in rows])):
+        if repeated := sorted({n for n in names if names.count(n) > 1}):
+            raise InputError(f"{path.name}: {what} {', '.join(repeated)} twice; keep one")
+    _check_published(path.name, f"{raw['paper']}/{raw['table']}", rows)
+    return Table(
+        name=path.stem,
+        title=raw["title"],
+        paper=raw["paper"],
+        table=raw["table"],
+        dataset=raw["dataset"],
+        protocol=raw["protocol"],
+        seeds=raw["seeds"],
+        columns=tuple(parse_pair(c) for c in raw["columns"]),
+        rows=rows,
+        note=raw.get("note", ""),
+        quick_columns=tuple(parse_pair(c) for c in quick_columns),
+    )
+
+
+def check_override(key: str, value: Any) -> Any:
+    """Return the checked value of a setting: `METHOD.FIELD`, `ce` or `recipe.FIELD`. Raises `InputError`."""
+    if key.startswith("recipe."):
+        return protocols.check_recipe_override(key, value)
+    return methods.check_override(key, value)
+
+
+def concerns(key: str, method: str) -> bool:
+    """Whether a setting changes the runs of a row with this method.
+
+    It does if it belongs to one of its methods, to a method that these require, or to every training.
+    """
+    if method in PLAIN_ROWS:
+        return False
+    name = key.partition(".")[0]
+    components = [m.strip() for m in method.split("+")]
+    return name in ("ce", "recipe", *components) or name in methods.parse(method).requires
+
+
+_TABLE_FIELDS = {
+    "title": str,
+    "paper": str,
+    "table": str,
+    "dataset": str,
+    "protocol": str,
+    "seeds": int,
+    "columns": list,
+    "quick_columns": list,
+    "rows": list,
+    "note": str,
+}
+_TABLE_REQUIRED = ("title", "paper", "table", "dataset", "protocol", "seeds", "columns", "rows")
+_ROW_FIELDS = {
+    "label": str,
+    "method": str,
+    "protocol": str,
+    "set": dict,
+    "published": str,
+    "from": str,
+    "not_comparable": str,
+    "missing": str,
+}
+_TYPE_NAMES = {str: "a string", int: "a whole number", list: "a list", dict: "a table"}
+
+
+def _read(path: Path, name: str, folder: Path) -> dict[str, Any]:
+    if not path.is_file():
+        if name.endswith(".toml"):
+            raise InputError(
+                f"no file {name}; allowed: the path of a table file, {', '.join(table_names(folder))}"
+            )
+        raise unknown("table", name, table_names(folder))
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path.name} is not valid TOML: {error}; benchmark/spec/table_file.py describes the format"
+        ) from error
+
+
+def _check_fields(
+    owner: str, values: Mapping[str, Any], types: Mapping[str, type], *, required: Iterable[str]
+) -> None:
+    """Raise `InputError` for an unknown field, a value of the wrong type, or a missing required field."""
+    for key, value in values.items():
+        if key not in types:
+            raise unknown(f"field in {owner}:", key, types)
+        if not isinstance(value, types[key]) or isinstance(value, bool):
+            raise InputError(f"{owner}: {key} = {value!r} is not {_TYPE_NAMES[types[key]]}")
+    for key in required:
+        if key not in values:
+            raise InputError(f"{owner}: {key} is missing; required: {', '.join(required)}")
+
+
+def _row(owner: str, raw: Any, table_protocol: str) -> Row:
+    if not isinstance(raw, dict):
+        raise InputError(f"{owner} is not a table; start every row with [[rows]]")
+    _check_fields(owner, raw, _ROW_FIELDS, required=("label", "method"))
+    protocol, method = raw.get("protocol", table_protocol), raw["method"]
+    protocols.get_protocol(protocol)
+    settings: Overrides = ()
+    if not raw.get("missing"):  # the method of a missing row need not exist
+        settings = tuple(sorted((k, check_override(k, v)) for k, v in raw.get("set", {}).items()))
+    if unused := [k for k, _ in settings if not concerns(k, method)]:
+        problem = f"{owner} ('{raw['label']}'): set has {', '.join(unused)}"
+        if method in PLAIN_ROWS:
+            raise InputError(f"{problem}; rows of method {method} have no settings")
+        raise InputError(
+            f"{problem}, which no run of the row uses; allowed: settings of {method}, ce, recipe.FIELD"
+        )
+    return Row(
+        label=raw["label"],
+        method=method,
+        protocol=protocol,
+        settings=settings,
+        published=str(raw.get("published", method)),
+        source=raw.get("from", ""),
+        not_comparable=raw.get("not_comparable", ""),
+        missing=raw.get("missing", ""),
+    )
+
+
+def _check_published(file: str, table: str, rows: Sequence[Row]) -> None:
+    """Check the rows' `from` and `published` against the published values.
+
+    Raises `InputError` for a `from` that is no published table, and for a `published` that none of the row's
+    published tables has. The table itself may be unpublished: then only `from` is checked.
+    """
+    if not any(r.source or r.published != r.method for r in rows):
+        return
+    published_tables: dict[str, set[str]] = {}
+    for number in published.numbers():
+        published_tables.setdefault(number.published_in, set()).add(number.method)
+    for i, row in enumerate(rows, start=1):
+        owner = f"{file}, row {i} ('{row.label}')"
+        for source in row.sources:
+            if source not in published_tables:
+                raise _unknown_source(owner, source, published_tables)
+        methods_there = {m for name in (table, *row.sources) for m in published_tables.get(name, ())}
+        if table in published_tables and row.published not in {row.method, *methods_there}:
+            raise unknown(f"name in `published` of {owner}:", row.published, sorted(methods_there))
+
+
+def _unknown_source(owner: str, source: str, published_tables: Mapping[str, object]) -> InputError:
+    paper = source.partition("/")[0]
+    papers = sorted({name.partition("/")[0] for name in published_tables})
+    allowed = [name for name in published_tables if name.partition("/")[0] == paper] or papers
+    return InputError(
+        f"{owner}: from = '{source}' is no published table{hint(source, published_tables)}; "
+        f"allowed: {', '.join(allowed)}, and the tables of KD_PUBLISHED="
+    )
