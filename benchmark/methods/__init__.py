@@ -79,11 +79,11 @@ TAKEN = (PLAIN, "teacher", "student", "none", "imported", "ce", "recipe")
 
 _STATED: dict[str, Any] = {
     "title": str, "formula": str, "paper": str, "bibtex": str, "at_test": str, "revision": int, "init_epochs": int, "trains_student": bool,
-    "self_teacher": bool, "combined": Mapping, "sampler": Sampler,
+    "self_teacher": bool, "combined_defaults": Mapping, "sampler": Sampler,
 }  # fmt: skip
 _ANSWERS: dict[str, Any] = {
-    "needs": (Needs,), "init_needs": (Needs,), "skip": (str, type(None)), "requires": (tuple, list), "for_pair": (Mapping,),
-    "for_other": (Mapping,), "schedule": (Mapping,), "weights": (Mapping,),
+    "needs": (Needs,), "init_needs": (Needs,), "skip": (str, type(None)), "requires": (tuple, list), "pair_defaults": (Mapping,),
+    "partner_defaults": (Mapping,), "schedule": (Mapping,), "weights": (Mapping,),
 }  # fmt: skip
 """What a class states and answers, by type: users write methods too, and a wrong one is to be named before it is trained."""
 
@@ -328,7 +328,7 @@ def parse(
     """Resolves `a+b` and the settings that concern it.
 
     teacher, student: the pair's names, where constants were chosen by pair. A default is the config's; then comes `combined`,
-    then `for_pair`, then what another method of the combination gives it (`for_other`), then the overrides.
+    then `pair_defaults`, then what another method of the combination gives it (`partner_defaults`), then the overrides.
 
     overrides: `method.field` or `ce` -> value; settings of methods that are not in the combination are ignored here (their
     existence is checked by `check_override`). Raises `InputError` for unknown methods, fields, types.
@@ -357,11 +357,11 @@ def parse(
             )
     components = []
     for method in classes:
-        values = dict(method.combined) if len(losses) > 1 else {}
-        values |= ask(method, "for_pair", teacher, student)
+        values = dict(method.combined_defaults) if len(losses) > 1 else {}
+        values |= ask(method, "pair_defaults", teacher, student)
         for other in classes:
             if other is not method:
-                values |= ask(other, "for_other", method.name, teacher, student)
+                values |= ask(other, "partner_defaults", method.name, teacher, student)
         own = {
             k.partition(".")[2]: v
             for k, v in overrides.items()
@@ -425,7 +425,7 @@ class Objective(nn.Module):
         self.methods = nn.ModuleDict(methods)
 
     def run_networks_under(self, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
-        """Gives the methods the context for their own networks' passes (`Method.through`)."""
+        """Gives the methods the context for their own networks' passes (`Method.run_network`)."""
         for m in self:
             m.autocast = autocast
 

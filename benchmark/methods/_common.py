@@ -33,7 +33,7 @@ def match_spatial(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return a, b
 
 
-def pairs_of_stages(student: Sequence[T], teacher: Sequence[T]) -> list[tuple[T, T]]:
+def pair_stages(student: Sequence[T], teacher: Sequence[T]) -> list[tuple[T, T]]:
     """Stages paired in order (maps or shapes); if one network has more of them, the rest is ignored."""
     return list(zip(student, teacher, strict=False))
 
@@ -79,22 +79,22 @@ def attention(maps: Tensor) -> Tensor:
     return F.normalize(energy.flatten(1), dim=1)
 
 
-def cannot_regress(student: Shape, teacher: Shape) -> str | None:
-    """Why no `regressor` exists from one (C, H, W) to the other, or None."""
+def no_regressor_reason(student: Shape, teacher: Shape) -> str | None:
+    """Why no regressor exists from one (C, H, W) to the other, or None."""
     s, t = student[1], teacher[1]
     if s == 2 * t or 2 * s == t or s >= t:
         return None
     return f"no regressor from a {s}x{student[2]} map to a {t}x{teacher[2]} map"
 
 
-def regressor(student: Shape, teacher: Shape, *, relu: bool) -> nn.Sequential:
+def build_regressor(student: Shape, teacher: Shape, *, relu: bool) -> nn.Sequential:
     """A convolution from the student's (C, H, W) to the teacher's, and batch norm; a ReLU in FitNet, none in AB.
 
     Student side twice the teacher's: 3x3, stride 2, padding 1; half: transposed 4x4, stride 2, padding 1; equal or
-    otherwise larger: kernel 1 + (s - t), no padding. Convolutions have a bias. `ValueError` where `cannot_regress`
+    otherwise larger: kernel 1 + (s - t), no padding. Convolutions have a bias. `ValueError` where `no_regressor_reason`
     gives a reason.
     """
-    if (reason := cannot_regress(student, teacher)) is not None:
+    if (reason := no_regressor_reason(student, teacher)) is not None:
         raise ValueError(reason)
     (c_s, s, _), (c_t, t, _) = student, teacher
     conv: nn.Module
@@ -107,7 +107,7 @@ def regressor(student: Shape, teacher: Shape, *, relu: bool) -> nn.Sequential:
     return nn.Sequential(conv, nn.BatchNorm2d(c_t), *([nn.ReLU()] if relu else []))
 
 
-def known(student: NetInfo | None, teacher: NetInfo | None) -> tuple[NetInfo, NetInfo]:
+def require_networks(student: NetInfo | None, teacher: NetInfo | None) -> tuple[NetInfo, NetInfo]:
     """Both networks' sizes, for a method that cannot be built without; `ValueError` where one is missing."""
     if student is None or teacher is None:
         raise ValueError("this method needs a student and a teacher")
@@ -138,9 +138,12 @@ class WarmUp:
         return min(self.epoch / self.length, 1.0)
 
 
-def one_hot(labels: Tensor, like: Tensor) -> Tensor:
-    """int64 `[B]` -> `[B, C]` of ones and zeros, in the type and width of `like` (torch's own looks at the labels first)."""
-    return torch.zeros_like(like).scatter_(1, labels[:, None], 1.0)
+def one_hot(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
+    """Return one-hot rows `[B, classes]` of labels int64 `[B]`.
+
+    `F.one_hot` checks the values of the labels first, and the host would wait for the device.
+    """
+    return (labels[:, None] == torch.arange(classes, device=labels.device)).to(dtype)
 
 
 class FrozenHead(nn.Module):

@@ -27,17 +27,17 @@ def similarities(rotated: Tensor, normal: Tensor) -> Tensor:
     return F.normalize(rotated, dim=1) @ F.normalize(normal, dim=1).T
 
 
-def own_columns(batch: int, device: torch.device) -> Tensor:
+def matching_columns(batch: int, device: torch.device) -> Tensor:
     """int64 `[R]`: for each row of `similarities` the column of the very image that was turned."""
     return torch.arange(batch, device=device).repeat(ROTATED.copies)
 
 
-def embeddings(students: Mapping[str, Features]) -> Tensor:
+def stack_embeddings(students: Mapping[str, Features]) -> Tensor:
     """`[4B, D]`: the embeddings of the unturned images, then of the turned ones (row r is image r % B throughout)."""
     return torch.cat([students[view.name].embedding for view in VIEWS])
 
 
-def kl_of_rows(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+def kl_per_row(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """`KL(softmax(teacher / T) || softmax(student / T))` of each row, without T^2: `[R, C]`, `[R, C]` -> `[R]`."""
     log_p = F.log_softmax(student / temperature, dim=1)
     log_q = F.log_softmax(teacher / temperature, dim=1)
@@ -55,7 +55,7 @@ def rank_of_truth(scores: Tensor, truth: Tensor) -> Tensor:
     return before.sum(1)
 
 
-def selected(rank: Tensor, ratio: float) -> Tensor:
+def select_rows(rank: Tensor, ratio: float) -> Tensor:
     """bool `[R]`: the rows that SSKD keeps, from the rank of their truth `[R]`.
 
     All rows whose truth ranks first, and of the W others the best-ranked floor(ratio * W). SSKD's code leaves the
@@ -74,6 +74,6 @@ def selected(rank: Tensor, ratio: float) -> Tensor:
     return place < kept
 
 
-def mean_of_selected(values: Tensor, keep: Tensor) -> Tensor:
+def masked_mean(values: Tensor, keep: Tensor) -> Tensor:
     """Mean of `values` `[R]` over the rows in `keep` (bool `[R]`); 0 if there is none."""
     return torch.where(keep, values, 0.0).sum() / keep.sum().clamp(min=1)

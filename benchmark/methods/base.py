@@ -10,7 +10,7 @@ of any method; it asks these questions:
     weights(config)                  the full weight of each term of the loss
     loss(step)                       the terms, unweighted; the total is  ce * CE + sum of weight * term
     start_epoch(epoch), after_step() places for schedules (warm-up, curricula) and for updates of memory
-    for_pair(...), for_other(...)    defaults that the paper chose for a pair, or for another method of the combination
+    pair_defaults(...), partner_defaults(...)    defaults that the paper chose for a pair, or for another method of the combination
     transform(step)                  what the other methods of a combination see instead (only a wrapper, such as `ls`, has it)
 
 To add a method, put one file beside this one (CONTRIBUTING.md has a worked example). Nothing has to be registered.
@@ -170,14 +170,14 @@ class Method(nn.Module):
     revision: ClassVar[int] = 1
     source: ClassVar[str] = ""
     at_test: ClassVar[str] = ""
-    combined: ClassVar[Mapping[str, Any]] = {}
+    combined_defaults: ClassVar[Mapping[str, Any]] = {}
     init_epochs: ClassVar[int] = 0
     trains_student: ClassVar[bool] = True
     sampler: ClassVar[Sampler] = SHUFFLE
     self_teacher: ClassVar[bool] = False
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     autocast: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext
-    """The context for `through`; the execution's, where a run is opened."""
+    """The context for `run_network`; the execution's, where a run is opened."""
 
     def __init__(self, config: Any, context: MethodContext) -> None:
         """Builds the method's modules. Called under a seed of its own, so plain `nn.Linear(...)` is reproducible."""
@@ -207,23 +207,23 @@ class Method(nn.Module):
         return ()
 
     @classmethod
-    def for_pair(cls, teacher: str, student: str) -> Mapping[str, Any]:
+    def pair_defaults(cls, teacher: str, student: str) -> Mapping[str, Any]:
         """Defaults that differ on this pair of networks, by field name of the config, where the paper tuned them by pair."""
         return {}
 
     @classmethod
-    def for_other(cls, other: str, teacher: str, student: str) -> Mapping[str, Any]:
+    def partner_defaults(cls, other: str, teacher: str, student: str) -> Mapping[str, Any]:
         """Defaults that this method gives to the method `other` of the same combination on this pair (names may be empty: any pair)."""
         return {}
 
     @classmethod
     def weights(cls, config: Any) -> dict[str, float]:
         """The full weight of each term that `loss` can return: the config's `weight` for a term named as the method, unless this is
-        overridden. A term of weight 0 must not be computed (see `active`)."""
+        overridden. A term of weight 0 must not be computed (see `is_active`)."""
         return {cls.name: config.weight} if hasattr(config, "weight") else {}
 
     @classmethod
-    def memory(cls, config: Any, num_train: int, num_classes: int, teacher: NetInfo | None) -> int:
+    def buffer_elements(cls, config: Any, num_train: int, num_classes: int, teacher: NetInfo | None) -> int:
         """Numbers (of 4 bytes) that its buffers hold where they are many: memory banks, queues, what is kept of every image. For plans."""
         return 0
 
@@ -239,7 +239,7 @@ class Method(nn.Module):
 
     # --- asked of the built method --------------------------------------------------------------------------------------
 
-    def factor(self) -> float:
+    def weight_factor(self) -> float:
         """What every weight is multiplied by in this epoch: for a warm-up, a number that `start_epoch` sets."""
         return 1.0
 
@@ -252,13 +252,13 @@ class Method(nn.Module):
                 f"allowed: {', '.join(weights) or 'none'} "
                 "(a term is called as its method, and weighs the config's `weight`, unless weights() is overridden)"
             )
-        return self.factor() * weights[term]
+        return self.weight_factor() * weights[term]
 
-    def active(self, term: str) -> bool:
+    def is_active(self, term: str) -> bool:
         """Whether a term's weight is not zero."""
         return self.weight_of(term) != 0
 
-    def through(self, network: nn.Module, x: Tensor) -> Tensor:
+    def run_network(self, network: nn.Module, x: Tensor) -> Tensor:
         """A pass of one of the method's own networks (convolutions over maps: a regressor, a translator) in the networks' precision; the
         value in float32. The rest of a loss is float32 throughout."""
         with self.autocast():

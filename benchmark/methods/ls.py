@@ -107,7 +107,7 @@ class LS(Method):
         return Needs.of("logits", "logits")
 
     @classmethod
-    def for_other(cls, other: str, teacher: str, student: str) -> Mapping[str, Any]:
+    def partner_defaults(cls, other: str, teacher: str, student: str) -> Mapping[str, Any]:
         pair = f"{teacher}:{student}"
         if other == "kd":
             temperature, weight = KD.get(pair, (2.0, 9.0))

@@ -181,7 +181,7 @@ def _memory(run: Run) -> int:
     classes = data.info(run.dataset).num_classes
     teacher = None if run.teacher_ref is None else network_info(run.teacher_ref.network, classes)
     return sum(
-        methods.ask(c.method, "memory", c.config, run.recipe.train_images, classes, teacher)
+        methods.ask(c.method, "buffer_elements", c.config, run.recipe.train_images, classes, teacher)
         for c in run.spec.components
     )
 

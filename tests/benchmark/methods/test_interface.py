@@ -133,7 +133,7 @@ def test_hyper_parameters_are_documented_json_scalars(name):
 def test_combined_defaults_are_fields_of_their_type(name):
     method = methods.get(name)
     defaults = {f.name: f.default for f in dataclasses.fields(method.Config)}
-    for field, value in method.combined.items():
+    for field, value in method.combined_defaults.items():
         assert type(value) is type(defaults[field])
 
 
@@ -142,8 +142,8 @@ def test_combined_defaults_are_fields_of_their_type(name):
 def test_defaults_of_a_pair_are_fields_of_their_type(name, pair):
     teacher, student = pair.split(":")
     method = methods.get(name)
-    found = {name: method.for_pair(teacher, student)} | {
-        n: method.for_other(n, teacher, student) for n in FILES if n != name
+    found = {name: method.pair_defaults(teacher, student)} | {
+        n: method.partner_defaults(n, teacher, student) for n in FILES if n != name
     }
     for other, values in found.items():
         defaults = {f.name: f.default for f in dataclasses.fields(methods.get(other).Config)}
@@ -201,7 +201,7 @@ def test_what_is_kept_of_every_image_is_told_beforehand(name):
         state = build(name, context, dtype=torch.float32).state_dict()
         held[n] = (
             sum(t.numel() for t in state.values()),
-            method.memory(method.Config(), n, 10, context.teacher),
+            method.buffer_elements(method.Config(), n, 10, context.teacher),
         )
     assert held[2 * N][0] - held[N][0] == held[2 * N][1] - held[N][1]
 

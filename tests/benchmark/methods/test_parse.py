@@ -321,7 +321,7 @@ def test_names_that_mean_something_else(toys, capsys, name):
             "allowed: a subclass of MethodConfig under @dataclass",
         ),
         ("revision = 'two'", "revision of class Toy is 'two'; allowed: int"),
-        ("combined = 3", "combined of class Toy is 3; allowed: Mapping"),
+        ("combined_defaults = 3", "combined_defaults of class Toy is 3; allowed: Mapping"),
         ("formula = None", "formula of class Toy is None; allowed: str"),
     ],
 )
@@ -363,9 +363,14 @@ ASKED = "@classmethod\n    def {}: {}"
             "answers True; allowed: str or NoneType",
             False,
         ),
-        ("for_pair(cls, teacher, student)", "return {}[teacher]", "ends in KeyError: ", False),
+        ("pair_defaults(cls, teacher, student)", "return {}[teacher]", "ends in KeyError: ", False),
         ("schedule(cls)", "return 3", "answers 3; allowed: Mapping", False),
-        ("memory(cls, config, n, classes, teacher)", "return n / 0", "ends in ZeroDivisionError: ", False),
+        (
+            "buffer_elements(cls, config, n, classes, teacher)",
+            "return n / 0",
+            "ends in ZeroDivisionError: ",
+            False,
+        ),
     ],
 )
 def test_what_a_method_answers_wrongly_is_one_line(
@@ -456,7 +461,7 @@ def test_a_term_without_a_weight(toys, term, more, said):
     with pytest.raises(InputError, match=said):
         objective({"toy": step})
     with pytest.raises(InputError, match=said):
-        objective.method("toy").active(term)
+        objective.method("toy").is_active(term)
 
 
 def test_a_negative_weight_is_refused_where_a_setting_makes_it(toys):

@@ -27,7 +27,7 @@ from benchmark import methods
 from benchmark.data.views import NORMAL, ROTATED
 from benchmark.errors import InputError
 from benchmark.methods import Method, MethodContext, Objective, Step
-from benchmark.methods._rotations import rank_of_truth, selected
+from benchmark.methods._rotations import rank_of_truth, select_rows
 from models import Features
 
 B, CLASSES = 5, 7
@@ -155,7 +155,7 @@ def test_selection_of_rows(data: st.DataObject) -> None:
         st.integers(2, 6).flatmap(lambda b: st.lists(st.integers(0, 4), min_size=3 * b, max_size=3 * b))
     )
     ratio = data.draw(st.sampled_from([0.0, 0.1, 0.5, 0.7, 0.75, 1.0]))
-    keep = selected(torch.tensor(ranks), ratio).tolist()
+    keep = select_rows(torch.tensor(ranks), ratio).tolist()
     wrong = sum(r > 0 for r in ranks)
     assert sum(keep) == len(ranks) - wrong + int(ratio * wrong)
     assert all(k for k, r in zip(keep, ranks, strict=True) if r == 0)
@@ -166,7 +166,14 @@ def test_selection_of_rows(data: st.DataObject) -> None:
 def test_selection_breaks_ties_image_by_image() -> None:
     # 2 images, 6 rows of equal rank. floor(0.75 * 6) = 4 rows are kept: the three copies of image 0 and the
     # first copy of image 1.
-    assert selected(torch.ones(6, dtype=torch.int64), 0.75).tolist() == [True, True, True, False, True, False]
+    assert select_rows(torch.ones(6, dtype=torch.int64), 0.75).tolist() == [
+        True,
+        True,
+        True,
+        False,
+        True,
+        False,
+    ]
 
 
 def test_rank_of_truth_counts_ties_as_a_stable_sort() -> None:
