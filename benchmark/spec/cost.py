@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmark import data, methods
+from benchmark import data
 from benchmark.errors import InputError
 from benchmark.spec.runs import NONE, Run, network_info
 
@@ -180,10 +180,7 @@ def _memory(run: Run) -> int:
     """Numbers that the buffers of a run's methods hold, beside its weights."""
     classes = data.info(run.dataset).num_classes
     teacher = None if run.teacher_ref is None else network_info(run.teacher_ref.network, classes)
-    return sum(
-        methods.ask(c.method, "buffer_elements", c.config, run.recipe.train_images, classes, teacher)
-        for c in run.spec.components
-    )
+    return sum(c.buffer_elements(run.recipe.train_images, classes, teacher) for c in run.spec.components)
 
 
 def disk(runs: Sequence[Run], keep: str) -> tuple[int, int]:

@@ -234,15 +234,12 @@ class Resolver:
         taught_by = r.student if spec.self_teacher else r.teacher
         if spec.needs_teacher and taught_by == NONE:
             raise InputError(f"method {spec.name} needs a teacher; allowed: a pair teacher:{r.student}")
-        schedule = (
-            methods_room.ask(spec.components[0].method, "schedule") if len(spec.components) == 1 else {}
-        )
         recipe = protocols.resolve(
             protocol,
             profile,
             r.student,
             (dataset.train_images, dataset.test_images),
-            schedule,
+            spec.schedule(),
             {k.partition(".")[2]: v for k, v in overrides.items() if k.startswith("recipe.")},
         )
         ref = (

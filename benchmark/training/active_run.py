@@ -146,7 +146,7 @@ class ActiveRun:
         )
         objective = Objective(run.spec, context, lambda name: seed_of(run.seed, "modules", name))
         execution.methods_to_device(objective)
-        objective.run_networks_under(execution.autocast_methods)
+        objective.set_autocast(execution.autocast_methods)
         init = [
             Stage(f"init:{name}", epochs, c.method.init_needs(c.config), method=name)
             for c, (name, epochs) in zip(run.spec.init_stages, run.init_epochs, strict=True)
