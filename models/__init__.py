@@ -5,14 +5,17 @@ network, `load_weights` reads the checkpoints that the papers' authors published
 """
 
 from models._torchvision import import_torchvision
+from models.features import PARTS, Features, MissingPart
 from models.layers import freeze
 from models.netinfo import NetInfo, info
-from models.network import Features, Network
+from models.network import Network
 from models.registry import UnknownNetwork, build, names
 from models.weights import WeightsError, load_weights, save_weights, weights_hash
 
 __all__ = [
+    "PARTS",
     "Features",
+    "MissingPart",
     "NetInfo",
     "Network",
     "UnknownNetwork",

@@ -10,58 +10,14 @@ can be compiled, captured in a CUDA graph, run in channels_last and under autoca
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import ClassVar, NamedTuple
+from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.features import Features
 from models.layers import BatchNorm2d
-
-
-class Features(NamedTuple):
-    """All that a pass hands out, for a batch of B images.
-
-    stem: `[B, C, H, W]`, after its ReLU (in a WRN the raw first convolution).
-    stages: one map `[B, C, H, W]` a stage, after the stage's last ReLU (raw sum in a WRN, linear in MobileNetV2, raw
-        concatenation in a DenseNet, the GRU's output `[B, C, frames, 1]` in a CRNN's last).
-    preacts: the same maps just before that ReLU; in a WRN or DenseNet the stage's map passed through the batch norm that
-        follows it, in MobileNetV2 and a CRNN's last stage the map itself, in ShuffleV2 the concatenation before ReLU and shuffle.
-    embedding: `[B, D]`, the pooled vector before the classifier. logits: `[B, num_classes]`.
-    """
-
-    stem: Tensor
-    stages: tuple[Tensor, ...]
-    preacts: tuple[Tensor, ...]
-    embedding: Tensor
-    logits: Tensor
-
-    @property
-    def maps(self) -> tuple[Tensor, ...]:
-        """Stem and stages in order."""
-        return (self.stem, *self.stages)
-
-    def map(self, change: Callable[[Tensor], Tensor]) -> Features:
-        """`change` applied to every tensor."""
-        return Features(
-            change(self.stem),
-            tuple(change(stage) for stage in self.stages),
-            tuple(change(preact) for preact in self.preacts),
-            change(self.embedding),
-            change(self.logits),
-        )
-
-    def rows(self, index: slice) -> Features:
-        """The features of some images of the batch, as views."""
-        return self.map(lambda tensor: tensor[index])
-
-    def float(self) -> Features:
-        """Every tensor in fp32."""
-        return self.map(lambda tensor: tensor.float())
-
-    def detach(self) -> Features:
-        """Every tensor without its gradient."""
-        return self.map(lambda tensor: tensor.detach())
 
 
 class Network(nn.Module, ABC):
@@ -122,7 +78,10 @@ class PostActivationNetwork(Network):
             stages.append(x)
             if preact is not None:
                 kept.append(preact)
-        return Features(stem, tuple(stages), tuple(kept), *self.head_from_last_stage(x))
+        embedding, logits = self.head_from_last_stage(x)
+        return Features(
+            stem=stem, stages=stages, preacts=kept if preacts else None, embedding=embedding, logits=logits
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.run_stem(x)
@@ -169,8 +128,10 @@ class PreActivationNetwork(Network):
             maps.append(x)
             if preacts:
                 kept.append(norm(x))
-        head = self._classify(F.relu(kept[-1])) if kept else self.head_from_last_stage(x)
-        return Features(stem, tuple(maps), tuple(kept), *head)
+        embedding, logits = self._classify(F.relu(kept[-1])) if kept else self.head_from_last_stage(x)
+        return Features(
+            stem=stem, stages=maps, preacts=kept if preacts else None, embedding=embedding, logits=logits
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.run_stem(x)

@@ -20,7 +20,6 @@ from benchmark.methods._registry import (
     user_method_folders,
 )
 from benchmark.methods.base import (
-    PARTS,
     Method,
     MethodConfig,
     MethodContext,
@@ -32,7 +31,6 @@ from benchmark.methods.base import (
 )
 
 __all__ = [
-    "PARTS",
     "PLAIN",
     "RESERVED",
     "Component",

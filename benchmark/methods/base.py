@@ -31,13 +31,12 @@ from torch import Tensor, nn
 from benchmark.data.samplers import SHUFFLE, Sampler
 from benchmark.data.views import NORMAL, View
 from benchmark.errors import InputError
+from models import PARTS
 
 if TYPE_CHECKING:
     from models import Features, NetInfo, Network
 
 Terms = dict[str, Tensor]
-
-PARTS = ("stem", "stages", "preacts", "embedding", "logits")
 
 
 def param(default: Any, help: str, source: str, *, allowed: tuple[Any, ...] | None = None) -> Any:

@@ -18,7 +18,7 @@ from benchmark.seeds import seed_of
 from benchmark.spec.runs import Run
 from benchmark.training import casts, checkpoint
 from benchmark.training.execution import Execution
-from benchmark.training.features import features_of, rows_of
+from benchmark.training.features import features_of
 from benchmark.training.meter import Meter
 from models import Features, Network
 
@@ -299,7 +299,7 @@ class ActiveRun:
             return {names[0]: out}
         by_view, start = {}, 0
         for name, image in zip(names, images, strict=True):
-            by_view[name] = rows_of(out, slice(start, start + len(image)))
+            by_view[name] = out.rows(slice(start, start + len(image)))
             start += len(image)
         return by_view
 

@@ -22,8 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import models
 from benchmark import methods
 from benchmark.data.views import NORMAL, RawBatch
-from benchmark.methods import PARTS, Method, MethodContext, Needs, Step
-from models import Features, NetInfo
+from benchmark.methods import Method, MethodContext, Needs, Step
+from models import PARTS, Features, NetInfo
 
 Shape = tuple[int, int, int]
 Views = Features | Mapping[str, Features] | None
@@ -127,7 +127,11 @@ def fake_features(
     preacts = tuple(draw(*shape) for shape in info.stage_shapes)
     stages = tuple((p + 0.2).relu() for p in preacts)
     features = Features(
-        draw(*info.stem_shape).relu(), stages, preacts, draw(info.embedding_dim), draw(num_classes)
+        stem=draw(*info.stem_shape).relu(),
+        stages=stages,
+        preacts=preacts,
+        embedding=draw(info.embedding_dim),
+        logits=draw(num_classes),
     )
     return features.map(lambda t: t.detach().clone().requires_grad_(requires_grad))
 
@@ -205,38 +209,17 @@ def stage_pairs(student: Features, teacher: Features) -> list[tuple[Any, Any]]:
 # --- guards -------------------------------------------------------------------------------------------------------
 
 
-class Poison:
-    """Stands where a part is that `needs` does not name: any use is an AssertionError."""
-
-    def __init__(self, what: str) -> None:
-        object.__setattr__(self, "_what", what)
+class Unreadable:
+    """Stands in for a tensor that must not be read: any use of it is an AssertionError."""
 
     def _fail(self, *_: Any, **__: Any) -> Any:
-        raise AssertionError(
-            f"needs() does not name {object.__getattribute__(self, '_what')}, but it was read"
-        )
-
-    def __getattribute__(self, name: str) -> Any:
-        if name.startswith("__"):
-            return object.__getattribute__(self, name)
-        return object.__getattribute__(self, "_fail")()
+        raise AssertionError("a tensor was read that must not be")
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        raise AssertionError(
-            f"needs() does not name a part that {getattr(func, '__name__', func)} was handed"
-        )
+        raise AssertionError(f"a tensor that must not be read was given to {getattr(func, '__name__', func)}")
 
-    __iter__ = __getitem__ = __len__ = __bool__ = __call__ = __setattr__ = _fail
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __neg__ = __matmul__ = (
-        __pow__
-    ) = _fail
-
-
-def poisoned(features: Features, allowed: frozenset[str], who: str = "the network") -> Features:
-    """The same features with a `Poison` in place of every part that is not allowed."""
-    parts: list[Any] = [getattr(features, p) if p in allowed else Poison(f"{p} of {who}") for p in PARTS]
-    return Features(*parts)
+    __getattr__ = __iter__ = __getitem__ = __len__ = __bool__ = _fail
 
 
 class _NoSync(TorchDispatchMode):
@@ -310,12 +293,13 @@ def real_step(
     indices: Tensor,
     *,
     seed: int = 0,
-    poison: bool = True,
+    all_parts: bool = False,
     wrap: Callable[[Features], Features] | None = None,
 ) -> Step:
     """A step as the trainer makes it, with the context's networks; the student runs all of its views in one batch.
 
-    poison: parts that `needs` does not name are `Poison`. wrap: applied to the features of each pass of the student.
+    all_parts: keep the parts that `needs` does not name; reading one of them raises `MissingPart` otherwise.
+    wrap: applied to the features of each pass of the student.
     """
     images = view_images(context, needs, indices, seed)
     students: dict[str, Features] = {}
@@ -327,7 +311,7 @@ def real_step(
             rows = features.rows(slice(start, start + view.copies * len(indices)))
             start += view.copies * len(indices)
             rows = rows if wrap is None else wrap(rows)
-            students[view.name] = poisoned(rows, needs.student, "the student") if poison else rows
+            students[view.name] = rows if all_parts else rows.select(needs.student)
     teachers: dict[str, Features] = {}
     if context.teacher_net is not None:
         for view in needs.passes:
@@ -335,7 +319,7 @@ def real_step(
                 found = context.teacher_net.features(
                     images[view.name].to(next(context.teacher_net.parameters()).dtype)
                 )
-            teachers[view.name] = poisoned(found, needs.teacher, "the teacher") if poison else found
+            teachers[view.name] = found if all_parts else found.select(needs.teacher)
     named = {v.name for v in (*needs.views, *needs.passes)}
     return Step(
         labels=context.train_labels[indices],
@@ -350,16 +334,16 @@ def real_step(
 def on_meta(step: Step, needs: Needs) -> Step:
     """The step's shapes without its values: whatever asks for one, or mixes in a tensor of the host, raises an error."""
 
-    def move(features: Features, allowed: frozenset[str], who: str, grad: bool) -> Features:
-        return poisoned(features.map(lambda t: t.detach().to("meta").requires_grad_(grad)), allowed, who)
+    def move(features: Features, parts: frozenset[str], grad: bool) -> Features:
+        return features.select(parts).map(lambda t: t.detach().to("meta").requires_grad_(grad))
 
     return dataclasses.replace(
         step,
         labels=step.labels.to("meta"),
         indices=step.indices.to("meta"),
         images={k: v.to("meta") for k, v in step.images.items()},
-        students={k: move(v, needs.student, "the student", True) for k, v in step.students.items()},
-        teachers={k: move(v, needs.teacher, "the teacher", False) for k, v in step.teachers.items()},
+        students={k: move(v, needs.student, True) for k, v in step.students.items()},
+        teachers={k: move(v, needs.teacher, False) for k, v in step.teachers.items()},
     )
 
 
