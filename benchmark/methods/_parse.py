@@ -220,8 +220,8 @@ def _check_wrappers(text: str, classes: Sequence[type[Method]], losses: Sequence
         read = [call_classmethod(m, "needs", build_config(m)).teacher for m in losses]
         if not any(changed & parts for parts in read):
             raise InputError(
-                f"'{text}': {wrapper.name} changes the teacher's {' and '.join(sorted(changed))}, which no other "
-                f"method here reads; combine it with one that does, e.g. kd+{wrapper.name}"
+                f"'{text}': {wrapper.name} changes the teacher's {' and '.join(sorted(changed))}, which no "
+                f"other method here reads; combine it with one that does, e.g. kd+{wrapper.name}"
             )
 
 

@@ -357,7 +357,7 @@ ASKED = "@classmethod\n    def {}: {}"
         (
             "needs(cls, config)",
             "return Needs.of('logits', 'logits', views=('normal',))",
-            "raised ValueError: ['normal'] are no views",
+            "raised ValueError: views must be `View`s of benchmark/data/views.py, not ['normal']",
             True,
         ),
         (
@@ -458,7 +458,7 @@ def test_nothing_to_minimise():
         (
             "mse",
             "",
-            r"method 'toy': weights\(\) has no weight for the term 'mse' of its loss; allowed: toy \(a term is called as its method, ",
+            r"method 'toy': weights\(\) has no weight for the term 'mse' of its loss; allowed: toy \(by default there is one term, ",
         ),
         (
             "toy",
