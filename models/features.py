@@ -42,7 +42,10 @@ class Features:
 
     @property
     def stem(self) -> Tensor:
-        """`[B, C, H, W]`, the map after the stem and its ReLU. In a WRN: the output of the first convolution."""
+        """`[B, C, H, W]`, the map after the stem and its ReLU.
+
+        In a WRN: the output of the first convolution.
+        """
         if self._stem is None:
             raise self._missing("stem")
         return self._stem
@@ -51,9 +54,9 @@ class Features:
     def stages(self) -> tuple[Tensor, ...]:
         """One map `[B, C, H, W]` for each stage, after the stage's last ReLU.
 
-        Networks whose stages do not end in a ReLU: the sum of the last block in a WRN, the linear output of the last
-        block in MobileNetV2, the concatenation in a DenseNet, the GRU's output `[B, C, frames, 1]` in the last stage
-        of a CRNN.
+        Networks whose stages do not end in a ReLU: the sum of the last block in a WRN, the linear output of
+        the last block in MobileNetV2, the concatenation in a DenseNet, the GRU's output `[B, C, frames, 1]`
+        in the last stage of a CRNN.
         """
         if self._stages is None:
             raise self._missing("stages")
@@ -61,11 +64,11 @@ class Features:
 
     @property
     def preacts(self) -> tuple[Tensor, ...]:
-        """One map `[B, C, H, W]` for each stage: the pre-activation, which is the stage's map before its last ReLU.
+        """One pre-activation `[B, C, H, W]` for each stage: its map before its last ReLU.
 
-        Networks whose stages do not end in a ReLU: in a WRN or DenseNet, the stage's map after the batch norm that
-        follows it; in MobileNetV2 and the last stage of a CRNN, the stage's map itself. In ShuffleV2: the
-        concatenation before ReLU and channel shuffle.
+        Networks whose stages do not end in a ReLU: in a WRN or DenseNet, the stage's map after the batch
+        norm that follows it; in MobileNetV2 and the last stage of a CRNN, the stage's map itself. In
+        ShuffleV2: the concatenation before ReLU and channel shuffle.
         """
         if self._preacts is None:
             raise self._missing("preacts")
@@ -102,7 +105,7 @@ class Features:
     def _missing(self, part: str) -> MissingPart:
         kept = ", ".join(name for name in PARTS if self.has(name)) or "nothing"
         return MissingPart(
-            f"these features hold {kept}, but not '{part}'; a method must name every part that it reads in needs()"
+            f"these features hold {kept}, but not '{part}'; a method must name each part it reads in needs()"
         )
 
     def __repr__(self) -> str:

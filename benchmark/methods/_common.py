@@ -38,14 +38,18 @@ def match_spatial(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pair_stages(student: Sequence[T], teacher: Sequence[T]) -> list[tuple[T, T]]:
-    """Return the stages (maps or shapes) paired in order. The stages that one network has more are
-    ignored."""
+    """Return the stages (maps or shapes) paired in order.
+
+    The stages that one network has more are ignored.
+    """
     return list(zip(student, teacher, strict=False))
 
 
 class _MeanSquare(torch.autograd.Function):
-    """Mean of squares over the channels, `[B, C, H, W]` to `[B, H, W]`. Its backward pass reads the maps
-    once."""
+    """Mean of squares over the channels, `[B, C, H, W]` to `[B, H, W]`.
+
+    Its backward pass reads the maps once.
+    """
 
     @staticmethod
     def forward(ctx: Any, maps: Tensor) -> Tensor:
@@ -100,8 +104,7 @@ def no_regressor_reason(student: Shape, teacher: Shape) -> str | None:
 
 
 def build_regressor(student: Shape, teacher: Shape, *, relu: bool) -> nn.Sequential:
-    """Return a network from maps of the student's shape to maps of the teacher's: convolution with bias,
-    batch norm.
+    """Return convolution (with bias) and batch norm, from maps of the student's shape to the teacher's.
 
     relu: whether a ReLU follows; FitNet has one, AB has none.
 
@@ -169,8 +172,7 @@ def one_hot(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
 
 
 class FrozenHead(nn.Module):
-    """A copy of a network's classifier, held in buffers: it is part of the method's state and is not
-    trained."""
+    """A copy of a network's classifier in buffers: part of the method's state, but not trained."""
 
     weight: Tensor
     bias: Tensor

@@ -133,8 +133,10 @@ def _built_in_modules() -> list[ModuleType]:
 
 
 def _user_modules() -> list[ModuleType]:
-    """Import the method files of KD_METHODS. Raises `InputError` for a missing folder and a file that
-    fails."""
+    """Import the method files of KD_METHODS.
+
+    Raises `InputError` for a missing folder and a file that fails.
+    """
     modules = []
     for folder in user_method_folders():
         if not folder.is_dir():
@@ -228,8 +230,10 @@ def _is_config(value: Any) -> bool:
 
 
 def build_config(method: type[Method], **values: Any) -> MethodConfig:
-    """Return `method.Config(**values)`. Any error in it becomes an `InputError` that names method and
-    file."""
+    """Return `method.Config(**values)`.
+
+    Any error in it becomes an `InputError` that names method and file.
+    """
     config = call_classmethod(method, "Config", **values)
     assert isinstance(config, MethodConfig)
     return config

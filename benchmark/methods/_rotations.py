@@ -36,8 +36,10 @@ def matching_columns(batch: int, device: torch.device) -> Tensor:
 
 
 def stack_embeddings(students: Mapping[str, Features]) -> Tensor:
-    """Return the embeddings `[4B, D]` of the normal images and then of the rotated ones. Row r is image r %
-    B."""
+    """Return the embeddings `[4B, D]` of the normal images and then of the rotated ones.
+
+    Row r is image r % B.
+    """
     return torch.cat([students[view.name].embedding for view in VIEWS])
 
 

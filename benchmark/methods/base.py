@@ -305,8 +305,10 @@ class Method(nn.Module):
 
     @classmethod
     def skip(cls, config: Any, student: NetInfo | None, teacher: NetInfo | None) -> str | None:
-        """Return why this pair cannot be trained, in one line, or None. The table shows N/A with the
-        reason."""
+        """Return why this pair cannot be trained, in one line, or None.
+
+        The table shows N/A with the reason.
+        """
         return None
 
     @classmethod
@@ -316,16 +318,17 @@ class Method(nn.Module):
 
     @classmethod
     def init_needs(cls, config: Any) -> Needs:
-        """Return what the initialisation stage reads. With an empty `student`, no student pass is made in
-        it."""
+        """Return what the initialisation stage reads.
+
+        With an empty `student`, no student pass is made in it.
+        """
         return Needs()
 
     @classmethod
     def requires(cls, config: Any) -> tuple[str, ...]:
-        """Return the methods (with `trains_student = False`) whose run on the same teacher must be done
-        first.
+        """Return the names of methods whose run on the same teacher must be done first.
 
-        What those runs leave is in `MethodContext.artifacts`.
+        Those methods have `trains_student = False`; what their runs leave is in `MethodContext.artifacts`.
         """
         return ()
 
@@ -363,8 +366,7 @@ class Method(nn.Module):
 
     @classmethod
     def buffer_elements(cls, config: Any, num_train: int, num_classes: int, teacher: NetInfo | None) -> int:
-        """Return how many elements (of 4 bytes) its large buffers hold: memory banks, queues, outputs of
-        every image.
+        """Return the size of its large buffers (memory banks, queues) in elements of 4 bytes.
 
         `plan` estimates the disk space of checkpoints with it.
         """
@@ -372,8 +374,10 @@ class Method(nn.Module):
 
     @classmethod
     def is_wrapper(cls) -> bool:
-        """Return whether the method is a wrapper: it has `transform`, and it must be combined with other
-        methods."""
+        """Return whether the method is a wrapper: a method that overrides `transform`.
+
+        A wrapper must be combined with a method that reads what it changes.
+        """
         return cls.transform is not Method.transform
 
     # --- the main stage ------------------------------------------------------------------------------------
@@ -389,13 +393,13 @@ class Method(nn.Module):
         return {}
 
     def task_loss(self, step: Step) -> Tensor | None:
-        """Return a scalar that replaces the cross-entropy with the labels, or None to keep the
-        cross-entropy."""
+        """Return a scalar that replaces the cross-entropy with the labels, or None to keep that."""
         return None
 
     def transform(self, step: Step) -> Step:
-        """Return the step that the other methods of a combination see. The cross-entropy still reads `step`
-        itself.
+        """Return the step that the other methods of a combination see.
+
+        The cross-entropy still reads `step` itself.
 
         A method that overrides it is a wrapper.
         """
@@ -417,13 +421,14 @@ class Method(nn.Module):
     # --- for use in `loss` ---------------------------------------------------------------------------------
 
     def weight_factor(self) -> float:
-        """Return the factor of all weights in this epoch, for a warm-up: a number that `start_epoch` has
-        set."""
+        """Return the factor of all weights in this epoch, for a warm-up; `start_epoch` sets it."""
         return 1.0
 
     def weight_of(self, term: str) -> float:
-        """Return the weight of a term in this epoch. Raises `InputError` for a term that `weights` does not
-        name."""
+        """Return the weight of a term in this epoch.
+
+        Raises `InputError` for a term that `weights` does not name.
+        """
         weights = self.weights(self.config)
         if term not in weights:
             raise InputError(

@@ -46,7 +46,7 @@ from models.network import PostActivationNetwork, PreActivationNetwork
 def norms_before_relu(net: Network) -> list[nn.BatchNorm2d]:
     """Return the batch norm before each stage's last ReLU (in a WRN or DenseNet, it follows the stage)."""
     if isinstance(net, PreActivationNetwork):
-        return [*(stage.opening() for stage in net.stages()[1:]), net.final_norm()]
+        return [*(stage.first_norm() for stage in net.stages()[1:]), net.final_norm()]
     assert isinstance(net, PostActivationNetwork)
     executed: list[nn.BatchNorm2d] = []
     hooks = [

@@ -129,7 +129,7 @@ def _seconds(passes: Passes, rates: Rates, dataset: str, batch: int) -> float:
     return (
         times
         * images
-        * (rates.call * net.convolutions / batch + rates.number * net.map_numbers + rates.mac * net.macs)
+        * (rates.call * net.convolutions / batch + rates.number * net.map_elements + rates.mac * net.macs)
     )
 
 

@@ -90,7 +90,7 @@ def test_nothing_handed_out_is_overwritten(name: str, images: Tensor) -> None:
         assert torch.equal(net.run_stem(images), features.stem)
         for index, (before, after) in enumerate(zip(features.maps, features.stages, strict=False)):
             if isinstance(net, PostActivationNetwork):
-                again, preact = net.run_stage(index, before, keep=True)
+                again, preact = net.run_stage(index, before, keep_preact=True)
                 assert preact is not None and torch.equal(preact, features.preacts[index])
             else:
                 again = net.stages()[index](before)
@@ -230,7 +230,7 @@ def test_a_part_that_was_not_selected_is_missing(part: str, images: Tensor) -> N
     assert alone.has(part) and getattr(alone, part) is getattr(features, part)
     for changed in (rest, rest.rows(slice(2)), rest.float32(), rest.detach()):
         assert not changed.has(part) and all(changed.has(p) for p in models.PARTS if p != part)
-        with pytest.raises(models.MissingPart, match=f"but not '{part}'; a method must name every part"):
+        with pytest.raises(models.MissingPart, match=f"but not '{part}'; a method must name each part"):
             getattr(changed, part)
     with pytest.raises(models.MissingPart):
         rest.select(frozenset({part}))

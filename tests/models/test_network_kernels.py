@@ -29,7 +29,7 @@ needs_compiler = pytest.mark.skipif(
 
 @pytest.fixture
 def in_use() -> Iterator[None]:
-    assert kernels.built().library is not None, kernels.built().why
+    assert kernels.built().library is not None, kernels.built().error
     with kernels.using(True):
         yield
 
@@ -230,7 +230,7 @@ def test_networks(name: str) -> None:
 def built_with(tmp_path: Path, source: Path = kernels.SOURCE, **environment: str) -> str:
     """`why` of a process of its own: '' where the kernels are there."""
     code = (
-        "import sys; from pathlib import Path; from models import kernels; kernels.SOURCE = Path(sys.argv[1]); print(kernels.built().why)\n"
+        "import sys; from pathlib import Path; from models import kernels; kernels.SOURCE = Path(sys.argv[1]); print(kernels.built().error)\n"
         "from benchmark.training.execution import Execution; e = Execution('cpu', 'bf16'); print(e.describe()['kernels'])"
     )
     full = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), **environment}
@@ -274,11 +274,11 @@ def test_a_home_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_no_compiler(tmp_path: Path) -> None:
-    assert "does not build norm.c" in built_with(tmp_path, CC="no-such-compiler")
-    assert "does not compile norm.c: exit code 1" in built_with(tmp_path, CC="false")
+    assert "cannot build norm.c" in built_with(tmp_path, CC="no-such-compiler")
+    assert "cannot compile norm.c: exit code 1" in built_with(tmp_path, CC="false")
     assert (
         built_with(tmp_path, CC="", PATH=str(tmp_path))
-        == "no C compiler: none of cc, gcc, clang is to be found"
+        == "there is no C compiler: install one of cc, gcc, clang, or name one in CC"
     )
 
 
@@ -292,7 +292,7 @@ def test_a_compiler_that_errs(tmp_path: Path) -> None:
         wrong.write_text(text.replace(good, bad))
         assert "does not give PyTorch's values" in built_with(tmp_path, wrong)
     wrong.write_text("this is no C")
-    assert "does not compile norm.c" in built_with(tmp_path, wrong)
+    assert "cannot compile norm.c" in built_with(tmp_path, wrong)
 
 
 def test_only_bf16_on_a_cpu() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import models
-from models.layers import BatchNorm2d, Conv3x3, Depthwise, Pointwise, join
+from models.layers import BatchNorm2d, Conv3x3, Depthwise, Pointwise, concat_channels
 
 
 def test_a_batch_norm_does_what_pytorchs_does_and_counts_nothing() -> None:
@@ -52,7 +52,7 @@ def test_a_pointwise_convolution_as_a_product_is_the_convolution(
     own.load_state_dict(theirs.state_dict())
     x = torch.randn(4, inputs, 5, 6).contiguous(memory_format=torch.channels_last)
     xs = x.clone().requires_grad_(), x.clone().requires_grad_()
-    ys = theirs(xs[0]), own.product(xs[1])
+    ys = theirs(xs[0]), own.matmul(xs[1])
     assert ys[1].is_contiguous(memory_format=torch.channels_last)
     for y in ys:
         y.square().sum().backward()
@@ -163,7 +163,7 @@ def test_joined_maps_are_those_of_cat_and_their_gradients_are_no_slices() -> Non
     parts = a * 1, b * 1
     for part in parts:
         part.register_hook(seen.append)
-    y, g = join(*parts), torch.randn(2, 8, 4, 4)
+    y, g = concat_channels(*parts), torch.randn(2, 8, 4, 4)
     assert torch.equal(y, torch.cat([a, b], 1))
     y.backward(g)
     assert all(s.is_contiguous(memory_format=torch.channels_last) for s in seen)

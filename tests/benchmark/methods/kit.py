@@ -41,7 +41,7 @@ def tiny_info(
         params=0,
         macs=0,
         convolutions=0,
-        map_numbers=0,
+        map_elements=0,
         stem_shape=stem,
         stage_shapes=stages,
         embedding_dim=embedding,

@@ -501,7 +501,7 @@ def test_the_guard_sees_a_dishonest_method():
     step = real_step(context, needs, torch.arange(BATCH))
     with pytest.raises(MissingPart, match="these features hold logits, but not 'embedding'"):
         step.student.embedding.sum()
-    with pytest.raises(MissingPart, match="but not 'stem'; a method must name every part"):
+    with pytest.raises(MissingPart, match="but not 'stem'; a method must name each part"):
         torch.relu(step.teacher.stem)
     for wait in (
         torch.Tensor.item,
