@@ -1,4 +1,4 @@
-"""What a pass hands out: right values, batch norms run once, nothing overwritten, nothing kept that was not asked for."""
+"""Features of a pass: their values, batch norms that run once, nothing overwritten, nothing kept unasked."""
 
 from __future__ import annotations
 
@@ -55,8 +55,11 @@ def test_batch_norms_run_once_and_forward_agrees(name: str, images: Tensor) -> N
 
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_without_preactivations_all_else_is_the_same(name: str, bf16: bool, images: Tensor) -> None:
-    """Bit for bit, gradients included, although norms and ReLUs are other operations then: what a pack's other methods read changes nothing."""
+def test_without_preactivations_the_rest_is_the_same(name: str, bf16: bool, images: Tensor) -> None:
+    """Bit for bit, gradients included, although norm and ReLU are one operation then.
+
+    So what the other methods of a pack read does not change a run.
+    """
     found = []
     images = images.contiguous(memory_format=torch.channels_last)
     for preacts in (True, False):
@@ -180,8 +183,8 @@ def test_feature_modules(name: str) -> None:
     assert left == LEFT_OUT[name]
 
 
-def test_a_taggers_positions_are_frames(images: Tensor) -> None:
-    """As many as the clip has; the GRU hands what comes early to what comes late and the other way round, the convolutions only to neighbours."""
+def test_positions_of_a_crnn_are_frames(images: Tensor) -> None:
+    """The GRU passes information to all frames, convolutions pass it to neighbours."""
     net = models.build("crnn_16", 10).eval()
     longer = torch.cat([images, images], 2)
     with torch.no_grad():

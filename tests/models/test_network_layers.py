@@ -79,7 +79,7 @@ def bf16() -> torch.autocast:
 
 
 def gradients(layer: nn.Module, x: torch.Tensor, autocast: bool) -> tuple[torch.Tensor, ...]:
-    """Value, gradient of the input and of the weights, in float32; the value's gradient is a random map, the same at each call."""
+    """Return value and gradients (input, weights) in float32, for a fixed random gradient of the value."""
     x = x.clone(memory_format=torch.preserve_format).requires_grad_()
     layer.zero_grad()
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast, cache_enabled=False):
@@ -137,7 +137,7 @@ def test_a_convolution_by_taps_is_the_convolution(
     theirs.to(memory_format=format)  # type: ignore[call-overload]
     cast = gradients(theirs, x, autocast=True)
     for a, b, c in zip(exact, tapped, cast, strict=True):
-        # as far from float32 as autocast's convolution is, or but half as far again: each tap is rounded, and not the sum alone
+        # At most 1.5 times as far from float32 as autocast: each tap is rounded, not only the sum.
         assert (b - a).norm() < 1.5 * (c - a).norm() + 1e-6 * a.norm()
         assert (b - a).norm() < 0.01 * a.norm()
     if format is torch.channels_last:

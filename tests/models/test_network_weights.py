@@ -1,4 +1,4 @@
-"""Checkpoints: every published format is read, everything else is refused in one line, and writing is atomic."""
+"""Checkpoints: every published format loads, anything else is an error of one line, writing is atomic."""
 
 from __future__ import annotations
 

@@ -11,13 +11,13 @@ from kit import (
     Unreadable,
     batches,
     build,
+    context_for,
     fake_features,
     gradients,
     make_context,
     make_step,
     no_sync,
     real_step,
-    site_for,
     tiny_info,
     weights,
 )
@@ -306,7 +306,7 @@ def test_with_kd_both_are_added() -> None:
 
 def test_dlkd_on_real_networks_and_a_smaller_last_batch() -> None:
     method_class = methods.get("dlkd")
-    real = site_for(method_class, n=18, batch_size=8)
+    real = context_for(method_class, n=18, batch_size=8)
     method = build("dlkd", real, dtype=torch.float32)
     needs = method_class.needs(method.config)
     for indices in batches(method_class, real):

@@ -1,4 +1,4 @@
-"""Discovery, combination and settings of methods: what a user may write, and the one line that answers anything else."""
+"""Finding methods, combining them, their settings, and the objective; wrong input gives a one-line error."""
 
 import json
 
@@ -41,7 +41,7 @@ class {cls}(Method):
 
 @pytest.fixture
 def toys(tmp_path, monkeypatch):
-    """`toys(file=body)`: writes method files of these class bodies and has them found; the method is called like the file."""
+    """`toys(name=body)` writes a method file of this name and class body, and registers it."""
 
     def write(**bodies):
         for name, body in bodies.items():
@@ -61,7 +61,7 @@ def fails(match, text, overrides=None):
     assert "\n" not in str(caught.value)
 
 
-# --- names -------------------------------------------------------------------------------------------------------------------
+# --- names ------------------------------------------------------------------------------------------------
 
 
 def test_order_does_not_matter():
@@ -98,7 +98,7 @@ def test_wrong_names(text, match):
     fails(match, text)
 
 
-# --- settings ------------------------------------------------------------------------------------------------------------------
+# --- settings ---------------------------------------------------------------------------------------------
 
 
 def test_settings_reach_the_config():
@@ -143,7 +143,7 @@ def test_wrong_settings(overrides, match):
     fails(match, "kd", overrides)
 
 
-def test_switches_and_words(toys):
+def test_booleans_and_choices(toys):
     toys(toy="pass")
     config = parse("toy", {"toy.flag": "True", "toy.kind": "two", "toy.times": "7"}).components[0].config
     assert (config.flag, config.kind, config.times) == (True, "two", 7)
@@ -154,14 +154,14 @@ def test_switches_and_words(toys):
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False, width=32))
-def test_a_number_as_a_word_is_the_same_number(value):
+def test_a_number_as_a_string_is_the_same_number(value):
     assert check_override("kd.temperature", repr(value)) == check_override("kd.temperature", value) == value
 
 
 @given(
     st.text(max_size=12), st.one_of(st.text(max_size=8), st.integers(), st.floats(), st.booleans(), st.none())
 )
-def test_any_input_is_taken_or_answered_in_one_line(key, value):
+def test_any_input_is_accepted_or_gives_an_input_error(key, value):
     for k in (key, f"kd.{key}", f"{key}.weight", "kd.temperature", "cc.dim", "ce"):
         try:
             check_override(k, value)
@@ -169,7 +169,7 @@ def test_any_input_is_taken_or_answered_in_one_line(key, value):
             assert "allowed: " in str(error)
 
 
-# --- weight of the cross-entropy -----------------------------------------------------------------------------------------------
+# --- weight of the cross-entropy --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_two_weights_of_the_cross_entropy_do_not_depend_on_their_order():
     assert parse("at+kd", {"at.ce": 0.5, "kd.ce": 0.5}).ce == 0.5
     for keys in (("at.ce", "kd.ce"), ("kd.ce", "at.ce")):
         fails(
-            r"'at\+kd': its methods are given different weights of the cross-entropy; set one weight with ce=",
+            r"'at\+kd': its methods are given different weights of the cross-entropy; set one ",
             "at+kd",
             dict(zip(keys, (0.5, 0.25), strict=True)),
         )
@@ -208,7 +208,7 @@ def test_combined_defaults_and_settings():
     assert parse("at+kd", {"kd.weight": 0.9}).components[-1].config.weight == 0.9
 
 
-# --- combinations ------------------------------------------------------------------------------------------------------------
+# --- combinations -----------------------------------------------------------------------------------------
 
 
 def test_needs_are_the_union():
@@ -224,7 +224,7 @@ def test_needs_of_turned_views():
     assert parse("sskd").requires == ("sskd_head",)
 
 
-def test_one_component_that_cannot_is_enough():
+def test_one_component_that_skips_is_enough():
     student, teacher = tiny_info(stages=((2, 8, 8), (2, 3, 3))), tiny_info(stages=((2, 8, 8), (2, 4, 4)))
     assert "FitNet" in parse("fitnet+kd").skip(student, teacher)
     assert parse("at+kd").skip(student, teacher) is None
@@ -250,10 +250,10 @@ def test_two_samplers(toys):
     fails(r"'one\+two': these methods need different samplers, so they cannot be combined", "one+two")
 
 
-# --- discovery ---------------------------------------------------------------------------------------------------------------
+# --- discovery --------------------------------------------------------------------------------------------
 
 
-def test_a_file_in_a_folder_of_ones_own_is_a_method(toys):
+def test_a_file_in_a_user_folder_is_a_method(toys):
     toys(mine="pass")
     assert "mine" in methods.names()
     assert parse("mine+kd", {"mine.times": 4}).components[0].config.times == 4
@@ -267,10 +267,10 @@ def test_underscored_files_are_not_methods(toys):
     assert not any(name.startswith("_") for name in methods.names())
 
 
-def test_a_name_twice(toys):
+def test_two_methods_of_one_name(toys):
     toys(kd="pass")
     with pytest.raises(
-        InputError, match="two methods are called 'kd': .*kd.py and .*kd.py; rename one of them"
+        InputError, match=r"two methods are called 'kd': .*kd\.py and .*kd\.py; rename one of them"
     ):
         methods.names()
 
@@ -286,7 +286,7 @@ def test_a_file_that_cannot_be_imported(toys):
 
 
 def broken(toys, capsys, code, *argvs):
-    """The error line that each command ends with, where `toy.py` is this file."""
+    """Return the error line of the commands if `toy.py` has this code."""
     folder = toys(toy="pass")
     (folder / "toy.py").write_text(code)
     for argv in argvs:
@@ -300,7 +300,7 @@ def broken(toys, capsys, code, *argvs):
 @pytest.mark.parametrize(
     "name", ["MSE", "Toy", "m+s", "a/b", "../../x", "a.b", "a b", "3kd", "_a", "é", "a\n"]
 )
-def test_names_that_cannot_be_written(toys, capsys, name):
+def test_invalid_names(toys, capsys, name):
     line = broken(
         toys,
         capsys,
@@ -312,14 +312,14 @@ def test_names_that_cannot_be_written(toys, capsys, name):
 
 
 @pytest.mark.parametrize("name", [*methods.RESERVED, "train", "items", "float"])
-def test_names_that_mean_something_else(toys, capsys, name):
+def test_reserved_names(toys, capsys, name):
     assert f"name of class Toy is '{name}'; this name is reserved, as are plain, " in broken(
         toys, capsys, TOY.format(cls="Toy", name=name, body="pass"), ["methods"]
     )
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [
         ("Config = 3", "Config of class Toy is 3; it must be a subclass of MethodConfig"),
         (
@@ -331,22 +331,22 @@ def test_names_that_mean_something_else(toys, capsys, name):
         ("formula = None", "formula of class Toy is None; it must be of type str"),
     ],
 )
-def test_what_a_class_states_is_looked_at_when_it_is_found(toys, capsys, body, said):
-    assert said in broken(
+def test_class_attributes_are_checked_when_found(toys, capsys, body, message):
+    assert message in broken(
         toys, capsys, TOY.format(cls="Toy", name="toy", body=body), ["methods"], ["plan", "crd-table1"]
     )
 
 
-def test_a_config_that_cannot_be_made(toys, capsys):
+def test_a_config_that_cannot_be_built(toys, capsys):
     code = TOY.format(cls="Toy", name="toy", body="pass").replace("times: int = param(3,", "times: int  #")
     assert "Config of method 'toy' raised TypeError: " in broken(toys, capsys, code, ["methods"])
 
 
-ASKED = "@classmethod\n    def {}: {}"
+CLASS_METHOD = "@classmethod\n    def {}: {}"
 
 
 @pytest.mark.parametrize(
-    ("question", "answer", "said", "shown"),
+    ("function", "body", "message", "shown"),
     [
         (
             "needs(cls, config)",
@@ -389,8 +389,8 @@ ASKED = "@classmethod\n    def {}: {}"
         ),
     ],
 )
-def test_what_a_method_answers_wrongly_is_one_line(
-    toys, tmp_path_factory, capsys, question, answer, said, shown
+def test_an_error_in_a_class_method_is_one_line(
+    toys, tmp_path_factory, capsys, function, body, message, shown
 ):
     table = tmp_path_factory.mktemp("table") / "own.toml"
     table.write_text(
@@ -401,11 +401,11 @@ def test_what_a_method_answers_wrongly_is_one_line(
     line = broken(
         toys,
         capsys,
-        TOY.format(cls="Toy", name="toy", body=ASKED.format(question, answer)),
+        TOY.format(cls="Toy", name="toy", body=CLASS_METHOD.format(function, body)),
         *verbs,
         ["plan", str(table)],
     )
-    assert f"{question.partition('(')[0]} of method 'toy' {said}" in line
+    assert f"{function.partition('(')[0]} of method 'toy' {message}" in line
 
 
 def test_source_is_a_hash_of_the_file(toys):
@@ -419,14 +419,14 @@ def test_source_is_a_hash_of_the_file(toys):
     assert methods.get("toy").source != before
 
 
-def test_a_folder_that_is_not_there(toys, monkeypatch):
+def test_a_missing_folder(toys, monkeypatch):
     monkeypatch.setenv("KD_METHODS", str(toys(mine="pass") / "gone"))
     methods.clear_cache()
     with pytest.raises(InputError, match=r"KD_METHODS: there is no folder .*gone; list folders that"):
         methods.names()
 
 
-# --- objective ---------------------------------------------------------------------------------------------------------------
+# --- objective --------------------------------------------------------------------------------------------
 
 
 def test_a_replaced_cross_entropy_is_used_and_weighted(toys):
@@ -443,7 +443,7 @@ def test_cross_entropy_of_weight_zero_is_not_computed():
     assert set(terms) == {"at"}
 
 
-def test_nothing_to_minimise():
+def test_all_weights_zero():
     step = make_step(CONTEXT, fake_features(CONTEXT.student), fake_features(CONTEXT.teacher))
     objective = Objective(parse("at", {"ce": 0, "at.weight": 0}), CONTEXT, lambda _: 0)
     with pytest.raises(
@@ -453,12 +453,12 @@ def test_nothing_to_minimise():
 
 
 @pytest.mark.parametrize(
-    ("term", "more", "said"),
+    ("term", "more", "message"),
     [
         (
             "mse",
             "",
-            r"method 'toy': weights\(\) has no weight for the term 'mse' of its loss; allowed: toy \(by default there is one term, ",
+            r"method 'toy': weights\(\) has no weight for the term 'mse' of its loss; allowed: toy",
         ),
         (
             "toy",
@@ -472,17 +472,17 @@ def test_nothing_to_minimise():
         ),
     ],
 )
-def test_a_term_without_a_weight(toys, term, more, said):
+def test_a_term_without_a_weight(toys, term, more, message):
     toys(toy=f"def loss(self, step): return {{'{term}': step.student.logits.sum()}}\n    {more}")
     step = make_step(CONTEXT, fake_features(CONTEXT.student), fake_features(CONTEXT.teacher))
     objective = Objective(parse("toy"), CONTEXT, lambda _: 0)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         objective({"toy": step})
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         objective.method("toy").is_active(term)
 
 
-def test_a_negative_weight_is_refused_where_a_setting_makes_it(toys):
+def test_a_setting_cannot_make_a_weight_negative(toys):
     toys(own="weights = classmethod(lambda cls, config: {'own': -config.weight})")
     methods.check_loss(parse("own"), "", "")
     methods.check_loss(parse("own", {"own.weight": 3}), "", "")
@@ -490,14 +490,14 @@ def test_a_negative_weight_is_refused_where_a_setting_makes_it(toys):
         methods.check_loss(parse("own", {"ce": -1}), "", "")
 
 
-def test_weights_that_are_no_class_method_are_refused(toys):
+def test_weights_must_be_a_class_method(toys):
     with pytest.raises(InputError, match=r"old\.py: weights of class Old is .*; it must be a class method"):
         toys(old="def weights(self): return {'old': 1.0}")
         methods.names()
 
 
 def test_each_method_is_built_under_its_own_seed():
-    """So a method starts alike alone and in a combination, and building leaves the global generator alone."""
+    """So a method starts alike alone and in a combination. Building does not use the global generator."""
     seeds = {"cc": 1, "vid": 2, "kd": 3}
     before = torch.get_rng_state()
     alone, together = (Objective(parse(text), CONTEXT, seeds.__getitem__) for text in ("cc", "cc+vid+kd"))
@@ -508,7 +508,7 @@ def test_each_method_is_built_under_its_own_seed():
     assert not torch.equal(other.method("cc").embed_s.weight, alone.method("cc").embed_s.weight)
 
 
-def test_an_edit_without_a_new_revision_is_named(toys, tmp_path, capsys):
+def test_an_edit_without_a_new_revision_is_reported(toys, tmp_path, capsys):
     folder = toys(
         mine="""def loss(self, step):
         return {"mine": step.student.logits.square().mean()}"""
@@ -537,11 +537,11 @@ def test_an_edit_without_a_new_revision_is_named(toys, tmp_path, capsys):
     file.write_text(file.read_text().replace("square", "abs"))
     methods.clear_cache()
     assert main(run) == 0
-    said = capsys.readouterr().err
+    message = capsys.readouterr().err
     assert (
-        "the file of method mine has changed since 1 run that counts as done: where its loss has, raise its `revision`"
-        in said
+        "the file of method mine has changed since 1 run that counts as done: "
+        "where its loss has, raise its `revision`" in message
     )
-    assert "nothing to train" in said
+    assert "nothing to train" in message
     record = json.loads(next((tmp_path / "runs").rglob("record.json")).read_text())
     assert list(record["sources"]) == ["mine"] and len(record["sources"]["mine"]) == 10

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from kit import (
     batches,
     build,
+    context_for,
     fake_features,
     gradients,
     make_context,
     make_step,
     no_sync,
     real_step,
-    site_for,
     tiny_info,
     weights,
 )
@@ -364,7 +364,7 @@ def test_head_trains_alone_on_a_teacher() -> None:
 
 def test_head_learns_to_find_the_image() -> None:
     """On a frozen teacher's embeddings, a few steps bring the loss below that of guessing, log B."""
-    context = site_for(methods.get("sskd_head"), batch_size=8)
+    context = context_for(methods.get("sskd_head"), batch_size=8)
     method = build("sskd_head", context, dtype=torch.float32)
     needs = methods.get("sskd_head").needs(method.config)
     s = real_step(context, needs, torch.arange(8))
@@ -382,7 +382,7 @@ def test_head_learns_to_find_the_image() -> None:
 
 
 def test_sskd_on_real_networks_and_a_smaller_last_batch() -> None:
-    context = site_for(methods.get("sskd"), n=19, batch_size=8)
+    context = context_for(methods.get("sskd"), n=19, batch_size=8)
     method: Method = build("sskd", context, dtype=torch.float32)
     needs = methods.parse("sskd").needs()
     for indices in batches(methods.get("sskd"), context):
