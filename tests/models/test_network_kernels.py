@@ -97,7 +97,7 @@ def test_values_and_gradients(in_use: None, shape: tuple[int, ...], shortcut: bo
     exact = plainly(norm, x, beside, relu)
     assert got.dtype == torch.bfloat16 and got.is_contiguous(memory_format=torch.channels_last)
     assert far(got, exact) <= 1.1
-    # The exact gradient below uses the ReLU's mask of the rounded output, so numbers next to zero do not matter.
+    # The exact gradient uses the ReLU's mask of the rounded output, so numbers near zero do not matter.
     open_at = (got > 0) if relu else torch.ones_like(got, dtype=torch.bool)
     assert bool((open_at == (exact > 0)).all()) or not relu
     found = torch.autograd.grad(got, inputs, grad)

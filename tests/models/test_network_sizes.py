@@ -92,7 +92,7 @@ def test_macs_of_a_layer_counted_by_hand() -> None:
 def test_macs_of_a_tagger_counted_by_hand() -> None:
     """Convolutions count once for each output position.
 
-    The GRU has six matrices (three gates, for input and state), which count once for each frame and direction.
+    The GRU has six matrices (three gates, of input and state), counted once per frame and direction.
     """
     frames, c = 32, 16
     stem, *stages = (32 * 3 * c, 16 * c * c, 8 * c * 2 * c, 4 * 2 * c * 2 * c)
