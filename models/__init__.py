@@ -1,18 +1,23 @@
 """The networks of the distillation benchmark.
 
-`build("wrn_40_2", num_classes=100)(images)` gives logits, `.features(images)` every map on the way; `info` the sizes of a
-network, `load_weights` reads the checkpoints that the papers' authors published.
+net = models.build("wrn_40_2", num_classes=100)   a network with fresh weights
+net(images), net.features(images)                 logits; stem, stages, pre-activations, embedding and logits
+models.info("wrn_40_2")                           sizes and shapes, without building it
+models.load_weights(net, path)                    a checkpoint as the papers' authors published it
 """
 
 from models._torchvision import import_torchvision
+from models.features import PARTS, Features, MissingPart
 from models.layers import freeze
 from models.netinfo import NetInfo, info
-from models.network import Features, Network
+from models.network import Network
 from models.registry import UnknownNetwork, build, names
 from models.weights import WeightsError, load_weights, save_weights, weights_hash
 
 __all__ = [
+    "PARTS",
     "Features",
+    "MissingPart",
     "NetInfo",
     "Network",
     "UnknownNetwork",

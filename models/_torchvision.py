@@ -1,4 +1,4 @@
-"""Makes `import torchvision` possible beside a CPU-only torch."""
+"""Import torchvision, also with a CPU-only build of torch."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ _SCHEMAS = {
     "nms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 }
-_libraries: list[torch.library.Library] = []  # a declared schema lives as long as its library object
+_libraries: list[torch.library.Library] = []  # a schema exists as long as the library object that declared it
 
 
 def import_torchvision() -> None:
-    """Imports torchvision, after declaring the operators that it expects to find when its own library cannot be loaded.
+    """Import torchvision, even if its binary library cannot be loaded.
 
-    torchvision's wheel may be linked to CUDA; beside a CPU-only torch its operators are then missing and its import fails.
-    With two schemas declared the pure Python parts (datasets, transforms, models) work. Where the plain import works nothing
-    is declared. Raises `ImportError` where torchvision is not installed.
+    torchvision's wheel may be linked to CUDA. With a CPU-only torch its operators are then missing, and its
+    import fails. This function then declares the schemas of two operators, after which its Python parts
+    (datasets, transforms, models) work. If a plain import works, nothing is declared. Raises `ImportError`
+    if torchvision is not installed.
     """
     if "torchvision" in sys.modules:
         return
@@ -29,7 +30,7 @@ def import_torchvision() -> None:
     except RuntimeError as error:
         if "torchvision::" not in str(error):
             raise
-    # The failed import leaves half-made modules behind.
+    # The failed import leaves incomplete modules behind.
     for module in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
         del sys.modules[module]
     library = torch.library.Library("torchvision", "FRAGMENT")

@@ -1,11 +1,12 @@
-"""Small convolutional-recurrent taggers of sound clips: convolutions over time and frequency, then a GRU over the frames.
+"""Small networks that tag sound clips: convolutions over time and frequency, then a GRU.
 
-A clip comes as an image whose rows are frames, whose 32 columns are mel bands and whose channels are the log-mel spectrogram and its first
-and second difference (benchmark/data/spectrogram.py). The convolutions halve the frequencies three times and keep every frame, so that the
-last stage's map is `[B, C, frames, 1]`: its positions are the frames of a clip.
+A clip is given as an image: rows are frames, the 32 columns are mel bands, and the channels are the log-mel
+spectrogram and its first and second difference (benchmark/data/spectrogram.py). The convolutions halve the
+frequencies three times and keep every frame, so the last stage's map is `[B, C, frames, 1]`: its positions
+are the frames of the clip.
 
-The form is the one that audio tagging took over from speech (Cakir et al., Convolutional Recurrent Neural Networks for Polyphonic Sound Event
-Detection, TASLP 2017); the sizes are this suite's own, of no paper.
+The design is that of Cakir et al., Convolutional Recurrent Neural Networks for Polyphonic Sound Event
+Detection, TASLP 2017. The sizes come from no paper; they were chosen for this suite.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from models.layers import BatchNorm2d, NormReLU
 from models.network import PostActivationNetwork, PreactBlock, global_pool, run_blocks
 
 BANDS = 32
-"""Columns of the input."""
+"""Mel bands, the columns of the input."""
 
 
 class BandBlock(PreactBlock):
-    """A 3x3 convolution and batch norm that halve the columns and keep the rows."""
+    """A 3x3 convolution and a batch norm. Columns are halved, rows are kept."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -34,11 +35,14 @@ class BandBlock(PreactBlock):
 
 
 class CRNN(PostActivationNetwork):
-    """A stem, three stages of convolutions and one of a bidirectional GRU, whose outputs are averaged over the frames.
+    """A stem, three convolutional stages, and a stage that is a bidirectional GRU, averaged over the frames.
 
-    width: channels of the stem and the first stage, and the GRU's units in each direction; later stages have twice as many channels.
-    Images are `[B, 3, frames, 32]`: any number of frames, 32 bands. The recurrent stage's map and pre-activation are the GRU's output itself,
-    `[B, 2 * width, frames, 1]`: nothing rectifies it. torch.compile leaves a GRU alone, so this network is not one graph.
+    width: channels of the stem and the first stage, and units of the GRU in each direction. Later stages
+        have twice as many channels.
+
+    Images are `[B, 3, frames, 32]`, with any number of frames. Map and pre-activation of the last stage are
+    both the output of the GRU, `[B, 2 * width, frames, 1]`; no ReLU follows it. torch.compile does not
+    trace a GRU, so it does not make one graph of this network.
     """
 
     num_stages = 4
@@ -58,13 +62,14 @@ class CRNN(PostActivationNetwork):
         out: Tensor = self.bn1(self.conv1(x))
         return out
 
-    def run_stage(self, index: int, x: Tensor, keep: bool = False) -> tuple[Tensor, Tensor | None]:
+    def run_stage(self, index: int, x: Tensor, keep_preact: bool = False) -> tuple[Tensor, Tensor | None]:
         if index < 3:
-            return run_blocks((self.stage1, self.stage2, self.stage3)[index], x, keep)
+            return run_blocks((self.stage1, self.stage2, self.stage3)[index], x, keep_preact)
         frames = self.rnn(x.permute(0, 2, 1, 3).flatten(2))[0]
-        # PyTorch hands out frames of all clips in turn; clip by clip, the map is in channels_last like those before it
+        # PyTorch returns a layout frame by frame. Ordered clip by clip, the map is in channels_last, as the
+        # others.
         out = frames.contiguous().transpose(1, 2).unsqueeze(3)
-        return out, out if keep else None
+        return out, out if keep_preact else None
 
     def head_from_last_stage(self, x_last_map: Tensor) -> tuple[Tensor, Tensor]:
         embedding = global_pool(x_last_map)

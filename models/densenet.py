@@ -1,4 +1,4 @@
-"""DenseNet (Huang et al., CVPR 2017) as torchvision defines it, with a CIFAR stem: 3x3, stride 1, no max-pool."""
+"""DenseNet (Huang et al., CVPR 2017), as in torchvision but with a CIFAR stem: 3x3, stride 1, no max-pool."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from models.layers import BatchNorm2d, NormReLU
 from models.network import PreActivationNetwork, PreStage
 
 GROWTH, BOTTLENECK, STEM = 32, 4, 64
+"""Channels that a layer adds; channels inside a layer, in multiples of GROWTH; channels of the stem."""
 
 
 class DenseLayer(nn.Module):
-    """bn-relu-1x1-bn-relu-3x3 to `GROWTH` new channels, set beside the input."""
+    """bn-relu-1x1-bn-relu-3x3 to `GROWTH` new channels, which are concatenated to the input."""
 
     def __init__(self, inputs: int) -> None:
         super().__init__()
@@ -31,7 +32,10 @@ class DenseLayer(nn.Module):
 
 
 class DenseStage(PreStage):
-    """A dense block; with `transition`, behind the bn-relu-1x1-pool that halves the channels and the size before it."""
+    """A dense block.
+
+    With `transition`, bn-relu-1x1-pool precedes it, which halves channels, height and width.
+    """
 
     def __init__(self, inputs: int, layers: int, transition: bool) -> None:
         super().__init__()
@@ -44,19 +48,22 @@ class DenseStage(PreStage):
         self.layers = nn.Sequential(*[DenseLayer(inputs + GROWTH * done) for done in range(layers)])
         self.outputs = inputs + GROWTH * layers
 
-    def opening(self) -> BatchNorm2d:
-        assert self.norm is not None, "the first stage opens with the stem's map"
+    def first_norm(self) -> BatchNorm2d:
+        assert self.norm is not None, "the first stage has no transition"
         return self.norm
 
-    def forward(self, x: Tensor, opened: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, normed_x: Tensor | None = None) -> Tensor:
         if self.norm is not None and self.conv is not None:
-            x = F.avg_pool2d(self.conv(self.norm(x, relu=True) if opened is None else F.relu(opened)), 2)
+            x = F.avg_pool2d(self.conv(self.norm(x, relu=True) if normed_x is None else F.relu(normed_x)), 2)
         x = self.layers(x)
         return x
 
 
 class DenseNet(PreActivationNetwork):
-    """Four dense blocks of `layers` layers. PyTorch's default initialisation, as the self-distillation papers have it."""
+    """Four dense blocks with PyTorch's default initialisation, as in the self-distillation papers.
+
+    layers: number of layers of each block.
+    """
 
     def __init__(self, layers: tuple[int, int, int, int], num_classes: int) -> None:
         super().__init__()
@@ -87,10 +94,10 @@ class DenseNet(PreActivationNetwork):
 
     @classmethod
     def canonical_key(cls, key: str) -> str:
-        """Also reads torchvision's spelling."""
+        """Also accept torchvision's names."""
         key = key.removeprefix("features.")
-        if found := re.match(r"denseblock(\d)\.denselayer(\d+)\.(.*)", key):
-            return f"stage{found[1]}.layers.{int(found[2]) - 1}.{found[3]}"
-        if found := re.match(r"transition(\d)\.(.*)", key):
-            return f"stage{int(found[1]) + 1}.{found[2]}"
+        if layer := re.match(r"denseblock(\d)\.denselayer(\d+)\.(.*)", key):
+            return f"stage{layer[1]}.layers.{int(layer[2]) - 1}.{layer[3]}"
+        if transition := re.match(r"transition(\d)\.(.*)", key):
+            return f"stage{int(transition[1]) + 1}.{transition[2]}"
         return key

@@ -1,6 +1,7 @@
-"""The initial distributions of the networks; what is not named here keeps PyTorch's default.
+"""Initialisation of the networks' weights. Weights that no function here sets keep PyTorch's default.
 
-On the meta device, where there are no values to draw, these do nothing (PyTorch would import its compiler to do so).
+On the meta device these functions do nothing: there are no values to draw, and PyTorch would import its
+compiler.
 """
 
 from __future__ import annotations
@@ -12,13 +13,17 @@ from torch import nn
 
 
 def he_fan_out(net: nn.Module) -> None:
-    """He et al. (ICCV 2015) by fan out: the CIFAR resnets and ResNet50."""
+    """Initialise convolutions by He et al. (ICCV 2015), fan-out mode: the CIFAR resnets and ResNet50."""
     for convolution in _convolutions(net):
         nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
 
 
 def normal_by_width(net: nn.Module) -> None:
-    """Convolutions N(0, sqrt(2 / (k * k * out))), where a depthwise one counts all its outputs; their biases 0."""
+    """Draw the convolutions' weights with standard deviation sqrt(2 / (k * k * out)); set their biases to 0.
+
+    The distribution is normal with mean 0. k: kernel size. out: output channels; a depthwise convolution
+    counts all of them.
+    """
     for convolution in _convolutions(net):
         height, width = convolution.kernel_size
         nn.init.normal_(convolution.weight, 0.0, math.sqrt(2.0 / (height * width * convolution.out_channels)))
@@ -27,7 +32,7 @@ def normal_by_width(net: nn.Module) -> None:
 
 
 def small_linear(linear: nn.Linear) -> None:
-    """Weights N(0, 0.01), bias 0: the vggs and MobileNetV2."""
+    """Draw normal weights of standard deviation 0.01 and set the bias to 0: the vggs and MobileNetV2."""
     if not linear.weight.is_meta:
         nn.init.normal_(linear.weight, 0.0, 0.01)
         nn.init.zeros_(linear.bias)

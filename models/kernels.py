@@ -1,8 +1,10 @@
-"""Batch norm with the sum and the ReLU after it in fewer passes over memory: bf16 maps in channels_last on a CPU.
+"""CPU kernels that compute batch norm, shortcut sum and ReLU at once, for bf16 maps in channels_last.
 
-`norm.c` is compiled for this machine where it is first needed (`cc`, or what the variable CC names; a second) and kept under the user's cache
-directory. Without a compiler, or should what it built not agree with PyTorch, PyTorch's own operators are taken: the same values but for the
-rounding in bf16, two to five times as slow (docs/speed.md). fp32, the reference, is never computed here.
+They read and write memory fewer times than PyTorch's operators. `norm.c` is compiled when it is first
+needed, by `cc` or the compiler that the environment variable CC names; this takes about a second. The
+library is kept in the user's cache directory. Without a compiler, or if the library does not agree with
+PyTorch, PyTorch's operators are used: they give the same values up to rounding in bf16 and take two to five
+times as long (docs/speed.md). Runs in fp32, the reference, never use these kernels.
 """
 
 from __future__ import annotations
@@ -29,60 +31,73 @@ from torch.nn import functional as F
 
 SOURCE = Path(__file__).with_name("norm.c")
 MOST_THREADS = 2
-"""The kernels have one; PyTorch's operators on two take 1.0 to 3.4 times as long (docs/speed.md), on more they catch up."""
+"""The kernels are used with at most this many threads.
+
+They run on one thread. PyTorch's operators take 1.0 to 3.4 times as long on two threads (docs/speed.md); on
+more they catch up.
+"""
 
 FLAGS = ("-O3", "-march=native", "-std=gnu11", "-shared", "-fPIC")
 
 
 class Kernels(NamedTuple):
-    """library: the built functions, or None and `why` not. name: of the source, for records: another source may round in another way."""
+    """The outcome of building the kernels."""
 
     library: ctypes.CDLL | None
-    why: str
+    """The functions of norm.c, or None if they cannot be used."""
+
+    error: str
+    """Why `library` is None, in one line; "" otherwise."""
+
     name: str
+    """Name with a hash of the source, for records: another version of the source may round differently."""
 
 
 @functools.cache
 def built() -> Kernels:
-    """The kernels of this process, built or found at the first call. Never raises: what goes wrong is in `why`."""
+    """Return the kernels; the first call in a process builds them or loads them from the cache.
+
+    Never raises.
+    """
     source = SOURCE.read_bytes()
     name = f"norm-{hashlib.sha256(source).hexdigest()[:8]}"
     compiler = (
         shlex.split(os.environ.get("CC", ""))
-        or [found for found in ("cc", "gcc", "clang") if shutil.which(found)][:1]
+        or [command for command in ("cc", "gcc", "clang") if shutil.which(command)][:1]
     )
     if not compiler:
-        return Kernels(None, "no C compiler: none of cc, gcc, clang is to be found", name)
-    told = shlex.join(compiler)
+        return Kernels(None, "there is no C compiler: install one of cc, gcc, clang, or name one in CC", name)
+    command = shlex.join(compiler)
     try:
         library = _library(compiler, source, name)
     except subprocess.CalledProcessError as error:
-        said = (error.stderr or "").strip().splitlines()
-        return Kernels(
-            None,
-            f"{told} does not compile {SOURCE.name}: {said[0] if said else f'exit code {error.returncode}'}",
-            name,
-        )
+        messages = (error.stderr or "").strip().splitlines()
+        reason = messages[0] if messages else f"exit code {error.returncode}"
+        return Kernels(None, f"{command} cannot compile {SOURCE.name}: {reason}", name)
     except (OSError, subprocess.TimeoutExpired, AttributeError) as error:
-        return Kernels(None, f"{told} does not build {SOURCE.name}: {error}", name)
+        return Kernels(None, f"{command} cannot build {SOURCE.name}: {error}", name)
     if not _agrees(library):
-        return Kernels(None, f"what {told} built does not give PyTorch's values", name)
+        return Kernels(None, f"the library that {command} built does not give PyTorch's values", name)
     return Kernels(library, "", name)
 
 
 def _library(compiler: list[str], source: bytes, name: str) -> ctypes.CDLL:
-    """Built or found, under a name of all that decides what is in it: a home directory may be shared by machines of other kinds."""
+    """Load the library from the cache, or build it.
+
+    The name of its file has a hash of the source, the compiler and the processor, because machines of
+    different kinds may share a home directory.
+    """
     command = [*compiler, *FLAGS]
     version = subprocess.run(
         [*compiler, "--version"], capture_output=True, text=True, check=True, timeout=60
     ).stdout
-    told = "\0".join([source.decode(), *command, version, platform.machine(), _processor()])
+    identity = "\0".join([source.decode(), *command, version, platform.machine(), _processor()])
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kd-tables"
-    kept = cache / f"{name}-{hashlib.sha256(told.encode()).hexdigest()[:16]}.so"
-    with contextlib.suppress(OSError):  # not there, broken, or a home from which nothing may be run
-        return _load(kept)
-    with tempfile.TemporaryDirectory(prefix="kd-tables-") as there:
-        fresh = Path(there, kept.name)
+    cached = cache / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
+    with contextlib.suppress(OSError):  # it is missing or broken, or the home directory is mounted `noexec`
+        return _load(cached)
+    with tempfile.TemporaryDirectory(prefix="kd-tables-") as folder:
+        fresh = Path(folder, cached.name)
         subprocess.run(
             [*command, str(SOURCE), "-o", str(fresh), "-lm"],
             capture_output=True,
@@ -90,17 +105,17 @@ def _library(compiler: list[str], source: bytes, name: str) -> ctypes.CDLL:
             check=True,
             timeout=300,
         )
-        library = _load(fresh)  # stays in the process when its file is gone
-        with contextlib.suppress(OSError):  # a home that cannot be written: the next process builds again
+        library = _load(fresh)  # stays loaded after its file is deleted
+        with contextlib.suppress(OSError):  # the home directory is read-only: the next process builds again
             cache.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=cache, prefix=".") as beside:
-                shutil.copy(fresh, beside)
-                Path(beside, kept.name).replace(kept)
+            with tempfile.TemporaryDirectory(dir=cache, prefix=".") as staging:
+                shutil.copy(fresh, staging)
+                Path(staging, cached.name).replace(cached)
     return library
 
 
 def _processor() -> str:
-    """What `-march=native` looks at."""
+    """Return what `-march=native` depends on."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -121,11 +136,14 @@ def _load(path: Path) -> ctypes.CDLL:
 
 
 _in_use: ctypes.CDLL | None = None
-"""Of the process, as the number of threads is: students are stepped in threads of their own."""
+"""The kernels in use, by all threads of the process: a pack steps its students in several threads."""
 
 
 def using(wanted: bool) -> AbstractContextManager[None]:
-    """Whether batch norms take the kernels where they fit, in all threads; without kernels nothing changes."""
+    """Return a context in which the batch norms of all threads use the kernels, if `wanted`, or do not.
+
+    If the kernels cannot be built, or do not fit a map, PyTorch's operators are used.
+    """
     return _with(built().library if wanted else None)
 
 
@@ -140,7 +158,7 @@ def _with(library: ctypes.CDLL | None) -> Iterator[None]:
 
 
 def fits(x: Tensor, shortcut: Tensor | None, norm: torch.nn.BatchNorm2d) -> bool:
-    """Whether the kernels are in use and made for these maps."""
+    """Return whether the kernels are in use and can compute this norm."""
     if (
         _in_use is None
         or x.dtype != torch.bfloat16
@@ -152,27 +170,33 @@ def fits(x: Tensor, shortcut: Tensor | None, norm: torch.nn.BatchNorm2d) -> bool
     if norm.weight.dtype != torch.float32 or torch.get_num_threads() > MOST_THREADS:
         return False
     if shortcut is not None and (
-        shortcut.dtype != x.dtype or shortcut.shape != x.shape or not _rows(shortcut)
+        shortcut.dtype != x.dtype or shortcut.shape != x.shape or not _is_channels_last(shortcut)
     ):
         return False
-    return _rows(x) and x.numel() > x.shape[1]
+    return _is_channels_last(x) and x.numel() > x.shape[1]
 
 
-def _rows(x: Tensor) -> bool:
+def _is_channels_last(x: Tensor) -> bool:
     return x.is_contiguous(memory_format=torch.channels_last)
 
 
 def evaluate(x: Tensor, shortcut: Tensor | None, norm: torch.nn.BatchNorm2d, relu: bool) -> Tensor:
-    """`relu(norm(x) + shortcut)` with the running statistics, without a gradient. Maps `[B, C, H, W]`."""
+    """Return `relu(norm(x) + shortcut)` with the running statistics, without gradient.
+
+    Maps are `[B, C, H, W]`.
+    """
     assert _in_use is not None
     out = torch.empty_like(x)
-    given = (x, shortcut, out, norm.weight, norm.bias, norm.running_mean, norm.running_var)
-    _checked(_in_use.norm_eval(*map(_address, given), norm.eps, x.numel() // x.shape[1], x.shape[1], relu))
+    tensors = (x, shortcut, out, norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    _check(_in_use.norm_eval(*map(_address, tensors), norm.eps, x.numel() // x.shape[1], x.shape[1], relu))
     return out
 
 
 def train(x: Tensor, shortcut: Tensor | None, norm: torch.nn.BatchNorm2d, relu: bool) -> Tensor:
-    """`relu(norm(x) + shortcut)` with the batch's statistics, which move the running ones. Maps `[B, C, H, W]`."""
+    """Return `relu(norm(x) + shortcut)` with the batch's statistics, and update the running ones.
+
+    Maps are `[B, C, H, W]`.
+    """
     out: Tensor = _Norm.apply(
         x,
         shortcut,
@@ -190,14 +214,22 @@ def train(x: Tensor, shortcut: Tensor | None, norm: torch.nn.BatchNorm2d, relu: 
 class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, shortcut: Tensor | None, weight: Tensor, bias: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float,
-        eps: float, relu: bool,
-    ) -> Tensor:  # fmt: skip
+        ctx: Any,
+        x: Tensor,
+        shortcut: Tensor | None,
+        weight: Tensor,
+        bias: Tensor,
+        running_mean: Tensor,
+        running_var: Tensor,
+        momentum: float,
+        eps: float,
+        relu: bool,
+    ) -> Tensor:
         ctx.library = _in_use
         ctx.shape = (x.numel() // x.shape[1], x.shape[1], relu)
         out, mean, invstd = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(weight)
-        given = (x, shortcut, out, weight, bias, running_mean, running_var, mean, invstd)
-        _checked(ctx.library.norm_train(*map(_address, given), momentum, eps, *ctx.shape))
+        tensors = (x, shortcut, out, weight, bias, running_mean, running_var, mean, invstd)
+        _check(ctx.library.norm_train(*map(_address, tensors), momentum, eps, *ctx.shape))
         ctx.save_for_backward(x, out if relu and shortcut is not None else None, weight, bias, mean, invstd)
         return out
 
@@ -211,8 +243,8 @@ class _Norm(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             of_shortcut = grad if y is None else torch.empty_like(grad)
         masked = None if y is None else of_shortcut
-        given = (grad, x, y, weight, bias, mean, invstd, of_x, masked, of_weight, of_bias)
-        _checked(ctx.library.norm_backward(*map(_address, given), *ctx.shape))
+        tensors = (grad, x, y, weight, bias, mean, invstd, of_x, masked, of_weight, of_bias)
+        _check(ctx.library.norm_backward(*map(_address, tensors), *ctx.shape))
         return of_x, of_shortcut, of_weight, of_bias, None, None, None, None, None
 
 
@@ -220,13 +252,16 @@ def _address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def _checked(failed: int) -> None:
+def _check(failed: int) -> None:
     if failed:
-        raise MemoryError("no memory for a batch norm's sums")
+        raise MemoryError("there is no memory left for the sums of a batch norm")
 
 
 def _agrees(library: ctypes.CDLL) -> bool:
-    """Whether norm, sum and ReLU of a small map, and their gradients, are those of PyTorch in fp32, to the rounding of bf16."""
+    """Return whether the library agrees with PyTorch in fp32, up to rounding in bf16.
+
+    Norm, sum and ReLU of a small map, and their gradients, are compared.
+    """
     numbers = torch.arange(3 * 24 * 5 * 7, dtype=torch.float64)
     x, shortcut, grad = (
         torch.sin(numbers * step).bfloat16().view(3, 5, 7, 24).permute(0, 3, 1, 2).requires_grad_(step < 3)
@@ -234,10 +269,10 @@ def _agrees(library: ctypes.CDLL) -> bool:
     )
     norm = torch.nn.BatchNorm2d(24)
     with _with(library):
-        got = train(x, shortcut, norm, True)
-        found = [
-            got,
-            *torch.autograd.grad(got, (x, shortcut, norm.weight, norm.bias), grad),
+        out = train(x, shortcut, norm, True)
+        ours = [
+            out,
+            *torch.autograd.grad(out, (x, shortcut, norm.weight, norm.bias), grad),
             evaluate(x.detach(), None, norm, False),
         ]
     mean, var = norm.running_mean, norm.running_var
@@ -246,12 +281,13 @@ def _agrees(library: ctypes.CDLL) -> bool:
     norm.reset_running_stats()
     x32, shortcut32 = x.detach().float().requires_grad_(), shortcut.detach().float().requires_grad_()
     plain = F.relu(norm(x32) + shortcut32)
-    # the mask is that of the rounded output: where that is 0 and the plain one is not, so little is let through that rounding covers it
+    # The kernels take the ReLU's mask from the rounded output. Where that is 0 and the exact output is not,
+    # the difference is within the tolerance.
     expected = [plain, *torch.autograd.grad(plain, (x32, shortcut32, norm.weight, norm.bias), grad.float())]
     expected.append(F.batch_norm(x32, *moved, norm.weight, norm.bias, False, 0.0, norm.eps))
     same = all(
         torch.allclose(a.float(), b.float(), rtol=0.02, atol=0.02)
-        for a, b in zip(found, expected, strict=True)
+        for a, b in zip(ours, expected, strict=True)
     )
     return same and all(
         torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(moved, (mean, var), strict=True)

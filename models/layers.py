@@ -1,4 +1,7 @@
-"""Layers with the values of PyTorch's own and less work around them."""
+"""Faster forms of PyTorch's layers.
+
+They compute the same values, up to the order of a sum and its rounding.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +16,25 @@ from models import kernels
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """`nn.BatchNorm2d` with a fixed momentum, which does not count its batches: nothing reads the count where the momentum is not None, and
-    on a GPU it is one small kernel more for every norm of every step. `num_batches_tracked` stays what a checkpoint made it.
+    """`nn.BatchNorm2d` that can add a shortcut and apply a ReLU, and that does not count its batches.
 
-    `freeze` keeps 1 / sqrt(var + eps) in the place where it is computed at each pass of a norm in eval mode on a GPU.
+    The momentum is fixed, so nothing reads the number of batches. Counting them would cost one small kernel
+    for each norm in each step on a GPU. `num_batches_tracked` keeps the value that a checkpoint gave it.
     """
 
     invstd: Tensor | None
+    """1 / sqrt(running_var + eps), kept by `freeze`; otherwise None, and on a GPU each pass in eval mode
+    computes it."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
         self.register_buffer("invstd", None, persistent=False)
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None, relu: bool = False) -> Tensor:
-        """The norm of `[B, C, H, W]`, plus a `shortcut` of the same shape, behind a ReLU if `relu`; on a CPU bf16 in one go (models/kernels.py)."""
+        """Return `norm(x) + shortcut`, after a ReLU if `relu`.
+
+        x, shortcut: `[B, C, H, W]`. In bf16 on a CPU all of it is one kernel (models/kernels.py).
+        """
         if kernels.fits(x, shortcut, self):
             if self.training:
                 return kernels.train(x, shortcut, self, relu)
@@ -59,20 +67,22 @@ class BatchNorm2d(nn.BatchNorm2d):
         return self
 
     def freeze(self) -> None:
-        """For a norm whose statistics will not change any more."""
+        """Compute `invstd` once, for a norm whose statistics will not change. `train()` undoes it."""
         assert self.running_var is not None
         self.invstd = torch.rsqrt(self.running_var + self.eps)
 
 
 class NormReLU(BatchNorm2d):
-    """A batch norm with a ReLU behind it, and before that a sum with a shortcut where there is one."""
+    """A batch norm followed by a ReLU; a shortcut, if there is one, is added before the ReLU."""
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None, relu: bool = True) -> Tensor:
         return super().forward(x, shortcut, relu)
 
 
-def normed(layers: nn.Sequential, x: Tensor, shortcut: Tensor | None = None, relu: bool = False) -> Tensor:
-    """The layers in turn, of which the last is a `BatchNorm2d`, with its sum and its ReLU."""
+def run_layers(
+    layers: nn.Sequential, x: Tensor, shortcut: Tensor | None = None, relu: bool = False
+) -> Tensor:
+    """Run layers of which the last is a `BatchNorm2d`; `shortcut` and `relu` are passed to that norm."""
     *before, norm = layers
     for layer in before:
         x = layer(x)
@@ -81,10 +91,11 @@ def normed(layers: nn.Sequential, x: Tensor, shortcut: Tensor | None = None, rel
 
 
 class Pointwise(nn.Conv2d):
-    """A 1x1 convolution without bias, of maps whose channels are no multiples of 8 or come in groups; on a GPU as a (batched) matrix product.
+    """A 1x1 convolution without bias. On a GPU it is a (batched) matrix product if that is faster.
 
-    cuDNN's kernels want whole groups of 8 channels: it cuts such maps into groups, pads and transposes them, forward and backward
-    (docs/speed.md). On a CPU the convolution is as quick.
+    That is so if it has groups, or if its numbers of channels are not multiples of 8: cuDNN's kernels need
+    whole groups of 8 channels, so it splits, pads and transposes such maps, forward and backward
+    (docs/speed.md). On a CPU the convolution is as fast.
     """
 
     def __init__(self, inputs: int, outputs: int, groups: int = 1) -> None:
@@ -93,10 +104,13 @@ class Pointwise(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """`[B, inputs, H, W]` to `[B, outputs, H, W]`."""
         aligned = self.groups == 1 and self.in_channels % 8 == self.out_channels % 8 == 0
-        return super().forward(x) if aligned or not x.is_cuda else self.product(x)
+        return super().forward(x) if aligned or not x.is_cuda else self.matmul(x)
 
-    def product(self, x: Tensor) -> Tensor:
-        """The same value in channels_last, without a copy of an input in that format."""
+    def matmul(self, x: Tensor) -> Tensor:
+        """Return the convolution as a matrix product, in channels_last.
+
+        Input in that format is not copied.
+        """
         batch, _, height, width = x.shape
         x_PGI = x.permute(0, 2, 3, 1).reshape(batch * height * width, self.groups, -1)
         w_GOI = self.weight.view(self.groups, self.out_channels // self.groups, -1)
@@ -108,8 +122,12 @@ class Pointwise(nn.Conv2d):
 
 
 class Depthwise(nn.Conv2d):
-    """A depthwise 3x3 convolution with padding 1, without bias. In bf16 on a CPU its gradients go round two of oneDNN's reference kernels, which
-    take ten to a hundred times as long as its others (docs/speed.md): those of a strided one's input and those of a map smaller than the window."""
+    """A depthwise 3x3 convolution with padding 1, without bias.
+
+    In bf16 on a CPU its backward pass avoids two of oneDNN's reference kernels, which take ten to a hundred
+    times as long as its other kernels (docs/speed.md): the gradient of the input with a stride, and the
+    gradient of the weights for maps smaller than 3x3.
+    """
 
     def __init__(self, channels: int, stride: int = 1) -> None:
         super().__init__(channels, channels, 3, stride, 1, groups=channels, bias=False)
@@ -135,9 +153,9 @@ class _Depthwise(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         (x, weight), (of_x, of_weight, _) = ctx.saved_tensors, ctx.needs_input_grad
         dx = dw = None
-        if (
-            of_x and ctx.stride > 1
-        ):  # the transposed convolution as one of stride 1 over the gradient with zeros between: the same sums
+        if of_x and ctx.stride > 1:
+            # The transposed convolution as a convolution of stride 1 over the gradient, with zeros put
+            # between its elements. The sums are the same.
             spread = torch.zeros_like(x)
             spread[:, :, :: ctx.stride, :: ctx.stride] = grad
             dx = F.conv2d(spread, weight.flip(2, 3), None, 1, 1, 1, len(weight))
@@ -147,28 +165,33 @@ class _Depthwise(torch.autograd.Function):
             of_weight = False
         if of_x or of_weight:
             step, mask = [ctx.stride] * 2, [of_x, of_weight, False]
-            found = torch.ops.aten.convolution_backward(
+            gradients = torch.ops.aten.convolution_backward(
                 grad, x, weight, None, step, [1, 1], [1, 1], False, [0, 0], len(weight), mask
             )
-            dx, dw = (found[0] if of_x else dx), (found[1] if of_weight else dw)
+            dx, dw = (gradients[0] if of_x else dx), (gradients[1] if of_weight else dw)
         return dx, dw, None
 
 
 def _window_products(x_BCHW: Tensor, grad_BCHW: Tensor) -> Tensor:
-    """The gradient of a depthwise convolution's weights, `[C, 1, 3, 3]`, tap by tap."""
-    found = x_BCHW.new_zeros(x_BCHW.shape[1], 1, 3, 3)
+    """Return the gradient `[C, 1, 3, 3]` of a depthwise convolution's weights, computed tap by tap."""
+    products = x_BCHW.new_zeros(x_BCHW.shape[1], 1, 3, 3)
     for i, j, to, of in _taps(*x_BCHW.shape[2:]):
-        found[:, 0, i, j] = (x_BCHW[:, :, of[0], of[1]] * grad_BCHW[:, :, to[0], to[1]]).sum((0, 2, 3))
-    return found
+        products[:, 0, i, j] = (x_BCHW[:, :, of[0], of[1]] * grad_BCHW[:, :, to[0], to[1]]).sum((0, 2, 3))
+    return products
 
 
 LARGEST_TAPPED, FEWEST_TAPPED = 4, 128
-"""Side of a map and channels in and out, from which on `Conv3x3` is quicker by taps (docs/speed.md)."""
+"""`Conv3x3` is faster tap by tap for maps of at most this side and at least this many channels
+(docs/speed.md)."""
 
 
 class Conv3x3(nn.Conv2d):
-    """A 3x3 convolution of stride 1 with padding 1. In bf16 on a CPU, of small maps with many channels, it is a matrix product for each of its nine
-    taps, over those positions alone that the tap does not put outside the map: at 4x4 a third of the convolution is products with padding."""
+    """A 3x3 convolution of stride 1 with padding 1.
+
+    For small maps with many channels in bf16 on a CPU, it is computed tap by tap: one matrix product for
+    each of the nine taps, over the positions for which the tap does not read padding. At 4x4, a third of
+    the products of an ordinary convolution are with padding.
+    """
 
     def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
         super().__init__(inputs, outputs, 3, 1, 1, bias=bias)
@@ -182,7 +205,7 @@ class Conv3x3(nn.Conv2d):
             return super().forward(x)
         dtype = torch.get_autocast_dtype("cpu")
         w_KKOI = self.weight.permute(2, 3, 0, 1).to(dtype)
-        if w_KKOI.stride(3) != 1:  # weights that are not in channels_last
+        if w_KKOI.stride(3) != 1:  # the weights are not in channels_last
             w_KKOI = w_KKOI.contiguous()
         bias = None if self.bias is None else self.bias.to(dtype)
         out: Tensor = _ByTaps.apply(x.to(dtype, memory_format=torch.channels_last), w_KKOI, bias)
@@ -193,23 +216,30 @@ Rows = tuple[slice, slice]
 
 
 def _taps(height: int, width: int) -> list[tuple[int, int, Rows, Rows]]:
-    """(row and column of the tap, positions of the output, positions of the input that it reads for them)."""
+    """Return the taps of a 3x3 convolution that read some position inside the map.
 
-    def reach(k: int, size: int) -> tuple[slice, slice]:
+    Each is (row and column of the tap, rows and columns of the output, rows and columns of the input read
+    for them).
+    """
+
+    def inside(k: int, size: int) -> tuple[slice, slice]:
         low, high = max(0, 1 - k), min(size, size + 1 - k)
         return slice(low, high), slice(low + k - 1, high + k - 1)
 
-    found = []
+    taps = []
     for i in range(3):
         for j in range(3):
-            (y_out, y_in), (x_out, x_in) = reach(i, height), reach(j, width)
+            (y_out, y_in), (x_out, x_in) = inside(i, height), inside(j, width)
             if y_out.start < y_out.stop and x_out.start < x_out.stop:
-                found.append((i, j, (y_out, x_out), (y_in, x_in)))
-    return found
+                taps.append((i, j, (y_out, x_out), (y_in, x_in)))
+    return taps
 
 
 class _ByTaps(torch.autograd.Function):
-    """x in channels_last, weights `[3, 3, O, I]`. The taps' products are in x's precision, their sums in float32."""
+    """The 3x3 convolution tap by tap. x is in channels_last, weights are `[3, 3, O, I]`.
+
+    The product of each tap is in the precision of x, the sum over the taps in float32.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w_KKOI: Tensor, bias: Tensor | None) -> Tensor:
@@ -249,9 +279,12 @@ class _ByTaps(torch.autograd.Function):
         )
 
 
-def join(*parts: Tensor) -> Tensor:
-    """Maps set beside each other, `[B, C1, H, W]`, `[B, C2, H, W]` ... to `[B, C1 + C2, H, W]`. On a CPU in channels_last the parts' gradients are
-    handed back as maps of their own: batch norm takes ten times as long over a slice of a map."""
+def concat_channels(*parts: Tensor) -> Tensor:
+    """Concatenate maps: `[B, C1, H, W]`, `[B, C2, H, W]` and so on to `[B, C1 + C2 + ..., H, W]`.
+
+    On a CPU in channels_last, the gradients of the parts are returned as contiguous maps, not as slices:
+    batch norm takes ten times as long over a slice of a map.
+    """
     first = parts[0]
     if (
         first.is_cuda
@@ -259,11 +292,11 @@ def join(*parts: Tensor) -> Tensor:
         or not parts[-1].is_contiguous(memory_format=torch.channels_last)
     ):
         return torch.cat(parts, 1)
-    out: Tensor = _Join.apply(*parts)
+    out: Tensor = _ConcatChannels.apply(*parts)
     return out
 
 
-class _Join(torch.autograd.Function):
+class _ConcatChannels(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *parts: Tensor) -> Tensor:
         ctx.channels = [p.shape[1] for p in parts]
@@ -275,8 +308,11 @@ class _Join(torch.autograd.Function):
 
 
 def freeze(net: nn.Module, precision: torch.dtype | None = None) -> None:
-    """Does once what every pass of a network would do again that will not learn any more: the constants of its batch norms, and with
-    `precision` (that of autocast) the cast of its convolutions' weights. In eval mode; its values stay what they are under autocast."""
+    """Prepare a network in eval mode that will not be trained any more, so that its passes take less time.
+
+    The constants of its batch norms are computed once. With `precision`, that of autocast, the weights of its
+    convolutions are cast once. Under autocast its outputs stay the same.
+    """
     for module in net.modules():
         if isinstance(module, BatchNorm2d):
             module.freeze()

@@ -1,11 +1,12 @@
-"""MobileNetV2 (Sandler et al., CVPR 2018) as the distillation papers have it: width 0.5, plain ReLU, stem of stride 2."""
+"""MobileNetV2 (Sandler et al., CVPR 2018) as in the distillation papers: width 0.5, ReLU, stem of stride
+2."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
 from models.init import normal_by_width, small_linear
-from models.layers import BatchNorm2d, Depthwise, NormReLU, normed
+from models.layers import BatchNorm2d, Depthwise, NormReLU, run_layers
 from models.network import PostActivationNetwork, global_pool
 
 GROUPS = (
@@ -23,10 +24,16 @@ STAGES = ((0, 1), (2,), (3, 4), (5, 6))
 """The groups of each stage."""
 
 WIDTH, STEM, LAST = 0.5, 32, 1280
+"""Width multiplier; channels of the stem at width 1; channels of the last convolution, at any width."""
 
 
 class InvertedResidual(nn.Module):
-    """1x1 expansion, depthwise 3x3, linear 1x1; the sum with the input where the shapes agree. No ReLU at the end."""
+    """1x1 expansion, depthwise 3x3, 1x1 without activation; plus the input if the shapes agree.
+
+    No ReLU at the end.
+
+    expansion: channels inside the block, in multiples of `inputs`.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -35,20 +42,23 @@ class InvertedResidual(nn.Module):
         self.conv = nn.Sequential(
             nn.Conv2d(inputs, middle, 1, bias=False),
             NormReLU(middle),
-            nn.Identity(),  # numbered as in the papers' files
+            nn.Identity(),  # keeps the numbering of the published checkpoints
             Depthwise(middle, stride),
             NormReLU(middle),
-            nn.Identity(),  # numbered as in the papers' files
+            nn.Identity(),  # keeps the numbering of the published checkpoints
             nn.Conv2d(middle, outputs, 1, bias=False),
             BatchNorm2d(outputs),
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return normed(self.conv, x, x if self.residual else None)
+        return run_layers(self.conv, x, x if self.residual else None)
 
 
 class MobileNetV2(PostActivationNetwork):
-    """Seven groups of blocks, read as stages after groups 1, 2, 4 and 6. A stage's map is its own pre-activation."""
+    """Seven groups of blocks.
+
+    The stages end with groups 1, 2, 4 and 6; a stage's pre-activation is its map.
+    """
 
     num_stages = len(STAGES)
 
@@ -75,10 +85,10 @@ class MobileNetV2(PostActivationNetwork):
         x = self.conv1(x)
         return x
 
-    def run_stage(self, index: int, x: Tensor, keep: bool = False) -> tuple[Tensor, Tensor | None]:
+    def run_stage(self, index: int, x: Tensor, keep_preact: bool = False) -> tuple[Tensor, Tensor | None]:
         for group in STAGES[index]:
             x = self.blocks[group](x)
-        return x, x if keep else None
+        return x, x if keep_preact else None
 
     def head_from_last_stage(self, x_last_map: Tensor) -> tuple[Tensor, Tensor]:
         embedding = global_pool(self.conv2(x_last_map))
@@ -94,5 +104,5 @@ class MobileNetV2(PostActivationNetwork):
 
     @classmethod
     def canonical_key(cls, key: str) -> str:
-        """SSKD's files have the classifier without its `0`."""
+        """Also accept SSKD's names, which lack the `0` of the classifier."""
         return f"classifier.0.{key[11:]}" if key in ("classifier.weight", "classifier.bias") else key

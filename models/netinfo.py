@@ -1,4 +1,4 @@
-"""Sizes and shapes of a network, found without drawing or storing its weights."""
+"""Sizes and shapes of a network, computed without creating its weights."""
 
 from __future__ import annotations
 
@@ -13,49 +13,63 @@ from torch import nn
 from models.registry import build
 
 Shape = tuple[int, int, int]
+"""(channels, height, width) of a map."""
 
 
 @dataclass(frozen=True)
 class NetInfo:
-    """What is known of a network before it is built.
-
-    params: trainable numbers. macs: multiply-accumulates of the convolutions, linear layers and GRUs in one forward pass
-    of one 3x32x32 image. convolutions: how many there are; map_numbers: how many numbers they make of that image.
-    stem_shape, stage_shapes: (C, H, W) for that image. embedding_dim: length of the vector before the classifier.
-    """
+    """Sizes and shapes of a network. Those that depend on the input are for one image of 3x32x32."""
 
     name: str
+    """Name of the network, as in `models.build`."""
+
     params: int
+    """Number of trainable parameters."""
+
     macs: int
+    """Multiply-accumulate operations of the convolutions, linear layers and GRUs in one forward pass."""
+
     convolutions: int
-    map_numbers: int
+    """Number of convolutions."""
+
+    map_elements: int
+    """Total number of elements of the convolutions' outputs."""
+
     stem_shape: Shape
+    """Shape of the stem's map."""
+
     stage_shapes: tuple[Shape, ...]
+    """Shape of each stage's map."""
+
     embedding_dim: int
+    """Length of the vector that the classifier reads."""
 
 
 @cache
 def info(name: str, num_classes: int = 100) -> NetInfo:
-    """Sizes and shapes of the network that `build` would make. Raises `UnknownNetwork`. Cached; draws no random number."""
+    """Return sizes and shapes of the network that `build` would make. Cached; draws no random number.
+
+    Raises `UnknownNetwork` for an unknown name.
+    """
     with torch.device("meta"):
         net = build(name, num_classes).eval()
-    # A batch of no image on memory that is never touched: as quick as the meta device, whose operators would import
-    # PyTorch's compiler first (2 s).
+    # A batch without images, on memory that is never touched. It is as fast as the meta device, whose
+    # operators would import PyTorch's compiler first (2 s).
     net.to_empty(device="cpu")
     no_image = torch.empty(0, 3, 32, 32, device="cpu")
-    macs = convolutions = map_numbers = 0
+    macs = convolutions = map_elements = 0
 
     def count(layer: nn.Module, _inputs: Any, output: Any) -> None:
-        nonlocal macs, convolutions, map_numbers
+        nonlocal macs, convolutions, map_elements
         if isinstance(layer, nn.Conv2d):
             height, width = layer.kernel_size
             convolutions += 1
-            map_numbers += math.prod(output.shape[1:])
+            map_elements += math.prod(output.shape[1:])
             macs += math.prod(output.shape[1:]) * layer.in_channels // layer.groups * height * width
         elif isinstance(layer, nn.Linear):
             macs += layer.out_features * layer.in_features
         elif isinstance(layer, nn.GRU):
-            frames = output[0].shape[1]  # every matrix is multiplied once a frame
+            frames = output[0].shape[1]  # every matrix is multiplied once per frame
             macs += frames * sum(
                 p.numel() for name, p in layer.named_parameters() if name.startswith("weight")
             )
@@ -67,5 +81,12 @@ def info(name: str, num_classes: int = 100) -> NetInfo:
     stem, *stages = ((m.shape[1], m.shape[2], m.shape[3]) for m in features.maps)
     params = sum(parameter.numel() for parameter in net.parameters())
     return NetInfo(
-        name, params, macs, convolutions, map_numbers, stem, tuple(stages), features.embedding.shape[1]
+        name=name,
+        params=params,
+        macs=macs,
+        convolutions=convolutions,
+        map_elements=map_elements,
+        stem_shape=stem,
+        stage_shapes=tuple(stages),
+        embedding_dim=features.embedding.shape[1],
     )

@@ -1,117 +1,82 @@
-"""What every network of the suite can do: logits, features of each stage, and the parts that methods take hold of.
+"""Base classes of all networks.
 
-A network is a stem, a row of stages and a head. Distillation methods read the maps between them (`Features`), so each
-family says here once how its stages are cut; all else (the loop, what is kept, what is thrown away) is common.
+A network is a stem, a sequence of stages and a head. Distillation methods read the maps between them
+(`Features`). So a family of networks defines how its stem, stages and head are run, and the base classes
+run them in order and keep what is asked for.
 
-Nothing here waits for the device, depends on the data, or writes in place into a tensor that is handed out, so a network
-can be compiled, captured in a CUDA graph, run in channels_last and under autocast.
+No pass waits for the device, depends on the data, or writes in place into a tensor that it hands out. So a
+network can be compiled, captured in a CUDA graph, and run in channels_last and under autocast.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import ClassVar, NamedTuple
+from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.features import Features
 from models.layers import BatchNorm2d
 
 
-class Features(NamedTuple):
-    """All that a pass hands out, for a batch of B images.
-
-    stem: `[B, C, H, W]`, after its ReLU (in a WRN the raw first convolution).
-    stages: one map `[B, C, H, W]` a stage, after the stage's last ReLU (raw sum in a WRN, linear in MobileNetV2, raw
-        concatenation in a DenseNet, the GRU's output `[B, C, frames, 1]` in a CRNN's last).
-    preacts: the same maps just before that ReLU; in a WRN or DenseNet the stage's map passed through the batch norm that
-        follows it, in MobileNetV2 and a CRNN's last stage the map itself, in ShuffleV2 the concatenation before ReLU and shuffle.
-    embedding: `[B, D]`, the pooled vector before the classifier. logits: `[B, num_classes]`.
-    """
-
-    stem: Tensor
-    stages: tuple[Tensor, ...]
-    preacts: tuple[Tensor, ...]
-    embedding: Tensor
-    logits: Tensor
-
-    @property
-    def maps(self) -> tuple[Tensor, ...]:
-        """Stem and stages in order."""
-        return (self.stem, *self.stages)
-
-    def map(self, change: Callable[[Tensor], Tensor]) -> Features:
-        """`change` applied to every tensor."""
-        return Features(
-            change(self.stem),
-            tuple(change(stage) for stage in self.stages),
-            tuple(change(preact) for preact in self.preacts),
-            change(self.embedding),
-            change(self.logits),
-        )
-
-    def rows(self, index: slice) -> Features:
-        """The features of some images of the batch, as views."""
-        return self.map(lambda tensor: tensor[index])
-
-    def float(self) -> Features:
-        """Every tensor in fp32."""
-        return self.map(lambda tensor: tensor.float())
-
-    def detach(self) -> Features:
-        """Every tensor without its gradient."""
-        return self.map(lambda tensor: tensor.detach())
-
-
 class Network(nn.Module, ABC):
-    """Base of all networks; input is `[B, 3, H, W]`, made for 32x32.
+    """Base class of all networks. Input is `[B, 3, H, W]`; the networks are designed for 32x32.
 
-    Submodule names are those of the common checkpoint format, so they are part of the contract.
+    The names of the submodules are those of the checkpoints that the papers' authors published. Do not
+    change them.
     """
 
     name: str = ""
-    """The name that `models.build` knows it by."""
+    """The name under which `models.build` makes it."""
 
     @abstractmethod
     def features(self, x: Tensor, preacts: bool = True) -> Features:
-        """One pass with everything kept; `features(x).logits` equals `forward(x)`. Without `preacts`, that field is `()`: a norm and its ReLU
-        need not be two operations then."""
+        """Run the network and keep all parts; `features(x).logits` equals `forward(x)`.
+
+        preacts: whether to keep the pre-activations. Without them a norm and its ReLU can be one operation.
+        """
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """Logits `[B, num_classes]`; no map outlives its use."""
+        """Return logits `[B, num_classes]`. Maps are freed as soon as the next one is computed."""
 
     @abstractmethod
     def head_from_last_stage(self, x_last_map: Tensor) -> tuple[Tensor, Tensor]:
-        """(embedding, logits) from the last stage's map: all that comes after the stages, batch norms included."""
+        """Return (embedding, logits) from the last stage's map; batch norms after the stages are part of
+        it."""
 
     @abstractmethod
     def linear_head(self) -> nn.Linear:
-        """The classifier."""
+        """Return the classifier, the last linear layer."""
 
     @abstractmethod
     def feature_modules(self) -> list[nn.Module]:
-        """Stem and stages: what the initialisation stage of AB and FSP trains."""
+        """Return stem and stages, which the initialisation stages of AB and FSP train."""
 
     @classmethod
     def canonical_key(cls, key: str) -> str:
-        """The name that this family gives to a checkpoint's key, where files spell it in another way."""
+        """Return this network's name of a tensor that a checkpoint may name differently."""
         return key
 
 
 class PostActivationNetwork(Network):
-    """A network whose stages end in an activation of their own: all but WRN and DenseNet."""
+    """A network whose stages contain their last activation: all but WRN and DenseNet."""
 
     num_stages: ClassVar[int] = 3
+    """Number of stages."""
 
     @abstractmethod
     def run_stem(self, x: Tensor) -> Tensor:
-        """The stem's map from images."""
+        """Return the stem's map of images `[B, 3, H, W]`."""
 
     @abstractmethod
-    def run_stage(self, index: int, x: Tensor, keep: bool = False) -> tuple[Tensor, Tensor | None]:
-        """(map, pre-activation) of stage `index` from the map before it; the latter is None unless `keep`."""
+    def run_stage(self, index: int, x: Tensor, keep_preact: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Return (map, pre-activation) of stage `index` from the map before it.
+
+        The pre-activation is None unless `keep_preact`.
+        """
 
     def features(self, x: Tensor, preacts: bool = True) -> Features:
         stem = x = self.run_stem(x)
@@ -122,7 +87,10 @@ class PostActivationNetwork(Network):
             stages.append(x)
             if preact is not None:
                 kept.append(preact)
-        return Features(stem, tuple(stages), tuple(kept), *self.head_from_last_stage(x))
+        embedding, logits = self.head_from_last_stage(x)
+        return Features(
+            stem=stem, stages=stages, preacts=kept if preacts else None, embedding=embedding, logits=logits
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.run_stem(x)
@@ -132,36 +100,46 @@ class PostActivationNetwork(Network):
 
 
 class PreStage(nn.Module, ABC):
-    """A stage that opens with a batch norm, whose value is the pre-activation of the stage before it."""
+    """A stage that begins with a batch norm.
+
+    The output of that norm is the pre-activation of the stage before.
+    """
 
     @abstractmethod
-    def opening(self) -> BatchNorm2d:
-        """That batch norm."""
+    def first_norm(self) -> BatchNorm2d:
+        """Return that batch norm."""
 
     @abstractmethod
-    def forward(self, x: Tensor, opened: Tensor | None = None) -> Tensor:
-        """The stage's raw map. opened: `opening()(x)` where the caller has it; running it again would update it twice."""
+    def forward(self, x: Tensor, normed_x: Tensor | None = None) -> Tensor:
+        """Return the stage's map, before any norm.
+
+        normed_x: `first_norm()(x)`, if the caller has it. Running the norm again would update its
+            statistics twice.
+        """
 
 
 class PreActivationNetwork(Network):
-    """A network whose stages are raw sums or concatenations and where norm and ReLU come first: WRN and DenseNet."""
+    """A network in which norm and ReLU precede the convolutions: WRN and DenseNet.
+
+    Its stages' maps are sums or concatenations without an activation.
+    """
 
     @abstractmethod
     def run_stem(self, x: Tensor) -> Tensor:
-        """The stem's map from images."""
+        """Return the stem's map of images `[B, 3, H, W]`."""
 
     @abstractmethod
     def stages(self) -> Sequence[PreStage]:
-        """The stages in order."""
+        """Return the stages in order."""
 
     @abstractmethod
     def final_norm(self) -> BatchNorm2d:
-        """The batch norm after the last stage."""
+        """Return the batch norm after the last stage."""
 
     def features(self, x: Tensor, preacts: bool = True) -> Features:
         stem = x = self.run_stem(x)
         stages = self.stages()
-        following = [*(stage.opening() for stage in stages[1:]), self.final_norm()]
+        following = [*(stage.first_norm() for stage in stages[1:]), self.final_norm()]
         maps: list[Tensor] = []
         kept: list[Tensor] = []
         for stage, norm in zip(stages, following, strict=True):
@@ -169,8 +147,10 @@ class PreActivationNetwork(Network):
             maps.append(x)
             if preacts:
                 kept.append(norm(x))
-        head = self._classify(F.relu(kept[-1])) if kept else self.head_from_last_stage(x)
-        return Features(stem, tuple(maps), tuple(kept), *head)
+        embedding, logits = self._classify(F.relu(kept[-1])) if kept else self.head_from_last_stage(x)
+        return Features(
+            stem=stem, stages=maps, preacts=kept if preacts else None, embedding=embedding, logits=logits
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.run_stem(x)
@@ -187,32 +167,38 @@ class PreActivationNetwork(Network):
 
 
 class PreactBlock(nn.Module, ABC):
-    """A block that ends in a ReLU and can hand out the value before it."""
+    """A block that ends in a ReLU and can also return its output before that ReLU."""
 
     @abstractmethod
     def run(self, x: Tensor, relu: bool) -> Tensor:
-        """The block's output before its last ReLU, or with it."""
+        """Return the block's output, with its last ReLU if `relu`."""
 
     def activate(self, preact: Tensor) -> Tensor:
-        """The block's output from the value before its last ReLU."""
+        """Return the block's output from its output before the last ReLU."""
         return F.relu(preact)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.run(x, True)
 
 
-def run_blocks(blocks: nn.Module, x: Tensor, keep: bool) -> tuple[Tensor, Tensor | None]:
-    """(output, pre-activation if `keep`) of a sequence of `PreactBlock`s; the last block is not run twice for it."""
+def run_blocks(blocks: nn.Module, x: Tensor, keep_preact: bool) -> tuple[Tensor, Tensor | None]:
+    """Run a sequence of `PreactBlock`s.
+
+    Return (output, pre-activation); the latter is None unless `keep_preact`.
+    """
     *before, last = blocks.children()
     assert isinstance(last, PreactBlock)
     for block in before:
         x = block(x)
-    if not keep:
+    if not keep_preact:
         return last(x), None
     preact = last.run(x, False)
     return last.activate(preact), preact
 
 
 def global_pool(x: Tensor) -> Tensor:
-    """`[B, C, H, W]` to `[B, C]`. At 32x32 it is each paper's own pooling (8x8, 4x4 or 2x2)."""
+    """Average over positions: `[B, C, H, W]` to `[B, C]`.
+
+    For images of 32x32 it equals the pooling of each paper (8x8, 4x4 or 2x2).
+    """
     return F.adaptive_avg_pool2d(x, 1).flatten(1)

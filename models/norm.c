@@ -1,11 +1,15 @@
-/* Batch norm of bfloat16 maps in channels_last, with the sum with a shortcut and the ReLU after it in the same passes over memory.
+/* Batch norm of bfloat16 maps in channels_last, together with the shortcut sum and the ReLU that follow it.
  *
- * A map is N rows of C numbers (N = batch x height x width). PyTorch reads and writes a map 14 times for norm and ReLU, forward and backward, and its
- * loops over few channels do not fill a vector; here it is 8 times. Sums are taken in float32 within a chunk and in double over the
- * chunks. On one thread: to start another costs as much as a small map. models/kernels.py builds and calls it.
+ * models/kernels.py compiles and calls this file.
  *
- * Whole tiles of 64 numbers: G rows make a period P = G C, a multiple of 64; what belongs to a channel is repeated G times, and rows that are left over
- * at the end are done one number at a time.
+ * A map is a matrix of N rows and C channels, N = batch x height x width. For norm and ReLU, forward and
+ * backward, PyTorch reads or writes a map 14 times, and its loops over few channels do not fill a
+ * vector. This code needs 8 times. Sums are float32 within a chunk of rows and double over the chunks.
+ * It runs on one thread, because starting another costs as much as a small map.
+ *
+ * The loops work on whole tiles of 64 numbers. So G rows are taken as one period of P = G C numbers,
+ * where P is a multiple of 64, and the values of each channel are repeated G times. The rows that remain
+ * at the end are computed number by number.
  */
 #include <math.h>
 #include <stdint.h>
@@ -16,10 +20,10 @@
 #endif
 
 #define LANES 16
-#define VECTORS 4             /* of a tile, whose sums stay in registers */
+#define VECTORS 4             /* of a tile: its sums stay in registers */
 #define TILE (LANES * VECTORS)
-#define CHUNK 16384           /* numbers: two or three maps' chunks stay near the core */
-#define LEAST_PERIODS 32      /* of a chunk: else its sums cost more than its numbers */
+#define CHUNK 16384           /* numbers: the chunks of two or three maps fit into the cache of a core */
+#define LEAST_PERIODS 32      /* of a chunk: with fewer, its sums cost more than its numbers */
 #define INLINE static inline __attribute__((always_inline))
 
 typedef uint16_t bf16;
@@ -28,8 +32,9 @@ typedef uint32_t vu __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef uint16_t vh __attribute__((vector_size(2 * LANES), aligned(2)));
 
 INLINE vf widen(const bf16 *p) {
-#ifdef __AVX512BW__ /* in one instruction what GCC 12 makes five of */
-    return (vf)_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
+#ifdef __AVX512BW__ /* one instruction; GCC 12 makes five of the portable form */
+    return (vf)_mm512_castsi512_ps(
+        _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
 #else
     vh half;
     memcpy(&half, p, sizeof half);
@@ -37,7 +42,7 @@ INLINE vf widen(const bf16 *p) {
 #endif
 }
 
-/* To the nearest, ties to even; a NaN stays one. */
+/* Rounds to nearest, ties to even. A NaN stays a NaN. */
 INLINE void narrow(bf16 *p, vf v) {
 #ifdef __AVX512BF16__
     _mm256_storeu_si256((__m256i *)p, (__m256i)_mm512_cvtneps_pbh((__m512)v));
@@ -62,7 +67,7 @@ INLINE bf16 narrow1(float v) {
     return v != v ? 0x7fc0 : (bf16)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-/* PyTorch's ReLU and its gradient: NaN passes. */
+/* ReLU and its gradient as in PyTorch: they pass NaN on. */
 INLINE vf positive(vf v) { return (vf)((vu)v & ~(vu)(v < 0)); }
 INLINE vf where_positive(vf g, vf y) { return (vf)((vu)g & ~(vu)(y <= 0)); }
 INLINE float positive1(float v) { return v < 0 ? 0 : v; }
@@ -77,9 +82,9 @@ INLINE vf at(const float *p) {
 typedef struct {
     const bf16 *x, *shortcut, *grad, *y;
     bf16 *out, *masked;
-    const float *a, *b, *c, *slope, *offset; /* of each channel, repeated over a period */
-    double *sums;   /* C sums, then C products */
-    float *scratch; /* two periods: those of a chunk */
+    const float *a, *b, *c, *slope, *offset; /* one value for each channel, repeated over a period */
+    double *sums;   /* C sums, then C sums of products */
+    float *scratch; /* two periods: both kinds of sums of one chunk */
     int64_t rows, channels, period;
     int relu;
 } Maps;
@@ -105,7 +110,7 @@ static void over_chunks(const Maps *m, Pass pass) {
     }
 }
 
-/* The passes: each once for every combination of what it need not do ------------------------------------------------ */
+/* --- Passes over a map. Constant arguments make the compiler specialise them. --------------------------- */
 
 /* out = relu(a x + b + shortcut) */
 INLINE void apply(const Maps *m, int64_t from, int64_t to, int64_t vector_to, int sum, int relu) {
@@ -126,8 +131,11 @@ INLINE void apply(const Maps *m, int64_t from, int64_t to, int64_t vector_to, in
     }
 }
 
-/* How a gradient finds out where the ReLU was closed: there was none; by the output; or by what the output was rounded from, x once more, which is one
- * map less to read. No rounding makes a positive number zero or less. (OF_MAP: there is no gradient, the sums are those of the map.) */
+/* How the backward pass finds out where the ReLU was inactive.
+ *
+ * OPEN: there was no ReLU. BY_OUTPUT: from the output. BY_INPUT: from the output before rounding,
+ * computed from x again; this reads one map less, and it agrees because rounding never makes a positive
+ * number zero or less. OF_MAP: not a backward pass; the sums of the map itself are wanted. */
 enum { OPEN, BY_OUTPUT, BY_INPUT, OF_MAP };
 
 INLINE vf behind(int relu, vf g, vf x, const bf16 *y, const float *slope, const float *offset) {
@@ -142,8 +150,10 @@ INLINE float behind1(int relu, float g, float x, const bf16 *y, const float *slo
     return g;
 }
 
-/* Adds to the sums those of g and of g (x - b): g is the gradient behind the ReLU, written out too where `keep` asks for it, or x - b itself,
- * b being near the mean so that little cancels. */
+/* Adds the sums of g and of g (x - b) to `sums`.
+ *
+ * g is the gradient before the ReLU, which is also written to `masked` if `keep`; for OF_MAP it is x - b
+ * itself. b is close to the mean, so that little precision is lost by cancellation. */
 INLINE void add_sums(const Maps *m, int64_t from, int64_t to, int64_t vector_to, int relu, int keep) {
     const bf16 *restrict x = m->x, *restrict grad = m->grad, *restrict y = m->y;
     const float *restrict b = m->b, *restrict slope = m->slope, *restrict offset = m->offset;
@@ -156,7 +166,8 @@ INLINE void add_sums(const Maps *m, int64_t from, int64_t to, int64_t vector_to,
             for (int k = 0; k < VECTORS; k++) {
                 const int64_t at_ = i + k * LANES, j_ = j + k * LANES;
                 vf map = widen(x + j_), off = map - at(b + at_), g = off;
-                if (relu != OF_MAP) g = behind(relu, widen(grad + j_), map, y + j_, slope + at_, offset + at_);
+                if (relu != OF_MAP)
+                    g = behind(relu, widen(grad + j_), map, y + j_, slope + at_, offset + at_);
                 if (keep) narrow(masked + j_, g);
                 one[k] += g, two[k] += g * off;
             }
@@ -178,12 +189,14 @@ INLINE void add_sums(const Maps *m, int64_t from, int64_t to, int64_t vector_to,
 /* out = a g + b x + c */
 INLINE void input_gradient(const Maps *m, int64_t from, int64_t to, int64_t vector_to, int relu) {
     const bf16 *restrict x = m->x, *restrict grad = m->grad, *restrict y = m->y;
-    const float *restrict a = m->a, *restrict b = m->b, *restrict c = m->c, *restrict slope = m->slope, *restrict offset = m->offset;
+    const float *restrict a = m->a, *restrict b = m->b, *restrict c = m->c;
+    const float *restrict slope = m->slope, *restrict offset = m->offset;
     bf16 *restrict out = m->out;
     const int64_t period = m->period;
     for (int64_t base = from; base < vector_to; base += period)
         for (int64_t i = 0; i < period; i += LANES) {
-            vf map = widen(x + base + i), g = behind(relu, widen(grad + base + i), map, y + base + i, slope + i, offset + i);
+            vf map = widen(x + base + i),
+               g = behind(relu, widen(grad + base + i), map, y + base + i, slope + i, offset + i);
             narrow(out + base + i, g * at(a + i) + (map * at(b + i) + at(c + i)));
         }
     for (int64_t j = vector_to; j < to; j++) {
@@ -201,7 +214,9 @@ static void applied(const Maps *m, int64_t from, int64_t to, int64_t vector_to) 
     else apply(m, from, to, vector_to, 0, 0);
 }
 
-static void moments(const Maps *m, int64_t from, int64_t to, int64_t vector_to) { add_sums(m, from, to, vector_to, OF_MAP, 0); }
+static void moments(const Maps *m, int64_t from, int64_t to, int64_t vector_to) {
+    add_sums(m, from, to, vector_to, OF_MAP, 0);
+}
 
 static void summed(const Maps *m, int64_t from, int64_t to, int64_t vector_to) {
     if (m->relu == OPEN) add_sums(m, from, to, vector_to, OPEN, 0);
@@ -216,20 +231,26 @@ static void returned(const Maps *m, int64_t from, int64_t to, int64_t vector_to)
     else input_gradient(m, from, to, vector_to, BY_OUTPUT);
 }
 
-/* What Python calls; 0, or 1 where memory is short ---------------------------------------------------------------- */
+/* --- Functions that Python calls. They return 0, or 1 if there is no memory. ---------------------------- */
 
-/* Functions of their own, so that the gradient has the forward pass's very bits. */
+/* Not inlined, so that forward and backward pass compute the same bits. */
 static __attribute__((noinline)) float slope_of(float weight, float invstd) { return weight * invstd; }
-static __attribute__((noinline)) float offset_of(float bias, float mean, float slope) { return bias - mean * slope; }
+static __attribute__((noinline)) float offset_of(float bias, float mean, float slope) {
+    return bias - mean * slope;
+}
 
-/* Training: batch statistics, which move the running ones. mean, invstd: kept for the gradient. shortcut may be NULL. */
-int norm_train(const bf16 *x, const bf16 *shortcut, bf16 *out, const float *weight, const float *bias, float *running_mean, float *running_var,
-               float *mean, float *invstd, double momentum, double eps, int64_t rows, int64_t channels, int relu) {
+/* The norm in training: with the batch's statistics; updates the running ones.
+ *
+ * shortcut: may be NULL. mean, invstd: outputs that the backward pass needs. */
+int norm_train(const bf16 *x, const bf16 *shortcut, bf16 *out, const float *weight, const float *bias,
+               float *running_mean, float *running_var, float *mean, float *invstd, double momentum,
+               double eps, int64_t rows, int64_t channels, int relu) {
     Maps m = {.x = x, .shortcut = shortcut, .out = out, .relu = relu};
     period_of(&m, rows, channels);
     double *sums = calloc(1, 16 * channels + 4 * (4 * m.period + 2 * channels));
     if (!sums) return 1;
-    float *a = (float *)(sums + 2 * channels), *b = a + m.period, *near = b + m.period, *slope = near + channels;
+    float *a = (float *)(sums + 2 * channels), *b = a + m.period, *near = b + m.period,
+        *slope = near + channels;
     m.a = a, m.b = b, m.sums = sums, m.scratch = slope + channels;
     for (int64_t c = 0; c < channels; c++) near[c] = widen1(x[c]);
     repeat(b, near, &m);
@@ -248,8 +269,9 @@ int norm_train(const bf16 *x, const bf16 *shortcut, bf16 *out, const float *weig
     return 0;
 }
 
-/* Evaluation: running statistics. */
-int norm_eval(const bf16 *x, const bf16 *shortcut, bf16 *out, const float *weight, const float *bias, const float *running_mean,
+/* The norm in evaluation: with the running statistics. shortcut: may be NULL. */
+int norm_eval(const bf16 *x, const bf16 *shortcut, bf16 *out, const float *weight, const float *bias,
+              const float *running_mean,
               const float *running_var, double eps, int64_t rows, int64_t channels, int relu) {
     Maps m = {.x = x, .shortcut = shortcut, .out = out, .relu = relu};
     period_of(&m, rows, channels);
@@ -267,18 +289,25 @@ int norm_eval(const bf16 *x, const bf16 *shortcut, bf16 *out, const float *weigh
     return 0;
 }
 
-/* The gradients of norm_train: of x, of the shortcut behind a ReLU (masked; NULL without a ReLU or a shortcut), of weight and bias.
- * y: what norm_train gave; read with both ReLU and shortcut, else NULL. */
-int norm_backward(const bf16 *grad, const bf16 *x, const bf16 *y, const float *weight, const float *bias, const float *mean, const float *invstd,
-                  bf16 *of_x, bf16 *masked, float *of_weight, float *of_bias, int64_t rows, int64_t channels, int relu) {
-    Maps m = {.x = x, .grad = grad, .y = y, .out = of_x, .masked = masked, .relu = !relu ? OPEN : y ? BY_OUTPUT : BY_INPUT};
+/* The gradients of norm_train by x, shortcut, weight and bias.
+ *
+ * masked: the gradient by the shortcut; NULL if there is no ReLU or no shortcut. y: the output of
+ * norm_train if there are both ReLU and shortcut; otherwise NULL. */
+int norm_backward(const bf16 *grad, const bf16 *x, const bf16 *y, const float *weight, const float *bias,
+                  const float *mean, const float *invstd, bf16 *of_x, bf16 *masked, float *of_weight,
+                  float *of_bias, int64_t rows, int64_t channels, int relu) {
+    Maps m = {.x = x, .grad = grad, .y = y, .out = of_x, .masked = masked,
+        .relu = !relu ? OPEN : y ? BY_OUTPUT : BY_INPUT};
     period_of(&m, rows, channels);
     double *sums = calloc(1, 16 * channels + 4 * (7 * m.period + 3 * channels));
     if (!sums) return 1;
-    float *a = (float *)(sums + 2 * channels), *b = a + m.period, *c_ = b + m.period, *slope = c_ + m.period, *offset = slope + m.period;
+    float *a = (float *)(sums + 2 * channels), *b = a + m.period, *c_ = b + m.period, *slope = c_ + m.period,
+        *offset = slope + m.period;
     float *one = offset + m.period, *two = one + channels, *three = two + channels;
-    m.a = a, m.b = b, m.c = c_, m.slope = slope, m.offset = offset, m.sums = sums, m.scratch = three + channels;
-    for (int64_t c = 0; c < channels; c++) one[c] = slope_of(weight[c], invstd[c]), two[c] = offset_of(bias[c], mean[c], one[c]);
+    m.a = a, m.b = b, m.c = c_, m.slope = slope, m.offset = offset, m.sums = sums,
+        m.scratch = three + channels;
+    for (int64_t c = 0; c < channels; c++)
+        one[c] = slope_of(weight[c], invstd[c]), two[c] = offset_of(bias[c], mean[c], one[c]);
     repeat(slope, one, &m), repeat(offset, two, &m), repeat(b, mean, &m);
     over_chunks(&m, summed);
     for (int64_t c = 0; c < channels; c++) {

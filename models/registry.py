@@ -1,4 +1,4 @@
-"""Names of the networks, and how each is made."""
+"""Names of the networks, and how to build each."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from models.wrn import WideResNet
 
 
 class UnknownNetwork(ValueError):
-    """There is no network of this name."""
+    """No network has this name."""
 
 
 NARROW, WIDE = (16, 16, 32, 64), (32, 64, 128, 256)
+"""Channels of the stem and of the three stages of a CIFAR resnet; WIDE for the names that end in x4."""
 
 NETWORKS: Mapping[str, Callable[[int], Network]] = {
     **{f"resnet{depth}": partial(ResNet, depth, NARROW) for depth in (8, 14, 20, 32, 44, 56, 110)},
@@ -31,26 +32,26 @@ NETWORKS: Mapping[str, Callable[[int], Network]] = {
     "MobileNetV2": MobileNetV2,
     "ShuffleV1": ShuffleV1,
     "ShuffleV2": ShuffleV2,
-    # The self-distillation papers' own; PyTorch's default initialisation.
+    # Networks of the self-distillation papers, with PyTorch's default initialisation.
     "ResNet18": partial(DeepResNet, (2, 2, 2, 2), bottleneck=False),
     "ResNet50_default": partial(DeepResNet, (3, 4, 6, 3)),
     "ResNet101": partial(DeepResNet, (3, 4, 23, 3)),
     "ResNeXt50": partial(DeepResNet, (3, 4, 6, 3), groups=32, width=4),
     "DenseNet121": partial(DenseNet, (6, 12, 24, 16)),
-    # Taggers of sound clips: rows of the image are frames.
+    # Taggers of sound clips; the rows of the image are frames.
     **{f"crnn_{width}": partial(CRNN, width) for width in (64, 16)},
 }
 
 
 def names() -> tuple[str, ...]:
-    """All names that `build` knows."""
+    """Return the names of all networks."""
     return tuple(NETWORKS)
 
 
 def build(name: str, num_classes: int = 100) -> Network:
-    """A network with fresh weights, drawn from PyTorch's global generator (seed it first), in train mode.
+    """Build a network in train mode. Its weights are drawn from PyTorch's global generator; seed it first.
 
-    Raises `UnknownNetwork` for a name that is not in `names()`, `ValueError` for fewer than one class.
+    Raises `UnknownNetwork` for a name that is not in `names()`, and `ValueError` for fewer than one class.
     """
     if name not in NETWORKS:
         raise UnknownNetwork(f"unknown network {name!r}; allowed: {', '.join(NETWORKS)}")

@@ -1,4 +1,7 @@
-"""CIFAR resnets of depth 6n + 2 (He et al., "Deep Residual Learning", CVPR 2016, section 4.2) with projection shortcuts."""
+"""CIFAR resnets of depth 6n + 2 with projection shortcuts.
+
+He et al., Deep Residual Learning for Image Recognition, CVPR 2016, section 4.2.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,10 @@ from models.network import PostActivationNetwork, PreactBlock, global_pool, run_
 
 
 class BasicBlock(PreactBlock):
-    """Two 3x3 convolutions; the shortcut is a 1x1 convolution with batch norm wherever the shape changes (option B)."""
+    """Two 3x3 convolutions.
+
+    If the shape changes, the shortcut is a 1x1 convolution with batch norm (option B).
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
@@ -33,13 +39,14 @@ class BasicBlock(PreactBlock):
 class ResNet(PostActivationNetwork):
     """Three stages of n basic blocks.
 
-    depth: 6n + 2. widths: channels of the stem and of the three stages. Raises `ValueError` for another depth.
+    depth: 6n + 2. widths: channels of the stem and of the three stages. Raises `ValueError` for any other
+        depth.
     """
 
     def __init__(self, depth: int, widths: tuple[int, int, int, int], num_classes: int) -> None:
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
-            raise ValueError(f"depth {depth} of a CIFAR resnet; allowed: 6n + 2")
+            raise ValueError(f"a CIFAR resnet cannot have depth {depth}; allowed: 6n + 2")
         blocks = (depth - 2) // 6
         self.conv1 = nn.Conv2d(3, widths[0], 3, 1, 1, bias=False)
         self.bn1 = NormReLU(widths[0])
@@ -53,8 +60,8 @@ class ResNet(PostActivationNetwork):
         out: Tensor = self.bn1(self.conv1(x))
         return out
 
-    def run_stage(self, index: int, x: Tensor, keep: bool = False) -> tuple[Tensor, Tensor | None]:
-        return run_blocks((self.layer1, self.layer2, self.layer3)[index], x, keep)
+    def run_stage(self, index: int, x: Tensor, keep_preact: bool = False) -> tuple[Tensor, Tensor | None]:
+        return run_blocks((self.layer1, self.layer2, self.layer3)[index], x, keep_preact)
 
     def head_from_last_stage(self, x_last_map: Tensor) -> tuple[Tensor, Tensor]:
         embedding = global_pool(x_last_map)
@@ -68,6 +75,6 @@ class ResNet(PostActivationNetwork):
 
 
 def basic_stage(blocks: int, inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    """A stage of basic blocks, the first with the stride."""
+    """Return a stage of basic blocks. The first block has the stride."""
     later = [BasicBlock(outputs, outputs) for _ in range(blocks - 1)]
     return nn.Sequential(BasicBlock(inputs, outputs, stride), *later)

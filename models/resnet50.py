@@ -1,7 +1,7 @@
-"""ResNets of the ImageNet design with a CIFAR stem (He et al., CVPR 2016, table 1; ResNeXt: Xie et al., CVPR 2017).
+"""ImageNet ResNets with a CIFAR stem (He et al., CVPR 2016, table 1; ResNeXt: Xie et al., CVPR 2017).
 
-`ResNet50` is a teacher of the distillation tables. The others belong to the self-distillation papers and keep
-PyTorch's default initialisation. Checkpoints in torchvision's spelling are read too.
+`ResNet50` is a teacher in the distillation tables. The other networks are those of the self-distillation
+papers, with PyTorch's default initialisation. Checkpoints with torchvision's names can be loaded too.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from models.network import PostActivationNetwork, PreactBlock, global_pool, run_
 
 
 class Bottleneck(PreactBlock):
-    """1x1, 3x3 with the stride, 1x1 to four times the planes; the shortcut is a 1x1 convolution where the shape changes.
+    """1x1, 3x3 with the stride, 1x1 to four times `planes`.
 
-    groups: of the 3x3 convolution, each of `width` channels per 64 planes.
+    If the shape changes, the shortcut is a 1x1 convolution.
+
+    groups: groups of the 3x3 convolution. width: channels of each group per 64 planes.
     """
 
     expansion = 4
@@ -39,7 +41,7 @@ class Bottleneck(PreactBlock):
 
 
 class BasicBlock(PreactBlock):
-    """Two 3x3 convolutions, the first with the stride; the shortcut as in `Bottleneck`."""
+    """Two 3x3 convolutions, the first with the stride. The shortcut is that of `Bottleneck`."""
 
     expansion = 1
 
@@ -63,10 +65,11 @@ def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential:
 
 
 class DeepResNet(PostActivationNetwork):
-    """A 3x3 stride-1 stem of 64 and four stages of strides 1, 2, 2, 2.
+    """A stem (3x3, stride 1, 64 channels) and four stages of strides 1, 2, 2, 2.
 
-    blocks: of each stage. bottleneck: `Bottleneck` blocks with `groups` and `width`, else basic ones.
-    he_init: He's initialisation by fan out, else PyTorch's default.
+    blocks: number of blocks of each stage.
+    bottleneck: whether blocks are `Bottleneck`s, with `groups` and `width`, or basic ones.
+    he_init: whether to use He's initialisation (fan-out mode) or PyTorch's default.
     """
 
     num_stages = 4
@@ -104,8 +107,8 @@ class DeepResNet(PostActivationNetwork):
         out: Tensor = self.bn1(self.conv1(x))
         return out
 
-    def run_stage(self, index: int, x: Tensor, keep: bool = False) -> tuple[Tensor, Tensor | None]:
-        return run_blocks((self.layer1, self.layer2, self.layer3, self.layer4)[index], x, keep)
+    def run_stage(self, index: int, x: Tensor, keep_preact: bool = False) -> tuple[Tensor, Tensor | None]:
+        return run_blocks((self.layer1, self.layer2, self.layer3, self.layer4)[index], x, keep_preact)
 
     def head_from_last_stage(self, x_last_map: Tensor) -> tuple[Tensor, Tensor]:
         embedding = global_pool(x_last_map)
@@ -119,5 +122,5 @@ class DeepResNet(PostActivationNetwork):
 
     @classmethod
     def canonical_key(cls, key: str) -> str:
-        """Also reads torchvision's spelling."""
+        """Also accept torchvision's names."""
         return f"linear.{key[3:]}" if key.startswith("fc.") else key.replace(".downsample.", ".shortcut.")

@@ -1,4 +1,4 @@
-"""ShuffleNet V1 (Zhang et al., CVPR 2018) and V2 (Ma et al., ECCV 2018) for CIFAR: 1x1 stem of 24 channels, no max-pool."""
+"""ShuffleNet V1 (Zhang et al., CVPR 2018) and V2 (Ma et al., ECCV 2018) for CIFAR: 1x1 stem, no max-pool."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers import BatchNorm2d, Depthwise, NormReLU, Pointwise, join
+from models.layers import BatchNorm2d, Depthwise, NormReLU, Pointwise, concat_channels
 from models.network import PostActivationNetwork, PreactBlock, global_pool, run_blocks
 
 STEM = 24
+"""Channels of the stem."""
 
 
 def shuffle(x: Tensor, groups: int) -> Tensor:
-    """`[B, C, H, W]`, C as `groups` rows of C / groups channels: transposed. Keeps channels_last."""
+    """Shuffle the channels of `[B, C, H, W]`: as a matrix of `groups` rows, they are transposed.
+
+    Keeps channels_last.
+    """
     batch, channels, height, width = x.shape
     if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
         x_BHWC = x.permute(0, 2, 3, 1).view(batch, height, width, groups, channels // groups)
@@ -24,22 +28,25 @@ def shuffle(x: Tensor, groups: int) -> Tensor:
 
 
 class V1Block(PreactBlock):
-    """Grouped 1x1, shuffle, depthwise 3x3, 1x1 in 3 groups; summed with the input, or with stride 2 set beside the pooled one.
+    """Grouped 1x1, shuffle, depthwise 3x3, 1x1 in 3 groups.
 
-    outputs: channels that the block hands on, the pooled input among them. first_groups: of its first 1x1 convolution.
+    With stride 1 the input is added; with stride 2 it is pooled and concatenated.
+
+    outputs: output channels, those of the pooled input included. first_groups: groups of the first 1x1
+        convolution.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, first_groups: int) -> None:
         super().__init__()
         self.stride, self.groups = stride, first_groups
-        own = outputs - inputs if stride == 2 else outputs
-        middle = own // 4
+        added = outputs - inputs if stride == 2 else outputs
+        middle = added // 4
         self.conv1 = Pointwise(inputs, middle, first_groups)
         self.bn1 = NormReLU(middle)
         self.conv2 = Depthwise(middle, stride)
         self.bn2 = NormReLU(middle)
-        self.conv3 = Pointwise(middle, own, 3)
-        self.bn3 = BatchNorm2d(own)
+        self.conv3 = Pointwise(middle, added, 3)
+        self.bn3 = BatchNorm2d(added)
 
     def run(self, x: Tensor, relu: bool) -> Tensor:
         out = self.bn1(self.conv1(x))
@@ -49,12 +56,12 @@ class V1Block(PreactBlock):
         if self.stride == 1:
             out = self.bn3(out, x, relu)
             return out
-        # the pooled input is behind a ReLU already
-        return join(self.bn3(out, None, relu), F.avg_pool2d(x, 3, 2, 1))
+        # The pooled input has been through a ReLU already.
+        return concat_channels(self.bn3(out, None, relu), F.avg_pool2d(x, 3, 2, 1))
 
 
 class V2Block(PreactBlock):
-    """A block whose two halves are shuffled behind its last ReLU."""
+    """A block of ShuffleV2: its two halves are shuffled after its last ReLU."""
 
     def activate(self, preact: Tensor) -> Tensor:
         return shuffle(F.relu(preact), 2)
@@ -64,7 +71,10 @@ class V2Block(PreactBlock):
 
 
 class V2Basic(V2Block):
-    """The first half of the channels passes by; the second goes through 1x1, depthwise 3x3, 1x1; then all are shuffled."""
+    """Half of the channels pass unchanged; the others go through 1x1, depthwise 3x3, 1x1.
+
+    Then all are shuffled.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -79,12 +89,16 @@ class V2Basic(V2Block):
     def run(self, x: Tensor, relu: bool) -> Tensor:
         passing, out = x.chunk(2, 1)
         out = self.bn2(self.conv2(self.bn1(self.conv1(out))))
-        # The passing half has been through a ReLU already; a second one changes neither its value nor its gradient.
-        return join(passing, self.bn3(self.conv3(out), None, relu))
+        # The passing half has been through a ReLU already; a second one changes neither its value nor its
+        # gradient.
+        return concat_channels(passing, self.bn3(self.conv3(out), None, relu))
 
 
 class V2Down(V2Block):
-    """Stride 2, both halves made from all input channels: left depthwise 3x3 and 1x1; right 1x1, depthwise 3x3, 1x1."""
+    """A block of stride 2. Both halves of its output are computed from all input channels.
+
+    Left: depthwise 3x3, 1x1. Right: 1x1, depthwise 3x3, 1x1.
+    """
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -103,13 +117,14 @@ class V2Down(V2Block):
     def run(self, x: Tensor, relu: bool) -> Tensor:
         left = self.bn2(self.conv2(self.bn1(self.conv1(x))), None, relu)
         right = self.bn4(self.conv4(self.bn3(self.conv3(x))))
-        return join(left, self.bn5(self.conv5(right), None, relu))
+        return concat_channels(left, self.bn5(self.conv5(right), None, relu))
 
 
 class ShuffleNet(PostActivationNetwork):
-    """What both versions share: the stem and three stages, each opened by a block of stride 2.
+    """Base of both versions: a stem and three stages, which begin with a block of stride 2.
 
-    PyTorch's default initialisation.
+    The initialisation is PyTorch's default. widths: output channels of the stages. embedding: input size of
+    the classifier.
     """
 
     def __init__(self, widths: tuple[int, int, int], embedding: int, num_classes: int) -> None:
@@ -124,14 +139,14 @@ class ShuffleNet(PostActivationNetwork):
     @staticmethod
     @abstractmethod
     def stage(inputs: int, outputs: int, blocks: int) -> nn.Sequential:
-        """A stage of `blocks` blocks."""
+        """Return a stage of `blocks` blocks."""
 
     def run_stem(self, x: Tensor) -> Tensor:
         out: Tensor = self.bn1(self.conv1(x))
         return out
 
-    def run_stage(self, index: int, x: Tensor, keep: bool = False) -> tuple[Tensor, Tensor | None]:
-        return run_blocks((self.layer1, self.layer2, self.layer3)[index], x, keep)
+    def run_stage(self, index: int, x: Tensor, keep_preact: bool = False) -> tuple[Tensor, Tensor | None]:
+        return run_blocks((self.layer1, self.layer2, self.layer3)[index], x, keep_preact)
 
     def linear_head(self) -> nn.Linear:
         return self.linear
@@ -141,15 +156,18 @@ class ShuffleNet(PostActivationNetwork):
 
 
 class ShuffleV1(ShuffleNet):
-    """3 groups, widths 240-480-960; the first block's first convolution, reading 24 channels, has 1 group."""
+    """3 groups, widths 240, 480, 960.
+
+    The first convolution of the first block reads 24 channels in 1 group.
+    """
 
     def __init__(self, num_classes: int) -> None:
         super().__init__((240, 480, 960), 960, num_classes)
 
     @staticmethod
     def stage(inputs: int, outputs: int, blocks: int) -> nn.Sequential:
-        opening = V1Block(inputs, outputs, 2, 1 if inputs == STEM else 3)
-        return nn.Sequential(opening, *[V1Block(outputs, outputs, 1, 3) for _ in range(blocks - 1)])
+        first = V1Block(inputs, outputs, 2, 1 if inputs == STEM else 3)
+        return nn.Sequential(first, *[V1Block(outputs, outputs, 1, 3) for _ in range(blocks - 1)])
 
     def head_from_last_stage(self, x_last_map: Tensor) -> tuple[Tensor, Tensor]:
         embedding = global_pool(x_last_map)
@@ -157,7 +175,10 @@ class ShuffleV1(ShuffleNet):
 
 
 class ShuffleV2(ShuffleNet):
-    """Widths of x1: 116-232-464, then a 1x1 convolution to 1024. A stage's pre-activation comes before ReLU and shuffle."""
+    """Version x1: widths 116, 232, 464, then a 1x1 convolution to 1024.
+
+    The pre-activation of a stage is its map before ReLU and shuffle.
+    """
 
     def __init__(self, num_classes: int) -> None:
         super().__init__((116, 232, 464), 1024, num_classes)

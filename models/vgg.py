@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.init import normal_by_width, small_linear
-from models.layers import BatchNorm2d, Conv3x3, NormReLU, normed
+from models.layers import BatchNorm2d, Conv3x3, NormReLU, run_layers
 from models.network import PostActivationNetwork, global_pool
 
 CONVOLUTIONS = {
@@ -16,13 +16,18 @@ CONVOLUTIONS = {
     16: (2, 2, 3, 3, 3),
     19: (2, 2, 4, 4, 4),
 }
+"""Number of 3x3 convolutions in each block, by depth."""
+
 WIDTHS = (64, 128, 256, 512, 512)
+"""Channels of each block."""
 
 
 class VGG(PostActivationNetwork):
-    """Block 0 is the stem, blocks 1 to 4 the stages; 2x2 max-pools after blocks 0, 1 and 2, and for 64x64 images after 3.
+    """Five blocks of 3x3 convolutions with bias. Block 0 is the stem, blocks 1 to 4 are the stages.
 
-    depth: a key of `CONVOLUTIONS`, which says how many 3x3 convolutions (with bias) each block has.
+    A 2x2 max-pool follows blocks 0, 1 and 2, and for 64x64 images also block 3.
+
+    depth: a key of `CONVOLUTIONS`.
     """
 
     num_stages = 4
@@ -37,15 +42,15 @@ class VGG(PostActivationNetwork):
         small_linear(self.classifier)
 
     def run_stem(self, x: Tensor) -> Tensor:
-        return normed(self.block0, x, relu=True)
+        return run_layers(self.block0, x, relu=True)
 
-    def run_stage(self, index: int, x: Tensor, keep: bool = False) -> tuple[Tensor, Tensor | None]:
-        # The fourth pool is there to bring 64x64 images to the same last map as 32x32 ones.
+    def run_stage(self, index: int, x: Tensor, keep_preact: bool = False) -> tuple[Tensor, Tensor | None]:
+        # The fourth pool gives images of 64x64 the same last map as images of 32x32.
         if index < 3 or x.shape[-1] == 8:
             x = F.max_pool2d(x, 2)
         block = (self.block1, self.block2, self.block3, self.block4)[index]
-        if not keep:
-            return normed(block, x, relu=True), None
+        if not keep_preact:
+            return run_layers(block, x, relu=True), None
         preact = block(x)
         return F.relu(preact), preact
 
@@ -61,13 +66,13 @@ class VGG(PostActivationNetwork):
 
 
 def _block(convolutions: int, inputs: int, outputs: int) -> nn.Sequential:
-    """conv-bn-relu-conv-bn ...: the last ReLU is left to the caller, who hands out the value before it."""
+    """Return conv-bn-relu-...-conv-bn.
+
+    The caller applies the last ReLU, because the value before it may be kept.
+    """
     layers: list[nn.Module] = []
     for _ in range(convolutions - 1):
-        layers += [
-            Conv3x3(inputs, outputs),
-            NormReLU(outputs),
-            nn.Identity(),
-        ]  # numbered as in the papers' files
+        # The identity keeps the numbering of the published checkpoints.
+        layers += [Conv3x3(inputs, outputs), NormReLU(outputs), nn.Identity()]
         inputs = outputs
     return nn.Sequential(*layers, Conv3x3(inputs, outputs), BatchNorm2d(outputs))

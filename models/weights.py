@@ -1,7 +1,7 @@
-"""Checkpoints: reading the files that the papers' authors published, writing our own, and a name for weights.
+"""Checkpoints: read those that the papers' authors published, write new ones, and hash weights.
 
-A file from the net is untrusted input: only tensors and plain data are read from it, everything is checked before the
-first weight of the network changes, and whatever is wrong is said in one line.
+A downloaded file is untrusted input. Only tensors and plain data are read from it, and everything is
+checked before any weight of the network changes. An error is one line.
 """
 
 from __future__ import annotations
@@ -23,66 +23,74 @@ from torch import Tensor, nn
 from models.network import Network
 
 State = dict[str, Tensor]
-WHOLE = ("model", "state_dict")
-"""Entries under which a file may hold its state dict."""
+"""A state dict."""
+
+STATE_KEYS = ("model", "state_dict")
+"""Entries of a file that may hold its state dict."""
 
 
 class WeightsError(ValueError):
-    """A checkpoint that cannot be read, or does not belong to the network."""
+    """A checkpoint cannot be read, or it does not fit the network."""
 
 
 def load_weights(net: Network, path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Reads a checkpoint into `net` and returns what rode along in the file as plain data (epoch, accuracy ...).
+    """Load a checkpoint into `net`. Return the other plain data of the file, such as epoch and accuracy.
 
-    Known formats: a state dict under `model` or `state_dict`, or bare; with the prefix `module.`; mdistiller's
-    `module.student.*` beside the teacher; SSKD's `backbone.*` beside its head; SSKD's spelling of MobileNetV2's classifier.
-    Namespaces come back as dicts, numpy scalars and one-element tensors as numbers; an entry that holds anything else
-    (an optimizer's state) is left out.
+    Known formats: a state dict under `model` or `state_dict`, or the file itself; keys with the prefix
+    `module.`; mdistiller's `module.student.*` next to the teacher; SSKD's `backbone.*` next to its head;
+    SSKD's spelling of MobileNetV2's classifier. Of the other data, namespaces are returned as dicts, numpy
+    scalars and one-element tensors as numbers; an entry with anything else (the state of an optimizer) is
+    left out.
 
-    Raises `WeightsError` for a file that is missing, damaged, holds code, or does not fit; `net` is unchanged then.
+    Raises `WeightsError` for a file that is missing, is damaged, contains code, or does not fit. Then `net`
+    is unchanged.
     """
     path = Path(path)
     content = _read(path)
     state, rest = _split(path, content)
     state = {net.canonical_key(key): tensor for key, tensor in _without_prefixes(state).items()}
-    own = net.state_dict(keep_vars=True)
-    _check(path, net, own, state)
+    target = net.state_dict(keep_vars=True)
+    _check(path, net, target, state)
     with torch.no_grad():
         for key, tensor in state.items():
-            own[key].copy_(tensor)
-    beside = {key: _plain(value) for key, value in rest.items()}
-    return {key: value for key, value in beside.items() if value is not _NOT_PLAIN}
+            target[key].copy_(tensor)
+    extra = {key: _plain(value) for key, value in rest.items()}
+    return {key: value for key, value in extra.items() if value is not _NOT_PLAIN}
 
 
 def save_weights(net: nn.Module, path: str | os.PathLike[str], **extra: Any) -> None:
-    """Writes `{"model": state dict, **extra}` as contiguous fp32 tensors of the CPU, atomically.
+    """Write `{"model": state dict, **extra}` atomically. Floating point tensors are stored in fp32.
 
-    extra: plain data or tensors, also nested (namespaces are written as dicts, numpy scalars as numbers). Missing folders
-    are made. Raises `TypeError` for an extra named `model` or of another kind, `OSError` where the file cannot be written;
-    an older file stays whole then.
+    extra: plain data or tensors, which may be nested. Namespaces are written as dicts, numpy scalars as
+        numbers.
+
+    Missing folders are created. Raises `TypeError` for an extra entry that is named `model` or contains
+    other data, and `OSError` if the file cannot be written; an older file stays intact then.
     """
     if "model" in extra:
-        raise TypeError("extra entry 'model'; allowed: any other name")
-    beside = {key: _plain(value, keep_tensors=True) for key, value in extra.items()}
-    for key, value in beside.items():
+        raise TypeError(
+            "an extra entry cannot be named 'model', which holds the weights; give it another name"
+        )
+    plain = {key: _plain(value, keep_tensors=True) for key, value in extra.items()}
+    for key, value in plain.items():
         if value is _NOT_PLAIN:
             raise TypeError(
-                f"extra entry {key!r} is or holds more than plain data and tensors: {extra[key]!r:.80}"
+                f"extra entry {key!r} must contain only plain data and tensors, but is {extra[key]!r:.80}"
             )
     state = {key: _as_saved(tensor) for key, tensor in net.state_dict().items()}
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    whole = io.BytesIO()  # straight to a disk that is full, torch has no word for that
-    torch.save({"model": state, **beside}, whole)
+    buffer = io.BytesIO()  # written to a full disk directly, torch.save would raise no clear error
+    torch.save({"model": state, **plain}, buffer)
     try:
         with temporary.open("xb") as file:
-            file.write(whole.getbuffer())
+            file.write(buffer.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        if error.filename is None and error.strerror is not None:  # a full disk does not say where
+        if error.filename is None and error.strerror is not None:  # the error of a full disk names no file
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     finally:
@@ -90,10 +98,10 @@ def save_weights(net: nn.Module, path: str | os.PathLike[str], **extra: Any) -> 
 
 
 def weights_hash(weights: nn.Module | Mapping[str, Tensor]) -> str:
-    """16 hex digits that name weights: the same for a network, its state dict, and any file format they went through.
+    """Return a hash of weights: 16 hex digits, equal for a network, its state dict and any file format.
 
-    sha256 over name, shape and fp32 bytes of every floating point tensor, in the order of names. Prefixes do not count, nor
-    does `num_batches_tracked`, which old files lack and no result depends on.
+    It is the sha256 of name, shape and fp32 bytes of every floating point tensor, sorted by name. It does
+    not depend on prefixes, nor on `num_batches_tracked`, which old files lack and which changes no result.
     """
     state = dict(weights.state_dict() if isinstance(weights, nn.Module) else weights)
     named = {
@@ -114,18 +122,18 @@ def _as_saved(tensor: Tensor) -> Tensor:
     return (tensor.float() if tensor.is_floating_point() else tensor).contiguous()
 
 
-# --- reading -------------------------------------------------------------------------------------------------------------
+# --- reading ------------------------------------------------------------------------------------------------
 
 
 def _harmless() -> list[Any]:
-    """Types beyond torch's own list that checkpoints of this field hold and that cannot run code."""
+    """Return types outside torch's own list that published checkpoints contain and that cannot run code."""
     allowed: list[Any] = [argparse.Namespace]
     try:
         import numpy as np
     except ImportError:
         return allowed
     allowed += [np.dtype, *{type(np.dtype(kind)) for kind in "?bhilqBHILQefd"}]
-    # Files name numpy's scalar-making function by its module in the numpy that wrote them: another one since numpy 2.
+    # A file names numpy's function that makes scalars by its module, which was renamed in numpy 2.
     scalar = np.float64(0).__reduce__()[0]
     return allowed + [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
 
@@ -139,46 +147,44 @@ def _read(path: Path) -> Any:
         if path.stat().st_size == 0:
             raise WeightsError(f"{path}: the file is empty; expected a checkpoint")
         with torch.serialization.safe_globals(_harmless()), warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # of pickle protocols and archive kinds: the outcome says it better
+            warnings.simplefilter("ignore")  # about pickle protocols and archive formats
             return torch.load(path, map_location="cpu", weights_only=True)
     except WeightsError:
         raise
-    except Exception as error:  # a damaged file can make the reader fail in any way
+    except Exception as error:  # a damaged file can make torch.load fail in any way
         text = " ".join(str(error).split())
-        if found := re.search(r"GLOBAL ([\w.]+)", text):
+        if code := re.search(r"GLOBAL ([\w.]+)", text):
             raise WeightsError(
-                f"{path}: refused, it holds {found[1]}; expected only tensors and plain data"
+                f"{path}: refused because it contains {code[1]}; expected only tensors and plain data"
             ) from None
         cause = text.partition("WeightsUnpickler error: ")[2] or text
         cause = f"{type(error).__name__}: {cause}"[:100].partition(". ")[0].rstrip(" .:")
         raise WeightsError(
-            f"{path}: damaged, or not a checkpoint ({cause}); expected a file of torch.save"
+            f"{path}: damaged, or not a checkpoint ({cause}); expected a file written by torch.save"
         ) from None
 
 
 def _split(path: Path, content: Any) -> tuple[State, dict[str, Any]]:
-    """The state dict in a file, and the entries beside it."""
+    """Return the state dict of a file, and its other entries."""
     if not isinstance(content, Mapping):
         raise WeightsError(
-            f"{path}: holds a {type(content).__name__}; expected a dict with a state dict in it"
+            f"{path}: contains a {type(content).__name__}; expected a dict that contains a state dict"
         )
-    whole = next((key for key in WHOLE if isinstance(content.get(key), Mapping)), None)
-    state = content if whole is None else content[whole]
-    rest = {} if whole is None else {str(key): value for key, value in content.items() if key != whole}
+    state_key = next((key for key in STATE_KEYS if isinstance(content.get(key), Mapping)), None)
+    state = content if state_key is None else content[state_key]
+    rest = {str(key): value for key, value in content.items() if key != state_key} if state_key else {}
     if not state:
         raise WeightsError(f"{path}: its state dict is empty; expected weights")
     for key, tensor in state.items():
         if not isinstance(key, str) or not isinstance(tensor, Tensor):
-            where = "neither model nor state_dict is in it, it" if whole is None else f"its entry {whole!r}"
-            found = f"{where} holds {key!r}: {type(tensor).__name__}"
-            raise WeightsError(f"{path}: {found}; expected a state dict of tensors")
+            where = f"its entry {state_key!r}" if state_key else "it has no entry model or state_dict, and"
+            entry = f"{where} contains {key!r}: {type(tensor).__name__}"
+            raise WeightsError(f"{path}: {entry}; expected a state dict of tensors")
     return dict(state), rest
 
 
 def _without_prefixes(state: State) -> State:
-    """The network's own tensors under its own names, whatever it was wrapped in and saved beside."""
+    """Return the network's tensors, without the prefixes of wrappers and without other modules' tensors."""
     while True:
         if all(key.startswith("module.") for key in state):
             prefix = "module."
@@ -191,35 +197,37 @@ def _without_prefixes(state: State) -> State:
         state = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
 
 
-def _check(path: Path, net: Network, own: Mapping[str, Tensor], state: State) -> None:
-    """Raises `WeightsError` unless `state` can be copied into `own`, tensor by tensor."""
+def _check(path: Path, net: Network, target: Mapping[str, Tensor], state: State) -> None:
+    """Raise `WeightsError` unless `state` can be copied into `target`, tensor by tensor."""
     wanted = f"expected {net.name or type(net).__name__} with {net.linear_head().out_features} classes"
-    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
-    unknown = [key for key in state if key not in own]
+    missing = [key for key in target if key not in state and not key.endswith("num_batches_tracked")]
+    unknown = [key for key in state if key not in target]
     if missing or unknown:
         parts = [f"lacks {missing[0]} ({len(missing)} missing)"] if missing else []
         parts += [f"has {unknown[0]} ({len(unknown)} unknown)"] if unknown else []
         raise WeightsError(f"{path}: weights of another network: {' and '.join(parts)}; {wanted}")
     for key, tensor in state.items():
-        if tensor.shape != own[key].shape:
-            shapes = f"{key} is {tuple(tensor.shape)}, not {tuple(own[key].shape)}"
+        if tensor.shape != target[key].shape:
+            shapes = f"{key} is {tuple(tensor.shape)}, not {tuple(target[key].shape)}"
             raise WeightsError(f"{path}: weights of another network: {shapes}; {wanted}")
         odd = tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu"
-        if odd or tensor.is_floating_point() != own[key].is_floating_point():
+        if odd or tensor.is_floating_point() != target[key].is_floating_point():
             raise WeightsError(
                 f"{path}: {key} is of type {tensor.dtype} ({tensor.layout}, {tensor.device}); {wanted}"
             )
 
 
-# --- plain data ----------------------------------------------------------------------------------------------------------
+# --- plain data ---------------------------------------------------------------------------------------------
 
 _NOT_PLAIN = object()
 
 
 def _plain(value: Any, keep_tensors: bool = False) -> Any:
-    """`value` as None, bools, numbers, text, lists and dicts of them; `_NOT_PLAIN` where it holds anything else.
+    """Return `value` as plain data: None, bools, numbers, strings, and lists and dicts of them.
 
-    Tensors stay, on the CPU, with `keep_tensors`; else one with a single element becomes a number.
+    keep_tensors: keep tensors, on the CPU. Without it, a tensor with one element becomes a number.
+
+    Returns `_NOT_PLAIN` if the value contains anything else.
     """
     if value is None or type(value) in (bool, int, float, str):
         return value

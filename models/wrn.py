@@ -1,4 +1,4 @@
-"""Wide residual networks (Zagoruyko & Komodakis, BMVC 2016): pre-activation blocks, without dropout."""
+"""Wide residual networks (Zagoruyko & Komodakis, BMVC 2016) with pre-activation blocks, without dropout."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from models.network import PreActivationNetwork, PreStage
 
 
 class WideBlock(nn.Module):
-    """bn-relu-conv-bn-relu-conv. Where the width changes, the shortcut convolution reads the activated input."""
+    """bn-relu-conv-bn-relu-conv.
+
+    If the width changes, the shortcut is a convolution of the activated input.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -23,44 +26,47 @@ class WideBlock(nn.Module):
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.convShortcut = None if inputs == outputs else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
 
-    def forward(self, x: Tensor, opened: Tensor | None = None) -> Tensor:
-        """The raw sum. opened: `bn1(x)` where the caller has it."""
-        active = self.bn1(x, relu=True) if opened is None else F.relu(opened)
+    def forward(self, x: Tensor, normed_x: Tensor | None = None) -> Tensor:
+        """Return the sum of both branches, without an activation.
+
+        normed_x: `bn1(x)`, if the caller has it.
+        """
+        active = self.bn1(x, relu=True) if normed_x is None else F.relu(normed_x)
         out: Tensor = self.conv2(self.bn2(self.conv1(active)))
         return out + (x if self.convShortcut is None else self.convShortcut(active))
 
 
 class WideStage(PreStage):
-    """Blocks of one width, the first with the stride."""
+    """Blocks of one width. The first block has the stride."""
 
     def __init__(self, blocks: int, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         later = [WideBlock(outputs, outputs, 1) for _ in range(blocks - 1)]
         self.layer = nn.Sequential(WideBlock(inputs, outputs, stride), *later)
 
-    def opening(self) -> BatchNorm2d:
+    def first_norm(self) -> BatchNorm2d:
         first = self.layer[0]
         assert isinstance(first, WideBlock)
         return first.bn1
 
-    def forward(self, x: Tensor, opened: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, normed_x: Tensor | None = None) -> Tensor:
         first, *later = self.layer
-        x = first(x, opened)
+        x = first(x, normed_x)
         for block in later:
             x = block(x)
         return x
 
 
 class WideResNet(PreActivationNetwork):
-    """Three stages of (depth - 4) / 6 blocks and widths 16k, 32k, 64k (k = widen).
+    """Three stages of n blocks; the stem is one convolution, without an activation.
 
-    The stem is the raw first convolution. Raises `ValueError` for a depth that is not 6n + 4.
+    depth: 6n + 4; `ValueError` for any other. widen: factor k; the stages have 16k, 32k and 64k channels.
     """
 
     def __init__(self, depth: int, widen: int, num_classes: int) -> None:
         super().__init__()
         if depth < 10 or (depth - 4) % 6:
-            raise ValueError(f"depth {depth} of a wide resnet; allowed: 6n + 4")
+            raise ValueError(f"a wide resnet cannot have depth {depth}; allowed: 6n + 4")
         blocks = (depth - 4) // 6
         self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
         self.block1 = WideStage(blocks, 16, 16 * widen, 1)

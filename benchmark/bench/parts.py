@@ -20,16 +20,15 @@ from benchmark.bench.ours import Ours, build_teacher, open_items, pair_runs
 from benchmark.data.datasets import Split
 from benchmark.data.stream import Batch
 from benchmark.data.views import NORMAL, ROTATED, VARIANTS
-from benchmark.methods import PARTS, Step
+from benchmark.methods import Step
 from benchmark.spec.resolver import Resolver
 from benchmark.spec.runs import Request, Run
 from benchmark.training.active_run import ActiveRun
 from benchmark.training.evaluate import evaluate
 from benchmark.training.execution import Execution
-from benchmark.training.features import select
 from benchmark.training.lockstep import Lockstep
 from benchmark.training.teacher_cache import TeacherCache
-from models import Features, Network, kernels
+from models import PARTS, Features, Network, kernels
 from models.layers import NormReLU
 
 
@@ -40,32 +39,17 @@ def _loss_call(item: ActiveRun, batch: Batch, seen: dict[str, Features]) -> Call
     parameters = [p for p in item.objective.parameters() if p.requires_grad]
 
     def call() -> None:
-        students = {n: Features(*(_leaves(v) for v in f)) for n, f in passed.items()}
+        students = {n: f.map(lambda t: t.detach().requires_grad_(True)) for n, f in passed.items()}
         steps = {
             name: Step(batch.labels, batch.indices, batch.views, students, seen, generator)
             for name, generator in item.generators.items()
         }
         total, _ = item.objective(steps)
-        leaves = [t for f in students.values() for t in _tensors(f)]
+        leaves = [t for f in students.values() for t in f.tensors()]
         torch.autograd.grad(total, [*leaves, *parameters], allow_unused=True)
         item.objective.after_step()
 
     return call
-
-
-def _leaves(value: Any) -> Any:
-    if value is None:
-        return None
-    if isinstance(value, tuple):
-        return tuple(map(_leaves, value))
-    return value.detach().requires_grad_(True)
-
-
-def _tensors(f: Features) -> list[torch.Tensor]:
-    flat: list[torch.Tensor] = []
-    for value in f:
-        flat += [v for v in (value if isinstance(value, tuple) else (value,)) if v is not None]
-    return flat
 
 
 def plain_run(run: Run) -> Run:
@@ -126,10 +110,7 @@ def measure_parts(
             _, (one,) = open_items([run], split, execution, folder / run.method, teacher)
             one.begin_epoch()
             with torch.no_grad(), execution.autocast():
-                seen = {
-                    v: select(teacher.features(batch.views[v]), frozenset(PARTS))
-                    for v in (NORMAL.name, ROTATED.name)
-                }
+                seen = {v: teacher.features(batch.views[v]).float32() for v in (NORMAL.name, ROTATED.name)}
             row(
                 f"loss {run.method}",
                 clock.settled(_loss_call(one, batch, seen), device, budget),

@@ -85,7 +85,7 @@ def describe(name: str) -> dict[str, Any]:
         "init_epochs": m.init_epochs,
         "requires": list(spec.requires),
         "trains_student": m.trains_student,
-        "combined": dict(m.combined),
+        "combined": dict(m.combined_defaults),
         "at_test": m.at_test,
         "hyper_parameters": methods.hyper_parameters(m.Config),
         "doc": inspect.getdoc(sys.modules[m.__module__]) or "",

@@ -215,7 +215,7 @@ def train_missing(args: argparse.Namespace, chosen: common.Selection) -> list[Ou
         f"{execution.precision}, {plural(execution.describe()['threads'], 'thread')}; results in {store.folder}"
     )
     if execution.wants_kernels and not execution.kernels:
-        say(f"slower than need be: batch norms by PyTorch's operators ({kernels.built().why})")
+        say(f"slower than need be: batch norms by PyTorch's operators ({kernels.built().error})")
     common.say_many_threads(execution)
     outcomes = local.run_plan(
         found, common.work_settings_of(args), reporter(), until=getattr(args, "until", None)

@@ -1,7 +1,7 @@
-"""What several feature methods share: pairs of stage maps, matching of their sizes, FitNet's regressor, attention maps.
+"""Parts that several methods share: pairs of stage maps, FitNet's regressor, attention maps, checks.
 
-A paper's text leaves these open; they are as in the code that produced the tables (RepDistiller models/util.py,
-distiller_zoo/AT.py).
+The papers leave the details of the feature methods open. Here they follow the code that produced the
+published tables (RepDistiller models/util.py, distiller_zoo/AT.py).
 """
 
 from __future__ import annotations
@@ -21,11 +21,15 @@ if TYPE_CHECKING:
     from models import NetInfo, Network
 
 Shape = tuple[int, int, int]
+"""(channels, height, width) of a map."""
 T = TypeVar("T")
 
 
 def match_spatial(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """`[B, C, H, W]`, `[B, D, h, w]` -> both at the smaller size: the larger map is adaptive-average-pooled to it."""
+    """Return both maps at the smaller of their sizes: the larger one is adaptive-average-pooled.
+
+    a: `[B, C, H, W]`. b: `[B, D, h, w]`. Their numbers of channels may differ.
+    """
     if a.shape[-2] > b.shape[-2]:
         return F.adaptive_avg_pool2d(a, (b.shape[-2], b.shape[-1])), b
     if a.shape[-2] < b.shape[-2]:
@@ -33,13 +37,19 @@ def match_spatial(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return a, b
 
 
-def pairs_of_stages(student: Sequence[T], teacher: Sequence[T]) -> list[tuple[T, T]]:
-    """Stages paired in order (maps or shapes); if one network has more of them, the rest is ignored."""
+def pair_stages(student: Sequence[T], teacher: Sequence[T]) -> list[tuple[T, T]]:
+    """Return the stages (maps or shapes) paired in order.
+
+    The stages that one network has more are ignored.
+    """
     return list(zip(student, teacher, strict=False))
 
 
 class _MeanSquare(torch.autograd.Function):
-    """`[B, C, H, W]` -> `[B, H, W]`, over the channels; its gradient in one pass over the maps."""
+    """Mean of squares over the channels, `[B, C, H, W]` to `[B, H, W]`.
+
+    Its backward pass reads the maps once.
+    """
 
     @staticmethod
     def forward(ctx: Any, maps: Tensor) -> Tensor:
@@ -68,33 +78,41 @@ class _WithGradient(torch.autograd.Function):
 
 
 def with_gradient(x: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
-    """The scalar `value` as a function of x whose gradient there, `[like x]`, was computed along with it."""
+    """Return the scalar `value` as a function of x whose gradient is known.
+
+    gradient: the derivative of `value` by x, of the shape of x. Autograd uses it instead of deriving `value`.
+    """
     out: Tensor = _WithGradient.apply(x, value, gradient)
     return out
 
 
 def attention(maps: Tensor) -> Tensor:
-    """`[B, C, H, W]` -> `[B, H*W]`: mean of squares over channels, flattened, each row L2-normalised (in AT and FT)."""
+    """Return attention maps `[B, H*W]` of maps `[B, C, H, W]`, as AT and FT use them.
+
+    They are the mean of squares over the channels, flattened, with each row L2-normalised.
+    """
     energy: Tensor = _MeanSquare.apply(maps)
     return F.normalize(energy.flatten(1), dim=1)
 
 
-def cannot_regress(student: Shape, teacher: Shape) -> str | None:
-    """Why no `regressor` exists from one (C, H, W) to the other, or None."""
+def no_regressor_reason(student: Shape, teacher: Shape) -> str | None:
+    """Return why `build_regressor` has no regressor between these shapes, or None."""
     s, t = student[1], teacher[1]
     if s == 2 * t or 2 * s == t or s >= t:
         return None
     return f"no regressor from a {s}x{student[2]} map to a {t}x{teacher[2]} map"
 
 
-def regressor(student: Shape, teacher: Shape, *, relu: bool) -> nn.Sequential:
-    """A convolution from the student's (C, H, W) to the teacher's, and batch norm; a ReLU in FitNet, none in AB.
+def build_regressor(student: Shape, teacher: Shape, *, relu: bool) -> nn.Sequential:
+    """Return convolution (with bias) and batch norm, from maps of the student's shape to the teacher's.
 
-    Student side twice the teacher's: 3x3, stride 2, padding 1; half: transposed 4x4, stride 2, padding 1; equal or
-    otherwise larger: kernel 1 + (s - t), no padding. Convolutions have a bias. `ValueError` where `cannot_regress`
-    gives a reason.
+    relu: whether a ReLU follows; FitNet has one, AB has none.
+
+    The convolution depends on the heights s of the student's map and t of the teacher's. s = 2t: 3x3,
+    stride 2, padding 1. 2s = t: transposed 4x4, stride 2, padding 1. Otherwise, with s >= t: kernel size 1
+    + s - t, no padding. Raises `ValueError` if `no_regressor_reason` returns a reason.
     """
-    if (reason := cannot_regress(student, teacher)) is not None:
+    if (reason := no_regressor_reason(student, teacher)) is not None:
         raise ValueError(reason)
     (c_s, s, _), (c_t, t, _) = student, teacher
     conv: nn.Module
@@ -107,8 +125,8 @@ def regressor(student: Shape, teacher: Shape, *, relu: bool) -> nn.Sequential:
     return nn.Sequential(conv, nn.BatchNorm2d(c_t), *([nn.ReLU()] if relu else []))
 
 
-def known(student: NetInfo | None, teacher: NetInfo | None) -> tuple[NetInfo, NetInfo]:
-    """Both networks' sizes, for a method that cannot be built without; `ValueError` where one is missing."""
+def require_networks(student: NetInfo | None, teacher: NetInfo | None) -> tuple[NetInfo, NetInfo]:
+    """Return the sizes of both networks. Raises `ValueError` if the run lacks one of them."""
     if student is None or teacher is None:
         raise ValueError("this method needs a student and a teacher")
     return student, teacher
@@ -117,34 +135,44 @@ def known(student: NetInfo | None, teacher: NetInfo | None) -> tuple[NetInfo, Ne
 def check_range(
     name: str, value: float, low: float, high: float | None = None, *, above: bool = False
 ) -> None:
-    """`InputError` unless low <= value <= high (`above`: low < value)."""
+    """Raise `InputError` unless low <= value <= high.
+
+    name: the setting, as `METHOD.FIELD`. high: None for no upper bound. above: whether value must exceed
+        `low`.
+    """
     if value < low or (above and value == low) or (high is not None and value > high):
         allowed = f"{low} to {high}" if high is not None else f"{'above' if above else 'at least'} {low}"
         raise InputError(f"{name}={value} is out of range; allowed: {allowed}")
 
 
 class WarmUp:
-    """A linear rise of a weight from the first epoch: `factor` is min(epoch / length, 1).
-
-    length: `epochs` of a 240-epoch schedule, in proportion (at least 1; 0 for none). 1 before the first epoch.
-    """
+    """A linear warm-up of a weight: `factor` is min(epoch / length, 1). Set `epoch` in `start_epoch`."""
 
     def __init__(self, epochs: int, total: int, published: int = 240) -> None:
+        """Scale the length of the warm-up to the schedule of this run.
+
+        epochs: its length in the published schedule, 0 for none. total: epochs of this run. published:
+        epochs of the published schedule.
+        """
         self.length = scaled(epochs, total, published) if epochs else 1
         self.epoch = self.length
 
     @property
     def factor(self) -> float:
+        """The factor of the weight in this epoch; 1 before the first epoch."""
         return min(self.epoch / self.length, 1.0)
 
 
-def one_hot(labels: Tensor, like: Tensor) -> Tensor:
-    """int64 `[B]` -> `[B, C]` of ones and zeros, in the type and width of `like` (torch's own looks at the labels first)."""
-    return torch.zeros_like(like).scatter_(1, labels[:, None], 1.0)
+def one_hot(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
+    """Return one-hot rows `[B, classes]` for labels int64 `[B]`.
+
+    `F.one_hot` is not used because it checks the values of the labels, so the host would wait for the device.
+    """
+    return (labels[:, None] == torch.arange(classes, device=labels.device)).to(dtype)
 
 
 class FrozenHead(nn.Module):
-    """A copy of a network's classifier as buffers: it never trains, and it is part of the method's state."""
+    """A copy of a network's classifier in buffers: part of the method's state, but not trained."""
 
     weight: Tensor
     bias: Tensor
@@ -152,10 +180,11 @@ class FrozenHead(nn.Module):
     def __init__(self, net: Network | None) -> None:
         super().__init__()
         if net is None:
-            raise ValueError("this method needs the teacher's classifier")
+            raise ValueError("this method needs a teacher, whose classifier it copies")
         head = net.linear_head()
         self.register_buffer("weight", head.weight.detach().clone())
         self.register_buffer("bias", head.bias.detach().clone())
 
     def forward(self, embedding: Tensor) -> Tensor:
+        """Return logits `[B, num_classes]` of embeddings `[B, D]`."""
         return F.linear(embedding, self.weight, self.bias)

@@ -1,8 +1,8 @@
-"""What SSKD and DLKD share: similarities of turned and unturned images, and the rank-based selection of rows.
+"""Parts that SSKD and DLKD share: similarities of rotated and normal images, and SSKD's selection of rows.
 
-B = images of the batch, R = 3B rows of the `rotated` view. Rows are copy-major: row r is image r % B, turned by (r //
-B + 1) quarter turns. Everything has a static shape and leaves the host waiting for nothing, so that a step can be
-captured in a CUDA graph.
+B is the number of images of the batch, R = 3B the number of rows of the `rotated` view. Row r of that view
+is image r % B, rotated by (r // B + 1) quarter turns. All shapes are static and the host never waits for
+the device, so that a step can be captured in a CUDA graph.
 """
 
 from __future__ import annotations
@@ -23,57 +23,70 @@ VIEWS = (NORMAL, ROTATED)
 
 
 def similarities(rotated: Tensor, normal: Tensor) -> Tensor:
-    """Cosine of each turned image with each unturned one: `[R, D]`, `[B, D]` -> `[R, B]`."""
+    """Return the cosines `[R, B]` of each rotated image with each normal one, from `[R, D]` and `[B, D]`."""
     return F.normalize(rotated, dim=1) @ F.normalize(normal, dim=1).T
 
 
-def own_columns(batch: int, device: torch.device) -> Tensor:
-    """int64 `[R]`: for each row of `similarities` the column of the very image that was turned."""
+def matching_columns(batch: int, device: torch.device) -> Tensor:
+    """Return for each row of `similarities` the column of the same image before rotation: int64 `[R]`.
+
+    batch: the number B of images.
+    """
     return torch.arange(batch, device=device).repeat(ROTATED.copies)
 
 
-def embeddings(students: Mapping[str, Features]) -> Tensor:
-    """`[4B, D]`: the embeddings of the unturned images, then of the turned ones (row r is image r % B throughout)."""
+def stack_embeddings(students: Mapping[str, Features]) -> Tensor:
+    """Return the embeddings `[4B, D]` of the normal images and then of the rotated ones.
+
+    Row r is image r % B.
+    """
     return torch.cat([students[view.name].embedding for view in VIEWS])
 
 
-def kl_of_rows(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """`KL(softmax(teacher / T) || softmax(student / T))` of each row, without T^2: `[R, C]`, `[R, C]` -> `[R]`."""
+def kl_per_row(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Return `KL(softmax(teacher / T) || softmax(student / T))` of each row, without a factor T^2.
+
+    Logits are `[R, C]`, the result is `[R]`.
+    """
     log_p = F.log_softmax(student / temperature, dim=1)
     log_q = F.log_softmax(teacher / temperature, dim=1)
     return F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(1)
 
 
 def rank_of_truth(scores: Tensor, truth: Tensor) -> Tensor:
-    """int64 `[R]`: the place of `scores[r, truth[r]]` in its row, 0 for the highest. `[R, C]`, int64 `[R]`.
+    """Return the rank of the true column in each row of scores, 0 for the highest score: int64 `[R]`.
 
-    Of equal scores the lower column comes first, as in a stable sort.
+    scores: `[R, C]`. truth: the true column of each row, int64 `[R]`. Of equal scores the lower column
+    ranks first, as in a stable sort.
     """
-    own = scores.gather(1, truth.unsqueeze(1))
+    true_score = scores.gather(1, truth.unsqueeze(1))
     columns = torch.arange(scores.shape[1], device=scores.device)
-    before = (scores > own) | ((scores == own) & (columns < truth.unsqueeze(1)))
+    before = (scores > true_score) | ((scores == true_score) & (columns < truth.unsqueeze(1)))
     return before.sum(1)
 
 
-def selected(rank: Tensor, ratio: float) -> Tensor:
-    """bool `[R]`: the rows that SSKD keeps, from the rank of their truth `[R]`.
+def select_rows(rank: Tensor, ratio: float) -> Tensor:
+    """Return which rows SSKD keeps: bool `[R]`.
 
-    All rows whose truth ranks first, and of the W others the best-ranked floor(ratio * W). SSKD's code leaves the
-    order of equal ranks to an unstable sort over rows that lie image after image; here they are taken in just that
-    order, which favours no angle.
+    rank: the rank of the true column in each row, int64 `[R]`.
+
+    All rows whose true column ranks first are kept, and of the W other rows the floor(ratio * W) with the
+    best ranks. SSKD's code sorts rows that are ordered by image, then angle, by an unstable sort, so it
+    leaves the order of equal ranks open. Here equal ranks keep that order, which favours no angle.
     """
     rows = rank.shape[0]
     row = torch.arange(rows, device=rank.device)
     batch = rows // ROTATED.copies
     image_major = (row % batch) * ROTATED.copies + row // batch
     key = rank * rows + image_major
-    place = (key.unsqueeze(0) < key.unsqueeze(1)).sum(1)
+    position = (key.unsqueeze(0) < key.unsqueeze(1)).sum(1)
     wrong = (rank > 0).sum()
-    # In fp64, as `int(wrong * ratio)` of a Python float: 0.75 * W in fp32 would do, 0.7 * W would not always.
+    # In float64, as `int(wrong * ratio)` with a Python float: 0.75 * W is exact in float32, 0.7 * W is not
+    # always.
     kept = rows - wrong + (wrong.to(torch.float64) * ratio).floor().to(torch.int64)
-    return place < kept
+    return position < kept
 
 
-def mean_of_selected(values: Tensor, keep: Tensor) -> Tensor:
-    """Mean of `values` `[R]` over the rows in `keep` (bool `[R]`); 0 if there is none."""
+def masked_mean(values: Tensor, keep: Tensor) -> Tensor:
+    """Return the mean of the values `[R]` over the rows in `keep` (bool `[R]`); 0 if no row is kept."""
     return torch.where(keep, values, 0.0).sum() / keep.sum().clamp(min=1)

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from benchmark.methods._common import cannot_regress, known, pairs_of_stages, regressor
+from benchmark.methods._common import build_regressor, no_regressor_reason, pair_stages, require_networks
 from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ class AB(Method):
     def skip(cls, config: ABConfig, student: NetInfo | None, teacher: NetInfo | None) -> str | None:
         if student is None or teacher is None:
             return None
-        for s, t in pairs_of_stages(student.stage_shapes, teacher.stage_shapes):
-            if s != t and (reason := cannot_regress(s, t)):
+        for s, t in pair_stages(student.stage_shapes, teacher.stage_shapes):
+            if s != t and (reason := no_regressor_reason(s, t)):
                 return f"AB has {reason}"
         return None
 
@@ -95,10 +95,10 @@ class AB(Method):
 
     def __init__(self, config: ABConfig, context: MethodContext) -> None:
         super().__init__(config, context)
-        student, teacher = known(context.student, context.teacher)
-        pairs = pairs_of_stages(student.stage_shapes, teacher.stage_shapes)
+        student, teacher = require_networks(context.student, context.teacher)
+        pairs = pair_stages(student.stage_shapes, teacher.stage_shapes)
         self.connectors = nn.ModuleList(
-            nn.Identity() if s == t else regressor(s, t, relu=False) for s, t in pairs
+            nn.Identity() if s == t else build_regressor(s, t, relu=False) for s, t in pairs
         )
 
     def init_modules(self, student: Network | None) -> Iterable[nn.Module]:

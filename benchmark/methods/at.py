@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from benchmark.methods._common import attention, match_spatial, pairs_of_stages
+from benchmark.methods._common import attention, match_spatial, pair_stages
 from benchmark.methods.base import Method, MethodConfig, Needs, Step, Terms, param
 
 
@@ -56,10 +56,10 @@ class AT(Method):
         return Needs.of("stages logits", "stages")
 
     def loss(self, step: Step) -> Terms:
-        if not self.active("at"):
+        if not self.is_active("at"):
             return {}
         distances = []
-        for f_s, f_t in pairs_of_stages(step.student.stages, step.teacher.stages):
+        for f_s, f_t in pair_stages(step.student.stages, step.teacher.stages):
             f_s, f_t = match_spatial(f_s, f_t)
             distances.append(F.mse_loss(attention(f_s), attention(f_t)))
         return {"at": torch.stack(distances).sum()}

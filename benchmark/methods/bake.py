@@ -84,7 +84,7 @@ class BAKE(Method):
         return Needs.of("embedding logits")
 
     def loss(self, step: Step) -> Terms:
-        if not self.active("bake"):
+        if not self.is_active("bake"):
             return {}
         t = self.config.temperature
         log_p = F.log_softmax(step.student.logits / t, dim=1)

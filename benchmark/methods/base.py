@@ -1,19 +1,53 @@
-"""What a method is: one file with a formula, its hyper-parameters, the features and views it needs, its modules and its loss.
+"""What a method is. Read this file to write one; `kd.py` is the shortest complete example.
 
-A method is an `nn.Module` that is built once for a run. Everything that it remembers (projections, memory banks, the previous
-batch's logits) is a parameter or a buffer, so its `state_dict()` is all that a checkpoint needs. The trainer knows nothing
-of any method; it asks these questions:
+A method is one file with a subclass of `Method`: its hyper-parameters with the paper's values, the features
+that it reads, its trainable modules, and its loss. To add one, put a file beside this one, or into a folder
+that the environment variable KD_METHODS names (CONTRIBUTING.md has a worked example). Nothing has to be
+registered.
 
-    skip(config, student, teacher)   a reason why this pair cannot be done, or None
-    needs(config)                    which features of which views, of which network, the main stage reads
-    init_needs(config), init_...     the same for the stage before epoch 1, where there is one
-    weights(config)                  the full weight of each term of the loss
-    loss(step)                       the terms, unweighted; the total is  ce * CE + sum of weight * term
-    start_epoch(epoch), after_step() places for schedules (warm-up, curricula) and for updates of memory
-    for_pair(...), for_other(...)    defaults that the paper chose for a pair, or for another method of the combination
-    transform(step)                  what the other methods of a combination see instead (only a wrapper, such as `ls`, has it)
+A run minimises
 
-To add a method, put one file beside this one (CONTRIBUTING.md has a worked example). Nothing has to be registered.
+    total = ce * cross-entropy + sum of weight * term
+
+over the terms that the `loss` of its methods returns. Most methods define only `Config`, `needs`, `loss`
+and perhaps `__init__`. The functions of a method are called in this order:
+
+    When runs are planned, on the class (nothing is built yet):
+        combined_defaults, pair_defaults, partner_defaults
+                                                defaults for a combination, a pair, another method
+        skip, requires                          can this pair be trained? which runs must come first?
+        needs, init_needs                       which features of which views the loss reads
+        weights, schedule, buffer_elements      weights of the terms, changes to the protocol, size of buffers
+
+    When a run starts:
+        __init__(config, context)               builds the modules, under a seed of the run
+
+    In the initialisation stage, if `init_epochs` is not 0:
+        init_modules, init_lr                   what is trained, at which learning rate
+        init_loss(step)                         in each step
+        after_init()                            at the end of the stage
+
+    In the main stage:
+        start_epoch(epoch)                      before each epoch
+        transform(step)                         in each step, wrappers only: changes what other methods read
+        loss(step), task_loss(step)             in each step, before the backward pass
+        after_step()                            in each step, after the optimiser
+
+    In an evaluation:
+        predict(features)                       replaces the student's logits
+
+Rules for the code of a method (tests check them for every method):
+
+- A method is an `nn.Module`. Everything that it remembers from step to step (projections, memory banks,
+  logits of the last batch) is a parameter or a buffer, because a checkpoint holds its `state_dict()` and
+  nothing else.
+- On a GPU a step is replayed from a CUDA graph. So the loss must not wait for the device (`.item()`,
+  boolean masks as indices, `if` on a tensor), buffers are changed in place (`copy_`), and a number that
+  changes with the epoch is an attribute that `start_epoch` sets.
+- Every random draw uses `step.generator`.
+- The loss is computed in float32. Networks of the method's own run by `self.run_network(network, x)`.
+
+In the shapes below, B is the number of images in the batch and N the number of training images.
 """
 
 from __future__ import annotations
@@ -31,58 +65,93 @@ from torch import Tensor, nn
 from benchmark.data.samplers import SHUFFLE, Sampler
 from benchmark.data.views import NORMAL, View
 from benchmark.errors import InputError
+from models import PARTS
 
 if TYPE_CHECKING:
     from models import Features, NetInfo, Network
 
 Terms = dict[str, Tensor]
+"""Unweighted terms of a loss by name: float32 scalars."""
 
-PARTS = ("stem", "stages", "preacts", "embedding", "logits")
+
+# --- hyper-parameters ------------------------------------------------------------------------------------
 
 
 def param(default: Any, help: str, source: str, *, allowed: tuple[Any, ...] | None = None) -> Any:
-    """A documented hyper-parameter: its default (the value that produced the printed table), meaning, and where it comes from."""
+    """Define a hyper-parameter: a field of a `MethodConfig`.
+
+    default: the value that produced the published table.
+    help: what it means, in a few words.
+    source: where the default comes from: file and option of the original code, or equation of the paper.
+    allowed: the only values that it may take; None for any value of the field's type.
+    """
     return field(default=default, metadata={"help": help, "source": source, "allowed": allowed})
 
 
 @dataclass(frozen=True, kw_only=True)
 class MethodConfig:
-    """Hyper-parameters of a method; subclasses add fields with `param`. All values must be JSON scalars."""
+    """The hyper-parameters of a method. Subclasses add fields with `param`; values are JSON scalars.
+
+    A field called `weight` is the weight of the loss, see `Method.weights`.
+    """
 
     ce: float = param(
         1.0, "weight of the cross-entropy with the labels", "RepDistiller train_student.py, gamma = 1"
     )
 
 
+def hyper_parameters(config_class: type[MethodConfig]) -> list[dict[str, Any]]:
+    """Return name, type, default, help, source and allowed values of every field of a config."""
+    return [
+        {
+            "name": f.name,
+            "type": f.type if isinstance(f.type, str) else f.type.__name__,
+            "default": f.default,
+            "help": f.metadata.get("help", ""),
+            "source": f.metadata.get("source", ""),
+            "allowed": f.metadata.get("allowed"),
+        }
+        for f in dataclasses.fields(config_class)
+    ]
+
+
+# --- what a method reads ---------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Needs:
-    """What one stage of a method reads.
-
-    student, teacher: subsets of `PARTS`; an empty `teacher` means that no teacher pass is made for this method.
-    views: student's views; the student runs all of them in one train-mode batch. `NORMAL` comes first when it is there.
-    teacher_views: the teacher's views (the same unless given); each view is a teacher pass shared by the pack.
-    """
+    """The features that a stage of a method reads. Features that no method of a run needs are not kept."""
 
     student: frozenset[str] = frozenset({"logits"})
+    """Parts of the student's features: a subset of stem, stages, preacts, embedding, logits (see
+    `models.Features`)."""
+
     teacher: frozenset[str] = frozenset()
+    """Parts of the teacher's features. If it is empty, this method causes no teacher pass."""
+
     views: tuple[View, ...] = (NORMAL,)
+    """Augmentations of the batch that the student is run on, all in one batch in train mode. `NORMAL` comes
+    first."""
+
     teacher_views: tuple[View, ...] | None = None
+    """Views that the teacher is run on, one pass each, shared by all runs of a pack; None for the same as
+    `views`."""
 
     def __post_init__(self) -> None:
-        wrong = (self.student | self.teacher) - set(PARTS)
-        if wrong:
-            raise ValueError(f"unknown parts {sorted(wrong)}; allowed: {', '.join(PARTS)}")
-        if strange := [v for v in (*self.views, *(self.teacher_views or ())) if not isinstance(v, View)]:
-            raise ValueError(f"{strange} are no views; allowed: those of benchmark/data/views.py")
+        unknown = (self.student | self.teacher) - set(PARTS)
+        if unknown:
+            raise ValueError(f"unknown parts {sorted(unknown)}; allowed: {', '.join(PARTS)}")
+        if wrong := [v for v in (*self.views, *(self.teacher_views or ())) if not isinstance(v, View)]:
+            raise ValueError(f"views must be `View`s of benchmark/data/views.py, not {wrong}")
 
     @staticmethod
     def of(student: str = "logits", teacher: str = "", views: tuple[View, ...] = (NORMAL,)) -> Needs:
-        """`Needs.of("stages logits", "stages")`: parts as words."""
-        return Needs(frozenset(student.split()), frozenset(teacher.split()), views)
+        """Return needs whose parts are given as words: `Needs.of("stages logits", "stages")`."""
+        return Needs(student=frozenset(student.split()), teacher=frozenset(teacher.split()), views=views)
 
     @property
     def passes(self) -> tuple[View, ...]:
-        """The views that the teacher is run on."""
+        """The views that the teacher is run on; none if the method reads no teacher."""
         if not self.teacher:
             return ()
         return self.views if self.teacher_views is None else self.teacher_views
@@ -90,49 +159,70 @@ class Needs:
 
 @dataclass(frozen=True)
 class MethodContext:
-    """Where a method is put to work: all that it may know when its modules are built.
-
-    student, teacher: shapes and sizes (`models.NetInfo`), None where the run has no such network.
-    student_net, teacher_net: the networks themselves; the teacher is frozen and in eval mode.
-    train_labels: int64 `[N]`, on the run's device; num_classes: classes of the data set.
-    epochs: length of the main stage; batch_size: the recipe's: nominal rows of a raw batch (the last
-    of an epoch may be smaller; some samplers make twice as many of it).
-    artifacts: for each prerequisite (see `Method.requires`) the state dict that its run left.
-    """
+    """All that a method may know about the run when its modules are built."""
 
     student: NetInfo | None
+    """Sizes and shapes of the student; None if the run trains no student."""
+
     teacher: NetInfo | None
+    """Sizes and shapes of the teacher; None if the run has no teacher."""
+
     student_net: Network | None
+    """The student itself."""
+
     teacher_net: Network | None
+    """The teacher itself, frozen and in eval mode."""
+
     train_labels: Tensor
+    """Labels of the training set: int64 `[N]`, on `device`."""
+
     num_classes: int
+    """Number of classes of the data set."""
+
     epochs: int
+    """Length of the main stage."""
+
     batch_size: int
+    """Images of a batch, as the protocol has it. The last batch of an epoch may be smaller; some samplers
+    make batches of twice this size."""
+
     device: torch.device
+    """Device that the run is trained on."""
+
     artifacts: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    """State dicts that the runs of the required methods left, by name of the method (see
+    `Method.requires`)."""
 
     @property
     def num_train(self) -> int:
+        """Number N of training images."""
         return int(self.train_labels.shape[0])
 
 
 @dataclass
 class Step:
-    """One training step as a method sees it. B = rows of the raw batch.
+    """One training step, as a method sees it.
 
-    labels, indices: int64 `[B]` (indices: positions in the training set).
-    images, students, teachers: by view name; the parts that `needs` names are float32, teachers carry no gradient.
-    generator: the run's own random source on the device, for this method and epoch; use it for every draw.
-
-    The epoch is not here: a number that a loss reads must be an attribute, set in `start_epoch`, so that a captured step sees it change.
+    The epoch is not in it: a captured graph would keep its value (see the rules in the module's docstring).
     """
 
     labels: Tensor
+    """Labels of the images: int64 `[B]`."""
+
     indices: Tensor
+    """Positions of the images in the training set: int64 `[B]`."""
+
     images: Mapping[str, Tensor]
+    """Images of each view by its name: float32 `[copies * B, 3, H, W]`."""
+
     students: Mapping[str, Features]
+    """The student's features of each view by its name: float32, only the parts that `needs` names."""
+
     teachers: Mapping[str, Features]
+    """The teacher's features of each view by its name: float32, without gradient."""
+
     generator: torch.Generator
+    """Random source on the run's device, seeded for this run, method and epoch. Use it for every draw."""
 
     @property
     def student(self) -> Features:
@@ -145,179 +235,239 @@ class Step:
         return self.teachers["normal"]
 
 
+# --- the base class --------------------------------------------------------------------------------------
+
+
 class Method(nn.Module):
-    """Base class of all methods. See the module's docstring; `kd.py` is the shortest complete example.
-
-    Class attributes that a method states about itself:
-
-    name: lower-case letters, digits and _, as written in tables and on the command line.
-    title: the name as papers print it; formula: plain text; paper: authors, venue and year; bibtex: one entry.
-    revision: raise it when the loss is mended, so that records of the old loss no longer count.
-    source: a hash of the method's file as it was loaded; set when it is found.
-    at_test: what the student keeps at test time beyond itself; "" for most, which leave a bare student.
-    combined: defaults that differ when the method is one of several (`x+kd`), by field name of its config.
-    init_epochs: length of the initialisation stage in the paper's schedule (scaled with it), 0 for none.
-    trains_student: False for a run that leaves only the method's own modules (SSKD's teacher head).
-    sampler: how an epoch is cut into batches; runs of a pack share it.
-    self_teacher: True if the teacher is the plain training of the student's own architecture; the pair is `none:student` then.
-    """
+    """Base class of all methods. The module's docstring says when each function is called."""
 
     name: ClassVar[str] = ""
+    """Name in tables and on the command line: lower-case letters, digits and _. A built-in
+    method's file has the same name."""
+
     title: ClassVar[str] = ""
+    """Name as papers write it."""
+
     formula: ClassVar[str] = ""
+    """The loss in one line of plain text."""
+
     paper: ClassVar[str] = ""
+    """Authors, title, venue and year in one line."""
+
     bibtex: ClassVar[str] = ""
+    """One BibTeX entry."""
+
     revision: ClassVar[int] = 1
+    """Version of the loss. Raise it when the loss is corrected: records of older revisions no longer
+    count."""
+
     source: ClassVar[str] = ""
+    """Hash of the method's file; set by the registry."""
+
     at_test: ClassVar[str] = ""
-    combined: ClassVar[Mapping[str, Any]] = {}
+    """What is needed at test time besides the student itself; "" for most methods."""
+
+    combined_defaults: ClassVar[Mapping[str, Any]] = {}
+    """Defaults of config fields that differ if the method is combined with others (`x+kd`)."""
+
     init_epochs: ClassVar[int] = 0
+    """Epochs of the initialisation stage in the paper's schedule; scaled with the schedule. 0 for no such
+    stage."""
+
     trains_student: ClassVar[bool] = True
+    """False if a run trains only the method's own modules (the head of SSKD's teacher)."""
+
     sampler: ClassVar[Sampler] = SHUFFLE
+    """How an epoch is cut into batches. Runs of a pack share it."""
+
     self_teacher: ClassVar[bool] = False
+    """Whether the teacher is a plainly trained network of the student's own architecture. The pair is then
+    written `none:student`."""
+
     Config: ClassVar[type[MethodConfig]] = MethodConfig
+    """The class of the hyper-parameters."""
+
     autocast: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext
-    """The context for `through`; the execution's, where a run is opened."""
+    """Returns the precision context of `run_network`; set by the trainer."""
 
     def __init__(self, config: Any, context: MethodContext) -> None:
-        """Builds the method's modules. Called under a seed of its own, so plain `nn.Linear(...)` is reproducible."""
+        """Build the method's modules.
+
+        It is called under a seed of the run, so modules such as `nn.Linear(...)` are initialised
+        reproducibly.
+
+        config: an instance of `Config`.
+        """
         super().__init__()
         self.config = config
 
-    # --- asked of the class, before anything is built -------------------------------------------------------------------
+    # --- class methods: called before anything is built ----------------------------------------------------
 
     @classmethod
     def skip(cls, config: Any, student: NetInfo | None, teacher: NetInfo | None) -> str | None:
-        """Why this method cannot be done on this pair (printed in the table as N/A), or None."""
+        """Return why this pair cannot be trained, in one line, or None.
+
+        The table shows N/A with the reason.
+        """
         return None
 
     @classmethod
     def needs(cls, config: Any) -> Needs:
-        """What the main stage reads."""
+        """Return what the main stage reads."""
         return Needs()
 
     @classmethod
     def init_needs(cls, config: Any) -> Needs:
-        """What the initialisation stage reads; its `student` part may be empty (no student pass is made then)."""
+        """Return what the initialisation stage reads.
+
+        With an empty `student`, no student pass is made in it.
+        """
         return Needs()
 
     @classmethod
     def requires(cls, config: Any) -> tuple[str, ...]:
-        """Names of methods (with `trains_student = False`) whose run on the same teacher must be done first."""
+        """Return the names of methods whose run on the same teacher must be done first.
+
+        Those methods have `trains_student = False`; what their runs leave is in `MethodContext.artifacts`.
+        """
         return ()
 
     @classmethod
-    def for_pair(cls, teacher: str, student: str) -> Mapping[str, Any]:
-        """Defaults that differ on this pair of networks, by field name of the config, where the paper tuned them by pair."""
+    def pair_defaults(cls, teacher: str, student: str) -> Mapping[str, Any]:
+        """Return defaults of config fields that the paper chose for this pair of networks."""
         return {}
 
     @classmethod
-    def for_other(cls, other: str, teacher: str, student: str) -> Mapping[str, Any]:
-        """Defaults that this method gives to the method `other` of the same combination on this pair (names may be empty: any pair)."""
+    def partner_defaults(cls, other: str, teacher: str, student: str) -> Mapping[str, Any]:
+        """Return defaults of config fields of the method `other`, for a combination of it with this method.
+
+        teacher, student: names of the networks; "" if the pair is not known.
+        """
         return {}
 
     @classmethod
     def weights(cls, config: Any) -> dict[str, float]:
-        """The full weight of each term that `loss` can return: the config's `weight` for a term named as the method, unless this is
-        overridden. A term of weight 0 must not be computed (see `active`)."""
+        """Return the weight of each term that `loss` can return.
+
+        By default there is one term, which has the method's name and the weight `config.weight`. Names of
+        other terms begin with the method's name and an underscore. `loss` must not compute a term of weight
+        0 (see `is_active`).
+        """
         return {cls.name: config.weight} if hasattr(config, "weight") else {}
 
     @classmethod
-    def memory(cls, config: Any, num_train: int, num_classes: int, teacher: NetInfo | None) -> int:
-        """Numbers (of 4 bytes) that its buffers hold where they are many: memory banks, queues, what is kept of every image. For plans."""
+    def schedule(cls) -> dict[str, Any]:
+        """Return protocol fields that a run of this method alone replaces.
+
+        They are given in the length of the paper's schedule, for example `{"epochs": 60, "milestones": (30,
+        45)}`.
+        """
+        return {}
+
+    @classmethod
+    def buffer_elements(cls, config: Any, num_train: int, num_classes: int, teacher: NetInfo | None) -> int:
+        """Return the size of its large buffers (memory banks, queues) in elements of 4 bytes.
+
+        `plan` estimates the disk space of checkpoints with it.
+        """
         return 0
 
     @classmethod
     def is_wrapper(cls) -> bool:
-        """Whether it changes what the other methods of a combination see (it has `transform`). A wrapper cannot stand alone."""
+        """Return whether the method is a wrapper: a method that overrides `transform`.
+
+        A wrapper must be combined with a method that reads what it changes.
+        """
         return cls.transform is not Method.transform
 
-    @classmethod
-    def schedule(cls) -> dict[str, Any]:
-        """Protocol fields that this method's own run replaces, in the paper's length (e.g. epochs=60, milestones=(30, 45))."""
+    # --- the main stage ------------------------------------------------------------------------------------
+
+    def start_epoch(self, epoch: int) -> None:
+        """Prepare an epoch of the main stage, for example the value of a schedule. Epochs count from 1.
+
+        The outcome must depend on `epoch` alone, because a run may resume at any epoch.
+        """
+
+    def loss(self, step: Step) -> Terms:
+        """Return the unweighted terms of the loss: float32 scalars, named as in `weights`."""
         return {}
 
-    # --- asked of the built method --------------------------------------------------------------------------------------
+    def task_loss(self, step: Step) -> Tensor | None:
+        """Return a scalar that replaces the cross-entropy with the labels, or None to keep that."""
+        return None
 
-    def factor(self) -> float:
-        """What every weight is multiplied by in this epoch: for a warm-up, a number that `start_epoch` sets."""
+    def transform(self, step: Step) -> Step:
+        """Return the step that the other methods of a combination see.
+
+        The cross-entropy still reads `step` itself.
+
+        A method that overrides it is a wrapper.
+        """
+        return step
+
+    def after_step(self) -> None:
+        """Update the method's state after the optimiser's step, without gradients.
+
+        For changes that must come after the backward pass, such as those of a memory bank.
+        """
+
+    def predict(self, features: Features) -> Tensor | None:
+        """Return logits `[B, num_classes]` that replace the student's at test time, or None to keep those.
+
+        features: the student's features in eval mode; read only the parts that `needs` names.
+        """
+        return None
+
+    # --- for use in `loss` ---------------------------------------------------------------------------------
+
+    def weight_factor(self) -> float:
+        """Return the factor of all weights in this epoch, for a warm-up; `start_epoch` sets it."""
         return 1.0
 
     def weight_of(self, term: str) -> float:
-        """The weight of a term of `loss` in this epoch; `InputError` for one that `weights` does not name."""
+        """Return the weight of a term in this epoch.
+
+        Raises `InputError` for a term that `weights` does not name.
+        """
         weights = self.weights(self.config)
         if term not in weights:
             raise InputError(
                 f"method '{self.name}': weights() has no weight for the term '{term}' of its loss; "
                 f"allowed: {', '.join(weights) or 'none'} "
-                "(a term is called as its method, and weighs the config's `weight`, unless weights() is overridden)"
+                "(by default there is one term, with the method's name and the weight `config.weight`)"
             )
-        return self.factor() * weights[term]
+        return self.weight_factor() * weights[term]
 
-    def active(self, term: str) -> bool:
-        """Whether a term's weight is not zero."""
+    def is_active(self, term: str) -> bool:
+        """Return whether the weight of a term is not 0 in this epoch."""
         return self.weight_of(term) != 0
 
-    def through(self, network: nn.Module, x: Tensor) -> Tensor:
-        """A pass of one of the method's own networks (convolutions over maps: a regressor, a translator) in the networks' precision; the
-        value in float32. The rest of a loss is float32 throughout."""
+    def run_network(self, network: nn.Module, x: Tensor) -> Tensor:
+        """Return `network(x)` in float32, computed in the precision of student and teacher.
+
+        For the method's own convolutions over maps, such as a regressor. All else in a loss is float32
+        throughout.
+        """
         with self.autocast():
             out: Tensor = network(x)
         return out.float() if out.dtype is torch.bfloat16 else out
 
-    def loss(self, step: Step) -> Terms:
-        """The terms of the loss, unweighted scalars (float32), named as in `weights()`; {} if there is none in the main stage."""
-        return {}
-
-    def transform(self, step: Step) -> Step:
-        """The step as the other methods of the combination see it; the cross-entropy with the labels keeps the step as it is."""
-        return step
-
-    def task_loss(self, step: Step) -> Tensor | None:
-        """Replaces the cross-entropy with the labels on the normal view; None leaves it as it is."""
-        return None
-
-    def predict(self, features: Features) -> Tensor | None:
-        """Replaces the student's logits at test time (needs the parts named by `needs`); None leaves them as they are."""
-        return None
-
-    def start_epoch(self, epoch: int) -> None:
-        """Called before each epoch of the main stage (counted from 1); the place for schedules. Must depend on `epoch` alone."""
-
-    def after_step(self) -> None:
-        """Called after each optimiser step of the main stage, without gradients; the place for what must not change before the backward
-        pass has read it (memory banks)."""
-
-    # --- the initialisation stage (only with init_epochs > 0) --------------------------------------------------------------
+    # --- the initialisation stage (only with init_epochs > 0) ----------------------------------------------
 
     def init_modules(self, student: Network | None) -> Iterable[nn.Module]:
-        """Modules that train in the initialisation stage, in train mode; all others are frozen and in eval mode."""
+        """Return the modules that the initialisation stage trains. All others are frozen and in eval mode."""
         return ()
 
     def init_lr(self, student_name: str, lr: float) -> float:
-        """Constant learning rate of the initialisation stage; `lr` is the main stage's initial one."""
+        """Return the constant learning rate of the initialisation stage.
+
+        lr: the initial learning rate of the main stage.
+        """
         return lr
 
     def init_loss(self, step: Step) -> Terms:
-        """Terms of the initialisation stage; their plain sum is minimised."""
+        """Return the terms of the initialisation stage; their unweighted sum is minimised."""
         raise NotImplementedError
 
     def after_init(self) -> None:
-        """Called once when the initialisation stage has ended (to freeze what must not train any more)."""
-
-
-def hyper_parameters(config_class: type[MethodConfig]) -> list[dict[str, Any]]:
-    """Every field of a config: name, type, default, help, source, allowed values. For `methods NAME` and the docs."""
-    rows = []
-    for f in dataclasses.fields(config_class):
-        rows.append(
-            {
-                "name": f.name,
-                "type": f.type if isinstance(f.type, str) else f.type.__name__,
-                "default": f.default,
-                "help": f.metadata.get("help", ""),
-                "source": f.metadata.get("source", ""),
-                "allowed": f.metadata.get("allowed"),
-            }
-        )
-    return rows
+        """Finish the initialisation stage: freeze what must not be trained any more."""

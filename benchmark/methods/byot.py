@@ -88,7 +88,7 @@ class BYOT(Method):
   booktitle = {IEEE/CVF International Conference on Computer Vision (ICCV)},
   year      = {2019}
 }"""
-    combined = {"ce": 1.0}
+    combined_defaults = {"ce": 1.0}
     Config = BYOTConfig
 
     @classmethod
@@ -116,7 +116,7 @@ class BYOT(Method):
         return {"byot_early": c.early, "byot_soft": c.soft, "byot_hint": c.hint}
 
     def loss(self, step: Step) -> Terms:
-        active = [term for term in self.weights(self.config) if self.active(term)]
+        active = [term for term in self.weights(self.config) if self.is_active(term)]
         if not active:
             return {}
         embeddings = [b(x) for b, x in zip(self.bottlenecks, step.student.stages, strict=False)]

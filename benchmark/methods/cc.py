@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from benchmark.methods._common import check_range, known
+from benchmark.methods._common import check_range, require_networks
 from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
 
 
@@ -68,12 +68,12 @@ class CC(Method):
 
     def __init__(self, config: CCConfig, context: MethodContext) -> None:
         super().__init__(config, context)
-        student, teacher = known(context.student, context.teacher)
+        student, teacher = require_networks(context.student, context.teacher)
         self.embed_s = nn.Linear(student.embedding_dim, config.dim)
         self.embed_t = nn.Linear(teacher.embedding_dim, config.dim)
 
     def loss(self, step: Step) -> Terms:
-        if not self.active("cc"):
+        if not self.is_active("cc"):
             return {}
         delta = (self.embed_s(step.student.embedding) - self.embed_t(step.teacher.embedding)).abs()
         return {"cc": (delta[:-1] * delta[1:]).sum(1).mean()}

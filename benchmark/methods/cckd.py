@@ -92,7 +92,7 @@ class CCKD(Method):
   booktitle = {IEEE/CVF International Conference on Computer Vision (ICCV)},
   year      = {2019}
 }"""
-    combined: ClassVar[Mapping[str, Any]] = {"ce": 1.0, "kd": 0.0}
+    combined_defaults: ClassVar[Mapping[str, Any]] = {"ce": 1.0, "kd": 0.0}
     sampler = GROUPS
     Config = CCKDConfig
 
@@ -107,9 +107,9 @@ class CCKD(Method):
 
     def loss(self, step: Step) -> Terms:
         terms: Terms = {}
-        if self.active("cckd_kd"):
+        if self.is_active("cckd_kd"):
             terms["cckd_kd"] = kd_loss(step.student.logits, step.teacher.logits, self.config.temperature)
-        if self.active("cckd"):
+        if self.is_active("cckd"):
             terms["cckd"] = F.mse_loss(
                 self.matrix(step.student.embedding), self.matrix(step.teacher.embedding)
             )

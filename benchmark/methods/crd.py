@@ -40,7 +40,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.methods._common import check_range, known, with_gradient
+from benchmark.methods._common import check_range, require_networks, with_gradient
 from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
 
 if TYPE_CHECKING:
@@ -201,7 +201,9 @@ class CRD(Method):
     z_t: Tensor
 
     @classmethod
-    def memory(cls, config: CRDConfig, num_train: int, num_classes: int, teacher: NetInfo | None) -> int:
+    def buffer_elements(
+        cls, config: CRDConfig, num_train: int, num_classes: int, teacher: NetInfo | None
+    ) -> int:
         return 2 * num_train * config.dim
 
     @classmethod
@@ -210,7 +212,7 @@ class CRD(Method):
 
     def __init__(self, config: CRDConfig, context: MethodContext) -> None:
         super().__init__(config, context)
-        student, teacher = known(context.student, context.teacher)
+        student, teacher = require_networks(context.student, context.teacher)
         self.embed_s = nn.Linear(student.embedding_dim, config.dim)
         self.embed_t = nn.Linear(teacher.embedding_dim, config.dim)
         self.negatives = Negatives(context.train_labels, context.num_classes, config.negatives)
@@ -223,7 +225,7 @@ class CRD(Method):
         self._new: tuple[Tensor, Tensor, Tensor] | None = None
 
     def loss(self, step: Step) -> Terms:
-        if not self.active("crd"):
+        if not self.is_active("crd"):
             return {}
         v_s = F.normalize(self.embed_s(step.student.embedding), dim=1)
         v_t = F.normalize(self.embed_t(step.teacher.embedding), dim=1)

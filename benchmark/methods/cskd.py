@@ -57,7 +57,7 @@ class CSKD(Method):
     Config = CSKDConfig
 
     def loss(self, step: Step) -> Terms:
-        if not self.active("cskd"):
+        if not self.is_active("cskd"):
             return {}
         first_half, partners = step.student.logits.chunk(2)
         return {"cskd": kd_loss(first_half, partners.detach(), self.config.temperature)}

@@ -88,7 +88,7 @@ class CTKD(Method):
   pages     = {1504--1512},
   year      = {2023}
 }"""
-    combined = {"ce": 1.0, "weight": 1.0}
+    combined_defaults = {"ce": 1.0, "weight": 1.0}
     Config = CTKDConfig
 
     @classmethod
@@ -110,7 +110,7 @@ class CTKD(Method):
         return self.config.low + self.config.span * torch.sigmoid(theta)
 
     def loss(self, step: Step) -> Terms:
-        if not self.active("ctkd"):
+        if not self.is_active("ctkd"):
             return {}
         t = self.temperature()
         log_p, log_q = (F.log_softmax(f.logits / t, dim=1) for f in (step.student, step.teacher))

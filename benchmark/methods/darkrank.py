@@ -102,7 +102,7 @@ class DarkRank(Method):
         self.register_buffer("orders", _orders(config.length), persistent=False)
 
     def loss(self, step: Step) -> Terms:
-        if not self.active("darkrank"):
+        if not self.is_active("darkrank"):
             return {}
         c: DarkRankConfig = self.config
         student, teacher = (scores(f.embedding, c.alpha, c.beta) for f in (step.student, step.teacher))

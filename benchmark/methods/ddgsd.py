@@ -68,11 +68,11 @@ class DDGSD(Method):
 
     def loss(self, step: Step) -> Terms:
         terms: Terms = {}
-        if self.active("ddgsd_mutual"):
+        if self.is_active("ddgsd_mutual"):
             z_1, z_2 = step.student.logits, step.students["second"].logits
             t = self.config.temperature
             terms["ddgsd_mutual"] = kd_loss(z_1, z_2.detach(), t) + kd_loss(z_2, z_1.detach(), t)
-        if self.active("ddgsd_mmd"):
+        if self.is_active("ddgsd_mmd"):
             f_1, f_2 = step.student.embedding, step.students["second"].embedding
             terms["ddgsd_mmd"] = (f_1.mean(0) - f_2.mean(0)).square().sum()
         return terms

@@ -77,12 +77,12 @@ class DIST(Method):
 
     def loss(self, step: Step) -> Terms:
         terms: Terms = {}
-        if not (self.active("dist_inter") or self.active("dist_intra")):
+        if not (self.is_active("dist_inter") or self.is_active("dist_intra")):
             return terms
         t = self.config.temperature
         p_s, p_t = (F.softmax(f.logits / t, dim=1) for f in (step.student, step.teacher))
-        if self.active("dist_inter"):
+        if self.is_active("dist_inter"):
             terms["dist_inter"] = t**2 * pearson_distance(p_s, p_t)
-        if self.active("dist_intra"):
+        if self.is_active("dist_intra"):
             terms["dist_intra"] = t**2 * pearson_distance(p_s.T, p_t.T)
         return terms

@@ -56,7 +56,7 @@ def _without_target(z: Tensor, labels: Tensor) -> Tensor:
 
     It stays finite, because the KL of -inf is NaN.
     """
-    return z - 1000.0 * one_hot(labels, z)
+    return z - 1000.0 * one_hot(labels, z.shape[1], z.dtype)
 
 
 def _target_or_not(z: Tensor, labels: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class DKD(Method):
     Config = DKDConfig
 
     @classmethod
-    def for_pair(cls, teacher: str, student: str) -> Mapping[str, Any]:
+    def pair_defaults(cls, teacher: str, student: str) -> Mapping[str, Any]:
         return {"beta": BETA[teacher]} if teacher in BETA else {}
 
     @classmethod
@@ -118,7 +118,7 @@ class DKD(Method):
     def start_epoch(self, epoch: int) -> None:
         self.warm.epoch = epoch
 
-    def factor(self) -> float:
+    def weight_factor(self) -> float:
         return self.warm.factor
 
     @classmethod
@@ -130,5 +130,5 @@ class DKD(Method):
         return {
             term: function(step.student.logits, step.teacher.logits, step.labels, self.config.temperature)
             for term, function in functions.items()
-            if self.active(term)
+            if self.is_active(term)
         }

@@ -74,7 +74,7 @@ class DLB(Method):
         self.register_buffer("rows", torch.full((half,), -1))
 
     def loss(self, step: Step) -> Terms:
-        if not self.active("dlb"):
+        if not self.is_active("dlb"):
             return {}
         z, t, half = step.student.logits, self.config.temperature, len(self.rows)
         n = min(half, len(z))

@@ -60,7 +60,7 @@ from torch import Tensor, nn
 
 from benchmark.errors import InputError
 from benchmark.methods._common import check_range
-from benchmark.methods._rotations import VIEWS, embeddings, kl_of_rows, similarities
+from benchmark.methods._rotations import VIEWS, kl_per_row, similarities, stack_embeddings
 from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
 
 TERMS = ("align", "corr", "sup")
@@ -187,19 +187,19 @@ class DLKD(Method):
         terms: Terms = {}
         if not any(self.weights(self.config).values()):
             return terms
-        student, teacher = embeddings(step.students), embeddings(step.teachers)
-        if self.active("dlkd_align"):
+        student, teacher = stack_embeddings(step.students), stack_embeddings(step.teachers)
+        if self.is_active("dlkd_align"):
             terms["dlkd_align"] = align_loss(self.align_head(student), teacher)
-        if self.active("dlkd_corr"):
+        if self.is_active("dlkd_corr"):
             batch = step.student.embedding.shape[0]
             projected: Tensor = self.corr_head(student)
-            kl = kl_of_rows(
+            kl = kl_per_row(
                 similarities(projected[batch:], projected[:batch]),
                 similarities(teacher[batch:], teacher[:batch]),
                 self.config.corr_temperature,
             )
             terms["dlkd_corr"] = kl.mean()
-        if self.active("dlkd_sup"):
+        if self.is_active("dlkd_sup"):
             vectors = torch.cat([self.student_embedding(student), self.teacher_embedding(teacher)])
             copies = vectors.shape[0] // step.labels.shape[0]
             terms["dlkd_sup"] = supervised_contrast(

@@ -126,12 +126,12 @@ class DRG(Method):
         return {"drg": config.guide, "drg_aux": config.aux}
 
     def loss(self, step: Step) -> Terms:
-        if not self.active("drg") and not self.active("drg_aux"):
+        if not self.is_active("drg") and not self.is_active("drg_aux"):
             return {}
         z, z_aux = step.student.logits, self.auxiliary(step.student.stages[1])
         terms: Terms = {}
-        if self.active("drg"):
+        if self.is_active("drg"):
             terms["drg"] = kd_loss(z, z_aux.detach(), self.config.temperature)
-        if self.active("drg_aux"):
+        if self.is_active("drg_aux"):
             terms["drg_aux"] = F.cross_entropy(z_aux, step.labels)
         return terms

@@ -73,7 +73,7 @@ class DSR(Method):
         self.epoch.fill_(epoch)
 
     def loss(self, step: Step) -> Terms:
-        if not self.active("dsr"):
+        if not self.is_active("dsr"):
             return {}
         z, t = step.student.logits, self.config.temperature
         n = min(len(z), len(self.past))

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 
-from benchmark.methods._common import Shape, cannot_regress, known, regressor
+from benchmark.methods._common import Shape, build_regressor, no_regressor_reason, require_networks
 from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class FitNet(Method):
             if config.layer >= len(_shapes(info)):
                 stages = len(info.stage_shapes)
                 return f"FitNet reads stage {config.layer}, but {info.name} has only {stages} stages"
-        reason = cannot_regress(_shapes(student)[config.layer], _shapes(teacher)[config.layer])
+        reason = no_regressor_reason(_shapes(student)[config.layer], _shapes(teacher)[config.layer])
         return reason and f"FitNet has {reason}"
 
     @classmethod
@@ -84,13 +84,15 @@ class FitNet(Method):
 
     def __init__(self, config: FitNetConfig, context: MethodContext) -> None:
         super().__init__(config, context)
-        student, teacher = known(context.student, context.teacher)
-        self.regressor = regressor(_shapes(student)[config.layer], _shapes(teacher)[config.layer], relu=True)
+        student, teacher = require_networks(context.student, context.teacher)
+        self.regressor = build_regressor(
+            _shapes(student)[config.layer], _shapes(teacher)[config.layer], relu=True
+        )
 
     def loss(self, step: Step) -> Terms:
-        if not self.active("fitnet"):
+        if not self.is_active("fitnet"):
             return {}
         layer = self.config.layer
         f_s = step.student.stages[layer - 1] if layer else step.student.stem
         f_t = step.teacher.stages[layer - 1] if layer else step.teacher.stem
-        return {"fitnet": F.mse_loss(self.through(self.regressor, f_s), f_t)}
+        return {"fitnet": F.mse_loss(self.run_network(self.regressor, f_s), f_t)}

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import nn
 
-from benchmark.methods._common import attention, check_range, known, match_spatial
+from benchmark.methods._common import attention, check_range, match_spatial, require_networks
 from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
 from models.layers import Conv3x3
 
@@ -104,7 +104,7 @@ class FT(Method):
 
     def __init__(self, config: FTConfig, context: MethodContext) -> None:
         super().__init__(config, context)
-        student, teacher = known(context.student, context.teacher)
+        student, teacher = require_networks(context.student, context.teacher)
         c_s, c_t = student.stage_shapes[-1][0], teacher.stage_shapes[-1][0]
         factors = max(1, int(c_t * config.k))
         self.paraphraser = nn.ModuleDict(
@@ -120,17 +120,17 @@ class FT(Method):
 
     def init_loss(self, step: Step) -> Terms:
         f_t = step.teacher.stages[-1]
-        factors = self.through(self.paraphraser["encoder"], f_t)
-        return {"ft_reconstruction": F.mse_loss(self.through(self.paraphraser["decoder"], factors), f_t)}
+        factors = self.run_network(self.paraphraser["encoder"], f_t)
+        return {"ft_reconstruction": F.mse_loss(self.run_network(self.paraphraser["decoder"], factors), f_t)}
 
     def after_init(self) -> None:
         """Freeze the paraphraser."""
         self.paraphraser.requires_grad_(False)
 
     def loss(self, step: Step) -> Terms:
-        if not self.active("ft"):
+        if not self.is_active("ft"):
             return {}
-        factor_s = self.through(self.translator, step.student.stages[-1])
-        factor_t = self.through(self.paraphraser["encoder"], step.teacher.stages[-1])
+        factor_s = self.run_network(self.translator, step.student.stages[-1])
+        factor_t = self.run_network(self.paraphraser["encoder"], step.teacher.stages[-1])
         factor_s, factor_t = match_spatial(factor_s, factor_t)
         return {"ft": (attention(factor_s) - attention(factor_t)).abs().mean()}

@@ -85,7 +85,7 @@ class IUSP(Method):
         return None
 
     def loss(self, step: Step) -> Terms:
-        if not self.active("iusp"):
+        if not self.is_active("iusp"):
             return {}
         student, teacher = match_spatial(step.student.stages[-1], step.teacher.stages[-1])
         return {"iusp": F.mse_loss(similarities(student), similarities(teacher))}

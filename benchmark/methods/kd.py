@@ -71,7 +71,7 @@ class KD(Method):
   journal = {arXiv preprint arXiv:1503.02531},
   year    = {2015}
 }"""
-    combined = {"ce": 1.0, "weight": 1.0}  # defaults in a combination such as `at+kd`
+    combined_defaults = {"ce": 1.0, "weight": 1.0}  # defaults in a combination such as `at+kd`
     Config = KDConfig
 
     @classmethod
@@ -81,6 +81,6 @@ class KD(Method):
 
     def loss(self, step: Step) -> Terms:
         """Return the unweighted KD term. The trainer multiplies it by `weight` and adds the cross-entropy."""
-        if not self.active("kd"):
+        if not self.is_active("kd"):
             return {}
         return {"kd": kd_loss(step.student.logits, step.teacher.logits, self.config.temperature)}

@@ -34,7 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.methods._common import known, one_hot
+from benchmark.methods._common import one_hot, require_networks
 from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
 
 EPS = 1e-12  # smallest squared norm; it keeps the gradient finite at zero
@@ -74,7 +74,7 @@ class KDPP(Method):
 
     def __init__(self, config: KDPPConfig, context: MethodContext) -> None:
         super().__init__(config, context)
-        student, teacher = known(context.student, context.teacher)
+        student, teacher = require_networks(context.student, context.teacher)
         d_s, d_t = student.embedding_dim, teacher.embedding_dim
         self.embed: nn.Module = nn.Identity()
         if d_s != d_t:
@@ -83,12 +83,12 @@ class KDPP(Method):
         self.register_buffer("sums", torch.zeros(context.num_classes, d_t))
 
     def loss(self, step: Step) -> Terms:
-        if not self.active("kdpp"):
+        if not self.is_active("kdpp"):
             return {}
         f_t = step.teacher.embedding
         with torch.no_grad():
             # A matrix product adds in a fixed order on every device; an indexed sum does not.
-            labels_one_hot = one_hot(step.labels, f_t.new_empty(len(f_t), len(self.sums)))
+            labels_one_hot = one_hot(step.labels, len(self.sums), f_t.dtype)
             self.sums += labels_one_hot.T @ f_t
             direction = F.normalize(labels_one_hot @ self.sums, dim=1)
         f_s = self.embed(step.student.embedding)

@@ -107,7 +107,7 @@ class LS(Method):
         return Needs.of("logits", "logits")
 
     @classmethod
-    def for_other(cls, other: str, teacher: str, student: str) -> Mapping[str, Any]:
+    def partner_defaults(cls, other: str, teacher: str, student: str) -> Mapping[str, Any]:
         pair = f"{teacher}:{student}"
         if other == "kd":
             temperature, weight = KD.get(pair, (2.0, 9.0))
@@ -125,9 +125,9 @@ class LS(Method):
     def transform(self, step: Step) -> Step:
         def standardise_logits(features: Features) -> Features:
             # A teacher pass that only other runs of the pack need may come without logits.
-            if features.logits is None:
+            if not features.has("logits"):
                 return features
-            return features._replace(logits=standardise(features.logits, self.config.eps))
+            return features.replace(logits=standardise(features.logits, self.config.eps))
 
         return dataclasses.replace(
             step,

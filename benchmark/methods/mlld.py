@@ -182,10 +182,10 @@ class MLLD(Method):
 
     def loss(self, step: Step) -> Terms:
         terms: Terms = {}
-        if self.active("mlld_strong"):
+        if self.is_active("mlld_strong"):
             terms["mlld_strong"] = F.cross_entropy(step.students["strong"].logits, step.labels)
         all_levels = {"mlld_instance": instance_loss, "mlld_class": class_loss, "mlld_batch": batch_loss}
-        levels = {term: level for term, level in all_levels.items() if self.active(term)}
+        levels = {term: level for term, level in all_levels.items() if self.is_active(term)}
         if not levels:
             return terms
         (weak_s, weak_t), (strong_s, strong_t) = (

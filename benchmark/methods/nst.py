@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmark.methods._common import match_spatial, pairs_of_stages, with_gradient
+from benchmark.methods._common import match_spatial, pair_stages, with_gradient
 from benchmark.methods.base import Method, MethodConfig, Needs, Step, Terms, param
 
 CACHED = 2**18  # most numbers in the largest product or map of the images that a CPU processes at once
@@ -129,7 +129,7 @@ class NST(Method):
         return Needs.of("stages logits", "stages")
 
     def loss(self, step: Step) -> Terms:
-        if not self.active("nst"):
+        if not self.is_active("nst"):
             return {}
-        pairs = pairs_of_stages(step.student.stages, step.teacher.stages)
+        pairs = pair_stages(step.student.stages, step.teacher.stages)
         return {"nst": torch.stack([discrepancy(*match_spatial(f_s, f_t)) for f_s, f_t in pairs]).sum()}

@@ -37,7 +37,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from benchmark.methods._common import known, match_spatial, pairs_of_stages
+from benchmark.methods._common import match_spatial, pair_stages, require_networks
 from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
 from models import Network
 from models.network import PostActivationNetwork, PreActivationNetwork
@@ -46,7 +46,7 @@ from models.network import PostActivationNetwork, PreActivationNetwork
 def norms_before_relu(net: Network) -> list[nn.BatchNorm2d]:
     """Return the batch norm before each stage's last ReLU (in a WRN or DenseNet, it follows the stage)."""
     if isinstance(net, PreActivationNetwork):
-        return [*(stage.opening() for stage in net.stages()[1:]), net.final_norm()]
+        return [*(stage.first_norm() for stage in net.stages()[1:]), net.final_norm()]
     assert isinstance(net, PostActivationNetwork)
     executed: list[nn.BatchNorm2d] = []
     hooks = [
@@ -116,10 +116,10 @@ class OFD(Method):
 
     def __init__(self, config: OFDConfig, context: MethodContext) -> None:
         super().__init__(config, context)
-        student, teacher = known(context.student, context.teacher)
+        student, teacher = require_networks(context.student, context.teacher)
         if context.teacher_net is None:
             raise ValueError("ofd needs the teacher's network: it reads the batch norms")
-        pairs = pairs_of_stages(student.stage_shapes, teacher.stage_shapes)
+        pairs = pair_stages(student.stage_shapes, teacher.stage_shapes)
         self.connectors = nn.ModuleList()
         for number, (norm, (s, t)) in enumerate(
             zip(norms_before_relu(context.teacher_net), pairs, strict=False)
@@ -130,10 +130,10 @@ class OFD(Method):
             self.register_buffer(f"margin_{number}", margin(norm).to(conv.weight)[:, None, None])
 
     def loss(self, step: Step) -> Terms:
-        if not self.active("ofd"):
+        if not self.is_active("ofd"):
             return {}
         parts = []
-        pairs = pairs_of_stages(step.student.preacts, step.teacher.preacts)
+        pairs = pair_stages(step.student.preacts, step.teacher.preacts)
         for number, (connector, (p_s, p_t)) in enumerate(zip(self.connectors, pairs, strict=True)):
             p_s, p_t = match_spatial(p_s, p_t)
             target = torch.maximum(p_t, self.get_buffer(f"margin_{number}"))

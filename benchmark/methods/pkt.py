@@ -71,7 +71,7 @@ class PKT(Method):
         return Needs.of("embedding logits", "embedding")
 
     def loss(self, step: Step) -> Terms:
-        if not self.active("pkt"):
+        if not self.is_active("pkt"):
             return {}
         q, p = neighbourhoods(step.student.embedding), neighbourhoods(step.teacher.embedding)
         return {"pkt": (p * ((p + EPS) / (q + EPS)).log()).mean()}

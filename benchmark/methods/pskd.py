@@ -31,8 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmark.methods._common import check_range
-from benchmark.methods._targets import one_hot
+from benchmark.methods._common import check_range, one_hot
 from benchmark.methods.base import Method, MethodConfig, MethodContext, Step, param
 
 if TYPE_CHECKING:
@@ -65,7 +64,9 @@ class PSKD(Method):
     share: Tensor
 
     @classmethod
-    def memory(cls, config: PSKDConfig, num_train: int, num_classes: int, teacher: NetInfo | None) -> int:
+    def buffer_elements(
+        cls, config: PSKDConfig, num_train: int, num_classes: int, teacher: NetInfo | None
+    ) -> int:
         return num_train * num_classes
 
     def __init__(self, config: PSKDConfig, context: MethodContext) -> None:

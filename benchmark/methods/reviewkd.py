@@ -41,7 +41,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.methods._common import WarmUp, check_range, known
+from benchmark.methods._common import WarmUp, check_range, require_networks
 from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
 from models import Features, NetInfo
 
@@ -144,7 +144,7 @@ class ReviewKD(Method):
 
     def __init__(self, config: ReviewKDConfig, context: MethodContext) -> None:
         super().__init__(config, context)
-        student, teacher = known(context.student, context.teacher)
+        student, teacher = require_networks(context.student, context.teacher)
         mid = min(config.mid, student.embedding_dim)
         shapes = zip(levels_of(student), levels_of(teacher), strict=False)
         self.fusions = nn.ModuleList(
@@ -155,7 +155,7 @@ class ReviewKD(Method):
     def start_epoch(self, epoch: int) -> None:
         self.warm.epoch = epoch
 
-    def factor(self) -> float:
+    def weight_factor(self) -> float:
         return self.warm.factor
 
     @classmethod
@@ -163,7 +163,7 @@ class ReviewKD(Method):
         return {"reviewkd": config.weight}
 
     def loss(self, step: Step) -> Terms:
-        if not self.active("reviewkd"):
+        if not self.is_active("reviewkd"):
             return {}
         parts, residual = [], None
         pairs = zip(levels(step.student), levels(step.teacher), strict=False)

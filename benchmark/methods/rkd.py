@@ -105,13 +105,13 @@ class RKD(Method):
         return {"rkd_distance": c.weight * c.distance, "rkd_angle": c.weight * c.angle}
 
     def loss(self, step: Step) -> Terms:
-        if not any(self.active(term) for term in self.weights(self.config)):
+        if not any(self.is_active(term) for term in self.weights(self.config)):
             return {}
         products_s, products_t = products(step.student.embedding), products(step.teacher.embedding)
         d_s, d_t = distances(products_s), distances(products_t)
         terms: Terms = {}
-        if self.active("rkd_distance"):
+        if self.is_active("rkd_distance"):
             terms["rkd_distance"] = F.smooth_l1_loss(relative_distances(d_s), relative_distances(d_t))
-        if self.active("rkd_angle"):
+        if self.is_active("rkd_angle"):
             terms["rkd_angle"] = F.smooth_l1_loss(angles(products_s, d_s), angles(products_t, d_t))
         return {name: value.to(step.student.embedding.dtype) for name, value in terms.items()}

@@ -47,7 +47,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.methods._common import check_range, known
+from benchmark.methods._common import check_range, require_networks
 from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
 
 if TYPE_CHECKING:
@@ -101,7 +101,9 @@ class SEED(Method):
     place: Tensor
 
     @classmethod
-    def memory(cls, config: SEEDConfig, num_train: int, num_classes: int, teacher: NetInfo | None) -> int:
+    def buffer_elements(
+        cls, config: SEEDConfig, num_train: int, num_classes: int, teacher: NetInfo | None
+    ) -> int:
         return 0 if teacher is None else config.queue * teacher.embedding_dim
 
     @classmethod
@@ -110,7 +112,7 @@ class SEED(Method):
 
     def __init__(self, config: SEEDConfig, context: MethodContext) -> None:
         super().__init__(config, context)
-        student, teacher = known(context.student, context.teacher)
+        student, teacher = require_networks(context.student, context.teacher)
         d, out = student.embedding_dim, teacher.embedding_dim
         self.head = nn.Sequential(nn.Linear(d, d), nn.ReLU(), nn.Linear(d, out))
         self.register_buffer("bank", F.normalize(torch.randn(config.queue, out), dim=1))
@@ -131,7 +133,7 @@ class SEED(Method):
         return F.cross_entropy(logits, step.labels)
 
     def loss(self, step: Step) -> Terms:
-        if not self.active("seed"):
+        if not self.is_active("seed"):
             return {}
         c: SEEDConfig = self.config
         z_s = F.normalize(self.head(step.student.embedding), dim=1)

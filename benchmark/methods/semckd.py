@@ -35,7 +35,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.methods._common import check_range, known, match_spatial
+from benchmark.methods._common import check_range, match_spatial, require_networks
 from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
 
 
@@ -106,7 +106,7 @@ class SemCKD(Method):
 
     def __init__(self, config: SemCKDConfig, context: MethodContext) -> None:
         super().__init__(config, context)
-        student, teacher = known(context.student, context.teacher)
+        student, teacher = require_networks(context.student, context.teacher)
         b, f = context.batch_size, config.factor
         self.queries = nn.ModuleList(Embed(b, f) for _ in student.stage_shapes)
         self.keys = nn.ModuleList(Embed(b, f) for _ in teacher.stage_shapes)
@@ -121,7 +121,7 @@ class SemCKD(Method):
         return torch.softmax(queries @ keys, dim=2)
 
     def loss(self, step: Step) -> Terms:
-        if not self.active("semckd"):
+        if not self.is_active("semckd"):
             return {}
         student, teacher = step.student.stages, step.teacher.stages
         by_stage = []  # for each stage of the student: its distances to the teacher's stages, [B, T]

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.methods._common import FrozenHead, check_range, known, match_spatial
+from benchmark.methods._common import FrozenHead, check_range, match_spatial, require_networks
 from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
 
 if TYPE_CHECKING:
@@ -103,14 +103,14 @@ class SimKD(Method):
 
     def __init__(self, config: SimKDConfig, context: MethodContext) -> None:
         super().__init__(config, context)
-        student, teacher = known(context.student, context.teacher)
+        student, teacher = require_networks(context.student, context.teacher)
         (c_s, *_), (c_t, size, _) = student.stage_shapes[-1], teacher.stage_shapes[-1]
         self.size = size
         self.projector = projector(c_s, c_t, config.factor)
         self.head = FrozenHead(context.teacher_net)
 
     def loss(self, step: Step) -> Terms:
-        if not self.active("simkd"):
+        if not self.is_active("simkd"):
             return {}
         # The classifier of every network reads the ReLU of the last pre-activations. That is not always
         # `stages[-1]`: in a WRN, it precedes the final batch norm and ReLU.

@@ -63,7 +63,7 @@ class SP(Method):
         return Needs.of("stages logits", "stages")
 
     def loss(self, step: Step) -> Terms:
-        if not self.active("sp"):
+        if not self.is_active("sp"):
             return {}
         return {
             "sp": F.mse_loss(similarities(step.student.stages[-1]), similarities(step.teacher.stages[-1]))

@@ -31,7 +31,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import nn
 
-from benchmark.methods._common import FrozenHead, known
+from benchmark.methods._common import FrozenHead, require_networks
 from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
 
 
@@ -70,7 +70,7 @@ class SRRL(Method):
 
     def __init__(self, config: SRRLConfig, context: MethodContext) -> None:
         super().__init__(config, context)
-        student, teacher = known(context.student, context.teacher)
+        student, teacher = require_networks(context.student, context.teacher)
         d = teacher.embedding_dim
         self.connector = nn.Sequential(
             nn.Linear(student.embedding_dim, d, bias=False), nn.BatchNorm1d(d), nn.ReLU()
@@ -83,11 +83,11 @@ class SRRL(Method):
 
     def loss(self, step: Step) -> Terms:
         terms: Terms = {}
-        if not (self.active("srrl_feature") or self.active("srrl_regression")):
+        if not (self.is_active("srrl_feature") or self.is_active("srrl_regression")):
             return terms
         connected = self.connector(step.student.embedding)
-        if self.active("srrl_feature"):
+        if self.is_active("srrl_feature"):
             terms["srrl_feature"] = F.mse_loss(connected, step.teacher.embedding)
-        if self.active("srrl_regression"):
+        if self.is_active("srrl_regression"):
             terms["srrl_regression"] = F.mse_loss(self.head(connected), step.teacher.logits)
         return terms

@@ -48,11 +48,11 @@ from benchmark.data.views import NORMAL, ROTATED
 from benchmark.errors import InputError
 from benchmark.methods._common import check_range
 from benchmark.methods._rotations import (
-    kl_of_rows,
-    mean_of_selected,
-    own_columns,
+    kl_per_row,
+    masked_mean,
+    matching_columns,
     rank_of_truth,
-    selected,
+    select_rows,
     similarities,
 )
 from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
@@ -106,7 +106,7 @@ class SSKD(Method):
   booktitle = {European Conference on Computer Vision (ECCV)},
   year      = {2020}
 }"""
-    combined: ClassVar[Mapping[str, Any]] = {"ce": 1.0, "kd": 0.0}
+    combined_defaults: ClassVar[Mapping[str, Any]] = {"ce": 1.0, "kd": 0.0}
     Config = SSKDConfig
 
     @classmethod
@@ -140,15 +140,15 @@ class SSKD(Method):
     def loss(self, step: Step) -> Terms:
         c: SSKDConfig = self.config
         terms: Terms = {}
-        if self.active("sskd_kd"):
+        if self.is_active("sskd_kd"):
             terms["sskd_kd"] = kd_loss(step.student.logits, step.teacher.logits, c.kd_temperature)
-        if self.active("sskd_tf"):
+        if self.is_active("sskd_tf"):
             student, teacher = step.students["rotated"].logits, step.teachers["rotated"].logits
             labels = step.labels.repeat(ROTATED.copies)
             terms["sskd_tf"] = _selected_kl(
                 student, teacher, correct=labels, temperature=c.tf_temperature, ratio=c.tf_ratio
             )
-        if self.active("sskd_ss"):
+        if self.is_active("sskd_ss"):
             terms["sskd_ss"] = self._similarity_loss(step)
         return terms
 
@@ -163,7 +163,7 @@ class SSKD(Method):
         student = similarities(
             self.student_head(step.students["rotated"].embedding), self.student_head(step.student.embedding)
         )
-        same_image = own_columns(teacher.shape[1], teacher.device)
+        same_image = matching_columns(teacher.shape[1], teacher.device)
         return _selected_kl(
             student, teacher, correct=same_image, temperature=c.ss_temperature, ratio=c.ss_ratio
         )
@@ -177,10 +177,10 @@ def _selected_kl(
     student, teacher: scores, `[R, C]`. correct: the correct column of each row, int64 `[R]`; its rank in the
     teacher's row selects the rows.
     """
-    rows = kl_of_rows(student, teacher, temperature)
+    rows = kl_per_row(student, teacher, temperature)
     if ratio == 1.0:
         return rows.mean() * temperature**2
-    return mean_of_selected(rows, selected(rank_of_truth(teacher, correct), ratio)) * temperature**2
+    return masked_mean(rows, select_rows(rank_of_truth(teacher, correct), ratio)) * temperature**2
 
 
 def _trained_head(size: int, artifacts: Mapping[str, Mapping[str, Tensor]]) -> nn.Sequential:

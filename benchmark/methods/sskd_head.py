@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.methods._rotations import VIEWS, own_columns, similarities
+from benchmark.methods._rotations import VIEWS, matching_columns, similarities
 from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
 
 if TYPE_CHECKING:
@@ -83,9 +83,9 @@ class SSKDHead(Method):
         self.head = projection_head(context.teacher.embedding_dim)
 
     def loss(self, step: Step) -> Terms:
-        if not self.active("sskd_head"):
+        if not self.is_active("sskd_head"):
             return {}
         normal: Tensor = self.head(step.teacher.embedding)
         rotated: Tensor = self.head(step.teachers["rotated"].embedding)
         cosines = similarities(rotated, normal)
-        return {"sskd_head": F.cross_entropy(cosines, own_columns(normal.shape[0], normal.device))}
+        return {"sskd_head": F.cross_entropy(cosines, matching_columns(normal.shape[0], normal.device))}

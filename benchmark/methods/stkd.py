@@ -79,12 +79,12 @@ class STKD(Method):
 
     def loss(self, step: Step) -> Terms:
         terms: Terms = {}
-        if self.active("stkd_label"):
+        if self.is_active("stkd_label"):
             z = step.students["mixed"].logits
             labels = one_hot(step.labels, z.shape[1], z.dtype)
             share = mixing_shares(len(labels), labels.device).to(z.dtype)[:, None]
             terms["stkd_label"] = F.cross_entropy(z, torch.lerp(labels.roll(-1, 0), labels, share))
-        if self.active("stkd_kd"):
+        if self.is_active("stkd_kd"):
             student, teacher = step.students["mixed"].logits, step.teachers["mixed"].logits
             terms["stkd_kd"] = kd_loss(student, teacher, self.config.temperature)
         return terms

@@ -35,8 +35,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmark.methods._common import check_range
-from benchmark.methods._targets import one_hot
+from benchmark.methods._common import check_range, one_hot
 from benchmark.methods.base import Method, MethodConfig, Step, Terms, param
 
 
@@ -72,7 +71,7 @@ class TFKD(Method):
   booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
   year      = {2020}
 }"""
-    combined = {"ce": 1.0}
+    combined_defaults = {"ce": 1.0}
     Config = TFKDConfig
 
     @classmethod
@@ -80,7 +79,7 @@ class TFKD(Method):
         return {"tfkd": config.weight * config.multiplier}
 
     def loss(self, step: Step) -> Terms:
-        if not self.active("tfkd"):
+        if not self.is_active("tfkd"):
             return {}
         z = step.student.logits
         target = virtual_teacher(z, step.labels, self.config.correct, self.config.temperature)

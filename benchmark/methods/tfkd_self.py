@@ -61,7 +61,7 @@ class TFKDSelf(Method):
   booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
   year      = {2020}
 }"""
-    combined = {"ce": 1.0}
+    combined_defaults = {"ce": 1.0}
     self_teacher = True
     Config = TFKDSelfConfig
 
@@ -74,6 +74,6 @@ class TFKDSelf(Method):
         return {"tfkd_self": config.weight * config.multiplier}
 
     def loss(self, step: Step) -> Terms:
-        if not self.active("tfkd_self"):
+        if not self.is_active("tfkd_self"):
             return {}
         return {"tfkd_self": kd_loss(step.student.logits, step.teacher.logits, self.config.temperature)}

@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from benchmark.methods._common import check_range, known, match_spatial, pairs_of_stages
+from benchmark.methods._common import check_range, match_spatial, pair_stages, require_networks
 from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
 
 EPS = 1e-5  # smallest variance, as in RepDistiller distiller_zoo/VID.py
@@ -122,17 +122,17 @@ class VID(Method):
 
     def __init__(self, config: VIDConfig, context: MethodContext) -> None:
         super().__init__(config, context)
-        student, teacher = known(context.student, context.teacher)
-        shapes = pairs_of_stages(student.stage_shapes, teacher.stage_shapes)
+        student, teacher = require_networks(context.student, context.teacher)
+        shapes = pair_stages(student.stage_shapes, teacher.stage_shapes)
         self.gaussians = nn.ModuleList(Gaussian(s[0], t[0], config.variance) for s, t in shapes)
 
     def loss(self, step: Step) -> Terms:
-        if not self.active("vid"):
+        if not self.is_active("vid"):
             return {}
-        pairs = pairs_of_stages(step.student.stages, step.teacher.stages)
+        pairs = pair_stages(step.student.stages, step.teacher.stages)
         parts = []
         for gaussian, (f_s, f_t) in zip(self.gaussians, pairs, strict=True):
             f_s, f_t = match_spatial(f_s, f_t)
             assert isinstance(gaussian, Gaussian)
-            parts.append(gaussian(self.through(gaussian.mu, f_s), f_t))
+            parts.append(gaussian(self.run_network(gaussian.mu, f_s), f_t))
         return {"vid": torch.stack(parts).sum()}

@@ -68,7 +68,7 @@ class WSLD(Method):
         return Needs.of("logits", "logits")
 
     def loss(self, step: Step) -> Terms:
-        if not self.active("wsld"):
+        if not self.is_active("wsld"):
             return {}
         z_s, z_t, t = step.student.logits, step.teacher.logits, self.config.temperature
         soft = -(F.softmax(z_t / t, dim=1) * F.log_softmax(z_s / t, dim=1)).sum(dim=1)

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmark import data, methods
+from benchmark import data
 from benchmark.errors import InputError
 from benchmark.spec.runs import NONE, Run, network_info
 from results.store import Store, read_records
@@ -179,7 +179,7 @@ class _Timing:
             net = network_info(p.network, classes)
             per_pass = (
                 rates.call * net.convolutions / self.batch_size
-                + rates.number * net.map_numbers
+                + rates.number * net.map_elements
                 + rates.mac * net.macs
             )
             seconds += p.per_image * p.images * per_pass
@@ -244,10 +244,7 @@ def _buffer_numbers(run: Run) -> int:
     """How many numbers the buffers of a run's methods hold, beside its weights."""
     classes = data.info(run.dataset).num_classes
     teacher = None if run.teacher_ref is None else network_info(run.teacher_ref.network, classes)
-    return sum(
-        methods.ask(c.method, "memory", c.config, run.recipe.train_images, classes, teacher)
-        for c in run.spec.components
-    )
+    return sum(c.buffer_elements(run.recipe.train_images, classes, teacher) for c in run.spec.components)
 
 
 def disk(runs: Sequence[Run], keep: str) -> tuple[int, int]:

@@ -179,13 +179,12 @@ class Resolver:
 
     def _recipe(self, request: Request, spec: MethodSpec) -> Recipe:
         dataset = data.info(request.dataset)
-        schedule = methods.ask(spec.components[0].method, "schedule") if len(spec.components) == 1 else {}
         return protocols.resolve(
             protocols.get_protocol(request.protocol),
             protocols.get_profile(request.profile),
             network=request.student,
             available=(dataset.train_images, dataset.test_images),
-            schedule=schedule,
+            schedule=spec.schedule(),
             overrides={k.partition(".")[2]: v for k, v in recipe_only(request.overrides)},
         )
 

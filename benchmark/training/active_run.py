@@ -18,7 +18,7 @@ from benchmark.seeds import seed_of
 from benchmark.spec.runs import Run
 from benchmark.training import casts, checkpoint
 from benchmark.training.execution import Execution
-from benchmark.training.features import features_of, rows_of
+from benchmark.training.features import features_of
 from benchmark.training.meter import Meter
 from models import Features, Network
 
@@ -146,7 +146,7 @@ class ActiveRun:
         )
         objective = Objective(run.spec, context, lambda name: seed_of(run.seed, "modules", name))
         execution.methods_to_device(objective)
-        objective.run_networks_under(execution.autocast_methods)
+        objective.set_autocast(execution.autocast_methods)
         init = [
             Stage(f"init:{name}", epochs, c.method.init_needs(c.config), method=name)
             for c, (name, epochs) in zip(run.spec.init_stages, run.init_epochs, strict=True)
@@ -299,7 +299,7 @@ class ActiveRun:
             return {names[0]: out}
         by_view, start = {}, 0
         for name, image in zip(names, images, strict=True):
-            by_view[name] = rows_of(out, slice(start, start + len(image)))
+            by_view[name] = out.rows(slice(start, start + len(image)))
             start += len(image)
         return by_view
 

@@ -295,7 +295,7 @@ class PackTrainer:
         assert active.student is not None
         objective = active.objective
         objective.eval()
-        predict = (lambda features: objective.predict(features.float())) if objective.predictors else None
+        predict = (lambda features: objective.predict(features.float32())) if objective.predictors else None
         return self._score(active.student, predict)
 
     def _score(self, net: Network, predict: Callable[[Features], Tensor] | None = None) -> Score:

@@ -27,7 +27,6 @@ from benchmark.methods import Needs
 from benchmark.spec.teacher_cache_rule import cacheable, stored_dtype
 from benchmark.training.evaluate import BATCH
 from benchmark.training.execution import Execution
-from benchmark.training.features import ABSENT, features_with
 from models import Features, Network
 from results.files import Claim, atomic
 
@@ -52,7 +51,7 @@ class TeacherCache:
         """Return the teacher's outputs in fp32 for images `[B]` with crops and flips `[B, 3]`."""
         rows = indices * VARIANTS + variant(draws)
         read = {name: part[rows].float() for name, part in self.parts.items()}
-        return features_with(embedding=read.get("embedding", ABSENT), logits=read.get("logits", ABSENT))
+        return Features(embedding=read.get("embedding"), logits=read.get("logits"))
 
     @staticmethod
     def open(
@@ -139,12 +138,12 @@ def _build(
                 x = NORMAL.make(raw, chunk_draws, chunk_draws)
                 for piece in x.split(BATCH["cpu"] if device.type == "cpu" else len(x)):
                     out = (
-                        {"logits": teacher(piece)}
+                        Features(logits=teacher(piece))
                         if set(paths) == {"logits"}
-                        else teacher.features(piece, preacts=False)._asdict()
+                        else teacher.features(piece, preacts=False)
                     )
                     for part, file in files.items():
-                        file.write(out[part].to(dtype).cpu().numpy().tobytes())
+                        file.write(getattr(out, part).to(dtype).cpu().numpy().tobytes())
             if time.monotonic() - renewed > 5:
                 claim.beat()
                 renewed = time.monotonic()

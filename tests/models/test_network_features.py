@@ -1,4 +1,4 @@
-"""What a pass hands out: right values, batch norms run once, nothing overwritten, nothing kept that was not asked for."""
+"""Features of a pass: their values, batch norms that run once, nothing overwritten, nothing kept unasked."""
 
 from __future__ import annotations
 
@@ -55,8 +55,11 @@ def test_batch_norms_run_once_and_forward_agrees(name: str, images: Tensor) -> N
 
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_without_preactivations_all_else_is_the_same(name: str, bf16: bool, images: Tensor) -> None:
-    """Bit for bit, gradients included, although norms and ReLUs are other operations then: what a pack's other methods read changes nothing."""
+def test_without_preactivations_the_rest_is_the_same(name: str, bf16: bool, images: Tensor) -> None:
+    """Bit for bit, gradients included, although norm and ReLU are one operation then.
+
+    So what the other methods of a pack read does not change a run.
+    """
     found = []
     images = images.contiguous(memory_format=torch.channels_last)
     for preacts in (True, False):
@@ -70,7 +73,7 @@ def test_without_preactivations_all_else_is_the_same(name: str, bf16: bool, imag
             ).backward()
             with torch.no_grad():
                 later = net.eval().features(images, preacts=preacts)
-        assert len(features.preacts) == (len(features.stages) if preacts else 0)
+        assert features.has("preacts") == preacts
         passed = [t for f in (features, later) for t in (f.stem, *f.stages, f.embedding, f.logits)]
         found.append([*passed, *(p.grad for p in net.parameters()), *net.buffers()])
     for kept, not_kept in zip(*found, strict=True):
@@ -90,7 +93,7 @@ def test_nothing_handed_out_is_overwritten(name: str, images: Tensor) -> None:
         assert torch.equal(net.run_stem(images), features.stem)
         for index, (before, after) in enumerate(zip(features.maps, features.stages, strict=False)):
             if isinstance(net, PostActivationNetwork):
-                again, preact = net.run_stage(index, before, keep=True)
+                again, preact = net.run_stage(index, before, keep_preact=True)
                 assert preact is not None and torch.equal(preact, features.preacts[index])
             else:
                 again = net.stages()[index](before)
@@ -180,8 +183,8 @@ def test_feature_modules(name: str) -> None:
     assert left == LEFT_OUT[name]
 
 
-def test_a_taggers_positions_are_frames(images: Tensor) -> None:
-    """As many as the clip has; the GRU hands what comes early to what comes late and the other way round, the convolutions only to neighbours."""
+def test_positions_of_a_crnn_are_frames(images: Tensor) -> None:
+    """The GRU passes information to all frames, convolutions pass it to neighbours."""
     net = models.build("crnn_16", 10).eval()
     longer = torch.cat([images, images], 2)
     with torch.no_grad():
@@ -205,7 +208,7 @@ def test_a_gru_gives_the_same_bits_again(images: Tensor) -> None:
     assert all(a is not None and b is not None and torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
-def test_features_as_a_tuple(images: Tensor) -> None:
+def test_changed_copies_of_features(images: Tensor) -> None:
     features = models.build("resnet8", 10).features(images)
     assert features.maps == (features.stem, *features.stages)
     some = features.rows(slice(1, 3))
@@ -213,10 +216,36 @@ def test_features_as_a_tuple(images: Tensor) -> None:
     assert some.logits.data_ptr() == features.logits[1:].data_ptr()
     bare = features.detach()
     assert features.stem.requires_grad
-    assert not any(t.requires_grad for t in (*bare.maps, *bare.preacts, bare.embedding, bare.logits))
+    assert len(bare.tensors()) == 1 + 3 + 3 + 2 and not any(t.requires_grad for t in bare.tensors())
     half = features.map(lambda t: t.bfloat16())
-    assert {t.dtype for t in (*half.maps, *half.preacts, half.embedding, half.logits)} == {torch.bfloat16}
-    assert half.float().stages[0].dtype == torch.float32
+    assert {t.dtype for t in half.tensors()} == {torch.bfloat16}
+    assert {t.dtype for t in half.float32().tensors()} == {torch.float32}
+    assert features.float32().stem is features.stem
+    other = features.replace(logits=features.logits + 1)
+    assert torch.equal(other.logits, features.logits + 1)
+    assert other.maps == features.maps and other.embedding is features.embedding
+
+
+@pytest.mark.parametrize("part", models.PARTS)
+def test_a_part_that_was_not_selected_is_missing(part: str, images: Tensor) -> None:
+    features = models.build("resnet8", 10).features(images)
+    (alone, rest) = (features.select(frozenset(parts)) for parts in ({part}, {*models.PARTS} - {part}))
+    assert alone.has(part) and getattr(alone, part) is getattr(features, part)
+    for changed in (rest, rest.rows(slice(2)), rest.float32(), rest.detach()):
+        assert not changed.has(part) and all(changed.has(p) for p in models.PARTS if p != part)
+        with pytest.raises(models.MissingPart, match=f"but not '{part}'; a method must name each part"):
+            getattr(changed, part)
+    with pytest.raises(models.MissingPart):
+        rest.select(frozenset({part}))
+
+
+def test_features_cannot_be_changed(images: Tensor) -> None:
+    features = models.Features(logits=images.flatten(1))
+    with pytest.raises(AttributeError):
+        features.logits = images  # type: ignore[misc]
+    with pytest.raises(AttributeError):
+        features.other = images  # type: ignore[attr-defined]
+    assert repr(features) == "Features(logits)"
 
 
 def test_forward_keeps_no_stage(images: Tensor) -> None:
@@ -247,7 +276,7 @@ def test_channels_last_and_bf16(name: str, images: Tensor) -> None:
     # Two roundings apart: what matters is that it is the same function.
     agreement = F.cosine_similarity(low.stages[0].float().flatten(), plain.stages[0].flatten(), dim=0)
     assert float(agreement.detach()) > 0.99
-    low.float().logits.sum().backward()
+    low.float32().logits.sum().backward()
 
 
 @pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "MobileNetV2", "ShuffleV2"])

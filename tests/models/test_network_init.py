@@ -1,4 +1,4 @@
-"""Fresh weights come from the distributions of the papers' code, and from PyTorch's global generator alone."""
+"""Fresh weights have the distributions of the papers' code and use only PyTorch's global generator."""
 
 from __future__ import annotations
 

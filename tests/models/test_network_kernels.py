@@ -1,4 +1,4 @@
-"""Batch norm, shortcut and ReLU in bf16 by the kernels of models/norm.c: the values of the plain form, and who computes what."""
+"""The kernels of models/norm.c: they have the values of the plain form, and they are used where they fit."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ needs_compiler = pytest.mark.skipif(
 
 @pytest.fixture
 def in_use() -> Iterator[None]:
-    assert kernels.built().library is not None, kernels.built().why
+    assert kernels.built().library is not None, kernels.built().error
     with kernels.using(True):
         yield
 
@@ -64,7 +64,7 @@ def plainly(norm: BatchNorm2d, x: Tensor, shortcut: Tensor | None, relu: bool) -
 
 
 def far(got: Tensor, exact: Tensor) -> float:
-    """The largest difference, in units of bf16's rounding (2^-8 of a number, or of a hundredth of the largest)."""
+    """Return the largest difference, in units of bf16's rounding: 2^-8 of max(number, 1% of the largest)."""
     exact = exact.detach()
     unit = exact.abs().clamp_min(0.01 * float(exact.abs().max()) + 1e-9) * 2**-8
     return float(((got.detach().double() - exact).abs() / unit).max())
@@ -97,7 +97,7 @@ def test_values_and_gradients(in_use: None, shape: tuple[int, ...], shortcut: bo
     exact = plainly(norm, x, beside, relu)
     assert got.dtype == torch.bfloat16 and got.is_contiguous(memory_format=torch.channels_last)
     assert far(got, exact) <= 1.1
-    # behind the ReLU the exact gradient, where it is open by the rounded output: nothing is lost at a number beside zero
+    # The exact gradient uses the ReLU's mask of the rounded output, so numbers near zero do not matter.
     open_at = (got > 0) if relu else torch.ones_like(got, dtype=torch.bool)
     assert bool((open_at == (exact > 0)).all()) or not relu
     found = torch.autograd.grad(got, inputs, grad)
@@ -171,7 +171,7 @@ def test_not_where_many_threads_share_a_map(in_use: None) -> None:
 
 @needs_compiler
 def test_what_they_are_not_made_for(in_use: None) -> None:
-    """fp32, other layouts, another shape beside it, statistics with a gradient through them: PyTorch's operators, with the same result."""
+    """PyTorch's operators are used for fp32, other layouts and shapes, and for gradients in eval mode."""
     norm, x = norm_of(16), maps(4, 16, 4, 4)
     assert kernels.fits(x, None, norm) and kernels.fits(x, x, norm)
     assert not kernels.fits(x.float(), None, norm)
@@ -193,13 +193,13 @@ def test_what_they_are_not_made_for(in_use: None) -> None:
 
 
 LARGE = ("ResNet101", "ResNeXt50", "ResNet50_default", "vgg16", "vgg19")
-"""Of the blocks of others."""
+"""Networks that have the blocks of others; left out to save time."""
 
 
 @needs_compiler
 @pytest.mark.parametrize("name", [name for name in models.names() if name not in LARGE])
 def test_networks(name: str) -> None:
-    """No network is further from fp32 with the kernels than without them, its gradients included (the median of its parameters)."""
+    """With the kernels no network differs more from fp32 than without them; for gradients, in the median."""
     x = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0)).contiguous(
         memory_format=torch.channels_last
     )
@@ -228,10 +228,12 @@ def test_networks(name: str) -> None:
 
 
 def built_with(tmp_path: Path, source: Path = kernels.SOURCE, **environment: str) -> str:
-    """`why` of a process of its own: '' where the kernels are there."""
+    """Return `Kernels.error` of a new process; "" if it has built the kernels."""
     code = (
-        "import sys; from pathlib import Path; from models import kernels; kernels.SOURCE = Path(sys.argv[1]); print(kernels.built().why)\n"
-        "from benchmark.training.execution import Execution; e = Execution('cpu', 'bf16'); print(e.describe()['kernels'])"
+        "import sys; from pathlib import Path; from models import kernels\n"
+        "kernels.SOURCE = Path(sys.argv[1]); print(kernels.built().error)\n"
+        "from benchmark.training.execution import Execution\n"
+        "print(Execution('cpu', 'bf16').describe()['kernels'])"
     )
     full = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), **environment}
     got = subprocess.run(
@@ -242,9 +244,9 @@ def built_with(tmp_path: Path, source: Path = kernels.SOURCE, **environment: str
         text=True,
         check=True,
     )
-    why, recorded = got.stdout.splitlines()
-    assert recorded == ("None" if why else kernels.built().name)
-    return why
+    error, recorded = got.stdout.splitlines()
+    assert recorded == ("None" if error else kernels.built().name)
+    return error
 
 
 @needs_compiler
@@ -261,7 +263,7 @@ def test_built_once(tmp_path: Path) -> None:
 @needs_compiler
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="elsewhere there is no other form")
 @pytest.mark.parametrize("without", ["-mno-avx512bf16", "-mno-avx512f"])
-def test_on_processors_with_less(tmp_path: Path, without: str) -> None:
+def test_on_processors_without_avx512(tmp_path: Path, without: str) -> None:
     """The form for any processor has PyTorch's values too (`_agrees`)."""
     compiler = next(name for name in ("cc", "gcc", "clang") if shutil.which(name))
     assert built_with(tmp_path, CC=f"{compiler} {without}") == ""
@@ -274,17 +276,17 @@ def test_a_home_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_no_compiler(tmp_path: Path) -> None:
-    assert "does not build norm.c" in built_with(tmp_path, CC="no-such-compiler")
-    assert "does not compile norm.c: exit code 1" in built_with(tmp_path, CC="false")
+    assert "cannot build norm.c" in built_with(tmp_path, CC="no-such-compiler")
+    assert "cannot compile norm.c: exit code 1" in built_with(tmp_path, CC="false")
     assert (
         built_with(tmp_path, CC="", PATH=str(tmp_path))
-        == "no C compiler: none of cc, gcc, clang is to be found"
+        == "there is no C compiler: install one of cc, gcc, clang, or name one in CC"
     )
 
 
 @needs_compiler
-def test_a_compiler_that_errs(tmp_path: Path) -> None:
-    """What it built is tried before it is used."""
+def test_a_library_with_wrong_values_is_rejected(tmp_path: Path) -> None:
+    """The library is tested before it is used."""
     wrong = tmp_path / "norm.c"
     for good, bad in (("v < 0 ? 0 : v", "v"), ("* along / rows", "* along"), ("rows / (rows - 1)", "1")):
         text = kernels.SOURCE.read_text()
@@ -292,7 +294,7 @@ def test_a_compiler_that_errs(tmp_path: Path) -> None:
         wrong.write_text(text.replace(good, bad))
         assert "does not give PyTorch's values" in built_with(tmp_path, wrong)
     wrong.write_text("this is no C")
-    assert "does not compile norm.c" in built_with(tmp_path, wrong)
+    assert "cannot compile norm.c" in built_with(tmp_path, wrong)
 
 
 def test_only_bf16_on_a_cpu() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import models
-from models.layers import BatchNorm2d, Conv3x3, Depthwise, Pointwise, join
+from models.layers import BatchNorm2d, Conv3x3, Depthwise, Pointwise, concat_channels
 
 
 def test_a_batch_norm_does_what_pytorchs_does_and_counts_nothing() -> None:
@@ -52,7 +52,7 @@ def test_a_pointwise_convolution_as_a_product_is_the_convolution(
     own.load_state_dict(theirs.state_dict())
     x = torch.randn(4, inputs, 5, 6).contiguous(memory_format=torch.channels_last)
     xs = x.clone().requires_grad_(), x.clone().requires_grad_()
-    ys = theirs(xs[0]), own.product(xs[1])
+    ys = theirs(xs[0]), own.matmul(xs[1])
     assert ys[1].is_contiguous(memory_format=torch.channels_last)
     for y in ys:
         y.square().sum().backward()
@@ -79,7 +79,7 @@ def bf16() -> torch.autocast:
 
 
 def gradients(layer: nn.Module, x: torch.Tensor, autocast: bool) -> tuple[torch.Tensor, ...]:
-    """Value, gradient of the input and of the weights, in float32; the value's gradient is a random map, the same at each call."""
+    """Return value and gradients (input, weights) in float32, for a fixed random gradient of the value."""
     x = x.clone(memory_format=torch.preserve_format).requires_grad_()
     layer.zero_grad()
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast, cache_enabled=False):
@@ -137,7 +137,7 @@ def test_a_convolution_by_taps_is_the_convolution(
     theirs.to(memory_format=format)  # type: ignore[call-overload]
     cast = gradients(theirs, x, autocast=True)
     for a, b, c in zip(exact, tapped, cast, strict=True):
-        # as far from float32 as autocast's convolution is, or but half as far again: each tap is rounded, and not the sum alone
+        # At most 1.5 times as far from float32 as autocast: each tap is rounded, not only the sum.
         assert (b - a).norm() < 1.5 * (c - a).norm() + 1e-6 * a.norm()
         assert (b - a).norm() < 0.01 * a.norm()
     if format is torch.channels_last:
@@ -163,7 +163,7 @@ def test_joined_maps_are_those_of_cat_and_their_gradients_are_no_slices() -> Non
     parts = a * 1, b * 1
     for part in parts:
         part.register_hook(seen.append)
-    y, g = join(*parts), torch.randn(2, 8, 4, 4)
+    y, g = concat_channels(*parts), torch.randn(2, 8, 4, 4)
     assert torch.equal(y, torch.cat([a, b], 1))
     y.backward(g)
     assert all(s.is_contiguous(memory_format=torch.channels_last) for s in seen)

@@ -15,7 +15,8 @@ WRN_2 = (16, 32), (32, 32), (64, 16), (128, 8)
 VGG = (64, 32), (128, 16), (256, 8), (512, 4), (512, 4)
 DEEP = (64, 32), (256, 32), (512, 16), (1024, 8), (2048, 4)
 
-# name: parameters, (channels, size) or (channels, rows, columns) of stem and stages, length of the embedding, printed MMAC (None: not printed)
+# name: parameters, (channels, size) or (channels, rows, columns) of stem and stages, embedding length,
+# published MMAC (None: not published)
 TABLE = {
     "resnet8": (83_892, CIFAR, 64, "12.5"),
     "resnet14": (181_108, CIFAR, 64, None),
@@ -89,7 +90,10 @@ def test_macs_of_a_layer_counted_by_hand() -> None:
 
 
 def test_macs_of_a_tagger_counted_by_hand() -> None:
-    """Convolutions by their outputs' rows and columns; the GRU's six matrices (three gates, of the input and of the state) once a frame and way."""
+    """Convolutions count once for each output position.
+
+    The GRU has six matrices (three gates, of input and state), counted once per frame and direction.
+    """
     frames, c = 32, 16
     stem, *stages = (32 * 3 * c, 16 * c * c, 8 * c * 2 * c, 4 * 2 * c * 2 * c)
     gru = 2 * 3 * c * (2 * c * 4 + c)

@@ -1,6 +1,7 @@
 """The real thing: a published teacher on the CIFAR-100 test set, where both are at hand.
 
-KD_TEST_CIFAR100: a folder with `cifar-100-python` in it. KD_TEST_RESNET56: the resnet56 checkpoint of the SSKD authors.
+KD_TEST_CIFAR100: a folder that contains `cifar-100-python`.
+KD_TEST_RESNET56: the resnet56 checkpoint of the SSKD authors.
 """
 
 from __future__ import annotations

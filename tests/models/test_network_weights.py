@@ -1,4 +1,4 @@
-"""Checkpoints: every published format is read, everything else is refused in one line, and writing is atomic."""
+"""Checkpoints: every published format loads, anything else is an error of one line, writing is atomic."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def test_files_that_are_no_checkpoint(tmp_path: Path) -> None:
     assert _refused(None, tmp_path) == "not a file; expected a checkpoint"
     assert "empty" in _refused(b"", path)
     assert "not a checkpoint" in _refused(b"<html>404 not found</html>", path)
-    assert "holds a list" in _refused([1, 2], path)
+    assert "contains a list" in _refused([1, 2], path)
     assert "empty" in _refused({"model": {}}, path)
     assert "'net': dict" in _refused({"net": _state()}, path)
     assert "'fc.bias': float" in _refused({"model": _state() | {"fc.bias": 1.0}}, path)

@@ -194,7 +194,7 @@ def test_a_damaged_claim_has_no_holder(content: str, tmp_path: Path) -> None:
 def test_plain_is_not_offered_where_it_does_not_work(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["methods", "plain"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: plain is training without any method") and error.count("\n") == 1
+    assert error.startswith("error: 'plain' is training without a method") and error.count("\n") == 1
     assert "plain" not in error.partition("allowed:")[2]
     assert main(["methods", "nope"]) == 2
     assert "plain" not in capsys.readouterr().err

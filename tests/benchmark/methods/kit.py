@@ -1,11 +1,12 @@
-"""What the tests of methods share: sites, features and steps in miniature, and guards that turn a breach into an error.
+"""Helpers for the tests of methods: small contexts, features and steps, and guards that detect forbidden
+operations.
 
-info = tiny_info(stages=((3, 4, 4), (5, 2, 2)), embedding=6)          # sizes of a network that does not exist
-context = make_context(info, tiny_info(...), num_classes=4, n=16)             # or names: make_context("resnet8", "resnet14")
-method = build("at", context, weight=1000.0)                               # in fp64, frozen draws
-student = fake_features(context.student, batch=6, requires_grad=True)
-step = make_step(context, student, fake_features(context.teacher, batch=6, seed=1))
-method.loss(step)["at"]
+    info = tiny_info(stages=((3, 4, 4), (5, 2, 2)), embedding=6)   # sizes of a network that does not exist
+    context = make_context(info, tiny_info(...), n=16)   # or by name: make_context("resnet8", "resnet14")
+    method = build("at", context, weight=1000.0)         # in fp64, initialised under a fixed seed
+    student = fake_features(context.student, batch=6, requires_grad=True)
+    step = make_step(context, student, fake_features(context.teacher, batch=6, seed=1))
+    method.loss(step)["at"]
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import models
 from benchmark import methods
 from benchmark.data.views import NORMAL, RawBatch
-from benchmark.methods import PARTS, Method, MethodContext, Needs, Step
-from models import Features, NetInfo
+from benchmark.methods import Method, MethodContext, Needs, Step
+from models import PARTS, Features, NetInfo
 
 Shape = tuple[int, int, int]
 Views = Features | Mapping[str, Features] | None
@@ -35,13 +36,13 @@ def tiny_info(
     stem: Shape = (2, 4, 4),
     name: str = "tiny",
 ) -> NetInfo:
-    """Sizes of an imagined network, small enough for plain loops."""
+    """Return sizes of a network that does not exist, small enough for plain loops."""
     return NetInfo(
         name=name,
         params=0,
         macs=0,
         convolutions=0,
-        map_numbers=0,
+        map_elements=0,
         stem_shape=stem,
         stage_shapes=stages,
         embedding_dim=embedding,
@@ -61,10 +62,10 @@ def make_context(
     device: str = "cpu",
     artifacts: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> MethodContext:
-    """Where a method is put to work: `n` training labels, every class about equally often, in random order.
+    """Return a context with `n` training labels in random order; all classes are about equally frequent.
 
-    student, teacher: the name of a network, which is built (the teacher frozen, in eval mode), or a `NetInfo`: no
-    network then.
+    student, teacher: the name of a network, which is built (the teacher frozen and in eval mode), or a
+    `NetInfo`, for which no network is built.
     """
     generator = torch.Generator().manual_seed(seed)
     labels = (torch.arange(n) % num_classes)[torch.randperm(n, generator=generator)]
@@ -97,7 +98,7 @@ def make_context(
 def build(
     name: str, context: MethodContext, *, dtype: torch.dtype = torch.float64, seed: int = 0, **settings: Any
 ) -> Method:
-    """The method of that name at a context, its modules drawn under `seed`; `settings` are fields of its config."""
+    """Build the method `name`, its modules initialised under `seed`. `settings` are fields of its config."""
     method_class = methods.get(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -114,9 +115,9 @@ def fake_features(
     num_classes: int = 10,
     device: str = "cpu",
 ) -> Features:
-    """Random features of a network's shapes: pre-activations of both signs, maps the ReLU of these plus 0.2.
+    """Return random features of a network's shapes. A stage's map is relu(pre-activation + 0.2).
 
-    With `requires_grad` every tensor is a leaf of its own.
+    requires_grad: whether every tensor is a leaf that requires a gradient.
     """
     assert info is not None
     generator = torch.Generator().manual_seed(seed)
@@ -127,7 +128,11 @@ def fake_features(
     preacts = tuple(draw(*shape) for shape in info.stage_shapes)
     stages = tuple((p + 0.2).relu() for p in preacts)
     features = Features(
-        draw(*info.stem_shape).relu(), stages, preacts, draw(info.embedding_dim), draw(num_classes)
+        stem=draw(*info.stem_shape).relu(),
+        stages=stages,
+        preacts=preacts,
+        embedding=draw(info.embedding_dim),
+        logits=draw(num_classes),
     )
     return features.map(lambda t: t.detach().clone().requires_grad_(requires_grad))
 
@@ -142,9 +147,10 @@ def make_step(
     images: Mapping[str, Tensor] | None = None,
     seed: int = 0,
 ) -> Step:
-    """A step. `student`, `teacher`: features of the normal view, or of each view by name.
+    """Return a step.
 
-    Indices are the first B unless given, labels those of the training set at the indices.
+    student, teacher: features of the normal view, or of each view by name. indices: by default 0 to B - 1.
+    labels: by default those of the training set at the indices.
     """
     students = {"normal": student} if isinstance(student, Features) else dict(student or {})
     teachers = {"normal": teacher} if isinstance(teacher, Features) else dict(teacher or {})
@@ -164,7 +170,7 @@ def make_step(
 
 
 def gradients(total: Tensor, features: Features) -> dict[str, bool]:
-    """Which parts of `features` (leaves) a gradient of `total` other than zero reaches. Checks that all are finite."""
+    """Return which parts of `features` (leaves) have a non-zero gradient of `total`. All must be finite."""
     reached = {}
     for part in PARTS:
         value = getattr(features, part)
@@ -180,7 +186,10 @@ def gradients(total: Tensor, features: Features) -> dict[str, bool]:
 
 
 def pooled(plane: list[list[float]], height: int, width: int) -> list[list[float]]:
-    """Adaptive average pooling of one H x W plane in plain loops: bin i covers floor(i H / h) to ceil((i + 1) H / h)."""
+    """Adaptive average pooling of an H x W plane in plain loops.
+
+    Bin i covers floor(i H / h) to ceil((i + 1) H / h).
+    """
 
     def bins(size: int, out: int) -> list[range]:
         return [range(i * size // out, -(-(i + 1) * size // out)) for i in range(out)]
@@ -192,7 +201,8 @@ def pooled(plane: list[list[float]], height: int, width: int) -> list[list[float
 
 
 def stage_pairs(student: Features, teacher: Features) -> list[tuple[Any, Any]]:
-    """Paired stage maps as nested lists `[B][C][H][W]`, the larger of each pair pooled to the smaller, in plain loops."""
+    """Return paired stage maps as nested lists `[B][C][H][W]`; the larger of a pair is pooled to the
+    smaller."""
     pairs = []
     for s, t in zip(student.stages, teacher.stages, strict=False):
         height, width = min(s.shape[2], t.shape[2]), min(s.shape[3], t.shape[3])
@@ -202,45 +212,24 @@ def stage_pairs(student: Features, teacher: Features) -> list[tuple[Any, Any]]:
     return pairs
 
 
-# --- guards -------------------------------------------------------------------------------------------------------
+# --- guards -------------------------------------------------------------------------------------------------
 
 
-class Poison:
-    """Stands where a part is that `needs` does not name: any use is an AssertionError."""
-
-    def __init__(self, what: str) -> None:
-        object.__setattr__(self, "_what", what)
+class Unreadable:
+    """Stands in for a tensor that must not be read: any use of it is an AssertionError."""
 
     def _fail(self, *_: Any, **__: Any) -> Any:
-        raise AssertionError(
-            f"needs() does not name {object.__getattribute__(self, '_what')}, but it was read"
-        )
-
-    def __getattribute__(self, name: str) -> Any:
-        if name.startswith("__"):
-            return object.__getattribute__(self, name)
-        return object.__getattribute__(self, "_fail")()
+        raise AssertionError("a tensor was read that must not be")
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        raise AssertionError(
-            f"needs() does not name a part that {getattr(func, '__name__', func)} was handed"
-        )
+        raise AssertionError(f"a tensor that must not be read was given to {getattr(func, '__name__', func)}")
 
-    __iter__ = __getitem__ = __len__ = __bool__ = __call__ = __setattr__ = _fail
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __neg__ = __matmul__ = (
-        __pow__
-    ) = _fail
-
-
-def poisoned(features: Features, allowed: frozenset[str], who: str = "the network") -> Features:
-    """The same features with a `Poison` in place of every part that is not allowed."""
-    parts: list[Any] = [getattr(features, p) if p in allowed else Poison(f"{p} of {who}") for p in PARTS]
-    return Features(*parts)
+    __getattr__ = __iter__ = __getitem__ = __len__ = __bool__ = _fail
 
 
 class _NoSync(TorchDispatchMode):
-    """Fails on every operator whose result's shape or value the host must wait for."""
+    """Fails on every operator for whose result's shape or value the host must wait."""
 
     FORBIDDEN = (
         "_local_scalar_dense",
@@ -269,19 +258,20 @@ class _NoSync(TorchDispatchMode):
 
 @contextmanager
 def no_sync() -> Iterator[None]:
-    """Within it, whatever makes the host wait for the device (`.item()`, `if tensor`, masks as indices) fails.
+    """Return a context in which any operation fails that makes the host wait for the device.
 
-    `Tensor.tolist`, `.numpy`, `.cpu` and `torch.allclose` pass unseen on the CPU; a step on the meta device finds them.
+    Such are `.item()`, `if tensor` and masks as indices. `Tensor.tolist`, `.numpy`, `.cpu` and
+    `torch.allclose` are not detected on the CPU; a step on the meta device detects them.
     """
     with _NoSync():
         yield
 
 
-# --- real networks and views --------------------------------------------------------------------------------------
+# --- real networks and views --------------------------------------------------------------------------------
 
 
 def raw_batch(context: MethodContext, indices: Tensor, seed: int = 0) -> RawBatch:
-    """Random 32x32 images, one for each index, the same for the same index and seed."""
+    """Return random images of 32x32, one for each index; the same index and seed give the same image."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (context.num_train, 32, 32, 3), generator=generator, dtype=torch.uint8)
     half = torch.full((3,), 0.5)
@@ -289,13 +279,13 @@ def raw_batch(context: MethodContext, indices: Tensor, seed: int = 0) -> RawBatc
 
 
 def batches(method_class: type[Method], context: MethodContext, epoch_seed: int = 0) -> list[Tensor]:
-    """An epoch of the method's own sampler: positions in the training set, the last batch kept."""
+    """Return an epoch of the method's sampler: positions in the training set, with the last smaller batch."""
     generator = torch.Generator().manual_seed(epoch_seed)
     return method_class.sampler.epoch(context.train_labels, context.batch_size, False, generator)
 
 
 def view_images(context: MethodContext, needs: Needs, indices: Tensor, seed: int = 0) -> dict[str, Tensor]:
-    """Every view that `needs` names, of random images, as a trainer makes it: `[copies * B, 3, 32, 32]` by name."""
+    """Return every view in `needs` of random images, as the trainer makes it: `[copies * B, 3, 32, 32]`."""
     raw = raw_batch(context, indices, seed)
     views = dict.fromkeys((NORMAL, *needs.views, *needs.passes))
     draws = {
@@ -310,12 +300,14 @@ def real_step(
     indices: Tensor,
     *,
     seed: int = 0,
-    poison: bool = True,
+    all_parts: bool = False,
     wrap: Callable[[Features], Features] | None = None,
 ) -> Step:
-    """A step as the trainer makes it, with the context's networks; the student runs all of its views in one batch.
+    """Return a step as the trainer makes it, with the context's networks. The student runs all views in one
+    batch.
 
-    poison: parts that `needs` does not name are `Poison`. wrap: applied to the features of each pass of the student.
+    all_parts: keep the parts that `needs` does not name; reading one of them raises `MissingPart` otherwise.
+    wrap: applied to the features of each pass of the student.
     """
     images = view_images(context, needs, indices, seed)
     students: dict[str, Features] = {}
@@ -327,7 +319,7 @@ def real_step(
             rows = features.rows(slice(start, start + view.copies * len(indices)))
             start += view.copies * len(indices)
             rows = rows if wrap is None else wrap(rows)
-            students[view.name] = poisoned(rows, needs.student, "the student") if poison else rows
+            students[view.name] = rows if all_parts else rows.select(needs.student)
     teachers: dict[str, Features] = {}
     if context.teacher_net is not None:
         for view in needs.passes:
@@ -335,7 +327,7 @@ def real_step(
                 found = context.teacher_net.features(
                     images[view.name].to(next(context.teacher_net.parameters()).dtype)
                 )
-            teachers[view.name] = poisoned(found, needs.teacher, "the teacher") if poison else found
+            teachers[view.name] = found if all_parts else found.select(needs.teacher)
     named = {v.name for v in (*needs.views, *needs.passes)}
     return Step(
         labels=context.train_labels[indices],
@@ -348,34 +340,34 @@ def real_step(
 
 
 def on_meta(step: Step, needs: Needs) -> Step:
-    """The step's shapes without its values: whatever asks for one, or mixes in a tensor of the host, raises an error."""
+    """Return the step on the meta device: reading a value, or mixing in a CPU tensor, raises an error."""
 
-    def move(features: Features, allowed: frozenset[str], who: str, grad: bool) -> Features:
-        return poisoned(features.map(lambda t: t.detach().to("meta").requires_grad_(grad)), allowed, who)
+    def move(features: Features, parts: frozenset[str], grad: bool) -> Features:
+        return features.select(parts).map(lambda t: t.detach().to("meta").requires_grad_(grad))
 
     return dataclasses.replace(
         step,
         labels=step.labels.to("meta"),
         indices=step.indices.to("meta"),
         images={k: v.to("meta") for k, v in step.images.items()},
-        students={k: move(v, needs.student, "the student", True) for k, v in step.students.items()},
-        teachers={k: move(v, needs.teacher, "the teacher", False) for k, v in step.teachers.items()},
+        students={k: move(v, needs.student, True) for k, v in step.students.items()},
+        teachers={k: move(v, needs.teacher, False) for k, v in step.teachers.items()},
     )
 
 
-def site_for(method_class: type[Method], **overrides: Any) -> MethodContext:
-    """A context at which this method can be built: no student if it trains none, and what its prerequisites leave."""
+def context_for(method_class: type[Method], **overrides: Any) -> MethodContext:
+    """Return a context in which this method can be built, with what the methods that it requires leave."""
     student = "resnet8" if method_class.trains_student else None
     context = make_context(**{"student": student, **overrides})
     left = {}
     for name in method_class.requires(method_class.Config()):
         before = methods.get(name)
         left[name] = build(
-            name, site_for(before, **{**overrides, "student": None}), dtype=torch.float32
+            name, context_for(before, **{**overrides, "student": None}), dtype=torch.float32
         ).state_dict()
     return dataclasses.replace(context, artifacts=left)
 
 
 def weights(method: Method) -> dict[str, float]:
-    """The weights of a method's terms in this epoch."""
+    """Return the weights of a method's terms in this epoch."""
     return {term: method.weight_of(term) for term in method.weights(method.config)}

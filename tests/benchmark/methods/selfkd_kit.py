@@ -1,4 +1,4 @@
-"""Plain-loop pieces that the tests of the self-distillation methods share."""
+"""Plain-loop formulas for the tests of the self-distillation methods."""
 
 import math
 
@@ -27,5 +27,5 @@ def kl(target, row, temperature=1.0):
 
 
 def reaches(total, features, *parts):
-    """Whether the gradient of `total` reaches these parts of the features and no others."""
+    """Return whether the gradient of `total` reaches exactly these parts of the features."""
     return {part for part, found in gradients(total, features).items() if found} == set(parts)

@@ -63,14 +63,14 @@ def test_gradient_check():
     method = build("at", CONTEXT)
 
     def loss(*stages):
-        return method.loss(make_step(CONTEXT, student._replace(stages=stages), teacher))["at"]
+        return method.loss(make_step(CONTEXT, student.replace(stages=stages), teacher))["at"]
 
     assert torch.autograd.gradcheck(loss, student.stages)
 
 
 def test_the_scale_of_a_map_does_not_matter():
     student, teacher = fake_features(CONTEXT.student), fake_features(CONTEXT.teacher, seed=1)
-    scaled = student._replace(stages=tuple(3 * s for s in student.stages))
+    scaled = student.replace(stages=tuple(3 * s for s in student.stages))
     method = build("at", CONTEXT)
     loss, loss_of_scaled = (method.loss(make_step(CONTEXT, f, teacher))["at"] for f in (student, scaled))
     torch.testing.assert_close(loss, loss_of_scaled)

@@ -43,7 +43,7 @@ def test_gradient_reaches_the_students_logits_alone():
 def test_a_positive_linear_map_of_a_class_costs_nothing():
     """Correlation is asked for, not equality: predictions moved towards the uniform ones cost nothing."""
     p = torch.softmax(fake_features(CONTEXT.student).logits, 1)
-    student, teacher = (fake_features(CONTEXT.student)._replace(logits=q.log()) for q in (p, 0.5 * p + 0.05))
+    student, teacher = (fake_features(CONTEXT.student).replace(logits=q.log()) for q in (p, 0.5 * p + 0.05))
     terms = build("dist", CONTEXT, temperature=1.0).loss(make_step(CONTEXT, student, teacher))
     assert all(abs(t.item()) < 1e-9 for t in terms.values())
 

@@ -8,17 +8,16 @@ import math
 import pytest
 import torch
 from kit import (
-    Poison,
+    Unreadable,
     batches,
     build,
+    context_for,
     fake_features,
     gradients,
     make_context,
     make_step,
     no_sync,
-    poisoned,
     real_step,
-    site_for,
     tiny_info,
     weights,
 )
@@ -261,13 +260,8 @@ def test_ablation(on: tuple[str, ...]) -> None:
     s = step()
     only = dataclasses.replace(
         s,
-        students={
-            v.name: poisoned(s.students[v.name], frozenset({"embedding"}), "the student") for v in needs.views
-        },
-        teachers={
-            v.name: poisoned(s.teachers[v.name], frozenset({"embedding"}), "the teacher")
-            for v in needs.passes
-        },
+        students={v.name: s.students[v.name].select(frozenset({"embedding"})) for v in needs.views},
+        teachers={v.name: s.teachers[v.name].select(frozenset({"embedding"})) for v in needs.passes},
     )
     terms, expected = method.loss(only), full.loss(s)
     assert terms.keys() == {f"dlkd_{term}" for term in on}
@@ -275,15 +269,15 @@ def test_ablation(on: tuple[str, ...]) -> None:
 
 
 def test_without_labels_and_logits() -> None:
-    """align + corr with ce = 0 needs no classes of the teacher: labels and logits are poisoned here."""
+    """align + corr with ce = 0 needs no classes of the teacher: reading labels or logits is an error here."""
     spec = methods.parse("dlkd", {"dlkd.sup": 0.0, "ce": 0.0})
     objective = Objective(spec, context(), lambda name: 5).double()
     s = step()
     blind = dataclasses.replace(
         s,
-        labels=Poison("the labels"),
-        students={k: poisoned(v, frozenset({"embedding"}), "the student") for k, v in s.students.items()},
-        teachers={k: poisoned(v, frozenset({"embedding"}), "the teacher") for k, v in s.teachers.items()},
+        labels=Unreadable(),
+        students={k: v.select(frozenset({"embedding"})) for k, v in s.students.items()},
+        teachers={k: v.select(frozenset({"embedding"})) for k, v in s.teachers.items()},
     )
     total, terms = objective({"dlkd": blind})
     assert terms.keys() == {"dlkd_align", "dlkd_corr"}
@@ -312,7 +306,7 @@ def test_with_kd_both_are_added() -> None:
 
 def test_dlkd_on_real_networks_and_a_smaller_last_batch() -> None:
     method_class = methods.get("dlkd")
-    real = site_for(method_class, n=18, batch_size=8)
+    real = context_for(method_class, n=18, batch_size=8)
     method = build("dlkd", real, dtype=torch.float32)
     needs = method_class.needs(method.config)
     for indices in batches(method_class, real):

@@ -32,7 +32,7 @@ def test_the_order_of_the_classes_does_not_matter():
     method = build("dsr", CONTEXT)
     method.start_epoch(1)
     method.loss(make_step(CONTEXT, student))
-    permuted = student._replace(logits=student.logits.roll(3, dims=1))
+    permuted = student.replace(logits=student.logits.roll(3, dims=1))
     assert method.loss(make_step(CONTEXT, permuted))["dsr"].item() == pytest.approx(0, abs=1e-14)
 
 

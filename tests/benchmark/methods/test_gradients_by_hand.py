@@ -1,4 +1,4 @@
-"""Losses whose gradient is computed by hand: it is that of the plain form, written with operators that know their own."""
+"""Losses with a hand-written gradient: it equals that of the plain form, which autograd derives."""
 
 import pytest
 import torch
@@ -9,14 +9,14 @@ from benchmark.methods import crd, nst, vid
 from benchmark.methods._common import attention
 
 
-def of(loss, x):
+def value_and_gradient(loss, x):
     x = x.detach().clone().requires_grad_()
     value = loss(x)
     return value.detach(), *torch.autograd.grad(3 * value, x)
 
 
-def agree(own, plain, x):
-    for a, b in zip(of(own, x), of(plain, x), strict=True):
+def assert_agree(ours, plain, x):
+    for a, b in zip(value_and_gradient(ours, x), value_and_gradient(plain, x), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
 
 
@@ -33,8 +33,8 @@ def test_nst(shapes, dead, cached, monkeypatch):
     f_s, f_t = (torch.randn(s, dtype=torch.float64).relu() for s in shapes)
     if dead:
         f_s[1, 2], f_t[3, 1] = 0.0, 0.0
-        f_s[2, 3] *= 1e-14  # below the least length that is divided by
-    agree(lambda x: nst.discrepancy(x, f_t), lambda x: nst_plain(x, f_t), f_s)
+        f_s[2, 3] *= 1e-14  # shorter than the smallest divisor
+    assert_agree(lambda x: nst.discrepancy(x, f_t), lambda x: nst_plain(x, f_t), f_s)
 
 
 @pytest.mark.parametrize("images", [64, 5000])
@@ -50,13 +50,13 @@ def test_crd(images):
     def plain(x):
         return crd.nce_loss(torch.exp(crd.scores_by_rows(x, bank, index) / 0.07) / z, images)
 
-    def own(x):
+    def ours(x):
         return crd.with_gradient(x, *crd.nce_with_gradient(x.detach(), bank, z, index, 0.07))
 
-    agree(own, plain, anchors)
+    assert_agree(ours, plain, anchors)
 
 
-def test_crd_takes_its_constant_from_the_first_batch_alone():
+def test_crd_sets_its_constant_in_the_first_batch_only():
     torch.manual_seed(0)
     anchors, bank, z = (
         F.normalize(torch.randn(4, 8), dim=1),
@@ -80,14 +80,14 @@ def test_attention():
     def plain(x):
         return (F.normalize(x.square().mean(1).flatten(1), dim=1) - target).square().sum()
 
-    agree(lambda x: (attention(x) - target).square().sum(), plain, f)
+    assert_agree(lambda x: (attention(x) - target).square().sum(), plain, f)
 
 
 def test_vid():
     torch.manual_seed(0)
     mu, f_t = (torch.randn(4, 5, 3, 3, dtype=torch.float64) for _ in range(2))
     w = torch.rand(5, dtype=torch.float64)
-    agree(
+    assert_agree(
         lambda x: (vid.squares(x, f_t) * w).sum(),
         lambda x: ((x - f_t).square() * w.view(1, -1, 1, 1)).sum() / (4 * 9),
         mu,

@@ -49,5 +49,5 @@ def test_a_student_in_the_class_direction_with_the_teachers_norm_costs_nothing()
     labels = torch.zeros(6, dtype=torch.int64)
     direction = teacher.embedding.sum(0) / teacher.embedding.sum(0).norm()
     longer = teacher.embedding.norm(dim=1, keepdim=True) * 1.5
-    step = make_step(CONTEXT, teacher._replace(embedding=direction * longer), teacher, labels=labels)
+    step = make_step(CONTEXT, teacher.replace(embedding=direction * longer), teacher, labels=labels)
     assert build("kdpp", CONTEXT).loss(step)["kdpp"].item() == pytest.approx(0.0, abs=1e-12)

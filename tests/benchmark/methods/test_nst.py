@@ -47,7 +47,7 @@ def test_value(context, batch):
 @pytest.mark.parametrize("context", CONTEXTS)
 def test_memory_format_does_not_matter(context):
     student, teacher = fake_features(context.student), fake_features(context.teacher, seed=1)
-    channels_last = student._replace(
+    channels_last = student.replace(
         stages=tuple(s.to(memory_format=torch.channels_last) for s in student.stages)
     )
     method = build("nst", context)

@@ -17,7 +17,7 @@ def small(info, batch, seed, size=3, **kwargs):
     """Features whose maps are cut to a corner."""
     f = fake_features(info, batch, seed=seed)
     cut = tuple(p[..., :size, :size].detach().clone() for p in f.preacts)
-    return f._replace(preacts=cut).map(lambda t: t.requires_grad_(kwargs.get("grad", False)))
+    return f.replace(preacts=cut).map(lambda t: t.requires_grad_(kwargs.get("grad", False)))
 
 
 def test_value():
@@ -80,7 +80,7 @@ def test_a_student_below_a_negative_target_is_free():
     student, teacher = small(CONTEXT.student, 2, 0, grad=True), small(CONTEXT.teacher, 2, 1)
     for connector in method.connectors:
         torch.nn.init.constant_(connector[1].bias, -1e3)
-    negative = teacher._replace(preacts=tuple(-p.abs() for p in teacher.preacts))
+    negative = teacher.replace(preacts=tuple(-p.abs() for p in teacher.preacts))
     assert method.loss(make_step(CONTEXT, student, negative))["ofd"].item() == 0.0
 
 

@@ -31,7 +31,7 @@ def test_value_where_probabilities_are_zero():
     """Opposite vectors: both sides of the logarithm are eps then."""
     student, teacher = fake_features(CONTEXT.student, 2), fake_features(CONTEXT.teacher, 2, seed=1)
     opposite = torch.stack([teacher.embedding[0], -teacher.embedding[0]])
-    teacher = teacher._replace(embedding=opposite)
+    teacher = teacher.replace(embedding=opposite)
     p, q = probabilities(opposite.tolist()), probabilities(student.embedding.tolist())
     entries = [p[i][j] * math.log((p[i][j] + EPS) / (q[i][j] + EPS)) for i in range(2) for j in range(2)]
     loss = build("pkt", CONTEXT).loss(make_step(CONTEXT, student, teacher))["pkt"]
@@ -60,7 +60,7 @@ def test_gradient_check():
     method = build("pkt", CONTEXT)
 
     def loss(embedding):
-        return method.loss(make_step(CONTEXT, student._replace(embedding=embedding), teacher))["pkt"]
+        return method.loss(make_step(CONTEXT, student.replace(embedding=embedding), teacher))["pkt"]
 
     assert torch.autograd.gradcheck(loss, (student.embedding,))
 
@@ -69,7 +69,7 @@ def test_a_vector_of_zeros_gives_finite_gradients():
     features = fake_features(CONTEXT.student, 4)
     embedding = features.embedding.clone()
     embedding[0] = 0
-    student = features._replace(embedding=embedding.requires_grad_())
+    student = features.replace(embedding=embedding.requires_grad_())
     loss = build("pkt", CONTEXT).loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher, 4, seed=1)))[
         "pkt"
     ]

@@ -57,7 +57,7 @@ def test_value(batch, scale):
     student, teacher = fake_features(CONTEXT.student, batch), fake_features(CONTEXT.teacher, batch, seed=1)
     embedding = student.embedding.clone()
     embedding[0] *= scale  # far from the rest: the linear branch of smooth L1
-    student = student._replace(embedding=embedding)
+    student = student.replace(embedding=embedding)
     s, t = embedding.tolist(), teacher.embedding.tolist()
     terms = build("rkd", CONTEXT).loss(make_step(CONTEXT, student, teacher))
     assert terms["rkd_distance"].item() == pytest.approx(
@@ -72,7 +72,7 @@ def test_a_repeated_image_counts_with_the_smallest_distance():
     """The clamped distance to its copy is positive, so the mean includes it."""
     student, teacher = fake_features(CONTEXT.student, 4), fake_features(CONTEXT.teacher, 4, seed=1)
     embedding = student.embedding[[0, 0, 2, 3]]
-    terms = build("rkd", CONTEXT).loss(make_step(CONTEXT, student._replace(embedding=embedding), teacher))
+    terms = build("rkd", CONTEXT).loss(make_step(CONTEXT, student.replace(embedding=embedding), teacher))
     expected = mean_smooth_l1(distances(embedding.tolist()), distances(teacher.embedding.tolist()))
     assert terms["rkd_distance"].item() == pytest.approx(expected, rel=1e-10)
 
@@ -99,7 +99,7 @@ def test_gradient_check_through_the_students_mean(term):
     method = build("rkd", CONTEXT)
 
     def loss(embedding):
-        return method.loss(make_step(CONTEXT, student._replace(embedding=embedding), teacher))[term]
+        return method.loss(make_step(CONTEXT, student.replace(embedding=embedding), teacher))[term]
 
     assert torch.autograd.gradcheck(loss, (student.embedding,))
 
@@ -107,7 +107,7 @@ def test_gradient_check_through_the_students_mean(term):
 @pytest.mark.parametrize("rows", [[0, 0, 2, 3], [0, 0, 0, 0]])
 def test_equal_vectors_give_finite_gradients(rows):
     features = fake_features(CONTEXT.student, 4)
-    student = features._replace(embedding=features.embedding[rows].requires_grad_())
+    student = features.replace(embedding=features.embedding[rows].requires_grad_())
     terms = build("rkd", CONTEXT).loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher, 4, seed=1)))
     for term in terms.values():
         assert term.isfinite()

@@ -61,7 +61,7 @@ def test_state_and_weight_zero():
 
 def test_memory_is_the_size_of_the_queue():
     method = build("seed", CONTEXT, queue=10)
-    assert method.memory(method.config, 16, 10, CONTEXT.teacher) == method.bank.numel() == 70
+    assert method.buffer_elements(method.config, 16, 10, CONTEXT.teacher) == method.bank.numel() == 70
 
 
 def test_of_a_batch_longer_than_the_queue_the_last_rows_are_stored():

@@ -40,7 +40,7 @@ def small(context, size, seed):
     """Features of one image with a small last map."""
     f = fake_features(context.student, 1, seed=seed)
     cut = f.preacts[-1][..., :size, :size]
-    return f._replace(preacts=(*f.preacts[:-1], cut), stages=(*f.stages[:-1], cut.relu()))
+    return f.replace(preacts=(*f.preacts[:-1], cut), stages=(*f.stages[:-1], cut.relu()))
 
 
 def test_value_with_a_larger_student_map():
@@ -70,7 +70,7 @@ def test_a_perfect_projection_predicts_as_the_teacher(teacher):
     method = build("simkd", context, dtype=torch.float32).eval()
     f = context.teacher_net.features(torch.randn(2, 3, 32, 32))
     method.projector = torch.nn.Identity()
-    target = f._replace(stages=(f.preacts[-1].relu(),))
+    target = f.replace(stages=(f.preacts[-1].relu(),))
     torch.testing.assert_close(method.predict(target), f.logits)
 
 

@@ -22,7 +22,7 @@ def test_value(batch, memory):
     student, teacher = fake_features(CONTEXT.student, batch), fake_features(CONTEXT.teacher, batch, seed=1)
     g_s, g_t = similarities(student.stages[-1].tolist()), similarities(teacher.stages[-1].tolist())
     expected = sum((g_t[i][j] - g_s[i][j]) ** 2 for i in range(batch) for j in range(batch)) / batch**2
-    student = student._replace(stages=tuple(s.to(memory_format=memory) for s in student.stages))
+    student = student.replace(stages=tuple(s.to(memory_format=memory) for s in student.stages))
     loss = build("sp", CONTEXT).loss(make_step(CONTEXT, student, teacher))["sp"]
     assert loss.item() == pytest.approx(expected, rel=1e-12)
 
@@ -51,9 +51,9 @@ def test_gradient_check():
     method = build("sp", CONTEXT)
 
     def loss(last):
-        return method.loss(
-            make_step(CONTEXT, student._replace(stages=(*student.stages[:-1], last)), teacher)
-        )["sp"]
+        return method.loss(make_step(CONTEXT, student.replace(stages=(*student.stages[:-1], last)), teacher))[
+            "sp"
+        ]
 
     assert torch.autograd.gradcheck(loss, (student.stages[-1],))
 

@@ -10,14 +10,13 @@ from hypothesis import strategies as st
 from kit import (
     batches,
     build,
+    context_for,
     fake_features,
     gradients,
     make_context,
     make_step,
     no_sync,
-    poisoned,
     real_step,
-    site_for,
     tiny_info,
     weights,
 )
@@ -27,7 +26,7 @@ from benchmark import methods
 from benchmark.data.views import NORMAL, ROTATED
 from benchmark.errors import InputError
 from benchmark.methods import Method, MethodContext, Objective, Step
-from benchmark.methods._rotations import rank_of_truth, selected
+from benchmark.methods._rotations import rank_of_truth, select_rows
 from models import Features
 
 B, CLASSES = 5, 7
@@ -155,7 +154,7 @@ def test_selection_of_rows(data: st.DataObject) -> None:
         st.integers(2, 6).flatmap(lambda b: st.lists(st.integers(0, 4), min_size=3 * b, max_size=3 * b))
     )
     ratio = data.draw(st.sampled_from([0.0, 0.1, 0.5, 0.7, 0.75, 1.0]))
-    keep = selected(torch.tensor(ranks), ratio).tolist()
+    keep = select_rows(torch.tensor(ranks), ratio).tolist()
     wrong = sum(r > 0 for r in ranks)
     assert sum(keep) == len(ranks) - wrong + int(ratio * wrong)
     assert all(k for k, r in zip(keep, ranks, strict=True) if r == 0)
@@ -166,7 +165,14 @@ def test_selection_of_rows(data: st.DataObject) -> None:
 def test_selection_breaks_ties_image_by_image() -> None:
     # 2 images, 6 rows of equal rank. floor(0.75 * 6) = 4 rows are kept: the three copies of image 0 and the
     # first copy of image 1.
-    assert selected(torch.ones(6, dtype=torch.int64), 0.75).tolist() == [True, True, True, False, True, False]
+    assert select_rows(torch.ones(6, dtype=torch.int64), 0.75).tolist() == [
+        True,
+        True,
+        True,
+        False,
+        True,
+        False,
+    ]
 
 
 def test_rank_of_truth_counts_ties_as_a_stable_sort() -> None:
@@ -178,15 +184,13 @@ def test_true_column_is_the_image_itself() -> None:
     """If the teacher's embedding is the same for all copies of an image, every row is kept."""
     method = build("sskd", sskd_context(), ss_ratio=0.0)
     s = step(sskd_context())
-    alike = s.teacher._replace(
-        embedding=s.teacher.embedding.repeat(3, 1), logits=s.teachers["rotated"].logits
-    )
+    alike = s.teacher.replace(embedding=s.teacher.embedding.repeat(3, 1), logits=s.teachers["rotated"].logits)
     everything = build("sskd", sskd_context(), ss_ratio=1.0)
     same = dataclasses.replace(s, teachers={"normal": s.teacher, "rotated": alike})
     assert method.loss(same)["sskd_ss"].item() == pytest.approx(
         everything.loss(same)["sskd_ss"].item(), rel=1e-12
     )
-    mixed = alike._replace(embedding=s.teacher.embedding.repeat_interleave(3, 0))
+    mixed = alike.replace(embedding=s.teacher.embedding.repeat_interleave(3, 0))
     wrong = dataclasses.replace(s, teachers={"normal": s.teacher, "rotated": mixed})
     assert method.loss(wrong)["sskd_ss"].item() != pytest.approx(
         everything.loss(wrong)["sskd_ss"].item(), rel=1e-6
@@ -198,7 +202,7 @@ def test_no_row_kept_is_zero_not_nan() -> None:
     s = step(sskd_context(), requires_grad=True)
     never = s.teachers["rotated"].logits.clone()
     never[torch.arange(3 * B), s.labels.repeat(3)] = -9.0
-    teachers = {**s.teachers, "rotated": s.teachers["rotated"]._replace(logits=never)}
+    teachers = {**s.teachers, "rotated": s.teachers["rotated"].replace(logits=never)}
     loss = method.loss(dataclasses.replace(s, teachers=teachers))["sskd_tf"]
     assert loss.item() == 0.0
     assert not gradients(loss, s.students["rotated"])["logits"]
@@ -294,8 +298,8 @@ def test_terms_of_weight_zero_are_not_computed_and_need_nothing(off: tuple[str, 
     s = step(context)
     only = dataclasses.replace(
         s,
-        students={v.name: poisoned(s.students[v.name], needs.student, "the student") for v in views},
-        teachers={v.name: poisoned(s.teachers[v.name], needs.teacher, "the teacher") for v in passes},
+        students={v.name: s.students[v.name].select(needs.student) for v in views},
+        teachers={v.name: s.teachers[v.name].select(needs.teacher) for v in passes},
     )
     terms = method.loss(only)
     assert terms.keys() == {f"sskd_{t}" for t in ("kd", "tf", "ss") if t not in off}
@@ -360,7 +364,7 @@ def test_head_trains_alone_on_a_teacher() -> None:
 
 def test_head_learns_to_find_the_image() -> None:
     """On a frozen teacher's embeddings, a few steps bring the loss below that of guessing, log B."""
-    context = site_for(methods.get("sskd_head"), batch_size=8)
+    context = context_for(methods.get("sskd_head"), batch_size=8)
     method = build("sskd_head", context, dtype=torch.float32)
     needs = methods.get("sskd_head").needs(method.config)
     s = real_step(context, needs, torch.arange(8))
@@ -378,7 +382,7 @@ def test_head_learns_to_find_the_image() -> None:
 
 
 def test_sskd_on_real_networks_and_a_smaller_last_batch() -> None:
-    context = site_for(methods.get("sskd"), n=19, batch_size=8)
+    context = context_for(methods.get("sskd"), n=19, batch_size=8)
     method: Method = build("sskd", context, dtype=torch.float32)
     needs = methods.parse("sskd").needs()
     for indices in batches(methods.get("sskd"), context):

@@ -1,0 +1,285 @@
+"""Parsing: from text such as `crd+kd` and settings such as `crd.weight=0.5` to a `MethodSpec`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from benchmark.data.samplers import SHUFFLE, Sampler
+from benchmark.data.views import NORMAL, View
+from benchmark.errors import InputError, unknown
+from benchmark.methods._registry import PLAIN, build_config, call_classmethod, get, names
+from benchmark.methods.base import Method, MethodConfig, Needs
+from benchmark.settings import coerce
+
+if TYPE_CHECKING:
+    from models import NetInfo
+
+
+@dataclass(frozen=True)
+class Component:
+    """A method of a combination, with its resolved hyper-parameters.
+
+    Its functions call the class methods of the same name of `Method`.
+    """
+
+    method: type[Method]
+    config: MethodConfig
+
+    def needs(self) -> Needs:
+        """Return what the main stage reads."""
+        needs: Needs = call_classmethod(self.method, "needs", self.config)
+        return needs
+
+    def init_needs(self) -> Needs:
+        """Return what the initialisation stage reads."""
+        needs: Needs = call_classmethod(self.method, "init_needs", self.config)
+        return needs
+
+    def weights(self) -> dict[str, float]:
+        """Return the full weight of each term of the loss."""
+        return dict(call_classmethod(self.method, "weights", self.config))
+
+    def skip(self, student: NetInfo | None, teacher: NetInfo | None) -> str | None:
+        """Return why the method cannot train this pair, or None."""
+        reason = call_classmethod(self.method, "skip", self.config, student, teacher)
+        return str(reason) if reason else None
+
+    def requires(self) -> tuple[str, ...]:
+        """Return the names of the methods whose run on the same teacher must be done first."""
+        return tuple(call_classmethod(self.method, "requires", self.config))
+
+    def buffer_elements(self, num_train: int, num_classes: int, teacher: NetInfo | None) -> int:
+        """Return how many float32 elements the method's large buffers hold."""
+        return int(
+            call_classmethod(self.method, "buffer_elements", self.config, num_train, num_classes, teacher)
+        )
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """A resolved combination of methods."""
+
+    name: str
+    """Canonical name: losses sorted by name, `kd` after them, wrappers last; `plain` without a method. So
+    `kd+at` and `at+kd` are the same run."""
+
+    components: tuple[Component, ...]
+    """The methods, in the order of `name`."""
+
+    ce: float
+    """Weight of the cross-entropy. Unless it is set: that of the config for a single method (wrappers do
+    not count), 1.0 in a combination."""
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything about the methods that a run's key depends on, as JSON values."""
+        return {
+            "ce": self.ce,
+            "components": {
+                c.method.name: {"revision": c.method.revision, **_without_ce(c.config)}
+                for c in self.components
+            },
+        }
+
+    def skip(self, student: NetInfo | None, teacher: NetInfo | None) -> str | None:
+        """Return the first component's reason why the pair cannot be trained, or None."""
+        for c in self.components:
+            if reason := c.skip(student, teacher):
+                return reason
+        return None
+
+    @property
+    def sampler(self) -> Sampler:
+        """How an epoch is cut into batches."""
+        return next((c.method.sampler for c in self.components if c.method.sampler is not SHUFFLE), SHUFFLE)
+
+    @property
+    def trains_student(self) -> bool:
+        """Whether the run leaves a trained student."""
+        return all(c.method.trains_student for c in self.components)
+
+    @property
+    def self_teacher(self) -> bool:
+        """Whether the teacher is a plainly trained network of the student's own architecture."""
+        return any(c.method.self_teacher for c in self.components)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any stage reads a teacher."""
+        main = any(c.needs().teacher for c in self.components)
+        return main or any(c.init_needs().teacher for c in self.init_stages)
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        """Names of the methods whose run on the same teacher must be done first."""
+        return tuple(dict.fromkeys(name for c in self.components for name in c.requires()))
+
+    @property
+    def init_stages(self) -> tuple[Component, ...]:
+        """Components with an initialisation stage, in order."""
+        return tuple(c for c in self.components if c.method.init_epochs > 0)
+
+    def needs(self) -> Needs:
+        """Return the union of what the components read in the main stage.
+
+        The student's logits of the normal view are always part of it: the cross-entropy reads them.
+        """
+        parts = [c.needs() for c in self.components]
+        views = tuple(dict.fromkeys([NORMAL, *(v for n in parts for v in n.views)]))
+        passes: tuple[View, ...] = tuple(dict.fromkeys(v for n in parts for v in n.passes))
+        student: frozenset[str] = frozenset()
+        if self.trains_student:
+            student = frozenset({"logits"}).union(*(n.student for n in parts))
+        teacher: frozenset[str] = frozenset().union(*(n.teacher for n in parts))
+        return Needs(student=student, teacher=teacher, views=views, teacher_views=passes)
+
+    def schedule(self) -> Mapping[str, Any]:
+        """Return the protocol fields that the method's own run replaces; {} for a combination."""
+        if len(self.components) != 1:
+            return {}
+        fields: Mapping[str, Any] = call_classmethod(self.components[0].method, "schedule")
+        return fields
+
+
+def _without_ce(config: MethodConfig) -> dict[str, Any]:
+    return {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name != "ce"}
+
+
+def check_override(key: str, value: Any) -> Any:
+    """Return the value of one setting, `METHOD.FIELD` or `ce`, in the type of its field.
+
+    A string, as it comes from the command line, is parsed; any other value must have the type of the field.
+    Raises `InputError` for an unknown method or field and for a wrong value.
+    """
+    if key == "ce":
+        return coerce(key, value, float, None)
+    name, _, field_name = key.partition(".")
+    fields = {f.name: f for f in dataclasses.fields(get(name).Config)}
+    if field_name not in fields:
+        raise unknown(f"setting of {name}", field_name, sorted(fields))
+    field = fields[field_name]
+    return coerce(key, value, type(field.default), field.metadata.get("allowed"))
+
+
+def parse(
+    text: str, overrides: Mapping[str, Any] | None = None, teacher: str = "", student: str = ""
+) -> MethodSpec:
+    """Return the combination of methods that `text` names, such as `crd+kd`, with its hyper-parameters.
+
+    overrides: values by `METHOD.FIELD` or `ce`. They are all checked; those of methods outside the
+        combination have no effect.
+    teacher, student: names of the pair's networks; some papers tuned constants by pair.
+
+    Each value comes from the last of these that gives one: the default of the config, `combined_defaults`,
+    `pair_defaults`, `partner_defaults` of the other methods, the overrides. Raises `InputError` for an
+    unknown method or setting, a wrong value, and methods that cannot be combined.
+    """
+    overrides = {key: check_override(key, value) for key, value in (overrides or {}).items()}
+    words = [word.strip() for word in text.split("+")]
+    if words == [PLAIN]:
+        return MethodSpec(name=PLAIN, components=(), ce=float(overrides.get("ce", 1.0)))
+    classes = _classes(text, words)
+    losses = [m for m in classes if not m.is_wrapper()]
+    _check_wrappers(text, classes, losses)
+    components = []
+    for method in classes:
+        values = dict(method.combined_defaults) if len(losses) > 1 else {}
+        values |= call_classmethod(method, "pair_defaults", teacher, student)
+        for other in classes:
+            if other is not method:
+                values |= call_classmethod(other, "partner_defaults", method.name, teacher, student)
+        prefix = f"{method.name}."
+        values |= {k.removeprefix(prefix): v for k, v in overrides.items() if k.startswith(prefix)}
+        components.append(Component(method, build_config(method, **values)))
+    _check_combination(text, classes)
+    return MethodSpec(
+        name="+".join(m.name for m in classes),
+        components=tuple(components),
+        ce=_ce_weight(text, overrides, components, single=len(losses) == 1),
+    )
+
+
+def _classes(text: str, words: Sequence[str]) -> list[type[Method]]:
+    """Return the methods of these names in canonical order."""
+    if PLAIN in words:
+        raise InputError(f"method '{text}': `{PLAIN}` cannot be combined with other methods")
+    if len(set(words)) < len(words):
+        raise InputError(f"method '{text}' contains a method twice; name each method once")
+    for word in words:
+        if word not in names():  # unlike in `get`, `plain` is among the allowed names here
+            raise unknown("method", word, [PLAIN, *names()])
+    return sorted(map(get, words), key=lambda m: (m.is_wrapper(), m.name == "kd", m.name))
+
+
+def _check_wrappers(text: str, classes: Sequence[type[Method]], losses: Sequence[type[Method]]) -> None:
+    """Raise `InputError` for a wrapper that changes nothing which another method reads."""
+    for wrapper in (m for m in classes if m.is_wrapper()):
+        changed = call_classmethod(wrapper, "needs", build_config(wrapper)).teacher
+        read = [call_classmethod(m, "needs", build_config(m)).teacher for m in losses]
+        if not any(changed & parts for parts in read):
+            raise InputError(
+                f"'{text}': {wrapper.name} changes the teacher's {' and '.join(sorted(changed))}, which no "
+                f"other method here reads; combine it with one that does, e.g. kd+{wrapper.name}"
+            )
+
+
+def _check_combination(text: str, classes: Sequence[type[Method]]) -> None:
+    """Raise `InputError` for methods that exclude each other."""
+    if sum(m.task_loss is not Method.task_loss for m in classes) > 1:
+        raise InputError(
+            f"'{text}': more than one of these methods replaces the cross-entropy; keep one of them"
+        )
+    if len({m.sampler.name for m in classes} - {SHUFFLE.name}) > 1:
+        raise InputError(f"'{text}': these methods need different samplers, so they cannot be combined")
+    if not all(m.trains_student for m in classes) and len(classes) > 1:
+        raise InputError(f"'{text}': a method that trains no student cannot be combined with other methods")
+
+
+def _ce_weight(
+    text: str, overrides: Mapping[str, Any], components: Sequence[Component], *, single: bool
+) -> float:
+    """Return the weight of the cross-entropy: `METHOD.ce`, else `ce`, else the default."""
+    explicit = {overrides[key] for c in components if (key := f"{c.method.name}.ce") in overrides}
+    if len(explicit) > 1:
+        raise InputError(
+            f"'{text}': its methods are given different weights of the cross-entropy; set one weight with ce="
+        )
+    if explicit:
+        return float(explicit.pop())
+    return float(overrides.get("ce", components[0].config.ce if single else 1.0))
+
+
+def check_loss(spec: MethodSpec, teacher: str, student: str) -> None:
+    """Raise `InputError` if every term of the loss has weight 0, or if the settings made a weight negative.
+
+    A method may have a negative weight by default; such a term is accepted.
+
+    teacher, student: names of the pair's networks.
+    """
+    weights = _all_weights(spec)
+    if negative := [term for term, weight in weights.items() if weight < 0]:
+        defaults = _all_weights(parse(spec.name, {}, teacher, student))
+        for term in negative:
+            if defaults.get(term, 0.0) >= 0:
+                raise InputError(
+                    f"'{spec.name}': the term {term} has weight {weights[term]}; allowed: 0 and more"
+                )
+    if not any(weights.values()):
+        raise nothing_to_minimise(spec)
+
+
+def nothing_to_minimise(spec: MethodSpec) -> InputError:
+    """Return the error for a loss without a term."""
+    return InputError(
+        f"'{spec.name}': every term of the loss has weight 0; give at least one term another weight"
+    )
+
+
+def _all_weights(spec: MethodSpec) -> dict[str, float]:
+    """Return the full weight of every term, the cross-entropy among them."""
+    weights = {"ce": spec.ce} if spec.trains_student else {}
+    for component in spec.components:
+        weights |= component.weights()
+    return weights

@@ -1,0 +1,258 @@
+"""The registry of methods: it finds method files, checks the classes in them and returns them by name.
+
+A method file is a module of this folder, or of a folder in the environment variable KD_METHODS, whose name
+does not start with an underscore. Every subclass of `Method` that is defined in it and has a `name` is
+registered.
+
+Users write methods too, so a class that is wrong is reported in one line before anything is trained.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import os
+import pkgutil
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from benchmark.data.samplers import Sampler
+from benchmark.errors import InputError, unknown
+from benchmark.methods.base import Method, MethodConfig, Needs
+
+PLAIN = "plain"
+"""The name of training without a method, on the cross-entropy alone: plain students and teachers."""
+
+RESERVED = (PLAIN, "teacher", "student", "none", "imported", "ce", "recipe")
+"""Words that table rows, keys and settings use where the name of a method may stand. No method can have one
+as its name."""
+
+_PACKAGE = __name__.rpartition(".")[0]
+_USER_PREFIX = "kd_methods_"
+"""A user's file `mine.py` becomes the module `kd_methods_mine`."""
+
+_ATTRIBUTE_TYPES: dict[str, type[Any]] = {
+    "title": str,
+    "formula": str,
+    "paper": str,
+    "bibtex": str,
+    "at_test": str,
+    "revision": int,
+    "init_epochs": int,
+    "trains_student": bool,
+    "self_teacher": bool,
+    "combined_defaults": Mapping,
+    "sampler": Sampler,
+}
+"""The type of each class attribute of a method."""
+
+_ANSWER_TYPES: dict[str, tuple[type[Any], ...]] = {
+    "needs": (Needs,),
+    "init_needs": (Needs,),
+    "skip": (str, type(None)),
+    "requires": (tuple, list),
+    "pair_defaults": (Mapping,),
+    "partner_defaults": (Mapping,),
+    "schedule": (Mapping,),
+    "weights": (Mapping,),
+    "buffer_elements": (int,),
+}
+"""The types that each class method of a method may return."""
+
+
+# --- finding methods ----------------------------------------------------------------------------------------
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all methods, sorted."""
+    return tuple(sorted(_registry()))
+
+
+def get(name: str) -> type[Method]:
+    """Return the class of the method `name`. Raises `InputError` for an unknown name."""
+    registry = _registry()
+    if name == PLAIN:
+        raise InputError(
+            f"'{PLAIN}' is training without a method: it has no settings and no description; "
+            f"allowed: {', '.join(names())}"
+        )
+    if name not in registry:
+        raise unknown("method", name, names())
+    return registry[name]
+
+
+def clear_cache() -> None:
+    """Forget all methods found so far. The next call of `names` or `get` reads the folders again.
+
+    Call it after KD_METHODS or a method file has changed in a running process.
+    """
+    _registry.cache_clear()
+
+
+def user_method_folders() -> list[Path]:
+    """Return the folders that the environment variable KD_METHODS lists."""
+    return [Path(p).expanduser() for p in os.environ.get("KD_METHODS", "").split(os.pathsep) if p]
+
+
+def is_user_method(method: type[Method]) -> bool:
+    """Return whether the method is defined in a file of KD_METHODS."""
+    return not method.__module__.startswith(f"{_PACKAGE}.")
+
+
+@functools.cache
+def _registry() -> dict[str, type[Method]]:
+    methods: dict[str, type[Method]] = {}
+    for module in [*_built_in_modules(), *_user_modules()]:
+        for method in _methods_in(module):
+            _check(method)
+            method.source = hashlib.sha256(Path(_file(method)).read_bytes()).hexdigest()[:10]
+            if method.name in methods:
+                files = f"{_file(methods[method.name])} and {_file(method)}"
+                raise InputError(f"two methods are called '{method.name}': {files}; rename one of them")
+            methods[method.name] = method
+    return methods
+
+
+def _built_in_modules() -> list[ModuleType]:
+    files = sorted(entry.name for entry in pkgutil.iter_modules([str(Path(__file__).parent)]))
+    return [
+        importlib.import_module(f"{_PACKAGE}.{name}")
+        for name in files
+        if name != "base" and not name.startswith("_")
+    ]
+
+
+def _user_modules() -> list[ModuleType]:
+    """Import the method files of KD_METHODS.
+
+    Raises `InputError` for a missing folder and a file that fails.
+    """
+    modules = []
+    for folder in user_method_folders():
+        if not folder.is_dir():
+            raise InputError(
+                f"KD_METHODS: there is no folder {folder}; list folders that contain method files (*.py)"
+            )
+        for path in sorted(folder.glob("[!_]*.py")):
+            spec = importlib.util.spec_from_file_location(f"{_USER_PREFIX}{path.stem}", path)
+            assert spec is not None and spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            # `@dataclass` looks its module up there if annotations are strings.
+            sys.modules[spec.name] = module
+            try:
+                spec.loader.exec_module(module)
+            except Exception as error:
+                del sys.modules[spec.name]
+                raise InputError(
+                    f"KD_METHODS: {path} cannot be imported: {type(error).__name__}: {error}"
+                ) from error
+            modules.append(module)
+    return modules
+
+
+def _methods_in(module: ModuleType) -> list[type[Method]]:
+    """Return the named methods that the module defines itself; imported ones do not count."""
+    return [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, Method)
+        and value.name
+        and value.__module__ == module.__name__
+    ]
+
+
+def _file(method: type[Method]) -> str:
+    return str(sys.modules[method.__module__].__file__)
+
+
+# --- checking a class ---------------------------------------------------------------------------------------
+
+
+def _check(method: type[Method]) -> None:
+    """Raise an `InputError` that names the file if the class cannot be used as a method."""
+
+    def wrong(attribute: str, value: object, requirement: str) -> InputError:
+        return InputError(
+            f"{_file(method)}: {attribute} of class {method.__name__} is {value!r}; {requirement}"
+        )
+
+    name = method.name
+    if not isinstance(name, str) or not re.fullmatch("[a-z][a-z0-9_]*", name):
+        raise wrong(
+            "name",
+            name,
+            "it must start with a lower-case letter and hold only lower-case letters, digits and _",
+        )
+    if name in RESERVED or hasattr(nn.ModuleDict(), name):  # `Objective` keeps its methods in a ModuleDict
+        raise wrong(
+            "name",
+            name,
+            f"this name is reserved, as are {', '.join(RESERVED)} and the attributes of nn.ModuleDict",
+        )
+    for attribute, kind in _ATTRIBUTE_TYPES.items():
+        if not isinstance(getattr(method, attribute), kind):
+            raise wrong(attribute, getattr(method, attribute), f"it must be of type {kind.__name__}")
+    for function in _ANSWER_TYPES:
+        if not inspect.ismethod(getattr(method, function)):
+            raise wrong(
+                function,
+                getattr(method, function),
+                "it must be a class method, because it is called before the method is built",
+            )
+    if not _is_config(method.Config):
+        raise wrong(
+            "Config",
+            method.Config,
+            "it must be a subclass of MethodConfig with the decorator @dataclass(frozen=True, kw_only=True)",
+        )
+    build_config(method)
+
+
+def _is_config(value: Any) -> bool:
+    if not (isinstance(value, type) and issubclass(value, MethodConfig)):
+        return False
+    # Without the decorator, what `param` returned is still an attribute of the class.
+    return not any(isinstance(attribute, dataclasses.Field) for attribute in vars(value).values())
+
+
+# --- calling a class ----------------------------------------------------------------------------------------
+
+
+def build_config(method: type[Method], **values: Any) -> MethodConfig:
+    """Return `method.Config(**values)`.
+
+    Any error in it becomes an `InputError` that names method and file.
+    """
+    config = call_classmethod(method, "Config", **values)
+    assert isinstance(config, MethodConfig)
+    return config
+
+
+def call_classmethod(method: type[Method], function: str, *args: Any, **values: Any) -> Any:
+    """Return what a class method of a method returns.
+
+    An error in it, or a value of a wrong type, becomes an `InputError`: one line that names method and file.
+    """
+    where = f"{_file(method)}: {function} of method '{method.name}'"
+    try:
+        answer = getattr(method, function)(*args, **values)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{where} raised {type(error).__name__}: {error}") from error
+    kinds = _ANSWER_TYPES.get(function, (object,))
+    if not isinstance(answer, kinds):
+        expected = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
+        raise InputError(f"{where} returned {answer!r}; it must return a value of type {expected}")
+    return answer
