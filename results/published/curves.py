@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pandas as pd
 
-HERE = Path(__file__).resolve().parent / "curves"
+HERE = Path(__file__).resolve().parent / "numbers" / "curves"
 COLUMNS = (
     *("dataset", "recipe", "teacher", "student", "method", "run", "epoch"),
     *("train_loss", "train_acc", "test_acc", "test_acc_top5", "test_loss", "source"),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parent / "numbers"
 RULES = ("last", "best", "unknown")
 METRICS = ("top1", "top5")
 
