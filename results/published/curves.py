@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pandas as pd
 
-HERE = Path(__file__).resolve().parent / "numbers" / "curves"
+FOLDER = Path(__file__).resolve().parent / "numbers" / "curves"
 COLUMNS = (
     *("dataset", "recipe", "teacher", "student", "method", "run", "epoch"),
     *("train_loss", "train_acc", "test_acc", "test_acc_top5", "test_loss", "source"),
@@ -33,7 +33,7 @@ RUN = ("dataset", "recipe", "teacher", "student", "method", "run", "source")
 @functools.cache
 def _all() -> pd.DataFrame:
     parts = []
-    for path in sorted(HERE.glob("*.csv.gz")):
+    for path in sorted(FOLDER.glob("*.csv.gz")):
         frame = pd.read_csv(path).rename(columns={"setting": "run"})
         frame["method"] = frame["method"].str.lower()
         parts.append(frame[list(COLUMNS)])

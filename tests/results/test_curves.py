@@ -7,7 +7,7 @@ import pytest
 
 import models
 from results import published
-from results.published.curves import COLUMNS, HERE, RUN
+from results.published.curves import COLUMNS, FOLDER, RUN
 
 
 def runs() -> list[tuple[tuple[str, ...], pd.DataFrame]]:
@@ -79,4 +79,4 @@ def test_what_the_errata_say_of_the_released_logs(method: str, cells: int, low: 
 
 
 def test_size() -> None:
-    assert sum(p.stat().st_size for p in HERE.iterdir()) < 1_000_000
+    assert sum(p.stat().st_size for p in FOLDER.iterdir()) < 1_000_000
