@@ -23,7 +23,7 @@ from benchmark.spec.matrix import Expansion
 from benchmark.spec.runs import Resolver
 from results.store import Store
 from tables.cells import CellResult, collect, header
-from tables.printed import Printed, Prints
+from tables.published_cells import Printed, PublishedCells
 from tables.statistics import Judgement, Sample, judge
 
 VERDICTS = ("agrees", "above", "below", "missing", "not comparable")
@@ -36,7 +36,7 @@ class CellDiff:
 
     rule: the epoch that counts (`last`, `best`, `both`). ours, ours_std, n: of that epoch (`both`: of the last one); last, best: means of either.
     seeds: runs that the cell has. delta = ours - published; band: how much agrees. assumed: what was taken for what is not known.
-    printed_in: paper/table of the printed number; origin, source: who ran it, where it was read. notes: what else to know when reading it.
+    published_in: paper/table of the printed number; origin, source: who ran it, where it was read. notes: what else to know when reading it.
     profile: with the settings of `--set`.
     """
 
@@ -62,7 +62,7 @@ class CellDiff:
     delta: float | None = None
     band: float | None = None
     assumed: tuple[str, ...] = ()
-    printed_in: str = ""
+    published_in: str = ""
     origin: str = ""
     source: str = ""
     notes: tuple[str, ...] = ()
@@ -88,24 +88,24 @@ def diff_table(
     frame: pd.DataFrame,
     against: str | None = None,
     store: Store | None = None,
-    prints: Prints | None = None,
+    published: PublishedCells | None = None,
 ) -> Diff:
     """The diff of a table.
 
     frame: `results.load()`. against: another paper, whose printed numbers of the same cells are taken. store: tells failed from absent runs.
-    prints: the printed numbers (default: the registry's).
+    published: the printed numbers (default: the registry's).
     Raises `InputError` for a paper that has no printed numbers.
     """
-    prints = prints if prints is not None else Prints.read(expansion.table.dataset)
-    if against is not None and against not in prints.papers:
-        raise unknown("paper", against, prints.papers)
+    published = published if published is not None else PublishedCells.read(expansion.table.dataset)
+    if against is not None and against not in published.papers:
+        raise unknown("paper", against, published.papers)
     results = collect(expansion, frame, store)
     cells = []
     for result in results:
         printed = (
-            prints.of(expansion.table, result.cell)
+            published.of(expansion.table, result.cell)
             if against is None
-            else prints.of_paper(against, result.cell)
+            else published.of_paper(against, result.cell)
         )
         cells.append(_cell(expansion, result, printed, against))
     return Diff(cells, header(expansion, results), expansion.table.note)
@@ -137,7 +137,7 @@ def _cell(expansion: Expansion, result: CellResult, printed: Printed | None, aga
     value = None if printed is None else printed.value
     if printed is not None:
         base = dataclasses.replace(
-            base, printed_in=printed.published_in, origin=printed.origin, source=printed.source
+            base, published_in=printed.published_in, origin=printed.origin, source=printed.source
         )
     if printed is not None and value is not None:
         base = dataclasses.replace(base, published=value, published_std=printed.std, published_n=printed.n)

@@ -21,7 +21,7 @@ from results.store import Store
 from tables.cells import LOUD, ON_TEST_SET, changed_settings, column_title, header
 from tables.curves import BAND
 from tables.diff import VERDICTS, CellDiff, diff_table
-from tables.printed import Prints
+from tables.published_cells import PublishedCells
 from tables.render import PLAIN_ROWS, Entry, lay_out
 from tables.report_details import details
 from tables.report_figures import figures
@@ -37,32 +37,37 @@ def write_report(
     frame: pd.DataFrame,
     store: Store,
     out: Path | str = "report",
-    prints: Prints | None = None,
+    published: PublishedCells | None = None,
 ) -> Path:
     """Writes `<out>/index.html` and returns its path. frame: `results.load()`; store: where the runs' curves are.
 
     With settings of `--set` it is `index-set-<settings>.html`: the page of the tables' own settings stays.
     """
     path = Path(out) / f"index{max((e.suffix for e in expansions), default='')}.html"
-    text = page(expansions, frame, store, prints)
+    text = page(expansions, frame, store, published)
     with atomic(path) as f:
         f.write(text)
     return path
 
 
 def page(
-    expansions: Sequence[Expansion], frame: pd.DataFrame, store: Store, prints: Prints | None = None
+    expansions: Sequence[Expansion],
+    frame: pd.DataFrame,
+    store: Store,
+    published: PublishedCells | None = None,
 ) -> str:
     """The page's text."""
     sections: list[str] = []
     data: dict[str, Any] = {}
-    published: dict[str, Any] = {}
+    published_curves: dict[str, Any] = {}
     for e in expansions:
-        section, cells = _section(e, frame, store, prints, published)
+        section, cells = _section(e, frame, store, published, published_curves)
         sections.append(section)
         data |= cells
     blob = json.dumps(
-        {"cells": data, "published": published, "band": BAND}, separators=(",", ":"), allow_nan=False
+        {"cells": data, "published_curves": published_curves, "band": BAND},
+        separators=(",", ":"),
+        allow_nan=False,
     )
     style, script = ((PAGE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -115,10 +120,14 @@ def _slug(verdict: str) -> str:
 
 
 def _section(
-    e: Expansion, frame: pd.DataFrame, store: Store, prints: Prints | None, published: dict[str, Any]
+    e: Expansion,
+    frame: pd.DataFrame,
+    store: Store,
+    published: PublishedCells | None,
+    published_curves: dict[str, Any],
 ) -> tuple[str, dict[str, Any]]:
     layout = lay_out(e, frame, store)
-    diffs = diff_table(e, frame, store=store, prints=prints)
+    diffs = diff_table(e, frame, store=store, published=published)
     results = layout.results
     at = {(r.cell.row, r.cell.teacher, r.cell.student): i for i, r in enumerate(results)}
     name, columns = e.table.name, layout.columns
@@ -168,7 +177,8 @@ def _section(
         + figures(e, results, diffs) + "</section>"
     )  # fmt: skip
     return text, {
-        f"{name}/{i}": details(e, r, diffs[i], results, store, published) for i, r in enumerate(results)
+        f"{name}/{i}": details(e, r, diffs[i], results, store, published_curves)
+        for i, r in enumerate(results)
     }
 
 

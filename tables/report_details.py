@@ -25,20 +25,20 @@ def details(
     d: CellDiff,
     results: Sequence[CellResult],
     store: Store,
-    published: dict[str, Any],
+    published_curves: dict[str, Any],
 ) -> dict[str, Any]:
     """What a click on a cell shows."""
     theirs = cell_curves(r)
     name = f"{r.protocol}|{d.pair}|{d.method}"
     if theirs:
-        published[name] = {run: _thin(curve) for run, curve in theirs.items()}
+        published_curves[name] = {run: _thin(curve) for run, curve in theirs.items()}
     runs = [_run_details(x.run.key, x, store, theirs) for x in r.runs]
     settings = r.runs[0].settings if r.runs else {}
     return {
         "label": d.label, "method": d.method, "pair": d.pair, "protocol": d.protocol, "verdict": d.verdict, "reason": d.reason, "rule": d.rule,
         "notes": list(d.notes), "last": _text(r, "last"), "best": _text(r, "best"), "n": d.n, "seeds": d.seeds,
         "published": None if d.published is None else f"{d.published:.2f}" + (f" ± {d.published_std:.2f}" if d.published_std is not None else ""),
-        "published_n": d.published_n, "delta": d.delta, "band": d.band, "assumed": list(d.assumed), "printed_in": d.printed_in, "origin": d.origin,
+        "published_n": d.published_n, "delta": d.delta, "band": d.band, "assumed": list(d.assumed), "published_in": d.published_in, "origin": d.origin,
         "source": d.source, "runs": runs, "settings": _flat(settings), "curves": name if theirs else "", "paired": _paired(e, r, results),
     }  # fmt: skip
 

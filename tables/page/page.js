@@ -109,7 +109,7 @@
       ["published n", c.published === null ? "" : c.published_n === null ? "not printed" : c.published_n], ["difference", c.delta === null ? "" : signed(c.delta)],
       ["agrees within", c.band === null ? "" : "±" + fixed(c.band, 2)], ["assumed", c.assumed.join("; ")], ["notes", c.notes.join("; ")],
     ])));
-    columns.append(part("Provenance of the printed number", list([["printed in", c.printed_in || "–"], ["origin", c.origin], ["source", c.source]])));
+    columns.append(part("Provenance of the printed number", list([["printed in", c.published_in || "–"], ["origin", c.origin], ["source", c.source]])));
     const done = c.runs.filter((r) => r.curve);
     if (done.length) columns.append(...curves(c, done));
     div.append(columns);
@@ -135,7 +135,7 @@
 
   // --- curves ------------------------------------------------------------------------------------------------------------
   const curves = (c, runs) => {
-    const theirs = c.curves ? data.published[c.curves] : {};
+    const theirs = c.curves ? data.published_curves[c.curves] : {};
     return [["test_acc", "Test top-1 (%) by epoch"], ["train_loss", "Train loss (mean of the total) by epoch"]].map(([field, title]) => {
       const lines = runs.map((r) => ({ curve: r.curve, css: "mine" }));
       for (const curve of Object.values(theirs)) lines.push({ curve, css: "theirs" });

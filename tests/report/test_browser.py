@@ -22,7 +22,7 @@ from benchmark.spec import matrix
 from benchmark.spec.matrix import Expansion
 from results.store import Store, load
 from tables import curves, report, report_figures
-from tables.printed import Prints
+from tables.published_cells import PublishedCells
 
 BROWSER = next((b for b in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if b), None)
 NO_BROWSER = "no chromium, chromium-browser or google-chrome on the PATH"
@@ -134,7 +134,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> tuple[Expansion, Path]:
         pytest.skip(NO_BROWSER)
     folder = tmp_path_factory.mktemp("report")
     e = kit.small(folder)
-    numbers = Prints.read("cifar100")
+    numbers = PublishedCells.read("cifar100")
     records = kit.golden(e, numbers)
     at = next(c for c in e.cells if c.row.method == "at" and c.student == "resnet20")
     records = kit.move(records, at.runs, 1.0)
@@ -225,7 +225,7 @@ def test_prints_to_paper_and_screen(case: tuple[Expansion, Path]) -> None:
 
 def test_paper_holds_the_widest_table_whole_and_light(case: tuple[Expansion, Path], tmp_path: Path) -> None:
     e = matrix.expand(matrix.load_table("crd-table1"), "paper", seeds=[0, 1])
-    records = kit.golden(e, Prints.read("cifar100"))
+    records = kit.golden(e, PublishedCells.read("cifar100"))
     varied = [{**r, "top1_last": r["top1_last"] + 0.1 * r["seed"]} for r in records]
     store = Store(tmp_path / "runs")
     page = report.write_report([e], kit.as_frame(varied), store, tmp_path / "out")

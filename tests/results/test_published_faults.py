@@ -96,7 +96,10 @@ def test_a_fault_is_found_at_its_line_and_the_others_are_read(tmp_path: Path) ->
         (";".join(published.COLUMNS) + "\n", "columns missing"),
         (",".join(published.COLUMNS) + "\n" + "x," * 17 + "x\n", ":2: more fields than the 17 columns"),
         (",".join(published.COLUMNS) + "\nx,y\n", ":2: fewer fields than the 17 columns"),
-        (",".join(published.COLUMNS) + '\n"x' + "," * 16 + "\n", "comma-separated values (unexpected end of data)"),
+        (
+            ",".join(published.COLUMNS) + '\n"x' + "," * 16 + "\n",
+            "comma-separated values (unexpected end of data)",
+        ),
     ],
 )
 def test_a_file_that_is_no_table(

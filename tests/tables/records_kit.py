@@ -12,7 +12,7 @@ from benchmark.spec import matrix
 from benchmark.spec.matrix import Cell, Expansion, Table
 from benchmark.spec.runs import Run
 from results.store import SCHEMA, Store, frame
-from tables.printed import Prints
+from tables.published_cells import PublishedCells
 
 SMALL = """
 title = "A small table"
@@ -56,7 +56,9 @@ def small(folder: Path, profile: str = "paper", text: str = SMALL, **options: An
     return matrix.expand(small_table(folder, text), profile, **options)
 
 
-def printed(expansion: Expansion, value: Callable[[Cell], float | None], **fields: Any) -> pd.DataFrame:
+def published_numbers(
+    expansion: Expansion, value: Callable[[Cell], float | None], **fields: Any
+) -> pd.DataFrame:
     """Printed numbers of every cell, in the registry's columns. fields: other columns' values, the same in every row."""
     rows = []
     for c in expansion.cells:
@@ -68,8 +70,10 @@ def printed(expansion: Expansion, value: Callable[[Cell], float | None], **field
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def prints(expansion: Expansion, value: Callable[[Cell], float | None], **fields: Any) -> Prints:
-    return Prints(printed(expansion, value, **fields), expansion.table.dataset)
+def published_cells(
+    expansion: Expansion, value: Callable[[Cell], float | None], **fields: Any
+) -> PublishedCells:
+    return PublishedCells(published_numbers(expansion, value, **fields), expansion.table.dataset)
 
 
 def simple_value(cell: Cell) -> float:
@@ -100,7 +104,7 @@ def record(run: Run, last: float | None, best: float | None = None, **fields: An
     }  # fmt: skip
 
 
-def golden(expansion: Expansion, numbers: Prints) -> list[dict[str, Any]]:
+def golden(expansion: Expansion, numbers: PublishedCells) -> list[dict[str, Any]]:
     """Records of every cell's runs that equal the printed numbers, in the last and in the best epoch."""
     found: dict[str, dict[str, Any]] = {}
     for cell in expansion.cells:

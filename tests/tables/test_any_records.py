@@ -59,14 +59,14 @@ def cases(draw: Any) -> tuple[Any, list[dict], Any]:
         "std": draw(some.one_of(some.none(), some.floats(0, 5))), "n": draw(some.one_of(some.none(), some.integers(1, 9))),
         "rule": draw(some.sampled_from(["last", "best", "unknown"])), "note": draw(TEXT), "recipe": draw(some.sampled_from([None, "other"])),
     }  # fmt: skip
-    return e, records, kit.prints(e, lambda c: next(values), **fields)
+    return e, records, kit.published_cells(e, lambda c: next(values), **fields)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(cases(), some.randoms(use_true_random=False))
 def test_any_records(case: tuple[Any, list[dict], Any], rng: Any) -> None:
     e, records, numbers = case
-    found = diff.diff_table(e, kit.as_frame(records), prints=numbers)
+    found = diff.diff_table(e, kit.as_frame(records), published=numbers)
     assert len(found) == len(e.cells)
     for c in found:
         assert c.verdict in VERDICTS
@@ -78,7 +78,7 @@ def test_any_records(case: tuple[Any, list[dict], Any], rng: Any) -> None:
     assert json.loads(texts[-1])["counts"] == found.counts()
     tables = [render.render(e, kit.as_frame(records), fmt) for fmt in render.FORMATS]
     rng.shuffle(records)
-    again = diff.diff_table(e, kit.as_frame(records), prints=numbers)
+    again = diff.diff_table(e, kit.as_frame(records), published=numbers)
     assert (
         list(again) == list(found)
         and [diff.format_diff(again, f) for f in ("plain", "md", "tex", "csv", "json")] == texts

@@ -18,10 +18,10 @@ from test_render import GOLDEN, golden_case
 from benchmark.spec.matrix import Cell, Expansion
 from results.store import Store
 from tables import diff, diff_text, report
-from tables.printed import Prints
+from tables.published_cells import PublishedCells
 
 
-def case(folder: Path) -> tuple[Expansion, list[dict[str, Any]], Prints]:
+def case(folder: Path) -> tuple[Expansion, list[dict[str, Any]], PublishedCells]:
     """The records of the golden tables, and printed numbers with which all five verdicts occur."""
     e, records = golden_case(folder)
     print_of = {"teacher": 75.1, "student": 69.0, "kd": 70.6, "sp": 71.2, "crd": None}
@@ -31,11 +31,11 @@ def case(folder: Path) -> tuple[Expansion, list[dict[str, Any]], Prints]:
             return 69.9 if c.student == "resnet20" else 71.5
         return 72.2 if (c.row.method, c.student) == ("kd", "wrn_16_2") else print_of[c.row.method]
 
-    printed = kit.printed(e, value, std=0.2, n=3)
+    printed = kit.published_numbers(e, value, std=0.2, n=3)
     printed.loc[(printed["method"] == "kd") & (printed["student"] == "wrn_16_2"), "rule"] = "best"
     printed.loc[printed["method"] == "sp", "rule"] = "unknown"
     printed.loc[printed["method"] == "student", ["std", "n"]] = None
-    return e, records, Prints(printed, "cifar100")
+    return e, records, PublishedCells(printed, "cifar100")
 
 
 def check(name: str, text: str) -> None:
@@ -47,16 +47,16 @@ def check(name: str, text: str) -> None:
 
 @pytest.mark.parametrize("fmt", diff_text.FORMATS)
 def test_golden_diff(tmp_path: Path, fmt: str) -> None:
-    e, records, prints = case(tmp_path)
-    found = diff.diff_table(e, kit.as_frame(records), prints=prints)
+    e, records, published = case(tmp_path)
+    found = diff.diff_table(e, kit.as_frame(records), published=published)
     assert {c.verdict for c in found} == set(diff.VERDICTS) and diff.exit_code(found) == 1
     check(f"diff.{ {'plain': 'txt'}.get(fmt, fmt) }", diff.format_diff(found, fmt).rstrip("\n") + "\n")
 
 
 def test_golden_report(tmp_path: Path) -> None:
     """What the page says: the text of its tables and figures, and of each cell the details (keys without their hashes, no settings)."""
-    e, records, prints = case(tmp_path)
-    page = report.page([e], kit.as_frame(records), Store(tmp_path / "runs"), prints)
+    e, records, published = case(tmp_path)
+    page = report.page([e], kit.as_frame(records), Store(tmp_path / "runs"), published)
     blob = re.search(r'<script type="application/json" id="data">(.*?)</script>', page)
     assert blob is not None
     cells = json.loads(blob[1].replace("<\\/", "</"))["cells"]

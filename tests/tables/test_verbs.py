@@ -129,7 +129,7 @@ def test_a_table_of_other_settings_does_not_pass_for_the_published_one(
             (),
             ("kd on cifar100\n", "kd on cifar100-25\n", "70.66 ± 0.24", "65.15 ± 0.23"),
         ),
-        ("resnet56:resnet20", ("--dataset", "cifar100-25"), ("65.15 ± 0.23", "1 printed value of 1 result")),
+        ("resnet56:resnet20", ("--dataset", "cifar100-25"), ("65.15 ± 0.23", "1 published value of 1 result")),
     ],
 )
 def test_published_shows_all_that_is_printed_of_a_cell(
@@ -146,7 +146,7 @@ def test_published_shows_all_that_is_printed_of_a_cell(
 def test_published_of_what_nobody_printed_says_what_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["published", "--pair", "ResNet34:ResNet18", "--method", "nst"]) == 0
     assert (
-        "nst on imagenet: no printed top1; printed of this pair: at, cat-kd, cc, " in capsys.readouterr().out
+        "nst on imagenet: no published top1; published of this pair: at, cat-kd, cc, " in capsys.readouterr().out
     )
 
 
@@ -156,7 +156,7 @@ def test_published_of_one_network_names_the_pairs_that_print_it(capsys: pytest.C
     text = capsys.readouterr().out
     assert (
         "68.92" in text
-        and "printed in the columns of pairs too: resnet110:resnet20, resnet56:resnet20\n" in text
+        and "also published in the columns of resnet110:resnet20, resnet56:resnet20\n" in text
     )
     for pair, method, shown in (
         ("none:resnet20", "kd", "resnet56:resnet20"),
@@ -164,7 +164,7 @@ def test_published_of_one_network_names_the_pairs_that_print_it(capsys: pytest.C
     ):
         assert main(["published", "--pair", pair, "--method", method]) == 0
         (line,) = capsys.readouterr().out.splitlines()
-        assert line.startswith(f"{pair} {method} on cifar100: no printed top1; ") and shown in line
+        assert line.startswith(f"{pair} {method} on cifar100: no published top1; ") and shown in line
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ class Printed:
         return f"{self.paper}/{self.table}"
 
 
-class Prints:
+class PublishedCells:
     """All printed top-1 numbers of one data set."""
 
     def __init__(self, frame: pd.DataFrame, dataset: str, errata: Sequence[Mapping[str, str]] = ()) -> None:
@@ -52,17 +52,17 @@ class Prints:
             self._by_place.setdefault((p.paper, p.table, p.teacher, p.student, p.method), p)
 
     @staticmethod
-    def read(dataset: str) -> Prints:
+    def read(dataset: str) -> PublishedCells:
         from results import published
 
-        return Prints(published.load(), dataset, published.errata())
+        return PublishedCells(published.load(), dataset, published.errata())
 
     @property
     def papers(self) -> list[str]:
         return sorted({p.paper for p in self._all})
 
     def of(self, table: Table, cell: Cell) -> Printed | None:
-        """The number that a table prints in a cell; where the table has none, that of the first place with one which the row names (`from`)."""
+        """The number that a table published in a cell; where the table has none, that of the first place with one which the row names (`from`)."""
         places = [(table.paper, table.table)]
         for source in cell.row.sources:
             paper, _, name = source.partition("/")
@@ -77,7 +77,7 @@ class Prints:
         return blank
 
     def of_paper(self, paper: str, cell: Cell) -> Printed | None:
-        """What another paper prints for a cell (numbers it ran itself before copied ones). `InputError` for a paper that is not there."""
+        """What another paper published for a cell (numbers it ran itself before copied ones). `InputError` for a paper that is not there."""
         if paper not in self.papers:
             raise unknown("paper", paper, self.papers)
         pairs, names = _pairs(cell), (cell.row.method, cell.row.published)
@@ -101,7 +101,7 @@ class Prints:
         return replace(number, rule=original.rule)
 
 
-def unprinted(table: Table) -> str:
+def nothing_published(table: Table) -> str:
     """A line that says so where nothing is printed of a table, "" where something is: it may be right so, and it may be a slip."""
     from results import published
 
