@@ -1,162 +1,113 @@
-"""The printed numbers as a table's cells ask for them: an index over `results.published.load()`."""
+"""The published numbers that belong to the cells of a table."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
-
-import pandas as pd
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from benchmark.errors import hint, unknown
 from benchmark.spec.matrix import Cell, Table, table_names
 from benchmark.spec.runs import NONE
-from tables.cells import number
-
-TOP1 = ("top1", "top1_acc")
-
-
-@dataclass(frozen=True)
-class Printed:
-    """A printed top-1 (in %) with its provenance, as in `results/published`; None where the paper says nothing (value: printed blank)."""
-
-    paper: str
-    table: str
-    teacher: str
-    student: str
-    method: str
-    value: float | None
-    std: float | None
-    n: int | None
-    epochs: int | None
-    rule: str
-    origin: str
-    recipe: str
-    source: str
-    note: str
-
-    @property
-    def published_in(self) -> str:
-        return f"{self.paper}/{self.table}"
+from results import published
+from results.published import reader
+from results.published.schema import ERRATA_KEYS, OriginKind, PublishedNumber, erratum_applies
 
 
 class PublishedCells:
-    """All printed top-1 numbers of one data set."""
+    """All published top-1 numbers of one data set, found by cell."""
 
-    def __init__(self, frame: pd.DataFrame, dataset: str, errata: Sequence[Mapping[str, str]] = ()) -> None:
-        """frame: with the columns of `results.published.load()`. errata: rows of `results.published.errata()`, which join the notes."""
-        chosen = frame[(frame["dataset"] == dataset) & frame["metric"].isin(TOP1)]
-        self._all = [_with_errata(_printed(r), errata) for r in chosen.to_dict("records")]
-        self._by_place: dict[tuple[str, str, str, str, str], Printed] = {}
-        for p in self._all:
-            self._by_place.setdefault((p.paper, p.table, p.teacher, p.student, p.method), p)
+    def __init__(
+        self,
+        numbers: Iterable[PublishedNumber],
+        dataset: str,
+        errata: Iterable[Mapping[str, str]] = (),
+    ) -> None:
+        """errata: rows of `results.published.errata()`. They are added to the notes of the numbers they are
+        about.
+        """
+        errata = [e for e in errata if any(e[c] for c in ERRATA_KEYS[2:])]
+        chosen = (x for x in numbers if x.dataset == dataset and x.metric == "top1")
+        self._numbers = [_with_errata(x, errata) for x in chosen]
+        self._by_cell: dict[tuple[str, str, str, str], PublishedNumber] = {}
+        for x in self._numbers:
+            self._by_cell.setdefault((x.published_in, x.teacher, x.student, x.method), x)
 
     @staticmethod
     def read(dataset: str) -> PublishedCells:
-        from results import published
-
-        return PublishedCells(published.load(), dataset, published.errata())
+        """Return the numbers of the registry."""
+        return PublishedCells(reader.numbers(), dataset, published.errata())
 
     @property
     def papers(self) -> list[str]:
-        return sorted({p.paper for p in self._all})
+        """The papers that have a number, sorted."""
+        return sorted({x.paper for x in self._numbers})
 
-    def of(self, table: Table, cell: Cell) -> Printed | None:
-        """The number that a table published in a cell; where the table has none, that of the first place with one which the row names (`from`)."""
-        places = [(table.paper, table.table)]
-        for source in cell.row.sources:
-            paper, _, name = source.partition("/")
-            places.append((paper, name))
+    def of(self, table: Table, cell: Cell) -> PublishedNumber | None:
+        """Return the number that a table publishes for a cell.
+
+        Where the table has none, it is taken from the first of the row's other sources (`from`) that has one.
+        """
         blank = None
-        for paper, name in places:
+        for source in (f"{table.paper}/{table.table}", *cell.row.sources):
             for teacher, student in _pairs(cell):
-                found = self._by_place.get((paper, name, teacher, student, cell.row.published))
-                if found is not None and found.value is not None:
-                    return found
-                blank = blank or found
+                number = self._by_cell.get((source, teacher, student, cell.row.published))
+                if number is not None and number.value is not None:
+                    return number
+                blank = blank or number
         return blank
 
-    def of_paper(self, paper: str, cell: Cell) -> Printed | None:
-        """What another paper published for a cell (numbers it ran itself before copied ones). `InputError` for a paper that is not there."""
+    def of_paper(self, paper: str, cell: Cell) -> PublishedNumber | None:
+        """Return what another paper publishes for a cell. Numbers that it ran itself come before reprinted
+        ones.
+
+        Raises `InputError` for a paper that has no number.
+        """
         if paper not in self.papers:
             raise unknown("paper", paper, self.papers)
         pairs, names = _pairs(cell), (cell.row.method, cell.row.published)
-        found = [
-            p
-            for p in self._all
-            if p.paper == paper
-            and p.method in names
-            and (p.teacher, p.student) in pairs
-            and p.value is not None
+        candidates = [
+            x
+            for x in self._numbers
+            if x.paper == paper
+            and x.method in names
+            and (x.teacher, x.student) in pairs
+            and x.value is not None
         ]
-        found.sort(key=lambda p: (names.index(p.method), "cop" in p.origin or "from" in p.origin))
-        return self._with_rule_of_its_origin(found[0]) if found else None
+        if not candidates:
+            return None
+        return self._with_original_rule(min(candidates, key=lambda x: (names.index(x.method), x.is_reprint)))
 
-    def _with_rule_of_its_origin(self, number: Printed) -> Printed:
-        """A copied number was reported by the rule of the table that it comes from."""
-        paper, _, table = number.origin.removeprefix("copied from ").partition("/")
-        original = self._by_place.get((paper, table, number.teacher, number.student, number.method))
-        if number.rule in ("last", "best") or original is None:
+    def _with_original_rule(self, number: PublishedNumber) -> PublishedNumber:
+        """Take the reporting rule of a copied number, if it is not known, from the table it was copied
+        from.
+        """
+        if number.rule in ("last", "best") or number.origin_kind is not OriginKind.COPY:
             return number
-        return replace(number, rule=original.rule)
+        original = self._by_cell.get((number.copied_from, number.teacher, number.student, number.method))
+        return number if original is None else replace(number, rule=original.rule)
 
 
 def nothing_published(table: Table) -> str:
-    """A line that says so where nothing is printed of a table, "" where something is: it may be right so, and it may be a slip."""
-    from results import published
-
+    """Return a note if the registry has no number of a table, "" if it has. It may be intended, or a misspelt
+    name.
+    """
     known = published.tables(table.paper)
-    if table.table in known or table.name in table_names():  # ours say themselves where they have none
+    if table.table in known or table.name in table_names():  # the built-in tables explain themselves
         return ""
     what = f"table '{table.table}' of {table.paper}" if known else f"paper '{table.paper}'"
     near = hint(table.table, known) if known else hint(table.paper, published.papers())
-    return f"{table.name}: no {what} is among the printed numbers{near}; KD_PUBLISHED= names folders of more"
+    nothing = f"{table.name}: the registry has no published numbers of {what}{near}"
+    return f"{nothing}; name folders with more in KD_PUBLISHED="
 
 
 def _pairs(cell: Cell) -> list[tuple[str, str]]:
-    """The pair, and the ways in which a plain training may stand in the registry without its partner."""
+    """Return the pair of a cell; for a plain training also the pairs in which the registry may have it
+    alone.
+    """
     alone = {"teacher": [(cell.teacher, NONE), (NONE, cell.teacher)], "student": [(NONE, cell.student)]}
     return [(cell.teacher, cell.student), *alone.get(cell.row.method, [])]
 
 
-def _with_errata(number: Printed, errata: Sequence[Mapping[str, str]]) -> Printed:
-    """The number with what is known to be wrong with it: errata of its paper that name its method (or no method, but its pair)."""
-    found = []
-    for e in errata:
-        own = {
-            "paper": number.paper,
-            "teacher": number.teacher,
-            "student": number.student,
-            "method": number.method,
-        }
-        narrow = e["method"] or e["teacher"] or e["student"]
-        if narrow and all(not e[k] or e[k] == v for k, v in own.items()):
-            found.append(f"erratum: {e['what']}")
-    return replace(number, note="; ".join(filter(None, [number.note, *found]))) if found else number
-
-
-def _printed(row: Mapping[Any, Any]) -> Printed:
-    def text(name: str) -> str:
-        value = row.get(name)
-        return value if isinstance(value, str) else ""
-
-    def whole(name: str) -> int | None:
-        value = number(row.get(name))
-        return None if value is None else int(value)
-
-    return Printed(
-        text("paper"),
-        text("table"),
-        text("teacher") or NONE,
-        text("student") or NONE,
-        text("method"),
-        number(row.get("value")),
-        number(row.get("std")),
-        whole("n"),
-        whole("epochs"),
-        text("rule"),
-        text("origin"),
-        text("recipe"),
-        text("source"),
-        text("note"),
-    )
+def _with_errata(number: PublishedNumber, errata: Iterable[Mapping[str, str]]) -> PublishedNumber:
+    notes = [f"erratum: {e['what']}" for e in errata if erratum_applies(e, number)]
+    return replace(number, note="; ".join(filter(None, [number.note, *notes]))) if notes else number

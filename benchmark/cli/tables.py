@@ -108,7 +108,7 @@ def _note_nothing_published(chosen: common.Selection) -> None:
 
 def show(chosen: common.Selection, store: Store, out: Path, alias: str | None) -> None:
     """Writes the table's files, prints the table and its diff."""
-    from tables import diff, render
+    from tables import diff, diff_text, render
 
     _note_nothing_published(chosen)
     frame = frame_of(store)
@@ -116,7 +116,7 @@ def show(chosen: common.Selection, store: Store, out: Path, alias: str | None) -
     print(render.render(chosen.expansion, frame, "plain", store))
     print()
     print(
-        diff.format_diff(
+        diff_text.format_diff(
             diff.diff_table(chosen.expansion, frame, store=store), "plain", color=sys.stdout.isatty()
         )
     )
@@ -142,7 +142,7 @@ def do_table(args: argparse.Namespace) -> int:
 
 
 def do_diff(args: argparse.Namespace) -> int:
-    from tables import diff
+    from tables import diff, diff_text
 
     allowed = {"above", "below"}
     fail_on = allowed if args.fail_on is None else set(common.words(args.fail_on)) - {"none"}
@@ -165,7 +165,7 @@ def do_diff(args: argparse.Namespace) -> int:
     if args.against is None:
         _note_nothing_published(chosen)
     found = diff.diff_table(chosen.expansion, frame_of(store), against=args.against, store=store)
-    print(diff.format_diff(found, fmt, color=sys.stdout.isatty()))
+    print(diff_text.format_diff(found, fmt, color=sys.stdout.isatty()))
     return diff.exit_code(found, fail_on)
 
 

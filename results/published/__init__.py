@@ -1,7 +1,7 @@
 """The published numbers of the papers, with their provenance, and training curves that others published.
 
-`load()` returns all numbers, `value` one, `cells` a selection. `disagreements` returns every published value of a
-cell. README.md in this folder describes the columns and how to add your own table.
+`load()` returns all numbers, `value` one, `cells` a selection. `disagreements` returns every published value
+of a cell. README.md in this folder describes the columns and how to add your own table.
 """
 
 from results.published.curves import curves

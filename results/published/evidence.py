@@ -1,8 +1,8 @@
 """How much the published values of one cell differ, and which of them are copies of the same result.
 
-A copied number is no new evidence: when seventeen tables print CRD's 73.33, that is one result. A row that says
-`copied from PAPER/TABLE` is followed to the table of the paper that ran it. A number whose source does not say who
-ran it counts as a copy of the result that has the same digits, if there is one.
+A copied number is no new evidence: when seventeen tables print CRD's 73.33, that is one result. A row that
+says `copied from PAPER/TABLE` is followed to the table of the paper that ran it. A number whose source does
+not say who ran it counts as a copy of the result that has the same digits, if there is one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ def _kind(number: PublishedNumber) -> OriginKind:
 
 
 def _results(numbers: Sequence[PublishedNumber]) -> list[str]:
-    """Return for each number of a cell the PAPER/TABLE of the result that it repeats (its own table if it is no copy)."""
+    """Return for each number of a cell the PAPER/TABLE of the result that it repeats (its own table if it is
+    no copy).
+    """
     by_table = {x.published_in: x for x in numbers}
     results = []
     for x in numbers:
@@ -59,8 +61,9 @@ def disagreements(
     - `copy`: whether it is a copy of that result,
     - `kind`: the `OriginKind`.
 
-    `.attrs` has the counts `results` and `first_hand` (results that the publishing paper ran itself), and in percentage
-    points `spread` (largest minus smallest) of all values and `spread_first_hand` of the first-hand results.
+    `.attrs` has the counts `results` and `first_hand` (results that the publishing paper ran itself), and in
+    percentage points `spread` (largest minus smallest) of all values and `spread_first_hand` of the
+    first-hand results.
     """
     wanted = {"teacher": teacher, "student": student, "method": method}
     numbers = [x for x in choose(**wanted, dataset=dataset, metric=metric) if x.value is not None]
@@ -99,7 +102,8 @@ def format_cell(
 ) -> str:
     """Return the output of `published --pair TEACHER:STUDENT --method METHOD`.
 
-    One block a result with its copies and its differences from the benchmark's recipe; then the spread and the errata.
+    One block a result with its copies and its differences from the benchmark's recipe; then the spread and
+    the errata.
     """
     from tabulate import tabulate
 
@@ -130,10 +134,10 @@ def format_cell(
         "",
         *tabulate(body, heads, disable_numparse=True).splitlines(),
         "",
-        f"{_count(len(rows), 'published value')} of {_count(counts['results'], 'result')} (=: a copy of the result, "
-        "~: some of its runs or another epoch of them; neither is new evidence)",
-        f"spread {counts['spread']:.2f} over all, {counts['spread_first_hand']:.2f} over the {counts['first_hand']} "
-        "that the publishing paper ran itself",
+        f"{_count(len(rows), 'published value')} of {_count(counts['results'], 'result')} (=: a copy of the "
+        "result, ~: some of its runs or another epoch of them; neither is new evidence)",
+        f"spread {counts['spread']:.2f} over all, {counts['spread_first_hand']:.2f} over the "
+        f"{counts['first_hand']} that the publishing paper ran itself",
     ]
     if pairs := _pairs_with(teacher, student, method, dataset, metric):
         lines.append(f"also published in the columns of {', '.join(pairs)}")
@@ -141,7 +145,9 @@ def format_cell(
 
 
 def _no_value(teacher: str, student: str, method: str, dataset: str, metric: str) -> str:
-    """Say that a cell has no published value, and name the values that there are of its pair and its method."""
+    """Say that a cell has no published value, and name the values that there are of its pair and its
+    method.
+    """
     text = f"{teacher}:{student} {method} on {dataset}: no published {metric}"
     of_pair = choose(teacher=teacher, student=student, metric=metric)
     methods = sorted({x.method for x in of_pair if x.value is not None})

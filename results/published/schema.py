@@ -20,7 +20,9 @@ METRICS = ("top1", "top5")
 
 
 class PublishedError(ValueError):
-    """A file of the registry is wrong. The message is one line: file, line, what is wrong, what to write instead."""
+    """A file of the registry is wrong. The message is one line: file, line, what is wrong, what to write
+    instead.
+    """
 
 
 class OriginKind(StrEnum):
@@ -86,7 +88,9 @@ class PublishedNumber:
     student: str
     method: str
     value: float | None
-    """Percent of the test set. None: the table has a blank or N/A here, or the number could not be obtained."""
+    """Percent of the test set. None: the table has a blank or N/A here, or the number could not be
+    obtained.
+    """
     std: float | None
     n: int | None
     """Number of runs behind `value`."""
@@ -150,9 +154,11 @@ def table_files(folder: Path) -> list[Path]:
 
 
 def read_rows(path: Path, columns: tuple[str, ...] = COLUMNS) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield `(line number, row)` of one file; the values are stripped text. Lines before the header may be # comments.
+    """Yield `(line number, row)` of one file; the values are stripped text. Lines before the header may be #
+    comments.
 
-    Raises `PublishedError` for missing or unknown columns, a row of another length, and text that is not UTF-8.
+    Raises `PublishedError` for missing or unknown columns, a row of another length, and text that is not
+    UTF-8.
     """
     try:
         # -sig: spreadsheets write a byte-order mark
@@ -185,7 +191,9 @@ def read_rows(path: Path, columns: tuple[str, ...] = COLUMNS) -> Iterator[tuple[
 
 
 def parse(path: Path, line: int, row: dict[str, str]) -> PublishedNumber:
-    """Convert a row to its types. Raises `PublishedError` for text that is not a finite number, or an unknown rule."""
+    """Convert a row to its types. Raises `PublishedError` for text that is not a finite number, or an unknown
+    rule.
+    """
     typed: dict[str, Any] = dict(row)
     for name in (*FLOATS, *INTEGERS):
         convert, allowed = (

@@ -1,4 +1,6 @@
-"""Check the registry: names, ranges, duplicates, sources, and that copied rows equal what they were copied from."""
+"""Check the registry: names, ranges, duplicates, sources, and that copied rows equal what they were copied
+from.
+"""
 
 from __future__ import annotations
 
@@ -62,8 +64,8 @@ _Located = list[tuple[_Line, PublishedNumber]]
 def validate(folder: Path | None = None) -> list[str]:
     """Return one line a problem (`file:line: what; allowed: ...`), [] if there is none.
 
-    folder: check only the tables of this folder. None: check the registry with all folders that were added to it.
-    A row may be a copy from any table of the folder or the registry.
+    folder: check only the tables of this folder. None: check the registry with all folders that were added to
+    it. A row may be a copy from any table of the folder or the registry.
     """
     checked = folders() if folder is None else (Path(folder),)
     problems: list[str] = []

@@ -256,4 +256,4 @@ def test_every_table_of_the_product_makes_a_section(tmp_path: Path) -> None:
     text = report.page(
         [matrix.expand(matrix.load_table(n), "quick") for n in names], kit.as_frame([]), Store(tmp_path)
     )
-    assert all(f'data-table="{n}"' in text for n in names) and "mean only that it works" in text
+    assert all(f'data-table="{n}"' in text for n in names) and "only show that the program works" in text

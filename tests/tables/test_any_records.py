@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from results.store import Store, load, problems
-from tables import diff, render, report
-from tables.diff import VERDICTS
+from tables import diff, diff_text, render, report
+from tables.verdicts import JUDGED, Verdict
 
 FOLDER = Path(tempfile.mkdtemp())
 TEXTS = [
@@ -57,7 +57,7 @@ def cases(draw: Any) -> tuple[Any, list[dict], Any]:
     )
     fields = {
         "std": draw(some.one_of(some.none(), some.floats(0, 5))), "n": draw(some.one_of(some.none(), some.integers(1, 9))),
-        "rule": draw(some.sampled_from(["last", "best", "unknown"])), "note": draw(TEXT), "recipe": draw(some.sampled_from([None, "other"])),
+        "rule": draw(some.sampled_from(["last", "best", "unknown"])), "note": draw(TEXT) or "", "recipe": draw(some.sampled_from(["", "other"])),
     }  # fmt: skip
     return e, records, kit.published_cells(e, lambda c: next(values), **fields)
 
@@ -69,19 +69,19 @@ def test_any_records(case: tuple[Any, list[dict], Any], rng: Any) -> None:
     found = diff.diff_table(e, kit.as_frame(records), published=numbers)
     assert len(found) == len(e.cells)
     for c in found:
-        assert c.verdict in VERDICTS
-        assert (c.reason != "") or c.verdict in ("agrees", "above", "below")
-        assert (c.band is not None) == (c.verdict in ("agrees", "above", "below"))
+        assert c.verdict in set(Verdict)
+        assert (c.reason != "") or c.verdict in JUDGED
+        assert (c.band is not None) == (c.verdict in JUDGED)
         if c.band is not None:
             assert c.delta is not None and (abs(c.delta) <= c.band + 1e-9) == (c.verdict == "agrees")
-    texts = [diff.format_diff(found, fmt) for fmt in ("plain", "md", "tex", "csv", "json")]
+    texts = [diff_text.format_diff(found, fmt) for fmt in ("plain", "md", "tex", "csv", "json")]
     assert json.loads(texts[-1])["counts"] == found.counts()
     tables = [render.render(e, kit.as_frame(records), fmt) for fmt in render.FORMATS]
     rng.shuffle(records)
     again = diff.diff_table(e, kit.as_frame(records), published=numbers)
     assert (
         list(again) == list(found)
-        and [diff.format_diff(again, f) for f in ("plain", "md", "tex", "csv", "json")] == texts
+        and [diff_text.format_diff(again, f) for f in ("plain", "md", "tex", "csv", "json")] == texts
     )
     assert [render.render(e, kit.as_frame(records), fmt) for fmt in render.FORMATS] == tables
 

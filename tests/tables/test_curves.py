@@ -86,7 +86,7 @@ def test_formats(tmp_path: Path) -> None:
     e = kit.small(tmp_path)
     run = kd_run(e)
     store = Store(tmp_path / "runs")
-    assert "no run has a curve" in curves.format_curves(e, load(store.folder), store)
+    assert "no run has both a curve" in curves.format_curves(e, load(store.folder), store)
     kit.write(store, [kit.record(run, 70.0)], {run.key: own_curve(1.001)})
     frame = load(store.folder)
     text = curves.format_curves(e, frame, store)

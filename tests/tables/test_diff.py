@@ -17,8 +17,10 @@ from benchmark.spec import matrix
 from benchmark.spec.runs import Resolver, TeacherRef
 from results.store import Store, load
 from tables import diff
-from tables.diff import VERDICTS, Diff, diff_table, format_diff
+from tables.diff import Diff, diff_table
+from tables.diff_text import format_diff
 from tables.published_cells import PublishedCells
+from tables.verdicts import Verdict
 
 
 @pytest.fixture
@@ -86,7 +88,9 @@ def test_golden_records_of_every_table(name: str) -> None:
     for c in found:
         if c.verdict == "not comparable":
             assert (
-                c.label == "KD" or c.reason == rows[c.label].not_comparable or "printed is the" in c.reason
+                c.label == "KD"
+                or c.reason == rows[c.label].not_comparable
+                or "the published number is of the" in c.reason
             ), c
             assert c.reason
         if c.verdict == "missing":
@@ -116,7 +120,7 @@ def test_unknown_rule_judges_both_epochs(tmp_path: Path) -> None:
     assert pick(same, "KD").verdict == "agrees" and pick(same, "KD").rule == "both"
     other = run_diff(e, [kit.record(r, 71.0, 72.1) for c in e.cells for r in c.runs], numbers)
     assert pick(other, "KD").verdict == "not comparable"
-    assert "last would be 'below', best 'agrees'" in pick(other, "KD").reason
+    assert "the last epoch would be 'below', the best 'agrees'" in pick(other, "KD").reason
     known = kit.published_cells(e, lambda c: 72.0, std=0.1, n=3, rule="best")
     decided = pick(run_diff(e, [kit.record(r, 71.0, 72.1) for c in e.cells for r in c.runs], known), "KD")
     assert (decided.rule, decided.verdict) == ("best", "agrees")
@@ -127,7 +131,7 @@ def test_missing_says_which_side(expansion: matrix.Expansion) -> None:
     records = [kit.record(r, 70.0) for c in expansion.cells if c.row.method != "sp" for r in c.runs]
     found = run_diff(expansion, records, numbers)
     assert pick(found, "AT").verdict == pick(found, "SP").verdict == "missing"
-    assert pick(found, "AT").reason == "nothing printed"
+    assert pick(found, "AT").reason == "not published"
     assert pick(found, "SP").reason == "our runs: not run"
 
 
@@ -136,7 +140,7 @@ def test_missing_says_which_side(expansion: matrix.Expansion) -> None:
     [
         ({"profile": "quick"}, kit.SMALL, "profile quick"),
         ({"profile": "short"}, kit.SMALL, "profile short"),
-        ({"dataset": "cifar10"}, kit.SMALL, "our runs are of cifar10"),
+        ({"dataset": "cifar10"}, kit.SMALL, "our runs are on cifar10"),
         ({"overrides": (("kd.temperature", 8.0),)}, kit.SMALL, "kd.temperature=8.0"),
         (
             {},
@@ -221,7 +225,7 @@ def test_imported_teachers_show(tmp_path: Path) -> None:
     e = matrix.expand(kit.small_table(tmp_path), "paper", resolver)
     numbers = kit.published_cells(e, lambda c: 73.44)
     found = run_diff(e, kit.golden(e, numbers), numbers)
-    assert pick(found, "Teacher").notes == ("measures an imported checkpoint (weights abcdef0123)",)
+    assert pick(found, "Teacher").notes == ("an imported checkpoint (weights abcdef0123), evaluated here",)
     assert pick(found, "KD").notes == ("learnt from an imported checkpoint (weights abcdef0123)",)
     assert pick(found, "KD", "wrn_16_2").notes == ()
 
@@ -246,12 +250,10 @@ def test_our_own_record_wins_over_a_reference_record(expansion: matrix.Expansion
 
 
 def test_against_another_paper(expansion: matrix.Expansion) -> None:
-    import pandas as pd
-
     def with_paper(paper: str, **fields: object) -> PublishedCells:
-        own = kit.published_numbers(expansion, lambda c: 70.0)
+        ours = kit.published_numbers(expansion, lambda c: 70.0)
         other = kit.published_numbers(expansion, lambda c: 71.0, paper=paper, table="t", **fields)
-        return PublishedCells(pd.concat([own, other]), "cifar100")
+        return PublishedCells([*ours, *other], "cifar100")
 
     records = [kit.record(r, 70.0, 71.0) for c in expansion.cells for r in c.runs]
     best = pick(run_diff(expansion, records, with_paper("ttm", rule="best"), against="ttm"), "KD")
@@ -265,7 +267,7 @@ def test_against_another_paper(expansion: matrix.Expansion) -> None:
         == "not comparable"
     )
     assert (
-        "protocol of its own"
+        "sskd has its own protocol"
         in pick(run_diff(expansion, records, with_paper("sskd"), against="sskd"), "KD").reason
     )
     with pytest.raises(InputError, match="unknown paper 'nobody'"):
@@ -274,12 +276,9 @@ def test_against_another_paper(expansion: matrix.Expansion) -> None:
 
 def test_printed_number_of_the_place_that_the_row_names(tmp_path: Path) -> None:
     e = kit.small(tmp_path, text=kit.SMALL.replace('label = "KD"', 'label = "KD"\nfrom = "crd/appendix"'))
-    own = kit.published_numbers(e, lambda c: None if c.row.method == "kd" else 70.0)
-    import pandas as pd
-
-    numbers = PublishedCells(
-        pd.concat([own, kit.published_numbers(e, lambda c: 72.0, table="appendix")]), "cifar100"
-    )
+    table1 = kit.published_numbers(e, lambda c: None if c.row.method == "kd" else 70.0)
+    appendix = kit.published_numbers(e, lambda c: 72.0, table="appendix")
+    numbers = PublishedCells([*table1, *appendix], "cifar100")
     cell = pick(run_diff(e, kit.golden(e, numbers), numbers), "KD")
     assert (cell.verdict, cell.published, cell.published_in) == ("agrees", 72.0, "crd/appendix")
 
@@ -293,7 +292,7 @@ def test_printed_numbers_of_several_places_are_taken_in_their_order() -> None:
     assert not any(c.published for c in found if c.label in ("DRG", "DSR", "DRG+DSR")), (
         "LightSKD's own are blank"
     )
-    assert all(not any("really from" in n for n in c.notes) for c in found)
+    assert all(not any("originates from" in n for n in c.notes) for c in found)
 
 
 def test_every_verdict_is_reached_in_one_table_and_every_format_shows_it(tmp_path: Path) -> None:
@@ -304,15 +303,15 @@ def test_every_verdict_is_reached_in_one_table_and_every_format_shows_it(tmp_pat
     values = {"kd": 70.0, "at": 69.0, "sp": 71.5, "teacher": None, "student": 70.0}
     numbers = kit.published_cells(e, lambda c: values[c.row.method], std=0.2, n=3)
     found = run_diff(e, [kit.record(r, 70.0) for c in e.cells for r in c.runs], numbers)
-    assert {c.verdict for c in found} == set(VERDICTS) and all(found.counts().values())
+    assert {c.verdict for c in found} == set(Verdict) and all(found.counts().values())
     for fmt in ("plain", "md", "tex"):
-        text = format_diff(found, fmt)
+        text = " ".join(format_diff(found, fmt).split())
         for word in (
-            *VERDICTS,
+            *Verdict,
             "max(0.3",
             "chosen on the test set",
             "other students",
-            "nothing printed",
+            "not published",
             "made for tests",
         ):
             assert word in text.replace("$<$", "<").replace("\\", ""), (fmt, word)

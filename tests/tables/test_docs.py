@@ -23,7 +23,7 @@ def test_rule() -> None:
     assert "max(0.3, 2*sqrt(s1^2/n1 + s2^2/n2))" in RULE and says(
         "band = max(0.3, 2*sqrt(s1^2/n1 + s2^2/n2))"
     )
-    assert says(f"missing is taken as {ASSUMED_STD} and a missing n as 1")
+    assert says(f"missing std is taken as {ASSUMED_STD} and a missing n as 1")
     assert says(f"agree within {judge(Sample(0.0), Sample(0.0)).band:.2f}")
     assert says(f"truly differ by {detectable(5):.2f} or more; with n = 3, by {detectable(3):.2f}")
 

@@ -1,4 +1,4 @@
-"""The table as text: golden files, places, marks, and what is not there."""
+"""The table as text: golden files, ranks, marks, and what is not there."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from benchmark.spec.runs import Resolver, TeacherRef
 from results.store import Store, load
 from tables import plots, render, report
 
-GOLDEN = Path(__file__).parent / "golden"
 TEXT = kit.SMALL.replace('label = "SP"', 'label = "SP"\nprotocol = "dlkd"') + (
     '[[rows]]\nlabel = "CRD"\nmethod = "crd"\nmissing = "comes with another issue"\n'
 )
@@ -53,8 +52,7 @@ def test_golden_text(tmp_path: Path, fmt: str) -> None:
     e, records = golden_case(tmp_path)
     frame = kit.as_frame(records)
     text = render.render(e, frame, fmt).rstrip("\n") + "\n"
-    suffix = {"plain": "txt"}.get(fmt, fmt)
-    assert text == (GOLDEN / f"small.{suffix}").read_text(encoding="utf-8")
+    kit.check_golden(f"small.{ {'plain': 'txt'}.get(fmt, fmt) }", text)
 
 
 def test_a_run_that_columns_share_is_counted_once(tmp_path: Path) -> None:
@@ -65,24 +63,24 @@ def test_a_run_that_columns_share_is_counted_once(tmp_path: Path) -> None:
     assert "conditions: cpu, fp32 (35 runs); 35 of 35 runs of the cells done" in text
 
 
-def test_places(tmp_path: Path) -> None:
+def test_ranks(tmp_path: Path) -> None:
     e, records = golden_case(tmp_path)
     layout = render.lay_out(e, kit.as_frame(records))
-    places = {
-        (r.label, c[1]): x.place
+    ranks = {
+        (r.label, c[1]): x.rank
         for r, line in zip(layout.rows, layout.entries, strict=True)
         for c, x in zip(layout.columns, line, strict=True)
     }
-    assert places["SP", "resnet20"] == 1  # 71.1, in the last epoch, the table's rule
-    assert places["KD", "resnet20"] == places["AT", "resnet20"] == 2  # a tie shares the place
-    assert places["AT", "wrn_16_2"] == 1 and places["KD", "wrn_16_2"] == 2
-    assert places["Teacher", "resnet20"] == places["Student", "resnet20"] == places["CRD", "resnet20"] == 0
+    assert ranks["SP", "resnet20"] == 1  # 71.1, in the last epoch, the table's rule
+    assert ranks["KD", "resnet20"] == ranks["AT", "resnet20"] == 2  # a tie shares the rank
+    assert ranks["AT", "wrn_16_2"] == 1 and ranks["KD", "wrn_16_2"] == 2
+    assert ranks["Teacher", "resnet20"] == ranks["Student", "resnet20"] == ranks["CRD", "resnet20"] == 0
 
 
 def test_nobody_wins_alone(tmp_path: Path) -> None:
     e = kit.small(tmp_path)
     only = [kit.record(r, 70.0) for c in e.cells if c.row.method in ("kd", "student") for r in c.runs]
-    assert all(x.place == 0 for line in render.lay_out(e, kit.as_frame(only)).entries for x in line)
+    assert all(x.rank == 0 for line in render.lay_out(e, kit.as_frame(only)).entries for x in line)
 
 
 def test_the_rule_that_orders_follows_the_protocol(tmp_path: Path) -> None:
@@ -93,7 +91,7 @@ def test_the_rule_that_orders_follows_the_protocol(tmp_path: Path) -> None:
             kit.record(r, *numbers[c.row.method]) for c in e.cells if c.row.method in numbers for r in c.runs
         ]
         layout = render.lay_out(e, kit.as_frame(records))
-        best = [r.label for r, line in zip(layout.rows, layout.entries, strict=True) if line[0].place == 1]
+        best = [r.label for r, line in zip(layout.rows, layout.entries, strict=True) if line[0].rank == 1]
         assert best == [winner], protocol
 
 
@@ -101,9 +99,9 @@ def test_quick_is_loud_in_every_text(tmp_path: Path) -> None:
     e = kit.small(tmp_path, profile="quick")
     frame = kit.as_frame([kit.record(r, 70.0) for c in e.cells for r in c.runs])
     for fmt in ("plain", "md", "tex"):
-        assert "mean only that it works" in render.render(e, frame, fmt), fmt
+        assert "only show that the program works" in render.render(e, frame, fmt), fmt
     assert "quick" in render.render(e, frame, "csv")
-    assert "mean only" not in render.render(kit.small(tmp_path), frame, "md").split("\n\n")[1]
+    assert "only show" not in render.render(kit.small(tmp_path), frame, "md").split("\n\n")[1]
 
 
 @pytest.mark.parametrize("protocol", ["crd", "sskd", "dlkd"])
@@ -141,7 +139,7 @@ def test_imported_and_reference_flags(tmp_path: Path) -> None:
     )
     assert (
         "70.00†‡" in text
-        and "‡ an imported checkpoint, measured here: resnet56 (abcdef0123)" in text
+        and "‡ an imported checkpoint, evaluated here: resnet56 (abcdef0123)" in text
         and "† reference records" in text
     )
 
@@ -180,7 +178,7 @@ def test_files_and_alias(tmp_path: Path) -> None:
 
 
 OTHER = (("kd.temperature", 8.0), ("recipe.epochs", 1))
-CHANGED = "SETTINGS CHANGED: kd.temperature=8.0, recipe.epochs=1. Wherever they apply, these are not the published settings, nor the profile's."
+CHANGED = "SETTINGS CHANGED: kd.temperature=8.0, recipe.epochs=1. Where they apply, these are neither the published settings nor the profile's."
 
 
 @pytest.mark.parametrize("profile", ["paper", "quick"])
@@ -189,7 +187,7 @@ def test_other_settings_are_named_above_every_table(profile: str, tmp_path: Path
     frame = kit.as_frame([kit.record(r, 70.0) for x in (e, own) for r in x.runs])
     for fmt in ("plain", "md", "tex"):
         text = " ".join(render.render(e, frame, fmt).split())
-        assert CHANGED in text and f"profile {profile} (but for the changed settings: " in text, fmt
+        assert CHANGED in text and f"profile {profile} (except for the changed settings: " in text, fmt
         assert "SETTINGS" not in render.render(own, frame, fmt)
     assert {r["profile"] for r in csv.DictReader(io.StringIO(render.render(e, frame, "csv")))} == {
         f"{profile}-set-kd.temperature=8.0,recipe.epochs=1"

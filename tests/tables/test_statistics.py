@@ -8,6 +8,7 @@ from scipy import stats as scipy_stats
 
 from tables import statistics as st
 from tables.statistics import Sample, judge
+from tables.text import signed
 
 VALUES = [71.2, 70.8, 71.9, 71.1, 70.5]
 
@@ -54,13 +55,13 @@ def test_verdict_by_hand() -> None:
     ],
 )
 def test_a_difference_that_rounds_to_zero_has_no_sign(x: float, text: str) -> None:
-    assert st.signed(x) == text
+    assert signed(x) == text
 
 
 def test_signs_with_other_digits_and_of_shares() -> None:
-    assert st.signed(-0.004, 3) == "-0.004" and st.signed(-0.0004, 3) == "0.000"
-    assert st.signed(-0.1344, kind="%") == "-13.44%" and st.signed(-0.00001, kind="%") == "0.00%"
-    assert st.signed(math.nan) == "+nan"
+    assert signed(-0.004, 3) == "-0.004" and signed(-0.0004, 3) == "0.000"
+    assert signed(-0.1344, kind="%") == "-13.44%" and signed(-0.00001, kind="%") == "0.00%"
+    assert signed(math.nan) == "+nan"
 
 
 def test_verdict_never_looks_below_the_tolerance() -> None:

@@ -37,17 +37,17 @@ def test_table_and_diff_tell_failed_from_not_run(tmp_path: Path, capsys: pytest.
         (
             'paper = "crd"',
             'paper = "crdd"',
-            "small: no paper 'crdd' is among the printed numbers (did you mean crd?); KD_PUBLISHED=",
+            "small: the registry has no published numbers of paper 'crdd' (did you mean crd?); name folders with more in KD_PUBLISHED=",
         ),
         (
             'table = "table1"',
             'table = "tabel1"',
-            "small: no table 'tabel1' of crd is among the printed numbers (did you mean table1?); ",
+            "small: the registry has no published numbers of table 'tabel1' of crd (did you mean table1?); ",
         ),
         (
             'paper = "crd"',
             'paper = "my-own-work"',
-            "small: no paper 'my-own-work' is among the printed numbers; KD_PUBLISHED=",
+            "small: the registry has no published numbers of paper 'my-own-work'; name folders with more in KD_PUBLISHED=",
         ),
         ("", "", ""),
     ],
@@ -129,7 +129,11 @@ def test_a_table_of_other_settings_does_not_pass_for_the_published_one(
             (),
             ("kd on cifar100\n", "kd on cifar100-25\n", "70.66 ± 0.24", "65.15 ± 0.23"),
         ),
-        ("resnet56:resnet20", ("--dataset", "cifar100-25"), ("65.15 ± 0.23", "1 published value of 1 result")),
+        (
+            "resnet56:resnet20",
+            ("--dataset", "cifar100-25"),
+            ("65.15 ± 0.23", "1 published value of 1 result"),
+        ),
     ],
 )
 def test_published_shows_all_that_is_printed_of_a_cell(
@@ -146,7 +150,8 @@ def test_published_shows_all_that_is_printed_of_a_cell(
 def test_published_of_what_nobody_printed_says_what_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["published", "--pair", "ResNet34:ResNet18", "--method", "nst"]) == 0
     assert (
-        "nst on imagenet: no published top1; published of this pair: at, cat-kd, cc, " in capsys.readouterr().out
+        "nst on imagenet: no published top1; published of this pair: at, cat-kd, cc, "
+        in capsys.readouterr().out
     )
 
 
@@ -155,8 +160,7 @@ def test_published_of_one_network_names_the_pairs_that_print_it(capsys: pytest.C
     assert main(["published", "--pair", "none:resnet20", "--method", "student"]) == 0
     text = capsys.readouterr().out
     assert (
-        "68.92" in text
-        and "also published in the columns of resnet110:resnet20, resnet56:resnet20\n" in text
+        "68.92" in text and "also published in the columns of resnet110:resnet20, resnet56:resnet20\n" in text
     )
     for pair, method, shown in (
         ("none:resnet20", "kd", "resnet56:resnet20"),
