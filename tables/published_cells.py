@@ -57,8 +57,7 @@ class PublishedCells:
         return blank
 
     def of_paper(self, paper: str, cell: Cell) -> PublishedNumber | None:
-        """Return what another paper publishes for a cell. Numbers that it ran itself come before reprinted
-        ones.
+        """Return what another paper publishes for a cell. Copied numbers come after all others.
 
         Raises `InputError` for a paper that has no number.
         """
@@ -75,7 +74,9 @@ class PublishedCells:
         ]
         if not candidates:
             return None
-        return self._with_original_rule(min(candidates, key=lambda x: (names.index(x.method), x.is_reprint)))
+        return self._with_original_rule(
+            min(candidates, key=lambda x: (names.index(x.method), x.origin_kind is OriginKind.COPY))
+        )
 
     def _with_original_rule(self, number: PublishedNumber) -> PublishedNumber:
         """Take the reporting rule of a copied number, if it is not known, from the table it was copied

@@ -31,7 +31,7 @@ class OriginKind(StrEnum):
     RUN = "run"
     """The paper that publishes the number."""
     SECOND_HAND = "second-hand"
-    """Somebody else. The number was read where it is quoted, not in the original."""
+    """The number was read where somebody quotes it, not in the original."""
     DERIVED = "derived"
     """Nobody: the number was worked out from other published numbers."""
     UNKNOWN = "unknown"
@@ -125,11 +125,6 @@ class PublishedNumber:
     def copied_from(self) -> str:
         """The PAPER/TABLE that a copy or a part comes from, "" for other kinds."""
         return parse_origin(self.origin).table
-
-    @property
-    def is_reprint(self) -> bool:
-        """Whether the number was run by somebody other than the paper that publishes it."""
-        return self.origin_kind in (OriginKind.COPY, OriginKind.SECOND_HAND)
 
 
 COLUMNS = tuple(f.name for f in fields(PublishedNumber))

@@ -227,9 +227,8 @@ def test_every_number_says_who_ran_it() -> None:
     numbers = reader.numbers()
     assert {x.origin_kind for x in numbers} == set(OriginKind)
     assert all((x.copied_from != "") == (x.origin_kind in ("copy", "part")) for x in numbers)
-    assert {x.origin_kind for x in numbers if x.is_reprint} == {OriginKind.COPY, OriginKind.SECOND_HAND}
     copied = published.value("sskd", "table3", "wrn_40_2", "wrn_16_2", "kd")
-    assert copied is not None and copied.is_reprint and copied.copied_from == "crd/table1"
+    assert copied is not None and copied.origin_kind is OriginKind.COPY and copied.copied_from == "crd/table1"
 
 
 def test_types() -> None:

@@ -20,7 +20,7 @@ from results.store import Store, load
 from tables import plots, render, report
 
 TEXT = kit.SMALL.replace('label = "SP"', 'label = "SP"\nprotocol = "dlkd"') + (
-    '[[rows]]\nlabel = "CRD"\nmethod = "crd"\nmissing = "comes with another issue"\n'
+    '[[rows]]\nlabel = "CRD"\nmethod = "crd"\nmissing = "not implemented yet"\n'
 )
 
 
