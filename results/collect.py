@@ -1,9 +1,11 @@
 """Brings finished (and begun) runs into `results/reference/`: records and curves, no weights.
 
-    python -m results.collect RESULTS [PATTERN ...]        # patterns as in the shell, of the runs' keys; default: all runs
+    python -m results.collect RESULTS [PATTERN ...]        # patterns as in the shell, of the runs' keys;
+    default: all runs
 
-A finished run gives its `record.json` and `curve.csv`. A run that was stopped (`--until`) gives its curve and `partial.json`: the conditions that
-its log states, and how many epochs there are; it is no record and counts nowhere as done, but `diff --curves` can lay it over a published curve.
+A finished run gives its `record.json` and `curve.csv`. A run that was stopped (`--until`) gives its curve and
+`partial.json`: the conditions that its log states, and how many epochs there are; it is no record and counts
+nowhere as done, but `diff --curves` can lay it over a published curve.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ def conditions(log: str) -> dict[str, Any]:
 
 
 def collect(source: Path, patterns: Sequence[str] = ("*",), target: Path = REFERENCE) -> list[str]:
-    """Copies the runs below `source` whose key fits a pattern; returns their keys. What is finished in `target` stays."""
+    """Copies the runs below `source` whose key fits a pattern; returns their keys. What is finished in
+    `target` stays.
+    """
     store, kept = Store(source), []
     for curve in sorted(source.rglob("curve.csv")) + sorted(
         p for p in source.rglob("record.json") if not (p.parent / "curve.csv").exists()

@@ -155,5 +155,5 @@ def _paired(e: Expansion, r: CellResult, results: Sequence[CellResult]) -> list[
 
 def _paired_text(p: Paired) -> dict[str, Any]:
     around = "" if p.low is None or p.high is None else f"{signed(p.low)} to {signed(p.high)}"
-    needed = "settled" if p.settled else "" if p.needed is None else f"{p.needed}"
+    needed = "decided" if p.settled else "" if p.needed is None else f"{p.needed}"
     return {"n": len(p.seeds), "mean": signed(p.mean), "interval": around, "needed": needed}
