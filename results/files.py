@@ -26,8 +26,9 @@ down.
 
 @contextlib.contextmanager
 def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a temporary file beside `path`. On success it is synced and renamed to `path`, on an error
-    removed.
+    """Open a temporary file beside `path` for writing.
+
+    On success it is synced and renamed to `path`, on an error removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
@@ -62,8 +63,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path | str) -> Any:
-    """Return the content of a JSON file, or None if there is no file. Raises `ValueError` for a damaged
-    one.
+    """Return the content of a JSON file, None if there is no file.
+
+    Raises `ValueError` for a damaged file.
     """
     try:
         with open(path, "rb") as f:
@@ -113,8 +115,9 @@ class Claim:
 
     @staticmethod
     def take(path: Path, note: str = "") -> Claim | None:
-        """Take the claim, or return None if a living holder has it. The claim of a dead holder is taken
-        over.
+        """Take the claim, or return None if a living holder has it.
+
+        The claim of a dead holder is taken over.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         token = uuid.uuid4().hex
@@ -176,8 +179,9 @@ class Claim:
             os.utime(self.path)
 
     def mine(self) -> bool:
-        """Return whether this is still the claim; after a long silence another worker may have taken it
-        over.
+        """Return whether this is still the claim.
+
+        After a long silence another worker may have taken it over.
         """
         try:
             return bool(json.loads(self.path.read_text(encoding="utf-8"))["token"] == self.token)

@@ -1,5 +1,4 @@
-"""The store: one folder for each run, one record for each finished run, and one tidy DataFrame of all
-records.
+"""The store: one folder for each run, one record for each finished run, one DataFrame of all records.
 
 <folder>/<key>/record.json      the results of a finished run; if the file exists, the run is done
                curve.csv        one line an epoch: stage, epoch, lr, train_loss, terms, train_acc, test_acc,
@@ -112,8 +111,9 @@ class Store:
         (self.path(key) / "failure.json").unlink(missing_ok=True)
 
     def failure(self, key: str) -> dict[str, Any] | None:
-        """Return why the last attempt failed (`reason`, `traceback`, `time`, `blocked`), None if it did
-        not.
+        """Return why the last attempt failed, None if it did not.
+
+        The keys are `reason`, `traceback`, `time` and `blocked`.
         """
         try:
             failure = read_json(self.path(key) / "failure.json")
@@ -131,8 +131,7 @@ class Store:
         return bool((self.failure(key) or {}).get("blocked", False))
 
     def set_aside(self, key: str) -> Path | None:
-        """Rename a damaged record before the run is trained again, and return its new path, None if there is
-        none.
+        """Rename a damaged record, and return its new path; None if there is none.
 
         It is not deleted, because it may be all that is left of the run.
         """
@@ -183,8 +182,9 @@ class Store:
         return None
 
     def state(self, key: str) -> str:
-        """Return `done`, `diverged`, `running`, `failed`, `started` (has a checkpoint but no worker) or
-        `absent`.
+        """Return `done`, `diverged`, `running`, `failed`, `started` or `absent`.
+
+        `started`: the run has a checkpoint but no worker.
         """
         # strings are faster than paths, and `status` asks for the state of very many runs
         if not os.path.isdir(f"{self.folder}/{key}"):
@@ -241,8 +241,9 @@ def problems(record: Any, key: str | None = None) -> str:
 
 
 def _fits(value: Any, kind: str) -> bool:
-    """Return whether a value fits a column of `COLUMNS`. One damaged record must not break the whole
-    frame.
+    """Return whether a value fits a column of `COLUMNS`.
+
+    One damaged record must not break the whole frame.
     """
     if value is None or kind == "string":
         return value is None or isinstance(value, str)
@@ -283,8 +284,9 @@ def record_files(folder: Path) -> Iterator[Path]:
 
 
 def read_records(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return all records below a folder, and a line for each file that is not a record; it is skipped, not
-    deleted.
+    """Return all records below a folder, and a line for each file that is not a record.
+
+    Such a file is skipped, not deleted.
     """
     records, skipped = [], []
     for path in record_files(folder):

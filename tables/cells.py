@@ -1,5 +1,6 @@
-"""The cells of a table with the records of their runs. Diff, rendering, figures and report all start from
-here.
+"""The cells of a table with the records of their runs.
+
+Diff, rendering, figures and report start from them.
 """
 
 from __future__ import annotations
@@ -160,11 +161,11 @@ class CellResult:
 
 
 def rank_rule(table: Table) -> str:
-    """Return the epoch (`last` or `best`) by which all methods of a table are ranked: that of the table's
-    protocol.
+    """Return the epoch (`last` or `best`) by which all methods of a table are ranked.
 
-    Where the protocol's epoch is not known it is the last one, which was not chosen on the test set. Rows
-    with another rule are ranked by this one as well, because every record has both.
+    It is the one that the table's protocol reports. Where the protocol's epoch is not known it is the last
+    one, which was not chosen on the test set. Rows with another rule are ranked by this one as well, because
+    every record has both.
     """
     rule = protocols.get_protocol(table.protocol_override or table.protocol).report
     return "last" if rule == "both" else rule

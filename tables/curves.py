@@ -112,8 +112,9 @@ class CurveDiff:
 def published_curves(
     protocol: str, teacher: str, student: str, method: str, dataset: str = "cifar100"
 ) -> dict[str, pd.DataFrame]:
-    """Return the published curves of a pair and method under a protocol's recipe: run name -> epochs in
-    order.
+    """Return the published curves of a pair and method under a protocol's recipe.
+
+    The result maps the name of a published run to its epochs in order.
     """
     frame = published.curves(teacher=teacher, student=student, method=method)
     frame = frame[(frame["dataset"] == dataset) & (frame["recipe"] == protocol)]
@@ -121,9 +122,7 @@ def published_curves(
 
 
 def comparable_epochs(run: Run) -> tuple[int, str]:
-    """Return up to which epoch a run trains like its protocol, and the reason if it does not from the
-    start.
-    """
+    """Return up to which epoch a run trains like its protocol, and the reason if that is 0."""
     protocol = protocols.get_protocol(run.protocol)
     if run.dataset != "cifar100":
         return 0, f"the run is on {run.dataset}, the published curve on cifar100"

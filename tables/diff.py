@@ -225,9 +225,7 @@ def _not_comparable(
 
 
 def _other_paper(result: CellResult, number: PublishedNumber) -> str:
-    """Say why a number of another paper than the table's cannot be compared, "" if nothing known speaks
-    against it.
-    """
+    """Say why a number of another paper than the table's cannot be compared, "" if it can."""
     if number.paper in protocols.PROTOCOLS and number.paper != result.protocol:
         return f"{number.paper} has its own protocol, our runs use {result.protocol}"
     if number.recipe:
@@ -279,8 +277,9 @@ def _notes(result: CellResult, number: PublishedNumber | None) -> tuple[str, ...
 
 
 def exit_code(diffs: Iterable[CellDiff], fail_on: Collection[str] = FAILING) -> int:
-    """Return 1 if some verdict is among `fail_on`, else 0. Raises `InputError` for a verdict that may not
-    fail.
+    """Return 1 if some verdict is among `fail_on`, else 0.
+
+    Raises `InputError` for a verdict that may not fail a diff.
     """
     for verdict in fail_on:
         if verdict not in FAILING:

@@ -77,8 +77,9 @@ def _spread(mean: float | None, std: float | None, assumed: bool) -> str:
 
 
 def _delta_and_band(c: CellDiff) -> tuple[str, str]:
-    """Format both with two decimals, or with three where two would make a difference outside the band look
-    equal to it.
+    """Format delta and band with two decimals.
+
+    There are three where two would make a difference outside the band look equal to it.
     """
     if c.delta is None:
         return "", ""
@@ -89,9 +90,7 @@ def _delta_and_band(c: CellDiff) -> tuple[str, str]:
 
 
 def _published_n(c: CellDiff) -> str:
-    """Format the n of the published number: `1*` where it was assumed, `?` where it is not known and did not
-    matter.
-    """
+    """Format the n of the published number: `1*` where it was assumed, `?` where it is not known."""
     if c.published is None:
         return ""
     if c.published_n is not None:
@@ -100,8 +99,9 @@ def _published_n(c: CellDiff) -> str:
 
 
 def _row(c: CellDiff, numbers: dict[str, int]) -> list[str]:
-    """Return the texts of `_COLUMNS`. numbers: of the reasons and notes, which `_below` explains; new ones
-    are added.
+    """Return the texts of `_COLUMNS`.
+
+    numbers: of the reasons and notes, which `_below` explains; new ones are added.
     """
     texts = [*([c.reason] if c.reason else []), *c.notes]
     marks = sorted(numbers.setdefault(text, len(numbers) + 1) for text in texts)
@@ -122,9 +122,7 @@ def _row(c: CellDiff, numbers: dict[str, int]) -> list[str]:
 
 
 def _below(diffs: Sequence[CellDiff], numbers: dict[str, int]) -> list[str]:
-    """Return the lines below the table: counts, cells that fail, the rule, and the numbered reasons and
-    notes.
-    """
+    """Return the lines below the table: counts, failing cells, the rule, and the numbered reasons."""
     counts = count_verdicts(diffs)
     tally = ", ".join(f"{v} {n}" for v, n in counts.items() if n)
     lines = [f"{plural(len(diffs), 'cell')}: {tally}." if diffs else "no cells."]

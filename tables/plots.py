@@ -1,7 +1,7 @@
-"""Static figures, drawn with matplotlib. They are readable in grey: what colours show is also written or
-hatched.
+"""Static figures, drawn with matplotlib.
 
-Every `*_png` function returns the bytes of a PNG. matplotlib is imported only when a figure is drawn.
+They are readable in grey: what colours show is also written or hatched. Every `*_png` function returns the
+bytes of a PNG. matplotlib is imported only when a figure is drawn.
 """
 
 from __future__ import annotations
@@ -65,8 +65,9 @@ def _grid(
     limits: tuple[float, float],
     label: str,
 ) -> None:
-    """Draw a heat map of `values` (rows x columns) with `texts` in its cells. limits, label: of the colour
-    bar.
+    """Draw a heat map of `values` (rows x columns) with `texts` in its cells.
+
+    limits, label: of the colour bar.
     """
     import matplotlib
 
@@ -138,8 +139,9 @@ def heat_map_png(expansion: Expansion, results: Sequence[CellResult]) -> bytes:
 
 
 def delta_map_png(expansion: Expansion, diffs: Sequence[CellDiff]) -> bytes:
-    """Draw ours minus published in each cell, hatched by `HATCHES` outside the band; a tilde: not
-    comparable.
+    """Draw ours minus published in each cell.
+
+    Cells outside the band are hatched by `HATCHES`; a tilde marks those that are not comparable.
     """
     from matplotlib.patches import Rectangle
 
@@ -186,9 +188,7 @@ def spread(mean: float, std: float | None, n: int | None) -> tuple[float, float,
 
 
 def forest_png(expansion: Expansion, diffs: Sequence[CellDiff]) -> bytes:
-    """Draw ours (filled circle) and published (open square) of every cell that has both, with 95%
-    intervals.
-    """
+    """Draw ours and published with 95% intervals, for every cell that has both."""
     columns = list(dict.fromkeys((d.teacher, d.student) for d in diffs))
     both = {
         c: [
@@ -234,8 +234,9 @@ def forest_png(expansion: Expansion, diffs: Sequence[CellDiff]) -> bytes:
 def curves_png(
     title: str, ours: Mapping[str, pd.DataFrame], published: Mapping[str, pd.DataFrame] | None = None
 ) -> bytes:
-    """Draw test top-1 and train loss by epoch: our runs (solid, one shade each) over published ones
-    (dashed).
+    """Draw test top-1 and train loss by epoch.
+
+    Our runs are solid, one shade each; published ones are dashed.
     """
     figure = _figure(8, 3.2)
     figure.suptitle(title, fontsize=9)

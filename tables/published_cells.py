@@ -22,8 +22,9 @@ class PublishedCells:
         dataset: str,
         errata: Iterable[Mapping[str, str]] = (),
     ) -> None:
-        """errata: rows of `results.published.errata()`. They are added to the notes of the numbers they are
-        about.
+        """Index the top-1 numbers of a data set.
+
+        errata: rows of `results.published.errata()`, which are added to the notes of their numbers.
         """
         errata = [e for e in errata if any(e[c] for c in ERRATA_KEYS[2:])]
         chosen = (x for x in numbers if x.dataset == dataset and x.metric == "top1")
@@ -79,9 +80,7 @@ class PublishedCells:
         )
 
     def _with_original_rule(self, number: PublishedNumber) -> PublishedNumber:
-        """Take the reporting rule of a copied number, if it is not known, from the table it was copied
-        from.
-        """
+        """Give a copied number whose reporting rule is not known the rule of its original."""
         if number.rule in ("last", "best") or number.origin_kind is not OriginKind.COPY:
             return number
         original = self._by_cell.get((number.copied_from, number.teacher, number.student, number.method))
@@ -89,8 +88,9 @@ class PublishedCells:
 
 
 def nothing_published(table: Table) -> str:
-    """Return a note if the registry has no number of a table, "" if it has. It may be intended, or a misspelt
-    name.
+    """Return a note if the registry has no number of a table, "" if it has.
+
+    That may be intended, or a misspelt name.
     """
     known = published.tables(table.paper)
     if table.table in known or table.name in table_names():  # the built-in tables explain themselves
@@ -102,8 +102,9 @@ def nothing_published(table: Table) -> str:
 
 
 def _pairs(cell: Cell) -> list[tuple[str, str]]:
-    """Return the pair of a cell; for a plain training also the pairs in which the registry may have it
-    alone.
+    """Return the pairs under which the registry may have a cell.
+
+    A plain training may be there without its partner.
     """
     alone = {"teacher": [(cell.teacher, NONE), (NONE, cell.teacher)], "student": [(NONE, cell.student)]}
     return [(cell.teacher, cell.student), *alone.get(cell.row.method, [])]

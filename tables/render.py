@@ -54,8 +54,9 @@ class Entry:
     """† for reference records, ‡ for an imported checkpoint."""
 
     def text(self, mark: Callable[[str, int], str], joint: str = " / ") -> str:
-        """Return the cell with `mark(text, rank)` applied to its parts; the rank is 0 for a part that is not
-        ranked.
+        """Return the cell with `mark(text, rank)` applied to its parts.
+
+        The rank is 0 for a part that is not ranked.
         """
         return joint.join(
             mark(p, self.rank if i == self.ranked_part else 0) for i, p in enumerate(self.parts)
@@ -103,8 +104,9 @@ def lay_out(expansion: Expansion, frame: pd.DataFrame, store: Store | None = Non
 
 
 def _ranks(results: Sequence[CellResult], rule: str) -> dict[tuple[Row, str, str], int]:
-    """Return rank 1 and 2 of each column by means rounded to two decimals; none for a column with one
-    method.
+    """Return the cells of rank 1 and 2 in each column, by means rounded to two decimals.
+
+    A column with a single method has no ranks.
     """
     scores: dict[tuple[str, str], dict[Row, float]] = {}
     for r in results:
@@ -146,8 +148,9 @@ def _entry(result: CellResult, rank: int, rule: str, reasons: dict[str, int]) ->
 def explanations(
     layout: Layout, expansion: Expansion, best: str = "Bold", second: str = "underlined"
 ) -> list[str]:
-    """Return the lines below the table, without the numbered reasons. best, second: how these ranks are
-    marked.
+    """Return the lines below the table, without the numbered reasons.
+
+    best, second: how these ranks are marked.
     """
     results, rule = layout.results, rank_rule(expansion.table)
     seeds = max((r.n for r in results), default=0)
@@ -361,10 +364,10 @@ def write_all(
     alias: str | None = None,
     store: Store | None = None,
 ) -> list[Path]:
-    """Write `<table>-<profile>.{md,tex,csv,png}`, and the same as `<alias>.*`, each atomically. Returns the
-    paths.
+    """Write `<table>-<profile>.{md,tex,csv,png}`, and the same as `<alias>.*`; return the paths.
 
-    The names contain the settings of `--set`, so that the files of the table's own settings are kept.
+    Each file is written atomically. The names contain the settings of `--set`, so that the files of the
+    table's own settings are kept.
     """
     layout = lay_out(expansion, frame, store)
     contents: dict[str, bytes] = {fmt: write(layout, expansion, fmt).encode() for fmt in ("md", "tex", "csv")}

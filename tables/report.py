@@ -155,8 +155,9 @@ def _section(
     published: PublishedCells | None,
     published_curves: dict[str, Any],
 ) -> tuple[str, dict[str, Any]]:
-    """Return the HTML of a table and the details of its cells. published_curves: those of the cells are
-    added.
+    """Return the HTML of a table and the details of its cells.
+
+    published_curves: those of the cells are added.
     """
     layout = lay_out(e, frame, store)
     diffs = diff_table(e, frame, store=store, published=published)

@@ -28,8 +28,9 @@ def details(
     store: Store,
     published_curves: dict[str, Any],
 ) -> dict[str, Any]:
-    """Return the details of a cell. results: of all cells. published_curves: the cell's published curves are
-    added.
+    """Return the details of a cell.
+
+    results: of all cells. published_curves: the cell's published curves are added.
     """
     theirs = cell_curves(r)
     curves_name = f"{r.protocol}|{d.pair}|{d.method}" if theirs else ""
@@ -109,8 +110,9 @@ def _run_details(x: RunResult, store: Store, theirs: Mapping[str, pd.DataFrame])
 
 
 def _thin(curve: pd.DataFrame) -> dict[str, list[float | None]]:
-    """Return epoch, test top-1 and train loss of at most `CURVE_POINTS` epochs, the first and last among
-    them.
+    """Return epoch, test top-1 and train loss of at most `CURVE_POINTS` epochs.
+
+    The first and the last are among them.
     """
     if "stage" in curve:
         curve = curve[curve["stage"] == "main"]

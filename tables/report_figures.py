@@ -35,8 +35,9 @@ COST = (
 
 
 def figures(e: Expansion, results: Sequence[CellResult], diffs: Sequence[CellDiff]) -> str:
-    """Return the figures as foldable HTML: forest plot, heat map, ranks, last and best epoch, cost. Empty
-    ones are left out.
+    """Return the figures as foldable HTML: forest plot, heat map, ranks, last and best epoch, cost.
+
+    Empty figures are left out.
     """
     rule = rank_rule(e.table)
     scores: dict[str, dict[str, float]] = {}

@@ -96,8 +96,9 @@ class Paired:
 
 @dataclass(frozen=True)
 class Rank:
-    """Mean rank of a method over pairs (1 = best; tied methods share the mean rank) with its 95% bootstrap
-    interval.
+    """Mean rank of a method over pairs with its 95% bootstrap interval.
+
+    The best rank is 1. Tied methods share their mean rank.
     """
 
     method: str
@@ -179,8 +180,9 @@ def power(effect: float, n: int, alpha: float = 0.05) -> float:
 
 
 def seeds_needed(difference: float, s: float, wanted: float = 0.8, most: int = 10_000) -> int | None:
-    """Return the smallest number of seeds with which `power` reaches `wanted`; None if that takes more than
-    `most`.
+    """Return the smallest number of seeds with which `power` reaches `wanted`.
+
+    None if that takes more than `most` seeds.
     """
     if s == 0:
         return 2 if difference else None

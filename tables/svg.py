@@ -1,5 +1,6 @@
-"""Inline SVG figures of the report. Their colours come from the page's style sheet, so that they follow its
-theme.
+"""Inline SVG figures of the report.
+
+Their colours come from the page's style sheet, so that they follow its theme.
 """
 
 from __future__ import annotations

@@ -46,8 +46,9 @@ def plural(count: int, noun: str) -> str:
 
 
 def signed(x: float, digits: int = 2, kind: str = "f") -> str:
-    """Format a difference with its sign: `+0.31`, `-1.20`, and `0.00` without one. kind: `f`, or `%` for
-    fractions.
+    """Format a difference with its sign: `+0.31`, `-1.20`, and `0.00` without one.
+
+    kind: `f`, or `%` for fractions.
     """
     text = f"{x:+.{digits}{kind}}"
     return text if text.strip("+-0.%") else text[1:]

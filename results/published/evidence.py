@@ -27,8 +27,9 @@ def _kind(number: PublishedNumber) -> OriginKind:
 
 
 def _results(numbers: Sequence[PublishedNumber]) -> list[str]:
-    """Return for each number of a cell the PAPER/TABLE of the result that it repeats (its own table if it is
-    no copy).
+    """Return for each number of a cell the PAPER/TABLE of the result that it repeats.
+
+    That is its own table if it is not a copy.
     """
     by_table = {x.published_in: x for x in numbers}
     results = []
@@ -145,9 +146,7 @@ def format_cell(
 
 
 def _no_value(teacher: str, student: str, method: str, dataset: str, metric: str) -> str:
-    """Say that a cell has no published value, and name the values that there are of its pair and its
-    method.
-    """
+    """Say that a cell has no published value, and name those of its pair and of its method."""
     text = f"{teacher}:{student} {method} on {dataset}: no published {metric}"
     of_pair = choose(teacher=teacher, student=student, metric=metric)
     methods = sorted({x.method for x in of_pair if x.value is not None})

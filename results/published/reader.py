@@ -29,8 +29,9 @@ _Stamp = tuple[tuple[Path, int, int], ...]
 
 
 def add_folder(path: str | os.PathLike[str]) -> None:
-    """Add a folder of tables to the registry of this process. Raises `PublishedError` if it does not
-    exist.
+    """Add a folder of tables to the registry of this process.
+
+    Raises `PublishedError` if it does not exist.
     """
     folder = _folder(str(path), "add_folder")
     if folder not in _added:
@@ -38,8 +39,9 @@ def add_folder(path: str | os.PathLike[str]) -> None:
 
 
 def folders() -> tuple[Path, ...]:
-    """Return the project's folder, those in KD_PUBLISHED (separated as in PATH), and those of
-    `add_folder`.
+    """Return the folders of the registry.
+
+    They are the project's, those in KD_PUBLISHED (separated as in PATH), and those of `add_folder`.
     """
     named = [_folder(p, VARIABLE) for p in os.environ.get(VARIABLE, "").split(os.pathsep) if p]
     return tuple(dict.fromkeys((NUMBERS, *named, *_added)))
@@ -53,8 +55,9 @@ def _folder(text: str, named_by: str) -> Path:
 
 
 def _stamp(paths: list[Path]) -> _Stamp:
-    """Return the files with their times and sizes. Used as a cache key, so that a changed file is read
-    again.
+    """Return the files with their times and sizes.
+
+    Used as a cache key, so that a changed file is read again.
     """
     return tuple((p, p.stat().st_mtime_ns, p.stat().st_size) for p in paths)
 
@@ -91,8 +94,9 @@ def as_frame(chosen: Sequence[PublishedNumber]) -> pd.DataFrame:
 
 
 def load() -> pd.DataFrame:
-    """Return all published numbers as a DataFrame with the columns `COLUMNS`. It is a copy that you may
-    change.
+    """Return all published numbers as a DataFrame with the columns `COLUMNS`.
+
+    It is a copy that you may change.
     """
     return _frame(_tables_stamp()).copy()
 
@@ -121,9 +125,7 @@ def cells(
     dataset: str | None = "cifar100",
     metric: str | None = "top1",
 ) -> pd.DataFrame:
-    """Return the published numbers that match all the given values as a DataFrame; None matches
-    everything.
-    """
+    """Return the published numbers that match all the given values; None matches everything."""
     wanted = {"paper": paper, "table": table, "teacher": teacher, "student": student, "method": method}
     return as_frame(choose(**wanted, dataset=dataset, metric=metric))
 
@@ -137,18 +139,19 @@ def value(
     dataset: str = "cifar100",
     metric: str = "top1",
 ) -> PublishedNumber | None:
-    """Return one published number, None if the table has no such cell. For a blank cell the number's `value`
-    is None.
+    """Return one published number, None if the table has no such cell.
+
+    For a blank cell the number's `value` is None.
     """
     wanted = {"paper": paper, "table": table, "teacher": teacher, "student": student, "method": method}
     return next(iter(choose(**wanted, dataset=dataset, metric=metric)), None)
 
 
 def errata() -> tuple[dict[str, str], ...]:
-    """Return what is known to be wrong or misleading in the papers. The tables themselves keep the published
-    digits.
+    """Return what is known to be wrong or misleading in the papers.
 
-    The keys are `ERRATA_COLUMNS`. A blank paper, table, teacher, student or method matches any.
+    The tables themselves keep the published digits. The keys are `ERRATA_COLUMNS`. A blank paper, table,
+    teacher, student or method matches any.
     """
     files = [folder / "errata.csv" for folder in folders()]
     return _errata(_stamp([p for p in files if p.is_file()]))

@@ -20,8 +20,9 @@ METRICS = ("top1", "top5")
 
 
 class PublishedError(ValueError):
-    """A file of the registry is wrong. The message is one line: file, line, what is wrong, what to write
-    instead.
+    """A file of the registry is wrong.
+
+    The message is one line: file, line, what is wrong, what to write instead.
     """
 
 
@@ -149,8 +150,9 @@ def table_files(folder: Path) -> list[Path]:
 
 
 def read_rows(path: Path, columns: tuple[str, ...] = COLUMNS) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield `(line number, row)` of one file; the values are stripped text. Lines before the header may be #
-    comments.
+    """Yield `(line number, row)` of one file; the values are stripped text.
+
+    Lines before the header may be # comments.
 
     Raises `PublishedError` for missing or unknown columns, a row of another length, and text that is not
     UTF-8.
@@ -186,8 +188,9 @@ def read_rows(path: Path, columns: tuple[str, ...] = COLUMNS) -> Iterator[tuple[
 
 
 def parse(path: Path, line: int, row: dict[str, str]) -> PublishedNumber:
-    """Convert a row to its types. Raises `PublishedError` for text that is not a finite number, or an unknown
-    rule.
+    """Convert a row to its types.
+
+    Raises `PublishedError` for text that is not a finite number, or an unknown rule.
     """
     typed: dict[str, Any] = dict(row)
     for name in (*FLOATS, *INTEGERS):

@@ -1,6 +1,4 @@
-"""Check the registry: names, ranges, duplicates, sources, and that copied rows equal what they were copied
-from.
-"""
+"""Check the registry: names, ranges, duplicates, sources, and that copies equal their originals."""
 
 from __future__ import annotations
 
