@@ -1,4 +1,4 @@
-"""results.collect: finished runs with their records, stopped ones with their curves and the conditions of their logs."""
+"""results.collect keeps records of finished runs, and curves and conditions of stopped ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def run(folder: Path, finished: bool) -> None:
     (place / "curve.csv").write_text(CURVE)
     (place / "checkpoint.pt").write_bytes(b"heavy")
     (place / "log.txt").write_text(
-        "2026-01-02T03:04:05+00:00 begin stage main, epoch 1; pack of 1; {'device': 'cpu', 'threads': 2}\nmore\n"
+        "2026-01-02T03:04:05+00:00 begin stage main, epoch 1; pack of 1; "
+        "{'device': 'cpu', 'threads': 2}\nmore\n"
     )
     if finished:
         record = {

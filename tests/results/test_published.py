@@ -202,11 +202,11 @@ def test_the_text_of_a_cell() -> None:
 def test_errata_are_about_numbers_of_the_registry() -> None:
     errata = [(x, published.errata_of(x)) for x in reader.numbers()]
     for erratum in published.errata():
-        spoken = [x for x, of in errata if erratum in of]
-        assert spoken, erratum
+        about = [x for x, applied in errata if erratum in applied]
+        assert about, erratum
         digits = re.match(r"printed (\d\d\.\d\d)", erratum["what"])
         if digits:
-            assert {x.value for x in spoken} == {float(digits[1])}
+            assert {x.value for x in about} == {float(digits[1])}
     ctkd = published.value("ctkd", "readme", "resnet110", "resnet20", "kd")
     assert ctkd is not None and ctkd.value == 70.66  # as printed, not as CRD has it
     assert any("70.67" in e["what"] for e in published.errata_of(ctkd))
@@ -275,7 +275,8 @@ def test_a_users_folder_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_user_fills_in_a_blank_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add(monkeypatch)
     before = len(published.load())
-    filled = "dlkd,2020,table1,cifar100,top1,vgg13,vgg8,dlkd,70.00,,,240,best,run by this paper,,the paper's table,"
+    cell = "dlkd,2020,table1,cifar100,top1,vgg13,vgg8,dlkd"
+    filled = f"{cell},70.00,,,240,best,run by this paper,,the paper's table,"
     (tmp_path / "dlkd.csv").write_text(f"{HEADER}\n{filled}\n")
     (tmp_path / "errata.csv").write_text(
         "paper,table,teacher,student,method,what,source\ndlkd,table1,,,dlkd,mine,me\n"

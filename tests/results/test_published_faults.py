@@ -1,4 +1,4 @@
-"""Each rule of the registry's validator, and each error of its reader, by a planted fault."""
+"""Each rule of the registry's validator and each error of its reader finds a planted fault."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GOOD = next(read_rows(NUMBERS / "crd" / "table1.csv"))[1]
 
 
 def plant(folder: Path, *rows: dict[str, str]) -> list[str]:
-    """The problems of a folder with one good row and changed copies of it."""
+    """Return the problems of a folder with one valid row and changed copies of it."""
     folder.mkdir(exist_ok=True)
     with (folder / "t.csv").open("w", newline="", encoding="utf-8") as f:
         writer = csv.DictWriter(f, published.COLUMNS)
@@ -102,7 +102,7 @@ def test_a_fault_is_found_at_its_line_and_the_others_are_read(tmp_path: Path) ->
         ),
     ],
 )
-def test_a_file_that_is_no_table(
+def test_a_file_that_is_not_a_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, problem: str
 ) -> None:
     (tmp_path / "t.csv").write_text(text)
@@ -118,7 +118,7 @@ def test_a_file_in_another_encoding(tmp_path: Path) -> None:
     assert any("not UTF-8" in line for line in published.validate(tmp_path))
 
 
-def test_wrong_types_say_file_line_and_what_is_allowed() -> None:
+def test_errors_of_types_name_file_line_and_what_is_allowed() -> None:
     for name, text in (("value", "x"), ("n", "3.0"), ("year", "MMXX"), ("rule", "first")):
         with pytest.raises(PublishedError, match=rf"t\.csv:7: {name} = '{text}'; allowed: "):
             parse(Path("t.csv"), 7, {**GOOD, name: text})

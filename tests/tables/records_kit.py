@@ -72,8 +72,13 @@ def published_numbers(
     common: dict[str, Any] = {
         **dict.fromkeys(("year", "std", "n", "epochs")),
         **dict.fromkeys(("recipe", "note"), ""),
-        **{"paper": table.paper, "table": table.table, "dataset": table.dataset, "metric": "top1"},
-        **{"rule": "last", "origin": "run by this paper", "source": "test"},
+        "paper": table.paper,
+        "table": table.table,
+        "dataset": table.dataset,
+        "metric": "top1",
+        "rule": "last",
+        "origin": "run by this paper",
+        "source": "test",
         **fields,
     }
     return [
@@ -110,17 +115,41 @@ def record(run: Run, last: float | None, best: float | None = None, **fields: An
         }
     )
     return {
-        "schema": SCHEMA, "key": run.key, "dataset": run.dataset, "protocol": run.protocol, "profile": run.profile, "teacher": run.teacher,
-        "student": run.student, "method": run.method, "seed": run.seed, "status": "done", "settings": run.settings, "top1_last": last,
-        "top1_best": last if best is None else best, "best_epoch": 200, "epochs": run.recipe.epochs, "top5_last": None, "seconds": 120.5,
-        "share_seconds": 60.25, "images_per_second": 1000.0, "device": "cpu", "device_name": "a processor", "precision": "fp32", "threads": 1,
-        "teacher_info": info, "git": {"commit": "c0ffee", "dirty": False}, "versions": {"torch": "2.13.0", "python": "3.11"}, "host": "here",
-        "finished": "2026-01-01T00:00:00", "reason": None, **fields,
-    }  # fmt: skip
+        "schema": SCHEMA,
+        "key": run.key,
+        "dataset": run.dataset,
+        "protocol": run.protocol,
+        "profile": run.profile,
+        "teacher": run.teacher,
+        "student": run.student,
+        "method": run.method,
+        "seed": run.seed,
+        "status": "done",
+        "settings": run.settings,
+        "top1_last": last,
+        "top1_best": last if best is None else best,
+        "best_epoch": 200,
+        "epochs": run.recipe.epochs,
+        "top5_last": None,
+        "seconds": 120.5,
+        "share_seconds": 60.25,
+        "images_per_second": 1000.0,
+        "device": "cpu",
+        "device_name": "a processor",
+        "precision": "fp32",
+        "threads": 1,
+        "teacher_info": info,
+        "git": {"commit": "c0ffee", "dirty": False},
+        "versions": {"torch": "2.13.0", "python": "3.11"},
+        "host": "here",
+        "finished": "2026-01-01T00:00:00",
+        "reason": None,
+        **fields,
+    }
 
 
 def golden(expansion: Expansion, numbers: PublishedCells) -> list[dict[str, Any]]:
-    """Return records of every cell's runs that equal the published numbers, in the last and in the best epoch."""
+    """Return records of every cell's runs that equal the published numbers in both epochs."""
     records: dict[str, dict[str, Any]] = {}
     for cell in expansion.cells:
         number = numbers.of(expansion.table, cell)
@@ -148,11 +177,20 @@ def curve(run: Run, epochs: int | None = None, scale: float = 1.0) -> pd.DataFra
     steps = range(1, (epochs or run.recipe.epochs) + 1)
     return pd.DataFrame(
         [
-            {"stage": "main", "epoch": e, "lr": run.recipe.lr_at(e), "train_loss": scale * (1 + 9 / e), "train_acc": 90 - 60 / e,
-             "test_acc": 72 - 50 / e, "test_acc_top5": 92 - 40 / e, "test_loss": 1 + 3 / e, "seconds": 0.5}
+            {
+                "stage": "main",
+                "epoch": e,
+                "lr": run.recipe.lr_at(e),
+                "train_loss": scale * (1 + 9 / e),
+                "train_acc": 90 - 60 / e,
+                "test_acc": 72 - 50 / e,
+                "test_acc_top5": 92 - 40 / e,
+                "test_loss": 1 + 3 / e,
+                "seconds": 0.5,
+            }
             for e in steps
         ]
-    )  # fmt: skip
+    )
 
 
 def write(

@@ -1,4 +1,4 @@
-"""Whatever the records say: nothing crashes, every cell has one verdict, nothing depends on the order."""
+"""For any records: nothing crashes, every cell has one verdict, nothing depends on the order."""
 
 from __future__ import annotations
 
@@ -40,10 +40,18 @@ def cases(draw: Any) -> tuple[Any, list[dict], Any]:
         fields = {
             "status": draw(some.sampled_from(["done", "done", "done", "diverged"])),
             "best_epoch": draw(some.sampled_from([None, 0, 240])),
-            "seconds": draw(NUMBER), "images_per_second": draw(NUMBER), "reason": draw(TEXT), "device": draw(TEXT), "precision": draw(TEXT),
-            "host": draw(TEXT), "teacher_info": draw(some.sampled_from([None, {}, {"identity": "x", "weights": None, "top1": None}])),
-            "git": draw(some.sampled_from([None, {}, {"commit": "abc"}])), "versions": draw(some.sampled_from([None, {}, {"torch": "2"}])),
-        }  # fmt: skip
+            "seconds": draw(NUMBER),
+            "images_per_second": draw(NUMBER),
+            "reason": draw(TEXT),
+            "device": draw(TEXT),
+            "precision": draw(TEXT),
+            "host": draw(TEXT),
+            "teacher_info": draw(
+                some.sampled_from([None, {}, {"identity": "x", "weights": None, "top1": None}])
+            ),
+            "git": draw(some.sampled_from([None, {}, {"commit": "abc"}])),
+            "versions": draw(some.sampled_from([None, {}, {"torch": "2"}])),
+        }
         r = kit.record(run, draw(TOP1), None, **fields)
         r["top1_best"] = draw(TOP1)
         assert problems(r, run.key) == ""
@@ -56,9 +64,12 @@ def cases(draw: Any) -> tuple[Any, list[dict], Any]:
         )
     )
     fields = {
-        "std": draw(some.one_of(some.none(), some.floats(0, 5))), "n": draw(some.one_of(some.none(), some.integers(1, 9))),
-        "rule": draw(some.sampled_from(["last", "best", "unknown"])), "note": draw(TEXT) or "", "recipe": draw(some.sampled_from(["", "other"])),
-    }  # fmt: skip
+        "std": draw(some.one_of(some.none(), some.floats(0, 5))),
+        "n": draw(some.one_of(some.none(), some.integers(1, 9))),
+        "rule": draw(some.sampled_from(["last", "best", "unknown"])),
+        "note": draw(TEXT) or "",
+        "recipe": draw(some.sampled_from(["", "other"])),
+    }
     return e, records, kit.published_cells(e, lambda c: next(values), **fields)
 
 

@@ -126,7 +126,7 @@ def test_unknown_rule_judges_both_epochs(tmp_path: Path) -> None:
     assert (decided.rule, decided.verdict) == ("best", "agrees")
 
 
-def test_missing_says_which_side(expansion: matrix.Expansion) -> None:
+def test_missing_names_the_side(expansion: matrix.Expansion) -> None:
     numbers = kit.published_cells(expansion, lambda c: None if c.row.method == "at" else 70.0)
     records = [kit.record(r, 70.0) for c in expansion.cells if c.row.method != "sp" for r in c.runs]
     found = run_diff(expansion, records, numbers)
@@ -174,7 +174,7 @@ def test_protocol_override_is_not_comparable(tmp_path: Path) -> None:
     assert cell.verdict == "not comparable" and "protocol sskd" in cell.reason
 
 
-def test_printed_under_another_rule_is_not_comparable(expansion: matrix.Expansion) -> None:
+def test_a_number_published_for_another_epoch_is_not_comparable(expansion: matrix.Expansion) -> None:
     numbers = kit.published_cells(expansion, lambda c: 70.0, rule="best")
     cell = pick(run_diff(expansion, kit.golden(expansion, numbers), numbers), "KD")
     assert cell.verdict == "not comparable" and "best epoch" in cell.reason
@@ -218,7 +218,7 @@ def test_diverged_failed_and_incomplete_runs(expansion: matrix.Expansion, tmp_pa
     assert pick(found, "SP").reason == "our runs: 2 of 3 not run, 1 of 3 failed; OutOfMemoryError: of memory"
 
 
-def test_imported_teachers_show(tmp_path: Path) -> None:
+def test_imported_teachers_are_noted(tmp_path: Path) -> None:
     resolver = Resolver(
         {("cifar100", "resnet56"): TeacherRef("resnet56", weights="abcdef0123456789", path="x.pth")}
     )
@@ -230,7 +230,7 @@ def test_imported_teachers_show(tmp_path: Path) -> None:
     assert pick(found, "KD", "wrn_16_2").notes == ()
 
 
-def test_our_own_record_wins_over_a_reference_record(expansion: matrix.Expansion) -> None:
+def test_a_users_record_takes_precedence_over_a_reference_record(expansion: matrix.Expansion) -> None:
     import pandas as pd
 
     from results.store import frame
@@ -274,7 +274,7 @@ def test_against_another_paper(expansion: matrix.Expansion) -> None:
         run_diff(expansion, records, with_paper("ttm"), against="nobody")
 
 
-def test_printed_number_of_the_place_that_the_row_names(tmp_path: Path) -> None:
+def test_published_number_of_the_table_that_the_row_names(tmp_path: Path) -> None:
     e = kit.small(tmp_path, text=kit.SMALL.replace('label = "KD"', 'label = "KD"\nfrom = "crd/appendix"'))
     table1 = kit.published_numbers(e, lambda c: None if c.row.method == "kd" else 70.0)
     appendix = kit.published_numbers(e, lambda c: 72.0, table="appendix")
@@ -283,14 +283,14 @@ def test_printed_number_of_the_place_that_the_row_names(tmp_path: Path) -> None:
     assert (cell.verdict, cell.published, cell.published_in) == ("agrees", 72.0, "crd/appendix")
 
 
-def test_printed_numbers_of_several_places_are_taken_in_their_order() -> None:
-    """The rivals in LightSKD's table: one code's ResNet18, another paper's DenseNet121, each said in the diff."""
+def test_published_numbers_of_several_tables_are_taken_in_their_order() -> None:
+    """The other methods in LightSKD's table: one code's ResNet18, another paper's DenseNet121."""
     e = matrix.expand(matrix.load_table("lightskd"), "paper")
     found = run_diff(e, [], PublishedCells.read("cifar100"))
     bake = {c.student: (c.published, c.published_in) for c in found if c.label == "BAKE" and c.published}
     assert bake == {"ResNet18": (76.93, "selfkdlib/readme"), "DenseNet121": (79.26, "bake/readme")}
     assert not any(c.published for c in found if c.label in ("DRG", "DSR", "DRG+DSR")), (
-        "LightSKD's own are blank"
+        "LightSKD's numbers are blank"
     )
     assert all(not any("originates from" in n for n in c.notes) for c in found)
 

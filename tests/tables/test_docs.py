@@ -99,7 +99,8 @@ def test_dkds_five_runs() -> None:
     assert says(", ".join(f"{v:.2f}" for v in values))
     ours, interval = Sample.of(values), t_interval(values)
     assert interval is not None and says(
-        f"mean is {ours.mean:.2f} with a std of {ours.std:.2f}; the 95% interval is {interval[0]:.2f} to {interval[1]:.2f}"
+        f"mean is {ours.mean:.2f} with a std of {ours.std:.2f}; "
+        f"the 95% interval is {interval[0]:.2f} to {interval[1]:.2f}"
     )
     five = judge(ours, Sample(number.value, number.std, number.n))
     assert (five.verdict, f"{five.band:.2f}", f"{five.delta:+.2f}") == ("below", "0.30", "-0.34") and says(

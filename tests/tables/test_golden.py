@@ -1,7 +1,7 @@
 """Golden records give a golden diff and a golden report, with every verdict and every kind of cell.
 
-The golden tables are in test_render.py. `GOLDEN=write` rewrites the golden files of both; check their changes before a
-commit.
+The golden tables are in test_render.py. `GOLDEN=write` rewrites the golden files of both; check their changes
+before a commit.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def test_golden_diff(tmp_path: Path, fmt: str) -> None:
 
 
 def test_golden_report(tmp_path: Path) -> None:
-    """Compare the text of the page's tables and figures, and each cell's details without hashes and settings."""
+    """Compare the text of the page, and each cell's details without hashes and settings."""
     e, records, published = case(tmp_path)
     page = report.page([e], kit.as_frame(records), Store(tmp_path / "runs"), published)
     blob = re.search(r'<script type="application/json" id="data">(.*?)</script>', page)

@@ -1,4 +1,4 @@
-"""The table as text: golden files, ranks, marks, and what is not there."""
+"""The table as text: golden files, ranks, marks, and missing numbers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TEXT = kit.SMALL.replace('label = "SP"', 'label = "SP"\nprotocol = "dlkd"') + (
 
 
 def golden_case(folder: Path) -> tuple[Expansion, list[dict]]:
-    """Every kind of cell: done, incomplete, diverged, not run, missing, both epochs, ties."""
+    """Return a table with all kinds of cells: done, incomplete, diverged, not run, missing, tied."""
     e = kit.small(folder, text=TEXT)
     last = {"teacher": 75.0, "student": 69.0, "kd": 70.5, "at": 70.5, "sp": 71.0}
     records = []
@@ -77,13 +77,13 @@ def test_ranks(tmp_path: Path) -> None:
     assert ranks["Teacher", "resnet20"] == ranks["Student", "resnet20"] == ranks["CRD", "resnet20"] == 0
 
 
-def test_nobody_wins_alone(tmp_path: Path) -> None:
+def test_a_single_method_has_no_rank(tmp_path: Path) -> None:
     e = kit.small(tmp_path)
     only = [kit.record(r, 70.0) for c in e.cells if c.row.method in ("kd", "student") for r in c.runs]
     assert all(x.rank == 0 for line in render.lay_out(e, kit.as_frame(only)).entries for x in line)
 
 
-def test_the_rule_that_orders_follows_the_protocol(tmp_path: Path) -> None:
+def test_ranks_go_by_the_epoch_of_the_protocol(tmp_path: Path) -> None:
     for protocol, winner in (("crd", "KD"), ("sskd", "AT"), ("dlkd", "KD")):
         e = kit.small(tmp_path, text=kit.SMALL.replace('protocol = "crd"', f'protocol = "{protocol}"'))
         numbers = {"kd": (71.0, 71.1), "at": (70.0, 72.0), "sp": (69.0, 70.0)}
@@ -95,7 +95,7 @@ def test_the_rule_that_orders_follows_the_protocol(tmp_path: Path) -> None:
         assert best == [winner], protocol
 
 
-def test_quick_is_loud_in_every_text(tmp_path: Path) -> None:
+def test_every_text_warns_of_the_quick_profile(tmp_path: Path) -> None:
     e = kit.small(tmp_path, profile="quick")
     frame = kit.as_frame([kit.record(r, 70.0) for c in e.cells for r in c.runs])
     for fmt in ("plain", "md", "tex"):
@@ -105,7 +105,7 @@ def test_quick_is_loud_in_every_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("protocol", ["crd", "sskd", "dlkd"])
-def test_best_is_said_to_be_chosen_on_the_test_set(tmp_path: Path, protocol: str) -> None:
+def test_texts_say_that_best_is_chosen_on_the_test_set(tmp_path: Path, protocol: str) -> None:
     e = kit.small(tmp_path, text=kit.SMALL.replace('protocol = "crd"', f'protocol = "{protocol}"'))
     frame = kit.as_frame([kit.record(r, 70.0, 71.0) for c in e.cells for r in c.runs])
     for fmt in ("plain", "md", "tex"):
@@ -115,7 +115,7 @@ def test_best_is_said_to_be_chosen_on_the_test_set(tmp_path: Path, protocol: str
     assert rows[4]["mean"] == {"crd": "70.0000", "sskd": "71.0000", "dlkd": ""}[protocol]
 
 
-def test_conditions_of_mixed_records_are_told(tmp_path: Path) -> None:
+def test_conditions_of_mixed_records_are_named(tmp_path: Path) -> None:
     e = kit.small(tmp_path)
     records = [
         kit.record(r, 70.0, **({"device": "cuda", "precision": "bf16"} if r.seed else {}))
@@ -144,7 +144,7 @@ def test_imported_and_reference_flags(tmp_path: Path) -> None:
     )
 
 
-def test_state_of_what_is_not_done(tmp_path: Path) -> None:
+def test_states_of_unfinished_runs(tmp_path: Path) -> None:
     e = kit.small(tmp_path)
     store = Store(tmp_path / "runs")
     first = e.cells[4].runs
@@ -178,7 +178,10 @@ def test_files_and_alias(tmp_path: Path) -> None:
 
 
 OTHER = (("kd.temperature", 8.0), ("recipe.epochs", 1))
-CHANGED = "SETTINGS CHANGED: kd.temperature=8.0, recipe.epochs=1. Where they apply, these are neither the published settings nor the profile's."
+CHANGED = (
+    "SETTINGS CHANGED: kd.temperature=8.0, recipe.epochs=1. "
+    "Where they apply, these are neither the published settings nor the profile's."
+)
 
 
 @pytest.mark.parametrize("profile", ["paper", "quick"])
@@ -201,7 +204,7 @@ def test_other_settings_are_named_above_every_table(profile: str, tmp_path: Path
     )  # of the page, and of the table
 
 
-def test_other_settings_leave_the_tables_own_files(tmp_path: Path) -> None:
+def test_other_settings_keep_the_files_of_the_tables_settings(tmp_path: Path) -> None:
     out, store = tmp_path / "out", Store(tmp_path / "runs")
 
     def written(overrides: tuple) -> dict[str, bytes]:
@@ -225,7 +228,7 @@ def test_other_settings_leave_the_tables_own_files(tmp_path: Path) -> None:
     assert not set(own) & set(other) and {name: (out / name).read_bytes() for name in own} == own
 
 
-def test_settings_that_the_table_has_anyway_are_no_others(tmp_path: Path) -> None:
+def test_settings_that_the_table_already_has_change_nothing(tmp_path: Path) -> None:
     for overrides in ((("recipe.epochs", 240),), (("kd.temperature", 4.0),)):
         assert kit.small(tmp_path, overrides=overrides).suffix == ""
     assert kit.small(tmp_path, "quick", overrides=(("recipe.epochs", 2),)).overrides == ()
@@ -243,7 +246,7 @@ def test_many_other_settings_have_a_short_name(tmp_path: Path) -> None:
     assert len(names) == 2 and all(re.fullmatch("-set-[0-9a-f]{10}", n) for n in names)
 
 
-def test_another_protocol_has_files_of_its_own(tmp_path: Path) -> None:
+def test_another_protocol_writes_other_files(tmp_path: Path) -> None:
     e = matrix.expand(replace(kit.small_table(tmp_path), protocol_override="sskd"), "paper")
     assert e.suffix == "-set-protocol=sskd"
 
