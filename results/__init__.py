@@ -1,4 +1,7 @@
-"""Records of finished runs, and the published numbers. `results.load()` gives every record as one tidy DataFrame."""
+"""Records of finished runs, and the published numbers.
+
+`results.load()` returns all records as one tidy DataFrame.
+"""
 
 from results.store import COLUMNS, SCHEMA, Store, default_folder, load
 

@@ -1,7 +1,8 @@
-"""Atomic files and claims: what "state is files" rests on.
+"""Atomic files and claims, on which the state of all runs rests.
 
-A file is written beside its place, flushed to the disk and renamed over it, so that a reader sees the old or the new content and never
-a part. A claim is a file that says who works on a run; it outlives neither its holder's process nor its heartbeat.
+A file is written under a temporary name in the same folder, flushed to disk and renamed. So a reader sees the
+old or the new content, never a part. A claim is a file that names the worker of a run. It is void once its
+holder's process is dead or its heartbeat has stopped.
 """
 
 from __future__ import annotations
@@ -13,17 +14,22 @@ import socket
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 STALE_SECONDS = 120.0
-"""A claim whose file was not touched for so long has a dead holder (a node that went down cannot say so)."""
+"""A claim whose file was not touched for this long has a dead holder, for example because its node went
+down.
+"""
 
 
 @contextlib.contextmanager
 def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Opens a temporary file beside `path`; on success it is synced and renamed to `path`, on an error removed."""
+    """Open a temporary file beside `path` for writing.
+
+    On success it is synced and renamed to `path`, on an error removed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
@@ -31,19 +37,17 @@ def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
             yield f
             f.flush()
             os.fsync(f.fileno())
-        os.chmod(name, 0o644)  # mkstemp's 0600 would hide results from the other members of a group
+        os.chmod(name, 0o644)  # mkstemp's 0600 would hide results from other members of a group
         os.replace(name, path)
     except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
-        if (
-            isinstance(error, OSError) and error.filename is None and error.strerror is not None
-        ):  # a full disk does not say where
+        # the error of a full disk does not name the file
+        if isinstance(error, OSError) and error.filename is None and error.strerror is not None:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
-    with contextlib.suppress(
-        OSError
-    ):  # some network file systems refuse to sync a folder; the rename is done all the same
+    # some network file systems refuse to sync a folder; the file is renamed nevertheless
+    with contextlib.suppress(OSError):
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -52,14 +56,17 @@ def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON atomically; NaN and infinities are refused (they are not JSON)."""
+    """Write JSON atomically. Raises `ValueError` for NaN and infinities, which are not JSON."""
     text = json.dumps(value, indent=1, allow_nan=False)
     with atomic(path) as f:
         f.write(text + "\n")
 
 
 def read_json(path: Path | str) -> Any:
-    """The content of a JSON file, or None if there is no file. Raises `ValueError` for a damaged one."""
+    """Return the content of a JSON file, None if there is no file.
+
+    Raises `ValueError` for a damaged file.
+    """
     try:
         with open(path, "rb") as f:
             return json.loads(f.read())
@@ -68,7 +75,10 @@ def read_json(path: Path | str) -> Any:
 
 
 def _started(pid: int) -> str | None:
-    """The start time of a living process of this machine (None: it is dead or a zombie). Tells a reused process id from the holder."""
+    """Return the start time of a process of this machine, None if it is dead or a zombie.
+
+    The start time tells the holder of a claim from a later process with the same id.
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -85,7 +95,7 @@ def _started(pid: int) -> str | None:
 
 
 def _now(folder: Path) -> float:
-    """The file system's own clock: on a network file system it is not this machine's."""
+    """Return the time by the file system's clock, which on a network file system is not this machine's."""
     probe = folder / f".clock-{uuid.uuid4().hex}"
     probe.touch()
     try:
@@ -95,14 +105,20 @@ def _now(folder: Path) -> float:
 
 
 class Claim:
-    """Exclusive right to work on what `path` stands for. Use `Claim.take`, `beat` every few seconds, and `release`."""
+    """The exclusive right to work on a run, in the file `path`.
+
+    Call `Claim.take`, then `beat` every few seconds, and `release` at the end.
+    """
 
     def __init__(self, path: Path, token: str) -> None:
         self.path, self.token = path, token
 
     @staticmethod
     def take(path: Path, note: str = "") -> Claim | None:
-        """Takes the claim, or returns None if a living holder has it. A dead holder's claim is taken over."""
+        """Take the claim, or return None if a living holder has it.
+
+        The claim of a dead holder is taken over.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
         token = uuid.uuid4().hex
         me = {
@@ -115,7 +131,7 @@ class Claim:
             "time": time.time(),
         }
         for _ in range(3):
-            # written in full under another name, then linked: a reader never sees an empty claim
+            # written under another name and then linked, so that a reader never sees an empty claim
             draft = path.with_name(f".{path.name}.{token}")
             draft.write_text(json.dumps(me), encoding="utf-8")
             try:
@@ -124,7 +140,7 @@ class Claim:
             except FileExistsError:
                 if Claim.holder(path) is not None:
                     return None
-                # only one of several that find the same dead claim can rename it away
+                # of several workers that find the same dead claim, only one can rename it
                 with contextlib.suppress(FileNotFoundError):
                     os.replace(path, path.with_name(f".{path.name}.dead-{token}"))
                 with contextlib.suppress(FileNotFoundError):
@@ -135,56 +151,59 @@ class Claim:
 
     @staticmethod
     def holder(path: Path) -> dict[str, Any] | None:
-        """Who holds the claim, if he lives: on this machine his process is looked at, elsewhere the heartbeat's age."""
+        """Return the living holder of a claim, None if there is none.
+
+        A holder on this machine is alive if its process is. A holder elsewhere is alive if its heartbeat is
+        recent.
+        """
         try:
-            beat = (
-                path.stat().st_mtime
-            )  # first: most runs have no claim, and their folders need no probe of the clock
+            # before the clock: most runs have no claim, and then the clock's probe file is not needed
+            beat = path.stat().st_mtime
             age = _now(path.parent) - beat
             who: Any = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(who, dict):
                 return None
-            if (
-                who.get("host") == socket.gethostname()
-            ):  # a process that stands still, suspended or as the machine slept, does not beat but lives
+            # a suspended process has no heartbeat but is alive, so on this machine only the process counts
+            if who.get("host") == socket.gethostname():
                 if _started(int(who.get("pid", -1))) != who.get("started"):
                     return None
             elif age > STALE_SECONDS:
                 return None
-        except (OSError, ValueError, TypeError):  # no claim, or a damaged one: nobody can be said to hold it
+        except (OSError, ValueError, TypeError):  # no claim, or a damaged one
             return None
         return {**who, "age": age}
 
     def beat(self) -> None:
-        """Says that the holder lives."""
+        """Touch the file, to show that the holder is alive."""
         with contextlib.suppress(OSError):
             os.utime(self.path)
 
     def mine(self) -> bool:
-        """Whether the claim is still this one (it is not if it was taken over after a long silence)."""
+        """Return whether this is still the claim.
+
+        After a long silence another worker may have taken it over.
+        """
         try:
             return bool(json.loads(self.path.read_text(encoding="utf-8"))["token"] == self.token)
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
     def release(self) -> None:
+        """Give the claim up."""
         if self.mine():
             self.path.unlink(missing_ok=True)
 
 
 def append_line(path: Path, line: str) -> None:
-    """Appends a line to a log."""
+    """Append a line to a log."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as f:
         f.write(line + "\n")
 
 
 def tail(path: Path, lines: int) -> list[str]:
-    """The last lines of a text file ([] if there is none)."""
+    """Return the last lines of a text file, [] if it does not exist."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
     except FileNotFoundError:
         return []
-
-
-Reader = Callable[[Path], Any]

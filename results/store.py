@@ -1,13 +1,14 @@
-"""The store: one folder a run, one record a finished run, one tidy DataFrame of them all.
+"""The store: one folder for each run, one record for each finished run, one DataFrame of all records.
 
-<folder>/<key>/record.json      what the finished run leaves (its presence is what "done" means)
-               curve.csv        a line an epoch: stage, epoch, lr, train_loss, terms, train_acc, test_acc, test_acc_top5, ...
-               last.pt best.pt  weights of the last and the best epoch, in the common checkpoint format
-               state.pt         method modules of a run that others build on (a teacher's head)
-               checkpoint.pt    where a running run goes on from; removed when it is done
-               claim            who works on it now; progress.json: how far it is
-               began.json       when and under which conditions it began; removed when it is done
-               failure.json     why it failed last time; log.txt
+<folder>/<key>/record.json      the results of a finished run; if the file exists, the run is done
+               curve.csv        one line an epoch: stage, epoch, lr, train_loss, terms, train_acc, test_acc,
+               ... last.pt best.pt  weights of the last and the best epoch, in the common checkpoint format
+               state.pt         modules of the method that other runs need (a teacher's head)
+               checkpoint.pt    state of an unfinished run, to continue from; removed when the run is done
+               claim            the worker of the run
+               progress.json    the run's current stage and epoch
+               failure.json     why the last attempt failed
+               log.txt
 """
 
 from __future__ import annotations
@@ -61,62 +62,79 @@ COLUMNS = {
     "settings": "string",
     "origin": "string",
 }
-"""Columns of `load()`. top1_* in percent of the test set (`top1_best` is chosen on it, as the papers do); `settings` is JSON;
-`seconds` of wall time while the run was trained, `share_seconds` its share of them (runs of a pack share every second); status `done` or
-`diverged`; origin `runs` or `reference`."""
+"""Columns of `load()`.
+
+- `top1_*`: percent of the test set. The epoch of `top1_best` is chosen on the test set, as the papers do.
+- `seconds`: wall time while the run was trained. `share_seconds`: its share of it; the runs of a pack share
+  it.
+- `status`: `done` or `diverged`.
+- `settings`: JSON.
+- `origin`: `runs` or `reference`.
+"""
 
 
 def default_folder() -> Path:
-    """`RESULTS` in the environment, else `results/runs` of this checkout."""
+    """Return the folder in the environment variable RESULTS, else `results/runs` of this checkout."""
     return Path(os.environ.get("RESULTS") or Path(__file__).resolve().parent / "runs").expanduser()
 
 
 @dataclass(frozen=True)
 class Store:
-    """The runs below one folder."""
+    """The runs in one folder."""
 
     folder: Path
 
     def path(self, key: str) -> Path:
+        """Return the folder of a run."""
         return self.folder / key
 
     def record(self, key: str) -> dict[str, Any] | None:
-        """The record of a finished run, None if it is not finished. A damaged record counts as none (it is named by `load`)."""
+        """Return the record of a finished run, None if it is not finished.
+
+        A damaged record counts as none; `load` names it.
+        """
         try:
-            found = read_json(f"{self.folder}/{key}/record.json")
+            record = read_json(f"{self.folder}/{key}/record.json")
         except (ValueError, OSError):
             return None
-        return found if not problems(found, key) else None
+        return record if not problems(record, key) else None
 
     def is_done(self, key: str) -> bool:
+        """Return whether a run is finished; it may have diverged."""
         return self.record(key) is not None
 
     def write_record(self, key: str, record: dict[str, Any]) -> None:
-        """Writes the record; from then on the run is done. Raises `ValueError` if it is not a record of `key`."""
-        if found := problems(record, key):
-            raise ValueError(f"not a record of {key}: {found}")
+        """Write the record, which makes the run done. Raises `ValueError` if it is not a record of `key`."""
+        if problem := problems(record, key):
+            raise ValueError(f"not a record of {key}: {problem}")
         write_json(self.path(key) / "record.json", record)
         (self.path(key) / "failure.json").unlink(missing_ok=True)
 
     def failure(self, key: str) -> dict[str, Any] | None:
-        """Why the run failed last time (`reason`, `traceback`, `time`), or None."""
+        """Return why the last attempt failed, None if it did not.
+
+        The keys are `reason`, `traceback`, `time` and `blocked`.
+        """
         try:
-            found = read_json(self.path(key) / "failure.json")
+            failure = read_json(self.path(key) / "failure.json")
         except (ValueError, OSError):
             return {"reason": "failure.json is damaged", "traceback": "", "time": ""}
-        return found if isinstance(found, dict) else None
+        return failure if isinstance(failure, dict) else None
 
     def write_failure(self, key: str, reason: str, traceback: str, time: str, blocked: bool = False) -> None:
-        """Keeps why a run failed. blocked: nothing of its own went wrong; a run that it needs has no result."""
-        found = {"key": key, "reason": reason, "traceback": traceback, "time": time, "blocked": blocked}
-        write_json(self.path(key) / "failure.json", found)
+        """Record why a run failed. blocked: it could not start, because a run that it needs has no result."""
+        failure = {"key": key, "reason": reason, "traceback": traceback, "time": time, "blocked": blocked}
+        write_json(self.path(key) / "failure.json", failure)
 
     def was_blocked(self, key: str) -> bool:
-        """Whether the run failed only because a run that it needs had no result."""
+        """Return whether the run failed only because a run that it needs had no result."""
         return bool((self.failure(key) or {}).get("blocked", False))
 
     def set_aside(self, key: str) -> Path | None:
-        """Renames a record that cannot be used, before the run is trained again: it may be all that is left of one. Where it is now."""
+        """Rename a damaged record, and return its new path; None if there is none.
+
+        It is not deleted, because it may be all that is left of the run.
+        """
         path = self.path(key) / "record.json"
         if not path.is_file() or self.record(key) is not None:
             return None
@@ -126,19 +144,19 @@ class Store:
         return aside
 
     def clear_failure(self, key: str) -> bool:
-        """Forgets a failure, so that the run is tried again. Returns whether there was one."""
+        """Delete the failure, so that the run is tried again. Returns whether there was one."""
         path = self.path(key) / "failure.json"
-        there = path.exists()
+        existed = path.exists()
         path.unlink(missing_ok=True)
-        return there
+        return existed
 
     def progress(self, key: str) -> dict[str, Any] | None:
-        """Where a running run is: stage, epoch, epochs, top1, eta, time; None if nothing was said."""
+        """Return the progress of a run: stage, epoch, epochs, top1, eta, time; None if there is none."""
         try:
-            found = read_json(self.path(key) / "progress.json")
+            progress = read_json(self.path(key) / "progress.json")
         except (ValueError, OSError):
             return None
-        return found if isinstance(found, dict) else None
+        return progress if isinstance(progress, dict) else None
 
     def began(self, key: str) -> dict[str, Any] | None:
         """When an unfinished run began (`began`), and its device, precision and threads; None if not known."""
@@ -149,29 +167,35 @@ class Store:
         return conditions if isinstance(conditions, dict) else None
 
     def claim(self, key: str, note: str = "") -> Claim | None:
+        """Claim a run, or return None if a living worker has it."""
         return Claim.take(self.path(key) / "claim", note)
 
     def holder(self, key: str) -> dict[str, Any] | None:
-        """The living worker of a run, or None."""
+        """Return the living worker of a run, None if there is none."""
         return Claim.holder(self.path(key) / "claim")
 
     def curve(self, key: str, reference: bool = False) -> pd.DataFrame | None:
-        """The run's curve, a row an epoch, or None (a damaged one counts as none). reference: where it is not here, the reference results'."""
+        """Return the run's curve, one row an epoch, None if there is none; a damaged one counts as none.
+
+        reference: fall back on the curve of the reference results.
+        """
         for folder in (self.folder, REFERENCE) if reference else (self.folder,):
             path = folder / key / "curve.csv"
             try:
                 curve = pd.read_csv(path)
-            except (ValueError, OSError):  # pandas' own errors of an empty or torn file are ValueErrors
+            except (ValueError, OSError):  # pandas raises ValueErrors for empty and damaged files
                 continue
-            if "epoch" in curve:  # not whatever bytes happened to parse
+            if "epoch" in curve:  # some damaged files can be parsed
                 return curve
         return None
 
     def state(self, key: str) -> str:
-        """`done`, `diverged`, `running`, `failed`, `started` (has a checkpoint, nobody works on it) or `absent`."""
-        if not os.path.isdir(
-            f"{self.folder}/{key}"
-        ):  # strings are faster than paths, and `status` asks for very many
+        """Return `done`, `diverged`, `running`, `failed`, `started` or `absent`.
+
+        `started`: the run has a checkpoint but no worker.
+        """
+        # strings are faster than paths, and `status` asks for the state of very many runs
+        if not os.path.isdir(f"{self.folder}/{key}"):
             return "absent"
         record = self.record(key)
         if record is not None:
@@ -199,16 +223,16 @@ _REQUIRED: dict[str, type | tuple[type, ...]] = {
 
 
 def problems(record: Any, key: str | None = None) -> str:
-    """What is wrong with a record ("" if nothing). key: the key that it must have."""
+    """Return what is wrong with a record, "" if nothing is. key: the key that it must have."""
     if not isinstance(record, dict):
-        return "no record"
+        return "not a JSON object"
     for name, kind in _REQUIRED.items():
         if not isinstance(record.get(name), kind):
             return f"{name} is not of type {kind.__name__ if isinstance(kind, type) else kind}"
     if record["schema"] != SCHEMA:
         return f"schema {record['schema']}, not {SCHEMA}"
     if record["status"] not in ("done", "diverged"):
-        return f"status {record['status']}"
+        return f"status {record['status']} is neither done nor diverged"
     for name in ("top1_last", "top1_best"):
         value = record.get(name)
         if value is not None and not (isinstance(value, int | float) and 0 <= value <= 100):
@@ -217,7 +241,7 @@ def problems(record: Any, key: str | None = None) -> str:
         return f"its key is {record['key']}"
     for name in ("teacher_info", "git", "versions"):
         if not isinstance(record.get(name), dict | None):
-            return f"{name} is no object"
+            return f"{name} is not a JSON object"
     for name, value in _columns(record).items():
         if not _fits(value, COLUMNS[name]):
             return f"{name} = {str(value)[:40]!r} is not of type {COLUMNS[name]}"
@@ -225,7 +249,10 @@ def problems(record: Any, key: str | None = None) -> str:
 
 
 def _fits(value: Any, kind: str) -> bool:
-    """Whether a value may stand in a column of `COLUMNS`: a damaged record must not break the frame of all others."""
+    """Return whether a value fits a column of `COLUMNS`.
+
+    One damaged record must not break the whole frame.
+    """
     if value is None or kind == "string":
         return value is None or isinstance(value, str)
     if isinstance(value, float):
@@ -234,7 +261,7 @@ def _fits(value: Any, kind: str) -> bool:
 
 
 def _columns(record: dict[str, Any]) -> dict[str, Any]:
-    """What a record has to say in the columns of `load()` (without `settings` and `origin`)."""
+    """Return the values of a record for the columns of `load()`, except `settings` and `origin`."""
     teacher, git, versions = (record.get(k) or {} for k in ("teacher_info", "git", "versions"))
     return {
         **{c: record.get(c) for c in COLUMNS if c not in ("settings", "origin")},
@@ -247,26 +274,28 @@ def _columns(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def record_files(folder: Path) -> Iterator[Path]:
-    """All `record.json` below a folder, sorted by path."""
+    """Yield every `record.json` below a folder, sorted by path."""
     stack = [str(folder)]
-    found = []
+    files = []
     while stack:
         try:
             with os.scandir(stack.pop()) as entries:
                 for entry in entries:
-                    if entry.name == "record.json":  # even a folder of that name: it is named as damaged
-                        found.append(entry.path)
-                    elif entry.is_dir(follow_symlinks=True) and not entry.name.startswith(
-                        "."
-                    ):  # `.slurm`: the cluster's files, no runs
+                    if entry.name == "record.json":  # even a folder of this name, to be reported as damaged
+                        files.append(entry.path)
+                    # `.slurm` has the cluster's files, not runs
+                    elif entry.is_dir(follow_symlinks=True) and not entry.name.startswith("."):
                         stack.append(entry.path)
         except (FileNotFoundError, NotADirectoryError, PermissionError):
             continue
-    yield from map(Path, sorted(found))
+    yield from map(Path, sorted(files))
 
 
 def read_records(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """All records below a folder, and a line for each file that is damaged or foreign (skipped, never deleted)."""
+    """Return all records below a folder, and a line for each file that is not a record.
+
+    Such a file is skipped, not deleted.
+    """
     records, skipped = [], []
     for path in record_files(folder):
         try:
@@ -276,14 +305,14 @@ def read_records(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
             continue
         key = path.parent.relative_to(folder).as_posix()
         if problem := problems(record, key):
-            skipped.append(f"{path}: not a record of this place ({problem})")
+            skipped.append(f"{path}: not a record of this folder's run ({problem})")
         else:
             records.append(record)
     return records, skipped
 
 
 def frame(records: Iterable[dict[str, Any]], origin: str = "runs") -> pd.DataFrame:
-    """Records as a tidy DataFrame with the columns of `COLUMNS`, one row a run, sorted by key."""
+    """Return records as a tidy DataFrame with the columns `COLUMNS`, one row a run, sorted by key."""
     rows = []
     for r in records:
         rows.append({**_columns(r), "settings": json.dumps(r["settings"], sort_keys=True), "origin": origin})
@@ -292,16 +321,18 @@ def frame(records: Iterable[dict[str, Any]], origin: str = "runs") -> pd.DataFra
 
 
 def load(folder: Path | str | None = None, reference: bool = False) -> pd.DataFrame:
-    """Every record as a row. `reference` adds our committed reference records (origin `reference`; they are never counted as done).
+    """Return every record below `folder` as a row. The default is `default_folder()`.
 
-    Files that are not records are skipped with a warning that names them; `.attrs["skipped"]` holds the lines.
+    reference: add the reference records that come with the project. Their origin is `reference`, and they
+    never count as done. A file that is not a record is skipped with a warning; `.attrs["skipped"]` lists the
+    warnings.
     """
     folder = Path(folder) if folder is not None else default_folder()
     records, skipped = read_records(folder)
     table = frame(records)
     if reference:
-        more, also = read_records(REFERENCE)
-        skipped += also
+        more, more_skipped = read_records(REFERENCE)
+        skipped += more_skipped
         table = pd.concat([table, frame(more, "reference")], ignore_index=True)
     for line in skipped:
         warnings.warn(line, stacklevel=2)

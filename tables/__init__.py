@@ -1,1 +1,4 @@
-"""Tables out of records: collected, rendered, drawn, and laid beside the printed numbers. The `*.toml` files here say which tables there are."""
+"""Tables made from records: collected, rendered, drawn, and compared with the published numbers.
+
+The `*.toml` files in this folder describe the tables.
+"""

@@ -1,4 +1,7 @@
-"""A table's cells with the records that belong to them: what diff, rendering, figures and report all read."""
+"""The cells of a table with the records of their runs.
+
+Diff, rendering, figures and report start from them.
+"""
 
 from __future__ import annotations
 
@@ -17,22 +20,23 @@ from benchmark.spec.matrix import Cell, Expansion, Table
 from benchmark.spec.runs import NONE, Run
 from results.store import Store
 from tables.statistics import Sample
+from tables.text import plural
 
-ON_TEST_SET = "best = the best epoch, chosen on the test set, as the papers do; last = the last epoch"
+BASELINE_ROWS = ("teacher", "student")
+"""The rows that are not distillation methods."""
+
+EPOCH_NOTE = "best = the best epoch, chosen on the test set, as the papers do; last = the last epoch"
 
 RULES = {
     "last": "last epoch",
     "best": "best epoch, chosen on the test set",
     "both": "epoch not known, both shown",
 }
-"""Reporting rules in words."""
-
-LOUD = ("QUICK", "PROFILE", "SETTINGS")
-"""How those lines of a header begin that say why its numbers are not the published ones."""
+"""The reporting rules in words."""
 
 STATE_WORDS = {
     "absent": "not run",
-    "started": "begun, not finished",
+    "started": "started, not finished",
     "running": "running",
     "failed": "failed",
     "diverged": "diverged",
@@ -40,77 +44,109 @@ STATE_WORDS = {
 
 
 @dataclass(frozen=True)
-class RunResult:
-    """A run and its record's row of `results.load()` (None: there is none). state: as `Store.state`; reason: why it failed or diverged.
+class Header:
+    """The lines above every form of a table."""
 
-    last, best: top-1 in %, None where there is no number (a diverged run has none that counts).
-    """
+    title: str
+    warnings: tuple[str, ...]
+    """Why the numbers are not the published ones: a shortened profile, changed settings."""
+    conditions: tuple[str, ...]
+    """How the numbers were made."""
+
+    @property
+    def lines(self) -> list[str]:
+        """All lines in order."""
+        return [self.title, *self.warnings, *self.conditions]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A run with its record."""
 
     run: Run
     state: str
+    """As returned by `Store.state`."""
     row: Mapping[str, Any] | None
+    """The record's row of `results.load()`. None if there is no record."""
     reason: str = ""
+    """Why the run failed or diverged."""
     last: float | None = None
+    """Top-1 of the last epoch in %. None if there is no number, or none that counts because the run
+    diverged.
+    """
     best: float | None = None
+    """Top-1 of the best epoch in %."""
 
     @property
     def is_reference(self) -> bool:
+        """Whether the record is one of the reference records that come with the project."""
         return self.row is not None and self.row.get("origin") == "reference"
 
     @property
     def settings(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.run.settings
+        """The settings of the record; without a record, those of the run."""
         if self.row is not None and isinstance(self.row.get("settings"), str):
-            found = json.loads(self.row["settings"])
-        return found
+            recorded: dict[str, Any] = json.loads(self.row["settings"])
+            return recorded
+        return self.run.settings
 
 
 @dataclass(frozen=True)
 class CellResult:
-    """A cell and its runs' results, in order of seed. rule: the reporting rule of the row's protocol (`last`, `best` or `both`)."""
+    """A cell with the results of its runs."""
 
     cell: Cell
     protocol: str
     rule: str
+    """The reporting rule of the row's protocol: `last`, `best` or `both`."""
     runs: tuple[RunResult, ...]
+    """In order of seed."""
 
     @property
     def expected(self) -> int:
+        """Number of runs that the cell should have."""
         return len(self.runs)
 
     def by_seed(self, which: str) -> dict[int, float]:
-        """seed -> top-1 of the `last` or `best` epoch, of the runs that have one."""
-        found = ((r.run.seed, r.last if which == "last" else r.best) for r in self.runs)
-        return {seed: value for seed, value in found if value is not None}
+        """Return seed -> top-1 of the `last` or `best` epoch, for the runs that have one."""
+        values = ((r.run.seed, r.last if which == "last" else r.best) for r in self.runs)
+        return {seed: value for seed, value in values if value is not None}
 
     def sample(self, which: str) -> Sample | None:
-        """Mean, std and n over the seeds that are done; None if none is."""
+        """Return mean, std and n over the finished seeds; None if there is none."""
         values = [v for _, v in sorted(self.by_seed(which).items())]
         return Sample.of(values) if values else None
 
     @property
     def n(self) -> int:
+        """Number of runs that have a number."""
         return len(self.by_seed("last"))
 
     @property
     def is_reference(self) -> bool:
+        """Whether some number comes from a reference record."""
         return any(r.is_reference for r in self.runs if r.last is not None)
 
     @property
     def imported(self) -> str:
-        """The hash of the imported checkpoint that this cell measures or learns from ("" if all is ours)."""
+        """Hash of the imported checkpoint that the cell measures or learns from, "" if there is none."""
         for r in self.runs:
             ref = r.run.evaluates or r.run.teacher_ref
             if ref is not None and ref.run is None:
                 return ref.weights
         return ""
 
+    @property
+    def measures_imported(self) -> bool:
+        """Whether the cell evaluates an imported checkpoint, without any training."""
+        return bool(self.imported) and any(r.run.evaluates is not None for r in self.runs)
+
     def states(self) -> dict[str, int]:
-        """How many runs are not done, by state."""
+        """Return the number of unfinished runs by state."""
         return dict(sorted(Counter(r.state for r in self.runs if r.last is None).items()))
 
     def absence(self) -> str:
-        """What keeps the cell from being complete, in words ("" if nothing does): `failed`, `2 of 5 not run, 1 of 5 diverged`."""
+        """Say why runs are missing, "" if none is. Examples: `failed`, `2 of 5 not run, 1 of 5 diverged`."""
         if not self.runs:
             return "" if self.cell.missing else f"N/A: {self.cell.reason}"
         parts = []
@@ -120,42 +156,52 @@ class CellResult:
         return ", ".join(parts)
 
     def reasons(self) -> tuple[str, ...]:
-        """Why runs failed or diverged, each once."""
+        """Return why runs failed or diverged, without repetitions."""
         return tuple(dict.fromkeys(r.reason for r in self.runs if r.reason))
 
 
 def rank_rule(table: Table) -> str:
-    """The one rule by which methods of a table are ordered: its protocol's; where that is not known, the last epoch (the one that was
-    not chosen on the test set). Rows of another rule are ordered by this one too: every record has both."""
+    """Return the epoch (`last` or `best`) by which all methods of a table are ranked.
+
+    It is the one that the table's protocol reports. Where the protocol's epoch is not known it is the last
+    one, which was not chosen on the test set. Rows with another rule are ranked by this one as well, because
+    every record has both.
+    """
     rule = protocols.get_protocol(table.protocol_override or table.protocol).report
     return "last" if rule == "both" else rule
 
 
 def collect(expansion: Expansion, frame: pd.DataFrame, store: Store | None = None) -> list[CellResult]:
-    """The cells of an expansion with their results.
+    """Return the cells of an expansion with their results.
 
-    frame: `results.load()`; where a key is there twice, our own record wins over a reference record. store: tells failed and running runs
-    from those never begun; without it every run that has no record is `absent`.
+    frame: `results.load()`. A user's record takes precedence over a reference record with the same key.
+    store: tells failed and running runs from those that were never started. Without it, every run without a
+    record is `absent`.
     """
     rows: dict[str, dict[str, Any]] = {}
-    wanted = {r.key for c in expansion.cells for r in c.runs}
-    found = frame[frame["key"].isin(wanted)]
-    for row in found.sort_values(["key", "origin"], ascending=[True, False]).to_dict(
-        "records"
-    ):  # `runs` sorts after `reference`
+    keys = {r.key for c in expansion.cells for r in c.runs}
+    records = frame[frame["key"].isin(keys)]
+    # descending, so that the origin `runs` comes before `reference`
+    records = records.sort_values(["key", "origin"], ascending=[True, False])
+    for row in records.to_dict("records"):
         rows.setdefault(str(row["key"]), {str(k): v for k, v in row.items()})
     results = []
     for cell in expansion.cells:
         protocol = expansion.table.protocol_override or cell.row.protocol
-        runs = tuple(
-            _result(run, rows.get(run.key), store) for run in sorted(cell.runs, key=lambda r: (r.seed, r.key))
+        runs = sorted(cell.runs, key=lambda r: (r.seed, r.key))
+        results.append(
+            CellResult(
+                cell=cell,
+                protocol=protocol,
+                rule=protocols.get_protocol(protocol).report,
+                runs=tuple(_result(run, rows.get(run.key), store) for run in runs),
+            )
         )
-        results.append(CellResult(cell, protocol, protocols.get_protocol(protocol).report, runs))
     return results
 
 
 def number(value: Any) -> float | None:
-    """A finite float, or None for anything else (NaN, NA, None)."""
+    """Return a finite number as a float, None for anything else (NaN, NA, None)."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         return None
     return float(value) if math.isfinite(value) else None
@@ -167,7 +213,7 @@ def _result(run: Run, row: Mapping[str, Any] | None, store: Store | None) -> Run
         if state in (
             "done",
             "diverged",
-        ):  # it ended after the records were read: the next reading will show it
+        ):  # it finished after the records were read; the next reading shows it
             state = "running"
         failure = store.failure(run.key) if store is not None and state == "failed" else None
         return RunResult(run, state, None, "" if failure is None else str(failure.get("reason", "")))
@@ -177,74 +223,78 @@ def _result(run: Run, row: Mapping[str, Any] | None, store: Store | None) -> Run
         return RunResult(run, "diverged", row, reason)
     last, best = number(row.get("top1_last")), number(row.get("top1_best"))
     if last is None and best is None:
-        return RunResult(run, "failed", row, "the record holds no top-1")
-    return RunResult(run, "done", row, reason, best if last is None else last, last if best is None else best)
+        return RunResult(run, "failed", row, "the record has no top-1")
+    return RunResult(
+        run=run,
+        state="done",
+        row=row,
+        reason=reason,
+        last=best if last is None else last,
+        best=last if best is None else best,
+    )
 
 
 def conditions(results: list[CellResult]) -> str:
-    """Device and precision of the records that a table rests on."""
-    found: Counter[str] = Counter()
+    """Return the devices and precisions of the records behind a table."""
+    counts: Counter[str] = Counter()
     for r in {r.run.key: r for c in results for r in c.runs if r.row is not None}.values():
         assert r.row is not None
         device, precision = (
             r.row.get(k) if isinstance(r.row.get(k), str) else "unknown" for k in ("device", "precision")
         )
-        found[f"{device}, {precision}"] += 1
-    if not found:
+        counts[f"{device}, {precision}"] += 1
+    if not counts:
         return "no records yet"
-    if len(found) == 1:
-        return f"{next(iter(found))} ({_runs(found.total())})"
-    return "; ".join(f"{name} ({_runs(count)})" for name, count in sorted(found.items()))
-
-
-def _runs(count: int) -> str:
-    return f"{count} run" if count == 1 else f"{count} runs"
+    return "; ".join(f"{name} ({plural(count, 'run')})" for name, count in sorted(counts.items()))
 
 
 def changed_settings(expansion: Expansion) -> str:
-    """A line that names the settings of `--set` ("" where there are none). It says it of the profile too, whose title names some."""
+    """Return a warning that names the settings of `--set`, "" if there are none."""
     settings = ", ".join(f"{k}={v}" for k, v in expansion.overrides)
-    return (
-        settings
-        and f"SETTINGS CHANGED: {settings}. Wherever they apply, these are not the published settings, nor the profile's."
+    return settings and (
+        f"SETTINGS CHANGED: {settings}. Where they apply, these are neither the published settings nor the "
+        "profile's."
     )
 
 
-def header(expansion: Expansion, results: list[CellResult]) -> list[str]:
-    """What has to stand above any showing of a table: what it is, how it was made, and for `quick` that it means nothing."""
+def profile_warning(profile: str) -> str:
+    """Return a warning for a profile whose numbers are not comparable with published ones, "" for `paper`."""
+    if profile == "quick":
+        return "QUICK PROFILE: these numbers only show that the program works, nothing about any method."
+    if profile != "paper":
+        return (
+            f"PROFILE {profile.upper()}: not the published schedule. These numbers cannot be compared with "
+            "published ones."
+        )
+    return ""
+
+
+def header(expansion: Expansion, results: list[CellResult]) -> Header:
+    """Return the lines that belong above every form of a table."""
     table, profile = expansion.table, protocols.get_profile(expansion.profile)
     changed = changed_settings(expansion)
+    title = f"except for the changed settings: {profile.title}" if changed else profile.title
     used = dict.fromkeys(c.protocol for c in results)
-    runs = {
-        r.run.key: r.last is not None for c in results for r in c.runs
-    }  # columns share plain students and teachers
+    rules = ", ".join(f"{p} ({RULES[protocols.get_protocol(p).report]})" for p in used)
+    # a dict, because columns share plain students and teachers
+    done = {r.run.key: r.last is not None for c in results for r in c.runs}
     lines = [
-        table.title,
-        f"profile {profile.name} ({'but for the changed settings: ' if changed else ''}{profile.title}); data set {expansion.dataset}; protocol "
-        + ", ".join(f"{p} ({RULES[protocols.get_protocol(p).report]})" for p in used)
-        + f"; seeds {', '.join(map(str, expansion.seeds))}",
-        f"conditions: {conditions(results)}; {sum(runs.values())} of {len(runs)} runs of the cells done",
+        f"profile {profile.name} ({title}); data set {expansion.dataset}; protocol {rules}; "
+        f"seeds {', '.join(map(str, expansion.seeds))}",
+        f"conditions: {conditions(results)}; {sum(done.values())} of {len(done)} runs of the cells done",
     ]
-    if changed:
-        lines.insert(1, changed)
-    if profile.name == "quick":
-        lines.insert(
-            1, "QUICK PROFILE: these numbers mean only that it works. They say nothing about any method."
-        )
-    elif profile.name != "paper":
-        lines.insert(
-            1,
-            f"PROFILE {profile.name.upper()}: not the published schedule. These numbers cannot be compared with printed ones.",
-        )
-    made = len({c.cell.pair for c in results})
-    if profile.name == "quick" and table.quick_columns and made < len(table.columns):
-        lines.append(f"{made} of {len(table.columns)} columns: the others are left out of this profile")
+    columns = len({c.cell.pair for c in results})
+    if profile.name == "quick" and table.quick_columns and columns < len(table.columns):
+        lines.append(f"{columns} of {len(table.columns)} columns: this profile leaves out the others")
     if table.protocol_override:
         lines.append(
-            f"protocol {table.protocol_override} instead of the table's own: not comparable with the printed numbers"
+            f"protocol {table.protocol_override} instead of the table's: not comparable with the published "
+            "numbers"
         )
-    return lines
+    warnings = tuple(filter(None, (profile_warning(profile.name), changed)))
+    return Header(title=table.title, warnings=warnings, conditions=tuple(lines))
 
 
 def column_title(teacher: str, student: str, arrow: str = "\n") -> str:
+    """Return a column's title: teacher and student, or the student alone where there is no teacher."""
     return student if teacher == NONE else f"{teacher}{arrow}{student}"

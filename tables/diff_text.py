@@ -4,99 +4,108 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 from tabulate import tabulate
 
 from benchmark.errors import unknown
-from tables import diff
-from tables.cells import ON_TEST_SET
-from tables.diff import VERDICTS, CellDiff, Diff
-from tables.statistics import ASSUMED_STD, RULE, power_note, signed
+from tables.cells import EPOCH_NOTE
+from tables.diff import CellDiff, Diff, count_verdicts, to_frame
+from tables.statistics import ASSUMED_STD, RULE, Assumption, power_note
+from tables.text import escape_md, escape_tex, mean_std, plural, signed, wrap
+from tables.verdicts import FAILING, JUDGED, Verdict
 
 FORMATS = ("plain", "md", "tex", "csv", "json")
-MARKS = {"agrees": "=", "above": "+", "below": "-", "missing": ".", "not comparable": "~"}
-_COLORS = {"agrees": "32", "above": "34", "below": "31", "missing": "2", "not comparable": "2"}
-_SHOWN = ("method", "pair", "epoch", "ours", "n", "published", "n", "delta", "band", "verdict")
+MARKS = {
+    Verdict.AGREES: "=",
+    Verdict.ABOVE: "+",
+    Verdict.BELOW: "-",
+    Verdict.MISSING: ".",
+    Verdict.NOT_COMPARABLE: "~",
+}
+_COLORS = {
+    Verdict.AGREES: "32",
+    Verdict.ABOVE: "34",
+    Verdict.BELOW: "31",
+    Verdict.MISSING: "2",
+    Verdict.NOT_COMPARABLE: "2",
+}
+_COLUMNS = ("method", "pair", "epoch", "ours", "n", "published", "n", "delta", "band", "verdict")
 
 
-def format_as(diffs: Sequence[CellDiff], fmt: str, color: bool, show_head: bool = True) -> str:
-    """See `tables.diff.format_diff`."""
+def format_diff(diffs: Sequence[CellDiff], fmt: str = "plain", color: bool = False, head: bool = True) -> str:
+    """Return the diff as `plain` text for the terminal, `md`, `tex`, `csv` or `json`.
+
+    head: whether title and conditions stand above it; they are not needed below the table itself.
+    color: whether the verdicts of `plain` are coloured. Raises `InputError` for another format.
+    """
     if fmt not in FORMATS:
         raise unknown("format", fmt, FORMATS)
     if fmt == "csv":
-        return diff.to_frame(diffs).to_csv(index=False, lineterminator="\n")
+        return to_frame(diffs).to_csv(index=False, lineterminator="\n")
     if fmt == "json":
-        return as_json(diffs)
-    reasons: dict[str, int] = {}
-    rows = [_row(c, reasons) for c in diffs]
-    head = diffs.head if isinstance(diffs, Diff) and show_head else []
-    below = _below(diffs, reasons)
+        return _json(diffs)
+    numbers: dict[str, int] = {}
+    rows = [_row(c, numbers) for c in diffs]
+    above = diffs.head if isinstance(diffs, Diff) and head else []
+    below = _below(diffs, numbers)
     if fmt == "tex":
-        return _tex(rows, head, below)
+        return _tex(rows, above, below)
     if fmt == "md":
-        table = tabulate(
-            [[_escape_md(x) for x in r] for r in rows], _SHOWN, tablefmt="pipe", disable_numparse=True
-        )
-        return (
-            "\n".join([*(f"{line}  " for line in head), "", table, "", *(f"{line}  " for line in below)])
-            + "\n"
-        )
+        return _md(rows, above, below)
     if color:
         rows = [
             [*r[:-1], f"\x1b[{_COLORS[c.verdict]}m{r[-1]}\x1b[0m"] for r, c in zip(rows, diffs, strict=True)
         ]
     table = tabulate(
         rows,
-        _SHOWN,
+        _COLUMNS,
         tablefmt="simple",
         disable_numparse=True,
         colalign=("left", "left", "left", *["right"] * 6, "left"),
     )
-    wrapped = [
-        piece
-        for line in [*head, "", *table.splitlines(), "", *below]
-        for piece in ([line] if line in table else _wrap(line))
-    ]
-    return "\n".join(wrapped)
-
-
-def _wrap(line: str) -> list[str]:
-    return textwrap.wrap(line, 118, subsequent_indent="    ") or [""]
+    head_lines = [piece for line in above for piece in wrap(line)]
+    below_lines = [piece for line in below for piece in wrap(line)]
+    return "\n".join([*head_lines, "", *table.splitlines(), "", *below_lines])
 
 
 def _spread(mean: float | None, std: float | None, assumed: bool) -> str:
     if mean is None:
         return ""
-    return (
-        f"{mean:.2f} ± {std:.2f}"
-        if std is not None and not assumed
-        else f"{mean:.2f} ± {ASSUMED_STD:.2f}*"
-        if assumed
-        else f"{mean:.2f}"
-    )
+    return f"{mean_std(mean, ASSUMED_STD)}*" if assumed else mean_std(mean, std)
 
 
 def _delta_and_band(c: CellDiff) -> tuple[str, str]:
-    """With two decimals; with three where two would show a difference equal to a band that it is not."""
+    """Format delta and band with two decimals.
+
+    There are three where two would make a difference outside the band look equal to it.
+    """
     if c.delta is None:
         return "", ""
     if c.band is None:
         return signed(c.delta), ""
-    digits = 3 if c.verdict != "agrees" and f"{abs(c.delta):.2f}" == f"{c.band:.2f}" else 2
+    digits = 3 if c.verdict != Verdict.AGREES and f"{abs(c.delta):.2f}" == f"{c.band:.2f}" else 2
     return signed(c.delta, digits), f"{c.band:.{digits}f}"
 
 
-def _row(c: CellDiff, reasons: dict[str, int]) -> list[str]:
-    """The texts of `_SHOWN`; a reason or note gets a number that `_below` explains."""
-    marks = ""
-    for i in sorted(
-        reasons.setdefault(text, len(reasons) + 1) for text in [*([c.reason] if c.reason else []), *c.notes]
-    ):
-        marks += f" [{i}]"
-    ours = _spread(c.ours, c.ours_std, any(a.startswith("std of ours") for a in c.assumed))
+def _published_n(c: CellDiff) -> str:
+    """Format the n of the published number: `1*` where it was assumed, `?` where it is not known."""
+    if c.published is None:
+        return ""
+    if c.published_n is not None:
+        return str(c.published_n)
+    return "?" if c.band is None else "1*"
+
+
+def _row(c: CellDiff, numbers: dict[str, int]) -> list[str]:
+    """Return the texts of `_COLUMNS`.
+
+    numbers: of the reasons and notes, which `_below` explains; new ones are added.
+    """
+    texts = [*([c.reason] if c.reason else []), *c.notes]
+    marks = sorted(numbers.setdefault(text, len(numbers) + 1) for text in texts)
+    ours = _spread(c.ours, c.ours_std, Assumption.STD_OF_OURS in c.assumed)
     if c.rule == "both" and c.last is not None and c.best is not None:
         ours = f"{c.last:.2f} / {c.best:.2f}"
     return [
@@ -105,92 +114,61 @@ def _row(c: CellDiff, reasons: dict[str, int]) -> list[str]:
         c.rule,
         ours,
         f"{c.n}/{c.seeds}" if c.seeds else "",
-        _spread(c.published, c.published_std, any(a.startswith("std of published") for a in c.assumed)),
-        ""
-        if c.published is None
-        else str(c.published_n)
-        if c.published_n is not None
-        else "1*"
-        if c.band is not None
-        else "?",
+        _spread(c.published, c.published_std, Assumption.STD_OF_PUBLISHED in c.assumed),
+        _published_n(c),
         *_delta_and_band(c),
-        f"{MARKS[c.verdict]} {c.verdict}{marks}",
+        " ".join([MARKS[c.verdict], c.verdict, *(f"[{i}]" for i in marks)]),
     ]
 
 
-def _below(diffs: Sequence[CellDiff], reasons: dict[str, int]) -> list[str]:
-    counts = {v: sum(c.verdict == v for c in diffs) for v in VERDICTS}
-    lines = (
-        [
-            f"{len(diffs)} {'cell' if len(diffs) == 1 else 'cells'}: "
-            + ", ".join(f"{v} {n}" for v, n in counts.items() if n)
-            + "."
-        ]
-        if len(diffs)
-        else ["no cells."]
-    )
-    lines += [
-        f"{v}: "
-        + ", ".join(
-            f"{c.label} {c.pair} ({signed(c.delta)})" for c in diffs if c.verdict == v and c.delta is not None
-        )
-        for v in diff.FAILING
-        if counts[v]
-    ]
-    lines.append(f"Rule: {RULE}. {ON_TEST_SET}.")
+def _below(diffs: Sequence[CellDiff], numbers: dict[str, int]) -> list[str]:
+    """Return the lines below the table: counts, failing cells, the rule, and the numbered reasons."""
+    counts = count_verdicts(diffs)
+    tally = ", ".join(f"{v} {n}" for v, n in counts.items() if n)
+    lines = [f"{plural(len(diffs), 'cell')}: {tally}." if diffs else "no cells."]
+    for verdict in FAILING:
+        cells = [c for c in diffs if c.verdict == verdict and c.delta is not None]
+        if cells:
+            lines.append(
+                f"{verdict}: " + ", ".join(f"{c.label} {c.pair} ({signed(c.delta or 0.0)})" for c in cells)
+            )
+    lines.append(f"Rule: {RULE}. {EPOCH_NOTE}.")
     if any(c.rule == "both" for c in diffs):
         lines.append(
-            "epoch both: which one the paper reports is not known; ours is shown as last / best, with a verdict where both say the same."
+            "epoch both: it is not known which epoch the paper reports; ours is shown as last / best, and "
+            "there is a verdict if both epochs give the same one."
         )
-    if counts["agrees"] + counts["above"] + counts["below"]:
+    if any(counts[v] for v in JUDGED):
         lines.append(power_note(max(c.n for c in diffs if c.band is not None)))
-    lines += [f"[{i}] {text}" for text, i in reasons.items()]
+    lines += [f"[{i}] {text}" for text, i in numbers.items()]
     if isinstance(diffs, Diff) and diffs.note:
         lines.append(f"Note: {diffs.note}")
     return lines
 
 
-def as_json(diffs: Sequence[CellDiff]) -> str:
-    """`{head, rule, note, counts, cells}`; numbers unrounded."""
-    found: dict[str, Any] = {
+def _json(diffs: Sequence[CellDiff]) -> str:
+    """Return `{head, rule, best, note, counts, cells}`. Numbers are not rounded."""
+    content: dict[str, Any] = {
         "head": diffs.head if isinstance(diffs, Diff) else [],
         "rule": RULE,
-        "best": ON_TEST_SET,
+        "best": EPOCH_NOTE,
         "note": diffs.note if isinstance(diffs, Diff) else "",
-        "counts": {v: sum(c.verdict == v for c in diffs) for v in VERDICTS},
+        "counts": count_verdicts(diffs),
         "cells": [dataclasses.asdict(c) for c in diffs],
     }
-    return json.dumps(found, indent=1, allow_nan=False)
+    return json.dumps(content, indent=1, allow_nan=False)
 
 
-def _escape_md(text: str) -> str:
-    return text.replace("|", "\\|").replace("_", "\\_").replace("*", "\\*")
+def _md(rows: list[list[str]], above: Sequence[str], below: Sequence[str]) -> str:
+    escaped = [[escape_md(x) for x in r] for r in rows]
+    table = tabulate(escaped, _COLUMNS, tablefmt="pipe", disable_numparse=True)
+    # two spaces at the end of a line are a line break
+    return "\n".join([*(f"{x}  " for x in above), "", table, "", *(f"{x}  " for x in below)]) + "\n"
 
 
-def escape_tex(text: str) -> str:
-    """Plain text for LaTeX."""
-    table = {
-        "\\": r"\textbackslash{}",
-        "&": r"\&",
-        "%": r"\%",
-        "$": r"\$",
-        "#": r"\#",
-        "_": r"\_",
-        "{": r"\{",
-        "}": r"\}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "±": r"$\pm$",
-        "<": r"$<$",
-        ">": r"$>$",
-        "|": r"$|$",
-    }
-    return "".join(table.get(ch, ch) for ch in text)
-
-
-def _tex(rows: list[list[str]], head: Sequence[str], below: Sequence[str]) -> str:
-    lines = [f"% {line}" for line in head]
-    lines += [r"\begin{tabular}{lllrrrrrrl}", r"\toprule", " & ".join(_SHOWN) + r" \\", r"\midrule"]
+def _tex(rows: list[list[str]], above: Sequence[str], below: Sequence[str]) -> str:
+    lines = [f"% {line}" for line in above]
+    lines += [r"\begin{tabular}{lllrrrrrrl}", r"\toprule", " & ".join(_COLUMNS) + r" \\", r"\midrule"]
     lines += [" & ".join(escape_tex(x) for x in r) + r" \\" for r in rows]
     lines += [
         r"\bottomrule",

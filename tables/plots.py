@@ -1,6 +1,7 @@
-"""Static figures, drawn with matplotlib's Agg, readable in grey: what colour says is also written or hatched.
+"""Static figures, drawn with matplotlib.
 
-Every function returns the PNG's bytes; matplotlib is imported when the first one is drawn.
+They are readable in grey: what colours show is also written or hatched. Every `*_png` function returns the
+bytes of a PNG. matplotlib is imported only when a figure is drawn.
 """
 
 from __future__ import annotations
@@ -18,14 +19,25 @@ import pandas as pd
 from benchmark.spec.matrix import Expansion
 from results.files import atomic
 from results.store import Store
-from tables.cells import CellResult, changed_settings, collect, column_title, rank_rule
+from tables.cells import (
+    CellResult,
+    changed_settings,
+    collect,
+    column_title,
+    profile_warning,
+    rank_rule,
+)
+from tables.curves import cell_curves
 from tables.diff import CellDiff, diff_table
-from tables.statistics import ASSUMED_STD, interval, signed
+from tables.statistics import ASSUMED_STD, interval
+from tables.text import signed
+from tables.verdicts import FAILING, Verdict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-INCH_A_ROW = 0.32
+INCHES_PER_ROW = 0.32
+HATCHES = {Verdict.ABOVE: "\\\\\\", Verdict.BELOW: "///"}
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -53,6 +65,10 @@ def _grid(
     limits: tuple[float, float],
     label: str,
 ) -> None:
+    """Draw a heat map of `values` (rows x columns) with `texts` in its cells.
+
+    limits, label: of the colour bar.
+    """
     import matplotlib
 
     low, high = limits
@@ -79,20 +95,13 @@ def _grid(
 
 
 def _title(figure: Figure, expansion: Expansion, what: str) -> None:
-    loud = (
-        ""
-        if expansion.profile == "paper"
-        else f"\nprofile {expansion.profile}: the numbers mean only that it works"
-    )
-    if expansion.profile == "short":
-        loud = "\nprofile short: not comparable with printed numbers"
-    if changed := changed_settings(expansion):
-        loud += f"\n{textwrap.fill(changed, 90)}"
-    figure.suptitle(f"{expansion.table.title}\n{what}{loud}", fontsize=8.5)
+    warnings = [w for w in (profile_warning(expansion.profile), changed_settings(expansion)) if w]
+    lines = [expansion.table.title, what, *(textwrap.fill(w, 90) for w in warnings)]
+    figure.suptitle("\n".join(lines), fontsize=8.5)
 
 
 def heat_map_png(expansion: Expansion, results: Sequence[CellResult]) -> bytes:
-    """The table: top-1 in each cell, shaded by what it gains over the plain student of its column."""
+    """Draw the table: top-1 in each cell, shaded by the gain over the plain student of its column."""
     rows = list(dict.fromkeys(r.cell.row for r in results))
     columns = list(dict.fromkeys((r.cell.teacher, r.cell.student) for r in results))
     rule = rank_rule(expansion.table)
@@ -105,70 +114,73 @@ def heat_map_png(expansion: Expansion, results: Sequence[CellResult]) -> bytes:
         i, j = rows.index(r.cell.row), columns.index((r.cell.teacher, r.cell.student))
         sample = r.sample(rule)
         if sample is None:
-            texts[i][j] = (
-                "N/A" if not r.runs and not r.cell.missing else "missing" if r.cell.missing else r.absence()
-            )
+            texts[i][j] = "missing" if r.cell.missing else "N/A" if not r.runs else r.absence()
             continue
         texts[i][j] = f"{sample.mean:.2f}"
         values[i, j] = sample.mean - plain.get((r.cell.teacher, r.cell.student), np.nan)
-    seen = values[np.isfinite(values)]
-    limits = (float(seen.min()), float(seen.max())) if seen.size and seen.max() > seen.min() else (-1.0, 1.0)
-    figure = _figure(2.6 + 1.15 * len(columns), 1.5 + INCH_A_ROW * len(rows))
+    finite = values[np.isfinite(values)]
+    limits = (-1.0, 1.0)
+    if finite.size and finite.max() > finite.min():
+        limits = (float(finite.min()), float(finite.max()))
+    figure = _figure(2.6 + 1.15 * len(columns), 1.5 + INCHES_PER_ROW * len(rows))
     epoch = "best epoch (chosen on the test set)" if rule == "best" else "last epoch"
     _title(figure, expansion, f"top-1 of the {epoch}")
     _grid(
-        figure.subplots(),
-        values,
-        texts,
-        [r.label for r in rows],
-        [column_title(*c) for c in columns],
-        "Greys",
-        limits,
-        "gain over the plain student",
+        axes=figure.subplots(),
+        values=values,
+        texts=texts,
+        rows=[r.label for r in rows],
+        columns=[column_title(*c) for c in columns],
+        cmap="Greys",
+        limits=limits,
+        label="gain over the plain student",
     )
     return _png(figure)
 
 
 def delta_map_png(expansion: Expansion, diffs: Sequence[CellDiff]) -> bytes:
-    """Ours minus published in each cell. Below the band is hatched //, above it \\\\; a tilde: not comparable."""
+    """Draw ours minus published in each cell.
+
+    Cells outside the band are hatched by `HATCHES`; a tilde marks those that are not comparable.
+    """
     from matplotlib.patches import Rectangle
 
     rows = list(dict.fromkeys(d.label for d in diffs))
     columns = list(dict.fromkeys((d.teacher, d.student) for d in diffs))
     values, texts = np.full((len(rows), len(columns)), np.nan), [["."] * len(columns) for _ in rows]
-    figure = _figure(2.6 + 1.15 * len(columns), 1.6 + INCH_A_ROW * len(rows))
+    figure = _figure(2.6 + 1.15 * len(columns), 1.6 + INCHES_PER_ROW * len(rows))
     axes = figure.subplots()
     for d in diffs:
         i, j = rows.index(d.label), columns.index((d.teacher, d.student))
         if d.delta is None:
             continue
-        if d.verdict == "not comparable":
+        if d.verdict == Verdict.NOT_COMPARABLE:
             texts[i][j] = f"~ {signed(d.delta)}"
             continue
         values[i, j], texts[i][j] = d.delta, signed(d.delta)
-        if d.verdict in ("above", "below"):
-            hatch = "\\\\\\" if d.verdict == "above" else "///"
+        if d.verdict in FAILING:
+            hatch = HATCHES[d.verdict]
             axes.add_patch(
                 Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, hatch=hatch, edgecolor="0.4", linewidth=0)
             )
-    seen = values[np.isfinite(values)]
-    most = max(1.0, float(np.abs(seen).max())) if seen.size else 1.0
+    finite = values[np.isfinite(values)]
+    most = max(1.0, float(np.abs(finite).max())) if finite.size else 1.0
     _title(figure, expansion, "ours minus published; hatched: outside the band; ~ not comparable; . missing")
     _grid(
-        axes,
-        values,
-        texts,
-        rows,
-        [column_title(*c) for c in columns],
-        "PuOr",
-        (-most, most),
-        "percentage points",
+        axes=axes,
+        values=values,
+        texts=texts,
+        rows=rows,
+        columns=[column_title(*c) for c in columns],
+        cmap="PuOr",
+        limits=(-most, most),
+        label="percentage points",
     )
     return _png(figure)
 
 
 def spread(mean: float, std: float | None, n: int | None) -> tuple[float, float, bool]:
-    """The 95% interval to draw, and whether it rests on an assumed std (then +-2 of it)."""
+    """Return the 95% interval to draw, and whether it rests on the assumed std (then ±2 of it)."""
     if std is not None and n is not None and n > 1:
         low, high = interval(mean, std, n)
         return low, high, False
@@ -176,7 +188,7 @@ def spread(mean: float, std: float | None, n: int | None) -> tuple[float, float,
 
 
 def forest_png(expansion: Expansion, diffs: Sequence[CellDiff]) -> bytes:
-    """Ours (filled circle) and published (open square) of every cell that has both, with 95% intervals (dashed: std assumed)."""
+    """Draw ours and published with 95% intervals, for every cell that has both."""
     columns = list(dict.fromkeys((d.teacher, d.student) for d in diffs))
     both = {
         c: [
@@ -184,10 +196,10 @@ def forest_png(expansion: Expansion, diffs: Sequence[CellDiff]) -> bytes:
         ]
         for c in columns
     }
-    both = {c: found for c, found in both.items() if found}
+    both = {c: cells for c, cells in both.items() if cells}
     if not both:
         figure = _figure(6, 2)
-        _title(figure, expansion, "no cell has both a number of ours and a printed one")
+        _title(figure, expansion, "no cell has both our number and a published one")
         return _png(figure)
     across = min(len(both), 3)
     down = -(-len(both) // across)
@@ -198,8 +210,8 @@ def forest_png(expansion: Expansion, diffs: Sequence[CellDiff]) -> bytes:
         "● ours   □ published   95% intervals, dashed where the std is assumed   ~ not comparable",
     )
     axes = list(figure.subplots(down, across, squeeze=False).flat)
-    for ax, (column, found) in zip(axes, both.items(), strict=False):
-        for i, d in enumerate(found):
+    for ax, (column, cells) in zip(axes, both.items(), strict=False):
+        for i, d in enumerate(cells):
             assert d.ours is not None and d.published is not None
             for mean, std, n, y, mark, fill in (
                 (d.ours, d.ours_std, d.n, i - 0.14, "o", "black"),
@@ -208,8 +220,8 @@ def forest_png(expansion: Expansion, diffs: Sequence[CellDiff]) -> bytes:
                 low, high, assumed = spread(mean, std, n)
                 ax.plot([low, high], [y, y], color="0.35", linewidth=1, linestyle=":" if assumed else "-")
                 ax.plot([mean], [y], mark, color="black", markerfacecolor=fill, markersize=4)
-        marks = {"not comparable": "~ ", "above": "+ ", "below": "- "}
-        ax.set_yticks(range(len(found)), [marks.get(d.verdict, "") + d.label for d in found], fontsize=7)
+        marks = {Verdict.NOT_COMPARABLE: "~ ", Verdict.ABOVE: "+ ", Verdict.BELOW: "- "}
+        ax.set_yticks(range(len(cells)), [marks.get(d.verdict, "") + d.label for d in cells], fontsize=7)
         ax.invert_yaxis()
         ax.set_title(column_title(*column, arrow=" → "), fontsize=8)
         ax.tick_params(axis="x", labelsize=7)
@@ -222,7 +234,10 @@ def forest_png(expansion: Expansion, diffs: Sequence[CellDiff]) -> bytes:
 def curves_png(
     title: str, ours: Mapping[str, pd.DataFrame], published: Mapping[str, pd.DataFrame] | None = None
 ) -> bytes:
-    """Test top-1 and train loss by epoch: our runs (solid, one shade each) over published ones (dashed)."""
+    """Draw test top-1 and train loss by epoch.
+
+    Our runs are solid, one shade each; published ones are dashed.
+    """
     figure = _figure(8, 3.2)
     figure.suptitle(title, fontsize=9)
     for ax, column, label in zip(
@@ -259,10 +274,12 @@ def curves_png(
 
 
 def write_figures(expansion: Expansion, frame: pd.DataFrame, store: Store, out_dir: Path) -> list[Path]:
-    """`<table>-<profile>-{delta,forest}.png`, and `...-curves-<row>-<teacher>-<student>.png` for every cell whose runs left curves.
-    (With settings of `--set`, these follow the profile, as in `render.write_all`.)"""
-    from tables.curves import cell_curves
+    """Write the figures beside a table's files, and return their paths.
 
+    They are `<table>-<profile>-{delta,forest}.png`, and
+    `<table>-<profile>-curves-<row>-<teacher>-<student>.png` for every cell whose runs have curves. The names
+    contain the settings of `--set`, as in `render.write_all`.
+    """
     diffs = diff_table(expansion, frame, store=store)
     profile = expansion.profile + expansion.suffix
     stem = f"{expansion.table.name}-{profile}"
@@ -271,17 +288,17 @@ def write_figures(expansion: Expansion, frame: pd.DataFrame, store: Store, out_d
         f"{stem}-forest.png": forest_png(expansion, diffs),
     }
     for cell in collect(expansion, frame, store):
-        found = {
+        curves = {
             f"seed {r.run.seed}": curve
             for r in cell.runs
             if r.row is not None and (curve := store.curve(r.run.key, reference=True)) is not None
         }
-        if found:
+        if curves:
             c = cell.cell
             title = f"{c.row.label}, {column_title(c.teacher, c.student, arrow=' → ')} (profile {profile})"
             slug = re.sub(r"[^\w+]+", "-", c.row.label).strip("-")
             files[f"{stem}-curves-{slug}-{c.teacher}-{c.student}.png"] = curves_png(
-                title, found, cell_curves(cell)
+                title, curves, cell_curves(cell)
             )
     paths = []
     for name, content in files.items():

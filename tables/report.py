@@ -1,7 +1,7 @@
-"""The report: one self-contained HTML page, without network, of all that the records say about the tables.
+"""The report: one self-contained HTML page with all tables. It needs no network.
 
-`tables/page/` holds its style sheet and its script; `tables.svg` draws what is drawn beforehand; the curves are drawn by the script when a cell is
-opened, from data that rides along as JSON.
+`tables/page/` has its style sheet and script. `tables.svg` draws the figures. The script draws curves when a
+cell is opened, from JSON data in the page.
 """
 
 from __future__ import annotations
@@ -18,18 +18,20 @@ import pandas as pd
 from benchmark.spec.matrix import Expansion
 from results.files import atomic
 from results.store import Store
-from tables.cells import LOUD, ON_TEST_SET, changed_settings, column_title, header
+from tables.cells import BASELINE_ROWS, EPOCH_NOTE, changed_settings, column_title, profile_warning
 from tables.curves import BAND
-from tables.diff import VERDICTS, CellDiff, diff_table
-from tables.printed import Prints
-from tables.render import PLAIN_ROWS, Entry, lay_out
+from tables.diff import CellDiff, diff_table
+from tables.published_cells import PublishedCells
+from tables.render import Entry, explanations, lay_out
 from tables.report_details import details
 from tables.report_figures import figures
-from tables.statistics import RULE, signed
-from tables.svg import MARKS
+from tables.statistics import RULE
+from tables.svg import MARKS, MINUS
+from tables.text import plural, signed
+from tables.verdicts import Verdict
 
 PAGE = Path(__file__).resolve().parent / "page"
-MINUS = "\u2212"
+TITLE = "Distillation tables: regenerated, published, difference"
 
 
 def write_report(
@@ -37,138 +39,187 @@ def write_report(
     frame: pd.DataFrame,
     store: Store,
     out: Path | str = "report",
-    prints: Prints | None = None,
+    published: PublishedCells | None = None,
 ) -> Path:
-    """Writes `<out>/index.html` and returns its path. frame: `results.load()`; store: where the runs' curves are.
+    """Write `<out>/index.html` and return its path. frame: `results.load()`. store: has the runs' curves.
 
-    With settings of `--set` it is `index-set-<settings>.html`: the page of the tables' own settings stays.
+    With settings of `--set` the name is `index-set-<settings>.html`, so that the page of the tables' own
+    settings is kept.
     """
     path = Path(out) / f"index{max((e.suffix for e in expansions), default='')}.html"
-    text = page(expansions, frame, store, prints)
+    text = page(expansions, frame, store, published)
     with atomic(path) as f:
         f.write(text)
     return path
 
 
 def page(
-    expansions: Sequence[Expansion], frame: pd.DataFrame, store: Store, prints: Prints | None = None
+    expansions: Sequence[Expansion],
+    frame: pd.DataFrame,
+    store: Store,
+    published: PublishedCells | None = None,
 ) -> str:
-    """The page's text."""
+    """Return the text of the page. published: the published numbers (default: those of the registry)."""
     sections: list[str] = []
     data: dict[str, Any] = {}
-    published: dict[str, Any] = {}
+    published_curves: dict[str, Any] = {}
     for e in expansions:
-        section, cells = _section(e, frame, store, prints, published)
+        section, cells = _section(e, frame, store, published, published_curves)
         sections.append(section)
         data |= cells
-    blob = json.dumps(
-        {"cells": data, "published": published, "band": BAND}, separators=(",", ":"), allow_nan=False
-    )
+    content = {"cells": data, "published_curves": published_curves, "band": BAND}
+    # "</" inside a script would end it
+    blob = json.dumps(content, separators=(",", ":"), allow_nan=False).replace("</", "<\\/")
     style, script = ((PAGE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    loud = ""
-    if any(e.profile == "quick" for e in expansions):
-        loud = '<p class="loud">Quick profile: these numbers mean only that it works. They say nothing about any method.</p>'
-    elif any(e.profile != "paper" for e in expansions):
-        loud = '<p class="loud">Shortened profile: not the published schedule; nothing here can be compared with printed numbers.</p>'
-    for line in dict.fromkeys(map(changed_settings, expansions)):
-        loud += f'<p class="loud">{_e(line)}</p>' if line else ""
-    return "\n".join([
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">',
-        '<link rel="icon" href="data:,">\n<title>Distillation tables: regenerated, published, difference</title>',
-        f"<style>\n{style}</style>\n</head>\n<body>",
-        '<header><h1>Distillation tables: regenerated, published, difference</h1>',
-        f'<p class="meta">{len(expansions)} {"tables" if len(expansions) != 1 else "table"}; written {now}. Top-1 accuracy in %. '
-        f"{_e(ON_TEST_SET[0].upper() + ON_TEST_SET[1:])}.</p>", loud, _filters(expansions, frame), "</header>\n<main>",
-        *sections, _explanations(), "</main>", f'<script type="application/json" id="data">{blob.replace("</", "<" + chr(92) + "/")}</script>',
-        f"<script>\n{script}</script>\n</body>\n</html>\n",
-    ])  # fmt: skip
+    warnings = [w for e in expansions for w in (profile_warning(e.profile), changed_settings(e)) if w]
+    return "\n".join(
+        [
+            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            '<meta name="color-scheme" content="light dark">',
+            f'<link rel="icon" href="data:,">\n<title>{TITLE}</title>',
+            f"<style>\n{style}</style>\n</head>\n<body>",
+            f"<header><h1>{TITLE}</h1>",
+            f'<p class="meta">{plural(len(expansions), "table")}; written {now}. Top-1 accuracy in %. '
+            f"{_e(_capitalized(EPOCH_NOTE))}.</p>",
+            *(_warning(w) for w in dict.fromkeys(warnings)),
+            _filters(expansions),
+            "</header>\n<main>",
+            *sections,
+            _explanations(),
+            "</main>",
+            f'<script type="application/json" id="data">{blob}</script>',
+            f"<script>\n{script}</script>\n</body>\n</html>\n",
+        ]
+    )
+
+
+def _capitalized(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _warning(text: str) -> str:
+    return f'<p class="loud">{_e(text)}</p>'
 
 
 def _e(text: object) -> str:
     return html.escape(str(text), quote=True)
 
 
-def _filters(expansions: Sequence[Expansion], frame: pd.DataFrame) -> str:
+def _option(value: str, text: str) -> str:
+    return f'<option value="{_e(value)}">{_e(text)}</option>'
+
+
+def _filters(expansions: Sequence[Expansion]) -> str:
+    """Return the form above the tables."""
     pairs = sorted({f"{t}:{s}" for e in expansions for t, s in e.table.columns})
     boxes = "".join(
-        f'<label class="v-{_slug(v)}"><input type="checkbox" name="verdict" value="{v}" checked> {MARKS[v]} {v} <b data-count="{v}"></b></label>'
-        for v in VERDICTS
-    )  # fmt: skip
-    tables = "".join(f'<option value="{_e(e.table.name)}">{_e(e.table.name)}</option>' for e in expansions)
-    options = "".join(f'<option value="{_e(p)}">{_e(p.replace(":", " → "))}</option>' for p in pairs)
+        f'<label class="v-{v.css}"><input type="checkbox" name="verdict" value="{v}" checked> {MARKS[v]} {v} '
+        f'<b data-count="{v}"></b></label>'
+        for v in Verdict
+    )
+    tables = "".join(_option(e.table.name, e.table.name) for e in expansions)
+    options = "".join(_option(p, p.replace(":", " → ")) for p in pairs)
+    views = (
+        ("all", "side by side"),
+        ("ours", "regenerated"),
+        ("published", "published"),
+        ("delta", "difference"),
+    )
+    themes = (("", "as the system"), ("light", "light"), ("dark", "dark"))
     return (
-        '<form id="filters" aria-label="Filters"><label>Table <select name="table"><option value="">all</option>' + tables + "</select></label>"
-        '<label>Pair <select name="pair"><option value="">all</option>' + options + "</select></label>"
+        '<form id="filters" aria-label="Filters">'
+        f'<label>Table <select name="table">{_option("", "all")}{tables}</select></label>'
+        f'<label>Pair <select name="pair">{_option("", "all")}{options}</select></label>'
         '<label>Method <input name="method" type="search" placeholder="any" size="9"></label>'
-        '<label>Show <select name="view"><option value="all">side by side</option><option value="ours">regenerated</option>'
-        '<option value="published">published</option><option value="delta">difference</option></select></label>'
+        f'<label>Show <select name="view">{"".join(_option(*v) for v in views)}</select></label>'
         f'<fieldset><legend>Verdict</legend>{boxes}</fieldset><button type="reset">Reset</button>'
-        '<label>Theme <select name="theme"><option value="">as the system</option><option>light</option><option>dark</option></select></label>'
+        f'<label>Theme <select name="theme">{"".join(_option(*t) for t in themes)}</select></label>'
         '<output id="matches" aria-live="polite"></output></form>'
-    )  # fmt: skip
+    )
 
 
-def _slug(verdict: str) -> str:
-    return verdict.replace(" ", "-")
+GROUPS = {
+    "ours": "Regenerated",
+    "published": "Published",
+    "delta": "Difference (regenerated − published)",
+}
+"""The groups of columns, by the style class of their cells."""
 
 
 def _section(
-    e: Expansion, frame: pd.DataFrame, store: Store, prints: Prints | None, published: dict[str, Any]
+    e: Expansion,
+    frame: pd.DataFrame,
+    store: Store,
+    published: PublishedCells | None,
+    published_curves: dict[str, Any],
 ) -> tuple[str, dict[str, Any]]:
+    """Return the HTML of a table and the details of its cells.
+
+    published_curves: those of the cells are added.
+    """
     layout = lay_out(e, frame, store)
-    diffs = diff_table(e, frame, store=store, prints=prints)
-    results = layout.results
-    at = {(r.cell.row, r.cell.teacher, r.cell.student): i for i, r in enumerate(results)}
-    name, columns = e.table.name, layout.columns
+    diffs = diff_table(e, frame, store=store, published=published)
+    results, columns, name = layout.results, layout.columns, e.table.name
+    index = {(r.cell.row, r.cell.teacher, r.cell.student): i for i, r in enumerate(results)}
     heads = "".join(
-        f'<th scope="col" class="g-{g}">{_column(*c)}</th>'
-        for g in ("ours", "published", "delta")
-        for c in columns
+        f'<th scope="col" class="g-{g}">{_column(*column)}</th>' for g in GROUPS for column in columns
     )
     groups = "".join(
         f'<th scope="colgroup" colspan="{len(columns)}" class="g-{g}">{title}</th>'
-        for g, title in (
-            ("ours", "Regenerated"),
-            ("published", "Published"),
-            ("delta", "Difference (regenerated − published)"),
-        )
+        for g, title in GROUPS.items()
     )
-    lines = []
+    rows = []
     for row, entries in zip(layout.rows, layout.entries, strict=True):
-        cells: dict[str, list[str]] = {"ours": [], "published": [], "delta": []}
-        for column, entry in zip(columns, entries, strict=True):
-            i = at[(row, *column)]
-            d = diffs[i]
-            common = f'data-cell="{_e(name)}/{i}" data-verdict="{d.verdict}" data-pair="{_e(d.pair)}"'
-            cells["ours"].append(f'<td class="g-ours" {common}>{_ours(entry)}</td>')
-            cells["published"].append(f'<td class="g-published" {common}>{_published(d)}</td>')
-            label = f"{row.label}, {d.pair}: {d.verdict}; details"
-            cells["delta"].append(
-                f'<td class="g-delta v-{_slug(d.verdict)}" {common}><button type="button" aria-expanded="false" aria-label="{_e(label)}" '
-                f'title="{_e(_tip(d))}">{_delta(d)}</button></td>'
-            )
-        kind = "plain" if row.method in PLAIN_ROWS else "method"
-        lines.append(f'<tr class="{kind}" data-method="{_e((row.label + " " + row.method).lower())}"><th scope="row" '
-                     f'title="{_e(row.method)}, protocol {_e(row.protocol)}">{_e(row.label)}</th>'
-                     + "".join("".join(cells[g]) for g in ("ours", "published", "delta")) + "</tr>")  # fmt: skip
-    counts = diffs.counts()
+        indices = [index[row, *column] for column in columns]
+        cells = [_cells(f"{name}/{i}", diffs[i], x) for i, x in zip(indices, entries, strict=True)]
+        kind = "plain" if row.method in BASELINE_ROWS else "method"
+        rows.append(
+            f'<tr class="{kind}" data-method="{_e((row.label + " " + row.method).lower())}">'
+            f'<th scope="row" title="{_e(row.method)}, protocol {_e(row.protocol)}">{_e(row.label)}</th>'
+            + "".join(c[g] for g in GROUPS for c in cells)
+            + "</tr>"
+        )
     tally = " ".join(
-        f'<span class="chip v-{_slug(v)}">{MARKS[v]} {n} {v}</span>' for v, n in counts.items() if n
+        f'<span class="chip v-{v.css}">{MARKS[v]} {n} {v}</span>' for v, n in diffs.counts().items() if n
     )
-    head = header(e, results)
-    below = "".join(f"<p>{_e(line)}</p>" for line in layout.below)
-    text = (
-        f'<section class="table" data-table="{_e(name)}" id="{_e(name)}"><h2>{_e(head[0])}</h2>'
-        + "".join(f'<p class="{"loud" if x.startswith(LOUD) else "meta"}">{_e(x)}</p>' for x in head[1:])
-        + f'<p class="tally">{tally}</p><div class="scroll"><table class="grid" aria-label="{_e(name)}">'
-        f'<thead><tr><th rowspan="2" scope="col">Method</th>{groups}</tr>'
-        f"<tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table></div><details><summary>Notes to this table</summary>{below}</details>"
-        + figures(e, results, diffs) + "</section>"
-    )  # fmt: skip
+    head = layout.header
+    below = [*explanations(layout, e), *(f"[{i}] {x}" for i, x in enumerate(layout.reasons, 1))]
+    text = "".join(
+        [
+            f'<section class="table" data-table="{_e(name)}" id="{_e(name)}"><h2>{_e(head.title)}</h2>',
+            *(_warning(x) for x in head.warnings),
+            *(f'<p class="meta">{_e(x)}</p>' for x in head.conditions),
+            f'<p class="tally">{tally}</p>',
+            f'<div class="scroll"><table class="grid" aria-label="{_e(name)}">',
+            f'<thead><tr><th rowspan="2" scope="col">Method</th>{groups}</tr><tr>{heads}</tr></thead>',
+            f"<tbody>{''.join(rows)}</tbody></table></div>",
+            "<details><summary>Notes to this table</summary>",
+            *(f"<p>{_e(x)}</p>" for x in below),
+            "</details>",
+            figures(e, results, diffs),
+            "</section>",
+        ]
+    )
     return text, {
-        f"{name}/{i}": details(e, r, diffs[i], results, store, published) for i, r in enumerate(results)
+        f"{name}/{i}": details(e, r, diffs[i], results, store, published_curves)
+        for i, r in enumerate(results)
+    }
+
+
+def _cells(identifier: str, d: CellDiff, entry: Entry) -> dict[str, str]:
+    """Return the HTML of one cell in each of `GROUPS`. identifier: of its details."""
+    common = f'data-cell="{_e(identifier)}" data-verdict="{d.verdict}" data-pair="{_e(d.pair)}"'
+    label = f"{d.label}, {d.pair}: {d.verdict}; details"
+    button = (
+        f'<button type="button" aria-expanded="false" aria-label="{_e(label)}" title="{_e(_tip(d))}">'
+        f"{_delta(d)}</button>"
+    )
+    return {
+        "ours": f'<td class="g-ours" {common}>{_ours(entry)}</td>',
+        "published": f'<td class="g-published" {common}>{_published(d)}</td>',
+        "delta": f'<td class="g-delta v-{d.verdict.css}" {common}>{button}</td>',
     }
 
 
@@ -177,13 +228,13 @@ def _column(teacher: str, student: str) -> str:
 
 
 def _ours(entry: Entry) -> str:
-    notes = entry.flag + (f"<sup>{','.join(map(str, entry.notes))}</sup>" if entry.notes else "")
-    parts = list(entry.parts)
+    marks = entry.flag + (f"<sup>{','.join(map(str, entry.reasons))}</sup>" if entry.reasons else "")
 
-    def part(text: str, place: int) -> str:
-        mean, sign, spread = text.partition(" ± ")
-        mean = {1: f"<b>{_e(mean)}</b>", 2: f"<u>{_e(mean)}</u>"}.get(place, _e(mean))
-        return mean + (notes if text == parts[-1] else "") + (f"<small>±{_e(spread)}</small>" if sign else "")
+    def part(text: str, rank: int) -> str:
+        mean, plus_minus, std = text.partition(" ± ")
+        mean = {1: f"<b>{_e(mean)}</b>", 2: f"<u>{_e(mean)}</u>"}.get(rank, _e(mean))
+        spread = f"<small>±{_e(std)}</small>" if plus_minus else ""
+        return mean + (marks if text == entry.parts[-1] else "") + spread
 
     return entry.text(part, joint="<small>last / best</small>")
 
@@ -191,8 +242,8 @@ def _ours(entry: Entry) -> str:
 def _published(d: CellDiff) -> str:
     if d.published is None:
         return '<span class="dim">–</span>'
-    std = f"±{d.published_std:.2f}" if d.published_std is not None else ""
-    return f"{d.published:.2f}" + (f"<small>{std}</small>" if std else "")
+    std = f"<small>±{d.published_std:.2f}</small>" if d.published_std is not None else ""
+    return f"{d.published:.2f}{std}"
 
 
 def _delta(d: CellDiff) -> str:
@@ -201,19 +252,21 @@ def _delta(d: CellDiff) -> str:
 
 
 def _tip(d: CellDiff) -> str:
-    return d.verdict + (
-        f": {d.reason}" if d.reason else f" (band ±{d.band:.2f})" if d.band is not None else ""
-    )
+    if d.reason:
+        return f"{d.verdict}: {d.reason}"
+    return d.verdict if d.band is None else f"{d.verdict} (band ±{d.band:.2f})"
 
 
 def _explanations() -> str:
     lines = (
         f"Verdict: {RULE}.",
-        "missing: one side has no number. not comparable: a difference would mean nothing (another profile, data set, protocol, teachers or "
-        "reporting rule); the reason is in the cell's details. Neither is a failure.",
-        f"{ON_TEST_SET[0].upper()}{ON_TEST_SET[1:]}. Bold: best method of its column; underlined: second.",
+        "missing: one side has no number. not comparable: a difference would mean nothing, because the "
+        "profile, data set, protocol, teachers or reporting rule is another; the cell's details give the "
+        "reason. Neither is a failure.",
+        f"{_capitalized(EPOCH_NOTE)}. Bold: best method of its column; underlined: second.",
         f"Curves: {BAND}.",
-        "Keys: Tab reaches a table, the arrow keys move between its cells, Enter opens and closes a cell's details, Escape closes them.",
+        "Keys: Tab moves into a table, the arrow keys move between its cells, Enter opens and closes a "
+        "cell's details, Escape closes them.",
     )
     body = "".join(f"<p>{_e(line)}</p>" for line in lines)
     return f'<section class="table" id="rules"><h2>How to read this</h2>{body}</section>'

@@ -1,4 +1,4 @@
-"""What a click on a cell of the report shows, as plain JSON data."""
+"""The details that the report shows when a cell is opened, as JSON data."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import pandas as pd
 
 from benchmark.spec.matrix import Expansion
 from results.store import Store
-from tables.cells import CellResult, RunResult, number, rank_rule
-from tables.curves import cell_curves, comparable_epochs, compare, strange
+from tables.cells import BASELINE_ROWS, CellResult, RunResult, number, rank_rule
+from tables.curves import cell_curves, comparable_epochs, compare, schedule_mismatch
 from tables.diff import CellDiff
-from tables.render import PLAIN_ROWS
-from tables.statistics import Paired, paired, signed
+from tables.statistics import Paired, paired
+from tables.text import mean_std, signed
+from tables.verdicts import CurveVerdict
 
 CURVE_POINTS = 120
-"""Points of a curve that ride along with the page."""
+"""The largest number of points of a curve in the page."""
 
 
 def details(
@@ -25,36 +26,63 @@ def details(
     d: CellDiff,
     results: Sequence[CellResult],
     store: Store,
-    published: dict[str, Any],
+    published_curves: dict[str, Any],
 ) -> dict[str, Any]:
-    """What a click on a cell shows."""
+    """Return the details of a cell.
+
+    results: of all cells. published_curves: the cell's published curves are added.
+    """
     theirs = cell_curves(r)
-    name = f"{r.protocol}|{d.pair}|{d.method}"
+    curves_name = f"{r.protocol}|{d.pair}|{d.method}" if theirs else ""
     if theirs:
-        published[name] = {run: _thin(curve) for run, curve in theirs.items()}
-    runs = [_run_details(x.run.key, x, store, theirs) for x in r.runs]
-    settings = r.runs[0].settings if r.runs else {}
+        published_curves[curves_name] = {run: _thin(curve) for run, curve in theirs.items()}
     return {
-        "label": d.label, "method": d.method, "pair": d.pair, "protocol": d.protocol, "verdict": d.verdict, "reason": d.reason, "rule": d.rule,
-        "notes": list(d.notes), "last": _text(r, "last"), "best": _text(r, "best"), "n": d.n, "seeds": d.seeds,
-        "published": None if d.published is None else f"{d.published:.2f}" + (f" ± {d.published_std:.2f}" if d.published_std is not None else ""),
-        "published_n": d.published_n, "delta": d.delta, "band": d.band, "assumed": list(d.assumed), "printed_in": d.printed_in, "origin": d.origin,
-        "source": d.source, "runs": runs, "settings": _flat(settings), "curves": name if theirs else "", "paired": _paired(e, r, results),
-    }  # fmt: skip
+        "label": d.label,
+        "method": d.method,
+        "pair": d.pair,
+        "protocol": d.protocol,
+        "verdict": d.verdict,
+        "reason": d.reason,
+        "rule": d.rule,
+        "notes": list(d.notes),
+        "last": _text(r, "last"),
+        "best": _text(r, "best"),
+        "n": d.n,
+        "seeds": d.seeds,
+        "published": None if d.published is None else mean_std(d.published, d.published_std),
+        "published_n": d.published_n,
+        "delta": d.delta,
+        "band": d.band,
+        "assumed": list(d.assumed),
+        "published_in": d.published_in,
+        "origin": d.origin,
+        "source": d.source,
+        "runs": [_run_details(x, store, theirs) for x in r.runs],
+        "settings": _flat(r.runs[0].settings) if r.runs else {},
+        "curves": curves_name,
+        "paired": _paired(e, r, results),
+    }
 
 
 def _text(r: CellResult, which: str) -> str:
     sample = r.sample(which)
-    return (
-        ""
-        if sample is None
-        else f"{sample.mean:.2f}" + (f" ± {sample.std:.2f}" if sample.std is not None else "")
-    )
+    return "" if sample is None else mean_std(sample.mean, sample.std)
 
 
-def _run_details(key: str, x: RunResult, store: Store, theirs: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "key": key,
+_RUN_NUMBERS = (
+    *("best_epoch", "epochs", "seconds", "share_seconds"),
+    *("images_per_second", "threads", "teacher_top1"),
+)
+_RUN_TEXTS = (
+    *("device", "precision", "teacher_key", "teacher_hash"),
+    *("commit", "torch", "host", "finished", "origin"),
+)
+
+
+def _run_details(x: RunResult, store: Store, theirs: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+    """Return the details of a run. theirs: the published curves of its cell."""
+    shown: dict[str, Any] = {
+        "key": x.run.key,
         "seed": x.run.seed,
         "state": x.state,
         "reason": x.reason,
@@ -62,45 +90,30 @@ def _run_details(key: str, x: RunResult, store: Store, theirs: Mapping[str, pd.D
         "best": x.best,
     }
     row = x.row or {}
-    for field in (
-        "best_epoch",
-        "epochs",
-        "seconds",
-        "share_seconds",
-        "images_per_second",
-        "threads",
-        "teacher_top1",
-    ):
-        found[field] = number(row.get(field))
-    for field in (
-        "device",
-        "precision",
-        "teacher_key",
-        "teacher_hash",
-        "commit",
-        "torch",
-        "host",
-        "finished",
-        "origin",
-    ):
+    for field in _RUN_NUMBERS:
+        shown[field] = number(row.get(field))
+    for field in _RUN_TEXTS:
         value = row.get(field)
-        found[field] = value if isinstance(value, str) else ""
-    curve = store.curve(key, reference=True)
+        shown[field] = value if isinstance(value, str) else ""
+    curve = store.curve(x.run.key, reference=True)
     if curve is not None:
-        found["curve"] = _thin(curve)
+        shown["curve"] = _thin(curve)
         epochs, reason = comparable_epochs(x.run) if theirs else (0, "")
-        found["curve_verdicts"] = []
+        shown["curve_verdicts"] = []
         for name, other in theirs.items():
-            why = reason or strange(other, x.run.protocol)
-            verdict = "not comparable" if why else compare(curve, other, epochs)[0]
-            found["curve_verdicts"].append(
+            why = reason or schedule_mismatch(other, x.run.protocol)
+            verdict = CurveVerdict.NOT_COMPARABLE if why else compare(curve, other, epochs)[0]
+            shown["curve_verdicts"].append(
                 {"run": name, "verdict": verdict, "epochs": 0 if why else epochs, "reason": why}
             )
-    return found
+    return shown
 
 
 def _thin(curve: pd.DataFrame) -> dict[str, list[float | None]]:
-    """Epoch, test top-1 and train loss, at most `CURVE_POINTS` of them, the first and last among them."""
+    """Return epoch, test top-1 and train loss of at most `CURVE_POINTS` epochs.
+
+    The first and the last are among them.
+    """
     if "stage" in curve:
         curve = curve[curve["stage"] == "main"]
     step = max(1, -(-len(curve) // CURVE_POINTS))
@@ -115,6 +128,7 @@ def _thin(curve: pd.DataFrame) -> dict[str, list[float | None]]:
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested settings: `{"a": {"b": 1}}` becomes `{"a.b": 1}`."""
     flat: dict[str, Any] = {}
     for k, v in settings.items():
         if isinstance(v, dict):
@@ -127,21 +141,21 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _paired(e: Expansion, r: CellResult, results: Sequence[CellResult]) -> list[dict[str, Any]]:
-    """This cell against the other methods of its column, by seed."""
+    """Compare a cell with the other methods of its column, by seed."""
     rule = rank_rule(e.table)
-    if r.cell.row.method in PLAIN_ROWS:
+    if r.cell.row.method in BASELINE_ROWS:
         return []
-    found = []
+    comparisons = []
     for other in results:
         if other is r or other.cell.pair != r.cell.pair or other.cell.row.method == "teacher":
             continue
         p = paired(r.by_seed(rule), other.by_seed(rule))
         if p is not None:
-            found.append({"label": other.cell.row.label, **_paired_text(p)})
-    return found
+            comparisons.append({"label": other.cell.row.label, **_paired_text(p)})
+    return comparisons
 
 
 def _paired_text(p: Paired) -> dict[str, Any]:
     around = "" if p.low is None or p.high is None else f"{signed(p.low)} to {signed(p.high)}"
-    needed = "settled" if p.settled else "" if p.needed is None else f"{p.needed}"
+    needed = "decided" if p.settled else "" if p.needed is None else f"{p.needed}"
     return {"n": len(p.seeds), "mean": signed(p.mean), "interval": around, "needed": needed}

@@ -1,4 +1,4 @@
-"""The report's figures under a table, with their captions."""
+"""The figures below each table of the report, with their captions."""
 
 from __future__ import annotations
 
@@ -8,46 +8,49 @@ from collections.abc import Sequence
 
 from benchmark.spec.matrix import Expansion
 from tables import svg
-from tables.cells import CellResult, number, rank_rule
+from tables.cells import BASELINE_ROWS, CellResult, number, rank_rule
 from tables.diff import CellDiff
-from tables.render import PLAIN_ROWS
 from tables.statistics import power_note, ranks
 
 FOREST = (
-    "● regenerated, □ published. Student's t interval where std and n are known; dashed: ±2 of the assumed std 0.25. "
-    "Intervals that leave the plot are cut. Faint: not comparable."
+    "● regenerated, □ published. Student's t interval where std and n are known; dashed: ±2 of the assumed "
+    "std 0.25. Intervals that leave the plot are cut. Faint: not comparable."
 )
 HEAT = (
-    "Regenerated minus published, in percentage points; the mark is the verdict: = agrees, ▲ above, ▼ below, ~ not comparable, "
-    "· missing. Shaded are those that can be compared."
+    "Regenerated minus published, in percentage points. The mark is the verdict: = agrees, ▲ above, ▼ below, "
+    "~ not comparable, · missing. Comparable cells are shaded."
 )
 RANKS = (
-    "Mean rank by the {epoch} over {pairs} pairs, 1 = best, with a 95% bootstrap interval over the pairs (2000 draws, fixed seed). "
-    "Overlapping intervals: no order is shown."
+    "Mean rank by the {epoch} over {pairs} pairs, 1 = best, with a 95% bootstrap interval over the pairs "
+    "(2000 draws, fixed seed). Methods with overlapping intervals cannot be ordered."
 )
 LAST_BEST = (
-    "Mean top-1 over the table's cells of the last (●) and the best epoch (○). The best is chosen on the test set: the distance is "
-    "what that choice adds."
+    "Mean top-1 over the table's cells of the last (●) and the best epoch (○). The best epoch is chosen on "
+    "the test set; the distance is what that choice adds."
 )
 COST = (
-    "Hours of training that the row's records took; of a pack's hours each of its runs counts its share. Records that rows or tables "
-    "share count in each of them."
+    "Hours of training behind the row's records. Each run counts its share of its pack's hours. Records that "
+    "several rows or tables use count in each of them."
 )
 
 
 def figures(e: Expansion, results: Sequence[CellResult], diffs: Sequence[CellDiff]) -> str:
-    """Forest plot, heat map of differences, ranks, last against best, cost: each foldable, those left out that have nothing to show."""
+    """Return the figures as foldable HTML: forest plot, heat map, ranks, last and best epoch, cost.
+
+    Empty figures are left out.
+    """
     rule = rank_rule(e.table)
     scores: dict[str, dict[str, float]] = {}
     for r in results:
-        if r.cell.row.method not in PLAIN_ROWS and (s := r.sample(rule)) is not None:
+        if r.cell.row.method not in BASELINE_ROWS and (s := r.sample(rule)) is not None:
             scores.setdefault(r.cell.pair, {})[r.cell.row.label] = s.mean
     ranked, left_out = ranks(scores)
     epoch = "best epoch (chosen on the test set)" if rule == "best" else "last epoch"
-    out = f" Left out, for want of a number on some pair: {', '.join(left_out)}." if left_out else ""
-    rank_caption = RANKS.format(epoch=epoch, pairs=ranked[0].pairs if ranked else 0) + out
-    n = max((r.n for r in results if r.cell.row.method not in PLAIN_ROWS), default=0)
-    found = "".join(
+    rank_caption = RANKS.format(epoch=epoch, pairs=ranked[0].pairs if ranked else 0)
+    if left_out:
+        rank_caption += f" Left out, because they have no number on some pair: {', '.join(left_out)}."
+    n = max((r.n for r in results if r.cell.row.method not in BASELINE_ROWS), default=0)
+    folds = "".join(
         [
             _fold(
                 "Forest plot: regenerated and published with 95% intervals",
@@ -62,7 +65,7 @@ def figures(e: Expansion, results: Sequence[CellResult], diffs: Sequence[CellDif
         ]
     )
     power = f'<p class="meta">Power: {html.escape(power_note(n))}</p>' if n else ""
-    return f'<div class="figures">{found}</div>{power}'
+    return f'<div class="figures">{folds}</div>{power}'
 
 
 def _fold(title: str, body: str, caption: str, css: str = "figure") -> str:
@@ -75,11 +78,11 @@ def _fold(title: str, body: str, caption: str, css: str = "figure") -> str:
 
 
 def _last_best(results: Sequence[CellResult]) -> list[tuple[str, float, float]]:
-    """Row label, mean of the last and of the best epoch over the cells that have both."""
+    """Return row label, mean of the last and mean of the best epoch over the cells that have both."""
     by_row: dict[str, list[tuple[float, float]]] = {}
     for r in results:
         last, best = r.sample("last"), r.sample("best")
-        if last is not None and best is not None and not (r.imported and r.runs[0].run.evaluates):
+        if last is not None and best is not None and not r.measures_imported:
             by_row.setdefault(r.cell.row.label, []).append((last.mean, best.mean))
     return [
         (k, math.fsum(a for a, _ in v) / len(v), math.fsum(b for _, b in v) / len(v))
@@ -88,11 +91,11 @@ def _last_best(results: Sequence[CellResult]) -> list[tuple[str, float, float]]:
 
 
 def _costs(results: Sequence[CellResult]) -> list[tuple[str, float]]:
-    """Row label and hours of its runs, each run once."""
+    """Return row label and hours of its runs; each run counts once."""
     by_row: dict[str, dict[str, float]] = {}
     for r in results:
         for run in r.runs:
-            # a measurement has no share; records of other hands may have none either
+            # a measurement has no share of a pack; a record made elsewhere may have none either
             if run.row is not None and (
                 seconds := number(run.row.get("share_seconds")) or number(run.row.get("seconds"))
             ):

@@ -1,4 +1,7 @@
-"""Inline SVG for the report: small drawings whose colours come from the page's style sheet, so that they follow light and dark."""
+"""Inline SVG figures of the report.
+
+Their colours come from the page's style sheet, so that they follow its theme.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,21 @@ from collections.abc import Sequence
 
 from tables.diff import CellDiff
 from tables.plots import spread
-from tables.statistics import Rank, signed
+from tables.statistics import Rank
+from tables.text import signed
+from tables.verdicts import FAILING, Verdict
 
-MARKS = {"agrees": "=", "above": "▲", "below": "▼", "missing": "·", "not comparable": "~"}
-"""The verdicts' marks on the page: a sign beside a signed number would be read as part of it."""
+MARKS = {
+    Verdict.AGREES: "=",
+    Verdict.ABOVE: "▲",
+    Verdict.BELOW: "▼",
+    Verdict.MISSING: "·",
+    Verdict.NOT_COMPARABLE: "~",
+}
+"""The marks of the verdicts on the page. Unlike those of the text they are no + and -, because a sign in
+front of a signed number would be read as part of it."""
+
+MINUS = "\u2212"
 
 ROW = 18
 LABEL = 150
@@ -25,6 +39,10 @@ def _line(x1: float, y1: float, x2: float, y2: float, css: str) -> str:
     return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="{css}"/>'
 
 
+def _circle(x: float, y: float, radius: float, css: str) -> str:
+    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}" class="{css}"/>'
+
+
 def _svg(width: float, height: float, body: Sequence[str], label: str) -> str:
     return (
         f'<svg viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}" role="img" '
@@ -33,7 +51,7 @@ def _svg(width: float, height: float, body: Sequence[str], label: str) -> str:
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round numbers between `low` and `high`, at most `most` or one more."""
+    """Return round numbers between `low` and `high`, at most `most` + 1 of them."""
     width = max(high - low, 1e-9)
     step = 10 ** math.floor(math.log10(width / most))
     step = next(step * k for k in (1, 2, 5, 10) if width / (step * k) <= most)
@@ -42,6 +60,8 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
 
 
 class _Scale:
+    """Maps values from `low` to `high` (with some padding) to x positions from `left` to `right`."""
+
     def __init__(self, low: float, high: float, left: float, right: float) -> None:
         pad = 0.04 * (high - low) or 0.5
         self.low, self.high, self.left, self.right = low - pad, high + pad, left, right
@@ -50,61 +70,57 @@ class _Scale:
         return self.left + (value - self.low) / (self.high - self.low) * (self.right - self.left)
 
     def axis(self, top: float, bottom: float) -> list[str]:
-        found = []
+        """Return vertical rules and labels at round numbers."""
+        parts = []
         for t in ticks(self.low, self.high):
-            found += [
+            parts += [
                 _line(self(t), top, self(t), bottom, "rule"),
                 _text(self(t), bottom + 12, f"{t:g}", "middle", "tick"),
             ]
-        return found
+        return parts
 
 
 def forest(diffs: Sequence[CellDiff]) -> str:
-    """One small plot a pair: ours (circle) and published (square) with intervals. "" if no cell has both."""
+    """Draw one plot a pair: ours (circle) and published (square) with intervals. "" if no cell has both."""
     parts = []
     for pair in dict.fromkeys(d.pair for d in diffs):
-        found = [
+        cells = [
             d
             for d in diffs
             if d.pair == pair and d.ours is not None and d.published is not None and d.delta is not None
         ]
-        if found:
+        if cells:
             parts.append(
-                f'<figure data-pair="{html.escape(pair, quote=True)}"><figcaption>{html.escape(pair.replace(":", " → "))}</figcaption>'
-                + _forest(found, pair)
+                f'<figure data-pair="{html.escape(pair, quote=True)}">'
+                f"<figcaption>{html.escape(pair.replace(':', ' → '))}</figcaption>"
+                + _forest(cells, pair)
                 + "</figure>"
             )
     return f'<div class="small-multiples">{"".join(parts)}</div>' if parts else ""
 
 
-def _forest(found: Sequence[CellDiff], pair: str) -> str:
+def _forest(cells: Sequence[CellDiff], pair: str) -> str:
     marks = []
-    for d in found:
+    for d in cells:
         assert d.ours is not None and d.published is not None
-        marks.append(
-            (
-                d,
-                d.ours,
-                spread(d.ours, d.ours_std, d.n),
-                d.published,
-                spread(d.published, d.published_std, d.published_n),
-            )
-        )
-    # a single wide interval (n = 2 or 3) must not squeeze the rest: the axis follows the points, intervals are clipped
+        our_interval = spread(d.ours, d.ours_std, d.n)
+        their_interval = spread(d.published, d.published_std, d.published_n)
+        marks.append((d, d.ours, our_interval, d.published, their_interval))
+    # one wide interval (n = 2 or 3) must not squeeze the rest: the axis follows the points, intervals are cut
     points = [v for _, ours, _, theirs, _ in marks for v in (ours, theirs)]
     scale = _Scale(min(points) - 1, max(points) + 1, LABEL, 380)
-    bottom = ROW * len(found) + 6
+    bottom = ROW * len(cells) + 6
     body = scale.axis(2, bottom)
     for i, (d, ours, (low, high, assumed), theirs, (low2, high2, assumed2)) in enumerate(marks):
         y = ROW * i + 12
-        faint = " faint" if d.verdict == "not comparable" else ""
+        faint = " faint" if d.verdict == Verdict.NOT_COMPARABLE else ""
         body.append(
             _text(
                 LABEL - 8,
                 y + 4,
                 f"{MARKS[d.verdict]} {d.label}",
                 "end",
-                f"label t-{d.verdict.replace(' ', '-')}",
+                f"label t-{d.verdict.css}",
             )
         )
         for mean, a, b, dashed, dy, square in (
@@ -114,13 +130,17 @@ def _forest(found: Sequence[CellDiff], pair: str) -> str:
             a, b = (min(max(scale(v), LABEL), 384) for v in (a, b))
             body.append(_line(a, y + dy, b, y + dy, f"whisker{' dashed' if dashed else ''}{faint}"))
             x = scale(mean)
-            body.append(f'<rect x="{x - 3:.1f}" y="{y + dy - 3:.1f}" width="6" height="6" class="square{faint}"/>' if square else
-                        f'<circle cx="{x:.1f}" cy="{y + dy:.1f}" r="3.2" class="dot v-{d.verdict.replace(" ", "-")}{faint}"/>')  # fmt: skip
+            if square:
+                body.append(
+                    f'<rect x="{x - 3:.1f}" y="{y + dy - 3:.1f}" width="6" height="6" class="square{faint}"/>'
+                )
+            else:
+                body.append(_circle(x, y + dy, 3.2, f"dot v-{d.verdict.css}{faint}"))
     return _svg(400, bottom + 20, body, f"regenerated and published top-1 of {pair}")
 
 
 def heat_map(diffs: Sequence[CellDiff]) -> str:
-    """Deltas as a grid, shaded by size. "" if there is no delta."""
+    """Draw the differences as a grid, shaded by size. "" if there is none."""
     known = [abs(d.delta) for d in diffs if d.delta is not None]
     if not known:
         return ""
@@ -134,67 +154,75 @@ def heat_map(diffs: Sequence[CellDiff]) -> str:
     for d in diffs:
         i, j = rows.index(d.label), columns.index(d.pair)
         x, y = left + width * j, 30 + height * i
-        share = 0.0 if d.delta is None or d.verdict == "not comparable" else abs(d.delta) / most
+        share = 0.0 if d.delta is None or d.verdict == Verdict.NOT_COMPARABLE else abs(d.delta) / most
         sign = "over" if (d.delta or 0) > 0 else "under"
         body.append(
-            f'<rect x="{x}" y="{y}" width="{width - 2}" height="{height - 2}" class="heat {sign}" style="--share:{share:.3f}"/>'
+            f'<rect x="{x}" y="{y}" width="{width - 2}" height="{height - 2}" class="heat {sign}" '
+            f'style="--share:{share:.3f}"/>'
         )
-        shown = MARKS[d.verdict] + ("" if d.delta is None else f" {signed(d.delta)}".replace("-", "\u2212"))
+        shown = MARKS[d.verdict] + ("" if d.delta is None else f" {signed(d.delta)}".replace("-", MINUS))
         body.append(
             _text(
                 x + width / 2 - 1,
                 y + 14,
                 shown,
                 "middle",
-                "value" + (" strong" if d.verdict in ("above", "below") else ""),
+                "value" + (" strong" if d.verdict in FAILING else ""),
             )
         )
     body += [_text(left - 8, 30 + height * i + 14, label, "end", "label") for i, label in enumerate(rows)]
     return _svg(left + width * len(columns), 34 + height * len(rows), body, "heat map of differences")
 
 
-def ranks(found: Sequence[Rank]) -> str:
-    """Mean ranks with intervals, best on top."""
-    if not found:
+def ranks(ranked: Sequence[Rank]) -> str:
+    """Draw mean ranks with intervals, best on top. "" if there is none."""
+    if not ranked:
         return ""
-    scale = _Scale(1, max(r.high for r in found), LABEL, 480)
-    bottom = ROW * len(found) + 6
+    scale = _Scale(1, max(r.high for r in ranked), LABEL, 480)
+    bottom = ROW * len(ranked) + 6
     body = scale.axis(2, bottom)
-    for i, r in enumerate(found):
+    for i, r in enumerate(ranked):
         y = ROW * i + 12
         body += [
             _text(LABEL - 8, y + 4, r.method, "end", "label"),
             _line(scale(r.low), y, scale(r.high), y, "whisker"),
-            f'<circle cx="{scale(r.mean):.1f}" cy="{y}" r="3.5" class="dot"/>',
+            _circle(scale(r.mean), y, 3.5, "dot"),
             _text(490, y + 4, f"{r.mean:.1f}", "start", "value"),
         ]
     return _svg(530, bottom + 20, body, "mean ranks of the methods")
 
 
 def dumbbells(rows: Sequence[tuple[str, float, float]]) -> str:
-    """Label, last, best: two marks on a line."""
+    """Draw each `(label, last, best)` as two marks on a line. "" if there is none."""
     if not rows:
         return ""
-    scale = _Scale(min(a for _, a, _ in rows), max(b for _, _, b in rows), LABEL, 480)
+    scale = _Scale(min(last for _, last, _ in rows), max(best for _, _, best in rows), LABEL, 480)
     bottom = ROW * len(rows) + 6
     body = scale.axis(2, bottom)
     for i, (label, last, best) in enumerate(rows):
         y = ROW * i + 12
-        body += [_text(LABEL - 8, y + 4, label, "end", "label"), _line(scale(last), y, scale(best), y, "whisker"),
-                 f'<circle cx="{scale(best):.1f}" cy="{y}" r="4" class="ring"/>', f'<circle cx="{scale(last):.1f}" cy="{y}" r="3" class="dot"/>',
-                 _text(490, y + 4, signed(best - last), "start", "value")]  # fmt: skip
+        body += [
+            _text(LABEL - 8, y + 4, label, "end", "label"),
+            _line(scale(last), y, scale(best), y, "whisker"),
+            _circle(scale(best), y, 4, "ring"),
+            _circle(scale(last), y, 3, "dot"),
+            _text(490, y + 4, signed(best - last), "start", "value"),
+        ]
     return _svg(540, bottom + 20, body, "last and best top-1 of each row")
 
 
 def bars(rows: Sequence[tuple[str, float]], unit: str) -> str:
-    """Label, value: horizontal bars from zero."""
-    if not rows or max(v for _, v in rows) <= 0:
+    """Draw each `(label, value)` as a horizontal bar from zero. "" if there is no positive value."""
+    if not rows or max(value for _, value in rows) <= 0:
         return ""
-    most = max(v for _, v in rows)
+    most = max(value for _, value in rows)
     body = []
     for i, (label, value) in enumerate(rows):
         y = ROW * i + 12
         length = 320 * value / most
-        body += [_text(LABEL - 8, y + 4, label, "end", "label"), f'<rect x="{LABEL}" y="{y - 6}" width="{length:.1f}" height="12" class="bar"/>',
-                 _text(LABEL + length + 6, y + 4, f"{value:.3g} {unit}", "start", "value")]  # fmt: skip
+        body += [
+            _text(LABEL - 8, y + 4, label, "end", "label"),
+            f'<rect x="{LABEL}" y="{y - 6}" width="{length:.1f}" height="12" class="bar"/>',
+            _text(LABEL + length + 6, y + 4, f"{value:.3g} {unit}", "start", "value"),
+        ]
     return _svg(560, ROW * len(rows) + 12, body, "cost of each row")

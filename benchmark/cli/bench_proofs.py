@@ -16,7 +16,7 @@ from benchmark.cli import common
 from benchmark.cli.common import say
 from benchmark.errors import unknown
 from benchmark.training.execution import Execution
-from tables import statistics
+from tables import statistics, text
 
 Table = Callable[[list[list[Any]], list[str]], None]
 
@@ -58,7 +58,7 @@ def show_drift(args: argparse.Namespace, execution: Execution, report: dict[str,
                 r = rows[-1]
                 say(
                     f"{r['method']} {r['precision']}: first {100 * r['first']:.4f}%, gap {100 * r['gap']:.2f}%, "
-                    f"bias {statistics.signed(100 * r['bias'])}%, floor {100 * r['floor']:.2f}%"
+                    f"bias {text.signed(100 * r['bias'])}%, floor {100 * r['floor']:.2f}%"
                 )
     if args.save:
         return 0
@@ -71,7 +71,7 @@ def show_drift(args: argparse.Namespace, execution: Execution, report: dict[str,
                 f"{r['loss_last']:.4g}",
                 f"{100 * r['first']:.3f}%",
                 f"{100 * r['gap']:.2f}%",
-                f"{statistics.signed(100 * r['bias'])}%",
+                f"{text.signed(100 * r['bias'])}%",
                 f"{100 * r['floor']:.2f}%",
                 "yes" if r["within"] else "NO",
             ]
@@ -102,7 +102,7 @@ def show_biases(args: argparse.Namespace, report: dict[str, Any], table: Table) 
                     "p": paired_p(p),
                 }
             )
-            say(f"{name}, {what}: {', '.join(statistics.signed(v) for v in values.values())} %")
+            say(f"{name}, {what}: {', '.join(text.signed(v) for v in values.values())} %")
     table(
         [
             [
@@ -165,5 +165,5 @@ def paired_p(p: statistics.Paired | None) -> float | None:
 
 
 def _difference(p: dict[str, Any]) -> tuple[str, str, str]:
-    around = "" if p["low"] is None else f"{statistics.signed(p['low'])} to {statistics.signed(p['high'])}"
-    return statistics.signed(p["mean"]), around, str(len(p["seeds"]))
+    around = "" if p["low"] is None else f"{text.signed(p['low'])} to {text.signed(p['high'])}"
+    return text.signed(p["mean"]), around, str(len(p["seeds"]))

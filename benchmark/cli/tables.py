@@ -99,24 +99,24 @@ def frame_of(store: Store) -> pd.DataFrame:
     return frame
 
 
-def _note_unprinted(chosen: common.Selection) -> None:
-    from tables import printed
+def _note_nothing_published(chosen: common.Selection) -> None:
+    from tables import published_cells
 
-    if line := printed.unprinted(chosen.expansion.table):
+    if line := published_cells.nothing_published(chosen.expansion.table):
         say(f"note: {line}")
 
 
 def show(chosen: common.Selection, store: Store, out: Path, alias: str | None) -> None:
     """Writes the table's files, prints the table and its diff."""
-    from tables import diff, render
+    from tables import diff, diff_text, render
 
-    _note_unprinted(chosen)
+    _note_nothing_published(chosen)
     frame = frame_of(store)
     paths = render.write_all(chosen.expansion, frame, out, alias=alias, store=store)
     print(render.render(chosen.expansion, frame, "plain", store))
     print()
     print(
-        diff.format_diff(
+        diff_text.format_diff(
             diff.diff_table(chosen.expansion, frame, store=store), "plain", color=sys.stdout.isatty()
         )
     )
@@ -142,7 +142,7 @@ def do_table(args: argparse.Namespace) -> int:
 
 
 def do_diff(args: argparse.Namespace) -> int:
-    from tables import diff
+    from tables import diff, diff_text
 
     allowed = {"above", "below"}
     fail_on = allowed if args.fail_on is None else set(common.words(args.fail_on)) - {"none"}
@@ -163,9 +163,9 @@ def do_diff(args: argparse.Namespace) -> int:
         print(curves.format_curves(chosen.expansion, frame_of(store), store, fmt))
         return 0
     if args.against is None:
-        _note_unprinted(chosen)
+        _note_nothing_published(chosen)
     found = diff.diff_table(chosen.expansion, frame_of(store), against=args.against, store=store)
-    print(diff.format_diff(found, fmt, color=sys.stdout.isatty()))
+    print(diff_text.format_diff(found, fmt, color=sys.stdout.isatty()))
     return diff.exit_code(found, fail_on)
 
 
@@ -190,7 +190,7 @@ def do_report(args: argparse.Namespace) -> int:
             f"no record of profile {chosen[0].profile} in {store.folder}: the page shows {names} without results"
         )
     for c in chosen if args.tables else ():
-        _note_unprinted(c)
+        _note_nothing_published(c)
     print(report.write_report([c.expansion for c in chosen], frame, store, out))
     return 0
 

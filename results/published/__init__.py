@@ -1,7 +1,7 @@
-"""The printed numbers of the papers, with provenance, and their training curves where somebody left them.
+"""The published numbers of the papers, with their provenance, and training curves that others published.
 
-`load()` gives all of them, `value` one, `cells` a choice, `disagreements` every printed value of a cell and how they differ.
-See README.md beside this file for the columns and for adding a table of your own.
+`load()` returns all numbers, `value` one, `cells` a selection. `disagreements` returns every published value
+of a cell. README.md in this folder describes the columns and how to add your own table.
 """
 
 from results.published.curves import curves

@@ -1,115 +1,94 @@
-"""How the printed values of one cell disagree, and which of them are one and the same result printed again.
+"""How much the published values of one cell differ, and which of them are copies of the same result.
 
-A number that is copied is no new evidence: seventeen tables that print CRD's 73.33 are one result. Rows that say `copied from PAPER/TABLE`
-are followed to the table that ran them; a number of which nobody says who ran it joins the result whose digits it repeats, if there is one.
+A copied number is no new evidence: when seventeen tables print CRD's 73.33, that is one result. A row that
+says `copied from PAPER/TABLE` is followed to the table of the paper that ran it. A number whose source does
+not say who ran it counts as a copy of the result that has the same digits, if there is one.
 """
 
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
 from results.published.reader import as_frame, choose, errata_of
-from results.published.schema import PublishedNumber
-
-KINDS = ("run", "second-hand", "derived", "unknown", "copy", "part")
-"""Of an origin, best evidence first. part: one run of, or another epoch of, a result that the registry has as well."""
+from results.published.schema import OriginKind, PublishedNumber
 
 NONE = "none"
-"""In the place of a network: there is none (a plain student)."""
+"""Stands for the network where there is none (a plain student has no teacher)."""
 
-_BEGINNINGS = {
-    "run by ": "run",
-    "copied from ": "copy",
-    "derived: copied from ": "copy",
-    "derived: ": "derived",
-    "second-hand: ": "second-hand",
-    "unknown: ": "unknown",
-    "part of ": "part",
-}
-ORIGINS = (
-    "run by ..., copied from PAPER/TABLE, derived: ..., second-hand: ..., unknown: ..., part of PAPER/TABLE"
-)
+_EVIDENCE_RANK = {kind: i for i, kind in enumerate(OriginKind)}
 
 
-def kind(origin: str) -> str | None:
-    """One of `KINDS`, None for an origin that begins like none of them."""
-    return next((k for start, k in _BEGINNINGS.items() if origin.startswith(start)), None)
+def _kind(number: PublishedNumber) -> OriginKind:
+    return number.origin_kind or OriginKind.UNKNOWN
 
 
-def named_place(origin: str) -> str | None:
-    """The PAPER/TABLE that a copy or part points to, None for other origins."""
-    if kind(origin) not in ("copy", "part"):
-        return None
-    return (
-        origin.removeprefix("derived: ")
-        .removeprefix("copied from ")
-        .removeprefix("part of ")
-        .split(":")[0]
-        .strip()
-    )
+def _results(numbers: Sequence[PublishedNumber]) -> list[str]:
+    """Return for each number of a cell the PAPER/TABLE of the result that it repeats.
 
-
-def _results(found: list[PublishedNumber]) -> list[str]:
-    """Of each number of one cell the place of the result that it is."""
-    by_place = {x.published_in: x for x in found}
+    That is its own table if it is not a copy.
+    """
+    by_table = {x.published_in: x for x in numbers}
     results = []
-    for x in found:
-        seen = {x.published_in}
-        while (place := named_place(x.origin)) and place in by_place and place not in seen:
-            seen.add(place)
-            x = by_place[place]
+    for x in numbers:
+        visited = {x.published_in}
+        while x.copied_from in by_table and x.copied_from not in visited:
+            visited.add(x.copied_from)
+            x = by_table[x.copied_from]
         results.append(x.published_in)
-    ranks = [KINDS.index(kind(x.origin) or "unknown") for x in found]
-    for i, x in enumerate(found):
-        if results[i] != x.published_in or kind(x.origin) == "run":
+    ranks = [_EVIDENCE_RANK[_kind(x)] for x in numbers]
+    for i, x in enumerate(numbers):
+        if results[i] != x.published_in or x.origin_kind is OriginKind.RUN:
             continue
-        same = [j for j, y in enumerate(found) if y.value == x.value and (ranks[j], j) < (ranks[i], i)]
+        same = [j for j, y in enumerate(numbers) if y.value == x.value and (ranks[j], j) < (ranks[i], i)]
         if same:
             results[i] = results[min(same, key=lambda j: (ranks[j], j))]
-    # a copy may have followed a number that has since joined another
-    joined = dict(zip((x.published_in for x in found), results, strict=True))
+    # a copy may have followed a number that was joined to another result only afterwards
+    joined = dict(zip((x.published_in for x in numbers), results, strict=True))
     return [joined[r] for r in results]
 
 
 def disagreements(
     teacher: str, student: str, method: str, dataset: str = "cifar100", metric: str = "top1"
 ) -> pd.DataFrame:
-    """Every printed value of a cell, results together, largest first: the columns of the registry and
+    """Return every published value of a cell, grouped by result, the largest first.
 
-    - `result`: PAPER/TABLE of the result that the number is (its own, if it is no copy),
-    - `copy`: whether it only prints that result again,
-    - `kind`: of its origin, one of `KINDS`.
+    The columns are those of the registry, and
 
-    `.attrs` has, in percentage points, `spread` (largest - smallest) over all and `spread_own` over the results that the printing paper
-    ran itself, and the counts `results` and `own`.
+    - `result`: PAPER/TABLE of the result that the number repeats (its own table if it is no copy),
+    - `copy`: whether it is a copy of that result,
+    - `kind`: the `OriginKind`.
+
+    `.attrs` has the counts `results` and `first_hand` (results that the publishing paper ran itself), and in
+    percentage points `spread` (largest minus smallest) of all values and `spread_first_hand` of the
+    first-hand results.
     """
     wanted = {"teacher": teacher, "student": student, "method": method}
-    found = [x for x in choose(**wanted, dataset=dataset, metric=metric) if x.value is not None]
-    results = _results(found)
-    frame = as_frame(found)
+    numbers = [x for x in choose(**wanted, dataset=dataset, metric=metric) if x.value is not None]
+    results = _results(numbers)
+    copies = [r != x.published_in for r, x in zip(results, numbers, strict=True)]
+    frame = as_frame(numbers)
     frame["result"] = pd.Series(results, dtype="string")
-    frame["copy"] = pd.Series(
-        [r != x.published_in for r, x in zip(results, found, strict=True)], dtype="bool"
-    )
-    frame["kind"] = pd.Series([kind(x.origin) or "unknown" for x in found], dtype="string")
-    heads = {x.published_in: x.value for x in found}
+    frame["copy"] = pd.Series(copies, dtype="bool")
+    frame["kind"] = pd.Series([str(_kind(x)) for x in numbers], dtype="string")
+    value_of = {x.published_in: x.value for x in numbers}
     order = sorted(
-        range(len(found)), key=lambda i: (-(heads[results[i]] or 0), results[i], bool(frame["copy"][i]), i)
+        range(len(numbers)), key=lambda i: (-(value_of[results[i]] or 0), results[i], copies[i], i)
     )
     frame = frame.iloc[order].reset_index(drop=True)
-    own = [
+    first_hand = [
         x.value
-        for x, r in zip(found, results, strict=True)
-        if r == x.published_in and kind(x.origin) == "run"
+        for x, copy in zip(numbers, copies, strict=True)
+        if not copy and x.origin_kind is OriginKind.RUN
     ]
     frame.attrs = {
-        "spread": _spread([x.value for x in found]),
-        "spread_own": _spread(own),
+        "spread": _spread([x.value for x in numbers]),
+        "spread_first_hand": _spread(first_hand),
         "results": len(set(results)),
-        "own": len(own),
+        "first_hand": len(first_hand),
     }
     return frame
 
@@ -122,77 +101,81 @@ def _spread(values: list[float | None]) -> float:
 def format_cell(
     teacher: str, student: str, method: str, dataset: str = "cifar100", metric: str = "top1"
 ) -> str:
-    """The text of `published --pair TEACHER:STUDENT --method METHOD`: a block a result, its copies, how far they differ, the errata."""
+    """Return the output of `published --pair TEACHER:STUDENT --method METHOD`.
+
+    One block a result with its copies and its differences from the benchmark's recipe; then the spread and
+    the errata.
+    """
     from tabulate import tabulate
 
     frame = disagreements(teacher, student, method, dataset, metric)
     if frame.empty:
-        others = sorted(
-            {x.method for x in choose(teacher=teacher, student=student, metric=metric) if x.value is not None}
-        )
-        of_pair = f"printed of this pair: {', '.join(others)}" if others else "nothing printed of this pair"
-        pairs = _pairs_with(teacher, student, method, dataset, metric)
-        elsewhere = f"; printed of {', '.join(pairs)}" if pairs else ""
-        return f"{teacher}:{student} {method} on {dataset}: no printed {metric}; {of_pair}{elsewhere}"
+        return _no_value(teacher, student, method, dataset, metric)
     rows = frame.to_dict("records")
     body = []
-    for head in (r for r in rows if not r["copy"]):
-        again = [r for r in rows if r["copy"] and r["result"] == head["result"]]
-        std = "" if pd.isna(head["std"]) else f" ± {head['std']:g}"
-        places = [f"{head['paper']}/{head['table']}", *(_again(r) for r in again)]
+    for result in (r for r in rows if not r["copy"]):
+        copies = [r for r in rows if r["copy"] and r["result"] == result["result"]]
+        std = "" if pd.isna(result["std"]) else f" ± {result['std']:g}"
         body.append(
             [
-                f"{_percent(head['value'])}{std}",
-                "" if pd.isna(head["n"]) else str(head["n"]),
-                head["rule"],
-                "\n".join(places),
-                _wrap(head["origin"], 34),
-                _wrap("; ".join(t for t in (head["recipe"], head["note"]) if t), 44),
-                _wrap(head["source"], 44),
+                f"{_percent(result['value'])}{std}",
+                "" if pd.isna(result["n"]) else str(result["n"]),
+                result["rule"],
+                "\n".join([f"{result['paper']}/{result['table']}", *(_copy_text(r) for r in copies)]),
+                _wrap(result["origin"], 34),
+                _wrap("; ".join(t for t in (result["recipe"], result["note"]) if t), 44),
+                _wrap(result["source"], 44),
             ]
         )
-    heads = [
-        "top-1" if metric == "top1" else "top-5",
-        "n",
-        "epoch",
-        "printed in",
-        "origin",
-        "differs",
-        "source",
+    top = "top-1" if metric == "top1" else "top-5"
+    heads = [top, "n", "epoch", "published in", "origin", "differs", "source"]
+    counts = frame.attrs
+    lines = [
+        f"{teacher}:{student} {method} on {dataset}",
+        "",
+        *tabulate(body, heads, disable_numparse=True).splitlines(),
+        "",
+        f"{_count(len(rows), 'published value')} of {_count(counts['results'], 'result')} (=: a copy of the "
+        "result, ~: some of its runs or another epoch of them; neither is new evidence)",
+        f"spread {counts['spread']:.2f} over all, {counts['spread_first_hand']:.2f} over the "
+        f"{counts['first_hand']} that the publishing paper ran itself",
     ]
-    text = f"{teacher}:{student} {method} on {dataset}\n\n"
-    text += tabulate(body, heads, disable_numparse=True)
-    text += f"\n\n{_count(len(rows), 'printed value')} of {_count(frame.attrs['results'], 'result')}"
-    text += " (=: the same result printed again, ~: some of its runs or another epoch of them; neither is new evidence)"
-    text += f"\nspread {frame.attrs['spread']:.2f} over all"
-    text += (
-        f", {frame.attrs['spread_own']:.2f} over the {frame.attrs['own']} that the printing paper ran itself"
-    )
     if pairs := _pairs_with(teacher, student, method, dataset, metric):
-        text += f"\nprinted in the columns of pairs too: {', '.join(pairs)}"
-    return "\n".join([text, *_errata_lines(teacher, student, method, dataset, metric)])
+        lines.append(f"also published in the columns of {', '.join(pairs)}")
+    return "\n".join([*lines, *_errata_lines(teacher, student, method, dataset, metric)])
+
+
+def _no_value(teacher: str, student: str, method: str, dataset: str, metric: str) -> str:
+    """Say that a cell has no published value, and name those of its pair and of its method."""
+    text = f"{teacher}:{student} {method} on {dataset}: no published {metric}"
+    of_pair = choose(teacher=teacher, student=student, metric=metric)
+    methods = sorted({x.method for x in of_pair if x.value is not None})
+    text += f"; published of this pair: {', '.join(methods) or 'nothing'}"
+    pairs = _pairs_with(teacher, student, method, dataset, metric)
+    return text + (f"; published of {', '.join(pairs)}" if pairs else "")
 
 
 def _pairs_with(teacher: str, student: str, method: str, dataset: str, metric: str) -> list[str]:
-    """The pairs of the one network whose other is asked for as `none`, that have a printed value of the method: papers print a plain student
-    (or teacher) in every column that it is in. Empty where both networks are named."""
+    """Return the pairs with a published value of the method that contain the one named network.
+
+    Papers print a plain student or teacher in the columns of all its pairs. Empty if both networks are named.
+    """
     if NONE not in (teacher, student):
         return []
     named = {"student": student} if teacher == NONE else {"teacher": teacher}
-    found = choose(**named, method=method, dataset=dataset, metric=metric)
-    return sorted(
-        {f"{x.teacher}:{x.student}" for x in found if x.value is not None} - {f"{teacher}:{student}"}
-    )
+    numbers = choose(**named, method=method, dataset=dataset, metric=metric)
+    pairs = {f"{x.teacher}:{x.student}" for x in numbers if x.value is not None}
+    return sorted(pairs - {f"{teacher}:{student}"})
 
 
-def _again(row: dict[Any, Any]) -> str:
-    """The place of a number that is no result of its own; of a part the value too, which is another."""
-    place = f"{row['paper']}/{row['table']}"
-    return f"~ {place} {_percent(row['value'])}" if row["kind"] == "part" else f"= {place}"
+def _copy_text(row: dict[Any, Any]) -> str:
+    """Name the table of a copy. For a part of a result, add its value, which differs from the whole."""
+    table = f"{row['paper']}/{row['table']}"
+    return f"~ {table} {_percent(row['value'])}" if row["kind"] == OriginKind.PART else f"= {table}"
 
 
 def _percent(value: float) -> str:
-    """At least two decimals, as the papers print them; more where a source has more."""
+    """Format with two decimals, as in the papers, or with more where a source has more."""
     return f"{value:.2f}" if round(value, 2) == value else f"{value:g}"
 
 
@@ -201,14 +184,12 @@ def _wrap(text: str, width: int) -> str:
 
 
 def _errata_lines(teacher: str, student: str, method: str, dataset: str, metric: str) -> list[str]:
-    found = choose(teacher=teacher, student=student, method=method, dataset=dataset, metric=metric)
-    lines = {
-        f"erratum ({e['paper'] or 'any'}): {e['what']} [{e['source']}]": None
-        for x in found
-        for e in errata_of(x)
-    }
-    return list(lines)
+    numbers = choose(teacher=teacher, student=student, method=method, dataset=dataset, metric=metric)
+    lines = [
+        f"erratum ({e['paper'] or 'any'}): {e['what']} [{e['source']}]" for x in numbers for e in errata_of(x)
+    ]
+    return list(dict.fromkeys(lines))
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,9 +1,10 @@
-"""Reads the registry: every table below this folder, and below the folders that a user adds to it."""
+"""Read the registry: the tables that come with the project, and those in folders that a user adds."""
 
 from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -12,10 +13,11 @@ from results.published.schema import (
     COLUMNS,
     ERRATA_COLUMNS,
     FLOATS,
-    HERE,
-    WHOLES,
+    INTEGERS,
+    NUMBERS,
     PublishedError,
     PublishedNumber,
+    erratum_applies,
     parse,
     read_rows,
     table_files,
@@ -27,32 +29,44 @@ _Stamp = tuple[tuple[Path, int, int], ...]
 
 
 def add_folder(path: str | os.PathLike[str]) -> None:
-    """Adds a folder of tables to the registry, for this process. Raises `PublishedError` if there is none."""
+    """Add a folder of tables to the registry of this process.
+
+    Raises `PublishedError` if it does not exist.
+    """
     folder = _folder(str(path), "add_folder")
     if folder not in _added:
         _added.append(folder)
 
 
 def folders() -> tuple[Path, ...]:
-    """This folder, those of KD_PUBLISHED (separated as PATH is), and those of `add_folder`."""
+    """Return the folders of the registry.
+
+    They are the project's, those in KD_PUBLISHED (separated as in PATH), and those of `add_folder`.
+    """
     named = [_folder(p, VARIABLE) for p in os.environ.get(VARIABLE, "").split(os.pathsep) if p]
-    return tuple(dict.fromkeys((HERE, *named, *_added)))
+    return tuple(dict.fromkeys((NUMBERS, *named, *_added)))
 
 
-def _folder(text: str, who: str) -> Path:
+def _folder(text: str, named_by: str) -> Path:
     folder = Path(text).expanduser()
     if not folder.is_dir():
-        raise PublishedError(f"{who}: no folder {folder}; allowed: folders of CSV files")
+        raise PublishedError(f"{named_by}: there is no folder {folder}; name a folder of CSV files")
     return folder.resolve()
 
 
 def _stamp(paths: list[Path]) -> _Stamp:
-    """Files with their times and sizes: what is cached by it is read again once a file has changed."""
+    """Return the files with their times and sizes.
+
+    Used as a cache key, so that a changed file is read again.
+    """
     return tuple((p, p.stat().st_mtime_ns, p.stat().st_size) for p in paths)
 
 
 def numbers() -> tuple[PublishedNumber, ...]:
-    """All printed numbers, in the order of the files. A blank gives way to a value for the same cell of the same table in an added folder."""
+    """Return all published numbers, in the order of the files.
+
+    A blank cell is replaced by the value that another folder has for the same cell of the same table.
+    """
     return _numbers(_tables_stamp())
 
 
@@ -62,9 +76,9 @@ def _tables_stamp() -> _Stamp:
 
 @functools.lru_cache(maxsize=4)
 def _numbers(stamp: _Stamp) -> tuple[PublishedNumber, ...]:
-    found = [parse(path, line, row) for path, _, _ in stamp for line, row in read_rows(path)]
-    known = {(x.published_in, *x.cell) for x in found if x.value is not None}
-    return tuple(x for x in found if x.value is not None or (x.published_in, *x.cell) not in known)
+    every = [parse(path, line, row) for path, _, _ in stamp for line, row in read_rows(path)]
+    with_value = {(x.published_in, *x.cell) for x in every if x.value is not None}
+    return tuple(x for x in every if x.value is not None or (x.published_in, *x.cell) not in with_value)
 
 
 @functools.lru_cache(maxsize=4)
@@ -72,30 +86,33 @@ def _frame(stamp: _Stamp) -> pd.DataFrame:
     return as_frame(_numbers(stamp))
 
 
-def as_frame(found: list[PublishedNumber] | tuple[PublishedNumber, ...]) -> pd.DataFrame:
-    """Numbers as a DataFrame with the columns `COLUMNS`: floats, nullable whole numbers, strings."""
-    kinds = {c: "float64" if c in FLOATS else "Int64" if c in WHOLES else "string" for c in COLUMNS}
-    return pd.DataFrame([[getattr(x, c) for c in COLUMNS] for x in found], columns=list(COLUMNS)).astype(
-        kinds
-    )
+def as_frame(chosen: Sequence[PublishedNumber]) -> pd.DataFrame:
+    """Return numbers as a DataFrame with the columns `COLUMNS`: floats, nullable integers, strings."""
+    types = {c: "float64" if c in FLOATS else "Int64" if c in INTEGERS else "string" for c in COLUMNS}
+    rows = [[getattr(x, c) for c in COLUMNS] for x in chosen]
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(types)
 
 
 def load() -> pd.DataFrame:
-    """All printed numbers as a DataFrame with the columns `COLUMNS` (a copy: change it as you like)."""
+    """Return all published numbers as a DataFrame with the columns `COLUMNS`.
+
+    It is a copy that you may change.
+    """
     return _frame(_tables_stamp()).copy()
 
 
 def papers() -> tuple[str, ...]:
+    """Return the papers of the registry, sorted."""
     return tuple(sorted({x.paper for x in numbers()}))
 
 
 def tables(paper: str) -> tuple[str, ...]:
-    """The tables of a paper that are in the registry; none for a paper that is not."""
+    """Return the tables that the registry has of a paper, sorted; none for an unknown paper."""
     return tuple(sorted({x.table for x in numbers() if x.paper == paper}))
 
 
 def choose(**wanted: str | None) -> list[PublishedNumber]:
-    """The numbers whose columns equal all that is given; None fits everything."""
+    """Return the numbers whose columns equal all the given values; None matches everything."""
     return [x for x in numbers() if all(w is None or getattr(x, k) == w for k, w in wanted.items())]
 
 
@@ -108,7 +125,7 @@ def cells(
     dataset: str | None = "cifar100",
     metric: str | None = "top1",
 ) -> pd.DataFrame:
-    """The printed numbers that fit all that is given, as a DataFrame; None fits everything."""
+    """Return the published numbers that match all the given values; None matches everything."""
     wanted = {"paper": paper, "table": table, "teacher": teacher, "student": student, "method": method}
     return as_frame(choose(**wanted, dataset=dataset, metric=metric))
 
@@ -122,19 +139,22 @@ def value(
     dataset: str = "cifar100",
     metric: str = "top1",
 ) -> PublishedNumber | None:
-    """One printed number, None if the table has no such cell (a blank cell is a number whose `value` is None)."""
+    """Return one published number, None if the table has no such cell.
+
+    For a blank cell the number's `value` is None.
+    """
     wanted = {"paper": paper, "table": table, "teacher": teacher, "student": student, "method": method}
-    found = choose(**wanted, dataset=dataset, metric=metric)
-    return found[0] if found else None
+    return next(iter(choose(**wanted, dataset=dataset, metric=metric)), None)
 
 
 def errata() -> tuple[dict[str, str], ...]:
-    """What is known to be wrong or misleading in print, recorded and never silently corrected in the tables.
+    """Return what is known to be wrong or misleading in the papers.
 
-    Keys `ERRATA_COLUMNS`; a blank paper, table, teacher, student or method fits any.
+    The tables themselves keep the published digits. The keys are `ERRATA_COLUMNS`. A blank paper, table,
+    teacher, student or method matches any.
     """
-    found = [folder / "errata.csv" for folder in folders()]
-    return _errata(_stamp([p for p in found if p.is_file()]))
+    files = [folder / "errata.csv" for folder in folders()]
+    return _errata(_stamp([p for p in files if p.is_file()]))
 
 
 @functools.lru_cache(maxsize=4)
@@ -143,6 +163,5 @@ def _errata(stamp: _Stamp) -> tuple[dict[str, str], ...]:
 
 
 def errata_of(number: PublishedNumber) -> list[dict[str, str]]:
-    """The errata that speak of a number."""
-    own = {c: getattr(number, c) for c in ERRATA_COLUMNS[:5]}
-    return [e for e in errata() if all(not e[c] or e[c] == w for c, w in own.items())]
+    """Return the errata that are about a number."""
+    return [e for e in errata() if erratum_applies(e, number)]

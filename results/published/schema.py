@@ -1,32 +1,84 @@
-"""One printed number, and the CSV files that hold them: columns, types, errors that say file and line."""
+"""One published number, and the format of the CSV files that hold them."""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
+from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-HERE = Path(__file__).resolve().parent
+NUMBERS = Path(__file__).resolve().parent / "numbers"
+"""The tables that come with the project."""
+
 RULES = ("last", "best", "unknown")
 METRICS = ("top1", "top5")
 
 
 class PublishedError(ValueError):
-    """A file of the registry is wrong: one line with file, line, what is wrong and what is allowed."""
+    """A file of the registry is wrong.
+
+    The message is one line: file, line, what is wrong, what to write instead.
+    """
+
+
+class OriginKind(StrEnum):
+    """Who ran the trainings behind a published number. In order, the best evidence first."""
+
+    RUN = "run"
+    """The paper that publishes the number."""
+    SECOND_HAND = "second-hand"
+    """The number was read where somebody quotes it, not in the original."""
+    DERIVED = "derived"
+    """Nobody: the number was worked out from other published numbers."""
+    UNKNOWN = "unknown"
+    """The source does not say."""
+    COPY = "copy"
+    """Another paper, in a table that the registry has as well."""
+    PART = "part"
+    """A table of the registry has the whole result; this is one of its runs, or another epoch of them."""
+
+
+class Origin(NamedTuple):
+    """The column `origin`, taken apart."""
+
+    kind: OriginKind | None
+    """None for a text that begins like no known kind."""
+    table: str
+    """The PAPER/TABLE that a copy or a part comes from, "" for other kinds."""
+
+
+ORIGINS = (
+    "run by ..., copied from PAPER/TABLE, derived: ..., second-hand: ..., unknown: ..., part of PAPER/TABLE"
+)
+_BEGINNINGS = {
+    "run by ": OriginKind.RUN,
+    "copied from ": OriginKind.COPY,
+    "derived: copied from ": OriginKind.COPY,
+    "derived: ": OriginKind.DERIVED,
+    "second-hand: ": OriginKind.SECOND_HAND,
+    "unknown: ": OriginKind.UNKNOWN,
+    "part of ": OriginKind.PART,
+}
+
+
+def parse_origin(text: str) -> Origin:
+    """Take the column `origin` apart."""
+    for beginning, kind in _BEGINNINGS.items():
+        if text.startswith(beginning):
+            has_table = kind in (OriginKind.COPY, OriginKind.PART)
+            table = text.removeprefix(beginning).split(":")[0].strip() if has_table else ""
+            return Origin(kind, table)
+    return Origin(None, "")
 
 
 @dataclass(frozen=True)
 class PublishedNumber:
-    """One printed number.
-
-    value, std: percent of the test set (value None: printed blank, N/A, or not to be had); n: runs behind it; epochs: length of
-    the training (None where no source says it); rule: the epoch that was reported; origin: who ran it; recipe: how its training
-    differs from the benchmark's ("" if nothing speaks against comparing); source: where it was read.
-    """
+    """One number of a published table, with its provenance. The fields are the columns of the CSV files."""
 
     paper: str
     year: int | None
@@ -37,33 +89,59 @@ class PublishedNumber:
     student: str
     method: str
     value: float | None
+    """Percent of the test set. None: the table has a blank or N/A here, or the number could not be
+    obtained.
+    """
     std: float | None
     n: int | None
+    """Number of runs behind `value`."""
     epochs: int | None
+    """Length of the training. None where no source says it."""
     rule: str
+    """The epoch that was reported, one of `RULES`."""
     origin: str
+    """Who ran the trainings, in one of the forms of `ORIGINS`."""
     recipe: str
+    """How the training differs from the benchmark's; "" if nothing speaks against a comparison."""
     source: str
+    """Where the number was read."""
     note: str
 
     @property
     def published_in(self) -> str:
-        """The printed table that it stands in, as in `copied from PLACE`."""
+        """The published table as PAPER/TABLE."""
         return f"{self.paper}/{self.table}"
 
     @property
     def cell(self) -> tuple[str, ...]:
-        """What the number is of, whoever prints it."""
+        """What was measured, whichever paper publishes it."""
         return self.dataset, self.metric, self.teacher, self.student, self.method
+
+    @cached_property
+    def origin_kind(self) -> OriginKind | None:
+        """Who ran the trainings; None if `origin` begins like no known kind."""
+        return parse_origin(self.origin).kind
+
+    @cached_property
+    def copied_from(self) -> str:
+        """The PAPER/TABLE that a copy or a part comes from, "" for other kinds."""
+        return parse_origin(self.origin).table
 
 
 COLUMNS = tuple(f.name for f in fields(PublishedNumber))
-FLOATS, WHOLES = ("value", "std"), ("year", "n", "epochs")
+FLOATS, INTEGERS = ("value", "std"), ("year", "n", "epochs")
 ERRATA_COLUMNS = ("paper", "table", "teacher", "student", "method", "what", "source")
+ERRATA_KEYS = ERRATA_COLUMNS[:5]
+"""The columns of an erratum that say which numbers it is about; blank means any."""
+
+
+def erratum_applies(erratum: Mapping[str, str], number: PublishedNumber) -> bool:
+    """Whether an erratum is about a number."""
+    return all(not erratum[c] or erratum[c] == getattr(number, c) for c in ERRATA_KEYS)
 
 
 def table_files(folder: Path) -> list[Path]:
-    """The tables of a folder, sorted (curves and errata are no tables)."""
+    """Return the table files below a folder, sorted. Errata and curves are not tables."""
     return sorted(
         p
         for p in folder.rglob("*.csv")
@@ -72,15 +150,18 @@ def table_files(folder: Path) -> list[Path]:
 
 
 def read_rows(path: Path, columns: tuple[str, ...] = COLUMNS) -> Iterator[tuple[int, dict[str, str]]]:
-    """`(line, row)` of one file, all text, stripped. Lines before the header that begin with # are comments.
+    """Yield `(line number, row)` of one file; the values are stripped text.
 
-    Raises `PublishedError` for columns that are not `columns`, a row of another length, and text that is not UTF-8.
+    Lines before the header may be # comments.
+
+    Raises `PublishedError` for missing or unknown columns, a row of another length, and text that is not
+    UTF-8.
     """
     try:
         # -sig: spreadsheets write a byte-order mark
         lines = io.StringIO(path.read_bytes().decode("utf-8-sig")).readlines()
     except UnicodeDecodeError as error:
-        raise PublishedError(f"{path}:1: not UTF-8 ({error.reason}); allowed: a CSV file in UTF-8") from None
+        raise PublishedError(f"{path}:1: not UTF-8 ({error.reason}); save the file as UTF-8") from None
     comments = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
     reader = csv.DictReader(lines[comments:], strict=True)
     allowed = f"allowed: {', '.join(columns)}"
@@ -94,26 +175,30 @@ def read_rows(path: Path, columns: tuple[str, ...] = COLUMNS) -> Iterator[tuple[
         for row in reader:
             line = comments + reader.line_num
             if None in row or None in row.values():
-                much = "more" if None in row else "fewer"
+                more_or_fewer = "more" if None in row else "fewer"
                 raise PublishedError(
-                    f"{path}:{line}: {much} fields than columns; allowed: {len(columns)}, text that holds a comma in double quotes"
+                    f"{path}:{line}: {more_or_fewer} fields than the {len(columns)} columns; "
+                    "put text that contains a comma in double quotes"
                 )
             yield line, {c: row[c].strip() for c in columns}
     except csv.Error as error:
         raise PublishedError(
-            f"{path}:{comments + reader.line_num}: {error}; allowed: comma-separated fields"
+            f"{path}:{comments + reader.line_num}: not comma-separated values ({error})"
         ) from None
 
 
 def parse(path: Path, line: int, row: dict[str, str]) -> PublishedNumber:
-    """A row with its types. Raises `PublishedError` for text that is no finite number, or an unknown rule."""
+    """Convert a row to its types.
+
+    Raises `PublishedError` for text that is not a finite number, or an unknown rule.
+    """
     typed: dict[str, Any] = dict(row)
-    for name in (*FLOATS, *WHOLES):
-        kind, allowed = (
+    for name in (*FLOATS, *INTEGERS):
+        convert, allowed = (
             (float, "a number with a decimal point") if name in FLOATS else (int, "a whole number")
         )
         try:
-            typed[name] = kind(row[name]) if row[name] else None
+            typed[name] = convert(row[name]) if row[name] else None
             if typed[name] is not None and not math.isfinite(typed[name]):
                 raise ValueError
         except ValueError:

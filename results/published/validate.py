@@ -1,17 +1,19 @@
-"""Checks the registry: names, ranges, duplicates, sources, and that copied rows equal what they were copied from."""
+"""Check the registry: names, ranges, duplicates, sources, and that copies equal their originals."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-from results.published.evidence import ORIGINS, kind, named_place
 from results.published.reader import folders
 from results.published.schema import (
     ERRATA_COLUMNS,
-    HERE,
     METRICS,
+    NUMBERS,
+    ORIGINS,
+    OriginKind,
     PublishedError,
     PublishedNumber,
     parse,
@@ -20,70 +22,83 @@ from results.published.schema import (
 )
 
 NETWORKS = (
+    *("resnet8", "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet8x4"),
     *(
-        "resnet8",
-        "resnet14",
-        "resnet20",
-        "resnet32",
-        "resnet44",
-        "resnet56",
-        "resnet110",
-        "resnet8x4",
         "resnet32x4",
+        "wrn_16_1",
+        "wrn_16_2",
+        "wrn_40_1",
+        "wrn_40_2",
+        "vgg8",
+        "vgg11",
+        "vgg13",
+        "vgg16",
+        "vgg19",
     ),
-    *("wrn_16_1", "wrn_16_2", "wrn_40_1", "wrn_40_2", "vgg8", "vgg11", "vgg13", "vgg16", "vgg19"),
     *("ResNet50", "MobileNetV2", "ShuffleV1", "ShuffleV2", "ResNet18", "ResNet34", "none"),
 )
-"""Names whose other spellings are mistakes. Other networks are free to be: a user's table may be of any."""
+"""Names of which other spellings count as mistakes. Any other network is allowed."""
+
 DATASETS = ("cifar100", "imagenet", "cifar10")
 
 _SLUG = re.compile(r"[a-z0-9][a-z0-9+-]*")
 _METHOD = re.compile(r"[a-z0-9][a-z0-9+*_-]*(\[[a-z0-9=./-]+\])?(\+[a-z0-9+*_-]+)?")
 _NETWORK = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 
-_Found = list[tuple[str, PublishedNumber]]
+
+class _Line(NamedTuple):
+    """A line of a file, shown as `file:line`."""
+
+    file: Path
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.number}"
+
+
+_Located = list[tuple[_Line, PublishedNumber]]
 
 
 def validate(folder: Path | None = None) -> list[str]:
-    """One line a problem (`file:line: what; allowed: ...`), [] if all is sound.
+    """Return one line a problem (`file:line: what; allowed: ...`), [] if there is none.
 
-    folder: checks the tables of that folder alone; None checks the registry with all folders that were added to it. Copies may be of
-    any table of the folder or the registry.
+    folder: check only the tables of this folder. None: check the registry with all folders that were added to
+    it. A row may be a copy from any table of the folder or the registry.
     """
     checked = folders() if folder is None else (Path(folder),)
     problems: list[str] = []
-    found: _Found = []
-    for place in checked:
-        found += _read(place, problems)
-    registry = found if folder is None else [*found, *_read(HERE, [])]
-    values = {(x.published_in, *x.cell): x for _, x in reversed(registry)}
-    for where, x in found:
-        problems += [f"{where}: {what}" for what in (*_of_one(x), *_of_copy(x, values))]
-    problems += _duplicates(found)
-    problems += _top5_below_top1(found)
-    for place in checked:
-        problems += _of_errata(place, {x.paper for _, x in registry})
+    numbers: _Located = []
+    for each in checked:
+        numbers += _read(each, problems)
+    registry = numbers if folder is None else [*numbers, *_read(NUMBERS, [])]
+    by_cell = {(x.published_in, *x.cell): x for _, x in reversed(registry)}
+    for line, x in numbers:
+        problems += [f"{line}: {what}" for what in (*_of_one(x), *_of_copy(x, by_cell))]
+    problems += _duplicates(numbers)
+    problems += _top5_below_top1(numbers)
+    for each in checked:
+        problems += _of_errata(each, {x.paper for _, x in registry})
     return problems
 
 
-def _read(folder: Path, problems: list[str]) -> _Found:
-    """The numbers of a folder with their places; what cannot be read goes to `problems`."""
-    found: _Found = []
+def _read(folder: Path, problems: list[str]) -> _Located:
+    """Return the numbers of a folder with their lines. What cannot be read is added to `problems`."""
+    numbers: _Located = []
     for path in table_files(folder):
-        where = path.relative_to(folder) if folder == HERE else path
+        shown = path.relative_to(folder) if folder == NUMBERS else path
         try:
             for line, row in read_rows(path):
                 try:
-                    found.append((f"{where}:{line}", parse(path, line, row)))
+                    numbers.append((_Line(shown, line), parse(path, line, row)))
                 except PublishedError as error:
                     problems.append(str(error))
         except PublishedError as error:
             problems.append(str(error))
-    return found
+    return numbers
 
 
 def _of_one(x: PublishedNumber) -> Iterator[str]:
-    """What is wrong with a number by itself."""
+    """Yield what is wrong with a number by itself."""
     for column in ("paper", "table", "dataset"):
         text = getattr(x, column)
         if not _SLUG.fullmatch(text):
@@ -101,67 +116,64 @@ def _of_one(x: PublishedNumber) -> Iterator[str]:
     if not _METHOD.fullmatch(x.method):
         yield f"method '{x.method}'; allowed: lower case, a+b for a combination, [..] for a variant"
     if x.value is None and not x.note:
-        yield "value is blank and no note says why"
+        yield "value is blank and the note is too; say in the note why there is no value"
     if x.value is not None and not 1 <= x.value <= 100:
         yield f"value {x.value}; allowed: 1 to 100 percent"
     if x.std is not None and not 0 <= x.std <= 10:
         yield f"std {x.std}; allowed: 0 to 10 percentage points"
     if x.std is not None and x.value is None:
-        yield f"std {x.std} of a blank value; allowed: blank"
+        yield f"std {x.std} of a blank value; leave it blank"
     if x.n is not None and not 1 <= x.n <= 1000:
         yield f"n {x.n}; allowed: 1 to 1000 runs"
     if x.epochs is not None and not 1 <= x.epochs <= 10000:
         yield f"epochs {x.epochs}; allowed: 1 to 10000, or blank"
     if x.year is None and not x.note:
-        yield "year is blank and no note says why"
+        yield "year is blank and the note is too; say in the note why there is no year"
     if x.year is not None and not 2010 <= x.year <= 2100:
-        yield f"year {x.year}; allowed: the year of the paper"
+        yield f"year {x.year}; allowed: 2010 to 2100"
     if not x.source:
-        yield "no source"
-    if kind(x.origin) is None:
+        yield "source is blank; say where the number was read"
+    if x.origin_kind is None:
         yield f"origin '{x.origin}'; allowed: {ORIGINS}"
 
 
 def _misspelt(column: str, text: str, known: tuple[str, ...]) -> Iterator[str]:
-    """A name that differs from a known one by case, - or _ only."""
+    """Yield a problem if a name differs from a known one only by case, - or _."""
     plain = {re.sub(r"[-_ ]", "", k.lower()): k for k in known}
     meant = plain.get(re.sub(r"[-_ ]", "", text.lower()))
     if meant is not None and meant != text:
         yield f"{column} '{text}'; allowed: {meant}"
 
 
-def _of_copy(x: PublishedNumber, values: dict[tuple[str, ...], PublishedNumber]) -> Iterator[str]:
-    """Whether a copied number is what stands where it was copied from: value and reporting rule."""
-    place = named_place(x.origin)
-    if place is None:
+def _of_copy(x: PublishedNumber, by_cell: dict[tuple[str, ...], PublishedNumber]) -> Iterator[str]:
+    """Yield the differences between a copied number and its original: the value or the reporting rule."""
+    if not x.copied_from:
         return
-    original = values.get((place, *x.cell))
+    original = by_cell.get((x.copied_from, *x.cell))
     if original is None:
-        yield f"{x.origin}, but that table has no such cell"
-    elif kind(x.origin) == "copy" and original.value != x.value:
-        yield f"{x.value} is {x.origin}, where it is {original.value}"
-    elif kind(x.origin) == "copy" and original.rule != x.rule:
-        yield f"rule '{x.rule}' of a number that is {x.origin}; allowed: {original.rule}, the rule there"
+        yield f"origin is '{x.origin}', but that table has no such cell"
+    elif x.origin_kind is OriginKind.COPY and original.value != x.value:
+        yield f"value {x.value} is {x.origin}, where it is {original.value}"
+    elif x.origin_kind is OriginKind.COPY and original.rule != x.rule:
+        yield f"rule '{x.rule}' of a number that is {x.origin}, where the rule is {original.rule}"
 
 
-def _duplicates(found: _Found) -> Iterator[str]:
-    """Cells that a table has twice. A value may fill in the blank of another folder."""
-    places: dict[tuple[str, ...], tuple[str, PublishedNumber]] = {}
-    for where, x in found:
-        first_where, first = places.setdefault((x.published_in, *x.cell), (where, x))
-        fills_in = (
-            first.value is None and x.value is not None and first_where.split(":")[0] != where.split(":")[0]
-        )
+def _duplicates(numbers: _Located) -> Iterator[str]:
+    """Yield the cells that a table has twice. A value may fill in a blank of another file."""
+    first_of: dict[tuple[str, ...], tuple[_Line, PublishedNumber]] = {}
+    for line, x in numbers:
+        first_line, first = first_of.setdefault((x.published_in, *x.cell), (line, x))
+        fills_in = first.value is None and x.value is not None and first_line.file != line.file
         if first is not x and not fills_in:
-            yield f"{where}: the same cell as {first_where}"
+            yield f"{line}: the same cell as {first_line}"
 
 
-def _top5_below_top1(found: _Found) -> Iterator[str]:
-    cells = {(x.published_in, *x.cell): x.value for _, x in found}
-    for where, x in found:
+def _top5_below_top1(numbers: _Located) -> Iterator[str]:
+    cells = {(x.published_in, *x.cell): x.value for _, x in numbers}
+    for line, x in numbers:
         top5 = cells.get((x.published_in, x.dataset, "top5", *x.cell[2:]))
         if x.metric == "top1" and x.value is not None and top5 is not None and top5 < x.value:
-            yield f"{where}: top1 {x.value} is above top5 {top5} of the same cell"
+            yield f"{line}: top1 {x.value} is above top5 {top5} of the same cell"
 
 
 def _of_errata(folder: Path, papers: set[str]) -> Iterator[str]:
@@ -171,7 +183,7 @@ def _of_errata(folder: Path, papers: set[str]) -> Iterator[str]:
     try:
         for line, row in read_rows(path, ERRATA_COLUMNS):
             if row["paper"] and row["paper"] not in papers:
-                yield f"{path}:{line}: paper '{row['paper']}' has no table here"
+                yield f"{path}:{line}: paper '{row['paper']}' has no table in the registry"
             if not row["what"] or not row["source"]:
                 yield f"{path}:{line}: what or source is blank"
     except PublishedError as error:

@@ -21,8 +21,8 @@
     for (const td of document.querySelectorAll("td.g-delta")) counts[td.dataset.verdict] = (counts[td.dataset.verdict] || 0) + 1;
     for (const b of form.querySelectorAll("[data-count]")) b.textContent = counts[b.dataset.count] || 0;
   };
-  const stop = (section) => {
-    // the one button of a table that Tab reaches must be one that the filters leave
+  const setTabStop = (section) => {
+    // Tab reaches one button of a table; it must be one that the filters still show
     const all = [...section.querySelectorAll("td.g-delta button")], left = all.filter((b) => !b.closest("tr").hidden && !b.closest("td").classList.contains("off"));
     const now = all.find((b) => b.tabIndex === 0), next = left.includes(now) ? now : left[0];
     for (const b of all) b.tabIndex = b === next ? 0 : -1;
@@ -45,7 +45,7 @@
         row.hidden = inRow === 0 || (method !== "" && !row.dataset.method.includes(method));
         if (row.hidden) closeAfter(row); else inSection += inRow;
       }
-      stop(section);
+      setTabStop(section);
       for (const figure of section.querySelectorAll("figure[data-pair]")) figure.hidden = pair !== "" && figure.dataset.pair !== pair;
       section.hidden = (table !== "" && section.dataset.table !== table) || inSection === 0;
       if (!section.hidden) matches += inSection;
@@ -99,17 +99,17 @@
     const div = make("div", null, { class: "panel", role: "region", "aria-label": "details" });
     const close = make("button", "Close", { type: "button", class: "close" });
     close.addEventListener("click", () => { toggle(button); button.focus(); });
-    const rule = { last: "last epoch", best: "best epoch (chosen on the test set)", both: "not known: last and best are judged" }[c.rule];
+    const rule = { last: "last epoch", best: "best epoch (chosen on the test set)", both: "not known: last and best are both judged" }[c.rule];
     div.append(close, make("h3", `${c.label}, ${c.pair.replace(":", " → ")}: ${c.verdict}`));
     if (c.reason) div.append(make("p", c.reason));
     const columns = make("div", null, { class: "columns" });
     columns.append(part("Comparison", list([
       ["method", `${c.method}, protocol ${c.protocol}`], ["epoch that counts", rule], ["regenerated, last", c.last], ["regenerated, best (on the test set)", c.best],
-      ["seeds done", `${c.n} of ${c.seeds}`], ["published", c.published === null ? "nothing printed" : c.published],
-      ["published n", c.published === null ? "" : c.published_n === null ? "not printed" : c.published_n], ["difference", c.delta === null ? "" : signed(c.delta)],
+      ["seeds done", `${c.n} of ${c.seeds}`], ["published", c.published === null ? "not published" : c.published],
+      ["published n", c.published === null ? "" : c.published_n === null ? "not stated" : c.published_n], ["difference", c.delta === null ? "" : signed(c.delta)],
       ["agrees within", c.band === null ? "" : "±" + fixed(c.band, 2)], ["assumed", c.assumed.join("; ")], ["notes", c.notes.join("; ")],
     ])));
-    columns.append(part("Provenance of the printed number", list([["printed in", c.printed_in || "–"], ["origin", c.origin], ["source", c.source]])));
+    columns.append(part("Provenance of the published number", list([["published in", c.published_in || "–"], ["origin", c.origin], ["source", c.source]])));
     const done = c.runs.filter((r) => r.curve);
     if (done.length) columns.append(...curves(c, done));
     div.append(columns);
@@ -121,9 +121,9 @@
     const teachers = [...new Set(c.runs.map((r) => r.teacher_key).filter(Boolean))];
     if (teachers.length) div.append(make("p", "Teacher: " + teachers.join(", "), { class: "meta" }));
     const verdicts = c.runs.flatMap((r) => (r.curve_verdicts || []).map((v) => [r.seed, v.run, v.epochs ? "1 to " + v.epochs : "", v.verdict, v.reason]));
-    if (verdicts.length) div.append(part("Curve beside published curves", table(["seed", "published run", "epochs", "verdict", ""], verdicts)));
-    if (c.paired.length) div.append(part("Against the other methods of this column, paired by seed", table(
-      ["minus", "seeds", "difference", "95% interval", "seeds that would settle it"], c.paired.map((p) => [p.label, p.n, p.mean, p.interval, p.needed]))));
+    if (verdicts.length) div.append(part("Curve compared with published curves", table(["seed", "published run", "epochs", "verdict", ""], verdicts)));
+    if (c.paired.length) div.append(part("Compared with the other methods of this column, paired by seed", table(
+      ["minus", "seeds", "difference", "95% interval", "seeds needed to decide"], c.paired.map((p) => [p.label, p.n, p.mean, p.interval, p.needed]))));
     const settings = Object.entries(c.settings);
     if (settings.length) {
       const fold = make("details");
@@ -135,7 +135,7 @@
 
   // --- curves ------------------------------------------------------------------------------------------------------------
   const curves = (c, runs) => {
-    const theirs = c.curves ? data.published[c.curves] : {};
+    const theirs = c.curves ? data.published_curves[c.curves] : {};
     return [["test_acc", "Test top-1 (%) by epoch"], ["train_loss", "Train loss (mean of the total) by epoch"]].map(([field, title]) => {
       const lines = runs.map((r) => ({ curve: r.curve, css: "mine" }));
       for (const curve of Object.values(theirs)) lines.push({ curve, css: "theirs" });
@@ -164,7 +164,7 @@
     return svg;
   };
 
-  // --- keys: one stop of Tab a table, arrows between its cells -----------------------------------------------------------------
+  // --- keys: Tab reaches one button of a table, arrow keys move between its cells -----------------------------------------------------------------
   for (const grid of document.querySelectorAll("table.grid")) {
     for (const row of grid.rows) for (const g of ["ours", "published", "delta"]) row.querySelector(`.g-${g}`)?.classList.add("g-first");
     grid.addEventListener("click", (event) => {
@@ -197,7 +197,7 @@
     button.focus();
   };
 
-  // --- paper: the notes that the table's numbers point to are printed with it ------------------------------------------------
+  // --- print: unfold the notes that a table refers to, so that they are on the paper too ------------------------------------------------
   let opened = [];
   window.addEventListener("beforeprint", () => {
     opened = [...document.querySelectorAll("details:not([open])")];

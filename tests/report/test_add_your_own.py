@@ -1,4 +1,4 @@
-"""docs/add-your-own.md, executed: its three files, its five commands; both the method and the printed numbers end in the report."""
+"""Execute docs/add-your-own.md: the method and the published numbers of its files appear in the report."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TEXT = (ROOT / "docs" / "add-your-own.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder_of_the_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("own")
     blocks = re.findall(r"```\w+\n# (\S+)\n(.*?)```", TEXT, re.DOTALL)
     names = ["methods/mse.py", "published/mypaper/table1.csv", "mytable.toml", "models/tinynet.py"]
@@ -27,7 +27,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_both_end_in_the_report(place: Path) -> None:
+def test_method_and_numbers_appear_in_the_report(folder_of_the_page: Path) -> None:
+    folder = folder_of_the_page
     shell = re.findall(r"^    (export .*|python .*)$", TEXT, re.MULTILINE)
     exported = dict(word.split("=") for word in shell[0].split()[1:])
     environment = {
@@ -35,14 +36,14 @@ def test_both_end_in_the_report(place: Path) -> None:
         **exported,
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
-        "RESULTS": str(place / "runs"),
+        "RESULTS": str(folder / "runs"),
         "DEVICE": "cpu",
     }
     outputs = []
     for line in shell[1:]:
         command = [sys.executable, *line.split()[1:]]
         done = subprocess.run(
-            command, cwd=place, env=environment, capture_output=True, text=True, timeout=600
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600
         )
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
         outputs.append(done.stdout)
@@ -52,7 +53,7 @@ def test_both_end_in_the_report(place: Path) -> None:
         r"MSE \(ours\) +resnet14:resnet8 +last +\d+\.\d+ +1/1 +60\.90 ± 0\.25 +3 +~ not comparable",
         difference,
     )
-    page = (place / "report" / "index.html").read_text(encoding="utf-8")
+    page = (folder / "report" / "index.html").read_text(encoding="utf-8")
     assert "Our table" in page and 'title="mse, protocol crd"' in page
     assert re.search(r'data-pair="resnet14:resnet8">60\.90<small>±0\.25', page)
     assert re.search(r'"label":"MSE \(ours\)","method":"mse".*?"last":"\d+\.\d+"', page)

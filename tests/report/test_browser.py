@@ -1,7 +1,7 @@
-"""The report in a real browser: it opens, filters, expands a cell, follows the keys, and says nothing on the console.
+"""The report in a real browser: it opens, filters, expands a cell, obeys the keys, and logs no error.
 
-The page is driven from within: a copy of it gets a script that acts as a reader does and leaves what it saw in the document, which
-headless Chromium then dumps.
+A copy of the page gets a script that acts like a reader and writes what it observed into the document.
+Headless Chromium then dumps the document.
 """
 
 from __future__ import annotations
@@ -22,46 +22,55 @@ from benchmark.spec import matrix
 from benchmark.spec.matrix import Expansion
 from results.store import Store, load
 from tables import curves, report, report_figures
-from tables.printed import Prints
+from tables.published_cells import PublishedCells
 
 BROWSER = next((b for b in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if b), None)
 NO_BROWSER = "no chromium, chromium-browser or google-chrome on the PATH"
 
-DRIVER = """
+READER_SCRIPT = """
 <script>
 (() => {
   const seen = {};
   const errors = [];
   window.addEventListener("error", (e) => errors.push(e.message));
   const form = document.getElementById("filters");
-  const set = (name, value) => { form.elements[name].value = value; form.dispatchEvent(new Event("input", { bubbles: true })); };
+  const set = (name, value) => { form.elements[name].value = value;
+    form.dispatchEvent(new Event("input", { bubbles: true })); };
   const shown = (r) => !r.hidden && !r.closest("section").hidden;
-  const rows = () => [...document.querySelectorAll("tbody tr[data-method]")].filter(shown).map((r) => r.cells[0].textContent);
-  const press = (key) => document.activeElement.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
+  const all = (selector) => [...document.querySelectorAll(selector)];
+  const rows = () => all("tbody tr[data-method]").filter(shown).map((r) => r.cells[0].textContent);
+  const press = (key) =>
+    document.activeElement.dispatchEvent(
+      new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
   const cell = () => document.activeElement.closest("td").dataset.cell;
   seen.title = document.title;
   seen.sections = document.querySelectorAll("section.table[data-table]").length;
   seen.matches = document.getElementById("matches").value;
   seen.rows = rows();
-  const stops = () => [...document.querySelectorAll('table.grid button[tabindex="0"]')].map((b) => b.getAttribute("aria-label"));
+  const stops = () => all('table.grid button[tabindex="0"]').map((b) => b.getAttribute("aria-label"));
   set("method", "at"); seen.method = rows(); seen.stopsFiltered = stops(); set("method", "");
   set("pair", "wrn_40_2:wrn_16_2"); seen.pair = document.getElementById("matches").value;
   seen.off = document.querySelectorAll("td.g-delta.off").length; seen.stopsOfPair = stops(); set("pair", "");
-  set("view", "delta"); seen.view = getComputedStyle(document.querySelector("td.g-ours")).display; set("view", "all");
+  set("view", "delta"); seen.view = getComputedStyle(document.querySelector("td.g-ours")).display;
+  set("view", "all");
   for (const v of ["agrees", "missing", "not comparable"]) form.querySelector(`input[value="${v}"]`).click();
   seen.outside = rows();
   const before = getComputedStyle(document.body).backgroundColor;
-  set("theme", "dark"); seen.dark = getComputedStyle(document.body).backgroundColor !== before || matchMedia("(prefers-color-scheme: dark)").matches;
+  set("theme", "dark");
+  seen.dark = getComputedStyle(document.body).backgroundColor !== before
+    || matchMedia("(prefers-color-scheme: dark)").matches;
   set("theme", "light"); seen.light = getComputedStyle(document.body).backgroundColor;
   form.reset();
   setTimeout(() => {
     seen.afterReset = document.getElementById("matches").value;
-    const kd = [...document.querySelectorAll("td.g-delta button")].find((b) => b.getAttribute("aria-label").startsWith("KD, resnet56:resnet20"));
+    const isKd = (b) => b.getAttribute("aria-label").startsWith("KD, resnet56:resnet20");
+    const kd = all("td.g-delta button").find(isKd);
     kd.click();
     const panel = document.querySelector("tr.detail .panel");
     seen.expanded = kd.getAttribute("aria-expanded");
     seen.panel = panel.textContent;
-    seen.lines = { mine: panel.querySelectorAll("polyline.mine").length, theirs: panel.querySelectorAll("polyline.theirs").length };
+    const count = (selector) => panel.querySelectorAll(selector).length;
+    seen.lines = { mine: count("polyline.mine"), theirs: count("polyline.theirs") };
     seen.focused = document.activeElement === kd;
     press("ArrowRight"); seen.right = cell();
     press("ArrowDown"); seen.down = cell();
@@ -82,14 +91,15 @@ DRIVER = """
 """
 
 
-PRINTED = """
+PAPER_SCRIPT = """
 <script>
 (() => {
-  // the sheet as paper would see it: landscape A4 without its margins at 96 dots per inch
+  // the layout on paper: landscape A4 without its margins at 96 dots per inch
   const asPrinted = (rules) => {
     for (const r of rules) {
       const media = r.media ? r.media.mediaText : "";
-      if (media.includes("print")) r.media.mediaText = "all"; else if (media.includes("screen")) r.media.mediaText = "not all";
+      if (media.includes("print")) r.media.mediaText = "all";
+      else if (media.includes("screen")) r.media.mediaText = "not all";
       if (r.cssRules) asPrinted(r.cssRules);
     }
   };
@@ -100,9 +110,11 @@ PRINTED = """
   asPrinted(document.styleSheets[0].cssRules);
   window.dispatchEvent(new Event("beforeprint"));
   document.body.style.width = "1054px";
-  const right = (q) => Math.max(...[...document.querySelectorAll(q)].map((n) => n.getBoundingClientRect().right));
+  const all = (selector) => [...document.querySelectorAll(selector)];
+  const right = (selector) => Math.max(...all(selector).map((n) => n.getBoundingClientRect().right));
   const folded = () => document.querySelectorAll("details:not([open])").length;
-  const seen = { table: right("table.grid"), panel: right(".panel, .panel *"), figures: right("svg"), notes: folded() };
+  const seen = { table: right("table.grid"), panel: right(".panel, .panel *"), figures: right("svg") };
+  seen.notes = folded();
   seen.background = getComputedStyle(document.body).backgroundColor;
   seen.head = getComputedStyle(document.querySelector('.grid th[scope="row"]')).position;
   window.dispatchEvent(new Event("afterprint"));
@@ -120,10 +132,23 @@ def chromium(page: Path, *options: str) -> subprocess.CompletedProcess[str]:
     assert BROWSER is not None
     profile = page.parent / "profile"
     return subprocess.run(
-        [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", f"--user-data-dir={profile}", "--enable-logging=stderr",
-         "--virtual-time-budget=5000", *options, page.as_uri()],
-        capture_output=True, text=True, timeout=240, check=True,
-    )  # fmt: skip
+        [
+            BROWSER,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            f"--user-data-dir={profile}",
+            "--enable-logging=stderr",
+            "--virtual-time-budget=5000",
+            *options,
+            page.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=True,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +159,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> tuple[Expansion, Path]:
         pytest.skip(NO_BROWSER)
     folder = tmp_path_factory.mktemp("report")
     e = kit.small(folder)
-    numbers = Prints.read("cifar100")
+    numbers = PublishedCells.read("cifar100")
     records = kit.golden(e, numbers)
     at = next(c for c in e.cells if c.row.method == "at" and c.student == "resnet20")
     records = kit.move(records, at.runs, 1.0)
@@ -148,7 +173,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> tuple[Expansion, Path]:
 
 
 def drive(page: Path, script: str) -> dict[str, Any]:
-    """What a script that acts within a copy of the page saw."""
+    """Run a script in a copy of the page, and return what it observed."""
     driven = page.with_name("driven.html")
     driven.write_text(
         page.read_text(encoding="utf-8").replace("</body>", script + "</body>"), encoding="utf-8"
@@ -165,7 +190,7 @@ def drive(page: Path, script: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def seen(case: tuple[Expansion, Path]) -> dict[str, Any]:
-    return drive(case[1], DRIVER)
+    return drive(case[1], READER_SCRIPT)
 
 
 def test_opens_without_an_error(seen: dict[str, Any]) -> None:
@@ -195,8 +220,20 @@ def test_filters(seen: dict[str, Any]) -> None:
 def test_a_cell_expands_to_its_details(seen: dict[str, Any], case: tuple[Expansion, Path]) -> None:
     kd = next(c for c in case[0].cells if c.row.method == "kd" and c.student == "resnet20")
     assert seen["expanded"] == "true" and seen["focused"]
-    for text in ("KD, resnet56 → resnet20: agrees", "70.66", "(on the test set)", "run by this paper", "RepDistiller", "2.0 min", "60.3 s", "c0ffee",
-                 "Hyper-parameters", "method.components.kd.temperature", "1 to 240", *(r.key for r in kd.runs)):  # fmt: skip
+    for text in (
+        "KD, resnet56 → resnet20: agrees",
+        "70.66",
+        "(on the test set)",
+        "run by this paper",
+        "RepDistiller",
+        "2.0 min",
+        "60.3 s",
+        "c0ffee",
+        "Hyper-parameters",
+        "method.components.kd.temperature",
+        "1 to 240",
+        *(r.key for r in kd.runs),
+    ):
         assert text in seen["panel"], text
     assert seen["lines"] == {"mine": 2 * len(kd.runs), "theirs": 2}
     assert seen["byMean"] == "AT, resnet56 → resnet20: above"
@@ -225,11 +262,11 @@ def test_prints_to_paper_and_screen(case: tuple[Expansion, Path]) -> None:
 
 def test_paper_holds_the_widest_table_whole_and_light(case: tuple[Expansion, Path], tmp_path: Path) -> None:
     e = matrix.expand(matrix.load_table("crd-table1"), "paper", seeds=[0, 1])
-    records = kit.golden(e, Prints.read("cifar100"))
+    records = kit.golden(e, PublishedCells.read("cifar100"))
     varied = [{**r, "top1_last": r["top1_last"] + 0.1 * r["seed"]} for r in records]
     store = Store(tmp_path / "runs")
     page = report.write_report([e], kit.as_frame(varied), store, tmp_path / "out")
-    seen = drive(page, PRINTED)
+    seen = drive(page, PAPER_SCRIPT)
     assert seen["table"] <= 1054 and seen["panel"] <= 1054 and seen["figures"] <= 1054, seen
     assert seen["background"] == "rgb(255, 255, 255)" and seen["head"] == "static"
     assert (
@@ -256,4 +293,4 @@ def test_every_table_of_the_product_makes_a_section(tmp_path: Path) -> None:
     text = report.page(
         [matrix.expand(matrix.load_table(n), "quick") for n in names], kit.as_frame([]), Store(tmp_path)
     )
-    assert all(f'data-table="{n}"' in text for n in names) and "mean only that it works" in text
+    assert all(f'data-table="{n}"' in text for n in names) and "only show that the program works" in text

@@ -1,4 +1,4 @@
-"""The published training curves: whole, of our pairs, and as the registry says of them."""
+"""The published training curves: complete, of our pairs, and as the registry describes them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import pytest
 
 import models
 from results import published
-from results.published.curves import COLUMNS, HERE, RUN
+from results.published.curves import COLUMNS, FOLDER, RUN
 
 
 def runs() -> list[tuple[tuple[str, ...], pd.DataFrame]]:
     return [(key, part) for key, part in published.curves().groupby(list(RUN))]
 
 
-def test_every_run_is_whole() -> None:
+def test_every_run_is_complete() -> None:
     lengths = {}
     for key, part in runs():
         assert list(part["epoch"]) == list(range(1, len(part) + 1)), key
@@ -25,7 +25,7 @@ def test_every_run_is_whole() -> None:
     assert all(("mlld" in key[4]) == (n > 240) for key, n in lengths.items())
 
 
-def test_values_can_be() -> None:
+def test_values_are_plausible() -> None:
     frame = published.curves()
     assert tuple(frame.columns) == COLUMNS and not frame.isna().any().any()
     assert frame[["train_acc", "test_acc", "test_acc_top5"]].ge(0).all().all()
@@ -65,7 +65,7 @@ def test_one_user_has_another_schedule() -> None:
 @pytest.mark.parametrize(
     ("method", "cells", "low", "high"), [("mlld+ls", 5, 0.0, 0.0), ("kd+ls", 4, 0.50, 0.84)]
 )
-def test_what_the_errata_say_of_the_released_logs(method: str, cells: int, low: float, high: float) -> None:
+def test_the_errata_describe_the_released_logs(method: str, cells: int, low: float, high: float) -> None:
     gaps = []
     for key, part in runs():
         if key[1] == "mdistiller" and key[4] == method:
@@ -79,4 +79,4 @@ def test_what_the_errata_say_of_the_released_logs(method: str, cells: int, low: 
 
 
 def test_size() -> None:
-    assert sum(p.stat().st_size for p in HERE.iterdir()) < 1_000_000
+    assert sum(p.stat().st_size for p in FOLDER.iterdir()) < 1_000_000

@@ -1,4 +1,4 @@
-"""The registry of printed numbers: sound, complete, and read as it is written."""
+"""The registry of published numbers: valid, complete, and read as it is written."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import pytest
 import models
 from results import published
 from results.published import reader
-from results.published.evidence import kind, named_place
-from results.published.schema import HERE, table_files
+from results.published.schema import NUMBERS, OriginKind, parse_origin, table_files
 from results.published.validate import NETWORKS
 
 SIMILAR = (
@@ -45,13 +44,13 @@ def row(paper: str, table: str, method: str, pairs: tuple[str, ...]) -> list[flo
     return [x.value for x in found if x is not None]
 
 
-def test_the_registry_is_sound() -> None:
+def test_the_registry_is_valid() -> None:
     assert published.validate() == []
     assert len(published.load()) == 3003 and len(published.papers()) == 36
 
 
 @pytest.mark.parametrize(
-    ("place", "count", "blank"),
+    ("name", "count", "blank"),
     [
         ("crd/table1", 105, 1),
         ("crd/table2", 84, 0),
@@ -61,15 +60,15 @@ def test_the_registry_is_sound() -> None:
         ("dlkd/table2", 84, 6),
     ],
 )
-def test_the_six_tables_are_whole(place: str, count: int, blank: int) -> None:
-    paper, table = place.split("/")
+def test_the_six_tables_are_complete(name: str, count: int, blank: int) -> None:
+    paper, table = name.split("/")
     found = published.cells(paper, table)
     assert len(found) == count and found["value"].isna().sum() == blank
     per_pair = found.groupby(["teacher", "student"])["method"].nunique()
     assert per_pair.nunique() == 1 and per_pair.sum() == count
 
 
-def test_rows_as_they_are_printed() -> None:
+def test_rows_as_they_are_published() -> None:
     assert row("crd", "table1", "kd", SIMILAR) == [74.92, 73.54, 70.66, 70.67, 73.08, 73.33, 72.98]
     assert row("crd", "table1", "teacher", SIMILAR) == [75.61, 75.61, 72.34, 74.31, 74.31, 79.42, 74.64]
     assert row("crd", "table2", "kd", CROSS) == [67.37, 67.35, 73.81, 74.07, 74.45, 74.83]
@@ -136,11 +135,11 @@ def test_names() -> None:
     }
     assert wanted <= set(published.papers())
     assert set(NETWORKS) - set(models.names()) == {"ResNet34", "none"}
-    for path in table_files(HERE):
+    for path in table_files(NUMBERS):
         assert path.parent.name in published.papers()
 
 
-def test_error_rates_are_turned_round() -> None:
+def test_error_rates_are_converted_to_accuracies() -> None:
     notes = published.load().dropna(subset=["value"])
     errors = notes["note"].str.extract(r"as an error (?:of |\()([\d.]+)")[0]
     turned = notes[errors.notna()]
@@ -169,14 +168,14 @@ def test_a_copy_is_no_new_evidence() -> None:
     assert {"sskd", "dlkd", "itrd"} <= set(crd["paper"])  # a copy of a copy too
     assert found.attrs["results"] == (~found["copy"]).sum() == 4 < len(found)
     assert found.attrs["spread"] == pytest.approx(74.42 - 72.86)
-    assert found.attrs["spread_own"] == pytest.approx(74.42 - 73.174)
+    assert found.attrs["spread_first_hand"] == pytest.approx(74.42 - 73.174)
     repeated = published.disagreements("vgg13", "vgg8", "reviewkd")
     assert not repeated.empty and repeated[~repeated["copy"]]["value"].is_unique
     assert published.disagreements("vgg13", "vgg8", "nope").attrs == {
         "spread": 0.0,
-        "spread_own": 0.0,
+        "spread_first_hand": 0.0,
         "results": 0,
-        "own": 0,
+        "first_hand": 0,
     }
 
 
@@ -194,20 +193,20 @@ def test_every_cell_of_the_registry_can_be_shown() -> None:
 
 def test_the_text_of_a_cell() -> None:
     text = published.format_cell("resnet32x4", "resnet8x4", "kd")
-    assert "73.33 ± 0.25" in text and "= sskd/table3" in text and "22 printed values of 4 results" in text
+    assert "73.33 ± 0.25" in text and "= sskd/table3" in text and "22 published values of 4 results" in text
     assert "per-seed-4 73.40" in text  # not 73.4
     assert "erratum (sskd): the KD row is CRD's" in text
-    assert "no printed top1" in published.format_cell("resnet32x4", "resnet8x4", "nope")
+    assert "no published top1" in published.format_cell("resnet32x4", "resnet8x4", "nope")
 
 
-def test_errata_speak_of_numbers_that_are_there() -> None:
+def test_errata_are_about_numbers_of_the_registry() -> None:
     errata = [(x, published.errata_of(x)) for x in reader.numbers()]
     for erratum in published.errata():
-        spoken = [x for x, of in errata if erratum in of]
-        assert spoken, erratum
+        about = [x for x, applied in errata if erratum in applied]
+        assert about, erratum
         digits = re.match(r"printed (\d\d\.\d\d)", erratum["what"])
         if digits:
-            assert {x.value for x in spoken} == {float(digits[1])}
+            assert {x.value for x in about} == {float(digits[1])}
     ctkd = published.value("ctkd", "readme", "resnet110", "resnet20", "kd")
     assert ctkd is not None and ctkd.value == 70.66  # as printed, not as CRD has it
     assert any("70.67" in e["what"] for e in published.errata_of(ctkd))
@@ -215,11 +214,21 @@ def test_errata_speak_of_numbers_that_are_there() -> None:
     assert similar is not None and published.errata_of(similar) == []
 
 
-def test_origins_are_of_known_kinds() -> None:
-    assert kind("run by this paper") == "run" and kind("derived: copied from a/b") == "copy"
-    assert kind("derived: 100 - error") == "derived" and kind("copied") is None
-    assert named_place("derived: copied from sskd/table3") == "sskd/table3"
-    assert named_place("part of a/b: one run") == "a/b" and named_place("unknown: from a/b") is None
+def test_origins_are_taken_apart() -> None:
+    assert parse_origin("run by this paper") == (OriginKind.RUN, "")
+    assert parse_origin("derived: 100 - error") == (OriginKind.DERIVED, "")
+    assert parse_origin("derived: copied from sskd/table3") == (OriginKind.COPY, "sskd/table3")
+    assert parse_origin("part of a/b: one run") == (OriginKind.PART, "a/b")
+    assert parse_origin("unknown: from a/b") == (OriginKind.UNKNOWN, "")
+    assert parse_origin("copied") == (None, "")
+
+
+def test_every_number_says_who_ran_it() -> None:
+    numbers = reader.numbers()
+    assert {x.origin_kind for x in numbers} == set(OriginKind)
+    assert all((x.copied_from != "") == (x.origin_kind in ("copy", "part")) for x in numbers)
+    copied = published.value("sskd", "table3", "wrn_40_2", "wrn_16_2", "kd")
+    assert copied is not None and copied.origin_kind is OriginKind.COPY and copied.copied_from == "crd/table1"
 
 
 def test_types() -> None:
@@ -227,7 +236,7 @@ def test_types() -> None:
     assert tuple(frame.columns) == published.COLUMNS
     assert frame["value"].dtype == "float64" and frame["n"].dtype == "Int64" and frame["note"].notna().all()
     frame["value"] = 0.0
-    assert published.load()["value"].max() > 1  # a caller's changes stay his own
+    assert published.load()["value"].max() > 1  # a caller changes only his copy
     assert isinstance(published.cells("crd", "table1"), pd.DataFrame) and published.cells("crd", "nope").empty
 
 
@@ -239,7 +248,7 @@ HEADER = ",".join(published.COLUMNS)
 MINE = "mine,2026,t1,cifar100,top1,resnet56,resnet20,my-kd,{value},,3,240,last,run by this paper,,our paper,"
 
 
-def test_a_users_own_folder_joins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_users_folder_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add(monkeypatch)
     path = tmp_path / "deep" / "t.csv"
     path.parent.mkdir()
@@ -259,14 +268,15 @@ def test_a_users_own_folder_joins(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(published.PublishedError, match="no folder"):
         published.add_folder(tmp_path / "nothing")
     monkeypatch.setenv("KD_PUBLISHED", str(tmp_path / "nothing"))
-    with pytest.raises(published.PublishedError, match="KD_PUBLISHED: no folder"):
+    with pytest.raises(published.PublishedError, match="KD_PUBLISHED: there is no folder"):
         published.load()
 
 
 def test_a_user_fills_in_a_blank_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add(monkeypatch)
     before = len(published.load())
-    filled = "dlkd,2020,table1,cifar100,top1,vgg13,vgg8,dlkd,70.00,,,240,best,run by this paper,,the paper's table,"
+    cell = "dlkd,2020,table1,cifar100,top1,vgg13,vgg8,dlkd"
+    filled = f"{cell},70.00,,,240,best,run by this paper,,the paper's table,"
     (tmp_path / "dlkd.csv").write_text(f"{HEADER}\n{filled}\n")
     (tmp_path / "errata.csv").write_text(
         "paper,table,teacher,student,method,what,source\ndlkd,table1,,,dlkd,mine,me\n"

@@ -1,4 +1,4 @@
-"""Records and claims: what is damaged is named and skipped; a claim has one holder and outlives no process."""
+"""Damaged records are named and skipped; a claim has one holder and ends with its process."""
 
 from __future__ import annotations
 
@@ -23,8 +23,22 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def record(key: str = "digits/crd/quick/a-b/kd/seed0-1", **changes: Any) -> dict[str, Any]:
-    return {"schema": 1, "key": key, "dataset": "digits", "protocol": "crd", "profile": "quick", "teacher": "a", "student": "b", "method": "kd",
-            "seed": 0, "status": "done", "settings": {}, "top1_last": 50.0, "top1_best": 51.0, **changes}  # fmt: skip
+    return {
+        "schema": 1,
+        "key": key,
+        "dataset": "digits",
+        "protocol": "crd",
+        "profile": "quick",
+        "teacher": "a",
+        "student": "b",
+        "method": "kd",
+        "seed": 0,
+        "status": "done",
+        "settings": {},
+        "top1_last": 50.0,
+        "top1_best": 51.0,
+        **changes,
+    }
 
 
 def test_records_become_one_frame(tmp_path: Path) -> None:
@@ -36,8 +50,17 @@ def test_records_become_one_frame(tmp_path: Path) -> None:
     assert results.load(tmp_path / "nothing").empty
 
 
-WRONG_TYPES = [("seconds", "long"), ("share_seconds", True), ("seconds", 10**400), ("best_epoch", 3.5), ("threads", 10**30),
-               ("host", 3), ("teacher_info", "x"), ("git", [1]), ("versions", {"torch": 2})]  # fmt: skip
+WRONG_TYPES = [
+    ("seconds", "long"),
+    ("share_seconds", True),
+    ("seconds", 10**400),
+    ("best_epoch", 3.5),
+    ("threads", 10**30),
+    ("host", 3),
+    ("teacher_info", "x"),
+    ("git", [1]),
+    ("versions", {"torch": 2}),
+]
 
 
 @pytest.mark.parametrize(
@@ -98,7 +121,8 @@ def test_states(tmp_path: Path) -> None:
 
 def test_a_dead_holders_claim_is_taken_over(tmp_path: Path) -> None:
     code = (
-        "import sys,time; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from results.files import Claim; "
+        "import sys,time; sys.path.insert(0, sys.argv[1]); "
+        "from pathlib import Path; from results.files import Claim; "
         "assert Claim.take(Path(sys.argv[2])); print('ok', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen(
@@ -112,7 +136,7 @@ def test_a_dead_holders_claim_is_taken_over(tmp_path: Path) -> None:
     assert claim is not None and claim.mine()
 
 
-def test_a_claim_of_another_machine_dies_with_its_heartbeat(tmp_path: Path) -> None:
+def test_a_claim_of_another_machine_ends_with_its_heartbeat(tmp_path: Path) -> None:
     path = tmp_path / "claim"
     path.write_text(json.dumps({"token": "t", "host": "elsewhere", "pid": 1, "started": "1"}))
     assert Claim.take(path) is None
@@ -121,8 +145,8 @@ def test_a_claim_of_another_machine_dies_with_its_heartbeat(tmp_path: Path) -> N
     assert Claim.take(path) is not None
 
 
-def test_a_process_that_stands_still_has_not_died(tmp_path: Path) -> None:
-    """Suspended, or on a machine that slept: it does not beat, and goes on one day."""
+def test_a_suspended_process_keeps_its_claim(tmp_path: Path) -> None:
+    """It has no heartbeat, but it may continue. So has a process on a machine that slept."""
     claim = Claim.take(tmp_path / "claim")
     assert claim is not None
     old = time.time() - STALE_SECONDS - 5
@@ -130,7 +154,7 @@ def test_a_process_that_stands_still_has_not_died(tmp_path: Path) -> None:
     assert Claim.take(tmp_path / "claim") is None and claim.mine()
 
 
-def test_an_error_of_writing_says_where(tmp_path: Path) -> None:
+def test_an_error_of_writing_names_the_file(tmp_path: Path) -> None:
     with (
         pytest.raises(OSError, match=r"No space left on device: .*there\.json") as error,
         atomic(tmp_path / "there.json"),
@@ -145,6 +169,6 @@ def _take(path: str) -> bool:
     return claim is not None
 
 
-def test_of_many_at_once_one_gets_the_claim(tmp_path: Path) -> None:
+def test_of_several_processes_one_gets_the_claim(tmp_path: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(4) as pool:
         assert sum(pool.map(_take, [str(tmp_path / "claim")] * 4)) == 1

@@ -1,7 +1,8 @@
-"""Records out of nothing, for tests of what reads them: a small table, printed numbers, records that equal them, curves."""
+"""Made-up test data: a small table, published numbers, records that equal them, curves."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import pandas as pd
 from benchmark.spec import matrix
 from benchmark.spec.matrix import Cell, Expansion, Table
 from benchmark.spec.runs import Run
+from results.published.schema import PublishedNumber
 from results.store import SCHEMA, Store, frame
-from tables.printed import Prints
+from tables.published_cells import PublishedCells
 
 SMALL = """
 title = "A small table"
@@ -40,10 +42,16 @@ label = "SP"
 method = "sp"
 """
 
-COLUMNS = (
-    "paper", "year", "table", "dataset", "metric", "teacher", "student", "method", "value", "std", "n", "epochs", "rule", "origin", "recipe",
-    "source", "note",
-)  # fmt: skip
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def check_golden(name: str, text: str) -> None:
+    """Compare a text with a golden file. With `GOLDEN=write` in the environment, write the file first."""
+    path = GOLDEN / name
+    if os.environ.get("GOLDEN") == "write":
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
 
 
 def small_table(folder: Path, text: str = SMALL) -> Table:
@@ -56,29 +64,45 @@ def small(folder: Path, profile: str = "paper", text: str = SMALL, **options: An
     return matrix.expand(small_table(folder, text), profile, **options)
 
 
-def printed(expansion: Expansion, value: Callable[[Cell], float | None], **fields: Any) -> pd.DataFrame:
-    """Printed numbers of every cell, in the registry's columns. fields: other columns' values, the same in every row."""
-    rows = []
-    for c in expansion.cells:
-        row: dict[str, Any] = dict.fromkeys(COLUMNS)
-        row |= {"paper": expansion.table.paper, "table": expansion.table.table, "dataset": expansion.table.dataset, "metric": "top1",
-                "teacher": c.teacher, "student": c.student, "method": c.row.published, "value": value(c), "rule": "last",
-                "origin": "run", "source": "test", **fields}  # fmt: skip
-        rows.append(row)
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+def published_numbers(
+    expansion: Expansion, value: Callable[[Cell], float | None], **fields: Any
+) -> list[PublishedNumber]:
+    """Return a published number for every cell. fields: values of other columns, the same for all of them."""
+    table = expansion.table
+    common: dict[str, Any] = {
+        **dict.fromkeys(("year", "std", "n", "epochs")),
+        **dict.fromkeys(("recipe", "note"), ""),
+        "paper": table.paper,
+        "table": table.table,
+        "dataset": table.dataset,
+        "metric": "top1",
+        "rule": "last",
+        "origin": "run by this paper",
+        "source": "test",
+        **fields,
+    }
+    return [
+        PublishedNumber(
+            teacher=c.teacher, student=c.student, method=c.row.published, value=value(c), **common
+        )
+        for c in expansion.cells
+    ]
 
 
-def prints(expansion: Expansion, value: Callable[[Cell], float | None], **fields: Any) -> Prints:
-    return Prints(printed(expansion, value, **fields), expansion.table.dataset)
+def published_cells(
+    expansion: Expansion, value: Callable[[Cell], float | None], **fields: Any
+) -> PublishedCells:
+    """Return the same numbers, found by cell."""
+    return PublishedCells(published_numbers(expansion, value, **fields), expansion.table.dataset)
 
 
 def simple_value(cell: Cell) -> float:
-    """A value that differs from cell to cell: 70.00, 70.10, ... by the letters of its names."""
+    """Return a value that differs from cell to cell: 70.00, 70.10, ... by the letters of its names."""
     return round(70 + sum(map(ord, cell.row.label + cell.pair)) % 90 / 10, 2)
 
 
 def record(run: Run, last: float | None, best: float | None = None, **fields: Any) -> dict[str, Any]:
-    """A record as the trainer leaves it. best: `last` unless given. fields: other values."""
+    """Return a record as the trainer writes it. best: `last` unless given. fields: other values."""
     ref = run.teacher_ref
     info = (
         None
@@ -91,32 +115,56 @@ def record(run: Run, last: float | None, best: float | None = None, **fields: An
         }
     )
     return {
-        "schema": SCHEMA, "key": run.key, "dataset": run.dataset, "protocol": run.protocol, "profile": run.profile, "teacher": run.teacher,
-        "student": run.student, "method": run.method, "seed": run.seed, "status": "done", "settings": run.settings, "top1_last": last,
-        "top1_best": last if best is None else best, "best_epoch": 200, "epochs": run.recipe.epochs, "top5_last": None, "seconds": 120.5,
-        "share_seconds": 60.25, "images_per_second": 1000.0, "device": "cpu", "device_name": "a processor", "precision": "fp32", "threads": 1,
-        "teacher_info": info, "git": {"commit": "c0ffee", "dirty": False}, "versions": {"torch": "2.13.0", "python": "3.11"}, "host": "here",
-        "finished": "2026-01-01T00:00:00", "reason": None, **fields,
-    }  # fmt: skip
+        "schema": SCHEMA,
+        "key": run.key,
+        "dataset": run.dataset,
+        "protocol": run.protocol,
+        "profile": run.profile,
+        "teacher": run.teacher,
+        "student": run.student,
+        "method": run.method,
+        "seed": run.seed,
+        "status": "done",
+        "settings": run.settings,
+        "top1_last": last,
+        "top1_best": last if best is None else best,
+        "best_epoch": 200,
+        "epochs": run.recipe.epochs,
+        "top5_last": None,
+        "seconds": 120.5,
+        "share_seconds": 60.25,
+        "images_per_second": 1000.0,
+        "device": "cpu",
+        "device_name": "a processor",
+        "precision": "fp32",
+        "threads": 1,
+        "teacher_info": info,
+        "git": {"commit": "c0ffee", "dirty": False},
+        "versions": {"torch": "2.13.0", "python": "3.11"},
+        "host": "here",
+        "finished": "2026-01-01T00:00:00",
+        "reason": None,
+        **fields,
+    }
 
 
-def golden(expansion: Expansion, numbers: Prints) -> list[dict[str, Any]]:
-    """Records of every cell's runs that equal the printed numbers, in the last and in the best epoch."""
-    found: dict[str, dict[str, Any]] = {}
+def golden(expansion: Expansion, numbers: PublishedCells) -> list[dict[str, Any]]:
+    """Return records of every cell's runs that equal the published numbers in both epochs."""
+    records: dict[str, dict[str, Any]] = {}
     for cell in expansion.cells:
         number = numbers.of(expansion.table, cell)
         if number is not None and number.value is not None:
-            found |= {run.key: record(run, number.value) for run in cell.runs}
-    return list(found.values())
+            records |= {run.key: record(run, number.value) for run in cell.runs}
+    return list(records.values())
 
 
 def as_frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """What `results.load()` would give for them."""
+    """Return records as `results.load()` would."""
     return frame([dict(r) for r in records])
 
 
 def move(records: list[dict[str, Any]], runs: Iterable[Run], by: float) -> list[dict[str, Any]]:
-    """The records, those of `runs` with another top-1."""
+    """Return the records, with `by` added to the top-1 of those of `runs`."""
     keys = {r.key for r in runs}
     return [
         {**r, "top1_last": r["top1_last"] + by, "top1_best": r["top1_best"] + by} if r["key"] in keys else r
@@ -125,21 +173,30 @@ def move(records: list[dict[str, Any]], runs: Iterable[Run], by: float) -> list[
 
 
 def curve(run: Run, epochs: int | None = None, scale: float = 1.0) -> pd.DataFrame:
-    """A plausible curve: falling loss, rising accuracy."""
+    """Return a plausible curve: falling loss, rising accuracy."""
     steps = range(1, (epochs or run.recipe.epochs) + 1)
     return pd.DataFrame(
         [
-            {"stage": "main", "epoch": e, "lr": run.recipe.lr_at(e), "train_loss": scale * (1 + 9 / e), "train_acc": 90 - 60 / e,
-             "test_acc": 72 - 50 / e, "test_acc_top5": 92 - 40 / e, "test_loss": 1 + 3 / e, "seconds": 0.5}
+            {
+                "stage": "main",
+                "epoch": e,
+                "lr": run.recipe.lr_at(e),
+                "train_loss": scale * (1 + 9 / e),
+                "train_acc": 90 - 60 / e,
+                "test_acc": 72 - 50 / e,
+                "test_acc_top5": 92 - 40 / e,
+                "test_loss": 1 + 3 / e,
+                "seconds": 0.5,
+            }
             for e in steps
         ]
-    )  # fmt: skip
+    )
 
 
 def write(
     store: Store, records: Iterable[Mapping[str, Any]], curves: Mapping[str, pd.DataFrame] | None = None
 ) -> None:
-    """Records (and curves by key) into a store."""
+    """Write records, and curves by key, into a store."""
     for r in records:
         store.write_record(str(r["key"]), dict(r))
     for key, c in (curves or {}).items():

@@ -1,4 +1,4 @@
-"""Whatever the records say: nothing crashes, every cell has one verdict, nothing depends on the order."""
+"""For any records: nothing crashes, every cell has one verdict, nothing depends on the order."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from results.store import Store, load, problems
-from tables import diff, render, report
-from tables.diff import VERDICTS
+from tables import diff, diff_text, render, report
+from tables.verdicts import JUDGED, Verdict
 
 FOLDER = Path(tempfile.mkdtemp())
 TEXTS = [
@@ -40,10 +40,18 @@ def cases(draw: Any) -> tuple[Any, list[dict], Any]:
         fields = {
             "status": draw(some.sampled_from(["done", "done", "done", "diverged"])),
             "best_epoch": draw(some.sampled_from([None, 0, 240])),
-            "seconds": draw(NUMBER), "images_per_second": draw(NUMBER), "reason": draw(TEXT), "device": draw(TEXT), "precision": draw(TEXT),
-            "host": draw(TEXT), "teacher_info": draw(some.sampled_from([None, {}, {"identity": "x", "weights": None, "top1": None}])),
-            "git": draw(some.sampled_from([None, {}, {"commit": "abc"}])), "versions": draw(some.sampled_from([None, {}, {"torch": "2"}])),
-        }  # fmt: skip
+            "seconds": draw(NUMBER),
+            "images_per_second": draw(NUMBER),
+            "reason": draw(TEXT),
+            "device": draw(TEXT),
+            "precision": draw(TEXT),
+            "host": draw(TEXT),
+            "teacher_info": draw(
+                some.sampled_from([None, {}, {"identity": "x", "weights": None, "top1": None}])
+            ),
+            "git": draw(some.sampled_from([None, {}, {"commit": "abc"}])),
+            "versions": draw(some.sampled_from([None, {}, {"torch": "2"}])),
+        }
         r = kit.record(run, draw(TOP1), None, **fields)
         r["top1_best"] = draw(TOP1)
         assert problems(r, run.key) == ""
@@ -56,32 +64,35 @@ def cases(draw: Any) -> tuple[Any, list[dict], Any]:
         )
     )
     fields = {
-        "std": draw(some.one_of(some.none(), some.floats(0, 5))), "n": draw(some.one_of(some.none(), some.integers(1, 9))),
-        "rule": draw(some.sampled_from(["last", "best", "unknown"])), "note": draw(TEXT), "recipe": draw(some.sampled_from([None, "other"])),
-    }  # fmt: skip
-    return e, records, kit.prints(e, lambda c: next(values), **fields)
+        "std": draw(some.one_of(some.none(), some.floats(0, 5))),
+        "n": draw(some.one_of(some.none(), some.integers(1, 9))),
+        "rule": draw(some.sampled_from(["last", "best", "unknown"])),
+        "note": draw(TEXT) or "",
+        "recipe": draw(some.sampled_from(["", "other"])),
+    }
+    return e, records, kit.published_cells(e, lambda c: next(values), **fields)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(cases(), some.randoms(use_true_random=False))
 def test_any_records(case: tuple[Any, list[dict], Any], rng: Any) -> None:
     e, records, numbers = case
-    found = diff.diff_table(e, kit.as_frame(records), prints=numbers)
+    found = diff.diff_table(e, kit.as_frame(records), published=numbers)
     assert len(found) == len(e.cells)
     for c in found:
-        assert c.verdict in VERDICTS
-        assert (c.reason != "") or c.verdict in ("agrees", "above", "below")
-        assert (c.band is not None) == (c.verdict in ("agrees", "above", "below"))
+        assert c.verdict in set(Verdict)
+        assert (c.reason != "") or c.verdict in JUDGED
+        assert (c.band is not None) == (c.verdict in JUDGED)
         if c.band is not None:
             assert c.delta is not None and (abs(c.delta) <= c.band + 1e-9) == (c.verdict == "agrees")
-    texts = [diff.format_diff(found, fmt) for fmt in ("plain", "md", "tex", "csv", "json")]
+    texts = [diff_text.format_diff(found, fmt) for fmt in ("plain", "md", "tex", "csv", "json")]
     assert json.loads(texts[-1])["counts"] == found.counts()
     tables = [render.render(e, kit.as_frame(records), fmt) for fmt in render.FORMATS]
     rng.shuffle(records)
-    again = diff.diff_table(e, kit.as_frame(records), prints=numbers)
+    again = diff.diff_table(e, kit.as_frame(records), published=numbers)
     assert (
         list(again) == list(found)
-        and [diff.format_diff(again, f) for f in ("plain", "md", "tex", "csv", "json")] == texts
+        and [diff_text.format_diff(again, f) for f in ("plain", "md", "tex", "csv", "json")] == texts
     )
     assert [render.render(e, kit.as_frame(records), fmt) for fmt in render.FORMATS] == tables
 

@@ -1,4 +1,4 @@
-"""A run's epochs beside a published curve."""
+"""The curve of a run compared with a published curve."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def own_curve(scale: float = 1.0) -> pd.DataFrame:
 
 
 def test_two_published_runs_of_one_setting_agree() -> None:
-    """The band is made so that what is known to be the same training passes it."""
+    """The band was chosen so that two runs of the same training agree."""
     both = curves.published_curves("crd", "resnet32x4", "resnet8x4", "kd")
     assert len(both) == 2
     a, b = both.values()
@@ -60,7 +60,7 @@ def test_verdict_by_scale(scale: float, verdict: str) -> None:
     assert epochs[0].relative == pytest.approx(scale - 1)
 
 
-def test_one_epoch_in_twenty_may_stray() -> None:
+def test_one_epoch_in_twenty_may_lie_outside() -> None:
     own = own_curve()
     own.loc[100:111, "train_loss"] *= 1.5
     assert curves.compare(own, published_curve())[0] == "agrees"
@@ -86,7 +86,7 @@ def test_formats(tmp_path: Path) -> None:
     e = kit.small(tmp_path)
     run = kd_run(e)
     store = Store(tmp_path / "runs")
-    assert "no run has a curve" in curves.format_curves(e, load(store.folder), store)
+    assert "no run has both a curve" in curves.format_curves(e, load(store.folder), store)
     kit.write(store, [kit.record(run, 70.0)], {run.key: own_curve(1.001)})
     frame = load(store.folder)
     text = curves.format_curves(e, frame, store)

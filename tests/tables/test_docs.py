@@ -1,4 +1,4 @@
-"""The cases of docs/reading-the-diff.md, worked out again from the registry: what the page says is what the numbers are."""
+"""The numbers in docs/reading-the-diff.md, computed again from the registry."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_rule() -> None:
     assert "max(0.3, 2*sqrt(s1^2/n1 + s2^2/n2))" in RULE and says(
         "band = max(0.3, 2*sqrt(s1^2/n1 + s2^2/n2))"
     )
-    assert says(f"missing is taken as {ASSUMED_STD} and a missing n as 1")
+    assert says(f"missing std is taken as {ASSUMED_STD} and a missing n as 1")
     assert says(f"agree within {judge(Sample(0.0), Sample(0.0)).band:.2f}")
     assert says(f"truly differ by {detectable(5):.2f} or more; with n = 3, by {detectable(3):.2f}")
 
@@ -89,22 +89,23 @@ def test_dkds_five_runs() -> None:
         & found["table"].str.startswith("dkd-reproduction-mdistiller-issue-7")
     ]
     values = [float(v) for v in runs.sort_values("table")["value"]]
-    printed = published.value("dkd", "readme", "resnet32x4", "resnet8x4", "dkd")
+    number = published.value("dkd", "readme", "resnet32x4", "resnet8x4", "dkd")
     assert (
         len(values) == 5
-        and printed is not None
-        and printed.value is not None
-        and says(f"prints {printed.value:.2f}")
+        and number is not None
+        and number.value is not None
+        and says(f"publishes {number.value:.2f}")
     )
     assert says(", ".join(f"{v:.2f}" for v in values))
     ours, interval = Sample.of(values), t_interval(values)
     assert interval is not None and says(
-        f"mean is {ours.mean:.2f} with a std of {ours.std:.2f}; the 95% interval is {interval[0]:.2f} to {interval[1]:.2f}"
+        f"mean is {ours.mean:.2f} with a std of {ours.std:.2f}; "
+        f"the 95% interval is {interval[0]:.2f} to {interval[1]:.2f}"
     )
-    five = judge(ours, Sample(printed.value, printed.std, printed.n))
+    five = judge(ours, Sample(number.value, number.std, number.n))
     assert (five.verdict, f"{five.band:.2f}", f"{five.delta:+.2f}") == ("below", "0.30", "-0.34") and says(
         "= 0.30 and delta is -0.34: *below*"
     )
-    one = judge(Sample(values[0], None, 1), Sample(printed.value, printed.std, printed.n))
+    one = judge(Sample(values[0], None, 1), Sample(number.value, number.std, number.n))
     assert one.verdict == "agrees" and says(f"the band would be {one.band:.2f} and the verdict *agrees*")
-    assert all(v < printed.value for v in values)
+    assert all(v < number.value for v in values)

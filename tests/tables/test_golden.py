@@ -1,62 +1,64 @@
-"""Golden records give a golden diff and a golden report (the golden tables are in test_render.py): every verdict, every kind of cell.
+"""Golden records give a golden diff and a golden report, with every verdict and every kind of cell.
 
-`GOLDEN=write` writes the files anew; look at the difference before it is committed.
+The golden tables are in test_render.py. `GOLDEN=write` rewrites the golden files of both; check their changes
+before a commit.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import records_kit as kit
-from test_render import GOLDEN, golden_case
+from test_render import golden_case
 
 from benchmark.spec.matrix import Cell, Expansion
+from results.published.schema import PublishedNumber
 from results.store import Store
 from tables import diff, diff_text, report
-from tables.printed import Prints
+from tables.published_cells import PublishedCells
+from tables.verdicts import Verdict
 
 
-def case(folder: Path) -> tuple[Expansion, list[dict[str, Any]], Prints]:
-    """The records of the golden tables, and printed numbers with which all five verdicts occur."""
+def case(folder: Path) -> tuple[Expansion, list[dict[str, Any]], PublishedCells]:
+    """Return the records of the golden tables, and published numbers with which all five verdicts occur."""
     e, records = golden_case(folder)
-    print_of = {"teacher": 75.1, "student": 69.0, "kd": 70.6, "sp": 71.2, "crd": None}
+    value_of = {"teacher": 75.1, "student": 69.0, "kd": 70.6, "sp": 71.2, "crd": None}
 
     def value(c: Cell) -> float | None:
         if c.row.method == "at":
             return 69.9 if c.student == "resnet20" else 71.5
-        return 72.2 if (c.row.method, c.student) == ("kd", "wrn_16_2") else print_of[c.row.method]
+        return 72.2 if (c.row.method, c.student) == ("kd", "wrn_16_2") else value_of[c.row.method]
 
-    printed = kit.printed(e, value, std=0.2, n=3)
-    printed.loc[(printed["method"] == "kd") & (printed["student"] == "wrn_16_2"), "rule"] = "best"
-    printed.loc[printed["method"] == "sp", "rule"] = "unknown"
-    printed.loc[printed["method"] == "student", ["std", "n"]] = None
-    return e, records, Prints(printed, "cifar100")
+    def published(x: PublishedNumber) -> PublishedNumber:
+        if (x.method, x.student) == ("kd", "wrn_16_2"):
+            return replace(x, rule="best")
+        if x.method == "sp":
+            return replace(x, rule="unknown")
+        return replace(x, std=None, n=None) if x.method == "student" else x
 
-
-def check(name: str, text: str) -> None:
-    path = GOLDEN / name
-    if os.environ.get("GOLDEN") == "write":
-        path.write_text(text, encoding="utf-8")
-    assert text == path.read_text(encoding="utf-8")
+    numbers = [published(x) for x in kit.published_numbers(e, value, std=0.2, n=3)]
+    return e, records, PublishedCells(numbers, "cifar100")
 
 
 @pytest.mark.parametrize("fmt", diff_text.FORMATS)
 def test_golden_diff(tmp_path: Path, fmt: str) -> None:
-    e, records, prints = case(tmp_path)
-    found = diff.diff_table(e, kit.as_frame(records), prints=prints)
-    assert {c.verdict for c in found} == set(diff.VERDICTS) and diff.exit_code(found) == 1
-    check(f"diff.{ {'plain': 'txt'}.get(fmt, fmt) }", diff.format_diff(found, fmt).rstrip("\n") + "\n")
+    e, records, published = case(tmp_path)
+    found = diff.diff_table(e, kit.as_frame(records), published=published)
+    assert {c.verdict for c in found} == set(Verdict) and diff.exit_code(found) == 1
+    kit.check_golden(
+        f"diff.{ {'plain': 'txt'}.get(fmt, fmt) }", diff_text.format_diff(found, fmt).rstrip("\n") + "\n"
+    )
 
 
 def test_golden_report(tmp_path: Path) -> None:
-    """What the page says: the text of its tables and figures, and of each cell the details (keys without their hashes, no settings)."""
-    e, records, prints = case(tmp_path)
-    page = report.page([e], kit.as_frame(records), Store(tmp_path / "runs"), prints)
+    """Compare the text of the page, and each cell's details without hashes and settings."""
+    e, records, published = case(tmp_path)
+    page = report.page([e], kit.as_frame(records), Store(tmp_path / "runs"), published)
     blob = re.search(r'<script type="application/json" id="data">(.*?)</script>', page)
     assert blob is not None
     cells = json.loads(blob[1].replace("<\\/", "</"))["cells"]
@@ -71,4 +73,4 @@ def test_golden_report(tmp_path: Path) -> None:
         line for line in re.sub(r"<(?!text)[^>]*>|</?text[^>]*>", "\n", body).splitlines() if line.strip()
     ]
     details = [f"{name} {json.dumps(c, ensure_ascii=False)}" for name, c in cells.items()]
-    check("report.txt", "\n".join([*lines, "", *details]) + "\n")
+    kit.check_golden("report.txt", "\n".join([*lines, "", *details]) + "\n")

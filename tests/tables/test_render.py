@@ -1,4 +1,4 @@
-"""The table as text: golden files, places, marks, and what is not there."""
+"""The table as text: golden files, ranks, marks, and missing numbers."""
 
 from __future__ import annotations
 
@@ -20,14 +20,13 @@ from benchmark.spec.runs import TeacherRef
 from results.store import Store, load
 from tables import plots, render, report
 
-GOLDEN = Path(__file__).parent / "golden"
 TEXT = kit.SMALL.replace('label = "SP"', 'label = "SP"\nprotocol = "dlkd"') + (
-    '[[rows]]\nlabel = "CRD"\nmethod = "crd"\nmissing = "comes with another issue"\n'
+    '[[rows]]\nlabel = "CRD"\nmethod = "crd"\nmissing = "not implemented yet"\n'
 )
 
 
 def golden_case(folder: Path) -> tuple[Expansion, list[dict]]:
-    """Every kind of cell: done, incomplete, diverged, not run, missing, both epochs, ties."""
+    """Return a table with all kinds of cells: done, incomplete, diverged, not run, missing, tied."""
     e = kit.small(folder, text=TEXT)
     last = {"teacher": 75.0, "student": 69.0, "kd": 70.5, "at": 70.5, "sp": 71.0}
     records = []
@@ -54,8 +53,7 @@ def test_golden_text(tmp_path: Path, fmt: str) -> None:
     e, records = golden_case(tmp_path)
     frame = kit.as_frame(records)
     text = render.render(e, frame, fmt).rstrip("\n") + "\n"
-    suffix = {"plain": "txt"}.get(fmt, fmt)
-    assert text == (GOLDEN / f"small.{suffix}").read_text(encoding="utf-8")
+    kit.check_golden(f"small.{ {'plain': 'txt'}.get(fmt, fmt) }", text)
 
 
 def test_a_run_that_columns_share_is_counted_once(tmp_path: Path) -> None:
@@ -66,27 +64,27 @@ def test_a_run_that_columns_share_is_counted_once(tmp_path: Path) -> None:
     assert "conditions: cpu, fp32 (35 runs); 35 of 35 runs of the cells done" in text
 
 
-def test_places(tmp_path: Path) -> None:
+def test_ranks(tmp_path: Path) -> None:
     e, records = golden_case(tmp_path)
     layout = render.lay_out(e, kit.as_frame(records))
-    places = {
-        (r.label, c[1]): x.place
+    ranks = {
+        (r.label, c[1]): x.rank
         for r, line in zip(layout.rows, layout.entries, strict=True)
         for c, x in zip(layout.columns, line, strict=True)
     }
-    assert places["SP", "resnet20"] == 1  # 71.1, in the last epoch, the table's rule
-    assert places["KD", "resnet20"] == places["AT", "resnet20"] == 2  # a tie shares the place
-    assert places["AT", "wrn_16_2"] == 1 and places["KD", "wrn_16_2"] == 2
-    assert places["Teacher", "resnet20"] == places["Student", "resnet20"] == places["CRD", "resnet20"] == 0
+    assert ranks["SP", "resnet20"] == 1  # 71.1, in the last epoch, the table's rule
+    assert ranks["KD", "resnet20"] == ranks["AT", "resnet20"] == 2  # a tie shares the rank
+    assert ranks["AT", "wrn_16_2"] == 1 and ranks["KD", "wrn_16_2"] == 2
+    assert ranks["Teacher", "resnet20"] == ranks["Student", "resnet20"] == ranks["CRD", "resnet20"] == 0
 
 
-def test_nobody_wins_alone(tmp_path: Path) -> None:
+def test_a_single_method_has_no_rank(tmp_path: Path) -> None:
     e = kit.small(tmp_path)
     only = [kit.record(r, 70.0) for c in e.cells if c.row.method in ("kd", "student") for r in c.runs]
-    assert all(x.place == 0 for line in render.lay_out(e, kit.as_frame(only)).entries for x in line)
+    assert all(x.rank == 0 for line in render.lay_out(e, kit.as_frame(only)).entries for x in line)
 
 
-def test_the_rule_that_orders_follows_the_protocol(tmp_path: Path) -> None:
+def test_ranks_go_by_the_epoch_of_the_protocol(tmp_path: Path) -> None:
     for protocol, winner in (("crd", "KD"), ("sskd", "AT"), ("dlkd", "KD")):
         e = kit.small(tmp_path, text=kit.SMALL.replace('protocol = "crd"', f'protocol = "{protocol}"'))
         numbers = {"kd": (71.0, 71.1), "at": (70.0, 72.0), "sp": (69.0, 70.0)}
@@ -94,21 +92,21 @@ def test_the_rule_that_orders_follows_the_protocol(tmp_path: Path) -> None:
             kit.record(r, *numbers[c.row.method]) for c in e.cells if c.row.method in numbers for r in c.runs
         ]
         layout = render.lay_out(e, kit.as_frame(records))
-        best = [r.label for r, line in zip(layout.rows, layout.entries, strict=True) if line[0].place == 1]
+        best = [r.label for r, line in zip(layout.rows, layout.entries, strict=True) if line[0].rank == 1]
         assert best == [winner], protocol
 
 
-def test_quick_is_loud_in_every_text(tmp_path: Path) -> None:
+def test_every_text_warns_of_the_quick_profile(tmp_path: Path) -> None:
     e = kit.small(tmp_path, profile="quick")
     frame = kit.as_frame([kit.record(r, 70.0) for c in e.cells for r in c.runs])
     for fmt in ("plain", "md", "tex"):
-        assert "mean only that it works" in render.render(e, frame, fmt), fmt
+        assert "only show that the program works" in render.render(e, frame, fmt), fmt
     assert "quick" in render.render(e, frame, "csv")
-    assert "mean only" not in render.render(kit.small(tmp_path), frame, "md").split("\n\n")[1]
+    assert "only show" not in render.render(kit.small(tmp_path), frame, "md").split("\n\n")[1]
 
 
 @pytest.mark.parametrize("protocol", ["crd", "sskd", "dlkd"])
-def test_best_is_said_to_be_chosen_on_the_test_set(tmp_path: Path, protocol: str) -> None:
+def test_texts_say_that_best_is_chosen_on_the_test_set(tmp_path: Path, protocol: str) -> None:
     e = kit.small(tmp_path, text=kit.SMALL.replace('protocol = "crd"', f'protocol = "{protocol}"'))
     frame = kit.as_frame([kit.record(r, 70.0, 71.0) for c in e.cells for r in c.runs])
     for fmt in ("plain", "md", "tex"):
@@ -118,7 +116,7 @@ def test_best_is_said_to_be_chosen_on_the_test_set(tmp_path: Path, protocol: str
     assert rows[4]["mean"] == {"crd": "70.0000", "sskd": "71.0000", "dlkd": ""}[protocol]
 
 
-def test_conditions_of_mixed_records_are_told(tmp_path: Path) -> None:
+def test_conditions_of_mixed_records_are_named(tmp_path: Path) -> None:
     e = kit.small(tmp_path)
     records = [
         kit.record(r, 70.0, **({"device": "cuda", "precision": "bf16"} if r.seed else {}))
@@ -142,12 +140,12 @@ def test_imported_and_reference_flags(tmp_path: Path) -> None:
     )
     assert (
         "70.00†‡" in text
-        and "‡ an imported checkpoint, measured here: resnet56 (abcdef0123)" in text
+        and "‡ an imported checkpoint, evaluated here: resnet56 (abcdef0123)" in text
         and "† reference records" in text
     )
 
 
-def test_state_of_what_is_not_done(tmp_path: Path) -> None:
+def test_states_of_unfinished_runs(tmp_path: Path) -> None:
     e = kit.small(tmp_path)
     store = Store(tmp_path / "runs")
     first = e.cells[4].runs
@@ -181,7 +179,10 @@ def test_files_and_alias(tmp_path: Path) -> None:
 
 
 OTHER = (("kd.temperature", 8.0), ("recipe.epochs", 1))
-CHANGED = "SETTINGS CHANGED: kd.temperature=8.0, recipe.epochs=1. Wherever they apply, these are not the published settings, nor the profile's."
+CHANGED = (
+    "SETTINGS CHANGED: kd.temperature=8.0, recipe.epochs=1. "
+    "Where they apply, these are neither the published settings nor the profile's."
+)
 
 
 @pytest.mark.parametrize("profile", ["paper", "quick"])
@@ -190,7 +191,7 @@ def test_other_settings_are_named_above_every_table(profile: str, tmp_path: Path
     frame = kit.as_frame([kit.record(r, 70.0) for x in (e, own) for r in x.runs])
     for fmt in ("plain", "md", "tex"):
         text = " ".join(render.render(e, frame, fmt).split())
-        assert CHANGED in text and f"profile {profile} (but for the changed settings: " in text, fmt
+        assert CHANGED in text and f"profile {profile} (except for the changed settings: " in text, fmt
         assert "SETTINGS" not in render.render(own, frame, fmt)
     assert {r["profile"] for r in csv.DictReader(io.StringIO(render.render(e, frame, "csv")))} == {
         f"{profile}-set-kd.temperature=8.0,recipe.epochs=1"
@@ -204,7 +205,7 @@ def test_other_settings_are_named_above_every_table(profile: str, tmp_path: Path
     )  # of the page, and of the table
 
 
-def test_other_settings_leave_the_tables_own_files(tmp_path: Path) -> None:
+def test_other_settings_keep_the_files_of_the_tables_settings(tmp_path: Path) -> None:
     out, store = tmp_path / "out", Store(tmp_path / "runs")
 
     def written(overrides: tuple) -> dict[str, bytes]:
@@ -228,7 +229,7 @@ def test_other_settings_leave_the_tables_own_files(tmp_path: Path) -> None:
     assert not set(own) & set(other) and {name: (out / name).read_bytes() for name in own} == own
 
 
-def test_settings_that_the_table_has_anyway_are_no_others(tmp_path: Path) -> None:
+def test_settings_that_the_table_already_has_change_nothing(tmp_path: Path) -> None:
     for overrides in ((("recipe.epochs", 240),), (("kd.temperature", 4.0),)):
         assert kit.small(tmp_path, overrides=overrides).suffix == ""
     assert kit.small(tmp_path, "quick", overrides=(("recipe.epochs", 2),)).overrides == ()
@@ -246,7 +247,7 @@ def test_many_other_settings_have_a_short_name(tmp_path: Path) -> None:
     assert len(names) == 2 and all(re.fullmatch("-set-[0-9a-f]{10}", n) for n in names)
 
 
-def test_another_protocol_has_files_of_its_own(tmp_path: Path) -> None:
+def test_another_protocol_writes_other_files(tmp_path: Path) -> None:
     e = matrix.expand(replace(kit.small_table(tmp_path), protocol_override="sskd"), "paper")
     assert e.suffix == "-set-protocol=sskd"
 

@@ -32,37 +32,37 @@ def test_table_and_diff_tell_failed_from_not_run(tmp_path: Path, capsys: pytest.
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "expected"),
     [
         (
             'paper = "crd"',
             'paper = "crdd"',
-            "small: no paper 'crdd' is among the printed numbers (did you mean crd?); KD_PUBLISHED=",
+            "small: the registry has no published numbers of paper 'crdd' (did you mean crd?); name folders",
         ),
         (
             'table = "table1"',
             'table = "tabel1"',
-            "small: no table 'tabel1' of crd is among the printed numbers (did you mean table1?); ",
+            "small: the registry has no published numbers of table 'tabel1' of crd (did you mean table1?); ",
         ),
         (
             'paper = "crd"',
             'paper = "my-own-work"',
-            "small: no paper 'my-own-work' is among the printed numbers; KD_PUBLISHED=",
+            "paper 'my-own-work'; name folders with more in KD_PUBLISHED=",
         ),
         ("", "", ""),
     ],
 )
-def test_a_table_that_nothing_is_printed_of_is_noted(
-    old: str, new: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_table_without_published_numbers_is_noted(
+    old: str, new: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It may be right so, and it may be a slip: the diff goes on."""
+    """It may be intended or a misspelt name, so the diff continues."""
     kit.small_table(tmp_path, kit.SMALL.replace(old, new) if old else kit.SMALL)
     (tmp_path / "runs").mkdir()
     choice = [str(tmp_path / "small.toml"), "--profile", "paper", "--results", str(tmp_path / "runs")]
     for verb in (["diff", *choice], ["report", *choice, "--out", str(tmp_path / "out")]):
         assert main(verb) == 0
         notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
-        assert [said in n for n in notes] == ([True] if said else [])
+        assert [expected in n for n in notes] == ([True] if expected else [])
     assert main(["diff", *choice, "--against", "sskd"]) == 0
     assert "note: " not in capsys.readouterr().err
 
@@ -96,7 +96,7 @@ def test_table_writes_the_static_figures_when_asked(
     assert "A small table" in out and errors == "wrote nothing\n"
 
 
-def test_a_table_of_other_settings_does_not_pass_for_the_published_one(
+def test_a_table_of_other_settings_is_not_taken_for_the_published_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     e = kit.small(tmp_path)
@@ -129,13 +129,17 @@ def test_a_table_of_other_settings_does_not_pass_for_the_published_one(
             (),
             ("kd on cifar100\n", "kd on cifar100-25\n", "70.66 ± 0.24", "65.15 ± 0.23"),
         ),
-        ("resnet56:resnet20", ("--dataset", "cifar100-25"), ("65.15 ± 0.23", "1 printed value of 1 result")),
+        (
+            "resnet56:resnet20",
+            ("--dataset", "cifar100-25"),
+            ("65.15 ± 0.23", "1 published value of 1 result"),
+        ),
     ],
 )
-def test_published_shows_all_that_is_printed_of_a_cell(
+def test_published_shows_every_value_of_a_cell(
     pair: str, more: tuple[str, ...], shown: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also of pairs that are not trained here: ImageNet's, and networks that only share a name with ours."""
+    """It also shows pairs that cannot be trained here: ImageNet's, and networks that share only the name."""
     assert main(["published", "--pair", pair, "--method", "kd", *more]) == 0
     text = capsys.readouterr().out
     assert [s for s in shown if s not in text] == []
@@ -143,20 +147,20 @@ def test_published_shows_all_that_is_printed_of_a_cell(
     assert len(json.loads(capsys.readouterr().out)) >= 1
 
 
-def test_published_of_what_nobody_printed_says_what_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_published_without_a_value_names_those_of_the_pair(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["published", "--pair", "ResNet34:ResNet18", "--method", "nst"]) == 0
     assert (
-        "nst on imagenet: no printed top1; printed of this pair: at, cat-kd, cc, " in capsys.readouterr().out
+        "nst on imagenet: no published top1; published of this pair: at, cat-kd, cc, "
+        in capsys.readouterr().out
     )
 
 
-def test_published_of_one_network_names_the_pairs_that_print_it(capsys: pytest.CaptureFixture[str]) -> None:
-    """A plain student stands in the column of every pair: the few that are printed alone are not all there is."""
+def test_published_of_one_network_names_the_pairs_with_a_value(capsys: pytest.CaptureFixture[str]) -> None:
+    """A plain student is published in the columns of all its pairs, and alone only in a few tables."""
     assert main(["published", "--pair", "none:resnet20", "--method", "student"]) == 0
     text = capsys.readouterr().out
     assert (
-        "68.92" in text
-        and "printed in the columns of pairs too: resnet110:resnet20, resnet56:resnet20\n" in text
+        "68.92" in text and "also published in the columns of resnet110:resnet20, resnet56:resnet20\n" in text
     )
     for pair, method, shown in (
         ("none:resnet20", "kd", "resnet56:resnet20"),
@@ -164,7 +168,7 @@ def test_published_of_one_network_names_the_pairs_that_print_it(capsys: pytest.C
     ):
         assert main(["published", "--pair", pair, "--method", method]) == 0
         (line,) = capsys.readouterr().out.splitlines()
-        assert line.startswith(f"{pair} {method} on cifar100: no printed top1; ") and shown in line
+        assert line.startswith(f"{pair} {method} on cifar100: no published top1; ") and shown in line
 
 
 @pytest.mark.parametrize(
@@ -224,7 +228,7 @@ def test_a_file_where_a_folder_should_be_is_one_line_and_exit_code_2(
         assert last.startswith("error: ") and "file is no folder; allowed: " in last
 
 
-def test_bibtex_of_a_table_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bibtex_of_a_users_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kit.small_table(tmp_path)
     assert main(["methods", str(tmp_path / "small.toml"), "--bibtex"]) == 0
     found = [line for line in capsys.readouterr().out.splitlines() if line.startswith("@")]

@@ -1,0 +1,115 @@
+"""The published numbers that belong to the cells of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from benchmark.errors import hint, unknown
+from benchmark.spec.matrix import Cell, Table, table_names
+from benchmark.spec.runs import NONE
+from results import published
+from results.published import reader
+from results.published.schema import ERRATA_KEYS, OriginKind, PublishedNumber, erratum_applies
+
+
+class PublishedCells:
+    """All published top-1 numbers of one data set, found by cell."""
+
+    def __init__(
+        self,
+        numbers: Iterable[PublishedNumber],
+        dataset: str,
+        errata: Iterable[Mapping[str, str]] = (),
+    ) -> None:
+        """Index the top-1 numbers of a data set.
+
+        errata: rows of `results.published.errata()`, which are added to the notes of their numbers.
+        """
+        errata = [e for e in errata if any(e[c] for c in ERRATA_KEYS[2:])]
+        chosen = (x for x in numbers if x.dataset == dataset and x.metric == "top1")
+        self._numbers = [_with_errata(x, errata) for x in chosen]
+        self._by_cell: dict[tuple[str, str, str, str], PublishedNumber] = {}
+        for x in self._numbers:
+            self._by_cell.setdefault((x.published_in, x.teacher, x.student, x.method), x)
+
+    @staticmethod
+    def read(dataset: str) -> PublishedCells:
+        """Return the numbers of the registry."""
+        return PublishedCells(reader.numbers(), dataset, published.errata())
+
+    @property
+    def papers(self) -> list[str]:
+        """The papers that have a number, sorted."""
+        return sorted({x.paper for x in self._numbers})
+
+    def of(self, table: Table, cell: Cell) -> PublishedNumber | None:
+        """Return the number that a table publishes for a cell.
+
+        Where the table has none, it is taken from the first of the row's other sources (`from`) that has one.
+        """
+        blank = None
+        for source in (f"{table.paper}/{table.table}", *cell.row.sources):
+            for teacher, student in _pairs(cell):
+                number = self._by_cell.get((source, teacher, student, cell.row.published))
+                if number is not None and number.value is not None:
+                    return number
+                blank = blank or number
+        return blank
+
+    def of_paper(self, paper: str, cell: Cell) -> PublishedNumber | None:
+        """Return what another paper publishes for a cell. Copied numbers come after all others.
+
+        Raises `InputError` for a paper that has no number.
+        """
+        if paper not in self.papers:
+            raise unknown("paper", paper, self.papers)
+        pairs, names = _pairs(cell), (cell.row.method, cell.row.published)
+        candidates = [
+            x
+            for x in self._numbers
+            if x.paper == paper
+            and x.method in names
+            and (x.teacher, x.student) in pairs
+            and x.value is not None
+        ]
+        if not candidates:
+            return None
+        return self._with_original_rule(
+            min(candidates, key=lambda x: (names.index(x.method), x.origin_kind is OriginKind.COPY))
+        )
+
+    def _with_original_rule(self, number: PublishedNumber) -> PublishedNumber:
+        """Give a copied number whose reporting rule is not known the rule of its original."""
+        if number.rule in ("last", "best") or number.origin_kind is not OriginKind.COPY:
+            return number
+        original = self._by_cell.get((number.copied_from, number.teacher, number.student, number.method))
+        return number if original is None else replace(number, rule=original.rule)
+
+
+def nothing_published(table: Table) -> str:
+    """Return a note if the registry has no number of a table, "" if it has.
+
+    That may be intended, or a misspelt name.
+    """
+    known = published.tables(table.paper)
+    if table.table in known or table.name in table_names():  # the built-in tables explain themselves
+        return ""
+    what = f"table '{table.table}' of {table.paper}" if known else f"paper '{table.paper}'"
+    near = hint(table.table, known) if known else hint(table.paper, published.papers())
+    nothing = f"{table.name}: the registry has no published numbers of {what}{near}"
+    return f"{nothing}; name folders with more in KD_PUBLISHED="
+
+
+def _pairs(cell: Cell) -> list[tuple[str, str]]:
+    """Return the pairs under which the registry may have a cell.
+
+    A plain training may be there without its partner.
+    """
+    alone = {"teacher": [(cell.teacher, NONE), (NONE, cell.teacher)], "student": [(NONE, cell.student)]}
+    return [(cell.teacher, cell.student), *alone.get(cell.row.method, [])]
+
+
+def _with_errata(number: PublishedNumber, errata: Iterable[Mapping[str, str]]) -> PublishedNumber:
+    notes = [f"erratum: {e['what']}" for e in errata if erratum_applies(e, number)]
+    return replace(number, note="; ".join(filter(None, [number.note, *notes]))) if notes else number
