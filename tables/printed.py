@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from benchmark.errors import hint, unknown
-from benchmark.spec.matrix import Cell, Table, table_names
+from benchmark.spec.matrix import Cell, Table, built_in_tables
 from benchmark.spec.runs import NONE
 from tables.cells import number
 
@@ -106,7 +106,7 @@ def unprinted(table: Table) -> str:
     from results import published
 
     known = published.tables(table.paper)
-    if table.table in known or table.name in table_names():  # ours say themselves where they have none
+    if table.table in known or table.name in built_in_tables():  # ours say themselves where they have none
         return ""
     what = f"table '{table.table}' of {table.paper}" if known else f"paper '{table.paper}'"
     near = hint(table.table, known) if known else hint(table.paper, published.papers())

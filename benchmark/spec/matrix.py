@@ -38,12 +38,16 @@ from benchmark.errors import InputError, hint, unknown
 from benchmark.methods import PLAIN
 from benchmark.spec import protocols
 from benchmark.spec.runs import NONE, Request, Resolver, Run, network_info, parse_pair, skip_reason
+from benchmark.user_files import find_toml, toml_files
 from results.published import reader as published
 
 MOST_SEEDS = 1_000
 """Each seed of a number of seeds is a run that is planned."""
 
 FOLDER = Path(__file__).resolve().parents[2] / "tables"
+"""The built-in tables."""
+USER_FOLDER = Path("tables")
+"""Tables of the user, in the working folder."""
 
 
 @dataclass(frozen=True)
@@ -123,8 +127,14 @@ class Expansion:
         return text and f"-set-{text}"
 
 
-def table_names(folder: Path = FOLDER) -> tuple[str, ...]:
-    return tuple(sorted(p.stem for p in folder.glob("*.toml")))
+def table_names() -> tuple[str, ...]:
+    """Return the names of all tables: built-in ones, and those in `tables/` of the working folder."""
+    return tuple(toml_files(FOLDER, USER_FOLDER))
+
+
+def built_in_tables() -> tuple[str, ...]:
+    """Return the names of the tables that come with kd-tables."""
+    return tuple(sorted(p.stem for p in FOLDER.glob("*.toml")))
 
 
 _TOP = {
@@ -165,14 +175,11 @@ def _check(where: str, values: Mapping[str, Any], kinds: Mapping[str, type], req
 
 
 def load_table(name: str, folder: Path = FOLDER) -> Table:
-    """Reads `tables/NAME.toml` (or the file itself, if `name` is a path that ends in .toml). `InputError` says what is wrong with it."""
-    path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
-    if not path.is_file():
-        if name.endswith(".toml"):
-            raise InputError(
-                f"no file {name}; allowed: a table's file, or one of {', '.join(table_names(folder))}"
-            )
-        raise unknown("table", name, table_names(folder))
+    """Read a table: a built-in one, `tables/NAME.toml` of the working folder, or a path that ends in .toml.
+
+    Raises `InputError` with what is wrong. folder: of the built-in tables.
+    """
+    path = find_toml("table", name, built_in=folder, user=USER_FOLDER)
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -437,6 +444,7 @@ __all__ = [
     "Expansion",
     "Row",
     "Table",
+    "built_in_tables",
     "expand",
     "load_table",
     "network_info",
