@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of all verbs."""
     p = _Parser(
         prog=program_name(),
-        description="Regenerate the tables of knowledge-distillation papers and compare them with the papers.",
+        description="Regenerate tables of knowledge-distillation papers and compare them with the papers.",
     )
     p.add_argument("--version", action=_Version, nargs=0, help="print the version and the commit")
     verbs = p.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)

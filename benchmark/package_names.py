@@ -26,7 +26,7 @@ def conflict() -> str:
             return f"the package `{name}` of kd-tables is missing in {root}; install kd-tables again"
         if imported != ours or MARK not in ours.read_text(encoding="utf-8", errors="replace"):
             return (
-                f"`import {name}` finds {imported}, which is not part of kd-tables; use a virtual environment "
-                f"and a working folder without another `{name}` (PyTables, for example, is imported as `tables`)"
+                f"`import {name}` finds {imported}, which is not part of kd-tables; use a virtual "
+                f"environment and a working folder without another `{name}` (PyTables is one for `tables`)"
             )
     return ""

@@ -16,7 +16,7 @@ from results.files import STALE_SECONDS
 
 
 class JobFailed(RuntimeError):
-    """Some run of the pack has no result. The job's state becomes FAILED; the runs' folders hold the reasons."""
+    """Some runs of the pack have no result; their folders hold the reasons. Makes the job FAILED."""
 
 
 @dataclass(frozen=True)
