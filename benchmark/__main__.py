@@ -9,10 +9,17 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from benchmark import package_names
+
+package_names.exit_on_conflict()  # before the imports of packages that may be somebody else's
+
+from benchmark.errors import InputError
+from benchmark.provenance import version_line
+from benchmark.text import program_name
+from models import WeightsError
+from results.published import PublishedError
 
 FAMILIES = ("running", "state", "tables", "inform", "cluster", "bench")
 """Modules of benchmark/cli, in the order of `--help`."""
@@ -29,15 +36,8 @@ class _Version(argparse.Action):
     """`--version`. The line is made only when it is asked for: it needs git."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from benchmark.provenance import version_line
-
         print(version_line())
         parser.exit()
-
-
-def program_name() -> str:
-    """Return how the command line was called, for help and errors."""
-    return "kd-tables" if Path(sys.argv[0]).stem == "kd-tables" else "python -m benchmark"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -64,14 +64,6 @@ def _print_anything() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     _print_anything()
-    if problem := package_names.conflict():
-        print(f"error: {problem}", file=sys.stderr)
-        return 2
-    # Imported after the check: these packages may be somebody else's.
-    from benchmark.errors import InputError
-    from models import WeightsError
-    from results.published import PublishedError
-
     try:
         args = parser().parse_args(argv)
         return int(args.do(args))

@@ -2,12 +2,13 @@
 
 The import names are common words, and another distribution may own one of them: PyTables installs a package
 `tables`, and a script beside yours may be called `results.py`. Importing the wrong one ends in a strange
-error much later, so the command line checks first. This module imports nothing but the standard library.
+error much later, so the command line checks first. This module imports only the standard library.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 
 PACKAGES = ("benchmark", "models", "results", "slurm", "tables")
@@ -30,3 +31,10 @@ def conflict() -> str:
                 f"environment and a working folder without another `{name}` (PyTables is one for `tables`)"
             )
     return ""
+
+
+def exit_on_conflict() -> None:
+    """End the process with one line and exit code 2 if one of the packages is not ours."""
+    if problem := conflict():
+        print(f"error: {problem}", file=sys.stderr)
+        raise SystemExit(2)

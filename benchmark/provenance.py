@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from benchmark import __version__
-
+VERSION = "0.1.0"
+"""The version of kd-tables. pyproject.toml reads it here."""
 COMMIT_FILE = "COMMIT"
 """Beside this module, in an installed package and in a snapshot: `<commit> clean` or `<commit> dirty`."""
 UNKNOWN = "unknown"
@@ -74,7 +74,7 @@ def git_state() -> dict[str, Any]:
 def version_line() -> str:
     """Return the version and the commit, as `--version` prints them."""
     state = git_state()
-    return f"kd-tables {__version__} (commit {state['commit']}{', modified' if state['dirty'] else ''})"
+    return f"kd-tables {VERSION} (commit {state['commit']}{', modified' if state['dirty'] else ''})"
 
 
 def where() -> dict[str, Any]:

@@ -6,8 +6,8 @@
 #   slurm/lab.sh start DIR        then: . DIR/env.sh, and `python -m benchmark submit TABLE --cluster lab`
 #   slurm/lab.sh stop DIR
 #
-# Variables and their defaults: LAB_NODES=2, LAB_GPUS=4 (simulated GPUs of each node), LAB_DB=1 (0: no accounting),
-# LAB_MAX_ARRAY=10001, LAB_PORT=17000 (the first of 10 + LAB_NODES ports), LAB_AUTH=munge (none: without munged).
+# Variables and their defaults: LAB_NODES=2, LAB_GPUS=4 (simulated GPUs of a node), LAB_DB=1 (0: no accounting),
+# LAB_MAX_ARRAY=10001, LAB_PORT=17000 (first of 10 + LAB_NODES ports), LAB_AUTH=munge (none: without munged).
 # Partitions: gpu (default, high priority) and spare (its jobs are preempted by those of gpu).
 set -Eeuo pipefail
 export PATH=$PATH:/usr/sbin:/sbin
@@ -48,17 +48,19 @@ end() { # end PIDFILE: terminate the process, wait, then kill it. A zombie count
     kill -9 "$pid" 2>/dev/null || true
 }
 
-stop_all() { # nodes first (they end the processes of their jobs), then controller, accounting, database, munge
+stop_all() { # nodes first, because they end the processes of their jobs
     if [ -f "$dir/env.sh" ]; then
         . "$dir/env.sh"
         timeout 10 scancel --user="$user" >/dev/null 2>&1 || true
         sleep 0.5
     fi
-    for file in "$dir"/run/slurmd-*.pid "$dir"/run/{slurmctld,slurmdbd,mariadb,munged}.pid; do end "$file"; done
+    for file in "$dir"/run/slurmd-*.pid "$dir"/run/{slurmctld,slurmdbd,mariadb,munged}.pid; do
+        end "$file"
+    done
 }
 
 write_config() {
-    # the private munge socket is named differently in the files of the controller and of the accounting daemon
+    # the files of the controller and of the accounting daemon name the munge socket in different ways
     local credentials="AuthType=auth/none
 CredType=cred/none
 AuthInfo=cred_expire=5" dbd_credentials="AuthType=auth/none"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmark import package_names
+from benchmark.provenance import VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -63,3 +64,7 @@ def test_our_own_file_overwritten_by_another_distribution(tmp_path: Path) -> Non
 
 def test_ours_are_ours() -> None:
     assert package_names.conflict() == ""
+
+
+def test_the_citation_has_the_version() -> None:
+    assert f"\nversion: {VERSION}\n" in (ROOT / "CITATION.cff").read_text()

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import __version__
 from benchmark.package_names import PACKAGES
+from benchmark.provenance import VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("--profile", "quick", "--set", "recipe.train_images=64", "--set", "recipe.test_images=50")
@@ -116,7 +116,7 @@ def test_a_cell_from_an_empty_folder(
     def kd_tables(*arguments: str) -> str:
         return run([environment / "bin" / "kd-tables", *arguments], tmp_path, variables)
 
-    assert kd_tables("--version") == f"kd-tables {__version__} (commit {commit})\n"
+    assert kd_tables("--version") == f"kd-tables {VERSION} (commit {commit})\n"
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables" / "mine.toml").write_text(TABLE)
     kd_tables("run", "mine", "--methods", "kd", *SMALL, "--set", "recipe.epochs=1")
