@@ -1,4 +1,4 @@
-"""The front door: `python -m benchmark VERB`.
+"""The command line: `kd-tables VERB` or `python -m benchmark VERB`.
 
 Exit codes: 0 done, 1 a check or a run failed, 2 the input was wrong, 130 interrupted.
 """
@@ -7,11 +7,17 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import sys
 from collections.abc import Sequence
+from typing import Any
+
+from benchmark import package_names
+
+package_names.exit_on_conflict()  # before the imports of packages that may be somebody else's
 
 from benchmark.errors import InputError
+from benchmark.provenance import version_line
+from benchmark.text import program_name
 from models import WeightsError
 from results.published import PublishedError
 
@@ -26,27 +32,37 @@ class _Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
+class _Version(argparse.Action):
+    """`--version`. The line is made only when it is asked for: it needs git."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        print(version_line())
+        parser.exit()
+
+
 def parser() -> argparse.ArgumentParser:
+    """Return the parser of all verbs."""
     p = _Parser(
-        prog="python -m benchmark",
-        description="Regenerates the top-1 tables of knowledge-distillation papers and diffs them.",
+        prog=program_name(),
+        description="Regenerate tables of knowledge-distillation papers and compare them with the papers.",
     )
+    p.add_argument("--version", action=_Version, nargs=0, help="print the version and the commit")
     verbs = p.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
     for family in FAMILIES:
-        if importlib.util.find_spec(f"benchmark.cli.{family}"):
-            importlib.import_module(f"benchmark.cli.{family}").register(verbs)
+        importlib.import_module(f"benchmark.cli.{family}").register(verbs)
     return p
 
 
 def _print_anything() -> None:
-    """A terminal or pipe that is not UTF-8 shows `?` for what it lacks (the tables have arrows and signs): a
-    finished command must not end there."""
+    """Show `?` for characters that a terminal or pipe cannot encode (tables contain arrows): output must not
+    raise."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code."""
     _print_anything()
     try:
         args = parser().parse_args(argv)
@@ -56,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print(
-            "interrupted; everything up to the last finished epoch is kept, the same command goes on",
+            "interrupted; all finished epochs are kept, and the same command continues after the last one",
             file=sys.stderr,
         )
         return 130

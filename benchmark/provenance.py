@@ -1,4 +1,4 @@
-"""Where a number comes from: versions, commit, processor, host and job. Records hold it."""
+"""Provenance of a result: versions, commit, processor, host and Slurm job. Every record holds it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,15 @@ from typing import Any
 
 import torch
 
+VERSION = "0.1.0"
+"""The version of kd-tables. pyproject.toml reads it here."""
+COMMIT_FILE = "COMMIT"
+"""Beside this module, in an installed package and in a snapshot: `<commit> clean` or `<commit> dirty`."""
+UNKNOWN = "unknown"
+
 
 def cpu_name() -> str:
-    """The processor's model, as the system names it."""
+    """Return the processor's model name, as the system reports it."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -27,7 +33,7 @@ def cpu_name() -> str:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Versions of what computes."""
+    """Return the versions of Python, torch, NumPy and CUDA, and the platform."""
     import numpy
 
     return {
@@ -41,30 +47,38 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def git_state() -> dict[str, Any]:
-    """Commit of the code and whether the tree was dirty. A snapshot (see slurm/) carries its own in the file `SNAPSHOT`."""
-    root = Path(__file__).resolve().parents[1]
-    snapshot = root / "SNAPSHOT"
-    if snapshot.is_file():
-        commit, _, dirty = snapshot.read_text().strip().partition(" ")
-        return {"commit": commit, "dirty": dirty == "dirty"}
+    """Return the commit of the running code and whether it was modified: `{"commit": ..., "dirty": ...}`.
+
+    A wheel and a snapshot for jobs (see `slurm.snapshot`) carry this in the file `benchmark/COMMIT`; a
+    checkout asks git. The commit is "unknown" if git does not track this file: in a virtual environment
+    inside somebody's repository, for example, the commit of that repository would say nothing about this
+    code.
+    """
+    folder = Path(__file__).resolve().parent
+    if (folder / COMMIT_FILE).is_file():
+        commit, _, state = (folder / COMMIT_FILE).read_text(encoding="utf-8").strip().partition(" ")
+        return {"commit": commit, "dirty": None if commit == UNKNOWN else state == "dirty"}
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
     try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True
-        ).stdout.strip()
-        status = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"],
-            cwd=root,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.CalledProcessError):
-        return {"commit": "unknown", "dirty": None}
-    return {"commit": commit, "dirty": bool(status.stdout.strip())}
+        return {"commit": UNKNOWN, "dirty": None}
+    return {"commit": commit, "dirty": bool(changes)}
+
+
+def version_line() -> str:
+    """Return the version and the commit, as `--version` prints them."""
+    state = git_state()
+    return f"kd-tables {VERSION} (commit {state['commit']}{', modified' if state['dirty'] else ''})"
 
 
 def where() -> dict[str, Any]:
-    """Host, and the Slurm job and node if there is one."""
+    """Return the host name, and the Slurm job and node ("" outside Slurm)."""
     return {
         "host": socket.gethostname(),
         "job": os.environ.get("SLURM_JOB_ID", ""),

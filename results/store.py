@@ -74,8 +74,14 @@ COLUMNS = {
 
 
 def default_folder() -> Path:
-    """Return the folder in the environment variable RESULTS, else `results/runs` of this checkout."""
-    return Path(os.environ.get("RESULTS") or Path(__file__).resolve().parent / "runs").expanduser()
+    """Return the folder of runs: the environment variable RESULTS if it is set, else `results/runs`.
+
+    In a checkout that is `results/runs` of the checkout. An installed package has no folder to write to; there it is
+    `results/runs` of the working folder.
+    """
+    room = Path(__file__).resolve().parent
+    base = room.parent if (room.parent / "pyproject.toml").is_file() else Path.cwd()
+    return Path(os.environ.get("RESULTS") or base / "results" / "runs").expanduser()
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
-"""Cluster files: `slurm/clusters/*.toml`, what a job asks of one cluster.
+"""Cluster files: TOML files that say what jobs ask of one cluster.
 
-Every field, its type and its default are those of `Cluster`; a field that is not there is refused. `gpu-example.toml` shows them in use.
+`Cluster` lists every field with its type and default; any other field is refused.
+`slurm/clusters/gpu-example.toml` is an example. slurm/README.md explains the fields for users.
 """
 
 from __future__ import annotations
@@ -13,76 +14,86 @@ from typing import Any, get_type_hints
 
 from benchmark.errors import InputError, unknown
 from benchmark.training.execution import PRECISIONS, ExecutionRequest
+from benchmark.user_files import find_toml, toml_files
 from benchmark.work.order import WorkSettings
 
 FOLDER = Path(__file__).resolve().parent / "clusters"
+"""The built-in cluster files."""
+USER_FOLDER = Path("clusters")
+"""Cluster files of the user, in the working folder."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """What one job asks for. A job trains one pack on one node."""
+    """What a job asks for. A job trains one pack on one node."""
 
     name: str
-    """The file's name (not a field of the file)."""
+    """Name of the file without `.toml` (not a field of the file)."""
     partition: str
-    """Partition (queue); several separated by commas. The only field that must be there."""
+    """Partition (queue), or several separated by commas. The only required field."""
     account: str = ""
-    """Account that is charged. Empty: Slurm's default, as for every empty text below."""
+    """Account that is charged. As with every text below, an empty one leaves the choice to Slurm."""
     qos: str = ""
     """Quality of service."""
     gpus: int = 1
-    """GPUs of a job. One is right: a pack uses one GPU. 0: a CPU job."""
+    """GPUs of a job. A pack uses one; 0 makes a CPU job."""
     gpu_type: str = ""
-    """Type of GPU as the cluster names it (`sinfo -o %G`), e.g. "h100"."""
+    """Type of GPU as the cluster names it (`sinfo -o %G`), for example "h100"."""
     cpus: int = 4
-    """CPUs of a job, and threads of its arithmetic (OMP_NUM_THREADS; recorded with each result)."""
+    """CPUs of a job and its number of threads (OMP_NUM_THREADS). Recorded with each result."""
     student_threads: int = 1
-    """Of a CPU job's threads, those of one student's step: `cpus // student_threads` students of a pack are stepped side by side."""
+    """Threads of one student's step in a CPU job: `cpus // student_threads` students step in parallel."""
     memory_gb: int = 16
-    """Memory of a job in GB. 0: the partition's default."""
+    """Memory of a job in GB. 0 takes the partition's default."""
     time_minutes: int = 240
-    """Time limit of a job. Packs are sized to 80% of it; a run that does not fit goes on in the same job after a requeue.
-    Ask for more than 10 minutes: submitit counts every preemption of a shorter job as a time-out."""
+    """Time limit of a job. Packs are sized to 80% of it; a job that reaches the limit is requeued and
+    continues. Ask for more than 10 minutes: submitit counts every preemption of a shorter job as a
+    timeout."""
     parallelism: int = 0
     """Most jobs of one array that run at once (`--array=..%N`). 0: no limit."""
     constraint: str = ""
-    """Node features, e.g. "h100|a100"."""
+    """Required node features, for example "h100|a100"."""
     exclude: str = ""
-    """Nodes that are not wanted."""
+    """Nodes to avoid."""
     srun: bool = True
-    """Whether the batch script starts Python by `srun`. false where srun's binding fails."""
+    """Whether the batch script starts Python with `srun`. Set it to false where srun's binding fails."""
     srun_args: tuple[str, ...] = ()
-    """Further arguments of `srun`, e.g. ["--cpu-bind=none"]."""
+    """Further arguments of `srun`, for example ["--cpu-bind=none"]."""
     setup: tuple[str, ...] = ()
-    """Lines of the batch script before Python starts, e.g. ["module load cuda"]."""
+    """Lines of the batch script before Python starts, for example ["module load cuda"]."""
     wckey: str = ""
-    """Workload characterisation key. Empty: none is sent (some sites refuse any)."""
+    """Workload characterisation key. Empty: none is sent, because some clusters refuse any."""
     signal_delay_s: int = 90
-    """Seconds before the time limit at which the job is told to requeue itself; at least the time of one training step."""
+    """Seconds before the time limit at which the job is signalled to requeue itself. It must be longer than
+    one training step."""
     max_timeouts: int = 1000
-    """How many time-outs a job may go on after. What limits it is the number of epochs: each time at least one must fit."""
+    """Timeouts after which a job still continues. At least one epoch must fit between two timeouts."""
     max_kills: int = 5
-    """How many requeues a job may have had and still be started again when its process is killed by a signal (0: never)."""
+    """A job whose process was killed by a signal is restarted unless it has been requeued this often."""
     max_submit: int = 0
-    """Most jobs of yours in the queue. 0: what the cluster says (MaxJobCount; with accounting, MaxSubmitJobs)."""
+    """Most jobs of the user in the queue. 0: the cluster's own limits (MaxJobCount; with accounting,
+    MaxSubmitJobs)."""
     max_pack: int = 0
-    """Most runs behind one teacher pass. 0: 32 on a GPU, 16 on CPUs."""
+    """Most runs that share a teacher pass. 0: 32 on a GPU, 16 on CPUs."""
     device: str = "auto"
-    """`cuda` or `cpu`; auto: cuda if `gpus` is not 0 (a job that sees no GPU then fails instead of training on the CPU)."""
+    """`cuda`, `cpu`, or `auto`: `cuda` unless `gpus` is 0. A job that asks for cuda and sees no GPU fails; it
+    never trains on the CPU instead."""
     precision: str = "auto"
-    """fp32, tf32 or bf16; auto: bf16 on a GPU, fp32 on CPUs. Not by measurement, as `run` does on a CPU: nodes may differ, and one table would
-    be trained in two precisions."""
+    """`fp32`, `tf32`, `bf16`, or `auto`: bf16 on a GPU, fp32 on CPUs. Unlike `run`, a job does not measure
+    what is fastest on its CPU: nodes may differ, and one table would be trained in two precisions."""
     python: str = ""
-    """Python of the jobs, a path that all nodes see. Empty: the one that submits."""
+    """Python of the jobs, a path that all nodes see. Empty: the Python that submits."""
     extra: dict[str, str] = dataclasses.field(default_factory=dict)
     """Any other option of sbatch: `extra = { reservation = "kd", "mail-type" = "END" }`."""
 
     @property
     def torch_device(self) -> str:
+        """`cuda` or `cpu`."""
         return self.device if self.device != "auto" else "cuda" if self.gpus else "cpu"
 
     @property
     def torch_precision(self) -> str:
+        """`fp32`, `tf32` or `bf16`."""
         return (
             self.precision if self.precision != "auto" else "bf16" if self.torch_device == "cuda" else "fp32"
         )
@@ -98,12 +109,17 @@ class Cluster:
         return dataclasses.replace(settings, execution=execution)
 
 
-_LEAST = {"cpus": 1, "student_threads": 1, "time_minutes": 1, "signal_delay_s": 1}
-_OF_THE_FILE = {
-    "time": "time_minutes", "signal": "signal_delay_s", "cpus_per_task": "cpus", "mem": "memory_gb", "gpus_per_node": "gpus",
+_SMALLEST = {"cpus": 1, "student_threads": 1, "time_minutes": 1, "signal_delay_s": 1}
+"""Smallest values; 0 for every other whole number."""
+_CHOICES = {"device": ("auto", "cuda", "cpu"), "precision": ("auto", *PRECISIONS)}
+_TYPE_NAMES = {str: "a text", int: "a whole number", bool: "true or false"}
+_FIELD_OF_OPTION = {
+    "time": "time_minutes", "signal": "signal_delay_s",
+    "cpus_per_task": "cpus", "mem": "memory_gb", "gpus_per_node": "gpus",
     **{k: k for k in ("partition", "account", "qos", "constraint", "exclude", "wckey")},
 }  # fmt: skip
-_OWN = (
+"""Options of sbatch that have a field of their own, so that `extra` may not set them."""
+_RESERVED_OPTIONS = (
     "array",
     "dependency",
     "requeue",
@@ -116,25 +132,25 @@ _OWN = (
     "ntasks",
     "wrap",
 )
-"""Options of sbatch that `extra` may not set: those of another field, and those by which jobs are followed."""
-_CHOICES = {"device": ("auto", "cuda", "cpu"), "precision": ("auto", *PRECISIONS)}
+"""Options of sbatch that `extra` may not set, because kd-tables sets them to follow its jobs."""
 
 
-def cluster_names(folder: Path = FOLDER) -> tuple[str, ...]:
-    return tuple(sorted(p.stem for p in folder.glob("*.toml")))
+def cluster_names() -> tuple[str, ...]:
+    """Return the names of the built-in cluster files and of those in the working folder."""
+    return tuple(toml_files(FOLDER, USER_FOLDER))
 
 
-def load_cluster(name: str, folder: Path = FOLDER) -> Cluster:
-    """Reads `slurm/clusters/NAME.toml` (or the file itself, if `name` ends in .toml). `InputError`: what is wrong with it, in one line."""
-    path = Path(name).expanduser() if name.endswith(".toml") else folder / f"{name}.toml"
-    if not path.is_file():
-        raise unknown("cluster", name, (*cluster_names(folder), "a path that ends in .toml"))
+def load_cluster(name: str) -> Cluster:
+    """Read a cluster file.
+
+    name: of a built-in file or of `clusters/NAME.toml` in the working folder, or a path that ends in .toml.
+    Raises `InputError` with what is wrong.
+    """
+    path = find_toml("cluster", name, built_in=FOLDER, user=USER_FOLDER)
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path.name} is not valid TOML: {error}; allowed: the fields described in slurm/README.md"
-        ) from error
+        raise InputError(f"{path.name} is not valid TOML: {error}") from error
     hints = {k: v for k, v in get_type_hints(Cluster).items() if k != "name"}
     values: dict[str, Any] = {}
     for key, value in raw.items():
@@ -143,48 +159,54 @@ def load_cluster(name: str, folder: Path = FOLDER) -> Cluster:
         values[key] = _checked(path.name, key, value, hints[key])
     if not values.get("partition"):
         raise InputError(
-            f"{path.name}: partition is not there; allowed: the name of a partition (`sinfo -o %R` lists them)"
+            f"{path.name}: partition is missing; set it to the name of a partition (`sinfo -o %R` lists them)"
         )
     cluster = Cluster(name=path.stem, **values)
-    if cluster.student_threads > cluster.cpus:
-        raise InputError(
-            f"{path.name}: student_threads = {cluster.student_threads} is too large; allowed: 1 to {cluster.cpus}, the job's cpus"
-        )
-    if cluster.signal_delay_s >= 60 * cluster.time_minutes:
-        raise InputError(
-            f"{path.name}: signal_delay_s = {cluster.signal_delay_s} is too large; allowed: less than time_minutes, which are "
-            f"{60 * cluster.time_minutes} seconds"
-        )
-    for key in cluster.extra:
-        option = key.lstrip("-").replace("-", "_")
-        if option in _OF_THE_FILE:
-            raise InputError(
-                f"{path.name}: extra has {key}; allowed: the field {_OF_THE_FILE[option]} for that"
-            )
-        if option in _OWN:
-            raise InputError(
-                f"{path.name}: extra has {key}, which is set for every job; allowed: other options of sbatch"
-            )
+    _check_combinations(cluster, path.name)
     return cluster
 
 
-def _checked(where: str, key: str, value: Any, hint: Any) -> Any:
-    words = {str: "a text", int: "a whole number", bool: "true or false"}
-    if hint in words:
-        fits, kind = isinstance(value, hint) and (hint is bool or not isinstance(value, bool)), words[hint]
+def _checked(file: str, key: str, value: Any, hint: Any) -> Any:
+    """Return the value of one field with its type. Raises `InputError`."""
+    if hint in _TYPE_NAMES:
+        fits = isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+        type_name = _TYPE_NAMES[hint]
     elif hint == tuple[str, ...]:
-        fits, kind = isinstance(value, list) and all(isinstance(v, str) for v in value), "a list of texts"
-    else:
-        fits, kind = (
-            isinstance(value, dict) and all(isinstance(v, str) for v in value.values()),
-            "a table of texts",
+        fits, type_name = (
+            isinstance(value, list) and all(isinstance(v, str) for v in value),
+            "a list of texts",
         )
+    else:
+        fits = isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
+        type_name = "a TOML table of texts"
     if not fits:
-        raise InputError(f"{where}: {key} = {value!r} is of the wrong type; allowed: {kind}")
-    if hint is int and value < _LEAST.get(key, 0):
-        raise InputError(f"{where}: {key} = {value} is too small; allowed: {_LEAST.get(key, 0)} and more")
+        raise InputError(f"{file}: {key} = {value!r} has the wrong type; allowed: {type_name}")
+    if hint is int and value < _SMALLEST.get(key, 0):
+        raise InputError(f"{file}: {key} = {value} is too small; allowed: {_SMALLEST.get(key, 0)} and more")
     if key in _CHOICES and value not in _CHOICES[key]:
-        raise InputError(f"{where}: {key} = {value!r}; allowed: {', '.join(_CHOICES[key])}")
+        raise InputError(f"{file}: unknown {key} = {value!r}; allowed: {', '.join(_CHOICES[key])}")
     if isinstance(value, str) and "\n" in value:
-        raise InputError(f"{where}: {key} has a line break; allowed: one line")
+        raise InputError(f"{file}: {key} contains a line break; write it on one line")
     return tuple(value) if isinstance(value, list) else value
+
+
+def _check_combinations(cluster: Cluster, file: str) -> None:
+    """Raise `InputError` for fields that contradict each other."""
+    if cluster.student_threads > cluster.cpus:
+        raise InputError(
+            f"{file}: student_threads = {cluster.student_threads} is too large; "
+            f"allowed: 1 to {cluster.cpus}, the job's cpus"
+        )
+    if cluster.signal_delay_s >= 60 * cluster.time_minutes:
+        raise InputError(
+            f"{file}: signal_delay_s = {cluster.signal_delay_s} is too large; "
+            f"allowed: less than time_minutes, which is {60 * cluster.time_minutes} seconds"
+        )
+    for key in cluster.extra:
+        option = key.lstrip("-").replace("-", "_")
+        if option in _FIELD_OF_OPTION:
+            raise InputError(
+                f"{file}: extra contains {key}; use the field {_FIELD_OF_OPTION[option]} instead"
+            )
+        if option in _RESERVED_OPTIONS:
+            raise InputError(f"{file}: extra contains {key}, which kd-tables sets for every job; remove it")

@@ -1,10 +1,9 @@
-"""What Slurm is asked: its settings, its queue, its accounting. Nothing here knows of runs."""
+"""Slurm's commands: its settings, its queue, its accounting. This module knows nothing of runs."""
 
 from __future__ import annotations
 
 import functools
 import getpass
-import os
 import re
 import shutil
 import subprocess
@@ -13,8 +12,8 @@ from dataclasses import dataclass
 
 from benchmark.errors import InputError
 
-LOCAL_WAY = "`python -m benchmark run TABLE` (make reproduce-table1) trains on this machine, `submit --dry-run` shows what would be submitted"
-GONE = (
+WITHOUT_SLURM = "`run TABLE` trains on this machine, and `submit --dry-run` shows what would be submitted"
+ENDED_STATES = (
     "BOOT_FAIL",
     "CANCELLED",
     "COMPLETED",
@@ -25,18 +24,17 @@ GONE = (
     "PREEMPTED",
     "TIMEOUT",
 )
+"""States of jobs that squeue still lists although they have ended."""
 
 
 class SlurmError(InputError):
-    """A command of Slurm failed; its message in one line."""
+    """A Slurm command failed. The message is one line."""
 
 
-def call(*command: str, timeout: float = 120, **env: str) -> str:
-    """Standard output of a command of Slurm. Raises `SlurmError`."""
+def call(*command: str, timeout: float = 120) -> str:
+    """Run a Slurm command and return its standard output. Raises `SlurmError`."""
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout, env={**os.environ, **env}
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SlurmError(f"{command[0]}: {error}") from error
     if done.returncode:
@@ -44,11 +42,11 @@ def call(*command: str, timeout: float = 120, **env: str) -> str:
     return done.stdout
 
 
-def missing() -> str:
-    """Why nothing can be submitted here, or "": Slurm's commands and a controller that answers are needed."""
-    lost = [c for c in ("sbatch", "srun", "squeue", "scontrol", "sinfo") if shutil.which(c) is None]
-    if lost:
-        return f"no Slurm here: {', '.join(lost)} not on PATH (submit from a login node of the cluster)"
+def why_unavailable() -> str:
+    """Return why nothing can be submitted from here, "" if Slurm is installed and answers."""
+    missing = [c for c in ("sbatch", "srun", "squeue", "scontrol", "sinfo") if shutil.which(c) is None]
+    if missing:
+        return f"no Slurm here: {', '.join(missing)} not on PATH (submit from a login node of the cluster)"
     try:
         call("scontrol", "ping", timeout=60)
     except SlurmError as error:
@@ -56,37 +54,39 @@ def missing() -> str:
     return ""
 
 
-def require() -> None:
-    if why := missing():
-        raise InputError(f"{why}; allowed: {LOCAL_WAY}")
+def require_slurm() -> None:
+    """Raise `InputError` if Slurm cannot be used from here."""
+    if reason := why_unavailable():
+        raise InputError(f"{reason}; {WITHOUT_SLURM}")
 
 
 @dataclass(frozen=True)
-class Site:
-    """Settings of the cluster. max_array: most jobs of an array. max_jobs: most jobs of the whole cluster. accounting: whether sacct works."""
+class ClusterLimits:
+    """Settings of a cluster that limit a submission."""
 
     max_array: int
+    """Most jobs of one array."""
     max_jobs: int
+    """Most jobs in the queue, of all users."""
     accounting: bool
+    """Whether sacct works."""
     partitions: tuple[str, ...]
 
 
-def site() -> Site:
-    """Raises `SlurmError` if Slurm does not answer."""
+def cluster_limits() -> ClusterLimits:
+    """Ask Slurm for its settings. Raises `SlurmError` if it does not answer."""
     config = dict(re.findall(r"^(\w+)\s*= (.*)$", call("scontrol", "show", "config"), re.MULTILINE))
-    partitions = tuple(dict.fromkeys(call("sinfo", "-h", "-a", "-o", "%R").split()))
-    accounting = "none" not in config.get("AccountingStorageType", "none").strip()
-    # an array's highest index is MaxArraySize - 1
-    return Site(
-        max(int(config.get("MaxArraySize", "1001")), 1),
-        int(config.get("MaxJobCount", "10000")),
-        accounting,
-        partitions,
+    return ClusterLimits(
+        # an array's largest index is MaxArraySize - 1
+        max_array=max(int(config.get("MaxArraySize", "1001")), 1),
+        max_jobs=int(config.get("MaxJobCount", "10000")),
+        accounting="none" not in config.get("AccountingStorageType", "none").strip(),
+        partitions=tuple(dict.fromkeys(call("sinfo", "-h", "-a", "-o", "%R").split())),
     )
 
 
 def submit_limit() -> int | None:
-    """Most jobs that this user may have in the queue, as accounting's association says; None if nothing is said."""
+    """Return how many jobs accounting allows this user in the queue; None if it sets no limit."""
     try:
         text = call(
             "sacctmgr", "-nP", "show", "assoc", f"user={getpass.getuser()}", "format=MaxSubmit,GrpSubmit"
@@ -98,27 +98,33 @@ def submit_limit() -> int | None:
 
 
 @dataclass(frozen=True)
-class Queued:
-    """A job in the queue. id: `123` or `123_4`; state: PENDING, RUNNING, ...; reason: why it waits."""
+class QueuedJob:
+    """A job in the queue, waiting or running."""
 
     id: str
+    """`123`, or `123_4` for an element of an array."""
     name: str
     state: str
+    """PENDING, RUNNING, ..."""
     node: str
     reason: str
+    """Why it waits."""
     user: str
 
 
-def squeue(names: Sequence[str] = ()) -> list[Queued]:
-    """The jobs in the queue (of everyone; of these job names, if given), an element of an array each. Raises `SlurmError`."""
-    own = ("-n", ",".join(names)) if names else ()
-    text = call("squeue", "-h", "-a", "-r", *own, "-o", "%i|%j|%T|%N|%r|%u")
-    found = (Queued(*line.split("|", 5)) for line in text.splitlines() if line.count("|") >= 5)
-    return [q for q in found if q.state not in GONE]
+def squeue(names: Sequence[str] = ()) -> list[QueuedJob]:
+    """Return the jobs in the queue, each element of an array by itself. Raises `SlurmError`.
+
+    names: only jobs with these names. Without names, the jobs of all users.
+    """
+    selection = ("-n", ",".join(names)) if names else ()
+    text = call("squeue", "-h", "-a", "-r", *selection, "-o", "%i|%j|%T|%N|%r|%u")
+    jobs = (QueuedJob(*line.split("|", 5)) for line in text.splitlines() if line.count("|") >= 5)
+    return [job for job in jobs if job.state not in ENDED_STATES]
 
 
 def sacct(ids: Sequence[str]) -> dict[str, str]:
-    """What accounting says of jobs: id -> state. Empty without accounting."""
+    """Return the states of jobs from accounting, by id. Empty without accounting."""
     if not ids or shutil.which("sacct") is None:
         return {}
     try:
@@ -126,21 +132,22 @@ def sacct(ids: Sequence[str]) -> dict[str, str]:
     except SlurmError:
         return {}
     return {
-        i: f"{state} (exit code {code})"
-        for i, state, code in (line.split("|")[:3] for line in text.splitlines() if line.count("|") >= 2)
+        job: f"{state} (exit code {code})"
+        for job, state, code in (line.split("|")[:3] for line in text.splitlines() if line.count("|") >= 2)
     }
 
 
 def scancel(ids: Sequence[str]) -> None:
-    """Cancels jobs, many in a call; a job that has just ended is no error."""
+    """Cancel jobs, 500 in a call. A job that has just ended is not an error."""
     for start in range(0, len(ids), 500):
         try:
             call("scancel", *ids[start : start + 500])
-        except SlurmError as error:
+        except SlurmError as error:  # scancel has one exit code for everything: only its text tells
             if "Invalid job id" not in str(error) and "already" not in str(error):
                 raise
 
 
 @functools.cache
-def me() -> str:
+def user_name() -> str:
+    """Return the name of the user who submits."""
     return getpass.getuser()

@@ -1,4 +1,5 @@
-"""What a job does: train the pack of a work order. All state is on disk, so that a job can be killed and started again at any time."""
+"""The job: train the pack of a work order. All state is on disk, so a job can be killed and restarted at any
+time."""
 
 from __future__ import annotations
 
@@ -15,46 +16,48 @@ from results.files import STALE_SECONDS
 
 
 class JobFailed(RuntimeError):
-    """Some run of the pack has no result; the reasons lie beside the runs. Makes the job's state FAILED."""
+    """Some runs of the pack have no result; their folders hold the reasons. Makes the job FAILED."""
 
 
 @dataclass(frozen=True)
 class PackJob:
-    """A pack as a job. order: a work order (`benchmark.work.order.work_order`). patience: seconds to wait for runs that someone else holds."""
+    """A pack as a job. submitit pickles it, and calls it on the node."""
 
     order: str
+    """The work order as JSON (`benchmark.work.order.work_order`)."""
     patience: float = 1.5 * STALE_SECONDS
+    """Seconds to wait for runs that another worker holds."""
 
     def __call__(self) -> list[tuple[str, str, str]]:
-        """Trains the pack; returns `(key, status, reason)` of each run.
+        """Train the pack and return `(key, status, reason)` of each run. Raises `JobFailed`.
 
-        A job that starts again on another node after its node died finds its own claim, as fresh as the last heartbeat: it waits until
-        that is stale. A claim that goes on beating has a living holder, and the run is his.
+        A job that is restarted on another node after its node died meets its own claim, as fresh as its last
+        heartbeat. It therefore waits until the claim is stale. A claim whose heartbeat continues has a living
+        holder, and the run is left to it.
         """
         order, until = json.loads(self.order), time.monotonic() + self.patience
         ended: dict[str, tuple[str, str, str]] = {}
-        print(
-            f"pack of {len(order['runs'])}; job {os.environ.get('SLURM_JOB_ID', '?')} on {os.environ.get('SLURMD_NODENAME', '?')}, "
-            f"start {int(os.environ.get('SLURM_RESTART_COUNT') or 0) + 1}",
-            flush=True,
-        )
+        job, node = (os.environ.get(name, "?") for name in ("SLURM_JOB_ID", "SLURMD_NODENAME"))
+        start = int(os.environ.get("SLURM_RESTART_COUNT") or 0) + 1
+        print(f"pack of {len(order['runs'])}; job {job} on {node}, start {start}", flush=True)
         while True:
             outcomes = work(json.dumps(order), reporter())
             ended |= {o.run.key: (o.run.key, o.status, o.reason) for o in outcomes}
             busy = {o.run.key for o in outcomes if o.status == "busy"}
             if not busy or time.monotonic() > until:
                 break
-            order["runs"] = [o for o in order["runs"] if o["key"] in busy]
+            order["runs"] = [run for run in order["runs"] if run["key"] in busy]
             time.sleep(min(5.0, self.patience / 10))
         for key, status, reason in ended.values():
             print(f"{status}: {key}{': ' + reason if reason else ''}", flush=True)
-        bad = [e for e in ended.values() if e[1] in ("failed", "blocked", "waiting")]
-        if bad:
+        without_result = [e for e in ended.values() if e[1] in ("failed", "blocked", "waiting")]
+        if without_result:
+            key, _, reason = without_result[0]
             raise JobFailed(
-                f"{len(bad)} of {len(ended)} runs have no result; the first: {bad[0][0]}: {bad[0][2]}"
+                f"{len(without_result)} of {len(ended)} runs have no result; the first: {key}: {reason}"
             )
         return list(ended.values())
 
     def checkpoint(self) -> DelayedSubmission:
-        """Called at a time limit or a preemption: the same again."""
+        """Return what to submit after a timeout or a preemption: the same job (submitit calls this)."""
         return DelayedSubmission(self)

@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
-# A real Slurm of a few virtual nodes on one machine, for trying `submit` and for the tests. No systemd, no root needed, all below DIR.
+# Start a real Slurm with a few virtual nodes on one machine, to try `submit` and for the tests.
+# It needs no systemd and no root, and keeps all its files in DIR.
 #
-#   slurm/lab.sh install          Debian, Ubuntu: what it needs, by apt (root)
+#   slurm/lab.sh install          install the packages with apt (Debian, Ubuntu; as root)
 #   slurm/lab.sh start DIR        then: . DIR/env.sh, and `python -m benchmark submit TABLE --cluster lab`
 #   slurm/lab.sh stop DIR
 #
-# LAB_NODES=2  LAB_GPUS=4 (of each node; pretended)  LAB_DB=1 (0: no accounting)  LAB_MAX_ARRAY=10001  LAB_PORT=17000 (first of 10 + nodes)
-# LAB_AUTH=munge (none: without munged)
-# Partitions: gpu (default, high priority) and spare (its jobs are preempted by gpu's).
+# Variables and their defaults: LAB_NODES=2, LAB_GPUS=4 (simulated GPUs of a node), LAB_DB=1 (0: no accounting),
+# LAB_MAX_ARRAY=10001, LAB_PORT=17000 (first of 10 + LAB_NODES ports), LAB_AUTH=munge (none: without munged).
+# Partitions: gpu (default, high priority) and spare (its jobs are preempted by those of gpu).
 set -Eeuo pipefail
 export PATH=$PATH:/usr/sbin:/sbin
 
-usage() { sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 2; }
+usage() { sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 2; }
 fail() { echo "lab.sh: $*" >&2; exit 1; }
 
 packages="slurm-wlm munge"
@@ -22,20 +23,21 @@ if [ "${1:-}" = install ]; then
 fi
 [ $# -ge 2 ] || usage
 action=$1 dir=$(realpath -m "$2")
-nodes=${LAB_NODES:-2} gpus=${LAB_GPUS:-4} db=${LAB_DB:-1} port=${LAB_PORT:-17000} auth=${LAB_AUTH:-munge} who=$(id -un)
+nodes=${LAB_NODES:-2} gpus=${LAB_GPUS:-4} db=${LAB_DB:-1} port=${LAB_PORT:-17000}
+auth=${LAB_AUTH:-munge} user=$(id -un)
 
-wait_for() { # wait_for SECONDS COMMAND...: until the command succeeds
+wait_for() { # wait_for SECONDS COMMAND...: repeat the command until it succeeds
     local limit=$((SECONDS + $1)) && shift
     while ! timeout 5 "$@" >/dev/null 2>&1; do
         if [ $SECONDS -ge $limit ]; then
             tail -n 5 "$dir"/log/* >&2 || true
-            fail "in vain: $*"
+            fail "timed out: $*"
         fi
         sleep 0.1
     done
 }
 
-end() { # end PIDFILE: asks the process to end, waits, then kills. A zombie is as good as gone.
+end() { # end PIDFILE: terminate the process, wait, then kill it. A zombie counts as ended.
     local pid state
     pid=$(cat "$1" 2>/dev/null) && kill "$pid" 2>/dev/null || return 0
     for _ in $(seq 100); do
@@ -46,20 +48,23 @@ end() { # end PIDFILE: asks the process to end, waits, then kills. A zombie is a
     kill -9 "$pid" 2>/dev/null || true
 }
 
-stop_all() { # nodes first (they end their jobs' processes), the controller, accounting, its database, munge
+stop_all() { # nodes first, because they end the processes of their jobs
     if [ -f "$dir/env.sh" ]; then
         . "$dir/env.sh"
-        timeout 10 scancel --user="$who" >/dev/null 2>&1 || true
+        timeout 10 scancel --user="$user" >/dev/null 2>&1 || true
         sleep 0.5
     fi
-    for file in "$dir"/run/slurmd-*.pid "$dir"/run/{slurmctld,slurmdbd,mariadb,munged}.pid; do end "$file"; done
+    for file in "$dir"/run/slurmd-*.pid "$dir"/run/{slurmctld,slurmdbd,mariadb,munged}.pid; do
+        end "$file"
+    done
 }
 
 write_config() {
-    # a munge socket of our own must be named to the controller and, in another way, to the accounting daemon
+    # the files of the controller and of the accounting daemon name the munge socket in different ways
     local credentials="AuthType=auth/none
 CredType=cred/none
-AuthInfo=cred_expire=5" dbd_credentials="AuthType=auth/none" accounting="AccountingStorageType=accounting_storage/none
+AuthInfo=cred_expire=5" dbd_credentials="AuthType=auth/none"
+    local accounting="AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none"
     if [ "$auth" = munge ]; then
         credentials="AuthType=auth/munge
@@ -79,7 +84,7 @@ AccountingStoragePass=$dir/sock/munge"
 $dbd_credentials
 DbdHost=localhost
 DbdPort=$((port + 1))
-SlurmUser=$who
+SlurmUser=$user
 LogFile=$dir/log/slurmdbd
 PidFile=$dir/run/slurmdbd.pid
 StorageType=accounting_storage/mysql
@@ -89,14 +94,16 @@ StorageLoc=lab
 EOF
         )
     fi
-    # cred_expire: a requeued job is held as long as its credential lives (120 s otherwise). DefMemPerCPU: else one job takes a node.
-    # config_overrides: more CPUs and memory than the machine has. SchedulerParameters: a batch of jobs starts at once, not every 3 s.
+    # cred_expire: a requeued job is held until its credential expires (after 120 s by default).
+    # DefMemPerCPU: without it, one job takes all memory of a node.
+    # config_overrides: allows more CPUs and memory than the machine has.
+    # SchedulerParameters: jobs start at once instead of every 3 s.
     cat > "$dir/slurm.conf" <<EOF
 ClusterName=lab
 SlurmctldHost=localhost
 SlurmctldPort=$port
-SlurmUser=$who
-SlurmdUser=$who
+SlurmUser=$user
+SlurmdUser=$user
 $credentials
 $accounting
 StateSaveLocation=$dir/state
@@ -127,31 +134,35 @@ NodeName=node[1-$nodes] NodeHostname=localhost NodeAddr=127.0.0.1 Port=[$((port 
 PartitionName=gpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 PartitionName=spare Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=10
 EOF
-    # a pretended GPU must be a character device; a link to /dev/null is one
+    # a simulated GPU must be a character device: a link to /dev/null is one
     for ((i = 0; i < gpus; i++)); do ln -sf /dev/null "$dir/dev/gpu$i"; done
     echo "Name=gpu File=$dir/dev/gpu[0-$((gpus - 1))]" > "$dir/gres.conf"
     printf 'export SLURM_CONF=%q\n' "$dir/slurm.conf" > "$dir/env.sh"
 }
 
 start_all() {
-    # daemons tell their log, not the terminal, why they do not start
+    # a daemon that does not start writes the reason to its log, not to the terminal
     trap 'echo "lab.sh: line $LINENO failed: $BASH_COMMAND" >&2; tail -n 5 "$dir"/log/* >&2 || true' ERR
-    for command in sinfo slurmctld slurmd $([ "$auth" = munge ] && echo munged) $([ "$db" = 1 ] && echo slurmdbd mariadbd); do
-        command -v "$command" >/dev/null || fail "$command is not installed; slurm/lab.sh install"
+    local needed="sinfo slurmctld slurmd"
+    [ "$auth" = munge ] && needed+=" munged"
+    [ "$db" = 1 ] && needed+=" slurmdbd mariadbd"
+    for command in $needed; do
+        command -v "$command" >/dev/null || fail "$command is not installed; run slurm/lab.sh install"
     done
     mkdir -p "$dir"/{log,run,state,spool,dev,sock}
     chmod 755 "$dir" && chmod 711 "$dir/sock" && chmod 700 "$dir/state"
     write_config && . "$dir/env.sh"
     if [ "$auth" = munge ]; then
         [ -f "$dir/munge.key" ] || (umask 077; head -c 1024 /dev/urandom > "$dir/munge.key")
-        munged --key-file="$dir/munge.key" --socket="$dir/sock/munge" --pid-file="$dir/run/munged.pid" --log-file="$dir/log/munged" \
-            --seed-file="$dir/run/munge.seed"
+        munged --key-file="$dir/munge.key" --socket="$dir/sock/munge" --pid-file="$dir/run/munged.pid" \
+            --log-file="$dir/log/munged" --seed-file="$dir/run/munge.seed"
     fi
     if [ "$db" = 1 ]; then
-        [ -d "$dir/db/mysql" ] || mariadb-install-db --no-defaults --user="$who" --datadir="$dir/db" --skip-test-db \
-            --auth-root-authentication-method=normal > "$dir/log/mariadb-install" 2>&1
-        mariadbd --no-defaults --user="$who" --datadir="$dir/db" --socket="$dir/sock/mariadb" --pid-file="$dir/run/mariadb.pid" --skip-networking \
-            --innodb-flush-log-at-trx-commit=0 --innodb-lock-wait-timeout=900 --log-error="$dir/log/mariadb" </dev/null >/dev/null 2>&1 &
+        [ -d "$dir/db/mysql" ] || mariadb-install-db --no-defaults --user="$user" --datadir="$dir/db" \
+            --skip-test-db --auth-root-authentication-method=normal > "$dir/log/mariadb-install" 2>&1
+        mariadbd --no-defaults --user="$user" --datadir="$dir/db" --socket="$dir/sock/mariadb" \
+            --pid-file="$dir/run/mariadb.pid" --skip-networking --innodb-flush-log-at-trx-commit=0 \
+            --innodb-lock-wait-timeout=900 --log-error="$dir/log/mariadb" </dev/null >/dev/null 2>&1 &
         wait_for 60 mariadb-admin --no-defaults -u root --socket="$dir/sock/mariadb" ping
         mariadb --no-defaults -u root --socket="$dir/sock/mariadb" -e 'create database if not exists lab'
         MYSQL_UNIX_PORT="$dir/sock/mariadb" slurmdbd

@@ -1,12 +1,12 @@
-"""Which run was submitted in which job: one file an array, under `<results>/.slurm/`.
+"""The registry of submissions: which run was submitted in which job. It lives in `<results>/.slurm/`.
 
-    .slurm/lock              who is submitting now (a claim: it does not outlive its holder)
-           arrays/NAME.json  what is in an array: its job id, its packs (the runs' keys, in the order of the array), what it waits for
-           jobs/NAME/        submitit's folder of the submission: batch scripts, pickles, the jobs' output
+    .slurm/lock              held by the process that is submitting now (a claim: it ends with that process)
+           arrays/NAME.json  one array: its job id, its packs (each a list of run keys), its dependencies
+           jobs/NAME/        submitit's folder of one submission: batch scripts, pickles, the jobs' output
            snapshots/HASH/   the code that jobs run
 
-An array's file is written before the array is submitted, without a job id, and again with it. If the submitter dies in between, the
-array is found again by its job name, which is the file's.
+An array's file is written before the array is submitted, without a job id, and again with the id. If the
+submitting process dies in between, the array is still found by its job name, which is the file's name.
 """
 
 from __future__ import annotations
@@ -22,79 +22,90 @@ from typing import Any
 from benchmark.errors import InputError
 from results.files import Claim, read_json, tail, write_json
 from slurm import commands
-from slurm.commands import Queued
+from slurm.commands import QueuedJob
 
 
-@dataclass(frozen=True)
-class Array:
-    """A submitted array (or a lone job). packs: the runs' keys of each element; depends: job ids that it waits for."""
+@dataclass(frozen=True, kw_only=True)
+class JobArray:
+    """A submitted array. An array of one pack is a single job."""
 
     name: str
     table: str
     cluster: str
     folder: str
+    """submitit's folder."""
     packs: tuple[tuple[str, ...], ...]
+    """The runs' keys of each element."""
     depends: tuple[str, ...] = ()
+    """Ids of the jobs that it waits for."""
     job: str = ""
+    """Its job id; "" until it is submitted."""
     time: float = 0.0
+    """When it was submitted, in seconds since the epoch."""
     snapshot: str = ""
+    """The code that its jobs run."""
     user: str = ""
 
     def ids(self) -> list[str]:
-        """The elements' job ids ([] before the array has one)."""
+        """Return the job id of each element; [] until the array is submitted."""
         if not self.job:
             return []
         return [self.job] if len(self.packs) == 1 else [f"{self.job}_{i}" for i in range(len(self.packs))]
 
 
-def home(results: Path) -> Path:
+def registry_folder(results: Path) -> Path:
+    """Return the registry's folder of a results folder."""
     return results / ".slurm"
 
 
-def write(results: Path, array: Array) -> None:
-    write_json(home(results) / "arrays" / f"{array.name}.json", asdict(array))
+def _array_file(results: Path, array: JobArray) -> Path:
+    return registry_folder(results) / "arrays" / f"{array.name}.json"
 
 
-def forget(results: Path, array: Array) -> None:
-    (home(results) / "arrays" / f"{array.name}.json").unlink(missing_ok=True)
+def write_array(results: Path, array: JobArray) -> None:
+    """Add an array to the registry, or replace it."""
+    write_json(_array_file(results, array), asdict(array))
 
 
-def arrays(results: Path) -> list[Array]:
-    """All arrays, oldest first (names begin with the time). A damaged file is passed over."""
-    found = []
-    for path in sorted((home(results) / "arrays").glob("*.json")):
+def remove_array(results: Path, array: JobArray) -> None:
+    """Remove an array from the registry."""
+    _array_file(results, array).unlink(missing_ok=True)
+
+
+def read_arrays(results: Path) -> list[JobArray]:
+    """Return all arrays, oldest first. Damaged files are skipped."""
+    arrays = []
+    for path in sorted((registry_folder(results) / "arrays").glob("*.json")):
         try:
             raw: dict[str, Any] = read_json(path)
-            found.append(
-                Array(
-                    **{
-                        **raw,
-                        "packs": tuple(tuple(p) for p in raw["packs"]),
-                        "depends": tuple(raw["depends"]),
-                    }
-                )
-            )
+            packs, depends = tuple(tuple(pack) for pack in raw["packs"]), tuple(raw["depends"])
+            arrays.append(JobArray(**{**raw, "packs": packs, "depends": depends}))
         except (ValueError, TypeError, KeyError):
             continue
-    return sorted(found, key=lambda a: (a.time, a.name))
+    return sorted(arrays, key=lambda array: (array.time, array.name))
 
 
 @contextlib.contextmanager
-def lock(
+def submission_lock(
     results: Path, say: Callable[[str], None] = lambda text: None, patience: float = 3600
 ) -> Iterator[None]:
-    """Only one submits into a results folder at a time; others wait. A dead holder's lock is taken over (see `results.files.Claim`)."""
-    path = home(results) / "lock"
-    until, told = time.monotonic() + patience, False
+    """Hold the lock of a results folder: one process submits at a time, others wait.
+
+    say: receives a notice when the lock is taken. patience: seconds to wait before an `InputError`. The lock
+    of a dead process is taken over (see `results.files.Claim`).
+    """
+    path = registry_folder(results) / "lock"
+    until, said_so = time.monotonic() + patience, False
     while (claim := Claim.take(path, "submit")) is None:
         holder = Claim.holder(path) or {}
-        if not told:
-            say(f"waiting: process {holder.get('pid')} on {holder.get('host')} is submitting into {results}")
-            told = True
+        process = f"process {holder.get('pid')} on {holder.get('host')}"
+        if not said_so:
+            say(f"waiting: {process} is submitting into {results}")
+            said_so = True
         if time.monotonic() > until:
-            who = f"process {holder.get('pid')} on {holder.get('host')}"
             raise InputError(
-                f"{who} has been submitting into {results} for long; allowed: to wait, or to end it"
+                f"{process} has been submitting into {results} for more than {patience:g} seconds; "
+                "wait until it ends, or end it"
             )
         time.sleep(0.3)
     stop = threading.Event()
@@ -114,57 +125,68 @@ def lock(
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a run is in the queue: the job, its array, the index in it."""
+class QueuedRun:
+    """Where a run is in the queue."""
 
-    job: Queued
-    array: Array
+    job: QueuedJob
+    array: JobArray
     index: int
+    """The job's index in the array."""
 
 
-def places(results: Path, known: list[Array] | None = None) -> dict[str, Place]:
-    """Every run that a job in the queue will train, or is training: key -> place. Raises `SlurmError` if Slurm does not answer."""
-    known = arrays(results) if known is None else known
-    if not known:
+def queued_runs(results: Path, arrays: list[JobArray] | None = None) -> dict[str, QueuedRun]:
+    """Return the runs of all jobs in the queue, waiting or running, by key. Raises `SlurmError`.
+
+    arrays: the registry's arrays, where they have been read before.
+    """
+    arrays = read_arrays(results) if arrays is None else arrays
+    if not arrays:
         return {}
-    jobs: dict[str, dict[str, Queued]] = {}
-    for q in commands.squeue([a.name for a in known] if len(known) < 2000 else ()):
-        jobs.setdefault(q.name, {})[q.id] = q
-    found: dict[str, Place] = {}
-    for array in known:
-        live = jobs.get(array.name)
-        if not live:
+    jobs_of_name: dict[str, dict[str, QueuedJob]] = {}
+    for job in commands.squeue([a.name for a in arrays] if len(arrays) < 2000 else ()):
+        jobs_of_name.setdefault(job.name, {})[job.id] = job
+    queued: dict[str, QueuedRun] = {}
+    for array in arrays:
+        jobs = jobs_of_name.get(array.name)
+        if not jobs:
             continue
-        if not array.job:  # its submitter died before it could write the id down
-            array = replace(array, job=next(iter(live)).partition("_")[0])
+        if not array.job:  # the submitting process died before it could write the id
+            array = replace(array, job=next(iter(jobs)).partition("_")[0])
         for index, job_id in enumerate(array.ids()):
-            if job := live.get(job_id):
-                found.update((key, Place(job, array, index)) for key in array.packs[index])
-    return found
+            if job_id in jobs:
+                queued.update((key, QueuedRun(jobs[job_id], array, index)) for key in array.packs[index])
+    return queued
 
 
-def queued(results: Path) -> dict[str, str]:
-    """Runs whose job is in the queue: key -> `123_4 PENDING (Priority)`. Empty if Slurm cannot be asked."""
+def queue_lines(results: Path) -> dict[str, str]:
+    """Return a `queue_line` for each run in the queue, by key. Empty if Slurm does not answer."""
     try:
-        return {k: describe(p.job) for k, p in places(results).items()}
+        return {key: queue_line(run.job) for key, run in queued_runs(results).items()}
     except commands.SlurmError:
         return {}
 
 
-def describe(job: Queued) -> str:
-    where = f" on {job.node}" if job.node else f" ({job.reason})" if job.reason not in ("", "None") else ""
-    return f"{job.id} {job.state}{where}"
+def queue_line(job: QueuedJob) -> str:
+    """Return `123_4 RUNNING on node1`, or `123_4 PENDING (Priority)`."""
+    if job.node:
+        return f"{job.id} {job.state} on {job.node}"
+    return f"{job.id} {job.state}" + (f" ({job.reason})" if job.reason not in ("", "None") else "")
 
 
 def last_job(results: Path, key: str) -> tuple[str, Path] | None:
-    """The id of the latest job that a run was submitted in, and the file of its error output."""
-    for array in reversed(arrays(results)):
+    """Return the id of the latest job of a run and its error output; None if the run was never submitted."""
+    for array in reversed(read_arrays(results)):
         for job_id, pack in zip(array.ids(), array.packs, strict=False):
             if key in pack:
-                return job_id, Path(array.folder) / f"{job_id}_0_log.err"
+                return job_id, error_output(array.folder, job_id)
     return None
 
 
-def last_words(path: Path, lines: int = 3) -> list[str]:
-    """The end of a job's output."""
-    return [line for line in tail(path, lines) if line.strip()]
+def error_output(folder: str, job_id: str) -> Path:
+    """Return the file to which a job writes its errors. folder: submitit's."""
+    return Path(folder) / f"{job_id}_0_log.err"
+
+
+def last_lines(path: Path, number: int = 3) -> list[str]:
+    """Return the last lines of a job's output, without empty ones."""
+    return [line for line in tail(path, number) if line.strip()]

@@ -1,13 +1,14 @@
-"""How the suite behaves with very many runs: `python -m slurm.scale plan|status|submit` prints what was measured, and its conditions.
+"""Measure how kd-tables copes with very many runs: `python -m slurm.scale plan|status|submit`.
 
-plan     every table under every protocol and profile with --seeds seeds (8 make 10^5 runs): seconds to resolve them all and to cut them into packs
-status   a record for each of them in a temporary folder: seconds for the states of all (what `status` does), and to load all records
-submit   N jobs that sleep, on the cluster that SLURM_CONF points to (slurm/lab.sh): seconds to submit them, to list them, to cancel them
+plan     resolve and plan all tables under all protocols and profiles with --seeds seeds (8 seeds: 10^5 runs)
+status   write a record for each of them to a temporary folder, get the states of all, load all records
+submit   submit, list and cancel many jobs that sleep, on the cluster of SLURM_CONF (slurm/lab.sh)
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -25,29 +26,28 @@ from benchmark.spec.runs import Run, closure
 from results.store import SCHEMA, Store, load
 from slurm import commands, registry, script, snapshot
 from slurm.cluster import load_cluster
-from slurm.registry import Array
+from slurm.registry import JobArray
+from slurm.script import ArraySpec
 from slurm.sleep import Sleep
 
 
 @contextmanager
 def clock(what: str) -> Iterator[None]:
-    """Prints the seconds that passed, and those of them that this process was at work: on a busy machine the first are not its doing."""
-    began, worked = time.perf_counter(), time.process_time()
+    """Print the wall time of the block and the CPU time of this process, which other load does not change."""
+    began, cpu_began = time.perf_counter(), time.process_time()
     yield
-    print(
-        f"{what}: {time.perf_counter() - began:.2f} s ({time.process_time() - worked:.2f} s of work)",
-        flush=True,
-    )
+    wall, cpu = time.perf_counter() - began, time.process_time() - cpu_began
+    print(f"{what}: {wall:.2f} s ({cpu:.2f} s of CPU time)", flush=True)
 
 
 def conditions() -> str:
-    load_1 = os.getloadavg()[0]
-    return f"{os.cpu_count()} CPUs, load {load_1:.1f}"
+    """Return the machine's number of CPUs and its load."""
+    return f"{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}"
 
 
 def all_runs(seeds: int) -> list[Run]:
-    """The runs of every table under every protocol and profile, each once."""
-    resolver, found = Resolver(), dict[str, Run]()
+    """Return the runs of all tables under all protocols and profiles, each once."""
+    resolver, runs = Resolver(), dict[str, Run]()
     for name in matrix.table_names():
         table = matrix.load_table(name)
         for protocol in protocols.PROTOCOLS:
@@ -55,14 +55,14 @@ def all_runs(seeds: int) -> list[Run]:
                 expansion = matrix.expand(
                     replace(table, protocol_override=protocol), profile, resolver, seeds=range(seeds)
                 )
-                found.update((r.key, r) for r in expansion.runs)
-    return list(found.values())
+                runs.update((r.key, r) for r in expansion.runs)
+    return list(runs.values())
 
 
 def measure_plan(seeds: int) -> None:
-    with clock(
-        f"resolving all tables, {len(protocols.PROTOCOLS)} protocols, {len(protocols.PROFILES)} profiles, {seeds} seeds"
-    ):
+    """Resolve and plan the runs of all tables."""
+    variants = f"{len(protocols.PROTOCOLS)} protocols, {len(protocols.PROFILES)} profiles, {seeds} seeds"
+    with clock(f"resolving all tables, {variants}"):
         runs = all_runs(seeds)
     with clock(f"plan of {len(runs):,} runs, none of them done"):
         packs = len(make_plan(runs, None, max_pack=32).packs)
@@ -70,6 +70,7 @@ def measure_plan(seeds: int) -> None:
 
 
 def measure_status(number: int, seeds: int) -> None:
+    """Ask for the states of `number` runs with a record, and of as many without."""
     runs = closure(all_runs(seeds))
     rounds = -(-number // len(runs))
     folder = Path(tempfile.mkdtemp(prefix="scale-"))
@@ -83,8 +84,8 @@ def measure_status(number: int, seeds: int) -> None:
             (path / "curve.csv").write_text("stage,epoch,lr\n" + "main,1,0.05\n" * 240, encoding="utf-8")
         print(f"({len(keys):,} records written in {time.perf_counter() - began:.0f} s)")
         store = Store(folder)
-        with clock(f"states of {len(keys):,} runs with a record, the queue's registry included"):
-            registry.queued(folder)
+        with clock(f"states of {len(keys):,} runs with a record, including the registry"):
+            registry.queue_lines(folder)
             for key, _ in keys:
                 store.state(key)
         with clock(f"states of {len(keys):,} runs without one"):
@@ -98,8 +99,6 @@ def measure_status(number: int, seeds: int) -> None:
 
 
 def _record(key: str, run: Run) -> str:
-    import json
-
     return json.dumps(
         {
             "schema": SCHEMA,
@@ -127,52 +126,59 @@ def _record(key: str, run: Run) -> str:
 
 
 def measure_submit(number: int, seconds: float, watch: bool) -> None:
-    commands.require()
-    site, cluster = commands.site(), replace(load_cluster("lab"), memory_gb=1, gpus=0)
+    """Submit `number` jobs that sleep, list them, wait for them if `watch`, and cancel the rest."""
+    commands.require_slurm()
+    limits, cluster = commands.cluster_limits(), replace(load_cluster("lab"), memory_gb=1, gpus=0)
     folder = Path(tempfile.mkdtemp(prefix="scale-"))
     try:
-        code = snapshot.take(registry.home(folder) / "snapshots")
+        code = snapshot.take(registry.registry_folder(folder) / "snapshots")
         began, sent = time.perf_counter(), 0
-        with clock(f"submission of {number:,} jobs of {seconds:g} s, arrays of at most {site.max_array:,}"):
+        with clock(f"submission of {number:,} jobs of {seconds:g} s, arrays of at most {limits.max_array:,}"):
             while sent < number:
-                n = min(site.max_array, number - sent)
-                keys = tuple((f"run{sent + i}",) for i in range(n))
-                array = Array(
-                    f"scale-{os.getpid()}-{sent}",
-                    "scale",
-                    "lab",
-                    str(folder / "jobs"),
-                    keys,
+                n = min(limits.max_array, number - sent)
+                spec = ArraySpec(
+                    cluster=cluster, folder=folder / "jobs", snapshot=code, name=f"scale-{os.getpid()}-{sent}"
+                )
+                job = script.send(spec, [Sleep(seconds)] * n)
+                array = JobArray(
+                    name=spec.name,
+                    table="scale",
+                    cluster="lab",
+                    folder=str(spec.folder),
+                    packs=tuple((f"run{sent + i}",) for i in range(n)),
+                    job=job,
                     time=time.time(),
                 )
-                job = script.send(cluster, folder / "jobs", code, array.name, (), [Sleep(seconds)] * n)
-                registry.write(folder, replace(array, job=job))
+                registry.write_array(folder, array)
                 sent += n
-        with clock(f"asking the queue where {number:,} runs are"):
-            print(f"{len(registry.places(folder)):,} in the queue")
+        with clock(f"finding {number:,} runs in the queue"):
+            print(f"{len(registry.queued_runs(folder)):,} in the queue")
         if watch:
-            while left := len(registry.places(folder)):
+            while left := len(registry.queued_runs(folder)):
                 print(f"{time.perf_counter() - began:6.0f} s: {left:,} left", flush=True)
                 time.sleep(20)
-        with clock("cancelling what is left"):
-            commands.scancel([a.job for a in registry.arrays(folder)])
-            while registry.places(folder):
+        with clock("cancelling the rest"):
+            commands.scancel([array.job for array in registry.read_arrays(folder)])
+            while registry.queued_runs(folder):
                 time.sleep(0.5)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def main() -> None:
+    """Run one measurement and print the conditions it was made under."""
     p = argparse.ArgumentParser(
         prog="python -m slurm.scale",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("what", choices=("plan", "status", "submit"))
-    p.add_argument("--seeds", type=int, default=8, help="seeds of every cell")
-    p.add_argument("--number", type=int, default=0, help="records or jobs (default: 100,000; 5,000)")
-    p.add_argument("--seconds", type=float, default=1.0, help="how long a job sleeps")
-    p.add_argument("--watch", action="store_true", help="let the jobs run to their end")
+    p.add_argument("--seeds", type=int, default=8, help="seeds of each cell (default: 8)")
+    p.add_argument(
+        "--number", type=int, default=0, help="number of records (default: 100,000) or jobs (default: 5,000)"
+    )
+    p.add_argument("--seconds", type=float, default=1.0, help="how long a job sleeps (default: 1)")
+    p.add_argument("--watch", action="store_true", help="wait until all jobs have ended")
     args = p.parse_args()
     print(conditions())
     if args.what == "plan":

@@ -1,23 +1,39 @@
-"""The batch script of an array: submitit's, with what a cluster file asks for."""
+"""The batch script of an array: submitit's script with the options of a cluster file."""
 
 from __future__ import annotations
 
 import shlex
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from submitit import SlurmExecutor
 
 from slurm.cluster import Cluster
-from slurm.snapshot import settings
+from slurm.snapshot import environment_variables
 
-_THIS = '"${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}"'
+_ARRAY_ELEMENT = '"${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}"'
 
 
-class _Unsubmitted(SlurmExecutor):
-    """Writes scripts where there is no Slurm (`--dry-run`)."""
+@dataclass(frozen=True, kw_only=True)
+class ArraySpec:
+    """What Slurm needs to know about an array, besides what its jobs do."""
+
+    cluster: Cluster
+    folder: Path
+    """submitit's folder: scripts, pickles, the jobs' output."""
+    snapshot: Path
+    """The code that the jobs run."""
+    name: str
+    """The job name."""
+    depends: tuple[str, ...] = ()
+    """Ids of the jobs that must end first."""
+
+
+class _ScriptWriter(SlurmExecutor):
+    """Write scripts on a machine without Slurm (`--dry-run`)."""
 
     @classmethod
     def affinity(cls) -> int:
@@ -29,19 +45,24 @@ def _setup(cluster: Cluster, snapshot: Path) -> list[str]:
         *cluster.setup,
         f"cd {shlex.quote(str(snapshot))} || exit 1",
         f"export PYTHONPATH={shlex.quote(str(snapshot))}${{PYTHONPATH:+:$PYTHONPATH}}",
-        *(f"export {name}={shlex.quote(value)}" for name, value in settings(snapshot).items()),
+        *(f"export {name}={shlex.quote(value)}" for name, value in environment_variables(snapshot).items()),
         f"export OMP_NUM_THREADS={cluster.cpus} MKL_NUM_THREADS={cluster.cpus}",
-        f"export SRUN_CPUS_PER_TASK={cluster.cpus}",  # since 22.05 srun does not take it from sbatch
+        f"export SRUN_CPUS_PER_TASK={cluster.cpus}",  # since Slurm 22.05, srun does not take it from sbatch
     ]
 
 
 def _teardown(cluster: Cluster) -> list[str]:
-    """A process killed by a signal (128 + n; 255 is submitit's exit after it requeued the job itself) is started again, a few times.
-    An array's first element may have the array's own id, so an element is always named by both its numbers."""
+    """Restart a job whose process was killed by a signal, up to `max_kills` times.
+
+    Such a process has exit code 128 + n. 255 is submitit's own exit code after it has requeued the job. The
+    first element of an array may have the same id as the array, so an element is always addressed by both of
+    its numbers.
+    """
     return [
         "code=$?",
-        f"this={_THIS}; this=${{this:-$SLURM_JOB_ID}}",
-        f'if [ $code -gt 128 ] && [ $code -lt 255 ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {cluster.max_kills} ] '
+        f"this={_ARRAY_ELEMENT}; this=${{this:-$SLURM_JOB_ID}}",
+        "if [ $code -gt 128 ] && [ $code -lt 255 ] "
+        f'&& [ "${{SLURM_RESTART_COUNT:-0}}" -lt {cluster.max_kills} ] '
         '&& [ "$(squeue -h -j "$this" -o %T)" = RUNNING ]; then',
         '    echo "the process was killed (exit code $code): starting again" >&2',
         '    scontrol requeue "$this"',
@@ -50,10 +71,11 @@ def _teardown(cluster: Cluster) -> list[str]:
     ]
 
 
-def parameters(cluster: Cluster, snapshot: Path, name: str, depends: Sequence[str]) -> dict[str, Any]:
-    """submitit's parameters for an array of jobs."""
-    wanted: dict[str, Any] = {
-        "job_name": name,
+def parameters(spec: ArraySpec) -> dict[str, Any]:
+    """Return submitit's parameters of an array."""
+    cluster = spec.cluster
+    optional: dict[str, Any] = {
+        "job_name": spec.name,
         "partition": cluster.partition,
         "account": cluster.account,
         "qos": cluster.qos,
@@ -61,10 +83,10 @@ def parameters(cluster: Cluster, snapshot: Path, name: str, depends: Sequence[st
         "exclude": cluster.exclude,
         "mem": f"{cluster.memory_gb}GB" if cluster.memory_gb else "",
         "gpus_per_node": f"{cluster.gpu_type}:{cluster.gpus}".lstrip(":") if cluster.gpus else "",
-        "dependency": f"afterany:{':'.join(depends)}" if depends else "",
+        "dependency": f"afterany:{':'.join(spec.depends)}" if spec.depends else "",
     }
     return {
-        **{k: v for k, v in wanted.items() if v},
+        **{k: v for k, v in optional.items() if v},
         "time": cluster.time_minutes,
         "cpus_per_task": cluster.cpus,
         "ntasks_per_node": 1,
@@ -73,55 +95,45 @@ def parameters(cluster: Cluster, snapshot: Path, name: str, depends: Sequence[st
         "wckey": cluster.wckey or None,
         "use_srun": cluster.srun,
         "srun_args": list(cluster.srun_args),
-        "setup": _setup(cluster, snapshot),
+        "setup": _setup(cluster, spec.snapshot),
         "teardown": _teardown(cluster),
-        # a dependency that can no longer be met would leave its job pending for ever
+        # without kill-on-invalid-dep, a job whose dependency can no longer be met stays in the queue for ever
         "additional_parameters": {"requeue": True, "kill-on-invalid-dep": "yes", **cluster.extra},
     }
 
 
-def executor(
-    cluster: Cluster, folder: Path, snapshot: Path, name: str, depends: Sequence[str], real: bool = True
-) -> SlurmExecutor:
-    kind = SlurmExecutor if real else _Unsubmitted
-    found = kind(
-        folder,
-        max_num_timeout=cluster.max_timeouts,
-        python=shlex.quote(cluster.python) if cluster.python else None,
+def _executor(spec: ArraySpec, kind: type[SlurmExecutor]) -> SlurmExecutor:
+    executor = kind(
+        spec.folder,
+        max_num_timeout=spec.cluster.max_timeouts,
+        python=shlex.quote(spec.cluster.python) if spec.cluster.python else None,
     )
-    found.update_parameters(**parameters(cluster, snapshot, name, depends))
-    return found
+    executor.update_parameters(**parameters(spec))
+    return executor
 
 
-def text(
-    cluster: Cluster, folder: Path, snapshot: Path, name: str, depends: Sequence[str], elements: int
-) -> str:
-    """The script as it would be submitted."""
-    ex = executor(cluster, folder, snapshot, name, depends, real=False)
+def text(spec: ArraySpec, elements: int) -> str:
+    """Return the batch script of an array of `elements` jobs as it would be submitted. Needs no Slurm."""
+    executor = _executor(spec, _ScriptWriter)
     if elements > 1:
-        ex.parameters["map_count"] = elements
-    return ex._make_submission_file_text(ex._submitit_command_str, "dry-run")
+        executor.parameters["map_count"] = elements
+    return executor._make_submission_file_text(executor._submitit_command_str, "dry-run")
 
 
-def send(
-    cluster: Cluster,
-    folder: Path,
-    snapshot: Path,
-    name: str,
-    depends: Sequence[str],
-    calls: Sequence[Callable[[], Any]],
-) -> str:
-    """Submits the calls as one array (a lone one as a job); returns the job id. Raises what sbatch's failure raises in submitit, and
-    leaves no pickles then."""
-    folder.mkdir(parents=True, exist_ok=True)
-    before = set(folder.iterdir())
+def send(spec: ArraySpec, calls: Sequence[Callable[[], Any]]) -> str:
+    """Submit the calls as one array, or a single call as a job, and return the job id.
+
+    Raises what submitit raises when sbatch fails; the pickles of the calls are removed then.
+    """
+    spec.folder.mkdir(parents=True, exist_ok=True)
+    before = set(spec.folder.iterdir())
     try:
-        ex = executor(cluster, folder, snapshot, name, depends)
-        with warnings.catch_warnings(), ex.batch():
+        executor = _executor(spec, SlurmExecutor)
+        with warnings.catch_warnings(), executor.batch():
             warnings.simplefilter("ignore")
-            jobs = [ex.submit(call) for call in calls]
+            jobs = [executor.submit(call) for call in calls]
     except BaseException:
-        for path in set(folder.iterdir()) - before:
+        for path in set(spec.folder.iterdir()) - before:
             path.unlink()
         raise
     return str(jobs[0].job_id).partition("_")[0]

@@ -1,4 +1,4 @@
-"""A job that only waits, and imports nothing heavy: for measuring the cluster (`python -m slurm.scale`)."""
+"""A job that only waits and imports nothing heavy, for `python -m slurm.scale`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from submitit.helpers import DelayedSubmission
 
 @dataclass(frozen=True)
 class Sleep:
-    """A job that only waits: for measuring the cluster (`python -m slurm.scale`)."""
+    """Sleep for some seconds."""
 
     seconds: float
 
@@ -19,4 +19,5 @@ class Sleep:
         return "done"
 
     def checkpoint(self) -> DelayedSubmission:
+        """Return what to submit after a timeout or a preemption: the same job."""
         return DelayedSubmission(self)

@@ -1,4 +1,4 @@
-"""Where a table's jobs are: cancelling them, and those that ended without a result."""
+"""The jobs of a table: cancel them, and list those that ended without a result."""
 
 from __future__ import annotations
 
@@ -13,71 +13,73 @@ from slurm import commands, registry
 
 @dataclass(frozen=True)
 class Cancelled:
-    """ids: cancelled jobs. kept: `(job, why)` of jobs that are left alone."""
+    """What `cancel` did."""
 
     ids: tuple[str, ...]
+    """The cancelled jobs."""
     kept: tuple[tuple[str, str], ...]
+    """`(job, reason)` of each job that was not cancelled."""
 
 
 def cancel(store: Store, keys: Collection[str]) -> Cancelled:
-    """Cancels the queued and running jobs of these runs. A job that also trains other runs, or that other runs' jobs wait for, is kept.
+    """Cancel the jobs in the queue that train these runs. Raises `SlurmError`.
 
-    Nothing is lost: what was trained up to the last epoch is on disk. Raises `SlurmError` if Slurm does not answer.
+    A job is kept if it also trains other runs, or if a job that is kept waits for it. Nothing is lost:
+    everything up to the last finished epoch is on disk.
     """
-    with registry.lock(store.folder):
-        places = registry.places(store.folder)
+    with registry.submission_lock(store.folder):
         packs: dict[str, set[str]] = {}
-        waits: dict[str, set[str]] = {}
-        for key, place in places.items():
-            packs.setdefault(place.job.id, set()).add(key)
-            for needed in place.array.depends:
-                waits.setdefault(needed, set()).add(place.job.id)
-        touched = {j for j, pack in packs.items() if pack & set(keys)}
+        waiting_for: dict[str, set[str]] = {}
+        for key, queued in registry.queued_runs(store.folder).items():
+            packs.setdefault(queued.job.id, set()).add(key)
+            for needed in queued.array.depends:
+                waiting_for.setdefault(needed, set()).add(queued.job.id)
+        candidates = {job for job, pack in packs.items() if pack & set(keys)}
         kept: dict[str, str] = {}
-        for job in touched:
-            if other := sorted(k for k in packs[job] - set(keys) if not store.is_done(k)):
-                kept[job] = f"it also trains {other[0]}" + (
-                    f" and {len(other) - 1} more" if len(other) > 1 else ""
-                )
-        while True:  # keeping a job keeps those it waits for
-            more = {
-                j: w
-                for j in touched - set(kept)
-                if (w := sorted(waits.get(j, set()) - (touched - set(kept))))
-            }
-            if not more:
+        for job in candidates:
+            if others := sorted(key for key in packs[job] - set(keys) if not store.is_done(key)):
+                more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+                kept[job] = f"it also trains {others[0]}{more}"
+        while True:  # a kept job keeps those it waits for, and so on
+            cancelled = candidates - set(kept)
+            still_needed = {job: sorted(waiting_for.get(job, set()) - cancelled) for job in cancelled}
+            newly_kept = {job: f"job {w[0]} waits for it" for job, w in still_needed.items() if w}
+            if not newly_kept:
                 break
-            kept |= {j: f"job {w[0]} waits for it" for j, w in more.items()}
-        ids = sorted(touched - set(kept))
+            kept |= newly_kept
+        ids = sorted(cancelled)
         commands.scancel(ids)
-        return Cancelled(tuple(ids), tuple(sorted(kept.items())))
+        return Cancelled(ids=tuple(ids), kept=tuple(sorted(kept.items())))
 
 
 def lost(store: Store, states: dict[str, str]) -> list[dict[str, Any]]:
-    """Runs that were submitted, are no longer in the queue, and have neither a result nor a failure: their jobs ended before they could
-    say why (a kill, a broken node or setup line). `{job, keys, says, last_lines}` a job; `says` is accounting's word where there is one.
-    states: of each run by key. Empty if Slurm does not answer."""
-    jobs: dict[str, tuple[Path, list[str]]] = {}
-    known = registry.arrays(store.folder)
+    """Return the jobs that ended without a result or a recorded failure (killed, a broken node, a bad setup).
+
+    states: the state of each run, by key. Each job is `{job, keys, says, last_lines}`: `says` is its state in
+    accounting ("left the queue" without accounting), `last_lines` the end of its error output. Empty if Slurm
+    does not answer.
+    """
+    arrays = registry.read_arrays(store.folder)
     try:
-        queued = registry.places(store.folder, known)
+        queued = registry.queued_runs(store.folder, arrays)
     except commands.SlurmError:
         return []
     latest: dict[str, tuple[str, str]] = {}
-    for array in known:
+    for array in arrays:
         for job_id, pack in zip(array.ids(), array.packs, strict=False):
             latest.update((key, (job_id, array.folder)) for key in pack)
+    jobs: dict[str, tuple[Path, list[str]]] = {}
     for key, state in states.items():
         if state in ("absent", "started") and key in latest and key not in queued:
             job_id, folder = latest[key]
-            jobs.setdefault(job_id, (Path(folder) / f"{job_id}_0_log.err", []))[1].append(key)
-    says = commands.sacct(list(jobs)[:500])
+            jobs.setdefault(job_id, (registry.error_output(folder, job_id), []))[1].append(key)
+    states_of_jobs = commands.sacct(list(jobs)[:500])
     return [
         {
             "job": job,
             "keys": keys,
-            "says": says.get(job, "left the queue"),
-            "last_lines": registry.last_words(log),
+            "says": states_of_jobs.get(job, "left the queue"),
+            "last_lines": registry.last_lines(output),
         }
-        for job, (log, keys) in jobs.items()
+        for job, (output, keys) in jobs.items()
     ]

@@ -1,7 +1,9 @@
-"""Submitting a table: what is neither done nor in the queue becomes packs, packs become job arrays.
+"""Submit a table: runs that are neither done nor in the queue become packs, and packs become job arrays.
 
-Packs of teachers and plain students are submitted first; an array of students waits for the jobs of its teachers (`afterany`: whether the
-teacher is there the job looks itself, and says so beside the run). It returns at once and can be repeated.
+Packs of teachers and plain students are submitted first. An array of students depends on the jobs of its
+teachers by `afterany`, so it starts when they have ended, successfully or not. A student job checks for its
+teacher when it starts; if the teacher is missing, the job exits and records the reason. `submit_runs` returns
+at once and can be repeated.
 """
 
 from __future__ import annotations
@@ -9,7 +11,8 @@ from __future__ import annotations
 import re
 import time
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,22 +20,27 @@ from typing import Any
 from benchmark.errors import InputError, unknown
 from benchmark.provenance import git_state
 from benchmark.spec import cost, teacher_cache_rule
-from benchmark.spec.plan import DEFAULT_PACK, Pack, make_plan
+from benchmark.spec.plan import DEFAULT_PACK, Pack, Plan, make_plan
 from benchmark.spec.runs import Run, closure
+from benchmark.text import plural
 from benchmark.work.order import WorkSettings, work_order
 from results.store import Store
 from slurm import commands, registry, script, snapshot
 from slurm.cluster import Cluster
+from slurm.commands import ClusterLimits
 from slurm.job import PackJob
-from slurm.registry import Array
+from slurm.registry import JobArray, QueuedRun
+from slurm.script import ArraySpec
 
-OF_THE_LIMIT = 0.8
-"""Part of the time limit that a pack is sized to."""
+TIME_LIMIT_SHARE = 0.8
+"""Packs are sized to this share of the time limit."""
+DEFAULT_MAX_ARRAY = 1001
+"""Slurm's default of MaxArraySize, for a dry run on a machine without Slurm."""
 
 
 @dataclass(frozen=True)
-class _Seen(Store):
-    """A store whose states were looked up before (and know of the queue)."""
+class _SurveyedStore(Store):
+    """A store with states determined beforehand. They include the queue, which a store cannot see."""
 
     states: dict[str, str] = field(default_factory=dict)
 
@@ -41,40 +49,52 @@ class _Seen(Store):
 
 
 @dataclass
-class Planned:
-    """An array of the submission. script: the batch script, where it was asked for."""
+class PlannedArray:
+    """An array that was submitted, or would be in a dry run."""
 
-    array: Array
+    array: JobArray
     level: int
+    """0 for teachers and plain students, 1 for what needs them, and so on."""
     packs: list[Pack]
     script: str = ""
+    """The batch script; only in a dry run."""
+
+    @property
+    def runs(self) -> int:
+        """Number of runs."""
+        return sum(len(pack.runs) for pack in self.packs)
 
 
 @dataclass
-class Report:
-    """What was submitted, or would be. states: of all runs, by how many; hours: estimated, of one device each; left: packs that a
-    limit keeps back, and why."""
+class SubmissionReport:
+    """What was submitted, or would be in a dry run."""
 
     cluster: Cluster
     dry_run: bool
-    arrays: list[Planned] = field(default_factory=list)
+    arrays: list[PlannedArray] = field(default_factory=list)
     states: dict[str, int] = field(default_factory=dict)
+    """Number of runs in each state, before the submission."""
     hours: float = 0.0
+    """Estimated hours of one device for all that is submitted."""
     assumptions: str = ""
-    left: list[Pack] = field(default_factory=list)
-    left_why: str = ""
+    """What the estimate rests on."""
+    withheld: list[Pack] = field(default_factory=list)
+    """Packs that were not submitted because of a limit of the cluster."""
+    withheld_reason: str = ""
     notes: list[str] = field(default_factory=list)
 
     @property
     def jobs(self) -> int:
+        """Number of jobs."""
         return sum(len(a.packs) for a in self.arrays)
 
     @property
     def runs(self) -> int:
-        return sum(len(p.runs) for a in self.arrays for p in a.packs)
+        """Number of runs."""
+        return sum(a.runs for a in self.arrays)
 
     def json(self) -> dict[str, Any]:
-        """Plain data, for programs."""
+        """Return the report as plain data (`submit --json`)."""
         return {
             "cluster": self.cluster.name,
             "dry_run": self.dry_run,
@@ -94,25 +114,26 @@ class Report:
                 }
                 for a in self.arrays
             ],
-            "left": [[r.key for r in p.runs] for p in self.left],
-            "left_why": self.left_why,
+            "withheld": [[r.key for r in p.runs] for p in self.withheld],
+            "withheld_reason": self.withheld_reason,
             "notes": self.notes,
         }
 
 
-def survey(runs: Sequence[Run], store: Store, queued: dict[str, Any]) -> dict[str, str]:
-    """The state of each run: those of `Store.state`, `queued`, and `blocked` (what it needs has failed).
+def run_states(runs: Sequence[Run], store: Store, queued: dict[str, Any]) -> dict[str, str]:
+    """Return the state of each run by key: the store's, `queued`, or `blocked` (a needed run has failed).
 
-    A run that failed only because its teacher was not there is no failure any more when the teacher has none.
+    runs: ordered so that a run follows those that it needs. queued: the runs in the queue, by key. A run that
+    failed only because its teacher was missing counts as absent again once the teacher is no longer failed.
     """
     states: dict[str, str] = {}
     for run in runs:
         state = store.state(run.key)
         if state not in ("done", "diverged", "running"):
-            hopeless = any(states.get(n.key) in ("failed", "diverged", "blocked") for n in run.needs_runs)
+            blocked = any(states.get(n.key) in ("failed", "diverged", "blocked") for n in run.needs_runs)
             if run.key in queued:
                 state = "queued"
-            elif hopeless:
+            elif blocked:
                 state = "blocked"
             elif state == "failed" and store.was_blocked(run.key):
                 state = "absent"
@@ -131,208 +152,242 @@ def submit_runs(
     max_pack: int = 0,
     factor: float | None = None,
     say: Callable[[str], None] = lambda text: None,
-) -> Report:
-    """Submits what is missing of `runs` and all that they need. `InputError` without Slurm, or for what the cluster refuses.
+) -> SubmissionReport:
+    """Submit what is missing of `runs` and of all that they need.
 
-    factor: what earlier packs took on such a device over what the cost model says, for the size of packs and the estimate; None: no records.
+    table: for the job names. max_pack: most runs of a pack; 0: the cluster file's. factor: measured time of
+    earlier packs on such a device divided by the cost model's, None without such records; it scales pack
+    sizes and the estimate. say: receives notices. Raises `InputError` if Slurm is not available (unless
+    `dry_run`) or refuses the jobs.
     """
     if not dry_run:
-        commands.require()
-    site = commands.site() if not commands.missing() else None
-    if site is not None:
-        for name in cluster.partition.split(","):
-            if name not in site.partitions:
-                raise unknown(f"partition in {cluster.name}.toml:", name, site.partitions)
-    elif dry_run:
+        commands.require_slurm()
+    limits = commands.cluster_limits() if not commands.why_unavailable() else None
+    if limits is None:
         say("no Slurm here: array sizes are those of a cluster with Slurm's default limits")
-    settings = cluster.work_settings(settings)
+    else:
+        for partition in cluster.partition.split(","):
+            if partition not in limits.partitions:
+                raise unknown(f"partition in {cluster.name}.toml:", partition, limits.partitions)
+    submission = _Submission(
+        table=table,
+        store=store,
+        settings=cluster.work_settings(settings),
+        cluster=cluster,
+        limits=limits,
+        dry_run=dry_run,
+        factor=factor,
+    )
     if dry_run:
-        return _submit(runs, table, store, settings, cluster, site, True, max_pack, factor)
-    with registry.lock(store.folder, say):
-        return _submit(runs, table, store, settings, cluster, site, False, max_pack, factor)
+        return submission.submit(runs, max_pack)
+    with registry.submission_lock(store.folder, say):
+        return submission.submit(runs, max_pack)
 
 
-def _submit(
-    runs: Sequence[Run],
-    table: str,
-    store: Store,
-    settings: WorkSettings,
-    cluster: Cluster,
-    site: commands.Site | None,
-    dry_run: bool,
-    max_pack: int,
-    factor: float | None,
-) -> Report:
-    device = cluster.torch_device
-    everything = closure(runs)
-    places = registry.places(store.folder) if site is not None else {}
-    seen = _Seen(store.folder, survey(everything, store, places))
-    plan = make_plan(
-        everything,
-        seen,
-        max_pack=max_pack or cluster.max_pack or DEFAULT_PACK[device],
-        skip_states=frozenset({"running", "queued", "failed", "blocked"}),
-        max_seconds=OF_THE_LIMIT * 60 * cluster.time_minutes,
-        seconds_of=lambda part: cost.pack_seconds(part, device, factor),
-    )
-    report = Report(cluster, dry_run, assumptions=cost.assumptions(device, factor))
-    for state in plan.states.values():
-        report.states[state] = report.states.get(state, 0) + 1
-    packs = list(plan.packs)
-    # decided for the plan: a job that decided for its own pack would make a run's numbers depend on what else is in it
-    tables = teacher_cache_rule.cached_teachers(
-        settings.teacher_cache, [p.runs for p in packs], settings.execution.precision
-    )
-    if site is not None and packs:
-        allowed, why = room(cluster, site)
-        report.left, report.left_why = packs[allowed:], why
-        packs = packs[:allowed]
-    report.hours = cost.estimate([p.runs for p in packs], device, factor=factor).hours
-    if not packs:
-        return report
-    stamp = f"{re.sub(r'[^A-Za-z0-9_.]+', '-', table)}-{time.strftime('%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
-    home = registry.home(store.folder).resolve()
-    folder, code = home / "jobs" / stamp, home / "snapshots" / ("DRY-RUN" if dry_run else "")
-    if not dry_run:
-        code = snapshot.take(home / "snapshots")
-        if git_state()["dirty"]:
-            report.notes.append(
-                "the working tree has changes that are not committed: the records will say so"
-            )
-    job_of = {key: p.job.id for key, p in places.items()}
-    size = site.max_array if site is not None else 1001
-    for number, (level, depends, part) in enumerate(_arrays(packs, job_of, size)):
-        array = Array(
-            f"{stamp}-{number}",
-            table,
-            cluster.name,
-            str(folder),
-            tuple(tuple(r.key for r in p.runs) for p in part),
-            tuple(depends()),
-            time=time.time(),
-            snapshot=str(code),
-            user=commands.me(),
+@dataclass(frozen=True, kw_only=True)
+class _Submission:
+    """One call of `submit_runs`."""
+
+    table: str
+    store: Store
+    settings: WorkSettings
+    cluster: Cluster
+    limits: ClusterLimits | None
+    """None: no Slurm here."""
+    dry_run: bool
+    factor: float | None
+
+    def submit(self, runs: Sequence[Run], max_pack: int) -> SubmissionReport:
+        """Plan the packs, submit their arrays and return the report."""
+        device = self.cluster.torch_device
+        queued = registry.queued_runs(self.store.folder) if self.limits is not None else {}
+        plan = self._plan(closure(runs), queued, max_pack)
+        report = SubmissionReport(
+            self.cluster,
+            self.dry_run,
+            states=dict(Counter(plan.states.values())),
+            assumptions=cost.assumptions(device, self.factor),
         )
-        entry = Planned(array, level, part)
-        if dry_run:
-            entry.array = replace(array, job=f"<{array.name}>")
-            entry.script = script.text(cluster, folder, code, array.name, array.depends, len(part))
+        packs = list(plan.packs)
+        # Chosen for the whole plan: if each job chose for its own pack, a run's numbers would depend on its
+        # pack.
+        cached = teacher_cache_rule.cached_teachers(
+            self.settings.teacher_cache, [p.runs for p in packs], self.settings.execution.precision
+        )
+        if self.limits is not None and packs:
+            free, report.withheld_reason = free_job_slots(self.cluster, self.limits)
+            packs, report.withheld = packs[:free], packs[free:]
+        report.hours = cost.estimate([p.runs for p in packs], device, factor=self.factor).hours
+        if packs:
+            self._submit_arrays(packs, queued, cached, report)
+        return report
+
+    def _plan(self, runs: Sequence[Run], queued: dict[str, QueuedRun], max_pack: int) -> Plan:
+        device = self.cluster.torch_device
+        return make_plan(
+            runs,
+            _SurveyedStore(self.store.folder, run_states(runs, self.store, queued)),
+            max_pack=max_pack or self.cluster.max_pack or DEFAULT_PACK[device],
+            skip_states=frozenset({"running", "queued", "failed", "blocked"}),
+            max_seconds=TIME_LIMIT_SHARE * 60 * self.cluster.time_minutes,
+            seconds_of=lambda part: cost.pack_seconds(part, device, self.factor),
+        )
+
+    def _submit_arrays(
+        self,
+        packs: list[Pack],
+        queued: dict[str, QueuedRun],
+        cached: frozenset[str],
+        report: SubmissionReport,
+    ) -> None:
+        """Submit the packs as arrays and add them to the report.
+
+        If Slurm refuses an array after others were accepted, the rest is withheld.
+        """
+        table = re.sub(r"[^A-Za-z0-9_.]+", "-", self.table)
+        stamp = f"{table}-{time.strftime('%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
+        folder = registry.registry_folder(self.store.folder).resolve()
+        if self.dry_run:
+            code = folder / "snapshots" / "DRY-RUN"
         else:
-            try:
-                entry.array = _send(array, part, settings, tables, cluster, store, code, folder)
-            except InputError as error:
-                if not report.arrays:
-                    raise
-                report.left = [
-                    p for p in packs if p not in {q for a in report.arrays for q in a.packs}
-                ] + report.left
-                report.left_why = str(error)
-                break
-        report.arrays.append(entry)
-        job_of |= {key: job for job, pack in zip(entry.array.ids(), array.packs, strict=True) for key in pack}
-    return report
+            code = snapshot.take(folder / "snapshots")
+            if git_state()["dirty"]:
+                report.notes.append("the working tree has uncommitted changes; the records will say so")
+        job_of = {key: run.job.id for key, run in queued.items()}
+        max_array = self.limits.max_array if self.limits is not None else DEFAULT_MAX_ARRAY
+        for number, (level, depends, part) in enumerate(_arrays(packs, job_of, max_array)):
+            array = JobArray(
+                name=f"{stamp}-{number}",
+                table=self.table,
+                cluster=self.cluster.name,
+                folder=str(folder / "jobs" / stamp),
+                packs=tuple(tuple(r.key for r in p.runs) for p in part),
+                depends=depends,
+                time=time.time(),
+                snapshot=str(code),
+                user=commands.user_name(),
+            )
+            planned = PlannedArray(array, level, part)
+            if self.dry_run:
+                planned.array = replace(array, job=f"<{array.name}>")
+                planned.script = script.text(self._spec(array), len(part))
+            else:
+                try:
+                    planned.array = self._send(array, part, cached)
+                except InputError as error:
+                    if not report.arrays:
+                        raise
+                    submitted = {pack for a in report.arrays for pack in a.packs}
+                    report.withheld = [p for p in packs if p not in submitted] + report.withheld
+                    report.withheld_reason = str(error)
+                    return
+            report.arrays.append(planned)
+            for job, keys in zip(planned.array.ids(), array.packs, strict=True):
+                job_of |= dict.fromkeys(keys, job)
+
+    def _spec(self, array: JobArray) -> ArraySpec:
+        return ArraySpec(
+            cluster=self.cluster,
+            folder=Path(array.folder),
+            snapshot=Path(array.snapshot),
+            name=array.name,
+            depends=array.depends,
+        )
+
+    def _send(self, array: JobArray, packs: list[Pack], cached: frozenset[str]) -> JobArray:
+        """Submit one array and return it with its job id. Raises `InputError` if sbatch refuses it.
+
+        cached: the teachers (by `teacher_cache_rule.teacher_identity`) whose outputs jobs read from a teacher cache.
+        """
+        jobs = []
+        for pack in packs:
+            mode = "on" if teacher_cache_rule.teacher_identity(pack.runs) in cached else "off"
+            jobs.append(PackJob(work_order(pack.runs, replace(self.settings, teacher_cache=mode))))
+        registry.write_array(self.store.folder, array)
+        try:
+            job = script.send(self._spec(array), jobs)
+        except Exception as error:
+            registry.remove_array(self.store.folder, array)
+            raise InputError(
+                f"Slurm refuses the jobs; correct {self.cluster.name}.toml: {_sbatch_message(error)}"
+            ) from error
+        array = replace(array, job=job)
+        registry.write_array(self.store.folder, array)
+        return array
 
 
-def _arrays(packs: list[Pack], job_of: dict[str, str], size: int) -> Any:
-    """`(level, depends, packs)` of each array: packs of one level that wait for the same jobs, at most `size` of them. Lazy: the jobs of a
-    level are looked up when those before have been submitted."""
-    for level in sorted({p.level for p in packs}):
+def _arrays(
+    packs: list[Pack], job_of: dict[str, str], max_array: int
+) -> Iterator[tuple[int, tuple[str, ...], list[Pack]]]:
+    """Yield `(level, depends, packs)` of each array: at most `max_array` packs that wait for the same jobs.
+
+    The caller adds the jobs of each array to `job_of` before it asks for the next, so that the jobs of a
+    level are known when the next level is grouped.
+    """
+    for level in sorted({pack.level for pack in packs}):
         groups: dict[tuple[str, ...], list[Pack]] = {}
         for pack in (p for p in packs if p.level == level):
-            needs = sorted({job_of[n.key] for r in pack.runs for n in r.needs_runs if n.key in job_of})
-            groups.setdefault(tuple(needs), []).append(pack)
-        for needed, members in groups.items():
-            for start in range(0, len(members), size):
-                yield level, lambda needed=needed: needed, members[start : start + size]
+            needed = {job_of[n.key] for run in pack.runs for n in run.needs_runs if n.key in job_of}
+            groups.setdefault(tuple(sorted(needed)), []).append(pack)
+        for depends, members in groups.items():
+            for start in range(0, len(members), max_array):
+                yield level, depends, members[start : start + max_array]
 
 
-def _send(
-    array: Array,
-    packs: list[Pack],
-    settings: WorkSettings,
-    tables: Collection[str],
-    cluster: Cluster,
-    store: Store,
-    code: Path,
-    folder: Path,
-) -> Array:
-    """tables: identities of the teachers that jobs read from a table."""
-    caches = ["on" if teacher_cache_rule.teacher_identity(p.runs) in tables else "off" for p in packs]
-    jobs = [
-        PackJob(work_order(p.runs, replace(settings, teacher_cache=c)))
-        for p, c in zip(packs, caches, strict=True)
-    ]
-    registry.write(store.folder, array)
-    try:
-        job = script.send(cluster, folder, code, array.name, array.depends, jobs)
-    except Exception as error:
-        registry.forget(store.folder, array)
-        lines = [line for line in str(error).splitlines() if "sbatch: error" in line] or str(
-            error
-        ).splitlines()[-1:]
-        words = " ".join(
-            line.replace("sbatch: error: ", "").replace("Batch job submission failed: ", "") for line in lines
-        )
-        raise InputError(
-            f"the cluster refuses the jobs of {cluster.name}.toml: {words}; allowed: what sbatch accepts there"
-        ) from error
-    array = replace(array, job=job)
-    registry.write(store.folder, array)
-    return array
+def _sbatch_message(error: Exception) -> str:
+    """Return sbatch's own message out of the exception that submitit raises, in one line."""
+    lines = str(error).splitlines()
+    lines = [line for line in lines if "sbatch: error" in line] or lines[-1:]
+    message = " ".join(lines)
+    return message.replace("sbatch: error: ", "").replace("Batch job submission failed: ", "")
 
 
-def room(cluster: Cluster, site: commands.Site) -> tuple[int, str]:
-    """How many more jobs may be submitted now, and the limit that says so."""
+def free_job_slots(cluster: Cluster, limits: ClusterLimits) -> tuple[int, str]:
+    """Return how many more jobs may be submitted now, and the limit that decides."""
     queue = commands.squeue()
-    mine = sum(q.user == commands.me() for q in queue)
-    limits = [(site.max_jobs - len(queue), f"MaxJobCount {site.max_jobs}")]
+    of_user = sum(job.user == commands.user_name() for job in queue)
+    slots = [(limits.max_jobs - len(queue), f"MaxJobCount {limits.max_jobs}")]
     if cluster.max_submit:
-        limits.append((cluster.max_submit - mine, f"max_submit {cluster.max_submit}"))
-    if site.accounting and (limit := commands.submit_limit()) is not None:
-        limits.append((limit - mine, f"MaxSubmitJobs {limit}"))
-    number, why = min(limits)
-    return max(number, 0), f"{why}, {mine} of yours in the queue"
+        slots.append((cluster.max_submit - of_user, f"max_submit {cluster.max_submit}"))
+    if limits.accounting and (most := commands.submit_limit()) is not None:
+        slots.append((most - of_user, f"MaxSubmitJobs {most}"))
+    number, limit = min(slots)
+    return max(number, 0), f"{limit}, {of_user} of your jobs in the queue"
 
 
-def format_report(report: Report) -> str:
-    """The report for a person; a dry run with its batch scripts."""
+def format_report(report: SubmissionReport) -> str:
+    """Return the report as text; a dry run with its batch scripts."""
     lines = []
     if report.dry_run:
         for a in report.arrays:
             lines += [
-                f"# {'-' * 20} {a.array.name}: {_count(len(a.packs), 'job')}, level {a.level}",
+                f"# {'-' * 20} {a.array.name}: {plural(len(a.packs), 'job')}, level {a.level}",
                 a.script,
             ]
-    states = ", ".join(f"{n} {s}" for s, n in sorted(report.states.items()))
-    lines.append(f"{_count(sum(report.states.values()), 'run')} with teachers: {states}")
+    states = ", ".join(f"{n} {state}" for state, n in sorted(report.states.items()))
+    lines.append(f"{plural(sum(report.states.values()), 'run')} with teachers: {states}")
     for a in report.arrays:
-        waits = f", after {', '.join(a.array.depends)}" if a.array.depends else ""
-        runs = sum(len(p.runs) for p in a.packs)
-        lines.append(
-            f"level {a.level}: {'' if report.dry_run else f'job {a.array.job}, '}array of {len(a.packs)} ({_count(runs, 'run')}){waits}"
-        )
+        job = "" if report.dry_run else f"job {a.array.job}, "
+        after = f", after {', '.join(a.array.depends)}" if a.array.depends else ""
+        lines.append(f"level {a.level}: {job}array of {len(a.packs)} ({plural(a.runs, 'run')}){after}")
         if report.dry_run:
-            lines += [
-                f"    {i}: {p.name}" + "".join(f"\n        {r.key}" for r in p.runs)
-                for i, p in enumerate(a.packs)
-            ]
-    unit = "GPU-hours" if report.cluster.torch_device == "cuda" else "CPU hours"
-    verb = "would be submitted" if report.dry_run else "submitted"
+            for i, pack in enumerate(a.packs):
+                lines += [f"    {i}: {pack.name}", *(f"        {run.key}" for run in pack.runs)]
     if report.arrays:
-        lines.append(
-            f"{_count(report.runs, 'run')} in {_count(report.jobs, 'job')} {verb} to {report.cluster.name}: about {report.hours:.2f} {unit}"
-        )
-        lines.append(f"({report.assumptions})")
+        verb = "would be submitted" if report.dry_run else "submitted"
+        unit = "GPU-hours" if report.cluster.torch_device == "cuda" else "CPU hours"
+        lines += [
+            f"{plural(report.runs, 'run')} in {plural(report.jobs, 'job')} {verb} to {report.cluster.name}: "
+            f"about {report.hours:.2f} {unit}",
+            f"({report.assumptions})",
+        ]
+    elif report.states.get("failed"):
+        lines.append("nothing to submit; `retry` makes failed runs count as missing again")
     else:
+        lines.append("nothing to submit")
+    if report.withheld:
         lines.append(
-            "nothing to submit" + (": `retry` forgets failures" if report.states.get("failed") else "")
-        )
-    if report.left:
-        lines.append(
-            f"{_count(len(report.left), 'pack')} not submitted ({report.left_why}); submit again when there is room"
+            f"{plural(len(report.withheld), 'pack')} not submitted ({report.withheld_reason}); "
+            "submit again when jobs have ended"
         )
     return "\n".join(lines + report.notes)
-
-
-def _count(n: int, word: str) -> str:
-    return f"{n:,} {word}{'' if n == 1 else 's'}"

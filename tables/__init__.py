@@ -2,3 +2,5 @@
 
 The `*.toml` files in this folder describe the tables.
 """
+
+# Belongs to kd-tables (benchmark/package_names.py looks for this line)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from benchmark.errors import hint, unknown
-from benchmark.spec.matrix import Cell, Table, table_names
+from benchmark.spec.matrix import Cell, Table, built_in_tables
 from benchmark.spec.runs import NONE
 from results import published
 from results.published import reader
@@ -93,7 +93,7 @@ def nothing_published(table: Table) -> str:
     That may be intended, or a misspelt name.
     """
     known = published.tables(table.paper)
-    if table.table in known or table.name in table_names():  # the built-in tables explain themselves
+    if table.table in known or table.name in built_in_tables():  # the built-in tables explain themselves
         return ""
     what = f"table '{table.table}' of {table.paper}" if known else f"paper '{table.paper}'"
     near = hint(table.table, known) if known else hint(table.paper, published.papers())

@@ -50,7 +50,16 @@ def test_it_has_every_feature(registered: None) -> None:
 def test_it_trains_as_a_student(registered: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.toml").write_text(TABLE, encoding="utf-8")
-    small = ["--set", "recipe.train_images=96", "--set", "recipe.test_images=50", "--threads", "1", "--device", "cpu"]
+    small = [
+        "--set",
+        "recipe.train_images=96",
+        "--set",
+        "recipe.test_images=50",
+        "--threads",
+        "1",
+        "--device",
+        "cpu",
+    ]
     assert main(["run", "own.toml", "--profile", "quick", "--results", "runs", *small]) == 0
     frame = load(tmp_path / "runs")
     assert set(frame.student) == {"resnet8", "TinyNet"} and frame.top1_last.notna().all()

@@ -25,7 +25,9 @@ method = "student"
 """
 
 
-def test_the_blocks_run_and_evaluate_to_the_records_accuracy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_blocks_run_and_evaluate_to_the_records_accuracy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RESULTS", str(tmp_path / "runs"))
     (tmp_path / "one.toml").write_text(TABLE, encoding="utf-8")

@@ -58,7 +58,7 @@ def do_submit(args: argparse.Namespace) -> int:
 
     cluster = load_cluster(args.cluster)
     if not args.dry_run:
-        commands.require()  # before anything is downloaded
+        commands.require_slurm()  # before anything is downloaded
     if args.pack < 0:
         raise InputError(f"--pack {args.pack}; allowed: 1 and more (0: the cluster file's)")
     if args.profile is None:
@@ -103,7 +103,7 @@ def do_cancel(args: argparse.Namespace) -> int:
 
     chosen = common.select(args)
     store = common.store_to_read(args)
-    commands.require()
+    commands.require_slurm()
     found = cancel(store, {r.key for r in closure(chosen.runs)})
     for job in found.ids:
         print(job)

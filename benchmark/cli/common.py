@@ -21,6 +21,7 @@ from benchmark.spec import imported, matrix, plan, protocols, teacher_cache_rule
 from benchmark.spec.matrix import MOST_SEEDS, Expansion
 from benchmark.spec.resolver import Resolver
 from benchmark.spec.runs import Run, TeacherRef
+from benchmark.text import plural as plural
 from benchmark.training.execution import Execution, ExecutionRequest, cores, has_gpu
 from benchmark.work.order import WorkSettings
 from results.store import Store, default_folder
@@ -428,10 +429,6 @@ def max_pack(args: argparse.Namespace, execution: Execution) -> int:
 def say(text: str = "") -> None:
     """A line for the person, on standard error: standard output is the result's."""
     print(text, file=sys.stderr, flush=True)
-
-
-def plural(n: int, word: str) -> str:
-    return f"{n:,} {word}{'' if n == 1 else 's'}"
 
 
 def paper_table(paper: str, number: int) -> str:

@@ -74,11 +74,9 @@ def queued_keys(store: Store) -> dict[str, str]:
     """Runs that wait in a Slurm queue: key -> job. Empty where nothing was ever submitted."""
     if not (store.folder / ".slurm").is_dir():
         return {}
-    try:
-        from slurm.registry import queued
-    except ImportError:
-        return {}
-    return queued(store.folder)
+    from slurm.registry import queue_lines
+
+    return queue_lines(store.folder)
 
 
 def lost_jobs(states: dict[str, str], store: Store) -> list[dict[str, Any]]:

@@ -37,12 +37,17 @@ from benchmark import data, methods
 from benchmark.errors import InputError, hint, unknown
 from benchmark.spec import protocols
 from benchmark.spec.runs import Overrides, parse_pair
+from benchmark.user_files import find_toml, toml_files
 from results.published import reader as published
 
 MOST_SEEDS = 1_000
 """Upper limit on a number of seeds: every seed adds runs to the plan."""
 
 FOLDER = Path(__file__).resolve().parents[2] / "tables"
+"""The built-in tables."""
+
+USER_FOLDER = Path("tables")
+"""Tables of the user, in the working folder."""
 
 PLAIN_ROWS = ("teacher", "student")
 """Methods of the rows that show the plain trainings of a pair's networks."""
@@ -112,19 +117,23 @@ class Table:
     """The columns of profile `quick`; empty for all."""
 
 
-def table_names(folder: Path = FOLDER) -> tuple[str, ...]:
-    """Return the names of all tables in a folder."""
-    return tuple(sorted(p.stem for p in folder.glob("*.toml")))
+def table_names() -> tuple[str, ...]:
+    """Return the names of all tables: the built-in ones, and those in `tables/` of the working folder."""
+    return tuple(toml_files(FOLDER, USER_FOLDER))
+
+
+def built_in_tables() -> tuple[str, ...]:
+    """Return the names of the tables that come with kd-tables."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
 
 
 def load_table(name: str, folder: Path = FOLDER) -> Table:
-    """Read and check a table.
+    """Read and check a table: a built-in one, `tables/NAME.toml` of the working folder, or the path of a file.
 
-    name: `NAME` for `folder/NAME.toml`, or the path of a `.toml` file. Raises `InputError` if the file is
-    missing or has an error.
+    folder: of the built-in tables. Raises `InputError` if the file is missing or has an error.
     """
-    path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
-    raw = _read(path, name, folder)
+    path = find_toml("table", name, built_in=folder, user=USER_FOLDER)
+    raw = _read(path)
     _check_fields(path.name, raw, _TABLE_FIELDS, required=_TABLE_REQUIRED)
     protocols.get_protocol(raw["protocol"])
     data.info(raw["dataset"])
@@ -207,13 +216,7 @@ _ROW_FIELDS = {
 _TYPE_NAMES = {str: "a string", int: "a whole number", list: "a list", dict: "a table"}
 
 
-def _read(path: Path, name: str, folder: Path) -> dict[str, Any]:
-    if not path.is_file():
-        if name.endswith(".toml"):
-            raise InputError(
-                f"no file {name}; allowed: the path of a table file, {', '.join(table_names(folder))}"
-            )
-        raise unknown("table", name, table_names(folder))
+def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""A real one-machine Slurm for the tests, and what the drills share: a small table, its submission, and what must be true at the end."""
+"""A real one-machine Slurm for the tests, and what the drills share: a small table and its check."""
 
 from __future__ import annotations
 
@@ -23,11 +23,10 @@ import models
 from benchmark.spec import matrix
 from benchmark.spec.plan import closure
 from benchmark.spec.runs import Run
-from benchmark.work.order import WorkSettings
 from results.store import Store
 from slurm import commands, registry
 from slurm.cluster import load_cluster
-from slurm.submit import Report, submit_runs
+from slurm.submit import SubmissionReport, submit_runs
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SETTINGS = ("recipe.epochs=6", "recipe.train_images=64", "recipe.test_images=50")
@@ -50,17 +49,20 @@ rows = [
 
 
 def wait_for(what: str, true: Callable[[], Any], seconds: float = 240) -> Any:
-    """Polls until `true()` is truthy, and returns it."""
+    """Wait until `true()` returns something true, and return it."""
     until = time.monotonic() + seconds
-    while not (found := true()):
-        assert time.monotonic() < until, f"in vain: {what}\n{commands.call('squeue', '-a')}"
+    while not (value := true()):
+        assert time.monotonic() < until, f"waited in vain for {what}\n{commands.call('squeue', '-a')}"
         time.sleep(0.2)
-    return found
+    return value
 
 
 @contextmanager
 def cluster_of_nodes(port: int, **options: str) -> Iterator[Path]:
-    """A running lab; SLURM_CONF points to it. munge refuses folders that others cannot enter, so it is no `tmp_path`."""
+    """Start a test cluster and set SLURM_CONF to it.
+
+    Its folder is not a `tmp_path`: munge refuses folders that other users cannot enter.
+    """
     before = os.environ.get("SLURM_CONF")
     for attempt in (1, 2):
         folder = Path(tempfile.mkdtemp(prefix="slurm-lab-"))
@@ -78,10 +80,10 @@ def cluster_of_nodes(port: int, **options: str) -> Iterator[Path]:
                 os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
                 yield folder
                 return
-            # seen once in CI: one of the daemons did not start, beside another cluster that did
-            said = f"exit code {done.returncode}: {done.stdout}"
-            assert attempt == 1, said
-            warnings.warn(f"a cluster did not start, and is tried once more:\n{said}", stacklevel=2)
+            # happened once in CI: a daemon did not start while another cluster was starting
+            output = f"exit code {done.returncode}: {done.stdout}"
+            assert attempt == 1, output
+            warnings.warn(f"a cluster did not start; trying once more:\n{output}", stacklevel=2)
         finally:
             subprocess.run(
                 [ROOT / "slurm/lab.sh", "stop", folder],
@@ -96,7 +98,7 @@ def cluster_of_nodes(port: int, **options: str) -> Iterator[Path]:
 
 
 def drill_runs(folder: Path) -> list[Run]:
-    """All runs of the small table, teachers included."""
+    """Return all runs of the small table, including the teachers."""
     path = folder / "drill.toml"
     path.write_text(TABLE, encoding="utf-8")
     return closure(
@@ -105,7 +107,7 @@ def drill_runs(folder: Path) -> list[Run]:
 
 
 def outcome(store: Store, run: Run) -> dict[str, Any]:
-    """What must not depend on who trained a run: its weights' hash, and its curve without the seconds."""
+    """Return what must not depend on where a run was trained: hash of its weights, curve, scores."""
     record = store.record(run.key)
     assert record is not None and record["status"] == "done", (
         f"{run.key}: {store.state(run.key)} {store.failure(run.key)}"
@@ -126,7 +128,7 @@ def outcome(store: Store, run: Run) -> dict[str, Any]:
 
 @dataclass
 class Drill:
-    """One submission of the small table into a results folder of its own."""
+    """The small table, submitted into a temporary results folder."""
 
     folder: Path
     runs: list[Run]
@@ -137,7 +139,7 @@ class Drill:
         self.store = Store(self.folder / "results")
 
     def cluster_file(self, **changes: Any) -> Path:
-        """lab.toml with other fields."""
+        """Write a copy of lab.toml with some fields changed."""
         lines = (ROOT / "slurm/clusters/lab.toml").read_text(encoding="utf-8").splitlines()
         lines = [line for line in lines if line.partition(" =")[0] not in changes]
         lines += [f"{k} = {json.dumps(v)}" for k, v in changes.items()]
@@ -146,22 +148,25 @@ class Drill:
         return path
 
     def slow_disk(self, seconds: float = 0.05, until_checkpoint: bool = False) -> list[str]:
-        """Setup lines that make every fsync take longer in the first start of the lone job, the plain trainings': time to interrupt it in,
-        and the same numbers. With `until_checkpoint` in each of its starts before the first checkpoint."""
+        """Return setup lines that make fsync slow in the single job of plain trainings, at its first start.
+
+        This leaves time to interrupt the job without changing its numbers. With `until_checkpoint`, every
+        start is slow until the first checkpoint exists.
+        """
         site = self.folder / "slow"
         site.mkdir(exist_ok=True)
         text = (
             f"import os, time\nfsync = os.fsync\nos.fsync = lambda f: (time.sleep({seconds}), fsync(f))[1]\n"
         )
         (site / "sitecustomize.py").write_text(text, encoding="utf-8")
-        over = "$SLURM_RESTART_COUNT"
+        not_slow_if = "$SLURM_RESTART_COUNT"
         if until_checkpoint:
-            over = f"$(find {self.store.folder} -name checkpoint.pt)"
-        return [f'[ -n "$SLURM_ARRAY_TASK_ID{over}" ] || export PYTHONPATH={site}']
+            not_slow_if = f"$(find {self.store.folder} -name checkpoint.pt)"
+        return [f'[ -n "$SLURM_ARRAY_TASK_ID{not_slow_if}" ] || export PYTHONPATH={site}']
 
     def submit(
         self, only: list[Run] | None = None, max_pack: int = 0, table: str = "drill", **changes: Any
-    ) -> Report:
+    ) -> SubmissionReport:
         settings = WorkSettings(results=self.store.folder, data=self.folder / "data")
         return submit_runs(
             only or self.runs,
@@ -173,14 +178,14 @@ class Drill:
         )
 
     def command(self, verb: str, *more: str, cwd: Path = ROOT, table: bool = True) -> subprocess.Popen[str]:
-        """`python -m benchmark VERB` for the small table, in a process of its own."""
+        """Start `python -m benchmark VERB` for the small table in another process."""
         settings = [word for s in SETTINGS for word in ("--set", s)]
         chosen = [str(self.folder / "drill.toml"), "--profile", "quick", *settings] if table else []
         line = [sys.executable, "-m", "benchmark", verb, *chosen, "--results", str(self.store.folder), *more]
         return subprocess.Popen(line, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def done(self, verb: str, *more: str, cwd: Path = ROOT, table: bool = True) -> str:
-        """What the command printed; it must end with 0."""
+        """Run a command and return what it printed; it must exit with 0."""
         process = self.command(verb, *more, cwd=cwd, table=table)
         out, err = process.communicate()
         assert process.returncode == 0, err
@@ -194,26 +199,26 @@ class Drill:
         return path.read_text(encoding="utf-8") if path.exists() else ""
 
     def mid_run(self, run: Run, epochs: int = 2) -> dict[str, Any]:
-        """Waits until the run has done some epochs and is not finished; returns who holds it."""
+        """Wait until the run has finished some epochs but not all; return who holds it."""
         wait_for(f"{epochs} epochs of {run.key}", lambda: self.log(run).count(" epoch=") >= epochs)
         holder = self.store.holder(run.key)
         assert holder is not None, "the run was over before it could be interrupted"
         return holder
 
-    def job_of(self, run: Run) -> commands.Queued:
-        return registry.places(self.store.folder)[run.key].job
+    def job_of(self, run: Run) -> commands.QueuedJob:
+        return registry.queued_runs(self.store.folder)[run.key].job
 
     def wait(self, seconds: float = 240) -> None:
-        """Until no job is in the queue."""
-        wait_for("the end of the jobs", lambda: not registry.places(self.store.folder), seconds)
+        """Wait until no job is in the queue."""
+        wait_for("the end of the jobs", lambda: not registry.queued_runs(self.store.folder), seconds)
 
     def output(self) -> str:
-        """What all jobs printed."""
+        """Return what all jobs printed."""
         files = sorted((self.store.folder / ".slurm/jobs").rglob("*_log.*"))
         return "\n".join(f"== {f.name}\n{f.read_text(encoding='utf-8', errors='replace')}" for f in files)
 
     def check(self, runs: list[Run] | None = None) -> None:
-        """Nothing is lost, nothing ran twice, and the table is the local one bit for bit."""
+        """Check that no epoch was trained twice and that the table equals the local one bit for bit."""
         for run in runs or self.runs:
             assert outcome(self.store, run) == self.expected[run.key], run.key
             epochs = re.findall(r"stage=main epoch=(\d+)", self.log(run))
@@ -221,13 +226,13 @@ class Drill:
             assert self.store.holder(run.key) is None
 
     def resumed(self) -> list[Run]:
-        """Runs that went on from a checkpoint, not from the start."""
-        found = [r for r in self.runs if (self.store.record(r.key) or {}).get("resumes")]
-        for run in found:
+        """Return the runs that continued from a checkpoint."""
+        resumed = [r for r in self.runs if (self.store.record(r.key) or {}).get("resumes")]
+        for run in resumed:
             assert re.search(r"resumed at stage main, epoch [2-9]", self.log(run)), self.log(run)
-        return found
+        return resumed
 
 
 def local_settings(settings: WorkSettings) -> WorkSettings:
-    """What `lab.toml` asks for: the same threads, device and precision, for a table trained on this machine."""
+    """Return the settings with the threads, device and precision of `lab.toml`."""
     return load_cluster("lab").work_settings(settings)

@@ -1,4 +1,4 @@
-"""Cluster files and what is said without a cluster. These need no Slurm, but for the unknown partition."""
+"""Cluster files, and the messages without Slurm. Only two of these tests need Slurm."""
 
 from __future__ import annotations
 
@@ -10,27 +10,34 @@ from slurm_kit import ROOT, drill_runs
 
 from benchmark.__main__ import main
 from benchmark.errors import InputError
-from benchmark.work.order import WorkSettings
 from results.store import Store
 from slurm.cluster import Cluster, cluster_names, load_cluster
 from slurm.submit import format_report, submit_runs
 
 BROKEN = {
-    'partition = "gpu"\npartitions = "x"': "unknown field in broken.toml: 'partitions' (did you mean partition?)",
+    'partition = "gpu"\npartitions = "x"': (
+        "unknown field in broken.toml: 'partitions' (did you mean partition?)"
+    ),
     'partition = "gpu"\nname = "x"': "unknown field in broken.toml: 'name'",
-    'partition = "gpu"\ngpus = "two"': "gpus = 'two' is of the wrong type; allowed: a whole number",
-    'partition = "gpu"\ngpus = true': "gpus = True is of the wrong type",
-    'partition = "gpu"\nsetup = "module load"': "setup = 'module load' is of the wrong type; allowed: a list of texts",
-    'partition = "gpu"\nextra = { nice = 5 }': "allowed: a table of texts",
+    'partition = "gpu"\ngpus = "two"': "gpus = 'two' has the wrong type; allowed: a whole number",
+    'partition = "gpu"\ngpus = true': "gpus = True has the wrong type",
+    'partition = "gpu"\nsetup = "module load"': "'module load' has the wrong type; allowed: a list of texts",
+    'partition = "gpu"\nextra = { nice = 5 }': "allowed: a TOML table of texts",
     'partition = "gpu"\ntime_minutes = 0': "time_minutes = 0 is too small; allowed: 1 and more",
-    'partition = "gpu"\ndevice = "tpu"': "device = 'tpu'; allowed: auto, cuda, cpu",
+    'partition = "gpu"\ndevice = "tpu"': "unknown device = 'tpu'; allowed: auto, cuda, cpu",
     'partition = "gpu"\nstudent_threads = 0': "student_threads = 0 is too small; allowed: 1 and more",
-    'partition = "gpu"\ncpus = 2\nstudent_threads = 3': "student_threads = 3 is too large; allowed: 1 to 2, the job's cpus",
-    'partition = "gpu"\ntime_minutes = 4\nsignal_delay_s = 300': "too large; allowed: less than time_minutes, which are 240 seconds",
-    'partition = "gpu"\nextra = { time = "1" }': "extra has time; allowed: the field time_minutes for that",
-    'partition = "gpu"\nextra = { "cpus-per-task" = "1" }': "extra has cpus-per-task; allowed: the field cpus for that",
-    'partition = "gpu"\nextra = { array = "0-3" }': "extra has array, which is set for every job; allowed: other options of sbatch",
-    "gpus = 1": "partition is not there",
+    'partition = "gpu"\ncpus = 2\nstudent_threads = 3': "3 is too large; allowed: 1 to 2, the job's cpus",
+    'partition = "gpu"\ntime_minutes = 4\nsignal_delay_s = 300': (
+        "too large; allowed: less than time_minutes, which is 240 seconds"
+    ),
+    'partition = "gpu"\nextra = { time = "1" }': "extra contains time; use the field time_minutes instead",
+    'partition = "gpu"\nextra = { "cpus-per-task" = "1" }': (
+        "extra contains cpus-per-task; use the field cpus instead"
+    ),
+    'partition = "gpu"\nextra = { array = "0-3" }': (
+        "extra contains array, which kd-tables sets for every job; remove it"
+    ),
+    "gpus = 1": "partition is missing; set it to",
     "partition = gpu": "not valid TOML",
 }
 
@@ -53,14 +60,14 @@ def submit(folder: Path, cluster: str, *more: str) -> int:
 
 
 @pytest.mark.parametrize("text", BROKEN, ids=range(len(BROKEN)))
-def test_a_broken_file_is_answered_with_one_line(
+def test_a_broken_file_gives_a_one_line_error(
     text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "broken.toml"
     path.write_text(text, encoding="utf-8")
     assert submit(tmp_path, str(path)) == 2
-    said = capsys.readouterr()
-    assert said.out == "" and len(said.err.splitlines()) == 1 and BROKEN[text] in said.err, said.err
+    output = capsys.readouterr()
+    assert output.out == "" and len(output.err.splitlines()) == 1 and BROKEN[text] in output.err, output.err
 
 
 def test_an_unknown_cluster(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,16 +81,20 @@ def test_an_unknown_partition(cluster: Path, tmp_path: Path, capsys: pytest.Capt
     path = tmp_path / "mine.toml"
     path.write_text('partition = "gpus"', encoding="utf-8")
     assert submit(tmp_path, str(path)) == 2
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
-    assert said == ["error: unknown partition in mine.toml: 'gpus' (did you mean gpu?); allowed: gpu, spare"]
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert errors == [
+        "error: unknown partition in mine.toml: 'gpus' (did you mean gpu?); allowed: gpu, spare"
+    ]
     assert not (tmp_path / "results/.slurm/arrays").exists()
 
 
-def test_what_sbatch_refuses(cluster: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refusal_of_sbatch_is_shown(
+    cluster: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('partition = "gpu"\ngpu_type = "h100"\ndevice = "cpu"', encoding="utf-8")
     assert submit(tmp_path, str(path)) == 2
-    assert "error: the cluster refuses the jobs of mine.toml: " in capsys.readouterr().err
+    assert "error: Slurm refuses the jobs; correct mine.toml: " in capsys.readouterr().err
     assert list((tmp_path / "results/.slurm/arrays").iterdir()) == [] and not list(
         (tmp_path / "results/.slurm/jobs").rglob("*.pkl")
     )
@@ -94,16 +105,18 @@ def test_without_slurm(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert submit(tmp_path, "lab") == 2
-    said = capsys.readouterr().err
-    assert "no Slurm here: sbatch, " in said and "python -m benchmark run" in said
+    message = capsys.readouterr().err
+    assert "no Slurm here: sbatch, " in message and "`run TABLE` trains on this machine" in message
     assert submit(tmp_path, "gpu-example", "--dry-run") == 0
     out = capsys.readouterr().out
-    options = "gpus-per-node=h100:1 account=my-group time=480 signal=USR2@120 cpus-per-task=8 mem=32GB array=0-1%2 mail-type=FAIL"
+    options = (
+        "gpus-per-node=h100:1 account=my-group time=480 signal=USR2@120 cpus-per-task=8 mem=32GB array=0-1%2 "
+        "mail-type=FAIL"
+    )
     for option in options.split():
         assert f"#SBATCH --{option}" in out
-    begun = "10 runs in 3 jobs would be submitted to gpu-example"
     for line in (
-        begun,
+        "10 runs in 3 jobs would be submitted to gpu-example",
         "module load cuda",
         "OMP_NUM_THREADS=8 MKL_NUM_THREADS=8",
         "--cpu-bind=none",
@@ -111,30 +124,38 @@ def test_without_slurm(
     ):
         assert line in out
     assert "wckey" not in out and "GPU-hours" in out
-    assert not (tmp_path / "results").exists(), "a dry run leaves nothing"
+    assert not (tmp_path / "results").exists(), "a dry run writes nothing"
 
 
 def test_packs_fit_the_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The slower the earlier packs were, the smaller the packs."""
+    """The slower earlier packs were, the smaller packs are."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    runs, places = drill_runs(tmp_path), WorkSettings(results=tmp_path / "results", data=tmp_path)
+    runs, settings = drill_runs(tmp_path), WorkSettings(results=tmp_path / "results", data=tmp_path)
     jobs = [
-        submit_runs(runs, "drill", Store(tmp_path / "results"), places, load_cluster("lab"), dry_run=True, factor=factor).jobs
+        submit_runs(
+            runs,
+            "drill",
+            Store(tmp_path / "results"),
+            settings,
+            load_cluster("lab"),
+            dry_run=True,
+            factor=factor,
+        ).jobs
         for factor in (0.1, 1500.0, 1e8)
-    ]  # fmt: skip
+    ]
     assert jobs[0] == 3 < jobs[1] < jobs[2] == len(runs)
 
 
 def test_array_parallelism(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    places = WorkSettings(results=tmp_path / "results", data=tmp_path)
+    settings = WorkSettings(results=tmp_path / "results", data=tmp_path)
     cluster = dataclasses.replace(load_cluster("lab"), parallelism=2)
     text = format_report(
         submit_runs(
             drill_runs(tmp_path),
             "drill",
             Store(tmp_path / "results"),
-            places,
+            settings,
             cluster,
             dry_run=True,
             max_pack=1,
@@ -143,7 +164,7 @@ def test_array_parallelism(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert "#SBATCH --array=0-3%2" in text
 
 
-def test_every_field_is_described() -> None:
+def test_the_readme_describes_every_field() -> None:
     readme = (ROOT / "slurm/README.md").read_text(encoding="utf-8")
     for field in dataclasses.fields(Cluster):
         assert field.name == "name" or f"`{field.name}`" in readme, field.name
@@ -151,6 +172,6 @@ def test_every_field_is_described() -> None:
         load_cluster(name)
 
 
-def test_errors_are_input_errors(tmp_path: Path) -> None:
+def test_a_path_without_toml_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError):
         load_cluster("../lab")

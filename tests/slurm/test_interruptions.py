@@ -1,4 +1,4 @@
-"""Drills: a table is submitted, something interrupts its jobs in mid-run, and the table is the same."""
+"""Drills: a table is submitted and its jobs are interrupted; the table must not change."""
 
 from __future__ import annotations
 
@@ -35,8 +35,11 @@ def test_preemption(cluster: Path, drill: Drill) -> None:
 
 
 def test_time_limit(cluster: Path, drill: Drill) -> None:
-    """Slurm looks at time limits every 30 s and gives its warning up to a minute early, so a one-minute job is warned within 30 s; the slow
-    disk makes the first pack longer than that. A job warned before its first checkpoint starts anew, and is slow again."""
+    """A one-minute job is signalled within 30 seconds; the slow disk makes the first pack take longer.
+
+    Slurm checks time limits every 30 s and signals up to a minute early. A job that is signalled before its
+    first checkpoint starts from the beginning, and is slow again.
+    """
     drill.submit(time_minutes=1, setup=drill.slow_disk(0.25, until_checkpoint=True))
     drill.wait(420)
     drill.check()
@@ -54,14 +57,14 @@ def test_kill_9(cluster: Path, drill: Drill) -> None:
 
 
 def test_kill_9_without_restarts(cluster: Path, drill: Drill) -> None:
-    """Where jobs are not started again, status names the job that ended, and the next submit goes on from the last epoch."""
+    """Without restarts, `status` names the job that ended, and the next `submit` continues the run."""
     drill.submit(max_kills=0, setup=drill.slow_disk())
     os.kill(drill.mid_run(drill.teacher())["pid"], signal.SIGKILL)
     drill.wait()
     assert drill.store.state(drill.teacher().key) == "started"
     students = [r for r in drill.runs if r.teacher == "resnet14"]
     assert all(drill.store.state(r.key) == "absent" for r in students), (
-        "they wait for it, and have not failed"
+        "they wait for their teacher and have not failed"
     )
     lost = json.loads(drill.done("status", "--json"))["lost_jobs"]
     assert drill.teacher().key in {k for job in lost for k in job["keys"]} and "FAILED" in lost[0]["says"], (

@@ -1,4 +1,4 @@
-"""What a job does about runs that someone else holds. Needs no Slurm."""
+"""A job: waiting for runs that another worker holds, a missing teacher, its work order. Needs no Slurm."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def pack_job(folder: Path, runs: list[Run], patience: float) -> PackJob:
 
 
 def foreign_claim(store: Store, run: Run, age: float) -> Path:
-    """A claim of a process on another machine, whose last heartbeat was so many seconds ago."""
+    """Write a claim of a process on another machine whose last heartbeat was `age` seconds ago."""
     path = store.path(run.key) / "claim"
     path.parent.mkdir(parents=True)
     path.write_text(
@@ -49,19 +49,22 @@ def foreign_claim(store: Store, run: Run, age: float) -> Path:
     return path
 
 
-def test_waits_for_the_claim_of_its_dead_self(tmp_path: Path) -> None:
+def test_a_restarted_job_waits_for_its_own_stale_claim(tmp_path: Path) -> None:
     run = next(r for r in drill_runs(tmp_path) if r.student == "resnet8")
     store = Store(tmp_path / "results")
     foreign_claim(store, run, STALE_SECONDS - 1)
     assert [status for _, status, _ in pack_job(tmp_path, [run], patience=30)()] == ["done"]
 
 
-def test_leaves_a_living_holder_alone(tmp_path: Path) -> None:
+def test_a_run_with_a_living_holder_is_left_to_it(tmp_path: Path) -> None:
     run, other = [r for r in drill_runs(tmp_path) if r.teacher == "none"][:2]
     store = Store(tmp_path / "results")
     claim = foreign_claim(store, run, 0)
-    found = {key: (status, reason) for key, status, reason in pack_job(tmp_path, [run, other], patience=1)()}
-    assert found == {run.key: ("busy", "process 1 on elsewhere trains it"), other.key: ("done", "")}
+    outcomes = pack_job(tmp_path, [run, other], patience=1)()
+    assert {key: (status, reason) for key, status, reason in outcomes} == {
+        run.key: ("busy", "process 1 on elsewhere trains it"),
+        other.key: ("done", ""),
+    }
     assert claim.exists() and not store.is_done(run.key)
 
 
@@ -73,7 +76,7 @@ def test_a_job_without_its_teacher_fails_and_says_why(tmp_path: Path) -> None:
         pack_job(tmp_path, [run], patience=1)()
 
 
-def test_checkpoint_is_the_same_again(tmp_path: Path) -> None:
+def test_checkpoint_returns_the_same_job(tmp_path: Path) -> None:
     job = pack_job(tmp_path, drill_runs(tmp_path)[:1], patience=1)
     again = pickle.loads(pickle.dumps(job.checkpoint()))
     assert again.function == job and again.args == ()
@@ -82,17 +85,16 @@ def test_checkpoint_is_the_same_again(tmp_path: Path) -> None:
 def orders(
     runs: list[Run], folder: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, **more: Any
 ) -> list[dict[str, Any]]:
-    """The work orders that a submission sends, to a Slurm that takes everything."""
+    """Return the work orders that a submission sends, to a fake Slurm that accepts everything."""
     sent: list[dict[str, Any]] = []
 
-    def send(
-        cluster: Cluster, folder: Path, code: Path, name: str, depends: Any, calls: list[PackJob]
-    ) -> str:
+    def send(spec: script.ArraySpec, calls: list[PackJob]) -> str:
         sent.extend(json.loads(c.order) for c in calls)
         return str(len(sent))
 
-    monkeypatch.setattr(commands, "missing", lambda: "")
-    monkeypatch.setattr(commands, "site", lambda: commands.Site(1001, 10000, False, ("gpu",)))
+    limits = commands.ClusterLimits(max_array=1001, max_jobs=10000, accounting=False, partitions=("gpu",))
+    monkeypatch.setattr(commands, "why_unavailable", lambda: "")
+    monkeypatch.setattr(commands, "cluster_limits", lambda: limits)
     monkeypatch.setattr(commands, "squeue", lambda names=(): [])
     monkeypatch.setattr(script, "send", send)
     submit_runs(
@@ -107,36 +109,36 @@ def orders(
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "expected"),
     [
         ({"gpus": 0, "cpus": 6, "student_threads": 2}, ("cpu", "fp32", 6, 2)),
         ({"gpus": 0, "precision": "bf16"}, ("cpu", "bf16", 4, 1)),
         ({"cpus": 8}, ("cuda", "bf16", 8, 1)),
     ],
 )
-def test_a_job_is_told_its_arithmetic(
-    fields: dict[str, Any], told: tuple[Any, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_work_order_fixes_device_precision_and_threads(
+    fields: dict[str, Any], expected: tuple[Any, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All of it, so that no node decides for itself: a table that is spread over several kinds of nodes has one precision."""
+    """No node decides for itself, so a table trained on several kinds of nodes has one precision."""
     for order in orders(drill_runs(tmp_path), tmp_path, Cluster("mine", "gpu", **fields), monkeypatch):
         assert (
             tuple(
                 order["settings"]["execution"][k]
                 for k in ("device", "precision", "threads", "student_threads")
             )
-            == told
+            == expected
         )
 
 
 def test_the_teacher_cache_is_chosen_for_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three seeds of 60 epochs are worth the teacher's 162 passes, none of their three jobs alone is."""
+    """The teacher's 162 passes for the cache pay off for three seeds of 60 epochs together, not for one."""
     path = tmp_path / "drill.toml"
     path.write_text(TABLE, encoding="utf-8")
     table = matrix.load_table(str(path))
     runs = matrix.expand(
         table, "quick", seeds=range(3), overrides=matrix.parse_overrides(["recipe.epochs=60"])
     ).runs
-    found = orders(
+    sent = orders(
         [r for r in runs if r.method in ("kd", "at")],
         tmp_path,
         Cluster("mine", "gpu"),
@@ -145,24 +147,24 @@ def test_the_teacher_cache_is_chosen_for_the_plan(tmp_path: Path, monkeypatch: p
     )
     caches = {
         (r["key"].split("/")[4], o["settings"]["teacher_cache"])
-        for o in found
+        for o in sent
         for r in o["runs"]
         if "none-" not in r["key"]
     }
     assert caches == {("kd", "on"), ("at", "on")}, (
-        "AT reads maps, which no table has: it makes its pass all the same"
+        "AT needs feature maps, which the cache does not have: it runs the teacher all the same"
     )
-    found = orders(
+    sent = orders(
         [r for r in runs if r.method == "kd" and r.seed == 0],
         tmp_path / "other",
         Cluster("mine", "gpu"),
         monkeypatch,
     )
-    assert {o["settings"]["teacher_cache"] for o in found} == {"off"}
+    assert {o["settings"]["teacher_cache"] for o in sent} == {"off"}
 
 
-def test_an_order_of_before_there_were_student_threads(tmp_path: Path) -> None:
-    """Jobs in the queue run their snapshot; an order that was kept is still read."""
+def test_an_older_work_order_without_newer_fields_is_accepted(tmp_path: Path) -> None:
+    """Queued jobs run their snapshot, but a stored order may be older than the code that reads it."""
     run = next(r for r in drill_runs(tmp_path) if r.student == "resnet8")
     old = json.loads(pack_job(tmp_path, [run], 1).order)
     del old["settings"]["execution"]["student_threads"], old["settings"]["teacher_cache"]

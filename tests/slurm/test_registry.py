@@ -1,4 +1,4 @@
-"""The registry, the snapshot and the survey of states. They need no Slurm."""
+"""The registry, the snapshot and the states of runs. These tests need no Slurm."""
 
 from __future__ import annotations
 
@@ -15,56 +15,65 @@ from benchmark.errors import InputError
 from results.store import Store, record_files
 from slurm import commands, registry, script, snapshot
 from slurm.cluster import load_cluster
-from slurm.commands import Queued
-from slurm.registry import Array
-from slurm.submit import survey
+from slurm.commands import QueuedJob
+from slurm.registry import JobArray
+from slurm.submit import run_states
 
 
-def array(name: str, job: str = "7", depends: tuple[str, ...] = ()) -> Array:
-    return Array(name, "t", "lab", "/nowhere", (("a", "b"), ("c",)), depends, job, time=float(len(name)))
+def array(name: str, job: str = "7", depends: tuple[str, ...] = ()) -> JobArray:
+    return JobArray(
+        name=name,
+        table="t",
+        cluster="lab",
+        folder="/nowhere",
+        packs=(("a", "b"), ("c",)),
+        depends=depends,
+        job=job,
+        time=float(len(name)),
+    )
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
-    registry.write(tmp_path, array("one", depends=("3_1",)))
+def test_arrays_are_written_and_read(tmp_path: Path) -> None:
+    registry.write_array(tmp_path, array("one", depends=("3_1",)))
     (tmp_path / ".slurm/arrays/damaged.json").write_text("{")
     (tmp_path / ".slurm/arrays/foreign.json").write_text('{"packs": []}')
-    assert registry.arrays(tmp_path) == [array("one", depends=("3_1",))]
+    assert registry.read_arrays(tmp_path) == [array("one", depends=("3_1",))]
     assert registry.last_job(tmp_path, "c") == ("7_1", Path("/nowhere/7_1_0_log.err"))
-    registry.forget(tmp_path, array("one"))
-    assert registry.arrays(tmp_path) == []
+    registry.remove_array(tmp_path, array("one"))
+    assert registry.read_arrays(tmp_path) == []
 
 
-@pytest.mark.parametrize(
-    "job", ["7", ""], ids=["its id is known", "its submitter died before it wrote the id"]
-)
-def test_places(job: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("job", ["7", ""], ids=["with its id", "its submitter died before it wrote the id"])
+def test_runs_in_the_queue(job: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     queue = [
-        Queued("7_0", "one", "RUNNING", "node1", "None", "me"),
-        Queued("8_1", "else", "PENDING", "", "Priority", "me"),
+        QueuedJob("7_0", "one", "RUNNING", "node1", "None", "me"),
+        QueuedJob("8_1", "else", "PENDING", "", "Priority", "me"),
     ]
     monkeypatch.setattr(commands, "squeue", lambda names: [q for q in queue if q.name in names])
-    registry.write(tmp_path, array("one", job))
-    assert registry.queued(tmp_path) == {"a": "7_0 RUNNING on node1", "b": "7_0 RUNNING on node1"}
+    registry.write_array(tmp_path, array("one", job))
+    assert registry.queue_lines(tmp_path) == {"a": "7_0 RUNNING on node1", "b": "7_0 RUNNING on node1"}
 
 
-def test_one_submits_at_a_time(tmp_path: Path) -> None:
-    said: list[str] = []
-    with registry.lock(tmp_path):
-        waiting = threading.Thread(target=lambda: registry.lock(tmp_path, said.append).__enter__())
+def test_only_one_process_submits_at_a_time(tmp_path: Path) -> None:
+    notices: list[str] = []
+    with registry.submission_lock(tmp_path):
+        waiting = threading.Thread(
+            target=lambda: registry.submission_lock(tmp_path, notices.append).__enter__()
+        )
         waiting.start()
         with (
             pytest.raises(InputError, match="has been submitting into"),
-            registry.lock(tmp_path, patience=0.1),
+            registry.submission_lock(tmp_path, patience=0.1),
         ):
             pass
-        while not said:
+        while not notices:
             time.sleep(0.01)
-        assert waiting.is_alive() and "is submitting into" in said[0]
+        assert waiting.is_alive() and "is submitting into" in notices[0]
     waiting.join(timeout=20)
     assert not waiting.is_alive()
 
 
-def test_the_clusters_files_are_no_records(tmp_path: Path) -> None:
+def test_the_registry_contains_no_records(tmp_path: Path) -> None:
     for folder in ("a/b", ".slurm/snapshots/x"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "record.json").write_text("{}")
@@ -82,9 +91,9 @@ def test_snapshots(tmp_path: Path) -> None:
     git = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True
     ).stdout.strip()
-    assert (one / "SNAPSHOT").read_text().split()[0] == (git or "unknown")
+    assert (one / "benchmark/COMMIT").read_text().split()[0] == (git or "unknown")
     other = tmp_path / "root"
-    for path in snapshot.files():
+    for path in snapshot.code_files():
         (other / path).parent.mkdir(parents=True, exist_ok=True)
         (other / path).write_bytes((ROOT / path).read_bytes())
     assert snapshot.take(tmp_path, other) == one
@@ -92,28 +101,33 @@ def test_snapshots(tmp_path: Path) -> None:
     assert snapshot.take(tmp_path, other) != one
 
 
-def test_methods_of_ones_own_are_in_the_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also those of a folder that is named by a relative path, and whatever is edited there afterwards."""
+def test_user_methods_are_in_the_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those of a relative KD_METHODS; later edits do not reach the snapshot."""
     mine = tmp_path / "mine" / "toy.py"
     mine.parent.mkdir()
     mine.write_text(
-        "from benchmark.methods import Method\nclass Toy(Method):\n    name = 'toy'\n    title = 'as submitted'\n"
+        "from benchmark.methods import Method\n"
+        "class Toy(Method):\n    name = 'toy'\n    title = 'as submitted'\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KD_METHODS", "mine")
-    place = snapshot.take(tmp_path / "snapshots")
-    text = script.text(load_cluster("lab"), tmp_path / "jobs", place, "t", (), 1)
+    copy = snapshot.take(tmp_path / "snapshots")
+    spec = script.ArraySpec(
+        cluster=load_cluster("lab"), folder=tmp_path / "jobs", snapshot=copy, name="t", depends=()
+    )
+    text = script.text(spec, 1)
     line = next(x for x in text.splitlines() if x.startswith("export KD_METHODS="))
     mine.write_text("raise RuntimeError('edited after the submission')")
-    show = f"{line}; cd {place} && {sys.executable} -c 'from benchmark import methods; print(methods.get(\"toy\").title)'"
+    code = 'from benchmark import methods; print(methods.get("toy").title)'
+    show = f"{line}; cd {copy} && {sys.executable} -c '{code}'"
     assert subprocess.run(["bash", "-c", show], capture_output=True, text=True).stdout == "as submitted\n"
-    assert snapshot.take(tmp_path / "snapshots") != place
+    assert snapshot.take(tmp_path / "snapshots") != copy
     monkeypatch.delenv("KD_METHODS")
-    assert "KD_METHODS" not in script.text(load_cluster("lab"), tmp_path / "jobs", place, "t", (), 1)
+    assert "KD_METHODS" not in script.text(spec, 1)
 
 
-def test_survey(tmp_path: Path) -> None:
-    """Students of a failed teacher are blocked; a failure that was only its absence is none any more when it can be trained."""
+def test_run_states(tmp_path: Path) -> None:
+    """Students of a failed teacher are blocked; a run that only lacked its teacher counts as absent."""
     runs, store = drill_runs(tmp_path), Store(tmp_path / "results")
     teachers = {r.student: r for r in runs if r.teacher == "none"}
     students = {(r.student, r.method): r for r in runs if r.teacher != "none"}
@@ -121,7 +135,7 @@ def test_survey(tmp_path: Path) -> None:
     store.write_failure(students["resnet8", "at"].key, "needs x, which is failed", "", "now", blocked=True)
     store.write_failure(students["wrn_16_1", "at"].key, "needs x, which is absent", "", "now", blocked=True)
     store.write_failure(students["wrn_16_1", "sp"].key, "ValueError: no", "", "now")
-    states = survey(runs, store, {teachers["wrn_16_2"].key: "queued"})
+    states = run_states(runs, store, {teachers["wrn_16_2"].key: "queued"})
     assert states[teachers["resnet14"].key] == "failed" and states[teachers["wrn_16_2"].key] == "queued"
     assert {states[students["resnet8", m].key] for m in ("kd", "at", "sp")} == {"blocked"}
     assert [states[students["wrn_16_1", m].key] for m in ("kd", "at", "sp")] == ["absent", "absent", "failed"]

@@ -1,4 +1,4 @@
-"""Drills: what is submitted, what is kept back, what happens to it in the queue; and the table is the same."""
+"""Drills: what is submitted, what is withheld, what happens in the queue; the table must not change."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from pathlib import Path
 from slurm_kit import ROOT, Drill, outcome, wait_for
 
 from benchmark.spec.plan import make_plan
-from benchmark.training.execution import ExecutionRequest
-from benchmark.work.order import WorkSettings, work, work_order
+from benchmark.work.order import work, work_order
 from results.store import Store
 from slurm import commands, registry, snapshot
 from slurm.state import cancel
 
 
-def test_a_submitted_table_is_the_local_one(cluster: Path, drill: Drill) -> None:
+def test_a_submitted_table_equals_the_local_one(cluster: Path, drill: Drill) -> None:
     report = drill.submit()
     assert report.runs == len(drill.runs) and report.jobs == 3
     assert drill.submit().jobs == 0, "what is in the queue is not submitted again"
@@ -34,17 +33,17 @@ def test_a_submitted_table_is_the_local_one(cluster: Path, drill: Drill) -> None
 
 
 def test_students_side_by_side(cluster: Path, drill: Drill) -> None:
-    """Jobs of two threads step their students in lanes; the table is the one that is trained so on this machine."""
+    """Jobs of two threads step two students in parallel; the table equals one trained so in this process."""
     runs = [r for r in drill.runs if r.student in ("resnet14", "resnet8")]
-    there = Store(drill.folder / "local")
+    local = Store(drill.folder / "local")
     settings = WorkSettings(
-        results=there.folder,
+        results=local.folder,
         data=drill.folder / "data",
         execution=ExecutionRequest(device="cpu", precision="fp32", threads=2, student_threads=1),
     )
-    for pack in make_plan(runs, there).packs:
+    for pack in make_plan(runs, local).packs:
         assert {o.status for o in work(work_order(pack.runs, settings))} == {"done"}
-    drill.expected = {r.key: outcome(there, r) for r in runs}
+    drill.expected = {r.key: outcome(local, r) for r in runs}
     drill.submit(runs, cpus=2)
     drill.wait()
     drill.check(runs)
@@ -83,24 +82,29 @@ def test_arrays_are_split_at_the_clusters_limit(small_arrays: Path, drill: Drill
 
 def test_two_submit_at_the_same_moment(cluster: Path, drill: Drill) -> None:
     both = [drill.command("submit", "--cluster", str(drill.cluster_file())) for _ in range(2)]
-    said = [p.communicate() for p in both]
-    assert [p.returncode for p in both] == [0, 0], said
-    assert sorted(("10 runs in 3 jobs submitted" in out, "nothing to submit" in out) for out, _ in said) == [
+    outputs = [p.communicate() for p in both]
+    assert [p.returncode for p in both] == [0, 0], outputs
+    assert sorted(
+        ("10 runs in 3 jobs submitted" in out, "nothing to submit" in out) for out, _ in outputs
+    ) == [
         (False, True),
         (True, False),
-    ], said
+    ], outputs
     drill.wait()
     drill.check()
 
 
 def test_the_lock_of_a_dead_submitter(cluster: Path, drill: Drill) -> None:
-    """Also: a submitter that died between sbatch and writing the job id down is no reason to submit twice."""
+    """Also: nothing is submitted twice after a submitter died between sbatch and recording the job id."""
     subprocess.run(["scontrol", "update", "partitionname=gpu", "state=down"], check=True)
     try:
         report = drill.submit()
         for path in (drill.store.folder / ".slurm/arrays").glob("*.json"):
             path.write_text(path.read_text().replace(f'"job": "{report.arrays[0].array.job}"', '"job": ""'))
-        code = "import sys, os; from pathlib import Path; from results.files import Claim; Claim.take(Path(sys.argv[1])); os._exit(9)"
+        code = (
+            "import sys, os; from pathlib import Path; from results.files import Claim; "
+            "Claim.take(Path(sys.argv[1])); os._exit(9)"
+        )
         subprocess.run([sys.executable, "-c", code, drill.store.folder / ".slurm/lock"], cwd=ROOT)
         assert (drill.store.folder / ".slurm/lock").exists()
         assert drill.submit().jobs == 0
@@ -140,7 +144,7 @@ def test_cancel_and_submit_again(cluster: Path, drill: Drill) -> None:
     drill.mid_run(drill.teacher())
     assert len(cancel(drill.store, {r.key for r in drill.runs}).ids) == 3
     drill.wait()
-    assert drill.store.state(drill.teacher().key) == "started", "a cancelled job does not start itself again"
+    assert drill.store.state(drill.teacher().key) == "started", "a cancelled job is not restarted"
     drill.submit()
     drill.wait()
     drill.check()
@@ -154,16 +158,16 @@ def test_cancel_keeps_what_others_need(cluster: Path, drill: Drill) -> None:
         drill.submit(teachers, table="other")
         report = drill.submit()
         assert report.arrays[0].array.depends, "students wait for the teachers' job of an earlier submission"
-        found = cancel(drill.store, {r.key for r in teachers})
-        assert found.ids == () and len(found.kept) == 1 and "waits for it" in found.kept[0][1]
+        cancelled = cancel(drill.store, {r.key for r in teachers})
+        assert cancelled.ids == () and len(cancelled.kept) == 1 and "waits for it" in cancelled.kept[0][1]
         assert len(cancel(drill.store, {r.key for r in drill.runs}).ids) == 3
     finally:
         subprocess.run(["scontrol", "update", "partitionname=gpu", "state=up"], check=True)
 
 
-def test_a_limit_keeps_packs_back(cluster: Path, drill: Drill) -> None:
+def test_a_limit_withholds_packs(cluster: Path, drill: Drill) -> None:
     report = drill.submit(max_submit=1)
-    assert report.jobs == 1 and len(report.left) == 2 and "max_submit 1" in report.left_why
+    assert report.jobs == 1 and len(report.withheld) == 2 and "max_submit 1" in report.withheld_reason
     assert drill.submit(max_submit=1).jobs == 0
     drill.wait()
     assert drill.submit().jobs == 2
@@ -173,7 +177,7 @@ def test_a_limit_keeps_packs_back(cluster: Path, drill: Drill) -> None:
 
 def test_source_edited_while_jobs_are_queued(cluster: Path, drill: Drill) -> None:
     copy = drill.folder / "checkout"
-    for path in snapshot.files():
+    for path in snapshot.code_files():
         (copy / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / path, copy / path)
     git = ["git", "-C", str(copy), "-c", "user.name=drill", "-c", "user.email=drill@example.org"]
@@ -186,7 +190,7 @@ def test_source_edited_while_jobs_are_queued(cluster: Path, drill: Drill) -> Non
     try:
         drill.done("submit", "--cluster", str(drill.cluster_file()), cwd=copy)
         (copy / "benchmark/training/pack.py").write_text("raise RuntimeError('edited after the submission')")
-        assert len(registry.places(drill.store.folder)) == len(drill.runs)
+        assert len(registry.queued_runs(drill.store.folder)) == len(drill.runs)
     finally:
         subprocess.run(["scontrol", "update", "partitionname=gpu", "state=up"], check=True)
     drill.wait()

@@ -1,0 +1,40 @@
+"""Find TOML files by name: the built-in ones and those of the user's working folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmark.errors import InputError, unknown
+
+
+def toml_files(built_in: Path, user: Path) -> dict[str, Path]:
+    """Return the TOML files of both folders by name, sorted. Of two files with one name, the built-in one is
+    listed."""
+    paths = [*user.glob("*.toml"), *built_in.glob("*.toml")]
+    return dict(sorted((path.stem, path) for path in paths))
+
+
+def find_toml(kind: str, name: str, built_in: Path, user: Path) -> Path:
+    """Return the file `NAME.toml` of one of the folders, or `name` itself as a path if it ends in `.toml`.
+
+    A user's file never replaces a built-in one silently: results of the same name would mean different
+    things. Raises `InputError` if both folders have the name with different contents, and if neither has it.
+    """
+    if name.endswith(".toml"):
+        try:
+            path = Path(name).expanduser()
+        except RuntimeError as error:  # ~nobody
+            raise InputError(f"{name}: {error}") from None
+        if path.is_file():
+            return path
+        known = toml_files(built_in, user)
+        raise InputError(f"no file {name}; allowed: the path of a {kind} file, or one of {', '.join(known)}")
+    ours, theirs = built_in / f"{name}.toml", user / f"{name}.toml"
+    if not ours.is_file() and not theirs.is_file():
+        raise unknown(kind, name, (*toml_files(built_in, user), "a path that ends in .toml"))
+    if ours.is_file() and theirs.is_file() and ours.read_bytes() != theirs.read_bytes():
+        raise InputError(
+            f"the {kind} {name} is built in, and {theirs} differs from it; "
+            "rename that file, or give its path instead of the name"
+        )
+    return ours if ours.is_file() else theirs
