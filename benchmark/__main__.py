@@ -12,7 +12,7 @@ from benchmark.errors import InputError
 from models import WeightsError
 from results.published import PublishedError
 
-FAMILIES = ("running", "state", "tables", "inform", "cluster", "bench")
+FAMILIES = ("running", "status", "tables", "teachers", "cluster", "bench")
 """Modules of benchmark/cli, in the order of `--help`."""
 
 

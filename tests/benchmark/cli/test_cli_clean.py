@@ -11,7 +11,7 @@ import pytest
 
 from benchmark import methods
 from benchmark.__main__ import main
-from benchmark.cli import state
+from benchmark.cli import status as state
 from benchmark.errors import InputError
 from benchmark.spec.runs import Request, Resolver
 from results.files import Claim
