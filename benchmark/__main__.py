@@ -1,58 +1,75 @@
-"""The front door: `python -m benchmark VERB`. Exit codes: 0 done, 1 a check or a run failed, 2 the input was wrong, 130 interrupted."""
+"""The command line: `python -m benchmark VERB`.
+
+Exit codes: 0 done, 1 a check or a run failed, 2 the input was wrong, 130 interrupted.
+"""
 
 from __future__ import annotations
 
-import argparse
-import importlib
-import importlib.util
 import sys
 from collections.abc import Sequence
 
+from benchmark.cli import (
+    bench,
+    clean,
+    cluster,
+    logs,
+    methods,
+    plan,
+    published,
+    report,
+    running,
+    status,
+    tables,
+    teachers,
+)
+from benchmark.cli.options import PROGRAM, HelpFormatter, Parser
 from benchmark.errors import InputError
 from models import WeightsError
 from results.published import PublishedError
 
-FAMILIES = ("running", "status", "tables", "teachers", "cluster", "bench")
-"""Modules of benchmark/cli, in the order of `--help`."""
+VERBS = (plan, running, cluster, status, logs, clean, tables, report, published, methods, teachers, bench)
+"""The modules that define verbs, in the order of `--help`."""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
-        """One line, exit code 2 (argparse would print the usage too)."""
-        print(f"error: {message} (see {self.prog} --help)", file=sys.stderr)
-        raise SystemExit(2)
-
-
-def parser() -> argparse.ArgumentParser:
-    p = _Parser(
-        prog="python -m benchmark",
-        description="Regenerates the top-1 tables of knowledge-distillation papers and diffs them.",
+def parser() -> Parser:
+    p = Parser(
+        prog=PROGRAM,
+        description="Regenerates the tables of knowledge-distillation papers, and compares them with the\n"
+        "published ones.",
+        epilog=f"`{PROGRAM} VERB --help` describes one verb.",
+        formatter_class=HelpFormatter,
     )
-    verbs = p.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
-    for family in FAMILIES:
-        if importlib.util.find_spec(f"benchmark.cli.{family}"):
-            importlib.import_module(f"benchmark.cli.{family}").register(verbs)
+    verbs = p.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for module in VERBS:
+        module.register(verbs)
     return p
 
 
-def _print_anything() -> None:
-    """A terminal or pipe that is not UTF-8 shows `?` for what it lacks (the tables have arrows and signs): a finished command must not end there."""
+def _allow_any_encoding() -> None:
+    """Print `?` for characters that the terminal or pipe cannot encode.
+
+    The tables have arrows and signs, and a finished command must not fail at printing them.
+    """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
 
 
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    _print_anything()
+    _allow_any_encoding()
     try:
         args = parser().parse_args(argv)
         return int(args.do(args))
     except (InputError, PublishedError, WeightsError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {_one_line(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(
-            "interrupted; everything up to the last finished epoch is kept, the same command goes on",
+            "interrupted; everything up to the last finished epoch is kept; the same command continues",
             file=sys.stderr,
         )
         return 130
@@ -62,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.filename is None and error.strerror is None:
             raise
         where = "" if error.filename is None else f"{error.filename}: "
-        print(f"error: {' '.join(f'{where}{error.strerror or error}'.split())}", file=sys.stderr)
+        print(f"error: {_one_line(f'{where}{error.strerror or error}')}", file=sys.stderr)
         return 2
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.cli import common
+from benchmark.cli.selection import PAPER_TABLES
 
 ROOT = Path(__file__).resolve().parents[1]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -79,9 +79,9 @@ def test_a_target_has_a_recipe(target: str) -> None:
     assert CALLS[target] in done.stdout and (target == "setup" or "Nothing to be done" not in done.stdout)
 
 
-@pytest.mark.parametrize("paper", common.PAPER_TABLES)
+@pytest.mark.parametrize("paper", PAPER_TABLES)
 def test_paper_chooses_the_tables_of_the_program(paper: str) -> None:
-    for number, table in enumerate(common.PAPER_TABLES[paper], 1):
+    for number, table in enumerate(PAPER_TABLES[paper], 1):
         assert (ROOT / "tables" / f"{table}.toml").is_file()
         for verb in VERBS:
             assert (
@@ -90,8 +90,7 @@ def test_paper_chooses_the_tables_of_the_program(paper: str) -> None:
             )
     for verb in ("reproduce", "status"):
         assert (
-            f"{PYTHON} -m benchmark {verb} {common.PAPER_TABLES[paper][0]} "
-            in make(verb, f"PAPER={paper}").stdout
+            f"{PYTHON} -m benchmark {verb} {PAPER_TABLES[paper][0]} " in make(verb, f"PAPER={paper}").stdout
         )
         assert (
             f"{PYTHON} -m benchmark {verb} lskd-table1 "
@@ -104,10 +103,7 @@ def test_paper_chooses_the_tables_of_the_program(paper: str) -> None:
 )
 def test_an_unknown_paper_is_named(target: str) -> None:
     done = make(target, "PAPER=foo", "CLUSTER=lab")
-    assert (
-        done.returncode == 2
-        and f"unknown PAPER 'foo'; allowed: {', '.join(common.PAPER_TABLES)}" in done.stderr
-    )
+    assert done.returncode == 2 and f"unknown PAPER 'foo'; allowed: {', '.join(PAPER_TABLES)}" in done.stderr
     assert "benchmark" not in done.stdout
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from benchmark.bench import cells, clock, growth, parts
 from benchmark.bench.ours import random_split
-from benchmark.cli import bench_proofs, common
-from benchmark.cli.common import say
+from benchmark.cli import bench_proofs, common, options
+from benchmark.cli.common import plural, print_note
+from benchmark.cli.selection import listed_names, split_list
 from benchmark.errors import InputError, unknown
 from benchmark.spec.matrix import MOST_SEEDS, load_table
 from benchmark.training.execution import Execution
@@ -95,7 +96,7 @@ def register(verbs: Any) -> None:
         metavar="N",
         help="random training images (default: 50000; CRD's banks have as many rows)",
     )
-    common.add_arithmetic(p, precision="of our loop: auto, fp32, tf32, bf16 (the naive one is fp32)")
+    options.add_arithmetic_options(p, precision="of our loop: auto, fp32, tf32, bf16 (the naive one is fp32)")
     p.add_argument("--plot", default="", metavar="FILE", help="with --students: the plot, .png or .pdf")
     p.add_argument("--json", default="", metavar="FILE", help="all numbers, for programs")
     p.set_defaults(do=do_bench)
@@ -103,7 +104,7 @@ def register(verbs: Any) -> None:
 
 def _numbers(args: argparse.Namespace) -> list[int]:
     try:
-        found = [int(w) for w in common.words(args.students)]
+        found = [int(w) for w in split_list(args.students)]
     except ValueError:
         found = []
     if args.students and (not found or min(found) < 1 or len(set(found)) < len(found)):
@@ -153,11 +154,11 @@ def _check(args: argparse.Namespace) -> None:
 
 def chosen_cells(args: argparse.Namespace) -> list[tuple[str, str]]:
     """`(table, pair)` of all that is measured; each wanted pair must be in some table."""
-    names = common.words(args.tables)
+    names = split_list(args.tables)
     if not names:
         raise InputError("--tables is empty; allowed: names of tables")
     found = [(name, f"{a}:{b}") for name in names for a, b in load_table(name).columns if a != "none"]
-    wanted = common.narrowed("--pairs", args.pairs)
+    wanted = listed_names("--pairs", args.pairs)
     for pair in wanted:
         if pair not in {p for _, p in found}:
             raise unknown(f"pair in {args.tables}:", pair, sorted({p for _, p in found}))
@@ -169,7 +170,7 @@ def do_bench(args: argparse.Namespace) -> int:
     counts = _numbers(args)
     chosen = chosen_cells(args)
     execution = common.arithmetic_of(args)
-    common.say_many_threads(execution)
+    common.note_many_threads(execution)
     report: dict[str, Any] = {"conditions": clock.conditions(execution)}
     _print_conditions(report["conditions"])
     with execution.applied():
@@ -197,7 +198,7 @@ def do_bench(args: argparse.Namespace) -> int:
 
 def _print_conditions(c: dict[str, Any]) -> None:
     v = c["versions"]
-    threads = common.plural(c["threads"], "thread") + (
+    threads = plural(c["threads"], "thread") + (
         f", {c['student_threads']} a student" if (c["student_threads"] or 1) > 1 else ""
     )
     form = ", ".join(
@@ -232,7 +233,7 @@ def _cells(
     report: dict[str, Any],
 ) -> None:
     def told(line: str, rows: list[dict[str, Any]]) -> None:
-        say(line)
+        print_note(line)
         if args.json:  # what there is stays, should the rest be interrupted
             write_json(Path(args.json), {**report, "cells": rows})
 
@@ -361,7 +362,7 @@ def _students(
         )
     if args.plot:
         growth.plot(report["students"], Path(args.plot))
-        say(f"plot: {args.plot}")
+        print_note(f"plot: {args.plot}")
 
 
 def _compile(

@@ -12,8 +12,8 @@ from typing import Any
 from benchmark import methods
 from benchmark.bench import drift, finals
 from benchmark.bench.ours import small_run
-from benchmark.cli import common
-from benchmark.cli.common import say
+from benchmark.cli.common import plural, print_note
+from benchmark.cli.selection import listed_names
 from benchmark.errors import unknown
 from benchmark.training.execution import Execution
 from tables import statistics
@@ -30,7 +30,7 @@ def _wanted(args: argparse.Namespace) -> list[tuple[str, str]]:
         "plain",
         *(n for n in methods.names() if methods.get(n).trains_student and not methods.get(n).is_wrapper()),
     ]
-    wanted = common.narrowed("--methods", args.methods) or every
+    wanted = listed_names("--methods", args.methods) or every
     for name in wanted:
         if name not in every:
             raise unknown("method", name, every)
@@ -51,12 +51,12 @@ def show_drift(args: argparse.Namespace, execution: Execution, report: dict[str,
             if args.save:
                 reference.add(run, init)
                 reference.save(Path(args.save))
-                say(f"{drift.row_name(run, init)}: reference saved")
+                print_note(f"{drift.row_name(run, init)}: reference saved")
                 continue
             for other in drift.variants(execution):
                 rows.append(drift.measure(run, reference, other, init))
                 r = rows[-1]
-                say(
+                print_note(
                     f"{r['method']} {r['precision']}: first {100 * r['first']:.4f}%, gap {100 * r['gap']:.2f}%, "
                     f"bias {statistics.signed(100 * r['bias'])}%, floor {100 * r['floor']:.2f}%"
                 )
@@ -102,7 +102,7 @@ def show_biases(args: argparse.Namespace, report: dict[str, Any], table: Table) 
                     "p": paired_p(p),
                 }
             )
-            say(f"{name}, {what}: {', '.join(statistics.signed(v) for v in values.values())} %")
+            print_note(f"{name}, {what}: {', '.join(statistics.signed(v) for v in values.values())} %")
     table(
         [
             [
@@ -122,7 +122,7 @@ def show_biases(args: argparse.Namespace, report: dict[str, Any], table: Table) 
 
 
 def show_finals(args: argparse.Namespace, report: dict[str, Any], table: Table) -> int:
-    found = finals.measure(_wanted(args), args.seeds, ("fp32", "bf16"), say)
+    found = finals.measure(_wanted(args), args.seeds, ("fp32", "bf16"), print_note)
     rows = report["finals"] = []
     for name, tops in found.items():
         p = statistics.paired(tops["bf16"], tops["fp32"])
@@ -148,7 +148,7 @@ def show_finals(args: argparse.Namespace, report: dict[str, Any], table: Table) 
     )
     print(
         "last top-1 of quick (digits, 256 test images) in percent, paired by seed; p of a paired t test. "
-        f"{common.plural(len(rows), 'test')}: the least p, {least:.3f}, "
+        f"{plural(len(rows), 'test')}: the least p, {least:.3f}, "
         f"{'is not below' if same else 'IS BELOW'} 0.05 / {len(rows)} (Bonferroni)"
     )
     return 0 if same else 1

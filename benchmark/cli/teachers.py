@@ -1,183 +1,67 @@
-"""methods, teachers: what there is to run."""
+"""teachers: which teachers exist, and how accurate they are."""
 
 from __future__ import annotations
 
 import argparse
-import inspect
-import sys
 import textwrap
 from pathlib import Path
 from typing import Any
 
+from tabulate import tabulate
+
 from benchmark import data, methods
-from benchmark.cli import common
+from benchmark.cli import common, options
+from benchmark.cli.common import print_note
+from benchmark.cli.selection import imported_of, resolver_of
 from benchmark.errors import InputError
 from benchmark.spec import matrix, protocols
-from benchmark.spec.runs import NONE, Request, Resolver, Run
+from benchmark.spec.runs import NONE, Request, Resolver, Run, TeacherRef
 from benchmark.training.execution import choose
 from benchmark.training.pack import Options, train_pack
+from results import published
 from results.store import REFERENCE, Store
 
 
 def register(verbs: Any) -> None:
-    p = verbs.add_parser(
-        "methods", help="every method with formula, citation, needs, hyper-parameters and their sources"
-    )
-    p.add_argument(
-        "name",
-        nargs="?",
-        default="",
-        metavar="NAME",
-        help="a method, a combination (kd+at), or a table: all its methods",
-    )
-    p.add_argument("--bibtex", action="store_true", help="BibTeX entries; of a table: all that it rests on")
-    p.add_argument("--markdown", action="store_true", help="the README's table of methods")
-    common.add_json(p)
-    p.set_defaults(do=do_methods)
-
-    p = verbs.add_parser(
+    p = options.add_verb(
+        verbs,
         "teachers",
-        help="teachers of the tables: which exist, their accuracy beside the published ones, where each came from",
+        summary="list the teachers of the tables and their accuracy beside the published ones",
+        details="Lists the teachers that the tables need, whether they are trained, their top-1 and the "
+        "published values. Checkpoints of TEACHERS= are listed too; --test measures them.",
+        example="teachers --teachers my-checkpoints --test",
     )
     p.add_argument(
         "--dataset", default=None, help=f"{', '.join(data.DATASETS)} (default: the profile's, else cifar100)"
     )
     p.add_argument(
         "--profile",
-        default=common.variable("PROFILE", "paper"),
+        default=options.variable("PROFILE", "paper"),
         help=f"{', '.join(protocols.PROFILES)} (default: $PROFILE, else paper)",
     )
     p.add_argument(
         "--test",
         action="store_true",
-        help="measure the checkpoints of TEACHERS= on the test set (stored as records)",
+        help="measure the checkpoints of TEACHERS= on the test set, and store the results as records",
     )
     p.add_argument(
-        "--per-class", action="store_true", help="also the accuracy of imported checkpoints in each class"
+        "--per-class",
+        action="store_true",
+        help="also print the accuracy of measured checkpoints on each class",
     )
-    common.add_places(p)
-    common.add_json(p)
+    options.add_folder_options(p)
+    options.add_json_option(p)
     p.set_defaults(do=do_teachers)
 
 
-def describe(name: str) -> dict[str, Any]:
-    """All that a method says of itself, as JSON data."""
-    m = methods.get(name)
-    spec = methods.MethodSpec(
-        name, (methods.Component(m, m.Config()),), 1.0
-    )  # not parsed: a wrapper cannot stand alone
-    needs = spec.needs()
-    return {
-        "name": m.name,
-        "title": m.title,
-        "formula": m.formula,
-        "paper": m.paper,
-        "bibtex": m.bibtex,
-        "revision": m.revision,
-        "source": m.source,
-        "student": sorted(needs.student),
-        "teacher": sorted(needs.teacher),
-        "views": [v.name for v in needs.views],
-        "teacher_views": [v.name for v in needs.passes],
-        "sampler": m.sampler.name,
-        "init_epochs": m.init_epochs,
-        "requires": list(spec.requires),
-        "trains_student": m.trains_student,
-        "combined": dict(m.combined),
-        "at_test": m.at_test,
-        "hyper_parameters": methods.hyper_parameters(m.Config),
-        "doc": inspect.getdoc(sys.modules[m.__module__]) or "",
-    }
-
-
-def markdown_table() -> str:
-    """The README's table of methods, generated from the methods themselves."""
-    lines = ["| method | loss | reads | paper |", "|---|---|---|---|"]
-    for name in methods.names():
-        d = describe(name)
-        formula = d["formula"].replace("|", "\\|").replace("\n", " ")
-        stage = f", after {d['init_epochs']} epochs of initialisation" if d["init_epochs"] else ""
-        reads = ", ".join(x for x in d["student"] if x != "logits" or d["student"] == ["logits"]) + stage
-        lines.append(f"| `{name}` | {formula} | {reads or 'teacher only'} | {d['paper']} |")
-    return "\n".join(lines)
-
-
-def do_methods(args: argparse.Namespace) -> int:
-    if args.name in matrix.table_names() or args.name.endswith(".toml"):
-        of_rows = [
-            r.method for r in matrix.load_table(args.name).rows if r.method not in ("teacher", "student")
-        ]
-        names = [n for n in of_rows if all(w in methods.names() for w in n.split("+"))]
-    else:
-        names = [args.name.lower()] if args.name else list(methods.names())
-    names = list(dict.fromkeys(w for n in names for w in n.split("+")))
-    found = [describe(n) for n in names]
-    if args.json:
-        common.print_json(found[0] if args.name and len(found) == 1 else found)
-    elif args.bibtex:
-        print("\n\n".join(dict.fromkeys(d["bibtex"] for d in found)))
-    elif args.markdown:
-        print(markdown_table())
-    elif args.name:
-        for d in found:
-            _print_method(d)
-    else:
-        for d in found:
-            print(f"{d['name']:<12} {d['title']}: {d['formula']}")
-            print(f"{'':<12} {d['paper']}")
-            values = ", ".join(f"{h['name']} {h['default']}" for h in d["hyper_parameters"])
-            print(
-                f"{'':<12} reads {', '.join(d['student']) or 'no student'}; of the teacher {', '.join(d['teacher']) or 'nothing'}; {values}"
-            )
-        print("\n`methods NAME` says where each constant comes from; `a+b` combines (kd+at).")
-    return 0
-
-
-def _print_method(d: dict[str, Any]) -> None:
-    print(
-        f"{d['name']} (revision {d['revision']}, source {d['source']}): {d['title']}\n  {d['formula']}\n  {d['paper']}\n"
-    )
-    print(d["doc"])
-    print(
-        f"\nreads of the student: {', '.join(d['student']) or 'nothing'}; of the teacher: {', '.join(d['teacher']) or 'nothing'}; "
-        f"views: {', '.join(d['views'])}"
-        + (f"; initialisation stage of {d['init_epochs']} epochs" if d["init_epochs"] else "")
-    )
-    if d["at_test"]:
-        print(f"kept at test time beside the student: {d['at_test']}")
-    for h in d["hyper_parameters"]:
-        print(f"  {h['name']} = {h['default']!r} ({h['type']}): {h['help']} [{h['source']}]")
-    if d["combined"]:
-        print(f"  in a combination: {', '.join(f'{k} = {v}' for k, v in d['combined'].items())}")
-
-
 def teacher_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row a teacher network and protocol of the tables: state, accuracy, the published accuracies, origin."""
-    from results import published
-
+    """Return one row for each teacher of the tables: state, accuracy, published accuracies, origin."""
     store = common.store_of(args)
-    imported = common.imported_of(args)
-    wanted: dict[tuple[str, str], None] = {}
-    for name in matrix.table_names():
-        table = matrix.load_table(name)
-        if data.info(table.dataset).of_folder != data.info(args.dataset).of_folder:
-            continue  # sounds and images have teachers of their own
-        for teacher, _ in table.columns:
-            if teacher != NONE:
-                wanted[teacher, protocols.get_protocol(table.protocol).teacher_protocol] = None
     resolver = Resolver()
     rows = []
-    for network, protocol in wanted:
+    for network, protocol in _teachers_of_tables(args.dataset):
         run = resolver.run(Request(args.dataset, protocol, args.profile, NONE, network, methods.PLAIN), 0)
         record = store.record(run.key) or {}
-        prints = published.load()
-        rule = prints[
-            (prints["teacher"] == network)
-            & (prints["method"] == "teacher")
-            & (prints["paper"] == protocol)
-            & (prints["dataset"] == args.dataset)
-        ]
-        values = sorted({float(v) for v in rule["value"].dropna()})
         rows.append(
             {
                 "network": network,
@@ -186,41 +70,61 @@ def teacher_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
                 "state": store.state(run.key),
                 "top1_last": record.get("top1_last"),
                 "top1_best": record.get("top1_best"),
-                "published": values,
+                "published": _published_values(network, args.dataset, paper=protocol),
                 "key": run.key,
             }
         )
+    imported = imported_of(args)
     for (dataset, network), ref in imported.items():
-        if dataset != args.dataset:
-            continue
-        run = Resolver(imported).imported_run(dataset, args.profile, ref, "crd")
-        record, where = _measured(store, run)
-        prints = published.load()
-        rule = prints[
-            (prints["teacher"] == network)
-            & (prints["method"] == "teacher")
-            & (prints["dataset"] == args.dataset)
-        ]
-        values = sorted({float(v) for v in rule["value"].dropna()})
-        rows.append(
-            {
-                "network": network,
-                "protocol": "any",
-                "origin": f"imported: {Path(ref.path).name} (weights {ref.weights})",
-                "state": f"tested{where}" if record else "not tested (--test)",
-                "top1_last": record.get("top1_last"),
-                "top1_best": record.get("top1_best"),
-                "published": values,
-                "key": record.get("key", run.key),
-                "per_class": record.get("per_class", {}),
-            }
-        )
+        if dataset == args.dataset:
+            run = Resolver(imported).imported_run(dataset, args.profile, ref, "crd")
+            rows.append(_imported_row(network, ref, run, store))
     return rows
 
 
+def _teachers_of_tables(dataset: str) -> list[tuple[str, str]]:
+    """Return network and protocol of every teacher in the tables of this kind of data (images or sounds)."""
+    teachers: dict[tuple[str, str], None] = {}
+    for name in matrix.table_names():
+        table = matrix.load_table(name)
+        if data.info(table.dataset).of_folder == data.info(dataset).of_folder:
+            protocol = protocols.get_protocol(table.protocol).teacher_protocol
+            teachers.update(((t, protocol), None) for t, _ in table.columns if t != NONE)
+    return list(teachers)
+
+
+def _published_values(network: str, dataset: str, paper: str | None = None) -> list[float]:
+    """Return the published top-1 of a teacher in ascending order, of one paper or of all."""
+    frame = published.load()
+    rows = frame[
+        (frame["teacher"] == network) & (frame["method"] == "teacher") & (frame["dataset"] == dataset)
+    ]
+    if paper is not None:
+        rows = rows[rows["paper"] == paper]
+    return sorted({float(v) for v in rows["value"].dropna()})
+
+
+def _imported_row(network: str, ref: TeacherRef, run: Run, store: Store) -> dict[str, Any]:
+    record, where = _measured(store, run)
+    return {
+        "network": network,
+        "protocol": "any",
+        "origin": f"imported: {Path(ref.path).name} (weights {ref.weights})",
+        "state": f"tested{where}" if record else "not tested (--test)",
+        "top1_last": record.get("top1_last"),
+        "top1_best": record.get("top1_best"),
+        "published": _published_values(network, run.dataset),
+        "key": record.get("key", run.key),
+        "per_class": record.get("per_class", {}),
+    }
+
+
 def _measured(store: Store, run: Run) -> tuple[dict[str, Any], str]:
-    """The record of an imported checkpoint on the whole test set and where it is from: that of the run itself, else of any protocol (they
-    differ in the fourth decimal of the mean that is subtracted), else of the reference results. Empty where there is none."""
+    """Return the record of an imported checkpoint on the whole test set, and where it was found.
+
+    It is the record of the run itself, else of another protocol, else a reference record; empty if there is
+    none. Protocols differ only in the fourth decimal of the mean that they subtract from the images.
+    """
     if record := store.record(run.key):
         return record, ""
     pattern = f"{run.dataset}/*/*/none-{run.student}/imported/{run.key.rpartition('/')[2]}/record.json"
@@ -232,79 +136,71 @@ def _measured(store: Store, run: Run) -> tuple[dict[str, Any], str]:
     return {}, ""
 
 
-def _classes(found: dict[str, float]) -> str:
-    """`44.0 (seal) to 95.0 (road)`."""
-    if not found:
+def _class_range(per_class: dict[str, float]) -> str:
+    """Return the worst and the best class, e.g. `44.0 (seal) to 95.0 (road)`."""
+    if not per_class:
         return ""
-    low, high = min(found, key=found.__getitem__), max(found, key=found.__getitem__)
-    return f"{found[low]:.1f} ({low}) to {found[high]:.1f} ({high})"
+    worst, best = min(per_class, key=per_class.__getitem__), max(per_class, key=per_class.__getitem__)
+    return f"{per_class[worst]:.1f} ({worst}) to {per_class[best]:.1f} ({best})"
+
+
+def _test_checkpoints(args: argparse.Namespace) -> None:
+    """Measure the checkpoints of `--teachers`, and store the results as records."""
+    resolver = resolver_of(args)
+    store = common.store_of(args)
+    training_options = Options(choose(precision="fp32"), common.path_of(args.data))
+    for (dataset, _), ref in resolver.imported.items():
+        if dataset == args.dataset:
+            train_pack([resolver.imported_run(dataset, args.profile, ref, "crd")], store, training_options)
 
 
 def do_teachers(args: argparse.Namespace) -> int:
-    from tabulate import tabulate
-
     profile = protocols.get_profile(args.profile)
     if args.dataset is None:
         args.dataset = profile.dataset or "cifar100"
     data.info(args.dataset)
     if args.test:
         if not args.teachers:
-            raise InputError("teachers --test needs TEACHERS= or --teachers: a folder of checkpoints")
-        resolver = common.resolver_of(args)
-        store = common.store_of(args)
-        options = Options(choose(precision="fp32"), common.path_of(args.data))
-        for (dataset, _), ref in resolver.imported.items():
-            if dataset == args.dataset:
-                train_pack([resolver.imported_run(dataset, args.profile, ref, "crd")], store, options)
+            raise InputError("--test needs a folder of checkpoints: give TEACHERS= or --teachers")
+        _test_checkpoints(args)
     rows = teacher_rows(args)
-    for (dataset, _), ref in common.imported_of(args).items():
+    for (dataset, _), ref in imported_of(args).items():
         if dataset != args.dataset:
-            common.say(
-                f"{Path(ref.path).name} is left out: by its number of classes it counts for {dataset}, not for {args.dataset}"
+            print_note(
+                f"{Path(ref.path).name} is left out: by its number of classes it is for {dataset}, not for "
+                f"{args.dataset}"
             )
     if args.json:
         common.print_json(rows)
         return 0
+    _print_rows(rows)
+    if args.per_class:
+        _print_classes(rows)
+    return 0
 
-    def number(x: float | None) -> str:
+
+def _print_rows(rows: list[dict[str, Any]]) -> None:
+    def percent(x: float | None) -> str:
         return "" if x is None else f"{x:.2f}"
 
-    body = [
-        [
-            r["network"],
-            r["protocol"],
-            r["state"],
-            number(r["top1_last"]),
-            number(r["top1_best"]),
-            " ".join(map(number, r["published"])),
-            _classes(r.get("per_class", {})),
-            r["origin"],
-        ]
-        for r in rows
-    ]
-    print(
-        tabulate(
-            body,
-            [
-                "teacher",
-                "protocol",
-                "state",
-                "top-1 last",
-                "top-1 best*",
-                "published",
-                "by class, from the worst to the best",
-                "origin",
-            ],
-            disable_numparse=True,
-        )
-    )
+    columns = {
+        "teacher": [r["network"] for r in rows],
+        "protocol": [r["protocol"] for r in rows],
+        "state": [r["state"] for r in rows],
+        "top-1 last": [percent(r["top1_last"]) for r in rows],
+        "top-1 best*": [percent(r["top1_best"]) for r in rows],
+        "published": [" ".join(map(percent, r["published"])) for r in rows],
+        "worst and best class": [_class_range(r.get("per_class", {})) for r in rows],
+        "origin": [r["origin"] for r in rows],
+    }
+    print(tabulate(columns, headers="keys", disable_numparse=True))
     print("* the best epoch is chosen on the test set, as the papers do")
-    for r in rows if args.per_class else ():
-        if found := r.get("per_class"):
-            print(f"\n{r['network']}, {r['origin']}: top-1 by class")
-            print(
-                textwrap.fill(
-                    "; ".join(f"{n} {v:.1f}" for n, v in sorted(found.items(), key=lambda x: x[1])), 140
-                )
-            )
-    return 0
+
+
+def _print_classes(rows: list[dict[str, Any]]) -> None:
+    for r in rows:
+        per_class = r.get("per_class") or {}
+        if per_class:
+            ascending = sorted(per_class.items(), key=lambda item: item[1])
+            print(f"\n{r['network']}, {r['origin']}: top-1 of each class, ascending")
+            print(textwrap.fill("; ".join(f"{name} {top1:.1f}" for name, top1 in ascending), 110))

@@ -169,10 +169,9 @@ def test_help_says_where_files_go_and_what_is_usual(capsys: pytest.CaptureFixtur
         and "default: tables/out" in text("reproduce")
         and "default: report" in text("report")
     )
-    assert "else paper if the cluster file says GPUs" in text("submit") and "else paper with a GPU" in text(
-        "run"
-    )
-    assert "of the end of each log (default: 40)" in text("logs")
+    assert "else paper on a cluster with GPUs" in text("submit")
+    assert "else paper with a GPU" in text("run")
+    assert "the last N lines of each log (default: 40)" in text("logs")
 
 
 def test_what_an_interrupted_pack_did_not_end_is_not_counted(

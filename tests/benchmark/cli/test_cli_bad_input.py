@@ -17,9 +17,9 @@ import results
 from benchmark import methods
 from benchmark.__main__ import main
 from benchmark.bench import cells
-from benchmark.cli import common, tables
+from benchmark.cli import common, report
 from benchmark.cli.bench import _check
-from benchmark.cli.common import seeds_of
+from benchmark.cli.selection import seeds_of
 from benchmark.errors import InputError
 from benchmark.spec import matrix, protocols
 from benchmark.work import local, order
@@ -64,6 +64,7 @@ def untrained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RESULTS", str(tmp_path / "runs"))
     monkeypatch.setattr(local, "run_plan", begun)
     monkeypatch.setattr(local, "train_pack", begun)
+    monkeypatch.setattr(order, "train_pack", begun)
     monkeypatch.setattr(cells, "measure", begun)
 
 
@@ -269,7 +270,7 @@ def test_what_is_no_work_order_is_one_line(tmp_path: Path, capsys: pytest.Captur
     for content in contents:
         file.write_bytes(content)
         line = refused(["work", str(file)], capsys)
-        assert "work order" in line and "allowed" in line, content
+        assert "work order" in line and "give a work order that `run` or `submit` wrote" in line, content
 
 
 def test_a_work_order_is_still_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -460,9 +461,10 @@ def reported(argv: list[str]) -> dict[str, set[str]]:
     from benchmark.__main__ import parser
 
     args = parser().parse_args(["report", "--profile", "quick", *argv])
-    keys = {r.key for s in tables._selected(tables._tables_with(args))[0] for r in s.runs}
+    keys = {r.key for s in report.select_all(report.narrow_by_table(args))[0] for r in s.runs}
     return {
-        s.expansion.table.name: {c.pair for c in s.expansion.cells} for s in tables._reported(args, keys)[0]
+        s.expansion.table.name: {c.pair for c in s.expansion.cells}
+        for s in report.choose_tables(args, keys)[0]
     }
 
 
@@ -498,8 +500,8 @@ def test_a_results_folder_that_is_not_there_is_a_mistyped_one(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     argv = [verb, *{"clean": [], "logs": ["some-run"]}.get(verb, [table, *SMALL])]
-    assert f"no folder {tmp_path / 'runs'}; allowed: " in refused(argv, capsys)
-    assert f"no folder {tmp_path / 'typo'}; allowed: " in refused(
+    assert f"no folder {tmp_path / 'runs'}; give a folder of runs" in refused(argv, capsys)
+    assert f"no folder {tmp_path / 'typo'}; give a folder of runs" in refused(
         [*argv, "--results", str(tmp_path / "typo")], capsys
     )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mini.toml"], "no file is written of nothing"
@@ -510,7 +512,7 @@ def test_before_the_first_run_a_folder_need_not_be_there(
     verb: str, table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([verb, table, *SMALL]) == 0
-    assert capsys.readouterr().err == f"RESULTS: no folder {tmp_path / 'runs'} yet: nothing is done there\n"
+    assert capsys.readouterr().err == f"RESULTS: no folder {tmp_path / 'runs'} yet, so no run is done\n"
 
 
 @pytest.mark.parametrize("verb", [*READING, "status", "plan"])
@@ -571,7 +573,7 @@ def test_more_threads_than_cores_are_said_to_be_slow(
     for threads, said in (("2", 0), ("64", 1)):
         with pytest.raises(Trained):
             main(["run", table, *SMALL, "--precision", "fp32", "--threads", threads])
-        assert capsys.readouterr().err.count(f"{threads} threads wait for each other on 2 cores") == said
+        assert capsys.readouterr().err.count(f"{threads} threads compete for 2 cores") == said
 
 
 # --- what would be lost -----------------------------------------------------------------------------------------------
@@ -582,9 +584,15 @@ def test_more_threads_than_cores_are_said_to_be_slow(
     [
         (["reproduce", "crd-table1", "--paper", "crd"], "--paper or --number"),
         (["reproduce", "crd-table1", "--number", "2"], "--paper or --number"),
-        (["diff", "crd-table1", "--json", "--format", "csv"], "--json with --format csv"),
-        (["diff", "crd-table1", "--curves", "--fail-on", "below"], "--curves with --fail-on"),
-        (["diff", "crd-table1", "--curves", "--against", "sskd"], "--curves with --fail-on or --against"),
+        (["diff", "crd-table1", "--json", "--format", "csv"], "--json cannot be combined with --format csv"),
+        (
+            ["diff", "crd-table1", "--curves", "--fail-on", "below"],
+            "--curves cannot be combined with --fail-on",
+        ),
+        (
+            ["diff", "crd-table1", "--curves", "--against", "sskd"],
+            "--curves cannot be combined with --fail-on or --against",
+        ),
         (["published", "--validate", "--pair", "resnet56:resnet20"], "--validate"),
         (["published", "--validate", "--metric", "top5"], "--validate"),
     ],

@@ -11,9 +11,9 @@ import pytest
 
 from benchmark import methods
 from benchmark.__main__ import main
-from benchmark.cli import status as state
 from benchmark.errors import InputError
 from benchmark.spec.runs import Request, Resolver
+from benchmark.work import stale
 from results.files import Claim
 from results.store import Store, load
 
@@ -89,14 +89,14 @@ def test_a_run_that_is_worked_on_is_kept_and_named(
     assert run.exists() and f"{KEY}: kept: being worked on" in capsys.readouterr().out
     claim.release()
     # a worker that begins the run between the look and the removal
-    look = state.stale
+    find_stale = stale.find_stale
 
-    def late(store: Store, args: Any) -> Any:
-        found = look(store, args)
+    def find_and_start(store: Store, resolver: Resolver, include_unfinished: bool) -> stale.StaleRuns:
+        runs = find_stale(store, resolver, include_unfinished)
         assert store.claim(KEY) is not None
-        return found
+        return runs
 
-    monkeypatch.setattr(state, "stale", late)
+    monkeypatch.setattr(stale, "find_stale", find_and_start)
     clean(tmp_path, "--unfinished")
     printed = capsys.readouterr()
     assert (
@@ -110,14 +110,14 @@ def test_a_run_that_finishes_between_the_look_and_the_removal_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = begun(tmp_path)
-    look = state.stale
+    find_stale = stale.find_stale
 
-    def late(store: Store, args: Any) -> Any:
-        found = look(store, args)
+    def find_and_finish(store: Store, resolver: Resolver, include_unfinished: bool) -> stale.StaleRuns:
+        runs = find_stale(store, resolver, include_unfinished)
         finished(tmp_path)
-        return found
+        return runs
 
-    monkeypatch.setattr(state, "stale", late)
+    monkeypatch.setattr(stale, "find_stale", find_and_finish)
     clean(tmp_path, "--unfinished")
     assert (run / "record.json").exists() and not (run / "claim").exists()
 
@@ -154,7 +154,9 @@ def test_a_record_with_a_damaged_order_is_kept_and_named(
 ) -> None:
     run = finished(tmp_path, order=order)
     clean(tmp_path)
-    assert (run / "record.json").exists() and f"{KEY}: kept: its record" in capsys.readouterr().out
+    assert (run / "record.json").exists()
+    reason = stale.Reason.DAMAGED_ORDER if isinstance(order, dict) else stale.Reason.NO_ORDER
+    assert capsys.readouterr().out == f"{KEY}: kept: {reason.value}\n"
 
 
 @pytest.mark.parametrize(

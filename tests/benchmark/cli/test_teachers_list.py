@@ -53,7 +53,7 @@ def test_a_checkpoint_is_measured_once_and_listed_with_its_classes(
     assert "not tested (--test)" in capsys.readouterr().out
     assert main([*argv, "--test", "--per-class"]) == 0
     out = capsys.readouterr().out
-    assert "not tested" not in out and "tested" in out and "top-1 by class" in out
+    assert "not tested" not in out and "tested" in out and "top-1 of each class" in out
     assert main([*argv, "--profile", "paper", "--json"]) == 0, "another profile finds it too"
     (row,) = [r for r in json.loads(capsys.readouterr().out) if r["origin"].startswith("imported")]
     assert row["state"] == "tested" and set(row["per_class"]) == set("0123456789")
