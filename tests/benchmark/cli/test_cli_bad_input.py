@@ -18,7 +18,7 @@ from benchmark import methods
 from benchmark.__main__ import main
 from benchmark.bench import cells
 from benchmark.cli import common, report
-from benchmark.cli.bench import _check
+from benchmark.cli.bench_speed import _check
 from benchmark.cli.selection import seeds_of
 from benchmark.errors import InputError
 from benchmark.spec import matrix, protocols

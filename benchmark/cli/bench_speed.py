@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmark.bench import cells, clock, growth, parts
 from benchmark.bench.ours import random_split
-from benchmark.cli import bench_proofs, common, options
+from benchmark.cli import bench_precision, common, options
 from benchmark.cli.common import plural, print_note
 from benchmark.cli.selection import listed_names, split_list
 from benchmark.errors import InputError, unknown
@@ -175,11 +175,11 @@ def do_bench(args: argparse.Namespace) -> int:
     _print_conditions(report["conditions"])
     with execution.applied():
         if args.drift:
-            code = bench_proofs.show_drift(args, execution, report, _table)
+            code = bench_precision.show_drift(args, execution, report, _table)
         elif args.biases:
-            code = bench_proofs.show_biases(args, report, _table)
+            code = bench_precision.show_biases(args, report, _table)
         elif args.finals:
-            code = bench_proofs.show_finals(args, report, _table)
+            code = bench_precision.show_finals(args, report, _table)
         else:
             split = random_split(args.images, 100, seed=0).to(execution.torch_device)
             code = 0
