@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from benchmark.cli import (
-    bench_speed,
+    bench,
     clean,
     cluster,
     logs,
@@ -27,7 +27,7 @@ from benchmark.errors import InputError
 from models import WeightsError
 from results.published import PublishedError
 
-VERBS = (plan, running, cluster, status, logs, clean, tables, report, published, methods, teachers, bench_speed)
+VERBS = (plan, running, cluster, status, logs, clean, tables, report, published, methods, teachers, bench)
 """The modules that define verbs, in the order of `--help`."""
 
 

@@ -1,68 +1,150 @@
-"""bench --drift, --biases, --finals: that speed changes no result."""
+"""bench drift, biases, finals: whether training in bf16 or on a GPU changes results."""
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from scipy import stats
+
 from benchmark import methods
 from benchmark.bench import drift, finals
 from benchmark.bench.ours import small_run
+from benchmark.cli import options
+from benchmark.cli.bench_options import (
+    add_json_file_option,
+    add_methods_option,
+    add_seeds_option,
+    add_steps_option,
+    check,
+    measurement,
+    print_table,
+)
 from benchmark.cli.common import plural, print_note
 from benchmark.cli.selection import listed_names
 from benchmark.errors import unknown
-from benchmark.training.execution import Execution
 from tables import statistics
-
-Table = Callable[[list[list[Any]], list[str]], None]
+from tables.statistics import signed
 
 LAYERED = ("vgg8", "MobileNetV2", "ShuffleV1", "ShuffleV2")
-"""Networks with layers of our own in bf16 on a CPU (models/layers.py)."""
+"""Networks that have layers of our own in bf16 on a CPU (models/layers.py)."""
+
+SIGNIFICANCE = 0.05
 
 
-def _wanted(args: argparse.Namespace) -> list[tuple[str, str]]:
-    """`(method, student)` of the methods that are asked for; a student of the teacher's stage depth where the method needs one."""
-    every = [
-        "plain",
-        *(n for n in methods.names() if methods.get(n).trains_student and not methods.get(n).is_wrapper()),
-    ]
-    wanted = listed_names("--methods", args.methods) or every
-    for name in wanted:
-        if name not in every:
-            raise unknown("method", name, every)
-    return [(name, "resnet14" if name in ("ab", "fsp") else "resnet8") for name in wanted]
-
-
-def show_drift(args: argparse.Namespace, execution: Execution, report: dict[str, Any], table: Table) -> int:
-    rows = report["drift"] = []
-    reference = (
-        drift.Reference.load(Path(args.reference), args.steps)
-        if args.reference
-        else drift.Reference(args.steps)
+def register(measurements: Any) -> None:
+    p = options.add_verb(
+        measurements,
+        "drift",
+        summary="losses of the first steps in bf16, or on a GPU, against fp32 on the CPU",
+        details="Trains every method for some steps on digits in fp32 on the CPU and in bf16 (on a GPU in "
+        "fp32 too), from the same weights and on the same batches, and compares the losses. Exits with 1 if "
+        "a difference is out of bounds.",
+        example="bench drift --methods kd,crd",
     )
-    networks = [] if args.methods else [("plain", name) for name in LAYERED]
-    for name, student in [*_wanted(args), *networks]:
-        run = small_run(name, student=student)
-        for init in (True, False) if run.spec.init_stages else (False,):
-            if args.save:
-                reference.add(run, init)
-                reference.save(Path(args.save))
-                print_note(f"{drift.row_name(run, init)}: reference saved")
-                continue
-            for other in drift.variants(execution):
-                rows.append(drift.measure(run, reference, other, init))
-                r = rows[-1]
-                print_note(
-                    f"{r['method']} {r['precision']}: first {100 * r['first']:.4f}%, gap {100 * r['gap']:.2f}%, "
-                    f"bias {statistics.signed(100 * r['bias'])}%, floor {100 * r['floor']:.2f}%"
-                )
-    if args.save:
-        return 0
-    table(
+    add_methods_option(p)
+    add_steps_option(p)
+    p.add_argument(
+        "--save",
+        default="",
+        metavar="FILE",
+        help="only compute the fp32 losses, and save them for --reference",
+    )
+    p.add_argument(
+        "--reference",
+        default="",
+        metavar="FILE",
+        help="compare with the fp32 losses that --save wrote, e.g. on another machine",
+    )
+    options.add_device_option(p)
+    options.add_threads_option(p)
+    add_json_file_option(p)
+    p.set_defaults(do=do_drift, precision="auto", student_threads=1)
+
+    p = options.add_verb(
+        measurements,
+        "biases",
+        summary="mean difference between losses in bf16 and in fp32, over seeds",
+        details="Repeats the comparison of `bench drift` on the CPU over seeds. A bias that bf16 causes "
+        "shows as a mean difference that is not 0. As a control, fp32 is compared with fp32 from weights "
+        "changed by 2^-9.",
+        example="bench biases --methods sskd --seeds 10",
+    )
+    add_methods_option(p)
+    add_steps_option(p)
+    add_seeds_option(p)
+    options.add_threads_option(p)
+    add_json_file_option(p)
+    p.set_defaults(do=do_biases, device="cpu", precision="auto", student_threads=1)
+
+    p = options.add_verb(
+        measurements,
+        "finals",
+        summary="final top-1 in bf16 against fp32, over seeds",
+        details="Trains every method under profile quick on the CPU, in fp32 and in bf16, and compares the "
+        "last top-1 seed by seed. Exits with 1 if a difference is significant.",
+        example="bench finals --seeds 10",
+    )
+    add_methods_option(p)
+    add_seeds_option(p)
+    options.add_threads_option(p)
+    add_json_file_option(p)
+    p.set_defaults(do=do_finals, device="cpu", precision="auto", student_threads=1)
+
+
+def chosen_methods(args: argparse.Namespace) -> list[tuple[str, str]]:
+    """Return `(method, student)` of the methods asked for.
+
+    ab and fsp get a student with as many layers in each stage as the teacher, which they need.
+    """
+    trainable = [n for n in methods.names() if methods.get(n).trains_student]
+    available = ["plain", *(n for n in trainable if not methods.get(n).is_wrapper())]
+    names = listed_names("--methods", args.methods) or available
+    for name in names:
+        if name not in available:
+            raise unknown("method", name, available)
+    return [(name, "resnet14" if name in ("ab", "fsp") else "resnet8") for name in names]
+
+
+# --- drift ------------------------------------------------------------------------------------------------
+
+
+def do_drift(args: argparse.Namespace) -> int:
+    check(args)
+    pairs = chosen_methods(args)
+    if args.methods is None:
+        pairs += [("plain", student) for student in LAYERED]
+    with measurement(args) as (execution, report):
+        reference = drift.Reference(args.steps)
+        if args.reference:
+            reference = drift.Reference.load(Path(args.reference), args.steps)
+        rows = report["drift"] = []
+        for method, student in pairs:
+            run = small_run(method, student=student)
+            for init in (True, False) if run.spec.init_stages else (False,):
+                if args.save:
+                    reference.add(run, init)
+                    reference.save(Path(args.save))
+                    print_note(f"{drift.row_name(run, init)}: saved")
+                    continue
+                for variant in drift.variants(execution):
+                    row = drift.measure(run, reference, variant, init=init)
+                    rows.append(row)
+                    print_note(
+                        f"{row['method']} {row['precision']}: first {100 * row['first']:.4f}%, "
+                        f"gap {100 * row['gap']:.2f}%, bias {signed(100 * row['bias'])}%, "
+                        f"floor {100 * row['floor']:.2f}%"
+                    )
+        if not args.save:
+            _print_drift(rows, args.steps)
+    return 0 if all(r["within"] for r in rows) else 1
+
+
+def _print_drift(rows: list[dict[str, Any]], steps: int) -> None:
+    print_table(
         [
             [
                 r["method"],
@@ -71,7 +153,7 @@ def show_drift(args: argparse.Namespace, execution: Execution, report: dict[str,
                 f"{r['loss_last']:.4g}",
                 f"{100 * r['first']:.3f}%",
                 f"{100 * r['gap']:.2f}%",
-                f"{statistics.signed(100 * r['bias'])}%",
+                f"{signed(100 * r['bias'])}%",
                 f"{100 * r['floor']:.2f}%",
                 "yes" if r["within"] else "NO",
             ]
@@ -80,90 +162,100 @@ def show_drift(args: argparse.Namespace, execution: Execution, report: dict[str,
         ["method", "in", "first loss", "last loss", "first step", "gap", "bias", "floor", "within"],
     )
     print(
-        f"{args.steps} steps; bounds: first step {100 * drift.FIRST:g}%, gap {100 * drift.GAP:g}% + {drift.FLOORS:g} x floor, of the mean fp32 loss; "
-        "floor: gap of fp32 to fp32 from weights moved by 2^-9"
+        f"{steps} steps, in percent of the mean fp32 loss; floor: gap between fp32 and fp32 from weights "
+        "changed by 2^-9;\n"
+        f"within the bounds: first step {100 * drift.FIRST:g}%, gap {100 * drift.GAP:g}% + {drift.FLOORS:g} "
+        "x floor"
     )
-    return 0 if all(r["within"] for r in rows) else 1
 
 
-def show_biases(args: argparse.Namespace, report: dict[str, Any], table: Table) -> int:
-    rows = report["biases"] = []
-    for name, student in _wanted(args):
-        found = [drift.biases(small_run(name, seed, student), args.steps) for seed in range(args.seeds)]
-        for what in found[0]:
-            values = {seed: 100 * b[what] for seed, b in enumerate(found)}
-            p = statistics.paired(values, dict.fromkeys(values, 0.0))
-            rows.append(
-                {
-                    "method": name,
-                    "of": what,
-                    "percent": values,
-                    "paired": None if p is None else asdict(p),
-                    "p": paired_p(p),
-                }
-            )
-            print_note(f"{name}, {what}: {', '.join(statistics.signed(v) for v in values.values())} %")
-    table(
-        [
-            [
-                r["method"],
-                r["of"],
-                *(_difference(r["paired"]) if r["paired"] else ("", "", "0")),
-                "" if r["p"] is None else f"{r['p']:.2f}",
+# --- biases -----------------------------------------------------------------------------------------------
+
+
+def do_biases(args: argparse.Namespace) -> int:
+    check(args)
+    pairs = chosen_methods(args)
+    with measurement(args) as (_, report):
+        rows = report["biases"] = []
+        for method, student in pairs:
+            by_seed = [
+                drift.biases(small_run(method, seed, student), args.steps) for seed in range(args.seeds)
             ]
-            for r in rows
-        ],
-        ["method", "of", "mean bias %", "95% interval", "seeds", "p"],
-    )
-    print(
-        f"bias: the mean loss of the first {args.steps} steps against fp32's, in percent of it; moved: fp32 from weights moved by 2^-9"
-    )
+            for variant in by_seed[0]:
+                percent = {seed: 100 * biases[variant] for seed, biases in enumerate(by_seed)}
+                pairing = statistics.paired(percent, dict.fromkeys(percent, 0.0))
+                rows.append({"method": method, "of": variant, "percent": percent, **_paired_fields(pairing)})
+                print_note(f"{method}, {variant}: {', '.join(signed(v) for v in percent.values())} %")
+        print_table(
+            [[r["method"], r["of"], *_paired_columns(r)] for r in rows],
+            ["method", "of", "mean bias %", "95% interval", "seeds", "p"],
+        )
+        print(
+            f"bias: mean loss of the first {args.steps} steps minus that of fp32, in percent of fp32's; "
+            "moved: fp32 from weights changed by 2^-9"
+        )
     return 0
 
 
-def show_finals(args: argparse.Namespace, report: dict[str, Any], table: Table) -> int:
-    found = finals.measure(_wanted(args), args.seeds, ("fp32", "bf16"), print_note)
-    rows = report["finals"] = []
-    for name, tops in found.items():
-        p = statistics.paired(tops["bf16"], tops["fp32"])
-        rows.append(
-            {"method": name, "top1": tops, "paired": None if p is None else asdict(p), "p": paired_p(p)}
-        )
-    least = min((r["p"] for r in rows if r["p"] is not None), default=1.0)
-    same = least * len(rows) > 0.05
-    table(
+# --- finals -----------------------------------------------------------------------------------------------
+
+
+def do_finals(args: argparse.Namespace) -> int:
+    check(args)
+    pairs = chosen_methods(args)
+    with measurement(args) as (_, report):
+        top1 = finals.measure(pairs, args.seeds, precisions=("fp32", "bf16"), on_seed=print_note)
+        rows = report["finals"] = []
+        for method, by_precision in top1.items():
+            pairing = statistics.paired(by_precision["bf16"], by_precision["fp32"])
+            rows.append({"method": method, "top1": by_precision, **_paired_fields(pairing)})
+        return _print_finals(rows)
+
+
+def _print_finals(rows: list[dict[str, Any]]) -> int:
+    """Print the rows, and return the exit code: 1 if a difference is significant."""
+    print_table(
         [
-            [
-                r["method"],
-                *(
-                    f"{statistics.mean(list(r['top1'][k].values())):.2f}" if r["top1"][k] else ""
-                    for k in ("fp32", "bf16")
-                ),
-                *(_difference(r["paired"]) if r["paired"] else ("", "", "0")),
-                "" if r["p"] is None else f"{r['p']:.2f}",
-            ]
+            [r["method"], _mean(r["top1"]["fp32"]), _mean(r["top1"]["bf16"]), *_paired_columns(r)]
             for r in rows
         ],
         ["method", "fp32", "bf16", "bf16 - fp32", "95% interval", "seeds", "p"],
     )
+    least = min((r["p"] for r in rows if r["p"] is not None), default=1.0)
+    significant = least * len(rows) <= SIGNIFICANCE
     print(
-        "last top-1 of quick (digits, 256 test images) in percent, paired by seed; p of a paired t test. "
+        "last top-1 under profile quick (digits, 256 test images) in percent, paired by seed; p: paired t "
+        "test\n"
         f"{plural(len(rows), 'test')}: the least p, {least:.3f}, "
-        f"{'is not below' if same else 'IS BELOW'} 0.05 / {len(rows)} (Bonferroni)"
+        f"{'IS BELOW' if significant else 'is not below'} {SIGNIFICANCE} / {len(rows)} (Bonferroni)"
     )
-    return 0 if same else 1
+    return 1 if significant else 0
 
 
-def paired_p(p: statistics.Paired | None) -> float | None:
-    """Two-sided p of a paired t test; None where there is no spread to hold the difference against."""
-    from scipy import stats
+def _mean(by_seed: dict[int, float]) -> str:
+    return f"{statistics.mean(list(by_seed.values())):.2f}" if by_seed else ""
 
-    if p is None or not p.std:
+
+# --- paired differences -----------------------------------------------------------------------------------
+
+
+def paired_p(pairing: statistics.Paired | None) -> float | None:
+    """Return the two-sided p of a paired t test, None if there is no spread to compare the mean with."""
+    if pairing is None or not pairing.std:
         return None
-    n = len(p.seeds)
-    return float(2 * stats.t.sf(abs(p.mean) / (p.std / math.sqrt(n)), n - 1))
+    n = len(pairing.seeds)
+    return float(2 * stats.t.sf(abs(pairing.mean) / (pairing.std / math.sqrt(n)), n - 1))
 
 
-def _difference(p: dict[str, Any]) -> tuple[str, str, str]:
-    around = "" if p["low"] is None else f"{statistics.signed(p['low'])} to {statistics.signed(p['high'])}"
-    return statistics.signed(p["mean"]), around, str(len(p["seeds"]))
+def _paired_fields(pairing: statistics.Paired | None) -> dict[str, Any]:
+    return {"paired": None if pairing is None else asdict(pairing), "p": paired_p(pairing)}
+
+
+def _paired_columns(row: dict[str, Any]) -> list[str]:
+    """Return mean difference, interval, number of seeds and p of a row as text."""
+    p = "" if row["p"] is None else f"{row['p']:.2f}"
+    paired = row["paired"]
+    if not paired:
+        return ["", "", "0", p]
+    interval = "" if paired["low"] is None else f"{signed(paired['low'])} to {signed(paired['high'])}"
+    return [signed(paired["mean"]), interval, str(len(paired["seeds"])), p]

@@ -145,26 +145,11 @@ def add_selection_options(
     )
 
 
-PRECISION_HELP = "auto, fp32, tf32, bf16; recorded with each result, not part of a run's key"
-
-
-def add_arithmetic_options(group: Any, precision: str = PRECISION_HELP) -> None:
-    """Add the options that `common.arithmetic_of` reads. precision: the help of `--precision`."""
-    group.add_argument(
-        "--device", default=variable("DEVICE", "auto"), help="auto, cpu, cuda (default: $DEVICE, else auto)"
-    )
-    group.add_argument(
-        "--precision",
-        default=variable("PRECISION", "auto"),
-        help=f"{precision} (default: $PRECISION, else auto)",
-    )
-    group.add_argument(
-        "--threads",
-        type=int,
-        default=variable("THREADS", "0"),
-        metavar="N",
-        help="number of CPU threads; 0 leaves it to torch (default: $THREADS, else 0)",
-    )
+def add_arithmetic_options(group: Any) -> None:
+    """Add the options that `common.arithmetic_of` reads."""
+    add_device_option(group)
+    add_precision_option(group)
+    add_threads_option(group)
     group.add_argument(
         "--student-threads",
         type=int,
@@ -172,6 +157,31 @@ def add_arithmetic_options(group: Any, precision: str = PRECISION_HELP) -> None:
         metavar="N",
         help="CPU threads for one student's step; THREADS / N students are trained side by side "
         "(default: $STUDENT_THREADS, else 1)",
+    )
+
+
+def add_device_option(group: Any) -> None:
+    group.add_argument(
+        "--device", default=variable("DEVICE", "auto"), help="auto, cpu, cuda (default: $DEVICE, else auto)"
+    )
+
+
+def add_precision_option(group: Any) -> None:
+    group.add_argument(
+        "--precision",
+        default=variable("PRECISION", "auto"),
+        help="auto, fp32, tf32, bf16; recorded with each result, not part of a run's key "
+        "(default: $PRECISION, else auto)",
+    )
+
+
+def add_threads_option(group: Any) -> None:
+    group.add_argument(
+        "--threads",
+        type=int,
+        default=variable("THREADS", "0"),
+        metavar="N",
+        help="number of CPU threads; 0 leaves it to torch (default: $THREADS, else 0)",
     )
 
 

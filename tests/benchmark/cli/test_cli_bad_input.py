@@ -15,10 +15,9 @@ import pytest
 
 import results
 from benchmark import methods
-from benchmark.__main__ import main
+from benchmark.__main__ import main, parser
 from benchmark.bench import cells
-from benchmark.cli import common, report
-from benchmark.cli.bench_speed import _check
+from benchmark.cli import bench_options, common, report
 from benchmark.cli.selection import seeds_of
 from benchmark.errors import InputError
 from benchmark.spec import matrix, protocols
@@ -183,27 +182,26 @@ def test_output_that_is_not_utf8_is_no_traceback(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "argv",
-    [["--parts", "--json"], ["--drift", "--save"], ["--students", "1", "--plot"], ["--json"]],
+    [
+        ["bench", "parts", "--json"],
+        ["bench", "drift", "--save"],
+        ["bench", "students", "--plot"],
+        ["bench", "--json"],
+    ],
     ids=" ".join,
 )
-def test_bench_refuses_a_folder_before_measuring(
-    argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    place = tmp_path / "there.png"
-    place.mkdir()
-    args = argparse.Namespace(
-        repeats=1, steps=1, images=200, seeds=2, threads=1, budget=1.0, parts="--parts" in argv, students="1" if "--students" in argv else "",
-        compile=False, drift="--drift" in argv, biases=False, finals=False, plot="", methods=None, save="", reference="", json="",
-    )  # fmt: skip
-    setattr(args, argv[-1][2:], str(place))
-    with pytest.raises(InputError, match=r"there\.png"):
-        _check(args)
-    setattr(args, argv[-1][2:], str(tmp_path / "no-folder" / "x.png"))
-    with pytest.raises(InputError, match="no such folder"):
-        _check(args)
-    setattr(args, argv[-1][2:], str(tmp_path / "x.png"))
-    _check(args)
-    assert not (tmp_path / "x.png").exists()
+def test_output_files_of_bench_are_checked_before_measuring(argv: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "folder.png"
+    folder.mkdir()
+    for path, message in (
+        (folder, r"folder\.png is not a file"),
+        (tmp_path / "none" / "x.png", "no such folder"),
+    ):
+        with pytest.raises(InputError, match=message):
+            bench_options.check(parser().parse_args([*argv, str(path)]))
+    file = tmp_path / "x.png"
+    bench_options.check(parser().parse_args([*argv, str(file)]))
+    assert not file.exists()
 
 
 def test_bench_replaces_no_device(capsys: pytest.CaptureFixture[str]) -> None:
@@ -227,7 +225,7 @@ def test_the_most_and_the_largest_seeds_are_allowed() -> None:
 
 
 def test_bench_seeds_are_bounded(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--seeds" in refused(["bench", "--images", "200", "--seeds", "99999999999999999999"], capsys)
+    assert "--seeds" in refused(["bench", "finals", "--seeds", "99999999999999999999"], capsys)
 
 
 def test_one_training_image_makes_no_batch(table: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -449,17 +447,15 @@ def test_cancel_looks_at_the_table_first(capsys: pytest.CaptureFixture[str]) -> 
     assert "unknown table 'nope'" in refused(["cancel", "nope"], capsys)
 
 
-@pytest.mark.parametrize("argv", [["--pairs", ","], ["--finals", "--methods", ""]], ids=" ".join)
+@pytest.mark.parametrize("argv", [["cells", "--pairs", ","], ["finals", "--methods", ""]], ids=" ".join)
 def test_an_empty_selection_of_bench_is_not_everything(
     argv: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert argv[-2] in refused(["bench", "--images", "200", *argv], capsys)
+    assert argv[-2] in refused(["bench", *argv], capsys)
 
 
 def reported(argv: list[str]) -> dict[str, set[str]]:
     """Which tables a report without records would show, with their pairs: a key of each is taken for a record."""
-    from benchmark.__main__ import parser
-
     args = parser().parse_args(["report", "--profile", "quick", *argv])
     keys = {r.key for s in report.select_all(report.narrow_by_table(args))[0] for r in s.runs}
     return {

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import models
-from benchmark.bench.ours import open_items, small_run
+from benchmark.bench.ours import open_active_runs, small_run
 from benchmark.data import load
 from benchmark.training import casts
 from benchmark.training.execution import Execution
@@ -63,7 +63,7 @@ def test_an_items_steps_are_the_same_with_it(method: str, monkeypatch: pytest.Mo
     for at_once in (False, True):
         monkeypatch.setattr(Execution, "casts_at_once", property(lambda self, on=at_once: on))
         with execution.applied():
-            teacher, (item,) = open_items([run], split, execution, tmp_path / str(at_once))
+            teacher, (item,) = open_active_runs([run], split, execution, tmp_path / str(at_once))
             from benchmark.data.stream import Stream
 
             mean, std = (tuple(run.settings["normalise"][k]) for k in ("mean", "std"))

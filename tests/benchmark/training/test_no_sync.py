@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from training_kit import FP32, every_method
 
-from benchmark.bench.ours import open_items, random_split
+from benchmark.bench.ours import open_active_runs, random_split
 from benchmark.data.stream import Stream
 from benchmark.spec.runs import Run
 from benchmark.training.lockstep import Lockstep
@@ -57,7 +57,7 @@ class Synchronisations(TorchDispatchMode):
 @pytest.mark.parametrize("run", every_method(), ids=lambda r: r.method)
 def test_an_epoch_of_every_method_reads_nothing_back(run: Run, tmp_path: Path) -> None:
     split = random_split(48, 10, seed=0)
-    teacher, items = open_items([run], split, FP32, tmp_path, main=False)
+    teacher, items = open_active_runs([run], split, FP32, tmp_path, at_main_stage=False)
     (item,) = items
     stream = Stream(split, (0.5,) * 3, (0.5,) * 3, run.spec.sampler, 16, False, seed=0)
     for stage in range(len(item.stages)):

@@ -18,7 +18,7 @@ from training_kit import FP32, small_run, train, weights
 
 import models
 from benchmark import data, methods
-from benchmark.bench.ours import open_items, random_split
+from benchmark.bench.ours import open_active_runs, random_split
 from benchmark.spec.plan import Pack, pack_key
 from benchmark.spec.runs import Run
 from benchmark.training.active_run import ActiveRun
@@ -79,7 +79,7 @@ def test_the_item_whose_step_was_the_longest_is_begun_first(
         [small_run(m) for m in ("kd", "at", "crd")],
     )
     with two.applied():
-        _, items = open_items(runs, random_split(64, 10, seed=0), two, tmp_path)
+        _, items = open_active_runs(runs, random_split(64, 10, seed=0), two, tmp_path)
         pack = Lockstep(items, None, two)
     with ThreadPoolExecutor(1) as one_lane:
         monkeypatch.setattr(pack, "_pool", one_lane)

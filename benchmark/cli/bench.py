@@ -1,0 +1,26 @@
+"""bench: the measurements of speed and of precision, each a sub-command."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmark.cli import bench_precision, bench_speed, options
+
+DEFAULT = "cells"
+
+
+def register(verbs: Any) -> None:
+    p = options.add_verb(
+        verbs,
+        "bench",
+        summary="measure the speed against a plain training loop, and the effect of bf16",
+        details=f"Without the name of a measurement it measures the {DEFAULT}: `bench --budget 3` means "
+        f"`bench {DEFAULT} --budget 3`. `bench MEASUREMENT --help` describes its options.",
+        example="bench --pairs resnet56:resnet20 --budget 3",
+    )
+    p.default_command = DEFAULT
+    measurements = p.add_subparsers(
+        dest="measurement", metavar="MEASUREMENT", required=True, parser_class=options.Parser
+    )
+    bench_speed.register(measurements)
+    bench_precision.register(measurements)
