@@ -22,7 +22,7 @@ from benchmark.cli import (
     tables,
     teachers,
 )
-from benchmark.cli.options import PROGRAM, HelpFormatter, Parser
+from benchmark.cli.options import PROGRAM, HelpFormatter, Parser, wrap
 from benchmark.errors import InputError
 from models import WeightsError
 from results.published import PublishedError
@@ -34,8 +34,9 @@ VERBS = (plan, running, cluster, status, logs, clean, tables, report, published,
 def parser() -> Parser:
     p = Parser(
         prog=PROGRAM,
-        description="Regenerates the tables of knowledge-distillation papers, and compares them with the\n"
-        "published ones.",
+        description=wrap(
+            "Regenerates the tables of knowledge-distillation papers, and compares them with the published ones."
+        ),
         epilog=f"`{PROGRAM} VERB --help` describes one verb.",
         formatter_class=HelpFormatter,
     )

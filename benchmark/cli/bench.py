@@ -14,8 +14,9 @@ def register(verbs: Any) -> None:
         verbs,
         "bench",
         summary="measure the speed against a plain training loop, and the effect of bf16",
-        details=f"Without the name of a measurement it measures the {DEFAULT}: `bench --budget 3` means "
-        f"`bench {DEFAULT} --budget 3`. `bench MEASUREMENT --help` describes its options.",
+        details="Measures how fast training is, and whether bf16 changes results. Without the name of a "
+        f"measurement it measures the {DEFAULT}: `bench --budget 3` means `bench {DEFAULT} --budget 3`. "
+        "`bench MEASUREMENT --help` describes its options.",
         example="bench --pairs resnet56:resnet20 --budget 3",
     )
     p.default_command = DEFAULT

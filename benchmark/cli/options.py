@@ -1,4 +1,4 @@
-"""The argument parser, and the options that several verbs share."""
+"""The command line's parser, and the options that several verbs share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,14 @@ KEEP = ("all", "none")
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Wraps the help of an option without breaking names at their hyphens."""
+    """Wraps the help of an option without breaking names at their hyphens, and lists sub-commands
+    in a column."""
+
+    def add_argument(self, action: argparse.Action) -> None:
+        super().add_argument(action)
+        if isinstance(action, argparse._SubParsersAction):
+            # argparse forgets their indentation, and would put the help of long names on the next line.
+            self._action_max_length += 4
 
     def _split_lines(self, text: str, width: int) -> list[str]:
         return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
@@ -43,6 +50,11 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
 
+def wrap(text: str) -> str:
+    """Wrap a paragraph for a terminal of 80 columns."""
+    return textwrap.fill(text, 79, break_on_hyphens=False)
+
+
 def add_verb(verbs: Any, name: str, *, summary: str, details: str, example: str) -> Parser:
     """Add a verb (or a sub-command of one) to the command line.
 
@@ -52,7 +64,7 @@ def add_verb(verbs: Any, name: str, *, summary: str, details: str, example: str)
     return verbs.add_parser(
         name,
         help=summary,
-        description=textwrap.fill(details, 79, break_on_hyphens=False),
+        description=wrap(details),
         epilog=f"example:\n  {PROGRAM} {example}",
         formatter_class=HelpFormatter,
     )
