@@ -112,7 +112,7 @@ def test_a_table_beside_those_of_a_paper_is_refused(target: str) -> None:
     done = make(target, "TABLE=crd-table2", "CLUSTER=lab")
     assert (
         done.returncode == 2
-        and f"TABLE=crd-table2 with {target}; allowed: " in done.stderr
+        and f"TABLE=crd-table2 cannot be combined with {target}; " in done.stderr
         and "benchmark" not in done.stdout
     )
 
