@@ -93,16 +93,16 @@ def measure_parts(
             _, (active,) = open_active_runs([run], split, execution, folder / run.method, teacher=teacher)
             active.begin_epoch()
             with torch.no_grad(), execution.autocast():
-                seen = {
+                teacher_features = {
                     v: select(teacher.features(batch.views[v]), frozenset(PARTS))
                     for v in (NORMAL.name, ROTATED.name)
                 }
-            call = _loss_call(active, batch, seen)
+            call = _loss_call(active, batch, teacher_features)
             measure(f"loss {run.method}", call, "with its gradient to the features")
     return rows
 
 
-def _loss_call(active: ActiveRun, batch: Batch, seen: dict[str, Features]) -> Callable[[], Any]:
+def _loss_call(active: ActiveRun, batch: Batch, teacher_features: dict[str, Features]) -> Callable[[], Any]:
     """Return a function that computes the run's loss and its gradient with respect to the student's features.
 
     The features are computed once, so that no network runs when the function is called.
@@ -114,7 +114,7 @@ def _loss_call(active: ActiveRun, batch: Batch, seen: dict[str, Features]) -> Ca
     def call() -> None:
         students = {n: Features(*(_leaves(v) for v in f)) for n, f in passed.items()}
         steps = {
-            name: Step(batch.labels, batch.indices, batch.views, students, seen, generator)
+            name: Step(batch.labels, batch.indices, batch.views, students, teacher_features, generator)
             for name, generator in active.generators.items()
         }
         total, _ = active.objective(steps)

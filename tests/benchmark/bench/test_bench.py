@@ -1,5 +1,7 @@
-"""The bench: what it measures is the trainer's own step, its numbers are put together rightly, its answers to bad input are one line.
-No test looks at a time."""
+"""`bench`: it measures the trainer's real step, its statistics are right, and wrong input is one line.
+
+No test depends on a measured time.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from benchmark.training.lockstep import Lockstep
 
 
 @pytest.mark.parametrize("pair", plain.pairs()[1:] + [plain.crd_pair(500, 64)], ids=lambda p: p.name)
-def test_a_fast_loss_and_its_plain_form_have_one_value_and_one_gradient(pair: plain.Pair) -> None:
+def test_a_fast_loss_has_the_value_and_gradient_of_its_plain_form(pair: plain.Pair) -> None:
     torch.manual_seed(1)
     student, teacher = (
         pair.inputs() if "crd" not in pair.name else (torch.randn(64, 128), torch.randn(500, 128))
@@ -36,7 +38,7 @@ def test_a_fast_loss_and_its_plain_form_have_one_value_and_one_gradient(pair: pl
     torch.testing.assert_close(g1, g2, rtol=1e-3, atol=1e-4 * float(g2.abs().max()))
 
 
-def test_the_bench_steps_with_the_trainers_own_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_bench_steps_with_the_code_of_the_trainer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert train.Lockstep is Lockstep and ours.Lockstep is Lockstep
     run = small_run("kd")
     pack = ours.Ours([run, run], ours.random_split(64, 10, seed=0), FP32, tmp_path)
@@ -49,25 +51,25 @@ def test_the_bench_steps_with_the_trainers_own_code(monkeypatch: pytest.MonkeyPa
         assert torch.equal(x, y), "one run, opened twice, trains to the same weights"
 
 
-def test_the_pack_of_a_table_has_every_method_that_the_pair_can_do() -> None:
+def test_a_pack_has_every_method_of_the_table_that_the_pair_allows() -> None:
     similar = {r.method for r in ours.pair_runs("crd-table1", "wrn_40_2:wrn_16_2")}
     different = {r.method for r in ours.pair_runs("crd-table2", "vgg13:MobileNetV2")}
     assert {"kd", "crd", "crd+kd", "fsp"} <= similar and "fsp" not in different and "crd" in different
     assert not {"plain"} & (similar | different)
 
 
-def test_after_the_turns_medians_ratios_and_means() -> None:
-    found = cells.summary(
+def test_speeds_are_summarised_as_medians_ratios_and_means() -> None:
+    rows = cells.summary(
         {"naive": [10.0, 20.0, 5.0], "alone": [20.0, 20.0, 20.0], "pack": [60.0, 100.0, 20.0]}
     )
-    assert found["naive"]["images_per_second"] == 10
+    assert rows["naive"]["images_per_second"] == 10
     assert (
-        found["alone"]["ratio"] == 2
-        and found["pack"]["turn_ratios"] == [6, 5, 4]
-        and found["pack"]["ratio"] == 5
+        rows["alone"]["ratio"] == 2
+        and rows["pack"]["turn_ratios"] == [6, 5, 4]
+        and rows["pack"]["ratio"] == 5
     )
-    assert found["pack"]["quiet_ratio"] == 5
-    rows = [{"table": "t", "pair": "p", **found}, {"table": "t", "pair": "q", **found}]
+    assert rows["pack"]["quiet_ratio"] == 5
+    rows = [{"table": "t", "pair": "p", **rows}, {"table": "t", "pair": "q", **rows}]
     assert cells.geometric_means(rows)["t"]["pack_ratio"] == pytest.approx(5)
 
 
@@ -88,7 +90,7 @@ def test_loops_take_turns() -> None:
     )
 
 
-def test_the_model_grows_with_the_students_and_not_with_the_teacher() -> None:
+def test_the_cost_model_grows_linearly_with_the_students() -> None:
     run = next(r for r in ours.pair_runs("crd-table1", "resnet56:resnet20") if r.method == "kd")
     for device in ("cpu", "cuda"):
         four, eight, sixteen = (growth.model_ms(run, n, device) for n in (4, 8, 16))  # fewer leave a GPU idle
@@ -101,12 +103,13 @@ def mini(folder: Path) -> str:
     path = folder / "mini.toml"
     path.write_text(
         'title = "Mini"\npaper = "crd"\ntable = "table1"\ndataset = "cifar100"\nprotocol = "crd"\nseeds = 1\n'
-        'columns = ["resnet14:resnet8"]\n[[rows]]\nlabel = "KD"\nmethod = "kd"\n[[rows]]\nlabel = "SSKD"\nmethod = "sskd"\n'
+        'columns = ["resnet14:resnet8"]\n'
+        '[[rows]]\nlabel = "KD"\nmethod = "kd"\n[[rows]]\nlabel = "SSKD"\nmethod = "sskd"\n'
     )
     return str(path)
 
 
-def test_parts_of_a_step_are_those_of_the_tables_methods(tmp_path: Path) -> None:
+def test_parts_include_the_loss_of_every_method_of_the_table(tmp_path: Path) -> None:
     split = ours.random_split(200, 100, 0)
     rows = parts.measure_parts(mini(tmp_path), "resnet14:resnet8", split=split, execution=FP32, budget=1e-9)
     names = [r["part"] for r in rows]
@@ -122,11 +125,11 @@ def test_parts_of_a_step_are_those_of_the_tables_methods(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("method", ["plain", "kd", "at", "rkd", "crd", "tfkd_self"])
 def test_a_few_steps_in_bf16_stay_near_fp32(method: str) -> None:
-    found = drift.measure(ours.small_run(method), drift.Reference(8), Execution("cpu", "bf16", threads=1))
-    assert found["within"], found
+    rows = drift.measure(ours.small_run(method), drift.Reference(8), Execution("cpu", "bf16", threads=1))
+    assert rows["within"], rows
 
 
-def test_a_saved_reference_says_the_same(tmp_path: Path) -> None:
+def test_a_saved_reference_gives_the_same_row(tmp_path: Path) -> None:
     run, bf16 = ours.small_run("kd"), Execution("cpu", "bf16", threads=1)
     reference = drift.Reference(4)
     reference.add(run, False)
@@ -140,21 +143,21 @@ def test_a_saved_reference_says_the_same(tmp_path: Path) -> None:
         drift.Reference.load(tmp_path / "other.pt", 4)
 
 
-def test_biases_are_those_of_the_drift_and_differ_by_seed() -> None:
+def test_biases_equal_those_of_drift_and_differ_by_seed() -> None:
     run = ours.small_run("kd")
-    found = drift.biases(run, 4)
+    rows = drift.biases(run, 4)
     bf16 = Execution("cpu", "bf16", threads=torch.get_num_threads())
-    assert found["bf16"] == drift.measure(run, drift.Reference(4), bf16)["bias"]
-    assert abs(found["moved"]) > 0
-    assert drift.biases(ours.small_run("kd", seed=1), 4) != found
+    assert rows["bf16"] == drift.measure(run, drift.Reference(4), bf16)["bias"]
+    assert abs(rows["moved"]) > 0
+    assert drift.biases(ours.small_run("kd", seed=1), 4) != rows
 
 
-def test_a_row_of_another_student_says_so() -> None:
+def test_a_row_names_an_unusual_student() -> None:
     assert drift.row_name(ours.small_run("plain"), init=False) == "plain"
     assert drift.row_name(ours.small_run("plain", student="vgg8"), init=False) == "plain, vgg8"
 
 
-def test_the_drift_is_compared_step_by_step() -> None:
+def test_gap_compares_step_by_step_and_bias_compares_means() -> None:
     assert drift.compare([1.0, 3.0], [2.0, 2.0]) == {"gap": 0.5, "bias": 0.0}
     assert drift.compare([3.0, 3.0], [2.0, 2.0]) == {"gap": 0.5, "bias": 0.5}
 
@@ -295,7 +298,7 @@ def test_bench_takes_the_variables_of_the_other_verbs(
         monkeypatch.setenv(name, given[name])
 
 
-def test_a_peak_of_memory_is_seen() -> None:
+def test_the_peak_includes_a_large_block() -> None:
     clock.start_peak("cpu")
     block = torch.ones(64, 1024, 1024)
     peak = clock.peak_bytes("cpu")

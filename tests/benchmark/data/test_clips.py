@@ -255,7 +255,7 @@ def test_a_report_of_all_tables_says_that_it_lacks_the_clips(
         str(tmp_path / "out"),
     ]
     assert main([*argv, "--data", str(tmp_path / "sndd")]) == 0
-    assert f"runs of clips are left out: {tmp_path / 'sndd'} holds none" in capsys.readouterr().err
+    assert f"runs on clips are left out: {tmp_path / 'sndd'} has no clips" in capsys.readouterr().err
     assert main([*argv, "--data", str(folder)]) == 0
     assert "left out" not in capsys.readouterr().err
 

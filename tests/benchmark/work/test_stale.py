@@ -1,4 +1,7 @@
-"""The rules of `clean`: the reason for each verdict. How runs are removed is tested in cli/test_cli_clean.py."""
+"""The rules of `clean`: the reason of each verdict.
+
+The verb itself, and the removal of folders, are tested in cli/test_cli_clean.py.
+"""
 
 from __future__ import annotations
 
