@@ -1,11 +1,11 @@
-"""A drill, not a test: kill a training with SIGKILL at random moments, continue until it is done, and compare.
+"""A drill, not a test: kill a training at random moments, continue until it is done, and compare.
 
     python tests/drill_kill.py [--minutes 3] [--seed N]
 
-Each round trains a small table (fp32, one thread) in a process that is killed after a random time, again and
-again. Then every weight, curve and top-1 is compared with those of a training that was not interrupted. Exits
-with 1 if anything differs. The seed is printed, so that a failure can be repeated approximately: the kills
-depend on the clock too.
+Each round trains a small table (fp32, one thread) in a process that gets SIGKILL after a random time, again
+and again. Then every weight, curve and top-1 is compared with those of a training that was not interrupted.
+Exits with 1 if anything differs. The seed is printed, so that a failure can be repeated approximately: the
+kills depend on the clock too.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make
 
 
 def make(*words: str) -> subprocess.CompletedProcess[str]:
-    """Call `make -n` with PY= set, so that no .venv is needed, and without our variables in the environment."""
+    """Call `make -n` with PY= set, so that no .venv is needed, and with none of our variables set."""
     ours = {*EXPORTED, "PAPER", "TABLE", "CLUSTER", "ARGS", "PY", "MAKEFLAGS", "MFLAGS", "MAKELEVEL"}
     environment = {k: v for k, v in os.environ.items() if k not in ours} | {"LC_ALL": "C"}
     return subprocess.run(

@@ -27,8 +27,8 @@ def finished(runs: Path, key: str = KEY, order: Any = None, **changes: Any) -> P
     Store(runs).write_record(
         key,
         {"schema": 1, "key": key, "dataset": "cifar100", "protocol": "crd", "profile": "quick",
-         "teacher": "resnet14", "student": "resnet8", "method": "kd", "seed": 0, "status": "done", "settings": {},
-         "order": order},
+         "teacher": "resnet14", "student": "resnet8", "method": "kd", "seed": 0, "status": "done",
+         "settings": {}, "order": order},
     )  # fmt: skip
     return runs / key
 

@@ -65,7 +65,7 @@ def test_a_checkpoint_is_measured_once_and_listed_with_its_classes(
 def test_a_note_names_a_checkpoint_of_another_data_set(
     ten_classes: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Ten classes mean CIFAR-10, not digits. Without a note it would look as if the file had not been read."""
+    """Ten classes mean CIFAR-10, not digits. Without a note the file would seem not to have been read."""
     assert main(["teachers", "--dataset", "digits", *ten_classes, "--test"]) == 0
     shown = capsys.readouterr()
     assert "imported" not in shown.out
