@@ -516,7 +516,7 @@ def test_an_edit_without_a_new_revision_is_named(toys, tmp_path, capsys):
     assert main(run) == 0
     said = capsys.readouterr().err
     assert (
-        "the file of method mine has changed since 1 run that counts as done: where its loss has, raise its `revision`"
+        "the file of method mine has changed since 1 finished run; if its loss has changed, raise its `revision`"
         in said
     )
     assert "nothing to train" in said
