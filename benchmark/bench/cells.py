@@ -99,10 +99,10 @@ def summary(speeds: Mapping[str, Sequence[float]]) -> dict[str, dict[str, Any]]:
 
 @contextmanager
 def naive_data(
-    split: Split, mean: tuple[float, ...], std: tuple[float, ...], batch_size: int
+    split: Split, mean: tuple[float, ...], std: tuple[float, ...], *, batch_size: int
 ) -> Iterator[NaiveData]:
     """The naive loop's batches. Their workers end with the context."""
-    batches = NaiveData(split, mean, std, batch_size)
+    batches = NaiveData(split, mean, std, batch_size=batch_size)
     try:
         yield batches
     finally:
@@ -148,7 +148,8 @@ def measure(
     rows: list[dict[str, Any]] = []
     first = pair_runs(*pairs[0])[0]
     normalise = first.settings["normalise"]
-    with naive_data(split, normalise["mean"], normalise["std"], first.recipe.batch_size) as batches:
+    batch_size = first.recipe.batch_size
+    with naive_data(split, normalise["mean"], normalise["std"], batch_size=batch_size) as batches:
         for table, pair in pairs:
             began = time.perf_counter()
             row = measure_pair(table, pair, split=split, batches=batches, execution=execution, effort=effort)

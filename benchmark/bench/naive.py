@@ -51,6 +51,7 @@ class NaiveData:
         split: Split,
         mean: tuple[float, ...],
         std: tuple[float, ...],
+        *,
         batch_size: int,
         workers: int = WORKERS,
     ) -> None:

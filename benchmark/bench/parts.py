@@ -62,7 +62,7 @@ def measure_parts(
     statistics, batch_size = runs[0].settings["normalise"], runs[0].recipe.batch_size
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with naive_data(split, statistics["mean"], statistics["std"], batch_size) as naive:
+        with naive_data(split, statistics["mean"], statistics["std"], batch_size=batch_size) as naive:
             for _ in range(PREFETCHED):
                 next(naive)
             seconds = clock.seconds(lambda: next(naive), device, 48)

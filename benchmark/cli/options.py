@@ -47,7 +47,10 @@ class Parser(argparse.ArgumentParser):
             first = next(iter(args), "-")
             if first.startswith("-") and first not in ("-h", "--help"):
                 args = [self.default_command, *args]
-        return super().parse_known_args(args, namespace)
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown:  # reported here, so that the message names the help of this verb
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return parsed, unknown
 
 
 def wrap(text: str) -> str:

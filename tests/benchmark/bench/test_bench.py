@@ -264,6 +264,7 @@ def test_an_option_of_another_measurement_is_refused(
         main(["bench", *wrong])
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1
+    assert "(see python -m benchmark bench" in error
 
 
 def test_help_lists_the_measurements(capsys: pytest.CaptureFixture[str]) -> None:
