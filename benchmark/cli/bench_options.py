@@ -153,16 +153,16 @@ def chosen_pairs(args: argparse.Namespace) -> list[tuple[str, str]]:
 
 @contextlib.contextmanager
 def measurement(
-    args: argparse.Namespace, conditions_of_loop: bool = False
+    args: argparse.Namespace, with_precision: bool = False
 ) -> Iterator[tuple[Execution, dict[str, Any]]]:
-    """Print the conditions, and give the execution and the report, which is written to `--json` at the end.
+    """Print the conditions, and yield the execution and a report to fill, which is written to `--json`.
 
-    conditions_of_loop: whether to print the precision too; not for measurements that set it themselves.
+    with_precision: whether the conditions include the precision. Some measurements set it themselves.
     """
     execution = common.arithmetic_of(args)
     common.note_many_threads(execution)
     report: dict[str, Any] = {"conditions": clock.conditions(execution)}
-    print_conditions(report["conditions"], with_precision=conditions_of_loop)
+    print_conditions(report["conditions"], with_precision=with_precision)
     with execution.applied():
         yield execution, report
     if args.json:

@@ -103,7 +103,7 @@ def register(measurements: Any) -> None:
 def do_cells(args: argparse.Namespace) -> int:
     check(args)
     pairs = chosen_pairs(args)
-    with measurement(args, conditions_of_loop=True) as (execution, report):
+    with measurement(args, with_precision=True) as (execution, report):
 
         def save_rows(line: str, rows: list[dict[str, Any]]) -> None:
             print_note(line)
@@ -170,7 +170,7 @@ def _megabytes(n: int | None) -> str:
 def do_parts(args: argparse.Namespace) -> int:
     check(args)
     pairs = chosen_pairs(args)
-    with measurement(args, conditions_of_loop=True) as (execution, report):
+    with measurement(args, with_precision=True) as (execution, report):
         split = random_images(args, execution)
         report["parts"] = []
         for table, pair in pairs:
@@ -237,7 +237,7 @@ def do_students(args: argparse.Namespace) -> int:
     check(args)
     counts = _counts(args.counts)
     pairs = chosen_pairs(args)
-    with measurement(args, conditions_of_loop=True) as (execution, report):
+    with measurement(args, with_precision=True) as (execution, report):
         split = random_images(args, execution)
         report["students"] = []
         for table, pair in pairs:
@@ -281,7 +281,7 @@ def _print_growth(grown: dict[str, Any]) -> None:
 def do_compile(args: argparse.Namespace) -> int:
     check(args)
     pairs = chosen_pairs(args)
-    with measurement(args, conditions_of_loop=True) as (execution, report):
+    with measurement(args, with_precision=True) as (execution, report):
         split = random_images(args, execution)
         rows = report["compile"] = parts.measure_compile(
             pairs, split=split, execution=execution, budget=args.budget
