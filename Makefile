@@ -1,13 +1,17 @@
-# Thin calls of the command line. Variables: PAPER=dlkd|sskd|crd, TABLE=, PROFILE=, SEEDS=, PROTOCOL=, DATA=, TEACHERS=, RESULTS=, CLUSTER=,
-# DEVICE=auto|cpu|cuda, PRECISION=, THREADS=, STUDENT_THREADS= (submit takes these four from the cluster file instead), KEEP=all|none,
-# TEACHER_CACHE=auto|on|off, ARGS= (anything else, see `python -m benchmark VERB --help`). PY= uses an environment of your own instead of .venv.
+# Short names for common commands; `make help` lists them. Variables:
+#   PAPER=dlkd|sskd|crd TABLE= PROFILE= SEEDS= PROTOCOL=   what to train
+#   DATA= TEACHERS= RESULTS=                               folders
+#   DEVICE= PRECISION= THREADS= STUDENT_THREADS=           how to train; `submit` takes these from CLUSTER= instead
+#   KEEP=all|none TEACHER_CACHE=auto|on|off
+#   ARGS=                                                  further options, see `python -m benchmark VERB --help`
+#   PY=                                                    a Python to use instead of .venv, which is then not made
 PYTHON ?= python3
 PAPER ?= dlkd
 TABLE ?= $(call table,1)
 PY ?= .venv/bin/python
 export PROFILE SEEDS PROTOCOL DATA TEACHERS RESULTS PRECISION THREADS STUDENT_THREADS DEVICE KEEP TEACHER_CACHE
 
-# The table of PAPER that is of similar (1) or different (2) architectures.
+# $(call table,N): the table of PAPER with similar (N=1) or different (N=2) architectures.
 table = $(or $(NAME_$(PAPER)_$(1)),$(error unknown PAPER '$(PAPER)'; allowed: dlkd, sskd, crd))
 NAME_dlkd_1 := dlkd-table1
 NAME_dlkd_2 := dlkd-table2
@@ -16,10 +20,10 @@ NAME_sskd_2 := sskd-table4
 NAME_crd_1 := crd-table1
 NAME_crd_2 := crd-table2
 
-# Said before anything is installed: these targets take the tables of PAPER, and TABLE= would be lost.
+# The targets -table1 and -table2 take the tables of PAPER and would ignore TABLE=. Checked before anything is installed.
 ifeq ($(origin TABLE),command line)
 OF_PAPER := $(filter %-table1 %-table2,$(MAKECMDGOALS))
-$(if $(OF_PAPER),$(error TABLE=$(TABLE) with $(OF_PAPER); allowed: PAPER= with it, or TABLE= with reproduce and status))
+$(if $(OF_PAPER),$(error TABLE=$(TABLE) cannot be combined with $(OF_PAPER); use PAPER= with it, or TABLE= with reproduce or status))
 endif
 
 ifeq ($(PY),.venv/bin/python)
@@ -32,12 +36,21 @@ BENCH := $(PY) -m benchmark
 	status-table1 status-table2 status report bench test test-slurm test-report test-all lint docs drill clean
 
 help:
-	@echo "make reproduce-table1 [PAPER=dlkd|sskd|crd] [PROFILE=quick|short|paper]   similar architectures: train what is missing, table, diff"
-	@echo "make reproduce-table2                                                     different architectures"
-	@echo "make reproduce status TABLE=crd-table1                                    any table of tables/*.toml"
-	@echo "make plan-table1 submit-table1 status-table1 diff-table1 (CLUSTER=name)   the same for -table2"
-	@echo "make report bench clean docs drill setup                                  clean lists what could go, ARGS=--yes deletes it"
-	@echo "make test test-slurm test-report test-all lint"
+	@echo "make reproduce-table1 [PAPER=dlkd|sskd|crd] [PROFILE=quick|short|paper]   train what is missing; print table and diff"
+	@echo "make reproduce-table2                                                     the table of different architectures"
+	@echo "make plan-table1                                                          show missing runs and their cost"
+	@echo "make status-table1                                                        show how far the runs are"
+	@echo "make diff-table1                                                          compare with the published table"
+	@echo "make submit-table1 (CLUSTER=name)                                         train on a Slurm cluster"
+	@echo "make reproduce status TABLE=crd-table1                                    the same for any table of tables/*.toml"
+	@echo "make report                                                               write one HTML page with all tables"
+	@echo "make clean [ARGS=--yes]                                                   list stale runs, or remove them"
+	@echo "make bench [ARGS=drift]                                                   measure speed, or what ARGS names"
+	@echo "make drill                                                                kill training at random, and compare weights"
+	@echo "make docs                                                                 update the generated parts of the documents"
+	@echo "make setup                                                                make .venv with all tools"
+	@echo "make test test-slurm test-report test-all lint                            run the tests and checks"
+	@echo "plan, status, diff and submit have a -table2 too"
 	@echo "variables: PAPER TABLE PROFILE SEEDS PROTOCOL DATA TEACHERS RESULTS CLUSTER KEEP TEACHER_CACHE ARGS PY"
 	@echo "           DEVICE PRECISION THREADS STUDENT_THREADS (submit takes these four from the cluster file)"
 
@@ -52,7 +65,7 @@ help:
 
 setup: $(DEV)
 
-# Static patterns: an implicit rule is not looked for when its target is .PHONY.
+# Static patterns, because make does not use implicit rules for targets that are .PHONY.
 reproduce-table1 reproduce-table2: \
 reproduce-table%: $(ENV)
 	$(BENCH) reproduce $(call table,$*) $(ARGS)
@@ -66,7 +79,7 @@ plan-table%: $(ENV)
 
 submit-table1 submit-table2: \
 submit-table%: $(ENV)
-	@test -n "$(CLUSTER)" || { echo "error: CLUSTER= is not set; allowed: the name of a file in slurm/clusters" >&2; exit 2; }
+	@test -n "$(CLUSTER)" || { echo "error: CLUSTER= is not set; give the name of a file in slurm/clusters" >&2; exit 2; }
 	$(BENCH) submit $(call table,$*) --cluster $(CLUSTER) $(ARGS)
 
 diff-table1 diff-table2: \
@@ -80,14 +93,14 @@ status-table%: $(ENV)
 status: $(ENV)
 	$(BENCH) status $(TABLE) $(ARGS)
 
-# Of all tables, unless one is named.
+# Without TABLE=, all tables that have a record.
 report: $(ENV)
 	$(BENCH) report $(if $(filter file undefined,$(origin TABLE)),,$(TABLE)) $(ARGS)
 
 bench: $(ENV)
 	$(BENCH) bench $(ARGS)
 
-# The suite without services. One thread a worker: the tests' nets are tiny.
+# The tests that need neither Slurm nor a browser. One thread per worker, because the tests' networks are tiny.
 test: $(DEV)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadscope tests --ignore=tests/slurm --ignore=tests/report $(ARGS)
 
@@ -103,11 +116,11 @@ lint: $(DEV)
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 
-# The blocks of README.md and docs/ that commands make.
+# Update the parts of README.md and docs/ that are the output of commands.
 docs: $(ENV)
 	$(PY) docs/generate.py
 
-# Kills at truly random moments, as long as you like: make drill ARGS="--minutes 10"
+# Train, kill at random moments, continue, and compare the weights: make drill ARGS="--minutes 10"
 drill: $(ENV)
 	$(PY) tests/drill_kill.py $(ARGS)
 

@@ -6,7 +6,6 @@ Exit codes: 0 done, 1 a check or a run failed, 2 the input was wrong, 130 interr
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -15,64 +14,80 @@ from benchmark import package_names
 
 package_names.exit_on_conflict()  # before the imports of packages that may be somebody else's
 
+from benchmark.cli import (
+    bench,
+    clean,
+    cluster,
+    logs,
+    methods,
+    plan,
+    published,
+    report,
+    running,
+    status,
+    tables,
+    teachers,
+)
+from benchmark.cli.options import PROGRAM, HelpFormatter, Parser, wrap
 from benchmark.errors import InputError
 from benchmark.provenance import version_line
-from benchmark.text import program_name
 from models import WeightsError
 from results.published import PublishedError
 
-FAMILIES = ("running", "state", "tables", "inform", "cluster", "bench")
-"""Modules of benchmark/cli, in the order of `--help`."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
-        """One line, exit code 2 (argparse would print the usage too)."""
-        print(f"error: {message} (see {self.prog} --help)", file=sys.stderr)
-        raise SystemExit(2)
+VERBS = (plan, running, cluster, status, logs, clean, tables, report, published, methods, teachers, bench)
+"""The modules that define verbs, in the order of `--help`."""
 
 
 class _Version(argparse.Action):
-    """`--version`. The line is made only when it is asked for: it needs git."""
+    """`--version`. The line is made only when it is asked for, since it needs git."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         print(version_line())
         parser.exit()
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Return the parser of all verbs."""
-    p = _Parser(
-        prog=program_name(),
-        description="Regenerate tables of knowledge-distillation papers and compare them with the papers.",
+    p = Parser(
+        prog=PROGRAM,
+        description=wrap(
+            "Regenerates the tables of knowledge-distillation papers, and compares them with the published ones."
+        ),
+        epilog=f"`{PROGRAM} VERB --help` describes one verb.",
+        formatter_class=HelpFormatter,
     )
     p.add_argument("--version", action=_Version, nargs=0, help="print the version and the commit")
-    verbs = p.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
-    for family in FAMILIES:
-        importlib.import_module(f"benchmark.cli.{family}").register(verbs)
+    verbs = p.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for module in VERBS:
+        module.register(verbs)
     return p
 
 
-def _print_anything() -> None:
-    """Show `?` for characters that a terminal or pipe cannot encode (tables contain arrows): output must not
-    raise."""
+def _allow_any_encoding() -> None:
+    """Print `?` for characters that the terminal or pipe cannot encode.
+
+    The tables have arrows and signs, and a finished command must not fail at printing them.
+    """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
 
 
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit code."""
-    _print_anything()
+    _allow_any_encoding()
     try:
         args = parser().parse_args(argv)
         return int(args.do(args))
     except (InputError, PublishedError, WeightsError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {_one_line(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(
-            "interrupted; all finished epochs are kept, and the same command continues after the last one",
+            "interrupted; everything up to the last finished epoch is kept; the same command continues",
             file=sys.stderr,
         )
         return 130
@@ -82,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.filename is None and error.strerror is None:
             raise
         where = "" if error.filename is None else f"{error.filename}: "
-        print(f"error: {' '.join(f'{where}{error.strerror or error}'.split())}", file=sys.stderr)
+        print(f"error: {_one_line(f'{where}{error.strerror or error}')}", file=sys.stderr)
         return 2
 
 

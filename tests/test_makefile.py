@@ -1,7 +1,7 @@
 """Every target that `make help` names has a recipe, and PAPER chooses tables that exist.
 
-Only `make -n`: nothing is installed or run. Without it a target that is .PHONY and has only an implicit rule passes unnoticed: make says
-"Nothing to be done" with exit code 0.
+Only `make -n` is called: nothing is installed or run. These tests notice a target that is .PHONY and has only
+an implicit rule: make says "Nothing to be done" for it, with exit code 0.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.cli import common
+from benchmark.cli.selection import PAPER_TABLES
 
 ROOT = Path(__file__).resolve().parents[1]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -41,13 +41,13 @@ CALLS = {
     "test-all": "tests/slurm",
     **{f"{verb}-table{n}": f"-m benchmark {verb} " for verb in VERBS for n in (1, 2)},
 }
-"""What the recipe of each target has in it. `setup` has only prerequisites, which PY= leaves out."""
+"""A part of the recipe of each target. `setup` has only prerequisites, which PY= leaves out."""
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 
 
 def make(*words: str) -> subprocess.CompletedProcess[str]:
-    """`make -n` with a Python of its own, so that no environment is looked at; without the variables of the caller."""
+    """Call `make -n` with PY= set, so that no .venv is needed, and with none of our variables set."""
     ours = {*EXPORTED, "PAPER", "TABLE", "CLUSTER", "ARGS", "PY", "MAKEFLAGS", "MFLAGS", "MAKELEVEL"}
     environment = {k: v for k, v in os.environ.items() if k not in ours} | {"LC_ALL": "C"}
     return subprocess.run(
@@ -79,9 +79,9 @@ def test_a_target_has_a_recipe(target: str) -> None:
     assert CALLS[target] in done.stdout and (target == "setup" or "Nothing to be done" not in done.stdout)
 
 
-@pytest.mark.parametrize("paper", common.PAPER_TABLES)
-def test_paper_chooses_the_tables_of_the_program(paper: str) -> None:
-    for number, table in enumerate(common.PAPER_TABLES[paper], 1):
+@pytest.mark.parametrize("paper", PAPER_TABLES)
+def test_paper_names_the_same_tables_in_the_makefile_and_the_program(paper: str) -> None:
+    for number, table in enumerate(PAPER_TABLES[paper], 1):
         assert (ROOT / "tables" / f"{table}.toml").is_file()
         for verb in VERBS:
             assert (
@@ -90,8 +90,7 @@ def test_paper_chooses_the_tables_of_the_program(paper: str) -> None:
             )
     for verb in ("reproduce", "status"):
         assert (
-            f"{PYTHON} -m benchmark {verb} {common.PAPER_TABLES[paper][0]} "
-            in make(verb, f"PAPER={paper}").stdout
+            f"{PYTHON} -m benchmark {verb} {PAPER_TABLES[paper][0]} " in make(verb, f"PAPER={paper}").stdout
         )
         assert (
             f"{PYTHON} -m benchmark {verb} lskd-table1 "
@@ -104,24 +103,21 @@ def test_paper_chooses_the_tables_of_the_program(paper: str) -> None:
 )
 def test_an_unknown_paper_is_named(target: str) -> None:
     done = make(target, "PAPER=foo", "CLUSTER=lab")
-    assert (
-        done.returncode == 2
-        and f"unknown PAPER 'foo'; allowed: {', '.join(common.PAPER_TABLES)}" in done.stderr
-    )
+    assert done.returncode == 2 and f"unknown PAPER 'foo'; allowed: {', '.join(PAPER_TABLES)}" in done.stderr
     assert "benchmark" not in done.stdout
 
 
 @pytest.mark.parametrize("target", [f"{verb}-table{n}" for verb in VERBS for n in (1, 2)])
-def test_a_table_beside_those_of_a_paper_is_refused(target: str) -> None:
+def test_a_table_cannot_be_combined_with_a_target_of_a_paper(target: str) -> None:
     done = make(target, "TABLE=crd-table2", "CLUSTER=lab")
     assert (
         done.returncode == 2
-        and f"TABLE=crd-table2 with {target}; allowed: " in done.stderr
+        and f"TABLE=crd-table2 cannot be combined with {target}; " in done.stderr
         and "benchmark" not in done.stdout
     )
 
 
-def test_variables_reach_the_program() -> None:
+def test_variables_are_exported_and_listed() -> None:
     (line,) = re.findall(r"^export (.*)$", MAKEFILE, re.MULTILINE)
     assert set(line.split()) == set(EXPORTED)
     text = make("help").stdout
@@ -129,6 +125,6 @@ def test_variables_reach_the_program() -> None:
         assert re.search(rf"\b{name}\b", text), name
 
 
-def test_a_report_is_of_the_table_that_was_named() -> None:
+def test_report_shows_the_named_table_or_all() -> None:
     assert make("report", "TABLE=lightskd").stdout.strip().endswith("-m benchmark report lightskd")
     assert make("report").stdout.strip().endswith("-m benchmark report")

@@ -1,4 +1,5 @@
-"""The measure of speed: the loop that everyone writes against the trainer's own step, and the parts of a step one by one.
+"""Measurements of speed and precision: a plain training loop against ours, and the parts of a step.
 
-Images are random and of CIFAR-100's shape: no step's time depends on what is in them. See `python -m benchmark bench --help`.
+Images are random and of CIFAR-100's shape, because the time of a step does not depend on their content.
+See `python -m benchmark bench --help`.
 """

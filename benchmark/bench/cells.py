@@ -1,4 +1,4 @@
-"""The cells of the bench: a pair in the naive loop, alone in ours, and as the full pack of a table's methods; turn by turn."""
+"""`bench cells`: each pair in the naive loop, alone in ours, and as the full pack of a table's methods."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import gc
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,34 +21,46 @@ from benchmark.bench.ours import Ours, build_teacher, pair_runs
 from benchmark.data.datasets import Split
 from benchmark.training.execution import Execution
 
-MODES = ("naive", "alone", "pack")
+SETTLE_SECONDS = 0.5
+"""Pause before each turn, in which the naive loop's workers fill their queue (16 batches ahead)."""
 
 
 class Loop(Protocol):
-    def step(self) -> int: ...
+    """A training loop that is stepped one batch at a time."""
+
+    students: int
+
+    def step(self) -> int:
+        """Train on one batch. Return the number of student-images."""
+        ...
 
 
 @dataclass(frozen=True)
 class Effort:
-    """repeats: turns of each mode; budget: seconds of measuring for one mode of one pair (a turn has one step at the least)."""
+    """How long to measure."""
 
     repeats: int
+    """Turns of each loop."""
     budget: float
+    """Seconds for all turns of one loop; a turn has at least one step."""
 
 
-def turns(loops: dict[str, Loop], effort: Effort, device: str, settle: float = 0.0) -> dict[str, list[float]]:
-    """Student-images/s of each loop, one number a turn; the loops take turns, so that a slow minute of the machine hits all alike.
+def take_turns(
+    loops: Mapping[str, Loop], effort: Effort, device: str, settle: float = 0.0
+) -> dict[str, list[float]]:
+    """Return the student-images per second of each loop, one number for each turn.
 
-    settle: seconds to wait before each turn, in which the naive loop's workers fill their queue (16 batches ahead, as ever). A turn's first step is
-    not counted: it pays for the loop before it, with memory and caches that a training has at hand.
+    The loops take turns, so that a slow minute of the machine affects all of them. The first step of a turn
+    is not counted: it finds the caches and the memory as another loop left them, unlike a step in training.
+    settle: seconds to wait before each turn.
     """
     steps = {}
     for name, loop in loops.items():
-        for _ in range(clock.warm_up(device)):
+        for _ in range(clock.warm_up_steps(device)):
             loop.step()
-        once = clock.seconds(loop.step, device)
-        steps[name] = max(1, round(effort.budget / effort.repeats / once))
-    found: dict[str, list[float]] = {name: [] for name in loops}
+        step_seconds = clock.seconds(loop.step, device)
+        steps[name] = max(1, round(effort.budget / effort.repeats / step_seconds))
+    speeds: dict[str, list[float]] = {name: [] for name in loops}
     for _ in range(effort.repeats):
         for name, loop in loops.items():
             time.sleep(settle)
@@ -59,30 +71,38 @@ def turns(loops: dict[str, Loop], effort: Effort, device: str, settle: float = 0
             for _ in range(steps[name]):
                 images += loop.step()
             clock.synchronise(device)
-            found[name].append(images / (time.perf_counter() - began))
-    return found
+            speeds[name].append(images / (time.perf_counter() - began))
+    return speeds
 
 
-def summary(found: dict[str, list[float]]) -> dict[str, Any]:
-    """Medians. ratio: median of the ratios of one turn's numbers. quiet_ratio: of the fastest turns of both, which says more where other
-    work on the machine takes turns away."""
-    rows: dict[str, Any] = {}
-    for name, speeds in found.items():
-        rows[name] = {"images_per_second": statistics.median(speeds), "turns": [round(s, 2) for s in speeds]}
+def summary(speeds: Mapping[str, Sequence[float]]) -> dict[str, dict[str, Any]]:
+    """Return for each loop the median speed and the ratio to the naive loop.
+
+    `ratio` is the median of the ratios within one turn. `quiet_ratio` compares the fastest turns of both
+    loops; it says more when other work on the machine slows some turns down.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for name, by_turn in speeds.items():
+        rows[name] = {
+            "images_per_second": statistics.median(by_turn),
+            "turns": [round(s, 2) for s in by_turn],
+        }
         if name != "naive":
-            ratios = [s / n for s, n in zip(speeds, found["naive"], strict=True)]
-            quiet = max(speeds) / max(found["naive"])
+            ratios = [ours / naive for ours, naive in zip(by_turn, speeds["naive"], strict=True)]
             rows[name] |= {
                 "ratio": statistics.median(ratios),
                 "turn_ratios": [round(r, 3) for r in ratios],
-                "quiet_ratio": quiet,
+                "quiet_ratio": max(by_turn) / max(speeds["naive"]),
             }
     return rows
 
 
 @contextmanager
-def naive_data(split: Split, mean: Any, std: Any, batch_size: int) -> Iterator[NaiveData]:
-    batches = NaiveData(split, mean, std, batch_size)
+def naive_data(
+    split: Split, mean: tuple[float, ...], std: tuple[float, ...], *, batch_size: int
+) -> Iterator[NaiveData]:
+    """The naive loop's batches. Their workers end with the context."""
+    batches = NaiveData(split, mean, std, batch_size=batch_size)
     try:
         yield batches
     finally:
@@ -90,57 +110,66 @@ def naive_data(split: Split, mean: Any, std: Any, batch_size: int) -> Iterator[N
 
 
 def measure_pair(
-    table: str, pair: str, split: Split, batches: NaiveData, execution: Execution, effort: Effort
+    table: str, pair: str, *, split: Split, batches: NaiveData, execution: Execution, effort: Effort
 ) -> dict[str, Any]:
-    """One row of the bench: all modes of one pair."""
+    """Return one row: all three loops of one pair."""
     device = execution.device
     runs = pair_runs(table, pair)
     kd = next(r for r in runs if "kd" in r.method.split("+"))
-    classes = data.info(kd.dataset).num_classes
+    num_classes = data.info(kd.dataset).num_classes
     with tempfile.TemporaryDirectory() as folder:
         teacher = build_teacher(kd, execution)
-        loops: dict[str, Loop] = {"naive": Naive(teacher, kd.student, classes, batches, device)}
-        loops["alone"] = Ours([kd], split, execution, Path(folder) / "alone", teacher)
-        loops["pack"] = Ours(runs, split, execution, Path(folder) / "pack", teacher)
-        found = summary(turns(loops, effort, device, settle=0.5))
+        loops: dict[str, Loop] = {
+            "naive": Naive(teacher, kd.student, num_classes, batches=batches, device=device),
+            "alone": Ours([kd], split, execution, folder=Path(folder) / "alone", teacher=teacher),
+            "pack": Ours(runs, split, execution, folder=Path(folder) / "pack", teacher=teacher),
+        }
+        rows = summary(take_turns(loops, effort, device, settle=SETTLE_SECONDS))
         for name, loop in loops.items():
             clock.start_peak(device)
             loop.step()
-            found[name]["peak_bytes"] = clock.peak_bytes(device)
-            found[name]["students"] = getattr(loop, "students", 1)
-    return {"table": table, "pair": pair, "methods": [r.method for r in runs], **found}
+            rows[name]["peak_bytes"] = clock.peak_bytes(device)
+            rows[name]["students"] = loop.students
+    return {"table": table, "pair": pair, "methods": [r.method for r in runs], **rows}
 
 
 def measure(
-    cells: Sequence[tuple[str, str]],
+    pairs: Sequence[tuple[str, str]],
     split: Split,
     execution: Execution,
+    *,
     effort: Effort,
-    told: Callable[[str, list[dict[str, Any]]], None],
+    on_row: Callable[[str, list[dict[str, Any]]], None],
 ) -> list[dict[str, Any]]:
-    """Rows for `(table, pair)`s. told: called after each with a line and all rows so far."""
+    """Return one row for each `(table, pair)`.
+
+    on_row: called after each row, with a line of text and all rows so far.
+    """
     rows: list[dict[str, Any]] = []
-    first = pair_runs(*cells[0])[0]
+    first = pair_runs(*pairs[0])[0]
     normalise = first.settings["normalise"]
-    with naive_data(split, normalise["mean"], normalise["std"], first.recipe.batch_size) as batches:
-        for table, pair in cells:
+    batch_size = first.recipe.batch_size
+    with naive_data(split, normalise["mean"], normalise["std"], batch_size=batch_size) as batches:
+        for table, pair in pairs:
             began = time.perf_counter()
-            rows.append(measure_pair(table, pair, split, batches, execution, effort))
-            told(f"{table} {pair}: {time.perf_counter() - began:.0f} s", rows)
-            gc.collect()  # a pack's loop and its graphs hold each other, and on a GPU their memory is not shared with the next pair's
+            row = measure_pair(table, pair, split=split, batches=batches, execution=execution, effort=effort)
+            rows.append(row)
+            on_row(f"{table} {pair}: {time.perf_counter() - began:.0f} s", rows)
+            # A pack's loop and its CUDA graphs refer to each other; without this their memory is not freed
+            # for the next pair.
+            gc.collect()
             if execution.torch_device.type == "cuda":
                 torch.cuda.empty_cache()
     return rows
 
 
 def geometric_means(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Of the ratios to the naive loop, by table, then mode and kind of ratio."""
-    tables = dict.fromkeys(r["table"] for r in rows)
+    """Return the geometric means of the ratios to the naive loop: table -> `alone_ratio`, `pack_ratio` ..."""
     return {
-        t: {
-            f"{mode}_{kind}": statistics.geometric_mean(r[mode][kind] for r in rows if r["table"] == t)
-            for mode in ("alone", "pack")
-            for kind in ("ratio", "quiet_ratio")
+        table: {
+            f"{loop}_{ratio}": statistics.geometric_mean(r[loop][ratio] for r in rows if r["table"] == table)
+            for loop in ("alone", "pack")
+            for ratio in ("ratio", "quiet_ratio")
         }
-        for t in tables
+        for table in dict.fromkeys(r["table"] for r in rows)
     }

@@ -1,4 +1,4 @@
-"""Time, peak memory, and the conditions that a measurement is worth nothing without."""
+"""Time, peak memory, and the conditions of a measurement."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from benchmark.provenance import git_state, versions
 from benchmark.training import graphs
 from benchmark.training.execution import Execution, cores
 
+MOST_CALLS = 200
+
 
 def synchronise(device: str) -> None:
+    """Wait until the GPU has finished its work; nothing on a CPU."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def seconds(call: Callable[[], Any], device: str, times: int = 1) -> float:
-    """Wall-clock seconds of `times` calls, each call's share."""
+    """Return the wall-clock seconds of one call, the mean over `times` calls."""
     synchronise(device)
     began = time.perf_counter()
     for _ in range(times):
@@ -32,23 +35,27 @@ def seconds(call: Callable[[], Any], device: str, times: int = 1) -> float:
     return (time.perf_counter() - began) / times
 
 
-def warm_up(device: str) -> int:
-    """Steps of a loop before it is timed: on a GPU until all its graphs are captured (benchmark/training/graphs.py)."""
+def warm_up_steps(device: str) -> int:
+    """Return the steps before timing: on a GPU until all graphs are captured (training/graphs.py)."""
     return graphs.WARM_UP_STEPS + 2 * graphs.BATCH_SLOTS if torch.device(device).type == "cuda" else 1
 
 
-def settled(call: Callable[[], Any], device: str, budget: float, least: int = 3) -> float:
-    """Median seconds of a call: one warm-up, then as many as the budget allows, `least` at the least."""
+def median_seconds(call: Callable[[], Any], device: str, budget: float, least: int = 3) -> float:
+    """Return the median seconds of a call.
+
+    After one call to warm up, it is called for `budget` seconds, but at least `least` and at most
+    `MOST_CALLS` times.
+    """
     call()
-    found: list[float] = []
+    times: list[float] = []
     end = time.perf_counter() + budget
-    while len(found) < least or (time.perf_counter() < end and len(found) < 200):
-        found.append(seconds(call, device))
-    return statistics.median(found)
+    while len(times) < least or (time.perf_counter() < end and len(times) < MOST_CALLS):
+        times.append(seconds(call, device))
+    return statistics.median(times)
 
 
 def start_peak(device: str) -> None:
-    """Begins a new peak of memory."""
+    """Reset the peak of memory."""
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return
@@ -57,7 +64,10 @@ def start_peak(device: str) -> None:
 
 
 def peak_bytes(device: str) -> int | None:
-    """The peak since `start_peak`: of the GPU, or of this process's resident memory (all that it holds, not the cell's alone)."""
+    """Return the peak of memory since `start_peak`, None if it cannot be read.
+
+    On a GPU it is the allocated memory, on a CPU the resident memory of the whole process.
+    """
     if torch.device(device).type == "cuda":
         return int(torch.cuda.max_memory_allocated())
     try:
@@ -70,7 +80,7 @@ def peak_bytes(device: str) -> int | None:
 
 
 def conditions(execution: Execution) -> dict[str, Any]:
-    """Machine, cores, threads, precision, versions, load at the start."""
+    """Return machine, cores, threads, precision, versions, commit and load."""
     return {
         **execution.describe(),
         "cores_of_machine": os.cpu_count(),

@@ -1,9 +1,16 @@
-"""How far another arithmetic goes from the reference, fp32 on the CPU: the losses of the first steps of every method, same start and same
-batches in both. The other is bf16, on a GPU also fp32, both replayed from graphs.
+"""`bench drift` and `bench biases`: how far bf16, or a GPU, moves the losses from fp32 on the CPU.
 
-`first` is the difference of the first step's loss: rounding alone. `gap` is the mean over the steps of |loss in bf16 - loss in fp32| as a part
-of the mean fp32 loss, `bias` the difference of the mean losses. Training is chaotic, so a gap must be held against what a change of bf16's
-size does by itself: `floor` is the gap between fp32 and fp32 from weights moved by 2^-9 of themselves (half of bf16's last bit).
+Every method trains for some steps from the same weights and on the same batches. On a CPU, bf16 is compared
+with the reference; on a GPU, fp32 and bf16 are, both replayed from CUDA graphs. With the losses x and the
+losses y of the reference:
+
+    first   |x_1 - y_1| / |y_1|, the difference of the first step's loss: rounding alone
+    gap     mean |x - y| / mean y
+    bias    (mean x - mean y) / mean y
+    floor   the gap between fp32 and fp32 from weights changed by 2^-9 of themselves (half of bf16's last bit)
+
+Training is chaotic, so a gap means something only beside the floor, the gap that any change of bf16's size
+makes.
 """
 
 from __future__ import annotations
@@ -19,7 +26,7 @@ import torch
 
 import models
 from benchmark import data
-from benchmark.bench.ours import open_items, small_run
+from benchmark.bench.ours import open_active_runs, small_run
 from benchmark.data.stream import Stream
 from benchmark.errors import InputError
 from benchmark.spec.runs import Run
@@ -30,19 +37,25 @@ from benchmark.training.lockstep import Lockstep
 from models import Network
 
 FIRST, GAP, FLOORS = 0.02, 0.10, 2.0
-"""The stated bounds: first step within 2%; gap at most 10% and twice the floor."""
+"""The bounds: the first step within 2%; the gap at most 10% plus twice the floor."""
 NUDGE = 2.0**-9
+"""Relative change of the weights, for the floor."""
+TEACHER_STEPS = 96
 
 
 @functools.cache
-def taught(name: str) -> Network:
-    """A teacher of 96 steps on digits in fp32: an untrained one maps all images to nearly one vector, whose relations are rounding alone."""
+def trained_teacher(name: str) -> Network:
+    """Return a teacher that was trained for a few steps on digits in fp32.
+
+    An untrained one maps all images to nearly one vector, so that relations between images would be rounding
+    alone.
+    """
     run = small_run("plain", student=name)
     with tempfile.TemporaryDirectory() as folder:
-        _, (item,) = _open(run, _cpu(), folder, None)
-        _steps(run, item, _cpu(), None, 96)
-    assert item.student is not None
-    return item.student.eval().requires_grad_(False)
+        active = _open(run, _cpu(), folder, teacher=None)
+        _train(run, active, _cpu(), teacher=None, steps=TEACHER_STEPS)
+    assert active.student is not None
+    return active.student.eval().requires_grad_(False)
 
 
 def _cpu(precision: str = "fp32") -> Execution:
@@ -54,23 +67,28 @@ def losses(
     teacher: Network | None,
     execution: Execution,
     steps: int,
+    *,
     nudge: float = 0.0,
     init: bool = False,
 ) -> list[float]:
-    """The first losses: of the main stage (an initialisation stage counts as one that learnt nothing), or with `init` of the first
-    stage. teacher: is moved to the device; None for a run without one."""
+    """Return the losses of the first steps.
+
+    teacher: is moved to the device; None for a run without one. nudge: relative change of the weights at the
+    start. init: train the first initialisation stage; without it the main stage, as after an initialisation
+    stage that learnt nothing.
+    """
     if teacher is not None:
         execution.teacher_to_device(teacher)
     with tempfile.TemporaryDirectory() as folder:
-        _, (item,) = _open(run, execution, folder, teacher, main=not init)
+        active = _open(run, execution, folder, teacher=teacher, at_main_stage=not init)
         if nudge:
-            assert item.student is not None
+            assert active.student is not None
             generator = torch.Generator().manual_seed(0)
             with torch.no_grad():
-                for p in (*item.student.parameters(), *item.objective.parameters()):
+                for p in (*active.student.parameters(), *active.objective.parameters()):
                     p.mul_(1 + nudge * torch.randn(p.shape, generator=generator))
         with execution.applied():
-            return _steps(run, item, execution, teacher, steps)
+            return _train(run, active, execution, teacher=teacher, steps=steps)
 
 
 def _split(run: Run, execution: Execution) -> data.Split:
@@ -78,14 +96,19 @@ def _split(run: Run, execution: Execution) -> data.Split:
 
 
 def _open(
-    run: Run, execution: Execution, folder: str, teacher: Network | None, main: bool = True
-) -> tuple[Network | None, list[ActiveRun]]:
-    return open_items([run], _split(run, execution), execution, Path(folder), teacher, main)
+    run: Run, execution: Execution, folder: str, *, teacher: Network | None, at_main_stage: bool = True
+) -> ActiveRun:
+    split = _split(run, execution)
+    _, (active,) = open_active_runs(
+        [run], split, execution, Path(folder), teacher=teacher, at_main_stage=at_main_stage
+    )
+    return active
 
 
-def _steps(
-    run: Run, item: ActiveRun, execution: Execution, teacher: Network | None, steps: int
+def _train(
+    run: Run, active: ActiveRun, execution: Execution, *, teacher: Network | None, steps: int
 ) -> list[float]:
+    """Train for some steps of the current stage, and return their losses."""
     mean, std = (tuple(run.settings["normalise"][k]) for k in ("mean", "std"))
     stream = Stream(
         _split(run, execution),
@@ -96,53 +119,55 @@ def _steps(
         drop_last=True,
         seed=run.seed,
     )
-    found: list[float] = []
+    by_step: list[float] = []
     stepper = graphs.stepper_for(execution, print)
     while True:
-        item.begin_epoch()
-        lockstep = Lockstep([item], teacher, execution)
-        name = MAIN if item.stage.name == MAIN else f"init{item.stage_index}"
-        for _ in stepper.steps(lockstep, stream, name, item.epoch + 1):
+        active.begin_epoch()
+        lockstep = Lockstep([active], teacher, execution)
+        stage = MAIN if active.stage.name == MAIN else f"init{active.stage_index}"
+        for _ in stepper.steps(lockstep, stream, stage, active.epoch + 1):
             stepper.synchronise()
-            found.append(item.meter.read()["train_loss"])
-            item.meter.reset()
-            if len(found) == steps:
-                return found
-        item.epoch += 1
+            by_step.append(active.meter.read()["train_loss"])
+            active.meter.reset()
+            if len(by_step) == steps:
+                return by_step
+        active.epoch += 1
 
 
-def compare(a: Sequence[float], b: Sequence[float]) -> dict[str, float]:
-    """`gap` and `bias` of a row of losses against the reference `b`."""
-    x, y = torch.tensor(a, dtype=torch.float64), torch.tensor(b, dtype=torch.float64)
+def compare(losses: Sequence[float], reference: Sequence[float]) -> dict[str, float]:
+    """Return `gap` and `bias` of the losses."""
+    x, y = torch.tensor(losses, dtype=torch.float64), torch.tensor(reference, dtype=torch.float64)
     scale = y.mean().abs()
     return {"gap": float((x - y).abs().mean() / scale), "bias": float((x.mean() - y.mean()) / scale)}
 
 
 @dataclass
 class Reference:
-    """What fp32 on a CPU gave: losses and the floor by row, and the teachers. It can be made on one machine and held against on another."""
+    """The results in fp32 on a CPU. They can be computed on one machine and compared with on another."""
 
     steps: int
     losses: dict[str, list[float]] = field(default_factory=dict)
+    """Name of a row -> its losses."""
     floors: dict[str, float] = field(default_factory=dict)
+    """Name of a row -> its floor."""
     teachers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Network -> the weights of its `trained_teacher`."""
 
     def add(self, run: Run, init: bool) -> None:
-        """Computes a row that is not there."""
+        """Compute a row unless it exists. init: of the method's initialisation stage."""
         name = row_name(run, init)
         if name in self.losses:
             return
         if run.teacher_ref is not None:
             network = run.teacher_ref.network
-            self.teachers.setdefault(network, taught(network).state_dict())
+            self.teachers.setdefault(network, trained_teacher(network).state_dict())
         teacher = self.teacher(run)
         self.losses[name] = losses(run, teacher, _cpu(), self.steps, init=init)
-        self.floors[name] = compare(losses(run, teacher, _cpu(), self.steps, NUDGE, init), self.losses[name])[
-            "gap"
-        ]
+        nudged = losses(run, teacher, _cpu(), self.steps, nudge=NUDGE, init=init)
+        self.floors[name] = compare(nudged, self.losses[name])["gap"]
 
     def teacher(self, run: Run) -> Network | None:
-        """The run's teacher, a network of the caller's own; None for a run without one."""
+        """Return a new copy of the run's teacher, None for a run without one."""
         if run.teacher_ref is None:
             return None
         network = run.teacher_ref.network
@@ -155,59 +180,61 @@ class Reference:
 
     @staticmethod
     def load(path: Path, steps: int) -> Reference:
-        """`InputError` for a file that is none, or of another number of steps."""
+        """Read a file that `save` wrote. Raise `InputError` for any other file or another number of steps."""
         try:
-            found = checkpoint.load(path, torch.device("cpu"))
-            reference = Reference(**(found or {}))
+            reference = Reference(**(checkpoint.load(path, torch.device("cpu")) or {}))
         except Exception as error:
             raise InputError(
-                f"{path} is no reference of bench --drift; allowed: a file that --save wrote"
+                f"{path} is not a reference of `bench drift`; give a file that --save wrote"
             ) from error
         if reference.steps != steps:
-            raise InputError(f"{path} has {reference.steps} steps; allowed: --steps {reference.steps}")
+            raise InputError(f"{path} has {reference.steps} steps; give --steps {reference.steps}")
         return reference
 
 
 def row_name(run: Run, init: bool) -> str:
-    """The method; the student too, where it is none of the two that every method is tried on."""
+    """Return the method, with the student if it is not one of the two that all methods are measured on."""
     name = run.method if run.student in ("resnet8", "resnet14") else f"{run.method}, {run.student}"
     return f"{name}, initialisation" if init else name
 
 
 def biases(run: Run, steps: int) -> dict[str, float]:
-    """`bias` of a run's main stage in bf16, and of fp32 from moved weights: one of rounding would show in the first over seeds, not in the second."""
-    teacher = None if run.teacher_ref is None else taught(run.teacher_ref.network)
-    base = losses(run, teacher, _cpu(), steps)
-    others = {
+    """Return the bias of a run's main stage in bf16 (`bf16`) and of fp32 from changed weights (`moved`).
+
+    Over seeds, a bias of rounding shows in the first and not in the second.
+    """
+    teacher = None if run.teacher_ref is None else trained_teacher(run.teacher_ref.network)
+    reference = losses(run, teacher, _cpu(), steps)
+    variants = {
         "bf16": losses(run, teacher, _cpu("bf16"), steps),
-        "moved": losses(run, teacher, _cpu(), steps, NUDGE),
+        "moved": losses(run, teacher, _cpu(), steps, nudge=NUDGE),
     }
-    return {what: compare(found, base)["bias"] for what, found in others.items()}
+    return {name: compare(by_step, reference)["bias"] for name, by_step in variants.items()}
 
 
 def variants(execution: Execution) -> list[Execution]:
-    """What is held against the reference on this device."""
+    """Return the executions that are compared with the reference on this device."""
     if execution.torch_device.type == "cuda":
         return [replace(execution, precision=p) for p in ("fp32", "bf16")]
     return [_cpu("bf16")]
 
 
-def measure(run: Run, reference: Reference, execution: Execution, init: bool = False) -> dict[str, Any]:
-    """One row of `bench --drift`; init: of the method's initialisation stage."""
+def measure(run: Run, reference: Reference, execution: Execution, *, init: bool = False) -> dict[str, Any]:
+    """Return one row of `bench drift`. init: of the method's initialisation stage."""
     reference.add(run, init)
     name = row_name(run, init)
-    base, floor = reference.losses[name], reference.floors[name]
-    other = losses(run, reference.teacher(run), execution, reference.steps, init=init)
-    found = compare(other, base)
-    first = abs(other[0] - base[0]) / abs(base[0])
+    expected, floor = reference.losses[name], reference.floors[name]
+    measured = losses(run, reference.teacher(run), execution, reference.steps, init=init)
+    differences = compare(measured, expected)
+    first = abs(measured[0] - expected[0]) / abs(expected[0])
     return {
         "method": name,
         "device": execution.torch_device.type,
         "precision": execution.precision,
-        "loss_first": base[0],
-        "loss_last": base[-1],
+        "loss_first": expected[0],
+        "loss_last": expected[-1],
         "first": first,
-        **found,
+        **differences,
         "floor": floor,
-        "within": first <= FIRST and found["gap"] <= GAP + FLOORS * floor,
+        "within": first <= FIRST and differences["gap"] <= GAP + FLOORS * floor,
     }

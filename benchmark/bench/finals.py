@@ -1,7 +1,9 @@
-"""Whether bf16 changes a result: final `quick` top-1 of every method over many seeds, in fp32 and in bf16, paired by seed.
+"""`bench finals`: whether bf16 changes a result.
 
-Both precisions have the same teachers (trained in fp32), start and batches. What single runs differ by is chaos (256 test images: one is
-0.39 points), so only the mean over seeds says something, and the interval says how little.
+Every method is trained under profile quick over many seeds, in fp32 and in bf16, and the last top-1 is paired
+by seed. Both precisions have the same teachers (trained in fp32), the same initial weights and the same
+batches. Single runs differ by chaos (of 256 test images, one is 0.39 points), so only the mean over seeds is
+informative; its interval says how precisely it is known.
 """
 
 from __future__ import annotations
@@ -23,35 +25,42 @@ from benchmark.training.pack import train_pack
 from results.store import Store
 
 Finals = dict[str, dict[str, dict[int, float]]]
-"""Method, precision, seed -> last top-1 in percent."""
+"""Method -> precision -> seed -> last top-1 in percent."""
 
 
 def measure(
-    methods: Sequence[tuple[str, str]], seeds: int, precisions: Sequence[str], told: Callable[[str], None]
+    methods: Sequence[tuple[str, str]],
+    seeds: int,
+    *,
+    precisions: Sequence[str],
+    on_seed: Callable[[str], None],
 ) -> Finals:
-    """Trains `(method, student)`s under seeds 0, 1, ... in each precision; a run that diverged has no number. One that fails is an error."""
-    found: Finals = {m: {p: {} for p in precisions} for m, _ in methods}
+    """Train each `(method, student)` with the seeds 0, 1, ... in each precision.
+
+    A run that diverged has no value. Raise `InputError` if a run fails. on_seed: called with a line of text
+    after each seed.
+    """
+    top1: Finals = {m: {p: {} for p in precisions} for m, _ in methods}
     with tempfile.TemporaryDirectory() as folder:
         base = Store(Path(folder) / "base")
         for seed in range(seeds):
-            runs = [small_run(m, seed, s) for m, s in methods]
+            runs = [small_run(method, seed, student) for method, student in methods]
             _train([n for r in runs for n in r.needs_runs], base, "fp32")
             for precision in precisions:
-                here = Path(folder) / f"{precision}-{seed}"
-                shutil.copytree(base.folder, here)
-                store = Store(here)
+                store = Store(Path(folder) / f"{precision}-{seed}")
+                shutil.copytree(base.folder, store.folder)
                 _train(runs, store, precision)
                 for run in runs:
                     record = store.record(run.key) or {}
                     if record["status"] == "done":
-                        found[run.method][precision][seed] = record["top1_last"]
-                shutil.rmtree(here)
-            told(f"seed {seed}")
-    return found
+                        top1[run.method][precision][seed] = record["top1_last"]
+                shutil.rmtree(store.folder)
+            on_seed(f"seed {seed}")
+    return top1
 
 
 def _train(runs: Sequence[Run], store: Store, precision: str) -> None:
-    """Trains runs, and before them what they need, packed as `run` would."""
+    """Train runs and the runs that they need, in the packs that `run` would make."""
     needed = {n.key: n for r in runs for n in r.needs_runs}
     if missing := [n for n in needed.values() if not store.is_done(n.key)]:
         _train(missing, store, precision)

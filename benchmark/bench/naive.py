@@ -1,5 +1,8 @@
-"""The loop as everyone writes it: PIL transforms in a DataLoader with 8 workers, fp32, eager, contiguous memory, one student with a teacher
-pass of its own, `.item()` each step. Its loss is KD's, the cheapest of a table's: a comparison with it never flatters the packs.
+"""The training loop that is usually written, to compare ours with.
+
+PIL transforms in a DataLoader with 8 workers, fp32, eager mode, contiguous memory, one student with its own
+teacher pass, `.item()` in each step. Its loss is KD's, the cheapest of a table, so that the comparison never
+flatters our packs.
 """
 
 from __future__ import annotations
@@ -20,11 +23,11 @@ WORKERS = 8
 
 
 class PilDataset(torch.utils.data.Dataset[tuple[Any, int]]):
-    """CIFAR as torchvision gives it: an image from the array to PIL and through the transforms, one at a time."""
+    """CIFAR as torchvision gives it: each image goes from the array to PIL and through the transforms."""
 
     def __init__(self, split: Split, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         models.import_torchvision()
-        from torchvision import transforms as t
+        from torchvision import transforms as t  # only after `import_torchvision` has prepared the import
 
         self.images, self.labels = split.images.cpu().numpy(), split.labels.tolist()
         self.transform = t.Compose(
@@ -41,17 +44,19 @@ class PilDataset(torch.utils.data.Dataset[tuple[Any, int]]):
 
 
 class NaiveData:
-    """Batches for ever, from workers that live as long as this does. `close` ends them."""
+    """An endless iterator of batches. Its worker processes live until `close`."""
 
     def __init__(
         self,
         split: Split,
         mean: tuple[float, ...],
         std: tuple[float, ...],
+        *,
         batch_size: int,
         workers: int = WORKERS,
     ) -> None:
-        warnings.filterwarnings("ignore", message="This DataLoader will create")  # 8 workers are the point
+        # torch warns of more workers than cores, but 8 workers are what the usual loop has
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
         self.loader = torch.utils.data.DataLoader(
             PilDataset(split, mean, std),
             batch_size,
@@ -60,9 +65,9 @@ class NaiveData:
             num_workers=workers,
             persistent_workers=workers > 0,
         )
-        self._batches = self._forever()
+        self._batches = self._endless()
 
-    def _forever(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def _endless(self) -> Iterator[tuple[Tensor, Tensor]]:
         while True:
             yield from self.loader
 
@@ -71,29 +76,33 @@ class NaiveData:
         return x, y
 
     def close(self) -> None:
+        """End the worker processes."""
         iterator = getattr(self.loader, "_iterator", None)
         if iterator is not None:
             iterator._shutdown_workers()
 
 
 class Naive:
-    """One student in the naive loop; `step` is one batch."""
+    """One student in the naive loop."""
 
     students = 1
 
-    def __init__(self, teacher: Network, student: str, classes: int, batches: NaiveData, device: str) -> None:
+    def __init__(
+        self, teacher: Network, student: str, num_classes: int, *, batches: NaiveData, device: str
+    ) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            self.student = models.build(student, classes).to(device).train()
-            self.teacher = models.build(teacher.name, classes)
+            self.student = models.build(student, num_classes).to(device).train()
+            self.teacher = models.build(teacher.name, num_classes)
         self.teacher.load_state_dict(teacher.state_dict())
         self.teacher.to(device, memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
         self.optimizer = torch.optim.SGD(self.student.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
-        self.data, self.device = batches, device
+        self.batches, self.device = batches, device
         self.loss = self.top1 = 0.0
 
     def step(self) -> int:
-        x, y = next(self.data)
+        """Train on one batch. Return the number of images."""
+        x, y = next(self.batches)
         x, y = x.to(self.device), y.to(self.device)
         z_s = self.student(x)
         with torch.no_grad():

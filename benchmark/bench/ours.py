@@ -1,4 +1,4 @@
-"""The trainer's side of the bench: real items, real stream, real `Lockstep`, on random images."""
+"""Our training loop as `bench` measures it: real runs, real batch streams and the real `Lockstep`."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from models import Network
 
 
 def random_split(n: int, num_classes: int, seed: int) -> Split:
-    """`n` random images, classes of equal size (or as nearly so as can be)."""
+    """Return `n` random images in classes of equal size (up to one image)."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (n, 32, 32, 3), dtype=torch.uint8, generator=generator)
     return Split(images, torch.arange(n) % num_classes)
 
 
 def pair_runs(table: str, pair: str, profile: str = "paper") -> list[Run]:
-    """Every method of a table on one pair, seed 0: what `run` would train in one pack, the shortest needs first."""
-    found = matrix.expand(matrix.load_table(table), profile, seeds=[0], pairs=[pair])
+    """Return every method of a table on one pair with seed 0: the runs that `run` would train in one pack."""
+    expansion = matrix.expand(matrix.load_table(table), profile, seeds=[0], pairs=[pair])
     return [
         run
-        for cell in found.cells
+        for cell in expansion.cells
         if cell.row.method not in ("teacher", "student")
         for run in cell.runs
         if run.spec.components
@@ -45,14 +45,14 @@ def pair_runs(table: str, pair: str, profile: str = "paper") -> list[Run]:
 
 
 def small_run(method: str, seed: int = 0, student: str = "resnet8") -> Run:
-    """A method on digits with the smallest networks: real images, a loss that falls."""
+    """Return a run on digits with small networks: real images, so that the loss falls."""
     alone = method == "plain" or methods.get(method).self_teacher
     pair = ("none", student) if alone else ("resnet14", student)
     return Resolver().run(Request("digits", "crd", "quick", *pair, method), seed)
 
 
 def build_teacher(run: Run, execution: Execution) -> Network:
-    """The run's teacher with random weights, frozen and in eval mode."""
+    """Return the run's teacher with random weights, frozen and in eval mode."""
     assert run.teacher_ref is not None
     network = run.teacher_ref.network
     with torch.random.fork_rng(devices=[]):
@@ -62,39 +62,42 @@ def build_teacher(run: Run, execution: Execution) -> Network:
     return net
 
 
-def open_items(
+def open_active_runs(
     runs: Sequence[Run],
     split: Split,
     execution: Execution,
     folder: Path,
     teacher: Network | None = None,
-    main: bool = True,
+    at_main_stage: bool = True,
 ) -> tuple[Network | None, list[ActiveRun]]:
-    """The teacher (built unless given) and an item a run. main: put at the start of the main stage, with modules as they are
-    after an initialisation stage that learnt nothing; else at the very start. A head that a method needs is an untrained one."""
+    """Return the teacher (built unless given) and the runs, ready to train.
+
+    at_main_stage: start at the main stage, with modules as they are after an initialisation stage that learnt
+    nothing; otherwise at the first stage. The teacher's head that some methods need is untrained.
+    """
     with_teacher = [r for r in runs if r.teacher_ref is not None]
     if teacher is None and with_teacher:
         teacher = build_teacher(with_teacher[0], execution)
-    items = []
+    active_runs = []
     for i, run in enumerate(runs):
         artifacts: dict[str, dict[str, Tensor]] = {}
         for head in run.heads:
-            trained = ActiveRun.open(head, folder / f"head{i}", execution, teacher, split.labels, {})
-            artifacts[head.method] = trained.objective.method(head.method).state_dict()
-        own = teacher if run.teacher_ref is not None else None
-        item = ActiveRun.open(run, folder / f"item{i}", execution, own, split.labels, artifacts)
-        if main:
-            for stage in item.stages[:-1]:
-                method = item.objective.methods[stage.method]
+            untrained = ActiveRun.open(head, folder / f"head{i}", execution, teacher, split.labels, {})
+            artifacts[head.method] = untrained.objective.method(head.method).state_dict()
+        run_teacher = teacher if run.teacher_ref is not None else None
+        active = ActiveRun.open(run, folder / f"run{i}", execution, run_teacher, split.labels, artifacts)
+        if at_main_stage:
+            for stage in active.stages[:-1]:
+                method = active.objective.methods[stage.method]
                 assert isinstance(method, Method)
                 method.after_init()
-            item.stage_index = len(item.stages) - 1
-        items.append(item)
-    return teacher, items
+            active.stage_index = len(active.stages) - 1
+        active_runs.append(active)
+    return teacher, active_runs
 
 
 class Ours:
-    """A pack that can be stepped one batch at a time, for ever: `next(pack)` is one step of every student."""
+    """A pack that is trained one batch at a time, without end."""
 
     def __init__(
         self,
@@ -104,7 +107,7 @@ class Ours:
         folder: Path,
         teacher: Network | None = None,
     ) -> None:
-        self.teacher, self.items = open_items(runs, split, execution, folder, teacher)
+        self.teacher, self.active_runs = open_active_runs(runs, split, execution, folder, teacher=teacher)
         run = runs[0]
         mean, std = (tuple(run.settings["normalise"][k]) for k in ("mean", "std"))
         self.stream = Stream(
@@ -116,25 +119,24 @@ class Ours:
             drop_last=True,
             seed=run.seed,
         )
-        self.students = len(self.items)
-        self.batch_size = run.recipe.batch_size
-        for item in self.items:
-            item.begin_epoch()
-        self.lockstep = Lockstep(self.items, self.teacher, execution)
+        self.students = len(self.active_runs)
+        for active in self.active_runs:
+            active.begin_epoch()
+        self.lockstep = Lockstep(self.active_runs, self.teacher, execution)
         self.stepper = graphs.stepper_for(execution)
-        self._steps = self.steps()
+        self._steps = self._endless_steps()
 
     def batches(self) -> Iterator[Batch]:
-        """The main stage's batches, epoch after epoch."""
+        """Yield the main stage's batches, epoch after epoch."""
         for epoch in itertools.count(1):
             yield from self.lockstep.batches(self.stream, MAIN, epoch)
 
-    def steps(self) -> Iterator[tuple[int, int]]:
-        """The main stage's steps, epoch after epoch."""
+    def _endless_steps(self) -> Iterator[tuple[int, int]]:
+        """Train the main stage, epoch after epoch. Yield each step's batch size and number of students."""
         for epoch in itertools.count(1):
             yield from self.stepper.steps(self.lockstep, self.stream, MAIN, epoch)
 
     def step(self) -> int:
-        """One batch through the pack; returns its student-images."""
-        size, alive = next(self._steps)
-        return size * alive
+        """Train all students on one batch. Return the number of student-images."""
+        batch_size, students = next(self._steps)
+        return batch_size * students

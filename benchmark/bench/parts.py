@@ -1,5 +1,4 @@
-"""The parts of a step, one by one: data, teacher pass, student's step, each method's loss, evaluation; the fast losses against plain forms;
-compiled networks against eager ones, warm-up included."""
+"""`bench parts` and `bench compile`: the time of each part of a training step."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ import torch
 from benchmark import data
 from benchmark.bench import clock, plain
 from benchmark.bench.cells import naive_data
-from benchmark.bench.ours import Ours, build_teacher, open_items, pair_runs
+from benchmark.bench.ours import Ours, build_teacher, open_active_runs, pair_runs
 from benchmark.data.datasets import Split
 from benchmark.data.stream import Batch
 from benchmark.data.views import NORMAL, ROTATED, VARIANTS
@@ -31,136 +30,112 @@ from benchmark.training.teacher_cache import TeacherCache
 from models import PARTS, Features, Network, kernels
 from models.layers import NormReLU
 
+CACHED_IMAGES = 16
+"""Images that the teacher cache is built of, to measure it."""
 
-def _loss_call(item: ActiveRun, batch: Batch, seen: dict[str, Features]) -> Callable[[], Any]:
-    """The item's whole loss and its gradient back to the student's features, on features that stay: no network runs."""
+PREFETCHED = 24
+"""Batches of the naive loop that are skipped: its workers fetched them before the measurement."""
+
+LOGITS = frozenset({"logits"})
+
+
+def plain_run(run: Run) -> Run:
+    """Return the plain training of a run's student."""
+    return Resolver().run(Request(run.dataset, run.protocol, run.profile, "none", run.student, "plain"), 0)
+
+
+# --- parts of a step --------------------------------------------------------------------------------------
+
+
+def measure_parts(
+    table: str, pair: str, *, split: Split, execution: Execution, budget: float
+) -> list[dict[str, Any]]:
+    """Return rows with the milliseconds of each part, for one batch; of the evaluation, for 1,000 images."""
+    device, rows = execution.device, []
+
+    def add_row(part: str, seconds: float, note: str = "") -> None:
+        rows.append({"table": table, "pair": pair, "part": part, "ms": 1000 * seconds, "note": note})
+
+    def measure(part: str, call: Callable[[], Any], note: str = "") -> None:
+        add_row(part, clock.median_seconds(call, device, budget), note)
+
+    runs = pair_runs(table, pair)
+    statistics, batch_size = runs[0].settings["normalise"], runs[0].recipe.batch_size
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with naive_data(split, statistics["mean"], statistics["std"], batch_size=batch_size) as naive:
+            for _ in range(PREFETCHED):
+                next(naive)
+            seconds = clock.seconds(lambda: next(naive), device, 48)
+            add_row("data, naive", seconds, "PIL in 8 workers, with nothing else running")
+        teacher = build_teacher(runs[0], execution)
+        alone = Ours([plain_run(runs[0])], split, execution, folder=folder / "plain", teacher=teacher)
+        batches = alone.batches()
+        measure("data, ours", lambda: next(batches), "crop and flip of one batch, with their random draws")
+        batch = next(alone.stream.epoch("main", 1, [NORMAL, ROTATED]))
+        active = alone.active_runs[0]
+        lock = Lockstep([], teacher, execution)
+        x = batch.views[NORMAL.name]
+        measure("teacher pass, logits", lambda: lock.teacher_pass(x, LOGITS))
+        few = split.take(CACHED_IMAGES)
+        normalise = alone.stream.mean, alone.stream.std
+        began = time.perf_counter()
+        cache = TeacherCache.open(folder / "cache", teacher, few, normalise, execution, LOGITS)
+        clock.synchronise(device)
+        passes = len(batch.labels) / (VARIANTS * CACHED_IMAGES)
+        seconds = (time.perf_counter() - began) * passes
+        add_row("teacher cache, built", seconds, f"passes of one batch; {VARIANTS} for each image, once")
+        indices, draws = batch.indices % CACHED_IMAGES, batch.draws[NORMAL.name]
+        measure("teacher cache, read", lambda: cache.features(indices, draws), "the logits of one batch")
+        measure("teacher pass, all parts", lambda: lock.teacher_pass(x, frozenset(PARTS)))
+        measure("student step", lambda: active.step(batch, {}), "forward, backward, SGD; cross-entropy")
+        add_row("evaluation", _evaluation(alone, split.take(1000), execution, budget), "1,000 test images")
+        for run in runs:
+            _, (active,) = open_active_runs([run], split, execution, folder / run.method, teacher=teacher)
+            active.begin_epoch()
+            with torch.no_grad(), execution.autocast():
+                views = (NORMAL.name, ROTATED.name)
+                teacher_features = {v: teacher.features(batch.views[v]).float32() for v in views}
+            call = _loss_call(active, batch, teacher_features)
+            measure(f"loss {run.method}", call, "with its gradient to the features")
+    return rows
+
+
+def _loss_call(active: ActiveRun, batch: Batch, teacher_features: dict[str, Features]) -> Callable[[], Any]:
+    """Return a function that computes the run's loss and its gradient with respect to the student's features.
+
+    The features are computed once, so that no network runs when the function is called.
+    """
     with torch.no_grad():
-        passed = item.student_features(batch, item.stage.needs)
-    parameters = [p for p in item.objective.parameters() if p.requires_grad]
+        passed = active.student_features(batch, active.stage.needs)
+    parameters = [p for p in active.objective.parameters() if p.requires_grad]
 
     def call() -> None:
-        students = {n: f.map(lambda t: t.detach().requires_grad_(True)) for n, f in passed.items()}
+        students = {n: f.map(lambda tensor: tensor.detach().requires_grad_(True)) for n, f in passed.items()}
         steps = {
-            name: Step(batch.labels, batch.indices, batch.views, students, seen, generator)
-            for name, generator in item.generators.items()
+            name: Step(batch.labels, batch.indices, batch.views, students, teacher_features, generator)
+            for name, generator in active.generators.items()
         }
-        total, _ = item.objective(steps)
+        total, _ = active.objective(steps)
         leaves = [t for f in students.values() for t in f.tensors()]
         torch.autograd.grad(total, [*leaves, *parameters], allow_unused=True)
-        item.objective.after_step()
+        active.objective.after_step()
 
     return call
 
 
-def plain_run(run: Run) -> Run:
-    """The student of a run, trained alone."""
-    return Resolver().run(Request(run.dataset, run.protocol, run.profile, "none", run.student, "plain"), 0)
-
-
-def measure_parts(
-    table: str, pair: str, split: Split, execution: Execution, budget: float
-) -> list[dict[str, Any]]:
-    """Rows `part, ms`: all of one batch, the evaluation of 1,000 images."""
-    device, rows = execution.device, []
-
-    def row(part: str, seconds: float, what: str = "") -> None:
-        rows.append({"table": table, "pair": pair, "part": part, "ms": 1000 * seconds, "note": what})
-
-    runs = pair_runs(table, pair)
-    recipe, normalise = runs[0].recipe, runs[0].settings["normalise"]
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        with naive_data(split, normalise["mean"], normalise["std"], recipe.batch_size) as batches:
-            for _ in range(24):
-                next(batches)  # what was fetched ahead
-            row(
-                "data, naive",
-                clock.seconds(lambda: next(batches), device, 48),
-                "PIL in 8 workers, nothing else running",
-            )
-        teacher = build_teacher(runs[0], execution)
-        alone = Ours([plain_run(runs[0])], split, execution, folder / "plain", teacher)
-        made = alone.batches()
-        row(
-            "data, ours",
-            clock.settled(lambda: next(made), device, budget),
-            "crop and flip of one batch, draws included",
-        )
-        batch = next(alone.stream.epoch("main", 1, [NORMAL, ROTATED]))
-        item = alone.items[0]
-        lock = Lockstep([], teacher, execution)
-        x = batch.views[NORMAL.name]
-        row(
-            "teacher pass, logits",
-            clock.settled(lambda: lock.teacher_pass(x, frozenset({"logits"})), device, budget),
-        )
-        for what, seconds, note in _table(alone, teacher, split, execution, batch, folder, budget):
-            row(what, seconds, note)
-        row(
-            "teacher pass, all parts",
-            clock.settled(lambda: lock.teacher_pass(x, frozenset(PARTS)), device, budget),
-        )
-        row(
-            "student step",
-            clock.settled(lambda: item.step(batch, {}), device, budget),
-            "forward, backward, SGD; cross-entropy",
-        )
-        row("evaluation", _evaluation(alone, split.take(1000), execution, budget), "1,000 test images")
-        for run in runs:
-            _, (one,) = open_items([run], split, execution, folder / run.method, teacher)
-            one.begin_epoch()
-            with torch.no_grad(), execution.autocast():
-                seen = {v: teacher.features(batch.views[v]).float32() for v in (NORMAL.name, ROTATED.name)}
-            row(
-                f"loss {run.method}",
-                clock.settled(_loss_call(one, batch, seen), device, budget),
-                "and its gradient to the features",
-            )
-    return rows
-
-
-TABLE_IMAGES = 16
-
-
-def _table(
-    ours: Ours,
-    teacher: Network,
-    split: Split,
-    execution: Execution,
-    batch: Batch,
-    folder: Path,
-    budget: float,
-) -> list[tuple[str, float, str]]:
-    """The exact teacher cache in place of the pass: what a batch's worth of its passes takes while it is built, and a batch's rows read."""
-    few = split.take(TABLE_IMAGES)
-    normalise, size = (ours.stream.mean, ours.stream.std), len(batch.labels)
-    began = time.perf_counter()
-    table = TeacherCache.open(folder / "table", teacher, few, normalise, execution, frozenset({"logits"}))
-    clock.synchronise(execution.device)
-    built = (time.perf_counter() - began) * size / (VARIANTS * len(few.labels))
-    indices, draws = batch.indices % len(few.labels), batch.draws[NORMAL.name]
-    read = clock.settled(lambda: table.features(indices, draws), execution.device, budget)
-    return [
-        (
-            "teacher table, built",
-            built,
-            f"as many passes as a batch has images; {VARIANTS} an image are made once",
-        ),
-        ("teacher table, read", read, "the logits of one batch"),
-    ]
-
-
 def _evaluation(alone: Ours, test: Split, execution: Execution, budget: float) -> float:
-    student = alone.items[0].student
+    student = alone.active_runs[0].student
     assert student is not None
-    mean, std = alone.stream.mean, alone.stream.std
-    return clock.settled(
-        lambda: evaluate(student, test, mean, std, execution), execution.device, budget, least=1
-    )
+    call = functools.partial(evaluate, student, test, alone.stream.mean, alone.stream.std, execution)
+    return clock.median_seconds(call, execution.device, budget, least=1)
+
+
+# --- fast forms against plain ones ------------------------------------------------------------------------
 
 
 def measure_forms(budget: float) -> list[dict[str, Any]]:
-    """Each fast loss against its plain form: value, gradient, milliseconds of both (fp32, on the CPU)."""
+    """Compare each fast loss with its plain form: value, gradient and milliseconds, in fp32 on the CPU."""
     rows = []
     for pair in plain.pairs():
         torch.manual_seed(0)
@@ -169,7 +144,7 @@ def measure_forms(budget: float) -> list[dict[str, Any]]:
         times = {}
         for name, form in (("ours", pair.ours), ("plain", pair.plain)):
             call = functools.partial(plain.value_and_gradient, form, student, teacher)
-            times[name] = clock.settled(call, "cpu", budget)
+            times[name] = clock.median_seconds(call, "cpu", budget)
         rows.append(
             {
                 "loss": pair.name,
@@ -184,21 +159,23 @@ def measure_forms(budget: float) -> list[dict[str, Any]]:
 
 
 NORMS = ((16, 32), (32, 16), (64, 8), (58, 16), (240, 16), (512, 4))
-"""Channels and side of maps of the tables' networks."""
+"""Channels and side of feature maps in the tables' networks."""
 
 
 def measure_norms(budget: float) -> list[dict[str, Any]]:
-    """Batch norm with ReLU, without and with a shortcut, forward and backward: milliseconds of the kernels (models/kernels.py) and of PyTorch's
-    operators, both in bf16 on this thread's number of threads."""
+    """Compare our kernels (models/kernels.py) with PyTorch's operators: batch norm with ReLU, forward and
+    backward, with and without a shortcut, in bf16 and on the current number of threads."""
     rows = []
-    for (channels, side), summed in itertools.product(NORMS, (False, True)):
+    for (channels, side), shortcut in itertools.product(NORMS, (False, True)):
         torch.manual_seed(0)
-        x, grad, beside = (
+        x, grad, added = (
             torch.randn(64, channels, side, side).bfloat16().contiguous(memory_format=torch.channels_last)
             for _ in range(3)
         )
         norm = NormReLU(channels)
-        inputs = [x.requires_grad_(), norm.weight, norm.bias, *([beside.requires_grad_()] if summed else [])]
+        inputs = [x.requires_grad_(), norm.weight, norm.bias]
+        if shortcut:
+            inputs.append(added.requires_grad_())
 
         def step(
             norm: NormReLU = norm, inputs: list[torch.Tensor] = inputs, grad: torch.Tensor = grad
@@ -206,14 +183,14 @@ def measure_norms(budget: float) -> list[dict[str, Any]]:
             return torch.autograd.grad(norm(inputs[0], *inputs[3:]), inputs, grad)
 
         ms = {}
-        for own in (True, False):
-            with kernels.using(own):
-                ms[own] = 1000 * clock.settled(step, "cpu", budget)
+        for with_kernels in (True, False):
+            with kernels.using(with_kernels):
+                ms[with_kernels] = 1000 * clock.median_seconds(step, "cpu", budget)
         rows.append(
             {
                 "channels": channels,
                 "side": side,
-                "shortcut": summed,
+                "shortcut": shortcut,
                 "own_ms": ms[True],
                 "pytorch_ms": ms[False],
                 "ratio": ms[False] / ms[True],
@@ -222,46 +199,43 @@ def measure_norms(budget: float) -> list[dict[str, Any]]:
     return rows
 
 
+# --- torch.compile ----------------------------------------------------------------------------------------
+
+
 def measure_compile(
-    pairs: Sequence[tuple[str, str]], split: Split, execution: Execution, budget: float
+    pairs: Sequence[tuple[str, str]], *, split: Split, execution: Execution, budget: float
 ) -> list[dict[str, Any]]:
-    """`torch.compile` of the teacher's pass and of the student's network, in the real step: seconds of warm-up, milliseconds before and
-    after, and after how many epochs the warm-up is paid back (None: never)."""
+    """Measure `torch.compile` of the teacher's pass and of the student's step, for each `(table, pair)`.
+
+    A row has the milliseconds before and after, the seconds of warm-up, and the number of epochs after which
+    the warm-up is paid back (None: never).
+    """
     rows = []
     for table, pair in pairs:
         run = next(r for r in pair_runs(table, pair) if r.method == "kd")
         steps = data.info(run.dataset).train_images // run.recipe.batch_size
         with tempfile.TemporaryDirectory() as name:
-            ours = Ours([plain_run(run)], split, execution, Path(name), build_teacher(run, execution))
-            item, batch = ours.items[0], next(ours.batches())
-            assert item.student is not None
+            ours = Ours([plain_run(run)], split, execution, Path(name), teacher=build_teacher(run, execution))
+            active, batch = ours.active_runs[0], next(ours.batches())
+            assert active.student is not None
             teacher = build_teacher(run, execution)
-            for what, net in (("teacher", teacher), ("student", item.student)):
-                rows.append(
-                    {
-                        "pair": pair,
-                        "network": net.name,
-                        "what": what,
-                        **_compiled(what, net, item, batch, execution, budget, steps),
-                    }
-                )
+            lock = Lockstep([], teacher, execution)
+            x = batch.views[NORMAL.name]
+            calls: tuple[tuple[str, Network, Callable[[], Any]], ...] = (
+                ("teacher", teacher, functools.partial(lock.teacher_pass, x, LOGITS)),
+                ("student", active.student, functools.partial(active.step, batch, {})),
+            )
+            for what, net, call in calls:
+                times = _compiled(net, call, device=execution.device, budget=budget, steps=steps)
+                rows.append({"pair": pair, "network": net.name, "what": what, **times})
     return rows
 
 
 def _compiled(
-    what: str, net: Network, item: ActiveRun, batch: Batch, execution: Execution, budget: float, steps: int
+    net: Network, call: Callable[[], Any], *, device: str, budget: float, steps: int
 ) -> dict[str, Any]:
-    if what == "teacher":
-        lock = Lockstep([], net, execution)
-
-        def call() -> Any:
-            return lock.teacher_pass(batch.views[NORMAL.name], frozenset({"logits"}))
-    else:
-
-        def call() -> Any:
-            return item.step(batch, {})
-
-    before = clock.settled(call, execution.device, budget)
+    """Time `call`, which runs the network, before and after compiling it. steps: those of an epoch."""
+    before = clock.median_seconds(call, device, budget)
     began = time.perf_counter()
     try:
         net.compile()
@@ -269,7 +243,7 @@ def _compiled(
     except Exception as error:
         return {"eager_ms": 1000 * before, "error": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
     warm_up = time.perf_counter() - began
-    after = clock.settled(call, execution.device, budget)
+    after = clock.median_seconds(call, device, budget)
     saved = (before - after) * steps
     return {
         "eager_ms": 1000 * before,

@@ -1,4 +1,4 @@
-"""Losses written the plain way, as their papers' code writes them: what the methods' faster forms are compared with, value and time."""
+"""Losses as the papers' code computes them, to compare the values and times of our faster forms with."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ def nst_plain(f_s: Tensor, f_t: Tensor) -> Tensor:
 
 
 def rkd_plain(f_s: Tensor, f_t: Tensor) -> Tensor:
-    """Distances from inner products, boolean masks, angles by normalised differences (RepDistiller distiller_zoo/RKD.py)."""
+    """Distances from inner products, boolean masks, angles from normalised differences.
+
+    (RepDistiller distiller_zoo/RKD.py)
+    """
 
     def distances(e: Tensor) -> Tensor:
         square = e.pow(2).sum(1)
@@ -68,7 +71,7 @@ def pkt_ours(f_s: Tensor, f_t: Tensor) -> Tensor:
 
 
 def sp_plain(f_s: Tensor, f_t: Tensor) -> Tensor:
-    """Maps flattened in NCHW order, whatever the memory's (RepDistiller distiller_zoo/SP.py)."""
+    """Maps flattened in NCHW order, whatever their memory format (RepDistiller distiller_zoo/SP.py)."""
     a, b = f_s.reshape(len(f_s), -1), f_t.reshape(len(f_t), -1)
     g_s, g_t = F.normalize(a @ a.t()), F.normalize(b @ b.t())
     return (g_t - g_s).square().sum() / len(f_s) ** 2
@@ -80,12 +83,13 @@ def sp_ours(f_s: Tensor, f_t: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Pair:
-    """A loss in two forms of one value. inputs: `() -> (student's, teacher's)` as a 64-image step of CIFAR size has them."""
+    """Two forms of a loss that have the same value."""
 
     name: str
     ours: Loss
     plain: Loss
     inputs: Callable[[], tuple[Tensor, Tensor]]
+    """Make random features of student and teacher, in the sizes of a step of 64 CIFAR images."""
 
 
 def _maps(channels: int, side: int) -> Callable[[], tuple[Tensor, Tensor]]:
@@ -104,7 +108,10 @@ def _vectors(n: int) -> tuple[Tensor, Tensor]:
 
 
 def crd_pair(rows: int = 50_000, negatives: int = 16_384) -> Pair:
-    """CRD's scores, squared and averaged, so that a gradient flows to the anchors; the bank stands in the teacher's place."""
+    """CRD's scores, squared and averaged so that a gradient flows to the anchors.
+
+    The memory bank takes the place of the teacher's features.
+    """
     index = torch.randint(rows, (64, negatives + 1), generator=torch.Generator().manual_seed(0))
     return Pair(
         "crd: product with the bank, then gather",
@@ -115,19 +122,19 @@ def crd_pair(rows: int = 50_000, negatives: int = 16_384) -> Pair:
 
 
 def pairs() -> list[Pair]:
-    """The five; maps are those of the stages of wrn_40_2's pairs, vectors its embeddings."""
+    """Return all pairs. Maps have the sizes of wrn_40_2's stages, vectors of its embeddings."""
     return [
         crd_pair(),
         Pair("nst: batched product, 32 channels of 32x32", nst.discrepancy, nst_plain, _maps(32, 32)),
         Pair("nst: batched product, 128 channels of 8x8", nst.discrepancy, nst_plain, _maps(128, 8)),
         Pair("rkd: from inner products, no boolean masks", rkd_ours, rkd_plain, lambda: _vectors(128)),
         Pair("pkt", pkt_ours, pkt_plain, lambda: _vectors(128)),
-        Pair("sp: in the memory's own order", sp_ours, sp_plain, _maps(128, 8)),
+        Pair("sp: flattened in memory order", sp_ours, sp_plain, _maps(128, 8)),
     ]
 
 
 def value_and_gradient(loss: Loss, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss of copies of these inputs, and its gradient to the student's."""
+    """Return the loss, and its gradient with respect to the student's features. The inputs stay unchanged."""
     leaf = student.detach().clone().requires_grad_(True)
     value = loss(leaf, teacher)
     (gradient,) = torch.autograd.grad(value, leaf)

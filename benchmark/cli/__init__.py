@@ -1,1 +1,1 @@
-"""The command line, one file for a family of verbs. Only here may every room be seen."""
+"""The verbs of the command line, one file for each or for a few that belong together."""

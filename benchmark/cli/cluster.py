@@ -6,56 +6,63 @@ import argparse
 from typing import Any
 
 from benchmark import data
-from benchmark.cli import common
-from benchmark.cli.common import plural, say
+from benchmark.cli import common, options
+from benchmark.cli.common import plural, print_note
+from benchmark.cli.selection import select
 from benchmark.errors import InputError
 from benchmark.spec import cost, imported
 from benchmark.spec.runs import closure
 from benchmark.training.execution import has_gpu
+from slurm import commands
+from slurm.cluster import load_cluster
+from slurm.state import cancel
+from slurm.submit import format_report, submit_runs
 
 
 def register(verbs: Any) -> None:
-    p = verbs.add_parser(
-        "submit", help="submit what is missing to a Slurm cluster; returns at once and can be repeated"
+    p = options.add_verb(
+        verbs,
+        "submit",
+        summary="submit a table's missing runs to a Slurm cluster",
+        details="Submits the missing runs as job arrays and returns at once. Students start when their "
+        "teachers are done. It can be repeated: runs that are done, queued or running are not submitted "
+        "again. Device, precision and threads come from the cluster file.",
+        example="submit crd-table1 --cluster lab --dry-run",
     )
-    common.add_selection(p, usual="paper if the cluster file says GPUs, quick if not")
-    common.add_places(p)
-    common.add_json(p)
+    options.add_selection_options(p, default_profile="paper on a cluster with GPUs, quick on one without")
+    options.add_folder_options(p)
+    options.add_json_option(p)
     p.add_argument(
         "--cluster",
         required=True,
         metavar="NAME",
-        help="a file of slurm/clusters, or the path of such a .toml file",
+        help="NAME of a built-in file of slurm/clusters or of clusters/NAME.toml in the working folder, "
+        "or the path of a cluster file (.toml)",
     )
     p.add_argument(
         "--dry-run",
         action="store_true",
-        help="print the batch scripts, arrays, dependencies, runs and hours; submit nothing",
+        help="submit nothing; print the batch scripts, arrays, dependencies, runs and hours",
     )
-    p.add_argument(
-        "--pack",
-        type=int,
-        default=0,
-        metavar="N",
-        help="most runs behind one teacher pass (default: the cluster file's)",
-    )
-    common.add_keep(p)
-    common.add_teacher_cache(p)
+    options.add_pack_option(p, default="the cluster file's")
+    options.add_keep_option(p)
+    options.add_teacher_cache_option(p)
     p.set_defaults(do=do_submit)
 
-    p = verbs.add_parser(
-        "cancel", help="cancel a table's jobs; what was trained is kept, and submit goes on from there"
+    p = options.add_verb(
+        verbs,
+        "cancel",
+        summary="cancel a table's Slurm jobs",
+        details="Cancels the queued and running jobs of the chosen runs. Their checkpoints are kept, and "
+        "`submit` continues from there. A job that also trains other runs is not cancelled.",
+        example="cancel crd-table1",
     )
-    common.add_selection(p)
-    common.add_places(p)
+    options.add_selection_options(p)
+    options.add_folder_options(p)
     p.set_defaults(do=do_cancel)
 
 
 def do_submit(args: argparse.Namespace) -> int:
-    from slurm import commands
-    from slurm.cluster import load_cluster
-    from slurm.submit import format_report, submit_runs
-
     cluster = load_cluster(args.cluster)
     if not args.dry_run:
         commands.require_slurm()  # before anything is downloaded
@@ -64,21 +71,21 @@ def do_submit(args: argparse.Namespace) -> int:
     if args.profile is None:
         args.profile = "paper" if cluster.torch_device == "cuda" else "quick"
         if args.profile != ("paper" if has_gpu() else "quick"):
-            say(
-                f"profile {args.profile}, as {cluster.name} has GPUs: give `--profile {args.profile}` to status and table too"
+            print_note(
+                f"profile {args.profile}, by the device of {cluster.name}; the default of this machine is "
+                f"another, so give `--profile {args.profile}` to `status` and `table` too"
             )
     args.device, args.precision = cluster.torch_device, cluster.torch_precision
     args.threads, args.student_threads = cluster.cpus, cluster.student_threads
     settings = common.work_settings_of(args)
-    chosen = common.select(args)
+    chosen = select(args)
     store = common.store_of(args)
     if not args.dry_run:
         waiting = [r for r in closure(chosen.runs) if not store.is_done(r.key)]
         imported.require_weights(ref for r in waiting for ref in (r.teacher_ref, r.evaluates))
+        # Nodes often have no internet access, and jobs that start together would race for the same file.
         for name in sorted({r.dataset for r in chosen.runs}):
-            data.load(
-                name, common.path_of(args.data)
-            )  # nodes often have no way to the internet, and need not race for one file
+            data.load(name, common.path_of(args.data))
     report = submit_runs(
         chosen.runs,
         chosen.expansion.table.name,
@@ -88,7 +95,7 @@ def do_submit(args: argparse.Namespace) -> int:
         dry_run=args.dry_run,
         max_pack=args.pack,
         factor=cost.factor_of(store, cluster.torch_device),
-        say=say,
+        say=print_note,
     )
     if args.json:
         common.print_json(report.json())
@@ -98,16 +105,16 @@ def do_submit(args: argparse.Namespace) -> int:
 
 
 def do_cancel(args: argparse.Namespace) -> int:
-    from slurm import commands
-    from slurm.state import cancel
-
-    chosen = common.select(args)
+    chosen = select(args)
     store = common.store_to_read(args)
     commands.require_slurm()
-    found = cancel(store, {r.key for r in closure(chosen.runs)})
-    for job in found.ids:
+    cancelled = cancel(store, {r.key for r in closure(chosen.runs)})
+    for job in cancelled.ids:
         print(job)
-    for job, why in found.kept:
-        say(f"job {job} is kept: {why}")
-    say(f"{plural(len(found.ids), 'job')} cancelled" if found.ids else "no jobs in the queue")
+    for job, why in cancelled.kept:
+        print_note(f"job {job} is kept: {why}")
+    if cancelled.ids:
+        print_note(f"{plural(len(cancelled.ids), 'job')} cancelled")
+    else:
+        print_note("no job to cancel in the queue")
     return 0

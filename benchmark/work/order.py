@@ -65,7 +65,9 @@ class WorkSettings:
             execution=execution,
             data_folder=self.data,
             keep=self.keep,
-            cached_teachers=teacher_cache_rule.cached_teachers(self.teacher_cache, packs, execution.precision),
+            cached_teachers=teacher_cache_rule.cached_teachers(
+                self.teacher_cache, packs, execution.precision
+            ),
             until=until,
             reporter=reporter or Reporter(),
         )

@@ -23,6 +23,7 @@ import models
 from benchmark.spec import matrix
 from benchmark.spec.plan import closure
 from benchmark.spec.runs import Run
+from benchmark.work.order import WorkSettings
 from results.store import Store
 from slurm import commands, registry
 from slurm.cluster import load_cluster

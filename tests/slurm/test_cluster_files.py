@@ -10,6 +10,7 @@ from slurm_kit import ROOT, drill_runs
 
 from benchmark.__main__ import main
 from benchmark.errors import InputError
+from benchmark.work.order import WorkSettings
 from results.store import Store
 from slurm.cluster import Cluster, cluster_names, load_cluster
 from slurm.submit import format_report, submit_runs

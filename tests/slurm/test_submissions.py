@@ -11,7 +11,8 @@ from pathlib import Path
 from slurm_kit import ROOT, Drill, outcome, wait_for
 
 from benchmark.spec.plan import make_plan
-from benchmark.work.order import work, work_order
+from benchmark.training.execution import ExecutionRequest
+from benchmark.work.order import WorkSettings, work, work_order
 from results.store import Store
 from slurm import commands, registry, snapshot
 from slurm.state import cancel

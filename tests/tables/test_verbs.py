@@ -10,7 +10,7 @@ import pytest
 import records_kit as kit
 
 from benchmark.__main__ import main
-from benchmark.cli import common
+from benchmark.cli import selection
 from benchmark.spec import matrix
 from results.store import Store
 
@@ -201,7 +201,7 @@ def test_report_shows_the_profile_that_has_records_and_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(matrix, "table_names", lambda: ("crd-table1", "sskd-table3"))
-    monkeypatch.setattr(common, "has_gpu", lambda: False)
+    monkeypatch.setattr(selection, "has_gpu", lambda: False)
     e = matrix.expand(matrix.load_table("sskd-table3"), "paper", seeds=[0])
     store = Store(tmp_path / "runs")
     kit.write(store, [kit.record(e.cells[-1].runs[0], 70.0)])
@@ -225,7 +225,10 @@ def test_a_file_where_a_folder_should_be_is_one_line_and_exit_code_2(
     for option in (*places, "--results"):
         assert main([verb, table, "--profile", "quick", option, str(tmp_path / "file" / "below")]) == 2
         last = capsys.readouterr().err.strip().splitlines()[-1]
-        assert last.startswith("error: ") and "file is no folder; allowed: " in last
+        assert (
+            last.startswith("error: ")
+            and "file is not a folder; give a folder, or a path where one can be made" in last
+        )
 
 
 def test_bibtex_of_a_users_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

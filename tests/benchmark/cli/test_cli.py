@@ -1,4 +1,4 @@
-"""The front door: wrong input is one line and exit code 2; the verbs do what they say on a miniature."""
+"""The command line: wrong input is one line and exit code 2, and the verbs work on a small table."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_every_verb_has_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert stop.value.code == 0 and "usage" in capsys.readouterr().out
 
 
-def test_help_says_where_files_go_and_what_is_usual(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_names_output_folders_and_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     def text(verb: str) -> str:
         with pytest.raises(SystemExit):
             parser().parse_args([verb, "--help"])
@@ -169,13 +169,12 @@ def test_help_says_where_files_go_and_what_is_usual(capsys: pytest.CaptureFixtur
         and "default: tables/out" in text("reproduce")
         and "default: report" in text("report")
     )
-    assert "else paper if the cluster file says GPUs" in text("submit") and "else paper with a GPU" in text(
-        "run"
-    )
-    assert "of the end of each log (default: 40)" in text("logs")
+    assert "else paper on a cluster with GPUs" in text("submit")
+    assert "else paper with a GPU" in text("run")
+    assert "the last N lines of each log (default: 40)" in text("logs")
 
 
-def test_what_an_interrupted_pack_did_not_end_is_not_counted(
+def test_runs_that_an_interruption_left_unfinished_are_not_counted(
     table: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs = matrix.expand(matrix.load_table(table), "quick").runs[:2]
@@ -190,46 +189,46 @@ def test_what_an_interrupted_pack_did_not_end_is_not_counted(
         assert capsys.readouterr().err.startswith(said)
 
 
-def test_run_then_again_status_logs_retry_clean(
+def test_run_status_logs_retry_and_clean_work_together(
     tmp_path: Path, table: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs = tmp_path / "runs"
-    places = ["--results", str(runs)]
-    assert main(["run", table, *FAST, *places]) == 0
-    assert main(["run", table, *FAST, *places]) == 0
+    folders = ["--results", str(runs)]
+    assert main(["run", table, *FAST, *folders]) == 0
+    assert main(["run", table, *FAST, *folders]) == 0
     assert "nothing to train: 3 runs done" in capsys.readouterr().err
-    assert main(["status", table, *FAST[:6], *places, "--json"]) == 0
+    assert main(["status", table, *FAST[:6], *folders, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert sum(r["done"] for r in rows) == 3
     key = next(p.parent.relative_to(runs).as_posix() for p in runs.rglob("record.json") if "/kd/" in str(p))
-    assert main(["logs", "resnet14:resnet8/kd", *places]) == 0
+    assert main(["logs", "resnet14:resnet8/kd", *folders]) == 0
     out = capsys.readouterr().out
     assert key in out and "top-1 last" in out
-    # a failure is kept, left out, and forgotten by retry
+    # A failure is stored, its run is skipped, and `retry` forgets it.
     store = Store(runs)
     record = (store.path(key) / "record.json").read_text()
     (store.path(key) / "record.json").unlink()
     store.write_failure(key, "planted", "Traceback", "now")
-    assert main(["run", table, *FAST, *places]) == 1
-    assert main(["retry", table, *FAST[:6], *places]) == 0
+    assert main(["run", table, *FAST, *folders]) == 1
+    assert main(["retry", table, *FAST[:6], *folders]) == 0
     assert key in capsys.readouterr().out
-    assert main(["run", table, *FAST, *places]) == 0 and store.is_done(key)
-    # clean: an old key is shown, and removed only on request; a damaged record never
+    assert main(["run", table, *FAST, *folders]) == 0 and store.is_done(key)
+    # `clean` lists an old key and removes it only with --yes; it never removes a damaged record.
     old = runs / f"{key[:-10]}{'0' * 10}"
     shutil.copytree(store.path(key), old)
     (old / "record.json").write_text(record.replace(key, old.relative_to(runs).as_posix()))
     damaged = runs / "digits" / "damaged"
     damaged.mkdir()
     (damaged / "record.json").write_text("{")
-    assert main(["clean", *places]) == 0 and old.exists()
-    assert main(["clean", *places, "--yes"]) == 0 and not old.exists()
+    assert main(["clean", *folders]) == 0 and old.exists()
+    assert main(["clean", *folders, "--yes"]) == 0 and not old.exists()
     assert damaged.exists() and store.is_done(key)
 
 
 def test_another_setting_is_another_run(tmp_path: Path, table: str) -> None:
-    places = ["--results", str(tmp_path)]
-    assert main(["run", table, *FAST, *places]) == 0
-    assert main(["run", table, *FAST, *places, "--set", "kd.temperature=8"]) == 0
+    folders = ["--results", str(tmp_path)]
+    assert main(["run", table, *FAST, *folders]) == 0
+    assert main(["run", table, *FAST, *folders, "--set", "kd.temperature=8"]) == 0
     assert len(list(tmp_path.rglob("kd/*/record.json"))) == 2
 
 
@@ -243,10 +242,10 @@ def test_plan_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     )
 
 
-def test_what_would_be_submitted_is_shown_without_slurm(
+def test_a_dry_run_needs_no_slurm(
     table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The suite without services sees it too when a setting that jobs are told is one that `submit` does not know."""
+    """A dry run needs no Slurm. It fails if `submit` does not know a setting of its jobs."""
     monkeypatch.setenv("PATH", str(tmp_path))
     assert (
         main(
@@ -268,7 +267,7 @@ def test_what_would_be_submitted_is_shown_without_slurm(
     assert not (tmp_path / "runs").exists()
 
 
-def test_submit_reads_what_run_reads_of_the_environment(
+def test_submit_reads_the_same_environment_variables_as_run(
     table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("KEEP", "none")

@@ -1,4 +1,4 @@
-"""`clean` removes runs and nothing else: what is not ours, not understood or being worked on is kept and named."""
+"""`clean` removes stale runs and nothing else: it keeps what it does not understand or what is being used."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 
 from benchmark import methods
 from benchmark.__main__ import main
-from benchmark.cli import state
 from benchmark.errors import InputError
 from benchmark.spec.resolver import Resolver
 from benchmark.spec.runs import Request
+from benchmark.work import stale
 from results.files import Claim
 from results.store import Store, load
 
@@ -23,17 +23,18 @@ RUN = Resolver().run(Request("cifar100", "crd", "quick", "resnet14", "resnet8", 
 
 
 def finished(runs: Path, key: str = KEY, order: Any = None, **changes: Any) -> Path:
-    """A finished run whose key is an old one, unless its order is another."""
+    """Write a finished run. Its key does not fit its order, so that it is stale, unless an order is given."""
     order = {**RUN.order(), "key": key, **changes} if order is None else order
     Store(runs).write_record(
         key,
-        {"schema": 1, "key": key, "dataset": "cifar100", "protocol": "crd", "profile": "quick", "teacher": "resnet14", "student": "resnet8",
-         "method": "kd", "seed": 0, "status": "done", "settings": {}, "order": order},
+        {"schema": 1, "key": key, "dataset": "cifar100", "protocol": "crd", "profile": "quick",
+         "teacher": "resnet14", "student": "resnet8", "method": "kd", "seed": 0, "status": "done",
+         "settings": {}, "order": order},
     )  # fmt: skip
     return runs / key
 
 
-def begun(runs: Path, key: str = KEY) -> Path:
+def started(runs: Path, key: str = KEY) -> Path:
     (runs / key).mkdir(parents=True, exist_ok=True)
     (runs / key / "log.txt").write_text("")
     (runs / key / "checkpoint.pt").write_bytes(b"x")
@@ -51,9 +52,9 @@ def clean(runs: Path, *more: str) -> None:
 def test_only_a_runs_folder_is_removed(
     foreign: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    mine = begun(tmp_path, foreign)
+    mine = started(tmp_path, foreign)
     (mine / "thesis.txt").write_text("mine")
-    run, done = begun(tmp_path, KEY.replace("seed0", "seed1")), finished(tmp_path, RUN.key)
+    run, done = started(tmp_path, KEY.replace("seed0", "seed1")), finished(tmp_path, RUN.key)
     clean(tmp_path, "--unfinished")
     assert (
         (mine / "thesis.txt").exists()
@@ -64,40 +65,40 @@ def test_only_a_runs_folder_is_removed(
     assert "1 folder kept" in capsys.readouterr().err
 
 
-def test_a_measured_teacher_that_was_begun_is_a_run(tmp_path: Path) -> None:
-    run = begun(tmp_path, "cifar100/crd/quick/none-resnet14/imported/0123456789abcdef")
+def test_an_unfinished_measurement_of_a_teacher_is_a_run(tmp_path: Path) -> None:
+    run = started(tmp_path, "cifar100/crd/quick/none-resnet14/imported/0123456789abcdef")
     clean(tmp_path, "--unfinished")
     assert not run.exists()
 
 
 def test_a_folder_with_another_record_in_or_below_it_is_kept(tmp_path: Path) -> None:
-    begun(tmp_path)
+    started(tmp_path)
     (tmp_path / KEY / "record.json").write_text("{")
-    other = begun(tmp_path, KEY.replace("seed0", "seed1"))
+    other = started(tmp_path, KEY.replace("seed0", "seed1"))
     (other / "below").mkdir()
     (other / "below" / "record.json").write_text("{}")
     clean(tmp_path, "--unfinished")
     assert (tmp_path / KEY / "log.txt").exists() and (other / "log.txt").exists()
 
 
-def test_a_run_that_is_worked_on_is_kept_and_named(
+def test_a_claimed_run_is_kept_and_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = begun(tmp_path)
+    run = started(tmp_path)
     claim = Store(tmp_path).claim(KEY)
     assert claim is not None
     clean(tmp_path, "--unfinished")
     assert run.exists() and f"{KEY}: kept: being worked on" in capsys.readouterr().out
     claim.release()
-    # a worker that begins the run between the look and the removal
-    look = state.stale
+    # A worker starts the run after `find_stale` and before its removal.
+    find_stale = stale.find_stale
 
-    def late(store: Store, args: Any) -> Any:
-        found = look(store, args)
+    def find_and_start(store: Store, resolver: Resolver, include_unfinished: bool) -> stale.StaleRuns:
+        runs = find_stale(store, resolver, include_unfinished)
         assert store.claim(KEY) is not None
-        return found
+        return runs
 
-    monkeypatch.setattr(state, "stale", late)
+    monkeypatch.setattr(stale, "find_stale", find_and_start)
     clean(tmp_path, "--unfinished")
     printed = capsys.readouterr()
     assert (
@@ -107,29 +108,29 @@ def test_a_run_that_is_worked_on_is_kept_and_named(
     )
 
 
-def test_a_run_that_finishes_between_the_look_and_the_removal_is_kept(
+def test_a_run_that_finishes_before_its_removal_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = begun(tmp_path)
-    look = state.stale
+    run = started(tmp_path)
+    find_stale = stale.find_stale
 
-    def late(store: Store, args: Any) -> Any:
-        found = look(store, args)
+    def find_and_finish(store: Store, resolver: Resolver, include_unfinished: bool) -> stale.StaleRuns:
+        runs = find_stale(store, resolver, include_unfinished)
         finished(tmp_path)
-        return found
+        return runs
 
-    monkeypatch.setattr(state, "stale", late)
+    monkeypatch.setattr(stale, "find_stale", find_and_finish)
     clean(tmp_path, "--unfinished")
     assert (run / "record.json").exists() and not (run / "claim").exists()
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"method": "mine"}, {"method": "kd+mine"}, {"overrides": [["mine.weight", 2.0]]}, {"student": "mine"}, {"teacher": "mine"},
-     {"protocol": "mine"}, {"profile": "mine"}, {"dataset": "mine"}],
+    [{"method": "mine"}, {"method": "kd+mine"}, {"overrides": [["mine.weight", 2.0]]}, {"student": "mine"},
+     {"teacher": "mine"}, {"protocol": "mine"}, {"profile": "mine"}, {"dataset": "mine"}],
     ids=str,
 )  # fmt: skip
-def test_what_is_unknown_here_is_kept_and_named(
+def test_a_run_with_an_unknown_name_is_kept_and_named(
     changes: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = finished(tmp_path, **changes)
@@ -147,15 +148,17 @@ def test_an_old_key_is_removed_whole(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize(
-    "order", [[1], "x", 3, {}, {"key": KEY}, {**RUN.order(), "overrides": 3}, {**RUN.order(), "method": 3}, {**RUN.order(), "protocol": ["crd"]},
-              {**RUN.order(), "protocol": "mine", "method": 3}], ids=str
+    "order", [[1], "x", 3, {}, {"key": KEY}, {**RUN.order(), "overrides": 3}, {**RUN.order(), "method": 3},
+              {**RUN.order(), "protocol": ["crd"]}, {**RUN.order(), "protocol": "mine", "method": 3}], ids=str
 )  # fmt: skip
 def test_a_record_with_a_damaged_order_is_kept_and_named(
     order: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = finished(tmp_path, order=order)
     clean(tmp_path)
-    assert (run / "record.json").exists() and f"{KEY}: kept: its record" in capsys.readouterr().out
+    assert (run / "record.json").exists()
+    reason = stale.Reason.DAMAGED_ORDER if isinstance(order, dict) else stale.Reason.NO_ORDER
+    assert capsys.readouterr().out == f"{KEY}: kept: {reason.value}\n"
 
 
 @pytest.mark.parametrize(
@@ -191,7 +194,7 @@ def test_a_damaged_claim_has_no_holder(content: str, tmp_path: Path) -> None:
     assert claim is not None and claim.mine()
 
 
-def test_plain_is_not_offered_where_it_does_not_work(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plain_is_only_offered_where_it_is_allowed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["methods", "plain"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: 'plain' is training without a method") and error.count("\n") == 1

@@ -22,15 +22,18 @@ def test_accuracy_by_class_counts_each_class_by_itself() -> None:
     labels = torch.tensor([0, 0, 0, 2, 2, 3])
     z = torch.eye(4)[torch.tensor([0, 0, 1, 2, 2, 0])]
     z[3] = math.nan  # a prediction that is no number is wrong
-    found = per_class(z, labels)
-    assert found[0] == pytest.approx(200 / 3) and found[2:] == [50.0, 0.0] and math.isnan(found[1])
+    by_class = per_class(z, labels)
+    assert by_class[0] == pytest.approx(200 / 3) and by_class[2:] == [50.0, 0.0] and math.isnan(by_class[1])
     z, labels = torch.randn(50, 5), torch.arange(50) % 5
     assert sum(per_class(z, labels)) / 5 == pytest.approx(score(z, labels).top1)
 
 
 @pytest.fixture
 def ten_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A checkpoint of ten classes, and the options that list it; the digits stand in for CIFAR-10, whose checkpoint it counts as."""
+    """Save a checkpoint with ten classes, and return the options that list it.
+
+    A checkpoint with ten classes is taken for one of CIFAR-10; digits replace that data set here.
+    """
     monkeypatch.setitem(data.DATASETS, "cifar10", dataclasses.replace(data.info("digits"), name="cifar10"))
     torch.manual_seed(0)
     (tmp_path / "teachers").mkdir()
@@ -53,16 +56,16 @@ def test_a_checkpoint_is_measured_once_and_listed_with_its_classes(
     assert "not tested (--test)" in capsys.readouterr().out
     assert main([*argv, "--test", "--per-class"]) == 0
     out = capsys.readouterr().out
-    assert "not tested" not in out and "tested" in out and "top-1 by class" in out
+    assert "not tested" not in out and "tested" in out and "top-1 of each class" in out
     assert main([*argv, "--profile", "paper", "--json"]) == 0, "another profile finds it too"
     (row,) = [r for r in json.loads(capsys.readouterr().out) if r["origin"].startswith("imported")]
     assert row["state"] == "tested" and set(row["per_class"]) == set("0123456789")
 
 
-def test_a_checkpoint_of_other_classes_is_said_to_be_left_out(
+def test_a_note_names_a_checkpoint_of_another_data_set(
     ten_classes: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Ten classes are CIFAR-10's, not the digits': a list that silently lacks the checkpoint would look as if the file were not read."""
+    """Ten classes mean CIFAR-10, not digits. Without a note the file would seem not to have been read."""
     assert main(["teachers", "--dataset", "digits", *ten_classes, "--test"]) == 0
     shown = capsys.readouterr()
     assert "imported" not in shown.out
@@ -74,10 +77,10 @@ def test_a_checkpoint_of_other_classes_is_said_to_be_left_out(
     )
 
 
-def test_the_profile_of_the_environment_is_listed(
+def test_teachers_of_the_profile_in_the_environment_are_listed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the data set that the profile trains on: on another nothing is ever trained under it."""
+    """With the data set that the profile trains on; there are no runs of it on another."""
     monkeypatch.setenv("PROFILE", "quick")
     assert main(["teachers", "--results", str(tmp_path), "--json"]) == 0
     assert {r["key"].split("/")[0] + r["key"].split("/")[2] for r in json.loads(capsys.readouterr().out)} == {

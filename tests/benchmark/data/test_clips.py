@@ -283,7 +283,7 @@ def test_a_report_of_all_tables_says_that_it_lacks_the_clips(
         str(tmp_path / "out"),
     ]
     assert main([*argv, "--data", str(tmp_path / "sndd")]) == 0
-    assert f"runs of clips are left out: {tmp_path / 'sndd'} holds none" in capsys.readouterr().err
+    assert f"runs on clips are left out: {tmp_path / 'sndd'} has no clips" in capsys.readouterr().err
     assert main([*argv, "--data", str(folder)]) == 0
     assert "left out" not in capsys.readouterr().err
 
@@ -369,10 +369,12 @@ def test_a_work_order_needs_the_clips_it_was_made_of(folder: Path, tmp_path: Pat
 def test_taggers_are_bit_equal_alone_and_in_an_interrupted_pack(folder: Path, tmp_path: Path) -> None:
     data.register_clips(folder)
     alone, packed = tmp_path / "alone", tmp_path / "packed"
-    for folder_of_runs in (alone, packed):
+    for runs_folder in (alone, packed):
         assert [
             o.status
-            for o in train_pack([tagger("plain", "crnn_64")], Store(place), TrainingOptions(FP32, folder))
+            for o in train_pack(
+                [tagger("plain", "crnn_64")], Store(runs_folder), TrainingOptions(FP32, folder)
+            )
         ] == ["done"]
     runs = [tagger(m) for m in ("iusp", "kd", "at")]
     for options in (TrainingOptions(FP32, folder, until=1), TrainingOptions(FP32, folder)):

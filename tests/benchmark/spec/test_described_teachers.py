@@ -51,7 +51,7 @@ def test_a_wrong_description_is_one_line_and_exit_code_2(
         (
             "quick",
             "resnet56:resnet20",
-            "its checkpoints count for cifar100, and the runs of profile quick are of digits",
+            "its checkpoints are for cifar100, and profile quick trains on digits",
         ),
         ("short", "vgg13:vgg8", "it has none of this table's teachers"),
         ("short", "resnet56:resnet20", ""),
@@ -60,11 +60,9 @@ def test_a_wrong_description_is_one_line_and_exit_code_2(
 def test_unused_teachers_are_reported(
     profile: str, pair: str, problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folders = ["--results", str(tmp_path), "--teachers", str(ROOT / "results" / "reference" / "teachers")]
-    assert main(["plan", "crd-table1", "--profile", profile, "--pairs", pair, *folders]) == 0
-    assert capsys.readouterr().err == (
-        f"TEACHERS: {folders[-1]} is not used here: {problem}\n" if problem else ""
-    )
+    where = ["--results", str(tmp_path), "--teachers", str(ROOT / "results" / "reference" / "teachers")]
+    assert main(["plan", "crd-table1", "--profile", profile, "--pairs", pair, *where]) == 0
+    assert capsys.readouterr().err == (f"TEACHERS: {where[-1]} is not used: {problem}\n" if problem else "")
 
 
 def test_nothing_is_trained_with_a_description(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

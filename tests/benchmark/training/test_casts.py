@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import models
-from benchmark.bench.ours import open_items, small_run
+from benchmark.bench.ours import small_run
 from benchmark.data import load
 from benchmark.data.stream import Stream
 from benchmark.training import casts
@@ -69,9 +69,17 @@ def test_the_steps_of_a_run_are_the_same_as_under_autocast(
     for at_once in (False, True):
         monkeypatch.setattr(Execution, "casts_at_once", property(lambda self, on=at_once: on))
         with execution.applied():
-            teacher, (active,) = open_items([run], split, execution, tmp_path / str(at_once))
+            teacher, (active,) = open_active_runs([run], split, execution, tmp_path / str(at_once))
             mean, std = (tuple(run.settings["normalise"][k]) for k in ("mean", "std"))
-            stream = Stream(split, mean, std, run.spec.sampler, 64, True, run.seed)
+            stream = Stream(
+                split,
+                mean=mean,
+                std=std,
+                sampler=run.spec.sampler,
+                batch_size=64,
+                drop_last=True,
+                seed=run.seed,
+            )
             active.begin_epoch()
             for _ in EagerStepper().steps(Lockstep([active], teacher, execution), stream, "main", 1):
                 pass

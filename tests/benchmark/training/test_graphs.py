@@ -10,7 +10,7 @@ import torch
 from tape import Tape
 from training_kit import FP32, every_method, small_run, train, weights
 
-from benchmark.bench.ours import open_items, random_split
+from benchmark.bench.ours import random_split
 from benchmark.data.stream import Stream
 from benchmark.spec.runs import Run
 from benchmark.training import graphs
@@ -26,8 +26,16 @@ IMAGES, BATCH, EPOCHS = 44, 16, 3  # two full batches and one of 12
 def trained(runs: list[Run], folder: Path, stepper: Stepper, main: bool = True) -> list[ActiveRun]:
     """The runs after a few epochs of one stage."""
     split = random_split(IMAGES, 10, seed=0)
-    teacher, active_runs = open_items(runs, split, FP32, folder, main=main)
-    stream = Stream(split, (0.5,) * 3, (0.5,) * 3, runs[0].spec.sampler, BATCH, False, seed=0)
+    teacher, active_runs = open_active_runs(runs, split, FP32, folder, at_main_stage=main)
+    stream = Stream(
+        split,
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        sampler=runs[0].spec.sampler,
+        batch_size=BATCH,
+        drop_last=False,
+        seed=0,
+    )
     for epoch in range(EPOCHS):
         for active in active_runs:
             active.begin_epoch()

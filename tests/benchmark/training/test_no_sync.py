@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from training_kit import FP32, every_method
 
-from benchmark.bench.ours import open_items, random_split
+from benchmark.bench.ours import random_split
 from benchmark.data.stream import Stream
 from benchmark.spec.runs import Run
 from benchmark.training.lockstep import Lockstep
@@ -57,9 +57,17 @@ class Synchronisations(TorchDispatchMode):
 @pytest.mark.parametrize("run", every_method(), ids=lambda r: r.method)
 def test_an_epoch_of_every_method_never_waits_for_the_device(run: Run, tmp_path: Path) -> None:
     split = random_split(48, 10, seed=0)
-    teacher, active_runs = open_items([run], split, FP32, tmp_path, main=False)
+    teacher, active_runs = open_active_runs([run], split, FP32, tmp_path, at_main_stage=False)
     (active,) = active_runs
-    stream = Stream(split, (0.5,) * 3, (0.5,) * 3, run.spec.sampler, 16, False, seed=0)
+    stream = Stream(
+        split,
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        sampler=run.spec.sampler,
+        batch_size=16,
+        drop_last=False,
+        seed=0,
+    )
     for stage in range(len(active.stages)):
         assert active.stage_index == stage
         next_epoch = active.next_epoch

@@ -1,0 +1,245 @@
+"""The command line's parser, and the options that several verbs share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import textwrap
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from benchmark.spec import matrix, protocols
+from benchmark.text import program_name
+
+PROGRAM = program_name()
+
+KEEP = ("all", "none")
+"""Values of `--keep`."""
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Wraps the help of an option without breaking names at their hyphens, and lists sub-commands
+    in a column."""
+
+    def add_argument(self, action: argparse.Action) -> None:
+        super().add_argument(action)
+        if isinstance(action, argparse._SubParsersAction):
+            # argparse forgets their indentation, and would put the help of long names on the next line.
+            self._action_max_length += 4
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports wrong input in one line, with exit code 2."""
+
+    default_command = ""
+    """The sub-command that is meant where none is named."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and exit. argparse would print the usage too."""
+        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        if self.default_command and args is not None:
+            first = next(iter(args), "-")
+            if first.startswith("-") and first not in ("-h", "--help"):
+                args = [self.default_command, *args]
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown:  # reported here, so that the message names the help of this verb
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return parsed, unknown
+
+
+def wrap(text: str) -> str:
+    """Wrap a paragraph for a terminal of 80 columns."""
+    return textwrap.fill(text, 79, break_on_hyphens=False)
+
+
+def add_verb(verbs: Any, name: str, *, summary: str, details: str, example: str) -> Parser:
+    """Add a verb (or a sub-command of one) to the command line.
+
+    summary: one line for the list of verbs. details: what the verb does, for its own help.
+    example: the arguments of a typical call.
+    """
+    return verbs.add_parser(
+        name,
+        help=summary,
+        description=wrap(details),
+        epilog=f"example:\n  {PROGRAM} {example}",
+        formatter_class=HelpFormatter,
+    )
+
+
+def variable(name: str, default: str = "") -> str:
+    """Return an environment variable, or the default if it is not set or empty."""
+    return os.environ.get(name) or default
+
+
+def add_folder_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("folders")
+    group.add_argument(
+        "--results",
+        default=None,
+        metavar="DIR",
+        help="folder of runs and their records (default: $RESULTS, else results/runs)",
+    )
+    group.add_argument(
+        "--data",
+        default=variable("DATA", "data"),
+        metavar="DIR",
+        help="folder of data sets; missing ones are downloaded (default: $DATA, else data)",
+    )
+    group.add_argument(
+        "--teachers",
+        default=variable("TEACHERS"),
+        metavar="DIR",
+        help="folder of checkpoints to use as teachers instead of training them (default: $TEACHERS)",
+    )
+
+
+def add_selection_options(
+    parser: argparse.ArgumentParser,
+    table: bool = True,
+    single_runs: bool = True,
+    default_profile: str = "paper with a GPU, quick without",
+) -> None:
+    """Add the options that `selection.select` reads.
+
+    table: whether to add the argument TABLE. single_runs: whether to add `--only`; verbs that show whole
+    cells cannot select single runs. default_profile: the default of `--profile`, in words.
+    """
+    if table:
+        names = ", ".join(matrix.table_names())
+        parser.add_argument("table", metavar="TABLE", help=f"a .toml file, or one of {names}")
+    group = parser.add_argument_group("which runs")
+    group.add_argument(
+        "--profile",
+        default=variable("PROFILE") or None,
+        help=f"{', '.join(protocols.PROFILES)} (default: $PROFILE, else {default_profile})",
+    )
+    group.add_argument(
+        "--protocol",
+        default=variable("PROTOCOL") or None,
+        help="train under this protocol instead of the table's own; the results are then not comparable "
+        "with the published values (default: $PROTOCOL)",
+    )
+    group.add_argument(
+        "--seeds",
+        default=variable("SEEDS") or None,
+        metavar="N|A,B,..",
+        help="3: the seeds 0, 1 and 2; 0,3,7: these seeds; 5, with a comma: only seed 5 "
+        "(default: $SEEDS, else those of the table and profile)",
+    )
+    group.add_argument(
+        "--pairs", default=None, metavar="T:S,..", help="only these teacher:student pairs (default: all)"
+    )
+    group.add_argument(
+        "--methods",
+        default=None,
+        metavar="M,..",
+        help="only these methods; the rows Teacher and Student always stay (default: all)",
+    )
+    if single_runs:
+        group.add_argument(
+            "--only",
+            default=None,
+            metavar="PATTERN",
+            help="only runs whose key contains this text or matches this shell pattern",
+        )
+    group.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        dest="settings",
+        help="change a hyper-parameter, e.g. kd.temperature=8, ce=0.5 or recipe.epochs=10; can be repeated; "
+        "runs with other settings have keys and records of their own",
+    )
+
+
+def add_arithmetic_options(group: Any) -> None:
+    """Add the options that `common.arithmetic_of` reads."""
+    add_device_option(group)
+    add_precision_option(group)
+    add_threads_option(group)
+    group.add_argument(
+        "--student-threads",
+        type=int,
+        default=variable("STUDENT_THREADS", "1"),
+        metavar="N",
+        help="CPU threads for one student's step; THREADS / N students are trained side by side "
+        "(default: $STUDENT_THREADS, else 1)",
+    )
+
+
+def add_device_option(group: Any) -> None:
+    group.add_argument(
+        "--device", default=variable("DEVICE", "auto"), help="auto, cpu, cuda (default: $DEVICE, else auto)"
+    )
+
+
+def add_precision_option(group: Any) -> None:
+    group.add_argument(
+        "--precision",
+        default=variable("PRECISION", "auto"),
+        help="auto, fp32, tf32, bf16; recorded with each result, not part of a run's key "
+        "(default: $PRECISION, else auto)",
+    )
+
+
+def add_threads_option(group: Any) -> None:
+    group.add_argument(
+        "--threads",
+        type=int,
+        default=variable("THREADS", "0"),
+        metavar="N",
+        help="number of CPU threads; 0 leaves it to torch (default: $THREADS, else 0)",
+    )
+
+
+def add_training_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("how to train")
+    add_arithmetic_options(group)
+    add_pack_option(group, default="16 on a CPU, 32 on a GPU")
+    add_keep_option(group)
+    add_teacher_cache_option(group)
+
+
+def add_pack_option(group: Any, default: str) -> None:
+    """default: the default size, in words."""
+    group.add_argument(
+        "--pack",
+        type=int,
+        default=0,
+        metavar="N",
+        help=f"train at most N runs behind one teacher pass (default: {default})",
+    )
+
+
+def add_keep_option(group: Any) -> None:
+    group.add_argument(
+        "--keep",
+        default=variable("KEEP", "all"),
+        choices=KEEP,
+        help="which weights of finished runs to keep; none still keeps those that other runs are trained "
+        "with: plain teachers and students, and teachers' heads (default: $KEEP, else all)",
+    )
+
+
+def add_teacher_cache_option(group: Any) -> None:
+    group.add_argument(
+        "--teacher-cache",
+        default=variable("TEACHER_CACHE", "auto"),
+        metavar="auto|on|off",
+        help="store the teacher's logits and embeddings of all 162 crops and flips of each image, and read "
+        "them instead of running the teacher; auto: in bf16, where this saves teacher passes "
+        "(default: $TEACHER_CACHE, else auto)",
+    )
+
+
+def add_json_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")

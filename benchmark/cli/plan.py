@@ -1,0 +1,110 @@
+"""plan: which runs are missing, and what they would cost."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from benchmark.cli import common, options
+from benchmark.cli.common import plural
+from benchmark.cli.selection import Selection, select
+from benchmark.spec import cost, plan
+
+SHOWN_PACKS = 8
+"""Packs of a level that are printed without `--list`."""
+
+
+def register(verbs: Any) -> None:
+    p = options.add_verb(
+        verbs,
+        "plan",
+        summary="show which runs are missing and what they would cost; trains nothing",
+        details="Prints the missing runs of a table as packs, and estimates the hours and disk space that "
+        "they need. Packs of one level can be trained at the same time; a level needs the levels before it.",
+        example="plan crd-table1 --profile paper --list",
+    )
+    options.add_selection_options(p)
+    options.add_folder_options(p)
+    options.add_training_options(p)
+    options.add_json_option(p)
+    p.add_argument("--list", action="store_true", help="print all packs, and the key and state of every run")
+    p.set_defaults(do=do_plan)
+
+
+def _plan(args: argparse.Namespace, chosen: Selection) -> tuple[plan.Plan, dict[str, Any]]:
+    """Return the plan, and its summary in numbers."""
+    execution = common.execution_of(args)
+    store = common.store_to_read(args, may_be_missing=True)
+    planned = plan.make_plan(chosen.runs, store, max_pack=common.max_pack(args, execution))
+    device = "cuda" if chosen.profile == "paper" and args.device == "auto" else execution.torch_device.type
+    return planned, plan.summary(planned, device, keep=args.keep, factor=cost.factor_of(store, device))
+
+
+def _describe(numbers: dict[str, Any]) -> str:
+    hours = float(numbers["gpu_hours"] if "gpu_hours" in numbers else numbers["hours"])
+    unit = "GPU-hours" if "gpu_hours" in numbers else "hours on two CPU cores"
+    amount = f"{hours:.1f}" if hours >= 1 else f"{hours:.3f}"
+    return (
+        f"{plural(numbers['missing'], 'run')} to do in {plural(numbers['packs'], 'pack')}: "
+        f"about {amount} {unit}, {_size(numbers['disk_bytes'])} of disk "
+        f"({_size(numbers['checkpoint_bytes'])} more while the largest pack trains)"
+    )
+
+
+def _size(n: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if n < 1000:
+            return f"{n:.0f} {unit}" if unit in ("B", "kB") else f"{n:.1f} {unit}"
+        n /= 1000
+    return f"{n:.1f} GB"
+
+
+def do_plan(args: argparse.Namespace) -> int:
+    chosen = select(args)
+    planned, numbers = _plan(args, chosen)
+    if args.json:
+        _print_plan_json(chosen, planned, numbers, listed=args.list)
+    else:
+        _print_plan(chosen, planned, numbers, listed=args.list)
+    return 0
+
+
+def _print_plan_json(chosen: Selection, planned: plan.Plan, numbers: dict[str, Any], listed: bool) -> None:
+    packs = [{"name": p.name, "level": p.level, "runs": [r.key for r in p.runs]} for p in planned.packs]
+    runs = [
+        {"key": r.key, "state": planned.states[r.key], "pair": r.pair, "method": r.method, "seed": r.seed}
+        for r in planned.runs
+    ]
+    common.print_json(
+        {
+            "table": chosen.expansion.table.name,
+            "profile": chosen.profile,
+            "dataset": chosen.expansion.dataset,
+            **numbers,
+            **({"plan_runs": runs, "plan_packs": packs} if listed else {}),
+        }
+    )
+
+
+def _print_plan(chosen: Selection, planned: plan.Plan, numbers: dict[str, Any], listed: bool) -> None:
+    expansion = chosen.expansion
+    print(f"{expansion.table.name}: {expansion.table.title}")
+    print(
+        f"profile {chosen.profile} on {expansion.dataset}, {plural(len(expansion.seeds), 'seed')}: "
+        f"{plural(len({c.pair for c in expansion.cells}), 'pair')}, "
+        f"{plural(numbers['runs'], 'run')} with teachers "
+        f"({', '.join(f'{n} {s}' for s, n in sorted(numbers['states'].items()))})"
+    )
+    print(_describe(numbers))
+    print(f"({numbers['assumptions']})")
+    for level in range(planned.levels):
+        packs = planned.level(level)
+        print(f"level {level}: {plural(len(packs), 'pack')}")
+        for p in packs if listed else packs[:SHOWN_PACKS]:
+            print(f"  {p.name}")
+            for r in p.runs if listed else ():
+                print(f"    {r.key}  {planned.states[r.key]}")
+        if len(packs) > SHOWN_PACKS and not listed:
+            print(f"  ... {len(packs) - SHOWN_PACKS} more (--list shows all)")
+    for reason in dict.fromkeys(f"{c.row.label}: {c.reason}" for c in expansion.cells if c.reason):
+        print(f"not run: {reason}")

@@ -1,0 +1,104 @@
+"""published: the published values of a cell."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import models
+from benchmark import methods
+from benchmark.cli import options
+from benchmark.cli.common import plural, print_note
+from benchmark.errors import InputError, unknown
+from benchmark.spec.runs import NONE
+from results import published
+
+
+def register(verbs: Any) -> None:
+    p = options.add_verb(
+        verbs,
+        "published",
+        summary="print every published value of a cell, and how the papers disagree",
+        details="Prints what the papers report for one pair and method, with the table each value is from. "
+        "It also knows pairs and methods that cannot be trained here, such as ImageNet's.",
+        example="published --pair resnet32x4:resnet8x4 --method kd",
+    )
+    p.add_argument("--pair", default="", metavar="T:S", help="teacher:student, e.g. ResNet34:ResNet18")
+    p.add_argument("--method", default="", help="a method, e.g. kd or crd+kd; or teacher, student")
+    p.add_argument("--dataset", default="", help="only values on this data set (default: on all)")
+    p.add_argument("--metric", default="top1", help="top1 or top5 (default: top1)")
+    p.add_argument(
+        "--validate",
+        action="store_true",
+        help="check all published values instead; exit with 1 if there is a problem",
+    )
+    options.add_json_option(p)
+    p.set_defaults(do=do_published)
+
+
+def do_published(args: argparse.Namespace) -> int:
+    if args.validate:
+        if args.pair or args.method or args.dataset or args.json or args.metric != "top1":
+            raise InputError("--validate cannot be combined with other options")
+        return _validate()
+    if not args.pair or not args.method:
+        raise InputError(
+            "give --pair and --method, e.g. --pair resnet32x4:resnet8x4 --method kd; or --validate alone"
+        )
+    teacher, student, method, datasets = published_cell(args)
+    if args.json:
+        rows = published.cells(
+            teacher=teacher, student=student, method=method, dataset=args.dataset or None, metric=args.metric
+        )
+        print(rows.to_json(orient="records", indent=1))
+        return 0
+    print("\n\n".join(published.format_cell(teacher, student, method, d, args.metric) for d in datasets))
+    return 0
+
+
+def _validate() -> int:
+    problems = published.validate()
+    for line in problems:
+        print(line)
+    if problems:
+        print_note(plural(len(problems), "problem"))
+    else:
+        print_note(f"{len(published.load())} published values, no problem")
+    return 1 if problems else 0
+
+
+def published_cell(args: argparse.Namespace) -> tuple[str, str, str, list[str]]:
+    """Return teacher, student, method, and the data sets (at least one) that they have values on.
+
+    The published values include pairs and methods that cannot be trained here: ImageNet's, and networks
+    that only share a name with ours. Raise `InputError` for a name that is unknown to both.
+    """
+    frame = published.load()
+    teacher, colon, student = args.pair.partition(":")
+    if not colon or not teacher or not student:
+        raise InputError(
+            f"pair '{args.pair}' is not of the form teacher:student; allowed: e.g. resnet56:resnet20"
+        )
+    networks = [*models.names(), NONE, *sorted({*frame["teacher"], *frame["student"]})]
+    for name in (teacher, student):
+        if name not in networks:
+            raise unknown("network", name, dict.fromkeys(networks))
+    method = args.method.lower()
+    published_methods = sorted(set(frame["method"]))
+    known = {*published_methods, *methods.names()}
+    if method not in published_methods and any(m not in known for m in method.split("+")):
+        raise unknown("method", method, published_methods)
+    for kind, column, value in (("data set", "dataset", args.dataset), ("metric", "metric", args.metric)):
+        if value and value not in set(frame[column]):
+            raise unknown(kind, value, sorted(set(frame[column])))
+    if args.dataset:
+        return teacher, student, method, [args.dataset]
+    of_pair = frame[
+        (frame["teacher"] == teacher) & (frame["student"] == student) & (frame["metric"] == args.metric)
+    ]
+    of_pair = of_pair[of_pair["value"].notna()]
+    datasets = set(of_pair[of_pair["method"] == method]["dataset"])
+    if not datasets:
+        first = set() if NONE in (teacher, student) else set(of_pair["dataset"][:1])
+        datasets = first or {"cifar100"}
+    return teacher, student, method, sorted(datasets, key=lambda d: (d != "cifar100", d))

@@ -1,0 +1,178 @@
+"""status: how far the runs of a table are."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from tabulate import tabulate
+
+from benchmark.cli import common, options
+from benchmark.cli.selection import select
+from benchmark.spec.runs import Run, closure
+from results.store import Store
+from slurm import registry
+from slurm import state as slurm_state
+
+STATES = ("done", "running", "queued", "started", "failed", "diverged", "absent")
+"""Those of `Store.state`, and `queued`: waiting in a Slurm queue."""
+
+WATCH_SECONDS = 5
+
+
+def register(verbs: Any) -> None:
+    p = options.add_verb(
+        verbs,
+        "status",
+        summary="count a table's runs: done, running, queued, failed ...",
+        details="Prints one row for each pair and method with the number of runs in each state. Running "
+        "runs show their epoch and the time left, failed ones the reason, and Slurm jobs that ended "
+        "without a result are listed.",
+        example="status crd-table1 --watch",
+    )
+    options.add_selection_options(p)
+    options.add_folder_options(p)
+    options.add_json_option(p)
+    p.add_argument(
+        "--watch",
+        action="store_true",
+        help=f"repeat every {WATCH_SECONDS} seconds until no run is running or queued",
+    )
+    p.set_defaults(do=do_status)
+
+
+def queued_jobs(store: Store) -> dict[str, str]:
+    """Return the runs that wait in a Slurm queue: key -> job. Empty if nothing was ever submitted."""
+    return registry.queue_lines(store.folder) if common.was_submitted(store) else {}
+
+
+def lost_jobs(states: dict[str, str], store: Store) -> list[dict[str, Any]]:
+    """Return the Slurm jobs of these runs that ended without a result or a failure (see `slurm.state.lost`).
+
+    states: key of a run -> its state.
+    """
+    return slurm_state.lost(store, states) if common.was_submitted(store) else []
+
+
+def format_lost(jobs: list[dict[str, Any]]) -> str:
+    text = ""
+    for j in jobs:
+        keys = ", ".join(j["keys"][:3]) + (" ..." if len(j["keys"]) > 3 else "")
+        text += f"\njob {j['job']} ended without a result ({j['says']}): {keys}; submit again"
+        text += "".join(f"\n    {line}" for line in j["last_lines"])
+    return text
+
+
+def state_of(run: Run, store: Store, queued: dict[str, str]) -> str:
+    """Return one of `STATES`."""
+    state = store.state(run.key)
+    return "queued" if state in ("absent", "started", "failed") and run.key in queued else state
+
+
+def status_rows(runs: Sequence[Run], store: Store) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Return one row for each protocol, pair and method, and the state of each run by key.
+
+    A row has the number of runs in each state, the progress of those that are running (`live`), the jobs of
+    those that are queued (`jobs`) and the reasons of those that failed (`errors`).
+    """
+    states: dict[str, str] = {}
+    queued = queued_jobs(store)
+    groups: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for run in runs:
+        row = groups.setdefault(
+            (run.protocol, run.pair, run.method),
+            {
+                "protocol": run.protocol,
+                "pair": run.pair,
+                "method": run.method,
+                **dict.fromkeys(STATES, 0),
+                "live": [],
+                "jobs": [],
+                "errors": [],
+            },
+        )
+        state = states[run.key] = state_of(run, store, queued)
+        row[state] += 1
+        if state == "running":
+            row["live"].append(_live_run(run, store))
+        if state == "queued" and queued[run.key] not in row["jobs"]:
+            row["jobs"].append(queued[run.key])
+        if state == "failed":
+            failure = store.failure(run.key) or {}
+            last_lines = str(failure.get("traceback", "")).splitlines()[-3:]
+            row["errors"].append(
+                {"key": run.key, "reason": failure.get("reason", ""), "last_lines": last_lines}
+            )
+    return list(groups.values()), states
+
+
+def _live_run(run: Run, store: Store) -> dict[str, Any]:
+    progress, holder = store.progress(run.key) or {}, store.holder(run.key) or {}
+    return {
+        "seed": run.seed,
+        "stage": progress.get("stage"),
+        "epoch": progress.get("epoch"),
+        "epochs": progress.get("epochs"),
+        "top1": progress.get("top1"),
+        "eta_seconds": progress.get("eta_seconds"),
+        "node": progress.get("node") or holder.get("host"),
+        "heartbeat_age": round(holder.get("age", 0.0), 1),
+        "job": holder.get("job"),
+    }
+
+
+def format_status(rows: list[dict[str, Any]]) -> str:
+    shown = [s for s in STATES if any(r[s] for r in rows)]
+    body = [[r["protocol"], r["pair"], r["method"], *(r[s] or "" for s in shown), _now(r)] for r in rows]
+    text = tabulate(body, ["protocol", "pair", "method", *shown, "now"])
+    for r in rows:
+        for e in r["errors"]:
+            text += f"\nfailed: {e['key']}: {e['reason']}"
+            text += "".join(f"\n    {line}" for line in e["last_lines"])
+    total = {s: sum(r[s] for r in rows) for s in shown}
+    return text + "\n" + ", ".join(f"{n} {s}" for s, n in total.items())
+
+
+def _now(row: dict[str, Any]) -> str:
+    """What happens in a row now: its first two running runs and its first two jobs."""
+    parts = []
+    for live in row["live"][:2]:
+        top1 = "" if live["top1"] is None else f" top-1 {live['top1']:.2f}"
+        left = "" if live["eta_seconds"] is None else f" {_duration(live['eta_seconds'])} left"
+        epoch = f"{live['stage'] or ''} {live['epoch']}/{live['epochs']}"
+        heartbeat = f"on {live['node']} ({live['heartbeat_age']:.0f} s ago)"
+        parts.append(f"seed {live['seed']} {epoch}{top1}{left} {heartbeat}")
+    parts += [f"job {j}" for j in row["jobs"][:2]]
+    return "; ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    if seconds >= 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
+
+
+def do_status(args: argparse.Namespace) -> int:
+    chosen = select(args)
+    store = common.store_to_read(args, may_be_missing=True)
+    runs = closure(chosen.runs)
+    while True:
+        rows, states = status_rows(runs, store)
+        lost = lost_jobs(states, store)
+        if args.json:
+            common.print_json(
+                {
+                    "table": chosen.expansion.table.name,
+                    "profile": chosen.profile,
+                    "rows": rows,
+                    "lost_jobs": lost,
+                }
+            )
+        else:
+            print(format_status(rows) + format_lost(lost), flush=True)
+        if not args.watch or not any(r["running"] or r["queued"] for r in rows):
+            return 0
+        time.sleep(WATCH_SECONDS)
+        print()

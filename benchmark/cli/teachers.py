@@ -1,0 +1,213 @@
+"""teachers: which teachers exist, and how accurate they are."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from benchmark import data, methods
+from benchmark.cli import common, options
+from benchmark.cli.common import print_note
+from benchmark.cli.selection import imported_of, resolver_of
+from benchmark.errors import InputError
+from benchmark.spec import matrix, protocols
+from benchmark.spec.resolver import Resolver
+from benchmark.spec.runs import NONE, Request, Run, TeacherRef
+from benchmark.training.execution import ExecutionRequest
+from benchmark.training.options import TrainingOptions
+from benchmark.training.pack import train_pack
+from results import published
+from results.store import REFERENCE, Store
+
+
+def register(verbs: Any) -> None:
+    p = options.add_verb(
+        verbs,
+        "teachers",
+        summary="list the teachers of the tables and their accuracy beside the published ones",
+        details="Lists the teachers that the tables need, whether they are trained, their top-1 and the "
+        "published values. Checkpoints of TEACHERS= are listed too; --test measures them.",
+        example="teachers --teachers my-checkpoints --test",
+    )
+    p.add_argument(
+        "--dataset", default=None, help=f"{', '.join(data.DATASETS)} (default: the profile's, else cifar100)"
+    )
+    p.add_argument(
+        "--profile",
+        default=options.variable("PROFILE", "paper"),
+        help=f"{', '.join(protocols.PROFILES)} (default: $PROFILE, else paper)",
+    )
+    p.add_argument(
+        "--test",
+        action="store_true",
+        help="measure the checkpoints of TEACHERS= on the test set, and store the results as records",
+    )
+    p.add_argument(
+        "--per-class",
+        action="store_true",
+        help="also print the accuracy of measured checkpoints on each class",
+    )
+    options.add_folder_options(p)
+    options.add_json_option(p)
+    p.set_defaults(do=do_teachers)
+
+
+def teacher_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return one row for each teacher of the tables: state, accuracy, published accuracies, origin."""
+    store = common.store_of(args)
+    resolver = Resolver()
+    rows = []
+    for network, protocol in _teachers_of_tables(args.dataset):
+        run = resolver.run(Request(args.dataset, protocol, args.profile, NONE, network, methods.PLAIN), 0)
+        record = store.record(run.key) or {}
+        rows.append(
+            {
+                "network": network,
+                "protocol": protocol,
+                "origin": "trained here",
+                "state": store.state(run.key),
+                "top1_last": record.get("top1_last"),
+                "top1_best": record.get("top1_best"),
+                "published": _published_values(network, args.dataset, paper=protocol),
+                "key": run.key,
+            }
+        )
+    imported = imported_of(args)
+    for (dataset, network), ref in imported.items():
+        if dataset == args.dataset:
+            run = Resolver(imported).imported_run(ref, dataset=dataset, protocol="crd", profile=args.profile)
+            rows.append(_imported_row(network, ref, run, store))
+    return rows
+
+
+def _teachers_of_tables(dataset: str) -> list[tuple[str, str]]:
+    """Return network and protocol of every teacher in the tables of this kind of data (images or sounds)."""
+    teachers: dict[tuple[str, str], None] = {}
+    for name in matrix.table_names():
+        table = matrix.load_table(name)
+        if data.info(table.dataset).user_files == data.info(dataset).user_files:
+            protocol = protocols.get_protocol(table.protocol).teacher_protocol
+            teachers.update(((t, protocol), None) for t, _ in table.columns if t != NONE)
+    return list(teachers)
+
+
+def _published_values(network: str, dataset: str, paper: str | None = None) -> list[float]:
+    """Return the published top-1 of a teacher in ascending order, of one paper or of all."""
+    frame = published.load()
+    rows = frame[
+        (frame["teacher"] == network) & (frame["method"] == "teacher") & (frame["dataset"] == dataset)
+    ]
+    if paper is not None:
+        rows = rows[rows["paper"] == paper]
+    return sorted({float(v) for v in rows["value"].dropna()})
+
+
+def _imported_row(network: str, ref: TeacherRef, run: Run, store: Store) -> dict[str, Any]:
+    record, where = _measured(store, run)
+    return {
+        "network": network,
+        "protocol": "any",
+        "origin": f"imported: {Path(ref.path).name} (weights {ref.weights})",
+        "state": f"tested{where}" if record else "not tested (--test)",
+        "top1_last": record.get("top1_last"),
+        "top1_best": record.get("top1_best"),
+        "published": _published_values(network, run.dataset),
+        "key": record.get("key", run.key),
+        "per_class": record.get("per_class", {}),
+    }
+
+
+def _measured(store: Store, run: Run) -> tuple[dict[str, Any], str]:
+    """Return the record of an imported checkpoint on the whole test set, and where it was found.
+
+    It is the record of the run itself, else of another protocol, else a reference record; empty if there is
+    none. Protocols differ only in the fourth decimal of the mean that they subtract from the images.
+    """
+    if record := store.record(run.key):
+        return record, ""
+    pattern = f"{run.dataset}/*/*/none-{run.student}/imported/{run.key.rpartition('/')[2]}/record.json"
+    for folder, where in ((store.folder, ""), (REFERENCE, " (reference results)")):
+        for path in sorted(folder.glob(pattern)):
+            record = Store(folder).record(path.parent.relative_to(folder).as_posix()) or {}
+            if record.get("test_images") == data.info(run.dataset).test_images:
+                return record, where
+    return {}, ""
+
+
+def _class_range(per_class: dict[str, float]) -> str:
+    """Return the worst and the best class, e.g. `44.0 (seal) to 95.0 (road)`."""
+    if not per_class:
+        return ""
+    worst, best = min(per_class, key=per_class.__getitem__), max(per_class, key=per_class.__getitem__)
+    return f"{per_class[worst]:.1f} ({worst}) to {per_class[best]:.1f} ({best})"
+
+
+def _test_checkpoints(args: argparse.Namespace) -> None:
+    """Measure the checkpoints of `--teachers`, and store the results as records."""
+    resolver = resolver_of(args)
+    store = common.store_of(args)
+    execution = ExecutionRequest(precision="fp32").resolve()
+    training_options = TrainingOptions(execution, data_folder=common.path_of(args.data))
+    for (dataset, _), ref in resolver.imported.items():
+        if dataset == args.dataset:
+            train_pack(
+                [resolver.imported_run(ref, dataset=dataset, protocol="crd", profile=args.profile)],
+                store,
+                training_options,
+            )
+
+
+def do_teachers(args: argparse.Namespace) -> int:
+    profile = protocols.get_profile(args.profile)
+    if args.dataset is None:
+        args.dataset = profile.dataset or "cifar100"
+    data.info(args.dataset)
+    if args.test:
+        if not args.teachers:
+            raise InputError("--test needs a folder of checkpoints: give TEACHERS= or --teachers")
+        _test_checkpoints(args)
+    rows = teacher_rows(args)
+    for (dataset, _), ref in imported_of(args).items():
+        if dataset != args.dataset:
+            print_note(
+                f"{Path(ref.path).name} is left out: by its number of classes it is for {dataset}, not for "
+                f"{args.dataset}"
+            )
+    if args.json:
+        common.print_json(rows)
+        return 0
+    _print_rows(rows)
+    if args.per_class:
+        _print_classes(rows)
+    return 0
+
+
+def _print_rows(rows: list[dict[str, Any]]) -> None:
+    def percent(x: float | None) -> str:
+        return "" if x is None else f"{x:.2f}"
+
+    columns = {
+        "teacher": [r["network"] for r in rows],
+        "protocol": [r["protocol"] for r in rows],
+        "state": [r["state"] for r in rows],
+        "top-1 last": [percent(r["top1_last"]) for r in rows],
+        "top-1 best*": [percent(r["top1_best"]) for r in rows],
+        "published": [" ".join(map(percent, r["published"])) for r in rows],
+        "worst and best class": [_class_range(r.get("per_class", {})) for r in rows],
+        "origin": [r["origin"] for r in rows],
+    }
+    print(tabulate(columns, headers="keys", disable_numparse=True))
+    print("* the best epoch is chosen on the test set, as the papers do")
+
+
+def _print_classes(rows: list[dict[str, Any]]) -> None:
+    for r in rows:
+        per_class = r.get("per_class") or {}
+        if per_class:
+            ascending = sorted(per_class.items(), key=lambda item: item[1])
+            print(f"\n{r['network']}, {r['origin']}: top-1 of each class, ascending")
+            print(textwrap.fill("; ".join(f"{name} {top1:.1f}" for name, top1 in ascending), 110))

@@ -1,0 +1,192 @@
+"""Which runs `clean` removes, and which it keeps although they look stale.
+
+A finished run is stale if its work order resolves to another key today: the code, a method's revision or
+the data have changed, so the run is no longer part of any table. A run that was started and not finished
+is removed only on request. Whatever is not understood is kept: a damaged record, a name that is unknown
+here, a folder that is not a run's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import os
+import re
+import shutil
+from collections.abc import Container
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import models
+from benchmark import data, methods
+from benchmark.errors import InputError
+from benchmark.spec import protocols
+from benchmark.spec.resolver import Resolver
+from benchmark.spec.runs import NONE, TeacherRef
+from results.store import Store
+
+
+class Reason(enum.Enum):
+    """Why a run is removed or kept. The value is the text for the user."""
+
+    # removed
+    UNFINISHED = "unfinished"
+    OLD_KEY = "old key"
+    # kept
+    NO_ORDER = "its record has no work order"
+    DAMAGED_ORDER = "the work order in its record is damaged"
+    UNKNOWN_NAME = "unknown here"
+    BUSY = "being worked on"
+    FINISHED_MEANWHILE = "finished meanwhile"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was decided about one run."""
+
+    key: str
+    reason: Reason
+    detail: str = ""
+    """What exactly: the unknown name, or the error of the resolver."""
+
+    @property
+    def why(self) -> str:
+        """The reason in words."""
+        return f"{self.reason.value}: {self.detail}" if self.detail else self.reason.value
+
+
+@dataclass
+class StaleRuns:
+    """The verdicts on all runs below a results folder. Runs that are current are not listed."""
+
+    to_remove: list[Verdict] = field(default_factory=list)
+    kept: list[Verdict] = field(default_factory=list)
+    """Runs that look stale and are kept nevertheless."""
+    foreign_folders: int = 0
+    """Folders that look stale, but are not named like a run's key or have other runs' records below them.
+    They are kept."""
+
+
+RUN_FILES = ("record.json", "checkpoint.pt", "log.txt", "failure.json")
+"""A folder that holds any of these is taken for a run's folder."""
+
+_PART = r"[^/.][^/]*"
+_KEY = re.compile(rf"(?:{_PART}/){{4}}(?:{_PART}/seed\d+-[0-9a-f]{{10}}|imported/[0-9a-f]{{8,64}})")
+"""The form of a run's key (see `benchmark.spec.runs`). Folders of any other form are not ours to remove."""
+
+
+def find_stale(store: Store, resolver: Resolver, include_unfinished: bool = False) -> StaleRuns:
+    """Judge every run below the results folder. Nothing is removed; see `remove`.
+
+    resolver: knows the imported teachers that are available now.
+    """
+    stale = StaleRuns()
+    for folder in _run_folders(store):
+        key = folder.relative_to(store.folder).as_posix()
+        verdict = _judge(store, key, resolver, include_unfinished=include_unfinished)
+        if verdict is None:
+            continue
+        if verdict.reason not in (Reason.UNFINISHED, Reason.OLD_KEY):
+            stale.kept.append(verdict)
+        elif not _KEY.fullmatch(key) or any(p.parent != folder for p in folder.rglob("record.json")):
+            stale.foreign_folders += 1
+        elif store.holder(key) is not None:
+            stale.kept.append(Verdict(key, Reason.BUSY))
+        else:
+            stale.to_remove.append(verdict)
+    return stale
+
+
+def _run_folders(store: Store) -> list[Path]:
+    if not store.folder.is_dir():
+        return []
+    return sorted({p.parent for name in RUN_FILES for p in store.folder.rglob(name)})
+
+
+def _judge(store: Store, key: str, resolver: Resolver, include_unfinished: bool) -> Verdict | None:
+    """Return the verdict on one run, None if it is current."""
+    record = store.record(key)
+    if record is not None:
+        return _judge_finished(key, record, resolver)
+    if include_unfinished and not os.path.lexists(store.path(key) / "record.json"):
+        return Verdict(key, Reason.UNFINISHED)
+    return None  # a damaged record is reported by `results.store.load`, never removed
+
+
+def _judge_finished(key: str, record: dict[str, Any], resolver: Resolver) -> Verdict | None:
+    """Only a run whose order is understood and resolves to another key is stale."""
+    order = record.get("order")
+    if not isinstance(order, dict):
+        return Verdict(key, Reason.NO_ORDER)
+    try:
+        try:
+            resolver.from_order(order)
+        except InputError as error:
+            if order["evaluates"] or _had_imported_teacher(record):
+                return None  # it may only be that its teacher is not available now
+            if name := unknown_name(order):
+                return Verdict(key, Reason.UNKNOWN_NAME, name)
+            if data.info(order["dataset"]).user_files:
+                return None  # its key depends on files that DATA= may not point to now
+            return Verdict(key, Reason.OLD_KEY, str(error))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return Verdict(key, Reason.DAMAGED_ORDER)
+    return None
+
+
+def _had_imported_teacher(record: dict[str, Any]) -> bool:
+    """Whether a run was taught by an imported checkpoint, not by a run of ours."""
+    teacher = record.get("teacher_info")
+    if not isinstance(teacher, dict) or not isinstance(teacher.get("weights"), str):
+        return False
+    imported = TeacherRef(teacher.get("network", ""), weights=teacher["weights"])
+    return bool(teacher.get("identity") == imported.identity)
+
+
+def unknown_name(order: dict[str, Any]) -> str:
+    """Return the first name in a work order that is unknown here, "" if all are known.
+
+    An example is a user method after KD_METHODS was unset.
+    """
+    method_names = [
+        *order["method"].split("+"),
+        *(str(k).partition(".")[0] for k, _ in order["overrides"] if "." in str(k)),
+    ]
+    kinds: list[tuple[str, list[str], Container[str]]] = [
+        ("data set", [order["dataset"]], data.DATASETS),
+        ("protocol", [order["protocol"]], protocols.PROTOCOLS),
+        ("profile", [order["profile"]], protocols.PROFILES),
+        ("network", [order["teacher"], order["student"]], (NONE, *models.names())),
+        ("method", method_names, (methods.PLAIN, "recipe", *methods.names())),
+    ]
+    unknown = (f"{kind} '{name}'" for kind, names, known in kinds for name in names if name not in known)
+    return next(unknown, "")
+
+
+def remove(store: Store, verdict: Verdict) -> Reason | None:
+    """Remove a run's folder. Return why it was kept, or None if it was removed.
+
+    The run is claimed first, so that no worker starts it meanwhile.
+    """
+    folder = store.path(verdict.key)
+    claim = store.claim(verdict.key, "clean")
+    if claim is None:
+        return Reason.BUSY
+    try:
+        if verdict.reason is Reason.UNFINISHED and os.path.lexists(folder / "record.json"):
+            return Reason.FINISHED_MEANWHILE
+        # The record goes last: after an interruption the rest is still a stale run, for the next `clean`.
+        for path in sorted(folder.iterdir(), key=lambda p: p.name == "record.json"):
+            if path == claim.path:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+            claim.beat()
+    finally:
+        claim.release()
+    with contextlib.suppress(OSError):  # not empty: a worker has started the run again since the release
+        folder.rmdir()
+    return None
