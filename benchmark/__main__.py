@@ -51,7 +51,7 @@ def parser() -> Parser:
     p = Parser(
         prog=PROGRAM,
         description=wrap(
-            "Regenerates the tables of knowledge-distillation papers, and compares them with the published ones."
+            "Train the tables of knowledge-distillation papers again, and compare them with the papers."
         ),
         epilog=f"`{PROGRAM} VERB --help` describes one verb.",
         formatter_class=HelpFormatter,

@@ -1,4 +1,4 @@
-"""Fills in what documents show of the program: `make docs` writes, `--check` (a test) only compares.
+"""Fill in the parts of documents that commands print: `make docs` writes, `--check` only compares.
 
 A block begins with the command that makes it and ends with `<!-- end -->`:
 
@@ -6,8 +6,9 @@ A block begins with the command that makes it and ends with `<!-- end -->`:
     ...
     <!-- end -->
 
-Commands run from the root of the project, without the user's environment variables and on an empty results folder: what they show is the
-committed reference results, or what needs none. Markdown stands as it is, other output in a fence.
+Commands run from the root of the project, without the user's environment variables and with an empty results
+folder, so they show the committed reference results or what needs no results. Markdown is inserted as it is,
+other output as a code block.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ OURS = (
 
 
 def output(command: str) -> str:
-    """What a command prints, as it stands in a document. `RuntimeError` if it fails."""
+    """Return what a command prints, as a document shows it. Raises `RuntimeError` if it fails."""
     with tempfile.TemporaryDirectory() as empty:
         environment = {
             **{k: v for k, v in os.environ.items() if k not in OURS},
@@ -68,7 +69,7 @@ def output(command: str) -> str:
 
 
 def fill(text: str, run: Callable[[str], str] = output) -> str:
-    """The document with every block as its command prints it now."""
+    """Return the document with every block as its command prints it now."""
     return BLOCK.sub(lambda m: f"<!-- {m[1]} -->\n{run(m[1])}<!-- end -->", text)
 
 

@@ -1,9 +1,10 @@
-"""How far from uniform a teacher's softened outputs are: two numbers that bound a KD student's train loss.
+"""Print two bounds on the train loss of a KD student, which show how peaked its teacher's outputs are.
 
     python docs/teacher_softness.py --data DATA --teachers TEACHERS [--network resnet56] [--images 10000]
 
-start: 0.1 log(C) + 0.9 T^2 KL(p || uniform), the loss of a student that knows nothing (uniform outputs). floor: 0.1 CE(teacher) + 0, the loss of
-a student that equals the teacher. p: the teacher's outputs at temperature T = 4 on training images, cropped and flipped as in training.
+start: 0.1 log(C) + 0.9 T^2 KL(p || uniform), the loss of a student with uniform outputs.
+floor: 0.1 CE(teacher) + 0, the loss of a student that equals the teacher.
+p: the teacher's outputs at temperature T = 4 on training images, cropped and flipped as in training.
 """
 
 from __future__ import annotations

@@ -76,8 +76,8 @@ COLUMNS = {
 def default_folder() -> Path:
     """Return the folder of runs: the environment variable RESULTS if it is set, else `results/runs`.
 
-    In a checkout that is `results/runs` of the checkout. An installed package has no folder to write to; there it is
-    `results/runs` of the working folder.
+    In a checkout that is `results/runs` of the checkout. An installed package has no folder of its
+    own to write to; there it is `results/runs` of the working folder.
     """
     room = Path(__file__).resolve().parent
     base = room.parent if (room.parent / "pyproject.toml").is_file() else Path.cwd()
@@ -165,7 +165,7 @@ class Store:
         return progress if isinstance(progress, dict) else None
 
     def began(self, key: str) -> dict[str, Any] | None:
-        """When an unfinished run began (`began`), and its device, precision and threads; None if not known."""
+        """When an unfinished run began (`began`), and its device, precision and threads. None if unknown."""
         try:
             conditions = read_json(self.path(key) / "began.json")
         except (ValueError, OSError):

@@ -297,7 +297,7 @@ class _Submission:
     def _send(self, array: JobArray, packs: list[Pack], cached: frozenset[str]) -> JobArray:
         """Submit one array and return it with its job id. Raises `InputError` if sbatch refuses it.
 
-        cached: the teachers (by `teacher_cache_rule.teacher_identity`) whose outputs jobs read from a teacher cache.
+        cached: the teachers (by `teacher_cache_rule.teacher_identity`) with a teacher cache.
         """
         jobs = []
         for pack in packs:

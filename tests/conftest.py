@@ -10,7 +10,8 @@ import torch
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 VARIABLES = (
-    "RESULTS", "DATA", "TEACHERS", "PROFILE", "SEEDS", "PROTOCOL", "PRECISION", "THREADS", "DEVICE", "KEEP", "KD_METHODS", "KD_PUBLISHED",
+    "RESULTS", "DATA", "TEACHERS", "PROFILE", "SEEDS", "PROTOCOL", "PRECISION", "THREADS", "DEVICE", "KEEP",
+    "KD_METHODS", "KD_PUBLISHED",
 )  # fmt: skip
 
 

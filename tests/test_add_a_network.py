@@ -1,4 +1,4 @@
-"""The network of docs/add-your-own.md: registered by its one line, it has every feature and trains as a student."""
+"""The network of docs/add-your-own.md: once registered, it has every feature and trains."""
 
 from __future__ import annotations
 

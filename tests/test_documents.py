@@ -1,4 +1,4 @@
-"""README and CONTRIBUTING are true: their blocks are what the commands print, their example works, their commands and files exist."""
+"""README and CONTRIBUTING are true: blocks are what commands print; examples, links and commands work."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ def test_the_method_of_contributing_trains(tmp_path: Path) -> None:
     (tmp_path / "methods").mkdir()
     (tmp_path / "methods" / "huber.py").write_text(code, encoding="utf-8")
     (tmp_path / "own.toml").write_text(
-        'title = "One more row"\npaper = "own"\ntable = "t"\ndataset = "digits"\nprotocol = "crd"\nseeds = 1\n'
+        'title = "One more row"\npaper = "own"\ntable = "t"\ndataset = "digits"\nprotocol = "crd"\n'
+        "seeds = 1\n"
         'columns = ["resnet14:resnet8"]\n[[rows]]\nlabel = "Huber"\nmethod = "huber"\n',
         encoding="utf-8",
     )

@@ -1,4 +1,4 @@
-"""docs/python-api.md is true: its blocks run as they stand, and its evaluation gives the accuracy that the record states."""
+"""docs/python-api.md is true: its blocks run, and its evaluation gives the accuracy in the record."""
 
 from __future__ import annotations
 

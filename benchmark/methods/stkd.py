@@ -32,8 +32,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmark.data.views import MIXED, NORMAL, mixing_shares
-from benchmark.methods._common import check_range
-from benchmark.methods._targets import one_hot
+from benchmark.methods._common import check_range, one_hot
 from benchmark.methods.base import Method, MethodConfig, Needs, Step, Terms, param
 from benchmark.methods.kd import kd_loss
 

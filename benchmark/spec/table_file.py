@@ -128,9 +128,10 @@ def built_in_tables() -> tuple[str, ...]:
 
 
 def load_table(name: str, folder: Path = FOLDER) -> Table:
-    """Read and check a table: a built-in one, `tables/NAME.toml` of the working folder, or the path of a file.
+    """Read and check a table: a built-in one, `tables/NAME.toml` of the working folder, or a file.
 
-    folder: of the built-in tables. Raises `InputError` if the file is missing or has an error.
+    name: a table's name, or the path of a `.toml` file. folder: of the built-in tables.
+    Raises `InputError` if the file is missing or has an error.
     """
     path = find_toml("table", name, built_in=folder, user=USER_FOLDER)
     raw = _read(path)

@@ -15,6 +15,7 @@ from training_kit import FP32, small_run
 from benchmark.__main__ import main, parser
 from benchmark.bench import cells, clock, drift, growth, ours, parts, plain
 from benchmark.errors import InputError
+from benchmark.training import pack_trainer
 from benchmark.training.execution import Execution
 from benchmark.training.lockstep import Lockstep
 

@@ -540,8 +540,8 @@ def test_an_edit_without_a_new_revision_is_reported(toys, tmp_path, capsys):
     assert main(run) == 0
     message = capsys.readouterr().err
     assert (
-        "the file of method mine has changed since 1 finished run; if its loss has changed, raise its `revision`"
-        in message
+        "the file of method mine has changed since 1 finished run; "
+        "if its loss has changed, raise its `revision`" in message
     )
     assert "nothing to train" in message
     record = json.loads(next((tmp_path / "runs").rglob("record.json")).read_text())

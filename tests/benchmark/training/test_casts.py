@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import models
-from benchmark.bench.ours import small_run
+from benchmark.bench.ours import open_active_runs, small_run
 from benchmark.data import load
 from benchmark.data.stream import Stream
 from benchmark.training import casts

@@ -10,7 +10,7 @@ import torch
 from tape import Tape
 from training_kit import FP32, every_method, small_run, train, weights
 
-from benchmark.bench.ours import random_split
+from benchmark.bench.ours import open_active_runs, random_split
 from benchmark.data.stream import Stream
 from benchmark.spec.runs import Run
 from benchmark.training import graphs

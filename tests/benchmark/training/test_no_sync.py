@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from training_kit import FP32, every_method
 
-from benchmark.bench.ours import random_split
+from benchmark.bench.ours import open_active_runs, random_split
 from benchmark.data.stream import Stream
 from benchmark.spec.runs import Run
 from benchmark.training.lockstep import Lockstep
