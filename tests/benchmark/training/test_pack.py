@@ -16,7 +16,7 @@ from training_kit import FP32, small_run, train, weights
 
 import models
 from benchmark import data, methods
-from benchmark.bench.ours import open_items, random_split
+from benchmark.bench.ours import open_active_runs, random_split
 from benchmark.data.stream import Stream
 from benchmark.spec.plan import pack_key
 from benchmark.spec.runs import Run
@@ -81,7 +81,7 @@ def test_the_run_with_the_longest_step_is_started_first(
         [small_run(m) for m in ("kd", "at", "crd")],
     )
     with two.applied():
-        _, active_runs = open_items(runs, random_split(64, 10, seed=0), two, tmp_path)
+        _, active_runs = open_active_runs(runs, random_split(64, 10, seed=0), two, tmp_path)
         pack = Lockstep(active_runs, None, two)
     with ThreadPoolExecutor(1) as one_lane:
         monkeypatch.setattr(pack, "_lanes", one_lane)
