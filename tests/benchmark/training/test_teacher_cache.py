@@ -130,21 +130,21 @@ def test_the_rule_counts_the_passes_saved(
     methods: tuple[str, ...], epochs: int, seeds: int, saved: int
 ) -> None:
     planned = packs(*methods, epochs=epochs, seeds=seeds)
-    (name,) = {teacher_cache_rule.identity(p) for p in planned}  # type: ignore[arg-type]
+    (name,) = {teacher_cache_rule.teacher_identity(p) for p in planned}  # type: ignore[arg-type]
     assert teacher_cache_rule.passes_saved(planned).get(name, 0) == saved  # type: ignore[arg-type]
-    auto = teacher_cache_rule.chosen("auto", planned, "bf16")  # type: ignore[arg-type]
+    auto = teacher_cache_rule.cached_teachers("auto", planned, "bf16")  # type: ignore[arg-type]
     assert auto == ({name} if saved > VARIANTS else frozenset())
-    assert teacher_cache_rule.chosen("auto", planned, "fp32") == frozenset(), "fp32 is the reference"  # type: ignore[arg-type]
-    assert teacher_cache_rule.chosen("off", planned, "bf16") == frozenset()  # type: ignore[arg-type]
+    assert teacher_cache_rule.cached_teachers("auto", planned, "fp32") == frozenset(), "fp32 is the reference"  # type: ignore[arg-type]
+    assert teacher_cache_rule.cached_teachers("off", planned, "bf16") == frozenset()  # type: ignore[arg-type]
     can_read = {"kd", "crd", "rkd"} & set(methods)
-    assert teacher_cache_rule.chosen("on", planned, "fp32") == ({name} if can_read else frozenset())  # type: ignore[arg-type]
+    assert teacher_cache_rule.cached_teachers("on", planned, "fp32") == ({name} if can_read else frozenset())  # type: ignore[arg-type]
 
 
 def test_a_cache_that_is_too_large_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     planned = packs("kd")
     assert teacher_cache_rule.file_bytes(planned[0][0], "logits", "bf16") == 128 * 162 * 10 * 2  # type: ignore[arg-type]
-    monkeypatch.setattr(teacher_cache_rule, "LARGEST", 1000.0)
-    assert teacher_cache_rule.chosen("auto", planned, "bf16") == frozenset()  # type: ignore[arg-type]
+    monkeypatch.setattr(teacher_cache_rule, "LARGEST_FILE", 1000.0)
+    assert teacher_cache_rule.cached_teachers("auto", planned, "bf16") == frozenset()  # type: ignore[arg-type]
 
 
 def test_a_plan_with_the_cache_on_leaves_it_in_the_results(tmp_path: Path) -> None:
