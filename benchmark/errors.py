@@ -1,4 +1,4 @@
-"""The error for wrong input, with which every command exits with code 2."""
+"""The error for wrong input; a command that raises it exits with code 2."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class InputError(ValueError):
 def unknown(kind: str, name: str, allowed: Iterable[str]) -> InputError:
     """Return an `InputError` for a name that is not one of `allowed`.
 
-    It lists them, and suggests the most similar.
+    The message lists the allowed names and suggests the most similar one.
     """
     names = list(allowed)
     return InputError(f"unknown {kind} '{name}'{hint(name, names)}; allowed: {', '.join(names) or 'none'}")

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 
 VERSION = "0.1.0"
@@ -34,8 +35,6 @@ def cpu_name() -> str:
 @functools.cache
 def versions() -> dict[str, str]:
     """Return the versions of Python, torch, NumPy and CUDA, and the platform."""
-    import numpy
-
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -49,8 +48,8 @@ def versions() -> dict[str, str]:
 def git_state() -> dict[str, Any]:
     """Return the commit of the running code and whether it was modified: `{"commit": ..., "dirty": ...}`.
 
-    A wheel and a snapshot for jobs (see `slurm.snapshot`) carry this in the file `benchmark/COMMIT`; a
-    checkout asks git. The commit is "unknown" if git does not track this file: in a virtual environment
+    A wheel and a snapshot for jobs (see `slurm.snapshot`) carry this in the file `benchmark/COMMIT`; in a
+    checkout, git is asked. The commit is "unknown" if git does not track this file: in a virtual environment
     inside somebody's repository, for example, the commit of that repository would say nothing about this
     code.
     """

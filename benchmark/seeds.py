@@ -1,4 +1,4 @@
-"""Seeds for the single purposes of a run, derived from the run's seed."""
+"""Seeds for the separate purposes of a run, derived from the run's seed."""
 
 from __future__ import annotations
 

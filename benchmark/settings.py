@@ -14,8 +14,11 @@ def coerce(key: str, value: Any, kind: type[Any], allowed: tuple[Any, ...] | Non
     """Return the value of the setting `key` as a `kind` (bool, int, float or str).
 
     A string is parsed, because it may come from the command line. An int is accepted as a float. Any other
-    value
-    must be of type `kind`. allowed: the only values that are accepted; None for all. Raises `InputError`.
+    value must be of type `kind`.
+
+    allowed: the only values that are accepted; None for all.
+
+    Raises `InputError` for any other value.
     """
     error = InputError(f"{key}={value!r} is not {_EXPECTED[kind]}")
     if isinstance(value, str) and kind is not str:

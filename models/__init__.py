@@ -1,9 +1,10 @@
 """The networks of the distillation benchmark.
 
 net = models.build("wrn_40_2", num_classes=100)   a network with fresh weights
-net(images), net.features(images)                 logits; stem, stages, pre-activations, embedding and logits
+net(images)                                       logits
+net.features(images)                              stem, stages, pre-activations, embedding and logits
 models.info("wrn_40_2")                           sizes and shapes, without building it
-models.load_weights(net, path)                    a checkpoint as the papers' authors published it
+models.load_weights(net, path)                    load a checkpoint as the papers' authors published it
 """
 
 from models._torchvision import import_torchvision

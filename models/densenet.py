@@ -45,7 +45,7 @@ class DenseStage(PreStage):
             self.norm = BatchNorm2d(inputs)
             self.conv = nn.Conv2d(inputs, inputs // 2, 1, bias=False)
             inputs //= 2
-        self.layers = nn.Sequential(*[DenseLayer(inputs + GROWTH * done) for done in range(layers)])
+        self.layers = nn.Sequential(*[DenseLayer(inputs + GROWTH * index) for index in range(layers)])
         self.outputs = inputs + GROWTH * layers
 
     def first_norm(self) -> BatchNorm2d:

@@ -1,4 +1,4 @@
-"""`Features`: what one pass of a network hands out."""
+"""`Features`: the result of one pass of a network."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Features:
         embedding: Tensor | None = None,
         logits: Tensor | None = None,
     ) -> None:
-        """Each argument is the part of that name; None leaves it out."""
+        """Keep the given parts; None leaves a part out."""
         self._stem = stem
         self._stages = None if stages is None else tuple(stages)
         self._preacts = None if preacts is None else tuple(preacts)
@@ -159,5 +159,5 @@ class Features:
         return self.map(lambda tensor: tensor.float())
 
     def detach(self) -> Features:
-        """Return every tensor without its gradient."""
+        """Return every tensor detached from the graph."""
         return self.map(lambda tensor: tensor.detach())

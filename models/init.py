@@ -1,4 +1,4 @@
-"""Initialisation of the networks' weights. Weights that no function here sets keep PyTorch's default.
+"""Initialisation of the networks' weights. All other weights keep PyTorch's default.
 
 On the meta device these functions do nothing: there are no values to draw, and PyTorch would import its
 compiler.

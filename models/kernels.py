@@ -115,13 +115,13 @@ def _library(compiler: list[str], source: bytes, name: str) -> ctypes.CDLL:
 
 
 def _processor() -> str:
-    """Return what `-march=native` depends on."""
+    """Return the properties of the processor that `-march=native` depends on."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    wanted = ("vendor_id", "cpu family", "model", "stepping", "flags", "Features", "CPU part")
-    return "\n".join(sorted({line for line in lines if line.partition("\t")[0].rstrip() in wanted}))
+    fields = ("vendor_id", "cpu family", "model", "stepping", "flags", "Features", "CPU part")
+    return "\n".join(sorted({line for line in lines if line.partition("\t")[0].rstrip() in fields}))
 
 
 _P, _D, _N, _I = ctypes.c_void_p, ctypes.c_double, ctypes.c_int64, ctypes.c_int
@@ -150,11 +150,11 @@ def using(wanted: bool) -> AbstractContextManager[None]:
 @contextlib.contextmanager
 def _with(library: ctypes.CDLL | None) -> Iterator[None]:
     global _in_use
-    was, _in_use = _in_use, library
+    previous, _in_use = _in_use, library
     try:
         yield
     finally:
-        _in_use = was
+        _in_use = previous
 
 
 def fits(x: Tensor, shortcut: Tensor | None, norm: torch.nn.BatchNorm2d) -> bool:
@@ -238,14 +238,14 @@ class _Norm(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, y, weight, bias, mean, invstd = ctx.saved_tensors
         grad = grad.contiguous(memory_format=torch.channels_last)
-        of_x, of_weight, of_bias = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(weight)
-        of_shortcut = None
+        dx, dweight, dbias = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(weight)
+        dshortcut = None
         if ctx.needs_input_grad[1]:
-            of_shortcut = grad if y is None else torch.empty_like(grad)
-        masked = None if y is None else of_shortcut
-        tensors = (grad, x, y, weight, bias, mean, invstd, of_x, masked, of_weight, of_bias)
+            dshortcut = grad if y is None else torch.empty_like(grad)
+        masked = None if y is None else dshortcut
+        tensors = (grad, x, y, weight, bias, mean, invstd, dx, masked, dweight, dbias)
         _check(ctx.library.norm_backward(*map(_address, tensors), *ctx.shape))
-        return of_x, of_shortcut, of_weight, of_bias, None, None, None, None, None
+        return dx, dshortcut, dweight, dbias, None, None, None, None, None
 
 
 def _address(tensor: Tensor | None) -> int | None:

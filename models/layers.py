@@ -23,7 +23,7 @@ class BatchNorm2d(nn.BatchNorm2d):
     """
 
     invstd: Tensor | None
-    """1 / sqrt(running_var + eps), kept by `freeze`; otherwise None, and on a GPU each pass in eval mode
+    """1 / sqrt(running_var + eps), stored by `freeze`. If it is None, each pass in eval mode on a GPU
     computes it."""
 
     def __init__(self, channels: int) -> None:
@@ -82,7 +82,7 @@ class NormReLU(BatchNorm2d):
 def run_layers(
     layers: nn.Sequential, x: Tensor, shortcut: Tensor | None = None, relu: bool = False
 ) -> Tensor:
-    """Run layers of which the last is a `BatchNorm2d`; `shortcut` and `relu` are passed to that norm."""
+    """Run layers that end in a `BatchNorm2d`; `shortcut` and `relu` are passed to that norm."""
     *before, norm = layers
     for layer in before:
         x = layer(x)
@@ -93,8 +93,8 @@ def run_layers(
 class Pointwise(nn.Conv2d):
     """A 1x1 convolution without bias. On a GPU it is a (batched) matrix product if that is faster.
 
-    That is so if it has groups, or if its numbers of channels are not multiples of 8: cuDNN's kernels need
-    whole groups of 8 channels, so it splits, pads and transposes such maps, forward and backward
+    It is faster if the convolution has groups, or if its numbers of channels are not multiples of 8: cuDNN's
+    kernels need whole groups of 8 channels, so it splits, pads and transposes such maps, forward and backward
     (docs/speed.md). On a CPU the convolution is as fast.
     """
 
@@ -151,32 +151,33 @@ class _Depthwise(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        (x, weight), (of_x, of_weight, _) = ctx.saved_tensors, ctx.needs_input_grad
+        (x, weight), (needs_dx, needs_dw, _) = ctx.saved_tensors, ctx.needs_input_grad
         dx = dw = None
-        if of_x and ctx.stride > 1:
+        if needs_dx and ctx.stride > 1:
             # The transposed convolution as a convolution of stride 1 over the gradient, with zeros put
             # between its elements. The sums are the same.
             spread = torch.zeros_like(x)
             spread[:, :, :: ctx.stride, :: ctx.stride] = grad
             dx = F.conv2d(spread, weight.flip(2, 3), None, 1, 1, 1, len(weight))
-            of_x = False
-        if of_weight and ctx.stride == 1 and max(x.shape[2:]) < 3:
+            needs_dx = False
+        if needs_dw and ctx.stride == 1 and max(x.shape[2:]) < 3:
             dw = _window_products(x.float(), grad.float()).to(weight.dtype)
-            of_weight = False
-        if of_x or of_weight:
-            step, mask = [ctx.stride] * 2, [of_x, of_weight, False]
+            needs_dw = False
+        if needs_dx or needs_dw:
+            step, mask = [ctx.stride] * 2, [needs_dx, needs_dw, False]
             gradients = torch.ops.aten.convolution_backward(
                 grad, x, weight, None, step, [1, 1], [1, 1], False, [0, 0], len(weight), mask
             )
-            dx, dw = (gradients[0] if of_x else dx), (gradients[1] if of_weight else dw)
+            dx, dw = (gradients[0] if needs_dx else dx), (gradients[1] if needs_dw else dw)
         return dx, dw, None
 
 
 def _window_products(x_BCHW: Tensor, grad_BCHW: Tensor) -> Tensor:
     """Return the gradient `[C, 1, 3, 3]` of a depthwise convolution's weights, computed tap by tap."""
     products = x_BCHW.new_zeros(x_BCHW.shape[1], 1, 3, 3)
-    for i, j, to, of in _taps(*x_BCHW.shape[2:]):
-        products[:, 0, i, j] = (x_BCHW[:, :, of[0], of[1]] * grad_BCHW[:, :, to[0], to[1]]).sum((0, 2, 3))
+    for i, j, target, source in _taps(*x_BCHW.shape[2:]):
+        read, written = x_BCHW[:, :, source[0], source[1]], grad_BCHW[:, :, target[0], target[1]]
+        products[:, 0, i, j] = (read * written).sum((0, 2, 3))
     return products
 
 
@@ -212,10 +213,11 @@ class Conv3x3(nn.Conv2d):
         return out
 
 
-Rows = tuple[slice, slice]
+Region = tuple[slice, slice]
+"""Rows and columns of a map."""
 
 
-def _taps(height: int, width: int) -> list[tuple[int, int, Rows, Rows]]:
+def _taps(height: int, width: int) -> list[tuple[int, int, Region, Region]]:
     """Return the taps of a 3x3 convolution that read some position inside the map.
 
     Each is (row and column of the tap, rows and columns of the output, rows and columns of the input read
@@ -247,9 +249,9 @@ class _ByTaps(torch.autograd.Function):
         x_BHWI = x.permute(0, 2, 3, 1)
         batch, height, width, _ = x_BHWI.shape
         out = torch.zeros(batch, height, width, w_KKOI.shape[2], device=x.device)
-        for i, j, to, of in _taps(height, width):
-            part = out[:, to[0], to[1]]
-            part += (x_BHWI[:, of[0], of[1]].flatten(0, 2) @ w_KKOI[i, j].t()).view(part.shape)
+        for i, j, target, source in _taps(height, width):
+            part = out[:, target[0], target[1]]
+            part += (x_BHWI[:, source[0], source[1]].flatten(0, 2) @ w_KKOI[i, j].t()).view(part.shape)
         if bias is not None:
             out += bias
         return out.to(x.dtype).permute(0, 3, 1, 2)
@@ -258,24 +260,24 @@ class _ByTaps(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, w_KKOI = ctx.saved_tensors
-        of_x, of_weight, of_bias = ctx.needs_input_grad
+        needs_dx, needs_dw, needs_db = ctx.needs_input_grad
         g_BHWO, x_BHWI = (
             grad.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1),
             x.permute(0, 2, 3, 1),
         )
-        dx = torch.zeros(x_BHWI.shape, device=x.device) if of_x else None
-        dw = torch.zeros_like(w_KKOI) if of_weight else None
-        for i, j, to, of in _taps(*x.shape[2:]):
-            g = g_BHWO[:, to[0], to[1]].flatten(0, 2)
+        dx = torch.zeros(x_BHWI.shape, device=x.device) if needs_dx else None
+        dw = torch.zeros_like(w_KKOI) if needs_dw else None
+        for i, j, target, source in _taps(*x.shape[2:]):
+            g = g_BHWO[:, target[0], target[1]].flatten(0, 2)
             if dx is not None:
-                part = dx[:, of[0], of[1]]
+                part = dx[:, source[0], source[1]]
                 part += (g @ w_KKOI[i, j]).view(part.shape)
             if dw is not None:
-                torch.mm(g.t(), x_BHWI[:, of[0], of[1]].flatten(0, 2), out=dw[i, j])
+                torch.mm(g.t(), x_BHWI[:, source[0], source[1]].flatten(0, 2), out=dw[i, j])
         return (
             None if dx is None else dx.to(x.dtype).permute(0, 3, 1, 2),
             dw,
-            grad.sum((0, 2, 3)) if of_bias else None,
+            grad.sum((0, 2, 3)) if needs_db else None,
         )
 
 

@@ -1,5 +1,7 @@
-"""MobileNetV2 (Sandler et al., CVPR 2018) as in the distillation papers: width 0.5, ReLU, stem of stride
-2."""
+"""MobileNetV2 (Sandler et al., CVPR 2018) as in the distillation papers.
+
+It has width 0.5, ReLUs, and a stem of stride 2.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +31,6 @@ WIDTH, STEM, LAST = 0.5, 32, 1280
 
 class InvertedResidual(nn.Module):
     """1x1 expansion, depthwise 3x3, 1x1 without activation; plus the input if the shapes agree.
-
-    No ReLU at the end.
 
     expansion: channels inside the block, in multiples of `inputs`.
     """

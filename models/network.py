@@ -4,7 +4,7 @@ A network is a stem, a sequence of stages and a head. Distillation methods read 
 (`Features`). So a family of networks defines how its stem, stages and head are run, and the base classes
 run them in order and keep what is asked for.
 
-No pass waits for the device, depends on the data, or writes in place into a tensor that it hands out. So a
+No pass waits for the device, depends on the data, or writes in place into a tensor that it returns. So a
 network can be compiled, captured in a CUDA graph, and run in channels_last and under autocast.
 """
 
@@ -24,8 +24,7 @@ from models.layers import BatchNorm2d
 class Network(nn.Module, ABC):
     """Base class of all networks. Input is `[B, 3, H, W]`; the networks are designed for 32x32.
 
-    The names of the submodules are those of the checkpoints that the papers' authors published. Do not
-    change them.
+    Do not rename submodules: their names are those in the checkpoints that the papers' authors published.
     """
 
     name: str = ""
@@ -44,8 +43,7 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def head_from_last_stage(self, x_last_map: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (embedding, logits) from the last stage's map; batch norms after the stages are part of
-        it."""
+        """Return (embedding, logits) from the last stage's map, including batch norms after the stages."""
 
     @abstractmethod
     def linear_head(self) -> nn.Linear:

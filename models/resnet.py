@@ -39,8 +39,8 @@ class BasicBlock(PreactBlock):
 class ResNet(PostActivationNetwork):
     """Three stages of n basic blocks.
 
-    depth: 6n + 2. widths: channels of the stem and of the three stages. Raises `ValueError` for any other
-        depth.
+    depth: 6n + 2; `ValueError` for any other.
+    widths: channels of the stem and of the three stages.
     """
 
     def __init__(self, depth: int, widths: tuple[int, int, int, int], num_classes: int) -> None:

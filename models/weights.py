@@ -126,7 +126,7 @@ def _as_saved(tensor: Tensor) -> Tensor:
 
 
 def _harmless() -> list[Any]:
-    """Return types outside torch's own list that published checkpoints contain and that cannot run code."""
+    """Return types outside torch's list that published checkpoints contain and that cannot run code."""
     allowed: list[Any] = [argparse.Namespace]
     try:
         import numpy as np
@@ -199,21 +199,21 @@ def _without_prefixes(state: State) -> State:
 
 def _check(path: Path, net: Network, target: Mapping[str, Tensor], state: State) -> None:
     """Raise `WeightsError` unless `state` can be copied into `target`, tensor by tensor."""
-    wanted = f"expected {net.name or type(net).__name__} with {net.linear_head().out_features} classes"
+    expected = f"expected {net.name or type(net).__name__} with {net.linear_head().out_features} classes"
     missing = [key for key in target if key not in state and not key.endswith("num_batches_tracked")]
     unknown = [key for key in state if key not in target]
     if missing or unknown:
         parts = [f"lacks {missing[0]} ({len(missing)} missing)"] if missing else []
         parts += [f"has {unknown[0]} ({len(unknown)} unknown)"] if unknown else []
-        raise WeightsError(f"{path}: weights of another network: {' and '.join(parts)}; {wanted}")
+        raise WeightsError(f"{path}: weights of another network: {' and '.join(parts)}; {expected}")
     for key, tensor in state.items():
         if tensor.shape != target[key].shape:
             shapes = f"{key} is {tuple(tensor.shape)}, not {tuple(target[key].shape)}"
-            raise WeightsError(f"{path}: weights of another network: {shapes}; {wanted}")
-        odd = tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu"
-        if odd or tensor.is_floating_point() != target[key].is_floating_point():
+            raise WeightsError(f"{path}: weights of another network: {shapes}; {expected}")
+        unusable = tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu"
+        if unusable or tensor.is_floating_point() != target[key].is_floating_point():
             raise WeightsError(
-                f"{path}: {key} is of type {tensor.dtype} ({tensor.layout}, {tensor.device}); {wanted}"
+                f"{path}: {key} is of type {tensor.dtype} ({tensor.layout}, {tensor.device}); {expected}"
             )
 
 

@@ -60,7 +60,8 @@ class WideStage(PreStage):
 class WideResNet(PreActivationNetwork):
     """Three stages of n blocks; the stem is one convolution, without an activation.
 
-    depth: 6n + 4; `ValueError` for any other. widen: factor k; the stages have 16k, 32k and 64k channels.
+    depth: 6n + 4; `ValueError` for any other.
+    widen: factor k; the stages have 16k, 32k and 64k channels.
     """
 
     def __init__(self, depth: int, widen: int, num_classes: int) -> None:

@@ -23,7 +23,6 @@ from benchmark.data.views import (
 __all__ = [
     "AUGMENTS",
     "DATASETS",
-    "Channels",
     "GROUPS",
     "HALVES",
     "MIXED",
@@ -33,6 +32,7 @@ __all__ = [
     "ROTATED",
     "SECOND",
     "SHUFFLE",
+    "Channels",
     "Dataset",
     "DatasetInfo",
     "RawBatch",

@@ -29,7 +29,7 @@ from benchmark.errors import InputError
 
 NAME = "clips"
 PARTS = ("train", "test")
-FORM = "clips/{train,test}/<class>/*.wav"
+LAYOUT = "clips/{train,test}/<class>/*.wav"
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,13 @@ class ClipFiles:
 def list_clips(folder: Path) -> ClipFiles:
     """List the clips below `folder/clips` without opening a file.
 
-    Raises `InputError` if the folder does not have the form above, or has fewer than two classes.
+    Raises `InputError` if the folder does not have the layout above, or has fewer than two classes.
     """
     base = folder / NAME
     files: dict[str, dict[str, list[Path]]] = {}
     for part in PARTS:
         if not (base / part).is_dir():
-            raise InputError(f"no folder {base / part}; set DATA= to a folder that has {FORM}")
+            raise InputError(f"no folder {base / part}; set DATA= to a folder that has {LAYOUT}")
         files[part] = {
             c.name: _wave_files(c)
             for c in sorted((base / part).iterdir())
@@ -92,9 +92,9 @@ def _wave_files(folder: Path) -> list[Path]:
 def register_clips(folder: Path | str) -> DatasetInfo:
     """Make the clips of a data folder known to `benchmark.data.info` in this process, and return their entry.
 
-    Call it before runs are resolved. If the folder has no clips, or not in the form above, the nominal entry
-    is registered, because most commands need no clips; those that do (`load`, the tables of clips) raise the
-    error.
+    Call it before runs are resolved. If the folder has no clips, or has them in another layout, the nominal
+    entry is registered, because most commands need no clips; those that do (`load`, the tables of clips)
+    raise the error.
     """
     info = NOMINAL
     try:

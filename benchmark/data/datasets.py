@@ -2,8 +2,8 @@
 
 `cifar100` and `cifar10` come through torchvision: downloaded, or read from an existing folder. The md5 sums
 of their files are checked. `digits` is scikit-learn's (1,797 real 8x8 images that come with its wheel),
-enlarged to 3x32x32; the `quick` profile uses it. `clips` are sounds in a folder of the user's
-(benchmark/data/clips.py).
+enlarged to 3x32x32; the `quick` profile uses it. `clips` are sound clips from a folder of the
+user (benchmark/data/clips.py).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmark.errors import InputError, unknown
+from models import import_torchvision
 
 Channels = tuple[float, float, float]
 """A number for each colour channel."""
@@ -56,7 +57,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What is known of a data set without loading it."""
+    """The properties of a data set that are known without loading it."""
 
     name: str
     title: str
@@ -77,7 +78,7 @@ class DatasetInfo:
     """Loads it from a data folder."""
 
     user_files: bool = False
-    """Whether it is made of the user's files, so that it is a different one for every user."""
+    """Whether it consists of the user's files, so that it differs from user to user."""
 
     identity: str = ""
     """Identifies the user's files, and is part of a run's key; "" if there are none."""
@@ -101,7 +102,7 @@ DIGITS_TEST = 400
 
 
 def _load_digits(_folder: Path) -> Dataset:
-    """8x8 images of 0..16, each pixel repeated to 4x4 and to three channels.
+    """Load 8x8 images with pixels in 0..16; each pixel is repeated to 4x4 and to three channels.
 
     The split is fixed and stratified.
     """
@@ -128,8 +129,6 @@ def _md5(path: Path) -> str:
 
 
 def _load_cifar(name: str, folder: Path) -> Dataset:
-    from models import import_torchvision
-
     import_torchvision()
     from torchvision import datasets
 
@@ -151,7 +150,7 @@ def _load_cifar(name: str, folder: Path) -> Dataset:
         try:
             data = kind(str(folder), train=train, download=download)
         except Exception as error:  # a failed download raises URLError, RuntimeError or OSError
-            if folder_is_new:  # its name may be a typing error: leave no empty folder behind
+            if folder_is_new:  # its path may contain a typo: leave no empty folder behind
                 with contextlib.suppress(OSError):
                     folder.rmdir()
             missing = ", which does not exist," if folder_is_new else ""
@@ -200,7 +199,7 @@ DATASETS: dict[str, DatasetInfo] = {
             num_classes=10,
             train_images=1_797 - DIGITS_TEST,
             test_images=DIGITS_TEST,
-            # of the 1,397 training images; a test computes them again
+            # of the 1,397 training images; a test recomputes them
             mean=(0.3058, 0.3058, 0.3058),
             std=(0.3761, 0.3761, 0.3761),
             disk_bytes=0,
@@ -211,7 +210,7 @@ DATASETS: dict[str, DatasetInfo] = {
 
 
 def info(name: str) -> DatasetInfo:
-    """Return what is known of a data set. Raises `InputError` for an unknown one."""
+    """Return the properties of a data set. Raises `InputError` for an unknown one."""
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)
     return DATASETS[name]

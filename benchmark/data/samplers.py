@@ -31,7 +31,7 @@ class Sampler:
     """
 
     rows_per_image: int = 1
-    """Rows of an epoch for each training image (what the sampler costs)."""
+    """Number of rows in an epoch per training image, which determines the sampler's cost."""
 
     def __repr__(self) -> str:
         return f"Sampler({self.name})"
@@ -56,7 +56,7 @@ def _shuffle(labels: Tensor, batch_size: int, drop_last: bool, generator: torch.
 
 
 SHUFFLE = Sampler("shuffle", _shuffle)
-"""Every image once, in random order. All methods use it that name no other sampler."""
+"""Every image once, in random order. The default sampler."""
 
 
 def _halves(labels: Tensor, batch_size: int, drop_last: bool, generator: torch.Generator) -> list[Tensor]:

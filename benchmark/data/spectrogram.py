@@ -105,7 +105,7 @@ def mel_bank(rate: int, points: int) -> Array:
 def band_powers(samples: Array, rate: int) -> Array:
     """Return the power `[FRAMES, BANDS]` of samples `[n]`."""
     window, hop = round(WINDOW_SECONDS * rate), round(HOP_SECONDS * rate)
-    # a power of two, at least twice the window: else the lowest bands would fall between two bins
+    # a power of two, at least twice the window: otherwise the lowest bands would fall between two bins
     points = 1 << (2 * window - 1).bit_length()
     windows = np.lib.stride_tricks.sliding_window_view(samples, window)[::hop]
     shape, bank = np.hanning(window + 1)[:-1], mel_bank(rate, points)

@@ -61,7 +61,7 @@ class View:
     """Identifies the view in packs and in seeds: views of one name must be the same."""
 
     copies: int
-    """Rows that an image becomes.
+    """Number of rows for each image.
 
     The view has `copies * B` rows: all images of copy 0, then all of copy 1, and so on.
     """
@@ -100,8 +100,8 @@ def batch_crop(images: Tensor, offsets: Tensor, pad: int = PAD) -> Tensor:
     padded = torch.nn.functional.pad(images, (0, 0, pad, pad, pad, pad))
     rows = offsets[:, 0].view(-1, 1, 1) + torch.arange(height, device=images.device).view(1, -1, 1)
     cols = offsets[:, 1].view(-1, 1, 1) + torch.arange(width, device=images.device).view(1, 1, -1)
-    which = torch.arange(batch, device=images.device).view(-1, 1, 1)
-    return padded[which, rows, cols]
+    image = torch.arange(batch, device=images.device).view(-1, 1, 1)
+    return padded[image, rows, cols]
 
 
 def _make_normal(raw: RawBatch, draws: Tensor, _normal: Tensor) -> Tensor:
@@ -204,8 +204,8 @@ MIXED = _mixed(_make_normal)
 (STKD)."""
 
 
-def _without_chance(view: View, *draws: int) -> View:
-    """The view with fixed draws: every image is left as it is."""
+def _with_fixed_draws(view: View, *draws: int) -> View:
+    """Return the view with fixed draws, which leave every image unchanged."""
     return View(
         view.name,
         view.copies,
@@ -221,8 +221,8 @@ AUGMENTS: Mapping[str, Mapping[str, View]] = {
         MIXED.name: _mixed(_make_resized),
     },
     "none": {
-        **{v.name: _without_chance(v, PAD, PAD, 0) for v in (NORMAL, SECOND)},
-        ROTATED.name: _without_chance(ROTATED, *(PAD,) * 6),
+        **{v.name: _with_fixed_draws(v, PAD, PAD, 0) for v in (NORMAL, SECOND)},
+        ROTATED.name: _with_fixed_draws(ROTATED, *(PAD,) * 6),
     },
 }
 """For each augmentation that a protocol can name: the views that it makes differently from those above, by

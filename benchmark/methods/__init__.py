@@ -1,10 +1,10 @@
-"""Distillation methods: one file each, found by being in this folder, combined with `+`.
+"""Distillation methods: one file each in this folder, discovered automatically, combined with `+`.
 
-    methods.names()                                       names of all methods
-    spec = methods.parse("crd+kd", {"crd.weight": 0.5})   a combination with its hyper-parameters
+    methods.names()                                         names of all methods
+    spec = methods.parse("crd+kd", {"crd.weight": 0.5})     a combination with its hyper-parameters
     objective = methods.Objective(spec, context, seed_of)   the loss that the trainer minimises
 
-`base.py` describes what a method is; read it to write one. Methods of your own go into a folder that the
+`base.py` describes what a method is; read it to write one. Put methods of your own into a folder that the
 environment variable KD_METHODS names.
 """
 

@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 def match_spatial(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both maps at the smaller of their sizes: the larger one is adaptive-average-pooled.
+    """Return both maps in the smaller of their two sizes; the larger map is adaptive-average-pooled.
 
     a: `[B, C, H, W]`. b: `[B, D, h, w]`. Their numbers of channels may differ.
     """
@@ -40,7 +40,7 @@ def match_spatial(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 def pair_stages(student: Sequence[T], teacher: Sequence[T]) -> list[tuple[T, T]]:
     """Return the stages (maps or shapes) paired in order.
 
-    The stages that one network has more are ignored.
+    The last stages of the network that has more of them are ignored.
     """
     return list(zip(student, teacher, strict=False))
 
@@ -80,7 +80,8 @@ class _WithGradient(torch.autograd.Function):
 def with_gradient(x: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
     """Return the scalar `value` as a function of x whose gradient is known.
 
-    gradient: the derivative of `value` by x, of the shape of x. Autograd uses it instead of deriving `value`.
+    gradient: the derivative of `value` with respect to x, in the shape of x. Autograd uses it instead of
+        differentiating `value`.
     """
     out: Tensor = _WithGradient.apply(x, value, gradient)
     return out
@@ -109,8 +110,8 @@ def build_regressor(student: Shape, teacher: Shape, *, relu: bool) -> nn.Sequent
     relu: whether a ReLU follows; FitNet has one, AB has none.
 
     The convolution depends on the heights s of the student's map and t of the teacher's. s = 2t: 3x3,
-    stride 2, padding 1. 2s = t: transposed 4x4, stride 2, padding 1. Otherwise, with s >= t: kernel size 1
-    + s - t, no padding. Raises `ValueError` if `no_regressor_reason` returns a reason.
+    stride 2, padding 1. 2s = t: transposed 4x4, stride 2, padding 1. Otherwise, with s >= t: kernel size
+    1 + s - t, no padding. Raises `ValueError` if `no_regressor_reason` returns a reason.
     """
     if (reason := no_regressor_reason(student, teacher)) is not None:
         raise ValueError(reason)
@@ -137,8 +138,9 @@ def check_range(
 ) -> None:
     """Raise `InputError` unless low <= value <= high.
 
-    name: the setting, as `METHOD.FIELD`. high: None for no upper bound. above: whether value must exceed
-        `low`.
+    name: the setting, as `METHOD.FIELD`.
+    high: None for no upper bound.
+    above: whether the value must exceed `low`.
     """
     if value < low or (above and value == low) or (high is not None and value > high):
         allowed = f"{low} to {high}" if high is not None else f"{'above' if above else 'at least'} {low}"
@@ -146,13 +148,14 @@ def check_range(
 
 
 class WarmUp:
-    """A linear warm-up of a weight: `factor` is min(epoch / length, 1). Set `epoch` in `start_epoch`."""
+    """Linear warm-up of a weight: `factor` is min(epoch / length, 1). `start_epoch` has to set `epoch`."""
 
     def __init__(self, epochs: int, total: int, published: int = 240) -> None:
         """Scale the length of the warm-up to the schedule of this run.
 
-        epochs: its length in the published schedule, 0 for none. total: epochs of this run. published:
-        epochs of the published schedule.
+        epochs: length of the warm-up in the published schedule, 0 for none.
+        total: epochs of this run.
+        published: epochs of the published schedule.
         """
         self.length = scaled(epochs, total, published) if epochs else 1
         self.epoch = self.length

@@ -56,15 +56,15 @@ class Objective(nn.Module):
         return {name: self.method(name) for name in self.methods}
 
     def start_epoch(self, epoch: int) -> None:
-        """Tell the methods that an epoch of the main stage begins; epochs count from 1."""
+        """Prepare the methods for an epoch of the main stage. Epochs count from 1."""
         for method in self:
             method.start_epoch(epoch)
 
     def forward(self, steps: Mapping[str, Step]) -> tuple[Tensor, Terms]:
         """Return the total loss and its unweighted terms, `ce` among them.
 
-        steps: the step for each method by name (they differ in their generator). With a spec of no method,
-            the one step has any name.
+        steps: the step for each method by name (they differ in their generator). For a spec without methods,
+            a single step under any name.
         """
         terms: Terms = {}
         total: Tensor | None = None
@@ -76,12 +76,12 @@ class Objective(nn.Module):
                 step = wrapper.transform(step) if wrapper is not method else step
             for term, value in method.loss(step).items():
                 terms[term] = value
-                part = method.weight_of(term) * value
-                total = part if total is None else total + part
+                weighted = method.weight_of(term) * value
+                total = weighted if total is None else total + weighted
         if self.spec.trains_student and self.spec.ce != 0:
             terms["ce"] = self._task_loss(methods, steps)
-            part = self.spec.ce * terms["ce"]
-            total = part if total is None else total + part
+            weighted = self.spec.ce * terms["ce"]
+            total = weighted if total is None else total + weighted
         if total is None:
             raise nothing_to_minimise(self.spec)
         return total, terms
@@ -95,7 +95,7 @@ class Objective(nn.Module):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Tell the methods that the optimiser has made a step."""
+        """Update the methods' state after the optimiser's step."""
         for method in self:
             method.after_step()
 

@@ -39,7 +39,7 @@ class Component:
         return needs
 
     def weights(self) -> dict[str, float]:
-        """Return the full weight of each term of the loss."""
+        """Return the weight of each term of the loss, without a warm-up's factor."""
         return dict(call_classmethod(self.method, "weights", self.config))
 
     def skip(self, student: NetInfo | None, teacher: NetInfo | None) -> str | None:
@@ -52,7 +52,7 @@ class Component:
         return tuple(call_classmethod(self.method, "requires", self.config))
 
     def buffer_elements(self, num_train: int, num_classes: int, teacher: NetInfo | None) -> int:
-        """Return how many float32 elements the method's large buffers hold."""
+        """Return the size of the method's large buffers in elements of 4 bytes."""
         return int(
             call_classmethod(self.method, "buffer_elements", self.config, num_train, num_classes, teacher)
         )
@@ -63,7 +63,7 @@ class MethodSpec:
     """A resolved combination of methods."""
 
     name: str
-    """Canonical name: losses sorted by name, `kd` after them, wrappers last; `plain` without a method. So
+    """Canonical name: the methods sorted by name, then `kd`, then wrappers; `plain` without a method. So
     `kd+at` and `at+kd` are the same run."""
 
     components: tuple[Component, ...]
@@ -136,7 +136,7 @@ class MethodSpec:
         return Needs(student=student, teacher=teacher, views=views, teacher_views=passes)
 
     def schedule(self) -> Mapping[str, Any]:
-        """Return the protocol fields that the method's own run replaces; {} for a combination."""
+        """Return the protocol fields that a single method replaces; {} for a combination."""
         if len(self.components) != 1:
             return {}
         fields: Mapping[str, Any] = call_classmethod(self.components[0].method, "schedule")
@@ -154,7 +154,7 @@ def check_override(key: str, value: Any) -> Any:
     Raises `InputError` for an unknown method or field and for a wrong value.
     """
     if key == "ce":
-        return coerce(key, value, float, None)
+        return coerce(key, value, float)
     name, _, field_name = key.partition(".")
     fields = {f.name: f for f in dataclasses.fields(get(name).Config)}
     if field_name not in fields:
@@ -214,7 +214,7 @@ def _classes(text: str, words: Sequence[str]) -> list[type[Method]]:
 
 
 def _check_wrappers(text: str, classes: Sequence[type[Method]], losses: Sequence[type[Method]]) -> None:
-    """Raise `InputError` for a wrapper that changes nothing which another method reads."""
+    """Raise `InputError` for a wrapper that changes nothing that another method reads."""
     for wrapper in (m for m in classes if m.is_wrapper()):
         changed = call_classmethod(wrapper, "needs", build_config(wrapper)).teacher
         read = [call_classmethod(m, "needs", build_config(m)).teacher for m in losses]
@@ -278,7 +278,7 @@ def nothing_to_minimise(spec: MethodSpec) -> InputError:
 
 
 def _all_weights(spec: MethodSpec) -> dict[str, float]:
-    """Return the full weight of every term, the cross-entropy among them."""
+    """Return the weight of every term, including the cross-entropy, without a warm-up's factor."""
     weights = {"ce": spec.ce} if spec.trains_student else {}
     for component in spec.components:
         weights |= component.weights()

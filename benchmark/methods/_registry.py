@@ -1,4 +1,4 @@
-"""The registry of methods: it finds method files, checks the classes in them and returns them by name.
+"""The registry of methods: finds method files, checks the classes in them and returns them by name.
 
 A method file is a module of this folder, or of a folder in the environment variable KD_METHODS, whose name
 does not start with an underscore. Every subclass of `Method` that is defined in it and has a `name` is
@@ -34,8 +34,7 @@ PLAIN = "plain"
 """The name of training without a method, on the cross-entropy alone: plain students and teachers."""
 
 RESERVED = (PLAIN, "teacher", "student", "none", "imported", "ce", "recipe")
-"""Words that table rows, keys and settings use where the name of a method may stand. No method can have one
-as its name."""
+"""Words that table rows, keys and settings use in place of a method's name. No method can be named so."""
 
 _PACKAGE = __name__.rpartition(".")[0]
 _USER_PREFIX = "kd_methods_"
@@ -56,7 +55,7 @@ _ATTRIBUTE_TYPES: dict[str, type[Any]] = {
 }
 """The type of each class attribute of a method."""
 
-_ANSWER_TYPES: dict[str, tuple[type[Any], ...]] = {
+_RETURN_TYPES: dict[str, tuple[type[Any], ...]] = {
     "needs": (Needs,),
     "init_needs": (Needs,),
     "skip": (str, type(None)),
@@ -92,7 +91,7 @@ def get(name: str) -> type[Method]:
 
 
 def clear_cache() -> None:
-    """Forget all methods found so far. The next call of `names` or `get` reads the folders again.
+    """Forget all registered methods. The next call of `names` or `get` reads the folders again.
 
     Call it after KD_METHODS or a method file has changed in a running process.
     """
@@ -147,7 +146,7 @@ def _user_modules() -> list[ModuleType]:
             spec = importlib.util.spec_from_file_location(f"{_USER_PREFIX}{path.stem}", path)
             assert spec is not None and spec.loader is not None
             module = importlib.util.module_from_spec(spec)
-            # `@dataclass` looks its module up there if annotations are strings.
+            # `@dataclass` looks up the module in `sys.modules` if annotations are strings.
             sys.modules[spec.name] = module
             try:
                 spec.loader.exec_module(module)
@@ -161,7 +160,7 @@ def _user_modules() -> list[ModuleType]:
 
 
 def _methods_in(module: ModuleType) -> list[type[Method]]:
-    """Return the named methods that the module defines itself; imported ones do not count."""
+    """Return the methods with a name that the module itself defines, without imported ones."""
     return [
         value
         for value in vars(module).values()
@@ -203,7 +202,7 @@ def _check(method: type[Method]) -> None:
     for attribute, kind in _ATTRIBUTE_TYPES.items():
         if not isinstance(getattr(method, attribute), kind):
             raise wrong(attribute, getattr(method, attribute), f"it must be of type {kind.__name__}")
-    for function in _ANSWER_TYPES:
+    for function in _RETURN_TYPES:
         if not inspect.ismethod(getattr(method, function)):
             raise wrong(
                 function,
@@ -242,17 +241,18 @@ def build_config(method: type[Method], **values: Any) -> MethodConfig:
 def call_classmethod(method: type[Method], function: str, *args: Any, **values: Any) -> Any:
     """Return what a class method of a method returns.
 
-    An error in it, or a value of a wrong type, becomes an `InputError`: one line that names method and file.
+    An error in it, or a result of the wrong type, becomes an `InputError` of one line that names method and
+    file.
     """
     where = f"{_file(method)}: {function} of method '{method.name}'"
     try:
-        answer = getattr(method, function)(*args, **values)
+        result = getattr(method, function)(*args, **values)
     except InputError:
         raise
     except Exception as error:
         raise InputError(f"{where} raised {type(error).__name__}: {error}") from error
-    kinds = _ANSWER_TYPES.get(function, (object,))
-    if not isinstance(answer, kinds):
+    kinds = _RETURN_TYPES.get(function, (object,))
+    if not isinstance(result, kinds):
         expected = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
-        raise InputError(f"{where} returned {answer!r}; it must return a value of type {expected}")
-    return answer
+        raise InputError(f"{where} returned {result!r}; it must return a value of type {expected}")
+    return result

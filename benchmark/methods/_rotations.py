@@ -81,8 +81,8 @@ def select_rows(rank: Tensor, ratio: float) -> Tensor:
     key = rank * rows + image_major
     position = (key.unsqueeze(0) < key.unsqueeze(1)).sum(1)
     wrong = (rank > 0).sum()
-    # In float64, as `int(wrong * ratio)` with a Python float: 0.75 * W is exact in float32, 0.7 * W is not
-    # always.
+    # In float64, as `int(wrong * ratio)` with a Python float: in float32, 0.75 * W is exact, but 0.7 * W may
+    # not be.
     kept = rows - wrong + (wrong.to(torch.float64) * ratio).floor().to(torch.int64)
     return position < kept
 

@@ -20,11 +20,11 @@ this stage.
 Differences between paper and code: the CRD benchmark's scripts pass `-b 1` for the main stage, but their
 code sets the AB loss to 0 there. The main stage of this file therefore has no AB term and no such weight.
 
-Paper: Heo, Lee, Yun, Choi: Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden
-Neurons. AAAI 2019, arXiv 1811.03233.
-
 Constants: RepDistiller distiller_zoo/AB.py, helper/pretrain.py, train_student.py (`--distill abound`, 30
 epochs).
+
+Paper: Heo, Lee, Yun, Choi: Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden
+Neurons. AAAI 2019, arXiv 1811.03233.
 """
 
 from __future__ import annotations

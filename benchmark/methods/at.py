@@ -12,9 +12,9 @@ Modules: none.
 Differences between paper and code: the code takes the mean over batch and positions, where the paper sums
 over the positions. The weight of 1000 makes up for it.
 
-Paper: Zagoruyko, Komodakis: Paying More Attention to Attention. ICLR 2017, arXiv 1612.03928, section 3.1.
-
 Constants: RepDistiller distiller_zoo/AT.py, scripts/run_cifar_distill.sh (`-a 0 -b 1000`).
+
+Paper: Zagoruyko, Komodakis: Paying More Attention to Attention. ICLR 2017, arXiv 1612.03928, section 3.1.
 """
 
 from __future__ import annotations

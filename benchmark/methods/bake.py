@@ -16,11 +16,11 @@ Modules: none.
 Differences between paper and code: the paper adds M images to each of N images, which makes the batch
 larger. Here the batch size is the protocol's, and an epoch shows each image once.
 
-Paper: Ge, Zhang, Choi, Cheung, Zhao, Zhu, Wang, Zhao, Li: Self-distillation with Batch Knowledge Ensembling
-Improves ImageNet Classification. arXiv 2104.13298, 2021.
-
 Constants: yxgeee/BAKE at 07c4f66 (w = 0.5 and M = 3 on CIFAR, T = 4, weight 1). The form of A is written
 from memory of the paper (unverified).
+
+Paper: Ge, Zhang, Choi, Cheung, Zhao, Zhu, Wang, Zhao, Li: Self-distillation with Batch Knowledge Ensembling
+Improves ImageNet Classification. arXiv 2104.13298, 2021.
 """
 
 from __future__ import annotations

@@ -9,15 +9,15 @@ A run minimises
 
     total = ce * cross-entropy + sum of weight * term
 
-over the terms that the `loss` of its methods returns. Most methods define only `Config`, `needs`, `loss`
+over the terms that the `loss` of each method returns. Most methods define only `Config`, `needs`, `loss`
 and perhaps `__init__`. The functions of a method are called in this order:
 
     When runs are planned, on the class (nothing is built yet):
-        combined_defaults, pair_defaults, partner_defaults
-                                                defaults for a combination, a pair, another method
+        combined_defaults (a mapping)           defaults for a combination
+        pair_defaults, partner_defaults         defaults for a pair, for another method of a combination
         skip, requires                          can this pair be trained? which runs must come first?
         needs, init_needs                       which features of which views the loss reads
-        weights, schedule, buffer_elements      weights of the terms, changes to the protocol, size of buffers
+        weights, schedule, buffer_elements      weights of the terms, changes to the protocol, buffer sizes
 
     When a run starts:
         __init__(config, context)               builds the modules, under a seed of the run
@@ -31,6 +31,7 @@ and perhaps `__init__`. The functions of a method are called in this order:
         start_epoch(epoch)                      before each epoch
         transform(step)                         in each step, wrappers only: changes what other methods read
         loss(step), task_loss(step)             in each step, before the backward pass
+        weight_factor()                         in each step: the factor of all weights in this epoch
         after_step()                            in each step, after the optimiser
 
     In an evaluation:
@@ -45,7 +46,9 @@ Rules for the code of a method (tests check them for every method):
   boolean masks as indices, `if` on a tensor), buffers are changed in place (`copy_`), and a number that
   changes with the epoch is an attribute that `start_epoch` sets.
 - Every random draw uses `step.generator`.
-- The loss is computed in float32. Networks of the method's own run by `self.run_network(network, x)`.
+- The loss is computed in float32. Networks over maps, such as a convolutional regressor, are run by
+  `self.run_network(network, x)`, which uses the precision of student and teacher.
+- `loss` does not compute a term whose weight is 0: it asks `self.is_active(term)` first.
 
 In the shapes below, B is the number of images in the batch and N the number of training images.
 """
@@ -190,8 +193,7 @@ class MethodContext:
     """Device that the run is trained on."""
 
     artifacts: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
-    """State dicts that the runs of the required methods left, by name of the method (see
-    `Method.requires`)."""
+    """State dicts that the runs of the required methods saved, by method name (see `Method.requires`)."""
 
     @property
     def num_train(self) -> int:
@@ -203,7 +205,8 @@ class MethodContext:
 class Step:
     """One training step, as a method sees it.
 
-    The epoch is not in it: a captured graph would keep its value (see the rules in the module's docstring).
+    It does not contain the epoch, because a captured CUDA graph would keep that value (see the rules in the
+    module's docstring).
     """
 
     labels: Tensor
@@ -242,8 +245,8 @@ class Method(nn.Module):
     """Base class of all methods. The module's docstring says when each function is called."""
 
     name: ClassVar[str] = ""
-    """Name in tables and on the command line: lower-case letters, digits and _. A built-in
-    method's file has the same name."""
+    """Name in tables and on the command line: lower-case letters, digits and _. The file of a built-in method
+    has the same name."""
 
     title: ClassVar[str] = ""
     """Name as papers write it."""
@@ -258,8 +261,7 @@ class Method(nn.Module):
     """One BibTeX entry."""
 
     revision: ClassVar[int] = 1
-    """Version of the loss. Raise it when the loss is corrected: records of older revisions no longer
-    count."""
+    """Version of the loss. Raise it when the loss is corrected, so that older records no longer count."""
 
     source: ClassVar[str] = ""
     """Hash of the method's file; set by the registry."""
@@ -278,7 +280,7 @@ class Method(nn.Module):
     """False if a run trains only the method's own modules (the head of SSKD's teacher)."""
 
     sampler: ClassVar[Sampler] = SHUFFLE
-    """How an epoch is cut into batches. Runs of a pack share it."""
+    """How an epoch is cut into batches. All runs of a pack use the same sampler."""
 
     self_teacher: ClassVar[bool] = False
     """Whether the teacher is a plainly trained network of the student's own architecture. The pair is then
@@ -328,7 +330,8 @@ class Method(nn.Module):
     def requires(cls, config: Any) -> tuple[str, ...]:
         """Return the names of methods whose run on the same teacher must be done first.
 
-        Those methods have `trains_student = False`; what their runs leave is in `MethodContext.artifacts`.
+        Those methods have `trains_student = False`. `MethodContext.artifacts` holds the state dicts that
+        their runs save.
         """
         return ()
 
@@ -359,14 +362,13 @@ class Method(nn.Module):
     def schedule(cls) -> dict[str, Any]:
         """Return protocol fields that a run of this method alone replaces.
 
-        They are given in the length of the paper's schedule, for example `{"epochs": 60, "milestones": (30,
-        45)}`.
+        Epochs are those of the paper's schedule, for example `{"epochs": 60, "milestones": (30, 45)}`.
         """
         return {}
 
     @classmethod
     def buffer_elements(cls, config: Any, num_train: int, num_classes: int, teacher: NetInfo | None) -> int:
-        """Return the size of its large buffers (memory banks, queues) in elements of 4 bytes.
+        """Return the size of the method's large buffers (memory banks, queues) in elements of 4 bytes.
 
         `plan` estimates the disk space of checkpoints with it.
         """
@@ -393,15 +395,13 @@ class Method(nn.Module):
         return {}
 
     def task_loss(self, step: Step) -> Tensor | None:
-        """Return a scalar that replaces the cross-entropy with the labels, or None to keep that."""
+        """Return a scalar that replaces the cross-entropy with the labels, or None to keep it."""
         return None
 
     def transform(self, step: Step) -> Step:
-        """Return the step that the other methods of a combination see.
+        """Return the step that the other methods of a combination read.
 
-        The cross-entropy still reads `step` itself.
-
-        A method that overrides it is a wrapper.
+        The cross-entropy still reads `step` itself. A method that overrides this function is a wrapper.
         """
         return step
 
@@ -412,7 +412,7 @@ class Method(nn.Module):
         """
 
     def predict(self, features: Features) -> Tensor | None:
-        """Return logits `[B, num_classes]` that replace the student's at test time, or None to keep those.
+        """Return logits `[B, num_classes]` that replace the student's at test time, or None to keep them.
 
         features: the student's features in eval mode; read only the parts that `needs` names.
         """
@@ -445,8 +445,7 @@ class Method(nn.Module):
     def run_network(self, network: nn.Module, x: Tensor) -> Tensor:
         """Return `network(x)` in float32, computed in the precision of student and teacher.
 
-        For the method's own convolutions over maps, such as a regressor. All else in a loss is float32
-        throughout.
+        Use it for convolutions over maps, such as a regressor. The rest of a loss is computed in float32.
         """
         with self.autocast():
             out: Tensor = network(x)

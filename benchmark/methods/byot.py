@@ -16,11 +16,11 @@ train with the network and are dropped at test time, so the reported number is t
 
 Differences between paper and code: the paper's ensemble of the classifiers is not implemented.
 
-Paper: Zhang, Song, Gao, Chen, Bao, Ma: Be Your Own Teacher: Improve the Performance of Convolutional Neural
-Networks via Self Distillation. ICCV 2019, arXiv 1905.08094.
-
 Constants: luanyunteng/pytorch-be-your-own-teacher at 8045079, which is unofficial (alpha 0.1, T 3, beta
 1e-6). The forms of the bottleneck and of the hint are written from memory of that code (unverified).
+
+Paper: Zhang, Song, Gao, Chen, Bao, Ma: Be Your Own Teacher: Improve the Performance of Convolutional Neural
+Networks via Self Distillation. ICCV 2019, arXiv 1905.08094.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class BYOTConfig(MethodConfig):
 
 
 def bottleneck(channels: int, outputs: int, shrink: int) -> nn.Sequential:
-    """Build a bottleneck: map `[B, channels, H, W]` -> embedding `[B, outputs]`. shrink: its k."""
+    """Build a bottleneck: map `[B, channels, H, W]` -> embedding `[B, outputs]`. shrink: kernel size k."""
     middle = max(1, outputs // 4)
 
     def layer(inputs: int, out: int, kernel: int) -> list[nn.Module]:

@@ -20,12 +20,12 @@ Not to be confused with `cc`, which cites the same paper in the CRD benchmark's 
 (RepDistiller's): it takes products of neighbouring differences of two trained linear embeddings, on
 shuffled batches and without KD. A row of one must not be read as the other.
 
-Paper: Peng, Jin, Liu, Li, Wu, Liu, Zhou, Zhang: Correlation Congruence for Knowledge Distillation. ICCV
-2019, arXiv 1904.01802.
-
 Constants: gamma = 0.4 and P = 2 as in the paper and in AberHu/Knowledge-Distillation-Zoo (unverified). The
 weights and the size of the groups are unverified; ce and kd are those of the KD row, and 1 and 0 in a
 combination. It is not known whether the paper normalises the embeddings before the bilinear kernel.
+
+Paper: Peng, Jin, Liu, Li, Wu, Liu, Zhou, Zhang: Correlation Congruence for Knowledge Distillation. ICCV
+2019, arXiv 1904.01802.
 """
 
 from __future__ import annotations

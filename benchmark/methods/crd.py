@@ -24,10 +24,10 @@ Speed: the scores are computed as one product of the embeddings with the whole b
 candidates are gathered. This gives the same values as gathering K + 1 rows for each anchor first
 (`scores_by_rows`), in a fraction of the time and memory.
 
-Paper: Tian, Krishnan, Isola: Contrastive Representation Distillation. ICLR 2020, arXiv 1910.10699.
-
 Constants: RepDistiller crd/criterion.py, crd/memory.py, train_student.py, scripts
 (`--distill crd -a 0 -b 0.8`; for CRD+KD `-a 1 -b 0.8`).
+
+Paper: Tian, Krishnan, Isola: Contrastive Representation Distillation. ICLR 2020, arXiv 1910.10699.
 """
 
 from __future__ import annotations
@@ -217,11 +217,11 @@ class CRD(Method):
         self.embed_t = nn.Linear(teacher.embedding_dim, config.dim)
         self.negatives = Negatives(context.train_labels, context.num_classes, config.negatives)
         bound = 1 / math.sqrt(config.dim / 3)
-        for which in ("s", "t"):
+        for network in ("s", "t"):
             self.register_buffer(
-                f"bank_{which}", torch.empty(context.num_train, config.dim).uniform_(-bound, bound)
+                f"bank_{network}", torch.empty(context.num_train, config.dim).uniform_(-bound, bound)
             )
-            self.register_buffer(f"z_{which}", torch.tensor(-1.0))
+            self.register_buffer(f"z_{network}", torch.tensor(-1.0))
         self._new: tuple[Tensor, Tensor, Tensor] | None = None
 
     def loss(self, step: Step) -> Terms:

@@ -12,10 +12,10 @@ Differences between paper and code: a batch has twice the protocol's number of i
 through the network in one train-mode batch. The released code runs x' in a separate pass (without gradient,
 but in train mode), so its batch norms see the halves apart.
 
+Constants: alinlab/cs-kd train.py (T = 4, lambda = 1).
+
 Paper: Yun, Park, Lee, Shin: Regularizing Class-wise Predictions via Self-knowledge Distillation. CVPR 2020,
 arXiv 2003.13964.
-
-Constants: alinlab/cs-kd train.py (T = 4, lambda = 1).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     L = ce * CE(z_s, y) + weight * T^2 * KL(softmax(z_t / T) || softmax(z_s / T))
     T = low + span * sigmoid(theta)
 
-z_s, z_t: logits `[B, C]` of student and teacher; theta: one trained number, initially 1; low = 1,
+z_s, z_t: logits `[B, C]` of student and teacher; theta: a trained scalar, initially 1; low = 1,
 span = 20. KL is summed over the classes and averaged over the batch.
 
 theta is trained with the student but *against* the loss: its gradient is multiplied by -lambda (gradient
@@ -16,11 +16,11 @@ Variants: this is the global temperature, the version of the published table. Th
 temperature that is computed from each image's logits. The papers call this method KD+CTKD; its loss
 contains the KD term.
 
-Paper: Li, Li, Yang, Zhao, Song, Luo, Li, Yang: Curriculum Temperature for Knowledge Distillation.
-AAAI 2023, arXiv 2211.16231.
-
 Constants: CTKD@7d52522 train_student.py, scripts (`-r 0.1 -a 0.9`,
 `--t_start 1 --t_end 20 --decay_loops 10`; unverified).
+
+Paper: Li, Li, Yang, Zhao, Song, Luo, Li, Yang: Curriculum Temperature for Knowledge Distillation.
+AAAI 2023, arXiv 2211.16231.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, S
 from benchmark.settings import scaled
 
 
-class _Against(torch.autograd.Function):
+class _ReversedGradient(torch.autograd.Function):
     """Gradient reversal: the identity, whose gradient is multiplied by -scale."""
 
     @staticmethod
@@ -99,14 +99,14 @@ class CTKD(Method):
         super().__init__(config, context)
         self.theta = nn.Parameter(torch.tensor(config.start))
         self.rise = scaled(config.rise, context.epochs, 240)
-        self.against = 1.0
+        self.reversal = 1.0  # lambda
 
     def start_epoch(self, epoch: int) -> None:
-        self.against = (1 - math.cos(math.pi * min(epoch / self.rise, 1.0))) / 2
+        self.reversal = (1 - math.cos(math.pi * min(epoch / self.rise, 1.0))) / 2
 
     def temperature(self) -> Tensor:
         """Return T (scalar), with the gradient of theta reversed."""
-        theta: Tensor = _Against.apply(self.theta, self.against)
+        theta: Tensor = _ReversedGradient.apply(self.theta, self.reversal)
         return self.config.low + self.config.span * torch.sigmoid(theta)
 
     def loss(self, step: Step) -> Terms:

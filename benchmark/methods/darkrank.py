@@ -12,11 +12,11 @@ over all length! orders, so `length` has to be small.
 
 Modules: none.
 
-Paper: Chen, Wang, Zhang: DarkRank: Accelerating Deep Metric Learning via Cross Sample Similarities
-Transfer. AAAI 2018, arXiv 1707.01220.
-
 Constants: alpha = 3, beta = 3 and length = 4 are from memory of lenscloth/RKD (unverified), which is made
 for metric learning. The normalisation and the weight relative to the cross-entropy are unverified.
+
+Paper: Chen, Wang, Zhang: DarkRank: Accelerating Deep Metric Learning via Cross Sample Similarities
+Transfer. AAAI 2018, arXiv 1707.01220.
 """
 
 from __future__ import annotations

@@ -11,10 +11,10 @@ squared distance is summed over the channels.
 
 Modules: none.
 
-Paper: Xu, Liu: Data-Distortion Guided Self-Distillation for Deep Neural Networks. AAAI 2019.
-
 Constants: mmd = 5e-4 as in Self-KD-Lib. Unverified: T = 4 (Self-KD-Lib's value for all methods),
 mutual = 1, the mean (not the sum) of the two cross-entropies, and the stop-gradient of the targets.
+
+Paper: Xu, Liu: Data-Distortion Guided Self-Distillation for Deep Neural Networks. AAAI 2019.
 """
 
 from __future__ import annotations

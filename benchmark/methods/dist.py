@@ -9,11 +9,11 @@ z_s, z_t: logits `[B, C]` of student and teacher. The denominator of r is at lea
 
 Modules: none.
 
-Paper: Huang, You, Wang, Qian, Xu: Knowledge Distillation from A Stronger Teacher. NeurIPS 2022,
-arXiv 2205.10536.
-
 Constants: inter = 2, intra = 2 and T = 4 on CIFAR-100, all three 1 on ImageNet, from section 4 of the paper
 (unverified). The form of the loss is that of DIST_KD losses/dist_kd.py (unverified).
+
+Paper: Huang, You, Wang, Qian, Xu: Knowledge Distillation from A Stronger Teacher. NeurIPS 2022,
+arXiv 2205.10536.
 """
 
 from __future__ import annotations

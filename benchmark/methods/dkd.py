@@ -13,11 +13,11 @@ warm: min(epoch / 20, 1), a linear rise to 1, with the 20 epochs scaled in propo
 
 Modules: none.
 
-Paper: Zhao, Cui, Song, Qiu, Liang: Decoupled Knowledge Distillation. CVPR 2022, arXiv 2203.08679.
-
 Constants: mdistiller configs/cifar100/dkd, distillers/DKD.py. beta is the paper's choice for each teacher:
 2 for resnet56 and resnet110, 6 for wrn_40_2 and vgg13, 8 for the others. That it is the same for wrn_40_2
 with a ShuffleNet and vgg13 with MobileNetV2 is an assumption (unverified).
+
+Paper: Zhao, Cui, Song, Qiu, Liang: Decoupled Knowledge Distillation. CVPR 2022, arXiv 2203.08679.
 """
 
 from __future__ import annotations

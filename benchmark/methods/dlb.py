@@ -17,10 +17,10 @@ Modules: none; two buffers hold the last outputs and their indices.
 Differences between paper and code: the released code uses Nesterov momentum. Here the protocol decides
 that.
 
+Constants: alpha = 1 and T = 3 are the paper's for CIFAR (unverified).
+
 Paper: Shen, Xu, Yang, Li, Guo: Self-Distillation from the Last Mini-Batch for Consistency Regularization.
 CVPR 2022, arXiv 2203.16172.
-
-Constants: alpha = 1 and T = 3 are the paper's for CIFAR (unverified).
 """
 
 from __future__ import annotations

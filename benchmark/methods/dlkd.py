@@ -2,19 +2,19 @@
 
     L = align * L_Align + corr * L_Corr + sup * L_Sup + ce * CE(z_s, y)
 
-Every image of the batch is used upright and rotated by 90, 180 and 270 degrees, so B images give 4B rows.
+Every image of the batch is used unrotated and rotated by 90, 180 and 270 degrees, so B images give 4B rows.
 f_s, f_t: embeddings `[4B, s]` of the student and `[4B, t]` of the teacher.
 
     L_Align = 2 - 2 * mean over the 4B rows of cos(h(f_s), f_t)
               h = Linear(s, 16 t)-BN-ReLU-Linear(16 t, t), the "spindle" head
     L_Corr  = mean over the 3B rotated rows of KL(softmax(A_t / 0.5) || softmax(A_s / 0.5)), without T^2
-              A = cosines of rotated with upright images, `[3B, B]`: A_s of g(f_s), A_t of f_t
+              A = cosines of rotated with unrotated images, `[3B, B]`: A_s of g(f_s), A_t of f_t
               g = Linear(s, s)-BN-ReLU-Linear(s, s), applied to all 4B rows at once
     L_Sup   = supervised contrastive loss over the 8B vectors [E_s(f_s); E_t(f_t)]. For each vector v:
               -log(exp(v . p / tau) / sum over all other vectors a of exp(v . a / tau)),
               averaged over all other vectors p of its class, then over v; tau = 0.07
               E = Linear(., 128) and L2 normalisation
-    CE        on the B upright images only
+    CE        on the B unrotated images only
 
 Only CE reads the logits, and only CE and L_Sup read the labels. With `sup = 0` and `ce = 0` the method
 therefore distils from a teacher without classes, as the paper claims.
@@ -40,13 +40,13 @@ Differences between paper and code:
    embedding E_t is trained (the teacher itself is not).
 3. The width of the spindle head, 16 t, is given by the code only.
 
+Constants: DLKD helper/losses.py, helper/loops.py, CIFAR script (`-r 1 -a 50 -b 1 -d 20`: CE, corr, sup,
+align).
+
 Paper: Ding, Yang, Hu, Krovi, Luo: Dual-Level Knowledge Distillation via Knowledge Alignment and
 Correlation. IEEE TNNLS 2022; before that, as MLKD: Multi-level Knowledge Distillation via Knowledge
 Alignment and Correlation, arXiv 2012.00573. Not to be confused with the Multi-Level Logit Distillation of
 CVPR 2023, which later papers also abbreviate as MLKD.
-
-Constants: DLKD helper/losses.py, helper/loops.py, CIFAR script (`-r 1 -a 50 -b 1 -d 20`: CE, corr, sup,
-align).
 """
 
 from __future__ import annotations

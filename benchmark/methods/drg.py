@@ -19,10 +19,10 @@ LightSKD's full method is the combination `drg+dsr`.
 Differences between paper and code: at b3a3bf9 the released adapter expects 512 channels, which does not fit
 ResNet18's 128. Here it takes the number of channels of the stage.
 
+Constants and modules: xucong-parsifal/LightSKD train.py at b3a3bf9 (alpha = 0.2, T = 4).
+
 Paper: Wang, Han, Guo: Lightweight Self-Knowledge Distillation with Multi-source Information Fusion.
 arXiv 2305.09183 (citation from memory, unverified; the paper's tables were not available).
-
-Constants and modules: xucong-parsifal/LightSKD train.py at b3a3bf9 (alpha = 0.2, T = 4).
 """
 
 from __future__ import annotations

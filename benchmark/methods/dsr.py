@@ -13,10 +13,10 @@ Differences between paper and code: the released train.py cannot be followed in 
 z_prev only if DRG is on, so DSR alone would always be compared with random noise; here z_prev is updated in
 every step. And DSR alone has no auxiliary classifier, so its loss is CE + DSR.
 
+Constants: xucong-parsifal/LightSKD train.py at b3a3bf9 (beta = 1, T = 4).
+
 Paper: Wang, Han, Guo: Lightweight Self-Knowledge Distillation with Multi-source Information Fusion.
 arXiv 2305.09183 (citation from memory, unverified).
-
-Constants: xucong-parsifal/LightSKD train.py at b3a3bf9 (beta = 1, T = 4).
 """
 
 from __future__ import annotations

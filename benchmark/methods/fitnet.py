@@ -11,11 +11,11 @@ with the student.
 Differences between paper and code: everything is trained in one stage, as in the code that produced the
 published tables. The paper first trains the student up to the hint layer, then the whole student with KD.
 
-Paper: Romero, Ballas, Kahou, Chassang, Gatta, Bengio: FitNets: Hints for Thin Deep Nets. ICLR 2015,
-arXiv 1412.6550.
-
 Constants: RepDistiller scripts/run_cifar_distill.sh (`--distill hint -a 0 -b 100`), train_student.py
 (`--hint_layer 2`).
+
+Paper: Romero, Ballas, Kahou, Chassang, Gatta, Bengio: FitNets: Hints for Thin Deep Nets. ICLR 2015,
+arXiv 1412.6550.
 """
 
 from __future__ import annotations

@@ -18,10 +18,10 @@ numbers of channels. wrn_40_2 -> wrn_40_1 and all pairs of different architectur
 Differences between paper and code: the CRD benchmark's scripts pass `-b 50` for the main stage, which has
 no effect.
 
+Constants: RepDistiller distiller_zoo/FSP.py, helper/pretrain.py, train_student.py (30 epochs).
+
 Paper: Yim, Joo, Bae, Kim: A Gift from Knowledge Distillation: Fast Optimization, Network Minimization and
 Transfer Learning. CVPR 2017.
-
-Constants: RepDistiller distiller_zoo/FSP.py, helper/pretrain.py, train_student.py (30 epochs).
 """
 
 from __future__ import annotations

@@ -18,12 +18,12 @@ Modules: P is three 3x3 convolutions (C -> C -> kC -> kC), each with a LeakyReLU
 with transposed convolutions, and has a LeakyReLU after the last one too. T is the same as P, with batch
 norms, from the student's channels; it is trained with the student.
 
-Paper: Kim, Park, Kwak: Paraphrasing Complex Network: Network Compression via Factor Transfer. NeurIPS 2018,
-arXiv 1802.04977.
-
 Constants: RepDistiller distiller_zoo/FT.py, models/util.py (Paraphraser, Translator), train_student.py
 (`--distill factor -b 200`, 30 epochs). The learning rate of the initialisation stage is 0.01 if the student
 is a resnet or wrn, else the student's.
+
+Paper: Kim, Park, Kwak: Paraphrasing Complex Network: Network Compression via Factor Transfer. NeurIPS 2018,
+arXiv 1802.04977.
 """
 
 from __future__ import annotations

@@ -17,10 +17,10 @@ Differences between paper and code: the paper's data and metric are not measured
 several labels for each clip and is measured by micro-AUPRC; the clips here have one label and are measured
 by top-1.
 
+Constants: only the abstract was available. The weight is SP's (unverified).
+
 Paper: Intra-Utterance Similarity Preserving Knowledge Distillation for Audio Tagging. Interspeech 2020,
 arXiv 2009.01759 (Chang, Kao, Sun, Wang; names from memory, unverified).
-
-Constants: only the abstract was available. The weight is SP's (unverified).
 """
 
 from __future__ import annotations

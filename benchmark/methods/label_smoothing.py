@@ -6,9 +6,9 @@
 - y: labels, `[B]`.
 - H: cross-entropy of a target and a prediction, averaged over the batch.
 
-This replaces the cross-entropy with the labels, so the method adds no term. There is no teacher. The method
-is listed with the self-distillation methods because their papers compare with it; TF-KD's virtual teacher
-(`tfkd`) is closely related.
+This replaces the cross-entropy with the labels, so the method adds no term. There is no teacher. It is listed
+with the self-distillation methods because their papers compare with it; TF-KD's virtual teacher (`tfkd`) is
+closely related.
 
 Modules: none.
 

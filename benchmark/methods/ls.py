@@ -124,7 +124,7 @@ class LS(Method):
 
     def transform(self, step: Step) -> Step:
         def standardise_logits(features: Features) -> Features:
-            # A teacher pass that only other runs of the pack need may come without logits.
+            # A teacher pass that only other runs of the pack need may lack the logits.
             if not features.has("logits"):
                 return features
             return features.replace(logits=standardise(features.logits, self.config.eps))

@@ -29,7 +29,7 @@ from torch import Tensor
 from benchmark.methods._common import match_spatial, pair_stages, with_gradient
 from benchmark.methods.base import Method, MethodConfig, Needs, Step, Terms, param
 
-CACHED = 2**18  # most numbers in the largest product or map of the images that a CPU processes at once
+CACHED = 2**18  # maximum size, in elements, of a product or map that a CPU processes at once
 LEAST = 1e-12  # smallest length that a channel is divided by, as in F.normalize
 
 

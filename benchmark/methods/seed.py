@@ -22,11 +22,11 @@ only loss, and a linear classifier is fitted to the frozen embedding afterwards.
   a table then measures that classifier and is meaningless.)
 - labels = "student" is the default, as in the rest of the tables: the cross-entropy (ce = 1) trains the
   whole student beside this term.
-- labels = "classifier" (`--set seed.labels=classifier`) keeps the labels from the student. Its classifier
-  is fitted to the embedding while the embedding is learnt. The gradient stops there, so the rest of the
-  student does not depend on any label. Top-1 is then that of a linear probe trained alongside, a common
-  monitor in self-supervised learning. The paper fits its classifier to convergence afterwards, which is not
-  done here.
+- labels = "classifier" (`--set seed.labels=classifier`) hides the labels from the student. Only its
+  classifier is fitted to the embedding, while the embedding is learnt. The gradient stops there, so the rest
+  of the student does not depend on any label. Top-1 is then that of a linear probe trained alongside, a
+  common monitor in self-supervised learning. The paper fits its classifier to convergence afterwards, which
+  is not done here.
 - Not covered: training a self-supervised teacher (MoCo, SwAV, ...), the paper's views, its schedule without
   labels and the nearest-neighbour evaluation.
 

@@ -96,7 +96,7 @@ class SSKD(Method):
     name = "sskd"
     title = "SSKD"
     formula = (
-        "0.1 CE + 0.9 T^2 KL(z_t || z_s) + 2.7 T^2 KL(z'_t || z'_s) [turned] "
+        "0.1 CE + 0.9 T^2 KL(z_t || z_s) + 2.7 T^2 KL(z'_t || z'_s) [rotated] "
         "+ 10 tau^2 KL(A_t || A_s) [3B x B cosines], T = 4, tau = 0.5"
     )
     paper = "Xu et al., Knowledge Distillation Meets Self-Supervision, ECCV 2020"

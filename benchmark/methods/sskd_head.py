@@ -49,7 +49,7 @@ class SSKDHead(Method):
     name = "sskd_head"
     title = "SSKD (teacher's head)"
     formula = (
-        "CE over the 3B x B cosines of p(f_t) between turned and unturned images, "
+        "CE over the 3B x B cosines of p(f_t) between rotated and unrotated images, "
         "true column: the image itself"
     )
     paper = "Xu et al., Knowledge Distillation Meets Self-Supervision, ECCV 2020"

@@ -8,7 +8,7 @@
 
 The KL is summed over the classes and averaged over the batch, as in KD. The teacher is the plain training,
 with seed 0, of the student's own network under the same protocol. Its weights are the checkpoint that the
-protocol uses for teachers. So no other teacher is needed, and the pair is `none:student`.
+protocol uses for teachers. The pair is therefore written `none:student`.
 
 Modules: none. The method reads only logits.
 

@@ -1,15 +1,16 @@
 """The cost model: how long a plan takes, in hours of one device, and how much disk space it needs.
 
 The model counts passes of images through networks. An evaluation is 1 pass, a training step 3 (forward,
-gradients of inputs, gradients of weights). A pack runs its teacher once for each view that some run of it
+gradients of inputs, gradients of weights). A pack runs its teacher once for each view that any of its runs
 needs.
 
-The time of a pass has three parts (`RATES`): one for each call of a convolution, one for each number that a
-convolution makes (batch norm, ReLU and sums read and write it again), and one for each multiply-accumulate. A
-pack takes at least as long as its longest student alone, because a student's kernels run one after another.
+The time of a pass has three parts (`RATES`): one for each call of a convolution, one for each element of a
+convolution's output (batch norm, ReLU and sums read and write it again), and one for each
+multiply-accumulate. A pack takes at least as long as its longest student alone, because a student's kernels
+run one after another.
 
-Where earlier records from the same kind of device show how far the model is off (`measured_factor`), the
-estimate is multiplied by that factor. `assumptions` says whether it was.
+If there are earlier records from the same kind of device, the estimate is multiplied by the ratio of their
+measured to their modelled time (`measured_factor`). `assumptions` tells whether it was.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ class Rates:
     call: float
     """A call of a convolution, with the operators that follow it."""
 
-    number: float
-    """A number that a convolution makes."""
+    element: float
+    """An element of a convolution's output."""
 
     mac: float
     """A multiply-accumulate."""
@@ -48,14 +49,14 @@ class Rates:
 RATES = {
     "cuda": Rates(
         call=2.3e-6,
-        number=1.29e-11,
+        element=1.29e-11,
         mac=0.0,
         chain=3.0e-5,
         fitted_to="one H100 in bf16: full packs of five pairs, within 12%; four students alone, within 33%",
     ),
     "cpu": Rates(
         call=0.0,
-        number=1.71e-9,
+        element=1.71e-9,
         mac=1 / 177e9,
         chain=0.0,
         fitted_to="full packs of 13 pairs on two cores with AVX-512 in fp32, "
@@ -68,6 +69,7 @@ On the GPU arithmetic costs nothing: small kernels and memory limit these networ
 """
 
 WEIGHTS_BYTES = 4
+"""Bytes of a stored float32 element."""
 
 LONG_SECONDS = 60
 """Shorter records do not count for `measured_factor`: they measure the start more than the speed."""
@@ -84,7 +86,7 @@ class Estimate:
     """Multiply-accumulates."""
 
     disk_bytes: int
-    """Size of what the finished runs leave: weights and records."""
+    """Size of the files of finished runs: weights and records."""
 
     peak_bytes: int
     """Size of the checkpoints of runs in training, which are removed when the runs are done."""
@@ -155,7 +157,8 @@ def macs(passes: Iterable[Passes], dataset: str) -> float:
 def pack_seconds(runs: Sequence[Run], device: str, factor: float | None = None) -> float:
     """Return the seconds that a pack takes.
 
-    device: `cuda` or `cpu`. factor: how far the model is off on this kind of device (`measured_factor`).
+    device: `cuda` or `cpu`.
+    factor: measured time over modelled time on this kind of device (`measured_factor`).
     """
     timing = _Timing(device, runs[0].dataset, runs[0].recipe.batch_size)
     busy = timing.shared(pack_passes(runs))
@@ -179,7 +182,7 @@ class _Timing:
             net = network_info(p.network, classes)
             per_pass = (
                 rates.call * net.convolutions / self.batch_size
-                + rates.number * net.map_elements
+                + rates.element * net.map_elements
                 + rates.mac * net.macs
             )
             seconds += p.per_image * p.images * per_pass
@@ -203,10 +206,11 @@ class _Timing:
 
 
 def measured_factor(records: Iterable[Mapping[str, Any]], device: str) -> float | None:
-    """Return the time that the records' runs took, divided by the time that the model says.
+    """Return the time that the records' runs took, divided by the time that the model predicts.
 
-    None without a record of at least `LONG_SECONDS` on this kind of device. Of each run, its own steps and
-    evaluations count, and its share of one teacher pass; initialisation stages and further views do not.
+    None if no record of this kind of device lasted at least `LONG_SECONDS`. Of each run, the steps and
+    evaluations of its student count, and its share of one teacher pass; initialisation stages and further
+    views do not.
     """
     measured = modelled = 0.0
     for r in records:
@@ -240,26 +244,26 @@ def factor_of(store: Store, device: str) -> float | None:
     return measured_factor(read_records(store.folder)[0], device) if store.folder.is_dir() else None
 
 
-def _buffer_numbers(run: Run) -> int:
-    """How many numbers the buffers of a run's methods hold, beside its weights."""
+def _buffer_elements(run: Run) -> int:
+    """Return the size of the large buffers of a run's methods, in elements."""
     classes = data.info(run.dataset).num_classes
     teacher = None if run.teacher_ref is None else network_info(run.teacher_ref.network, classes)
     return sum(c.buffer_elements(run.recipe.train_images, classes, teacher) for c in run.spec.components)
 
 
 def disk(runs: Sequence[Run], keep: str) -> tuple[int, int]:
-    """Return the bytes that finished runs leave, and the bytes of one checkpoint of each while they train."""
-    left = peak = 0
+    """Return the bytes of the runs' files when they are done, and of their checkpoints in training."""
+    finished = checkpoints = 0
     for run in runs:
         params = 0
         if run.student != NONE:
             params = network_info(run.student, data.info(run.dataset).num_classes).params
         if keep == "all" or not run.spec.components:
-            left += 2 * WEIGHTS_BYTES * params
-        left += 200 * run.recipe.epochs + 4096
-        peak += 2 * WEIGHTS_BYTES * params
-        peak += WEIGHTS_BYTES * _buffer_numbers(run)
-    return left, peak
+            finished += 2 * WEIGHTS_BYTES * params
+        finished += 200 * run.recipe.epochs + 4096
+        checkpoints += 2 * WEIGHTS_BYTES * params
+        checkpoints += WEIGHTS_BYTES * _buffer_elements(run)
+    return finished, checkpoints
 
 
 def estimate(
@@ -270,8 +274,8 @@ def estimate(
     return Estimate(
         hours=sum(pack_seconds(runs, device, factor) for runs in packs) / 3600,
         macs=sum(macs(pack_passes(runs), runs[0].dataset) for runs in packs),
-        disk_bytes=sum(left for left, _ in sizes),
-        peak_bytes=max((peak for _, peak in sizes), default=0),
+        disk_bytes=sum(finished for finished, _ in sizes),
+        peak_bytes=max((checkpoints for _, checkpoints in sizes), default=0),
     )
 
 

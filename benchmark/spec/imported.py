@@ -64,25 +64,27 @@ class ImportedTeacher:
 
 
 def network_of(path: Path) -> str | None:
-    """Return the network that a checkpoint's file or folder is named after, None for none.
+    """Return the network that a checkpoint's file or folder is named after, or None.
 
-    If several names fit, it is the longest.
+    If several names match, return the longest.
     """
     for text in (path.name, path.parent.name):
-        fits = [
+        matches = [
             n
             for n in models.names()
             if text.lower().startswith(n.lower()) and not text[len(n) : len(n) + 1].isalnum()
         ]
-        if fits:
-            return max(fits, key=len)
+        if matches:
+            return max(matches, key=len)
     return None
 
 
 def read_checkpoint(path: Path, network: str | None = None) -> ImportedTeacher:
-    """Read a checkpoint. network: by default the one that the file or its folder is named after.
+    """Read a checkpoint.
 
-    Raises `InputError` if the name fits no network, or the weights do not fit it.
+    network: its network; by default the one that the file or its folder is named after.
+
+    Raises `InputError` if the name matches no network, or the weights do not fit it.
     """
     network = network or network_of(path)
     if network is None:
@@ -180,7 +182,7 @@ def read_folder(folder: Path) -> list[ImportedTeacher]:
 
 
 def teachers_in(folder: Path | None) -> dict[tuple[str, str], TeacherRef]:
-    """Return the teachers in a folder by `(data set, network)`, none for None.
+    """Return the teachers in a folder by `(data set, network)`; {} if `folder` is None.
 
     Raises `InputError` (see `read_folder`).
     """

@@ -84,7 +84,7 @@ class Expansion:
         protocol = self.table.protocol_override
         settings = {**({"protocol": protocol} if protocol else {}), **dict(self.overrides)}
         text = ",".join(f"{k}={v}" for k, v in settings.items())
-        if not re.fullmatch(r"[\w.,=+-]{0,60}", text, re.ASCII):  # too long, or not fit, for a file's name
+        if not re.fullmatch(r"[\w.,=+-]{0,60}", text, re.ASCII):  # too long or unsuitable for a file name
             text = hashlib.sha256(text.encode()).hexdigest()[:10]
         return text and f"-set-{text}"
 
@@ -115,7 +115,7 @@ class Expander:
     resolver: Resolver = field(default_factory=Resolver)
 
     def request(self, row: Row, teacher: str, student: str) -> Request:
-        """Return what a row asks for in a column."""
+        """Return the request of a row for a pair."""
         protocol, method = self.table.protocol_override or row.protocol, row.method
         overrides: Overrides
         if method in PLAIN_ROWS:
@@ -140,7 +140,7 @@ class Expander:
         )
 
     def cell(self, row: Row, teacher: str, student: str) -> Cell:
-        """Return the cell of a row and a column."""
+        """Return the cell of a row and a pair."""
         if row.missing:
             return Cell(row, teacher, student, reason=row.missing, missing=True)
         if row.method == "teacher":
@@ -181,9 +181,10 @@ def expand(
 ) -> Expansion:
     """Expand a table under a profile to its cells and the runs that they need.
 
-    seeds: replace those of the profile or the table. pairs, only_methods: select columns and rows (by method
-    or label; the Teacher and Student rows stay). Raises `InputError` for a pair or method that the table does
-    not have.
+    seeds: replace those of the profile or the table.
+    pairs, only_methods: select columns, and rows by method or label; the Teacher and Student rows stay.
+
+    Raises `InputError` for a pair or method that the table does not have.
     """
     p = protocols.get_profile(profile)
     expander = Expander(

@@ -1,7 +1,7 @@
 """The plan: which runs are missing, in which packs they are trained, and in which order.
 
-A pack holds runs that share a teacher pass: their `pack_key` is the same. Packs have levels: what a level
-needs is done in the levels before it (first teachers and plain students, then teachers' heads, then
+A pack holds runs that share a teacher pass: their `pack_key` is the same. Packs have levels: the runs that a
+level needs are in the levels before it (first teachers and plain students, then teachers' heads, then
 students).
 """
 
@@ -19,8 +19,8 @@ from benchmark.spec.runs import Run, closure
 from results.store import Store
 
 DEFAULT_PACK = {"cpu": 16, "cuda": 32}
-"""Most runs of a pack: enough to make the teacher pass cheap, few enough that an epoch of all of them is
-short."""
+"""Maximum number of runs in a pack, by device: enough to make the teacher pass cheap, few enough to keep the
+epochs of a pack short."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ class Pack:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be trained."""
+    """The requested runs, their states, and the packs that are to be trained."""
 
     runs: tuple[Run, ...]
-    """All requested runs and all that they need."""
+    """All requested runs and all runs that they need."""
 
     states: dict[str, str]
     """The state of each run by its key (see `results.store`)."""
@@ -92,7 +92,7 @@ def pack_key(run: Run) -> tuple[Any, ...]:
 
 @functools.lru_cache(maxsize=4096)
 def _normalisation(settings_json: str) -> str:
-    """The normalisation in a run's settings.
+    """Return the normalisation in a run's settings.
 
     Cached, because runs that differ only in their seed share the settings.
     """
@@ -108,14 +108,14 @@ def make_plan(
     max_seconds: float | None = None,
     seconds_of: Callable[[Sequence[Run]], float] | None = None,
 ) -> Plan:
-    """Plan runs and all that they need.
+    """Plan runs and all runs that they need.
 
     store: where finished runs are; None plans as if nothing was done.
-    max_pack: most runs of a pack.
+    max_pack: maximum number of runs in a pack.
     skip_states: states that are left out of the packs besides `done` and `diverged` (`failed` runs wait for
-    `retry`).
+        `retry`).
     max_seconds, seconds_of: split packs until `seconds_of(runs) <= max_seconds`; a single run may take
-    longer.
+        longer.
     """
     everything = closure(runs)
     states = _states(everything, store)
@@ -144,7 +144,7 @@ def make_plan(
 
 
 def _states(runs: Sequence[Run], store: Store | None) -> dict[str, str]:
-    """The state of each run by its key.
+    """Return the state of each run by its key.
 
     A blocked run counts as absent once nothing that it needs has failed.
     """

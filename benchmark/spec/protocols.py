@@ -1,7 +1,7 @@
 """Protocols and profiles.
 
-A protocol is a paper's training recipe and its rule for reporting results. A profile says how much of it is
-done.
+A protocol is a paper's training recipe and its rule for reporting results. A profile sets how much of it is
+carried out.
 
 Most protocols share one recipe, that of RepDistiller (the code of CRD): 240 epochs, batch 64, SGD with
 momentum 0.9 and weight decay 5e-4, learning rate 0.05 (0.01 for MobileNet and ShuffleNet students), divided
@@ -25,7 +25,7 @@ SMALL_LR_NETWORKS = ("MobileNetV2", "ShuffleV1", "ShuffleV2")
 
 @dataclass(frozen=True)
 class Protocol:
-    """A training recipe, and how its result is read."""
+    """A training recipe, and the rule for reporting its result."""
 
     name: str
     title: str
@@ -74,7 +74,7 @@ class Protocol:
     """Standard deviation of CIFAR-100's pixel values in 0..1, by channel."""
 
     note: str = ""
-    """What else to know about the recipe and its source."""
+    """Further notes on the recipe and its source."""
 
 
 PROTOCOLS: dict[str, Protocol] = {
@@ -180,7 +180,7 @@ SCHEDULE = 240
 
 @dataclass(frozen=True)
 class Profile:
-    """How much of a protocol is done. None keeps what the protocol or the table says."""
+    """How much of a protocol is carried out. None keeps the value of the protocol or the table."""
 
     name: str
     title: str
@@ -276,7 +276,7 @@ class Recipe:
     def lr_at(self, epoch: int) -> float:
         """Return the learning rate of an epoch (counted from 1).
 
-        It is lower from the epoch after a milestone.
+        It drops in the epoch after each milestone.
         """
         return self.lr * self.decay ** sum(epoch > m for m in self.milestones)
 

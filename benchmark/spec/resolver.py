@@ -28,7 +28,7 @@ ENGINE_REVISION = 1
 
 
 class Resolver:
-    """Turns requests into runs. Caches what requests share, so that 10^5 runs are resolved in seconds."""
+    """Turns requests into runs. Results are cached, so that 10^5 runs are resolved in seconds."""
 
     def __init__(self, imported: Mapping[tuple[str, str], TeacherRef] | None = None) -> None:
         """imported: `(dataset, network)` -> the checkpoint that teaches instead of a run of this suite."""
@@ -40,8 +40,8 @@ class Resolver:
     def from_order(self, order: Mapping[str, Any]) -> Run:
         """Return the run of an order (see `Run.order`).
 
-        Raises `InputError` if it has another key here: the code, the imported teachers or the data have
-        changed since.
+        Raises `InputError` if its key differs here, because the code, the imported teachers or the
+        data have changed since.
         """
         names = ("dataset", "protocol", "profile", "teacher", "student", "method")
         request = Request(
@@ -211,7 +211,7 @@ class Resolver:
 
 
 def _teacher_network(request: Request, spec: MethodSpec) -> str:
-    """Name of the network that teaches (the student's own architecture in self-distillation), or `none`.
+    """Return the name of the teacher's network (the student's in self-distillation), or `none`.
 
     Raises `InputError` if the method does not fit a pair with, or without, a teacher.
     """

@@ -1,9 +1,8 @@
-"""Runs: what one training is, and the key that identifies it.
+"""Runs: the description of one training, and the key that identifies it.
 
 A `Request` names a data set, protocol, profile, pair and method. `benchmark.spec.resolver` turns a request
-and
-a seed into a `Run`: every hyper-parameter has its value, and the teacher and the other runs that it needs are
-known.
+and a seed into a `Run`, in which every hyper-parameter has its value, and the teacher and the other runs that
+it needs are known.
 
 A run's key is its path below the results folder, readable and stable:
 
@@ -65,13 +64,13 @@ class TeacherRef:
 
     @property
     def identity(self) -> str:
-        """What a key holds of the teacher."""
+        """The part of a run's key that identifies the teacher."""
         return f"weights:{self.weights}" if self.run is None else f"{self.run.key}@{self.epoch}"
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for, before it is resolved."""
+    """A requested training, before it is resolved."""
 
     dataset: str
     protocol: str
@@ -84,7 +83,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Resolved:
-    """What a request resolves to; the same for every seed."""
+    """The result of resolving a request; the same for every seed."""
 
     recipe: Recipe
     spec: MethodSpec
@@ -96,7 +95,7 @@ class Resolved:
     """Trainings of teacher heads that the methods require."""
 
     settings_json: str
-    """Everything that the key's hash is made of, as canonical JSON."""
+    """Everything that the key's hash covers except the seed, as canonical JSON."""
 
     evaluates: TeacherRef | None = None
     """The imported checkpoint of a run that trains nothing and only measures it on the test set."""
@@ -176,7 +175,7 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Everything that the key's hash is made of, as plain JSON data."""
+        """Everything that the key's hash covers except the seed, as plain JSON data."""
         settings: dict[str, Any] = json.loads(self.settings_json)
         return settings
 
@@ -195,7 +194,7 @@ class Run:
     def lr_scale(self) -> float:
         """The profile's factor on published learning rates.
 
-        `recipe.lr` already contains it; learning rates that a method's code fixes do not.
+        `recipe.lr` already contains it; learning rates that are fixed in a method's code do not.
         """
         return protocols.get_profile(self.profile).lr_scale(protocols.get_protocol(self.protocol))
 
@@ -260,7 +259,7 @@ def recipe_only(overrides: Overrides) -> Overrides:
 
 
 def closure(runs: Iterable[Run]) -> list[Run]:
-    """Return the runs and all that they need, each once, required runs first."""
+    """Return the runs and all runs that they need, each once, required runs first."""
     ordered: dict[str, Run] = {}
 
     def visit(run: Run) -> None:

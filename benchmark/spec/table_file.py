@@ -7,7 +7,7 @@ its published values come from.
     paper = "crd"                      the paper, as in results/published
     table = "table1"                   the paper's table, as in results/published
     dataset = "cifar100"
-    protocol = "crd"                   for all rows without a protocol of their own
+    protocol = "crd"                   of the rows that do not set `protocol`
     seeds = 5                          runs of each cell
     columns = ["wrn_40_2:wrn_16_2"]    pairs teacher:student (none:student without a teacher); at least one
     quick_columns = ["none:resnet20"]  optional: the columns of profile `quick`, where all take too long
@@ -130,7 +130,9 @@ def built_in_tables() -> tuple[str, ...]:
 def load_table(name: str, folder: Path = FOLDER) -> Table:
     """Read and check a table: a built-in one, `tables/NAME.toml` of the working folder, or a file.
 
-    name: a table's name, or the path of a `.toml` file. folder: of the built-in tables.
+    name: a table's name, or the path of a `.toml` file.
+    folder: the folder of the built-in tables.
+
     Raises `InputError` if the file is missing or has an error.
     """
     path = find_toml("table", name, built_in=folder, user=USER_FOLDER)
@@ -153,9 +155,9 @@ def load_table(name: str, folder: Path = FOLDER) -> Table:
         raise InputError(
             f"{path.name}: quick_columns has {', '.join(wrong)}; allowed: {', '.join(raw['columns'])}"
         )
-    for what, names in (("columns", raw["columns"]), ("rows labelled", [r.label for r in rows])):
+    for what, names in (("columns", raw["columns"]), ("labels", [r.label for r in rows])):
         if repeated := sorted({n for n in names if names.count(n) > 1}):
-            raise InputError(f"{path.name}: {what} {', '.join(repeated)} twice; keep one")
+            raise InputError(f"{path.name}: repeated {what}: {', '.join(repeated)}; keep one of each")
     _check_published(path.name, f"{raw['paper']}/{raw['table']}", rows)
     return Table(
         name=path.stem,
@@ -182,7 +184,7 @@ def check_override(key: str, value: Any) -> Any:
 def concerns(key: str, method: str) -> bool:
     """Whether a setting changes the runs of a row with this method.
 
-    It does if it belongs to one of its methods, to a method that these require, or to every training.
+    It does if it belongs to one of the row's methods, to a method that these require, or to all training.
     """
     if method in PLAIN_ROWS:
         return False
@@ -271,8 +273,8 @@ def _row(owner: str, raw: Any, table_protocol: str) -> Row:
 def _check_published(file: str, table: str, rows: Sequence[Row]) -> None:
     """Check the rows' `from` and `published` against the published values.
 
-    Raises `InputError` for a `from` that is no published table, and for a `published` that none of the row's
-    published tables has. The table itself may be unpublished: then only `from` is checked.
+    Raises `InputError` for a `from` that is not a published table, and for a `published` that none of the
+    row's published tables has. The table itself may be unpublished: then only `from` is checked.
     """
     if not any(r.source or r.published != r.method for r in rows):
         return
@@ -284,9 +286,9 @@ def _check_published(file: str, table: str, rows: Sequence[Row]) -> None:
         for source in row.sources:
             if source not in published_tables:
                 raise _unknown_source(owner, source, published_tables)
-        methods_there = {m for name in (table, *row.sources) for m in published_tables.get(name, ())}
-        if table in published_tables and row.published not in {row.method, *methods_there}:
-            raise unknown(f"name in `published` of {owner}:", row.published, sorted(methods_there))
+        published_rows = {m for name in (table, *row.sources) for m in published_tables.get(name, ())}
+        if table in published_tables and row.published not in {row.method, *published_rows}:
+            raise unknown(f"name in `published` of {owner}:", row.published, sorted(published_rows))
 
 
 def _unknown_source(owner: str, source: str, published_tables: Mapping[str, object]) -> InputError:
@@ -294,6 +296,6 @@ def _unknown_source(owner: str, source: str, published_tables: Mapping[str, obje
     papers = sorted({name.partition("/")[0] for name in published_tables})
     allowed = [name for name in published_tables if name.partition("/")[0] == paper] or papers
     return InputError(
-        f"{owner}: from = '{source}' is no published table{hint(source, published_tables)}; "
+        f"{owner}: from = '{source}' is not a published table{hint(source, published_tables)}; "
         f"allowed: {', '.join(allowed)}, and the tables of KD_PUBLISHED="
     )

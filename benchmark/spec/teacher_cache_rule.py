@@ -2,8 +2,8 @@
 
 A teacher cache stores the teacher's outputs for every crop and flip of every training image. A crop with
 padding 4 and a flip have 162 outcomes, so 162 passes over the training set give every logit or embedding that
-training asks for later. The decision is made with the plan. `--teacher-cache auto` builds a cache if all of
-these hold:
+training reads later. The decision is made when runs are planned. `--teacher-cache auto` builds a cache if all
+of these hold:
 
 - The precision is bf16. The fp32 reference always runs its teacher, because a pass in another batch may round
   differently in the last bit.
@@ -15,7 +15,8 @@ these hold:
 - Its file is not larger than `LARGEST_FILE`.
 
 `on` builds a cache wherever a run can use it, `off` nowhere. A run uses the cache if it contains all that the
-run needs of the teacher, whatever else is in its pack. The record says so in `teacher_cache`.
+run needs of the teacher, whatever else is in its pack. The field `teacher_cache` of its record tells whether
+it did.
 
 The cached values are those of the live pass: stored in fp32, or in fp16 if the pass is in bf16. (bf16's 8
 bits of mantissa fit into fp16; values below fp16's normal range, 6e-5, lose bits.)

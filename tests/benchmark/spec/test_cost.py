@@ -100,7 +100,7 @@ def test_a_student_alone_waits_for_its_own_kernels() -> None:
 
     plain, run = make_run("plain"), make_run("kd")
     many = [dataclasses.replace(run, seed=s) for s in range(16)]
-    work = 64 * cost.RATES["cuda"].number * 3 * 200704
+    work = 64 * cost.RATES["cuda"].element * 3 * 200704
     assert step_seconds([plain]) > 2 * work
     assert step_seconds(many[:2]) < 1.2 * step_seconds(many[:1])
     assert step_seconds(many) == pytest.approx(2 * step_seconds(many[:8]), rel=0.15)
