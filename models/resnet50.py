@@ -18,7 +18,8 @@ class Bottleneck(PreactBlock):
 
     If the shape changes, the shortcut is a 1x1 convolution.
 
-    groups: groups of the 3x3 convolution. width: channels of each group per 64 planes.
+    groups: groups of the 3x3 convolution.
+    width: channels of each group per 64 planes.
     """
 
     expansion = 4

@@ -32,8 +32,8 @@ class V1Block(PreactBlock):
 
     With stride 1 the input is added; with stride 2 it is pooled and concatenated.
 
-    outputs: output channels, those of the pooled input included. first_groups: groups of the first 1x1
-        convolution.
+    outputs: output channels, including those of the pooled input.
+    first_groups: groups of the first 1x1 convolution.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, first_groups: int) -> None:
@@ -123,8 +123,10 @@ class V2Down(V2Block):
 class ShuffleNet(PostActivationNetwork):
     """Base of both versions: a stem and three stages, which begin with a block of stride 2.
 
-    The initialisation is PyTorch's default. widths: output channels of the stages. embedding: input size of
-    the classifier.
+    The initialisation is PyTorch's default.
+
+    widths: output channels of the stages.
+    embedding: input size of the classifier.
     """
 
     def __init__(self, widths: tuple[int, int, int], embedding: int, num_classes: int) -> None:

@@ -56,8 +56,10 @@ def kl_per_row(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 def rank_of_truth(scores: Tensor, truth: Tensor) -> Tensor:
     """Return the rank of the true column in each row of scores, 0 for the highest score: int64 `[R]`.
 
-    scores: `[R, C]`. truth: the true column of each row, int64 `[R]`. Of equal scores the lower column
-    ranks first, as in a stable sort.
+    scores: `[R, C]`.
+    truth: the true column of each row, int64 `[R]`.
+
+    Of equal scores the lower column ranks first, as in a stable sort.
     """
     true_score = scores.gather(1, truth.unsqueeze(1))
     columns = torch.arange(scores.shape[1], device=scores.device)

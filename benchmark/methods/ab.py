@@ -5,9 +5,11 @@ Initialisation stage (30 epochs):
     L_init = 3/1000 * sum_{i=0}^{n-1} 2^(i-n+1) * D(r_i(s_i), t_i) / B
     D(s, t) = sum over elements of  (s + m)^2 [s > -m and t <= 0]  +  (s - m)^2 [s <= m and t > 0]
 
-s_i, t_i: pre-activations `[B, C, H, W]` of stage i of the student and the teacher; n: number of stages;
-r_i: connector of stage i; m = 1: margin; B: batch size; [.] is 1 where the condition holds, else 0. The
-last stage has weight 1, the one before it 1/2, and so on.
+- s_i, t_i: pre-activations of stage i of student and teacher, `[B, C, H, W]` (B images).
+- n: number of stages. The last one has weight 1, the one before it 1/2, and so on.
+- r_i: connector of stage i.
+- m: margin, 1.
+- [.]: 1 where the condition holds, else 0.
 
 Main stage: cross-entropy alone, L = ce * CE(z_s, y).
 

@@ -3,9 +3,13 @@
     L = ce * CE(z_s, y) + weight * sum_l mean((Q(F_s^l) - Q(F_t^l))^2)
     Q(F) = l2norm(vec(mean over channels of F^2))
 
-F_s^l, F_t^l: maps `[B, C, H, W]` of stage l of the student and the teacher; the larger of the two is
-reduced to the size of the smaller by adaptive average pooling. Q(F): attention map `[B, H*W]`, a unit
-vector for each image. If one network has more stages, its last ones are not used.
+- z_s: the student's logits, `[B, C]` (B images, C classes).
+- y: labels, `[B]`.
+- F_s^l, F_t^l: maps of stage l of student and teacher, `[B, channels, H, W]`; the larger is
+  adaptive-average-pooled to the size of the smaller.
+- Q(F): attention map, a unit vector for each image, `[B, H*W]`.
+
+If one network has more stages, its last ones are not used.
 
 Modules: none.
 

@@ -4,16 +4,23 @@
     Q = (1 - w) (I - w A)^-1 P,    P = softmax(z / T)
     A_ij = exp(f_i . f_j) / sum_{k != i} exp(f_i . f_k)  for i != j,    A_ii = 0
 
-z: logits `[B, C]`; f: L2-normalised embeddings `[B, D]`; A: similarities within the batch `[B, B]`; Q: soft
-targets `[B, C]`; w: share of the neighbours; sg: stop-gradient. The rows of A sum to 1, and so do the rows
-of Q. KL is summed over the classes and averaged over the batch.
+- z: the network's logits, `[B, C]` (B images, C classes).
+- y: labels, `[B]`.
+- f: L2-normalised embeddings, `[B, D]`.
+- A: similarities within the batch, `[B, B]`; each row sums to 1.
+- Q: soft targets, `[B, C]`; each row sums to 1.
+- w: share of the neighbours in Q.
+- T: temperature.
+- sg: stop-gradient.
+
+KL is summed over the classes and averaged over the batch.
 
 Batches: the method needs several images of a class in one batch. The sampler `GROUPS` puts each image next
 to three others of its class (M = 3, fixed by the sampler).
 
 Modules: none.
 
-Differences between paper and code: the paper adds M images to each of N images, which makes the batch
+Differences from the original: the paper adds M images to each of N images, which makes the batch
 larger. Here the batch size is the protocol's, and an epoch shows each image once.
 
 Constants: yxgeee/BAKE at 07c4f66 (w = 0.5 and M = 3 on CIFAR, T = 4, weight 1). The form of A is written

@@ -3,10 +3,17 @@
     L = ce * CE(z, y) + sum_i [ early * CE(c_i, y) + soft * T^2 * KL(softmax(sg z / T) || softmax(c_i / T))
                                 + hint * sum over batch and channels of (e_i - sg e)^2 [e_i > 0 or e > 0] ]
 
-i runs over all stages but the last. z: logits `[B, C]` and e: embedding `[B, D]` of the network; e_i:
-embedding `[B, D]` of stage i behind a bottleneck; c_i = Linear(e_i): logits `[B, C]`; sg: stop-gradient;
-[.] is 1 where the condition holds, else 0. KL and CE are averaged over the batch, while the hint is a *sum*
-over it. ce = early = 1 - alpha and soft = alpha, with alpha = 0.1.
+- i: a stage; the sum runs over all stages but the last.
+- z: the network's logits, `[B, C]` (B images, C classes).
+- y: labels, `[B]`.
+- e: the network's embedding, `[B, D]`.
+- e_i: embedding of stage i after its bottleneck, `[B, D]`.
+- c_i = Linear(e_i): logits of stage i, `[B, C]`.
+- sg: stop-gradient.
+- [.]: 1 where the condition holds, else 0.
+
+KL and CE are averaged over the batch, while the hint is a *sum* over it. ce = early = 1 - alpha and
+soft = alpha, with alpha = 0.1.
 
 Modules: for each earlier stage a bottleneck and a linear classifier. The bottleneck is a 1x1 convolution to
 a quarter of e's channels, a k x k convolution with stride k, which brings the map to the last stage's size,
@@ -14,7 +21,7 @@ and a 1x1 convolution to e's channels, each with batch norm and ReLU, followed b
 train with the network and are dropped at test time, so the reported number is the deepest classifier's
 ("classifier 4/4").
 
-Differences between paper and code: the paper's ensemble of the classifiers is not implemented.
+Differences from the original: the paper's ensemble of the classifiers is not implemented.
 
 Constants: luanyunteng/pytorch-be-your-own-teacher at 8045079, which is unofficial (alpha 0.1, T 3, beta
 1e-6). The forms of the bottleneck and of the hint are written from memory of that code (unverified).

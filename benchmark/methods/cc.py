@@ -2,8 +2,11 @@
 
     L = ce * CE(z_s, y) + weight * mean_i sum_d |e_s - e_t|_{i,d} * |e_s - e_t|_{i+1,d}
 
-e_s, e_t: linear embeddings `[B, dim]` of the student's and the teacher's pooled features; i runs over the
-B - 1 pairs of neighbours in the batch, d over the `dim` components.
+- z_s: the student's logits, `[B, C]` (B images, C classes).
+- y: labels, `[B]`.
+- e_s, e_t: linear embeddings of the pooled features of student and teacher, `[B, dim]`.
+- i: a pair of neighbours in the batch; there are B - 1.
+- d: a component of the embeddings.
 
 Modules: one linear layer for the student and one for the teacher. Both are trained with the student, the
 teacher's too, so a degenerate solution is possible.
@@ -12,8 +15,7 @@ Differences between paper and code: this is *not* the method of the cited paper,
 read as that method. The paper matches matrices of Taylor-expanded RBF kernels over the batch and has no
 modules; `cckd` implements it.
 
-Constants: RepDistiller distiller_zoo/CC.py, scripts/run_cifar_distill.sh (`-a 0 -b 0.02`),
-`--feat_dim 128`.
+Constants: RepDistiller distiller_zoo/CC.py, scripts/run_cifar_distill.sh (`-a 0 -b 0.02`), `--feat_dim 128`.
 
 Paper: Peng, Jin, Liu, Li, Wu, Liu, Zhou, Zhang: Correlation Congruence for Knowledge Distillation. ICCV
 2019, arXiv 1904.01802.

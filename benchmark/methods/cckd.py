@@ -4,8 +4,12 @@
         + congruence / B^2 * |C_s - C_t|_F^2
     C_ij = k(f_i, f_j)
 
-f: L2-normalised embeddings `[B, D]` of the student (for C_s) or the teacher (for C_t); C: kernel matrix
-`[B, B]`; the kernel k is one of
+- z_s, z_t: logits of student and teacher, `[B, C]` (B images, C classes).
+- y: labels, `[B]`.
+- f: L2-normalised embeddings of the student (for C_s) or the teacher (for C_t), `[B, D]`.
+- C_s, C_t: kernel matrices, `[B, B]`.
+
+The kernel k is one of
 
     gaussian   exp(-gamma |x - y|^2), for unit vectors approximated by the first terms of its Taylor series,
                exp(-2 gamma) * sum_{p=0}^{P} (2 gamma)^p / p! * (x . y)^p    with P = 2

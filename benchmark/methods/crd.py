@@ -4,11 +4,16 @@
     L_s = -(1/B) * sum over anchors of [log h(v, positive) + sum over K negatives of log(1 - h(v, negative))]
     h(v, m) = p / (p + K/N),    p = exp(v . m / tau) / Z
 
-v: anchor, the embedding `[d]` of an image (a linear layer on the pooled features, then L2 normalisation;
-d = 128); m: row of a memory bank `[N, d]`, which has one row for each of the N training images. L_s scores
-the student's embeddings against the bank of *teacher* embeddings, L_t the teacher's embeddings against the
-bank of *student* embeddings. The positive is the image's own row. The K = 16384 negatives are rows of
-images of other classes (the code's "exact" mode); `Negatives` draws them with the run's generator.
+- z_s: the student's logits, `[B, C]` (B images, C classes).
+- y: labels, `[B]`.
+- v: anchor, the embedding of an image (a linear layer on the pooled features, then L2 normalisation), `[d]`
+  with d = 128.
+- m: a row of a memory bank, `[d]`. A bank, `[N, d]`, has one row for each of the N training images.
+- tau: temperature.
+
+L_s scores the student's embeddings against the bank of *teacher* embeddings, L_t the teacher's embeddings
+against the bank of *student* embeddings. The positive is the image's own row. The K = 16384 negatives are
+rows of images of other classes (the code's "exact" mode); `Negatives` draws them with the run's generator.
 
 Z: N times the mean of exp(v . m / tau) over the first batch, constant afterwards, with one value for each
 bank. Banks: initialised uniformly in +-1/sqrt(d/3), without gradient. After each step the rows of the batch

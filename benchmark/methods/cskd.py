@@ -2,13 +2,18 @@
 
     L = ce * CE(z(x), y) + weight * T^2 * KL(softmax(sg z(x') / T) || softmax(z(x) / T))
 
-x: the images in the first half of a batch; x': the images in the second half, each of the same class as its
-partner in the first half (sampler `PAIRS`); z: logits `[B, C]` of one half, B pairs; sg: stop-gradient. KL
-is summed over the classes and averaged over the pairs. The cross-entropy reads the first half only.
+- x: the images in the first half of a batch.
+- x': the images in the second half; image i has the class of image i of the first half (sampler `PAIRS`).
+- z: the network's logits for one half, `[B, C]` (B pairs, C classes).
+- y: labels of the first half, `[B]`.
+- T: temperature.
+- sg: stop-gradient.
+
+KL is summed over the classes and averaged over the pairs. The cross-entropy reads the first half only.
 
 Modules: none.
 
-Differences between paper and code: a batch has twice the protocol's number of images. Here both halves go
+Differences from the original: a batch has twice the protocol's number of images. Here both halves go
 through the network in one train-mode batch. The released code runs x' in a separate pass (without gradient,
 but in train mode), so its batch norms see the halves apart.
 

@@ -3,8 +3,13 @@
     L = ce * CE(z_s, y) + weight * T^2 * KL(softmax(z_t / T) || softmax(z_s / T))
     T = low + span * sigmoid(theta)
 
-z_s, z_t: logits `[B, C]` of student and teacher; theta: a trained scalar, initially 1; low = 1,
-span = 20. KL is summed over the classes and averaged over the batch.
+- z_s, z_t: logits of student and teacher, `[B, C]` (B images, C classes).
+- y: labels, `[B]`.
+- T: temperature.
+- theta: a trained scalar, initially 1.
+- low, span: lowest temperature, 1, and highest minus lowest temperature, 20.
+
+KL is summed over the classes and averaged over the batch.
 
 theta is trained with the student but *against* the loss: its gradient is multiplied by -lambda (gradient
 reversal). Curriculum: lambda = (1 - cos(pi * epoch / 10)) / 2 rises from 0 to 1 over the first 10 of 240
@@ -12,9 +17,8 @@ epochs, and stays 1. In a schedule of another length these 10 epochs are scaled 
 
 Modules: theta. It is dropped at test time.
 
-Variants: this is the global temperature, the version of the published table. The paper also has a
-temperature that is computed from each image's logits. The papers call this method KD+CTKD; its loss
-contains the KD term.
+Variants: this is the global temperature, the version of the published table. The paper also has a temperature
+that is computed from each image's logits. The papers call this method KD+CTKD; its loss contains the KD term.
 
 Constants: CTKD@7d52522 train_student.py, scripts (`-r 0.1 -a 0.9`,
 `--t_start 1 --t_end 20 --decay_loops 10`; unverified).

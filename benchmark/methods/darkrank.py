@@ -5,10 +5,14 @@
     s_ij = -alpha |f_i - f_j|^beta
     P(pi | s) = prod_k exp(s_pi(k)) / sum_{l >= k} exp(s_pi(l))    (Plackett-Luce)
 
-f: L2-normalised embeddings `[B, D]`; s, t: scores `[B, B]` of the student's and of the teacher's
-embeddings; pi: an order of images. For each image i of the batch, the `length` other images that are
-nearest to it in the teacher's embedding are ranked; pi_i is the teacher's order of them. The soft form sums
-over all length! orders, so `length` has to be small.
+- z_s: the student's logits, `[B, C]` (B images, C classes).
+- y: labels, `[B]`.
+- f: L2-normalised embeddings, `[B, D]`.
+- s, t: scores of the student's and of the teacher's embeddings, `[B, B]`.
+- pi: an order of images; pi_i is the teacher's order for image i.
+
+For each image i of the batch, the `length` other images that are nearest to it in the teacher's embedding
+are ranked. The soft form sums over all length! orders, so `length` has to be small.
 
 Modules: none.
 

@@ -4,10 +4,15 @@
         + mmd * |mean f_1 - mean f_2|^2
     p = softmax(z / T)
 
-z_1, z_2: logits `[B, C]` of two random crops and flips of the same images (views `normal` and `second`),
-run through the network in one train-mode batch; f_1, f_2: their embeddings `[B, D]`; sg: stop-gradient. KL
-is summed over the classes and averaged over the batch. The mean of f is taken over the batch, and the
-squared distance is summed over the channels.
+- z_1, z_2: logits of two random crops and flips of the same images (views `normal` and `second`), which go
+  through the network in one train-mode batch, `[B, C]` (B images, C classes).
+- y: labels, `[B]`.
+- f_1, f_2: embeddings of the two views, `[B, D]`.
+- T: temperature.
+- sg: stop-gradient.
+
+KL is summed over the classes and averaged over the batch. The mean of f is taken over the batch, and the
+squared distance is summed over the components.
 
 Modules: none.
 

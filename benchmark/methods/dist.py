@@ -5,7 +5,10 @@
     L_intra = T^2 * mean over classes of (1 - r(p_s of the class, p_t of the class))      (over the batch)
     r(a, b) = sum (a - mean a)(b - mean b) / (|a - mean a| |b - mean b|)
 
-z_s, z_t: logits `[B, C]` of student and teacher. The denominator of r is at least 1e-8.
+- z_s, z_t: logits of student and teacher, `[B, C]` (B images, C classes).
+- y: labels, `[B]`.
+- T: temperature.
+- r: Pearson correlation; its denominator is at least 1e-8.
 
 Modules: none.
 

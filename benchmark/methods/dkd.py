@@ -4,12 +4,16 @@
     TCKD = T^2 * KL(b_t || b_s),    b = (p_y, 1 - p_y),    p = softmax(z / T)
     NCKD = T^2 * KL(q_t || q_s),    q = softmax of z / T over the classes other than y
 
-z_s, z_t: logits `[B, C]` of student and teacher; y: label; b: probabilities of "target class" and "any
-other class" `[B, 2]`; q: probabilities among the other classes `[B, C - 1]`. Both terms are averaged over
-the batch. KD is the same loss with alpha = 1 and, for each image, beta = 1 - p_t,y.
+- z_s, z_t: logits of student and teacher, `[B, C]` (B images, C classes).
+- y: labels, `[B]`.
+- b: probabilities of "target class" and "any other class", `[B, 2]`.
+- q: probabilities among the other classes, `[B, C - 1]`.
+- T: temperature.
+- warm: min(epoch / 20, 1), a linear rise to 1 over the first 20 of 240 epochs, in proportion for other
+  schedules.
 
-warm: min(epoch / 20, 1), a linear rise to 1, with the 20 epochs scaled in proportion if the schedule is not
-240 epochs long.
+Both terms are averaged over the batch. KD is the same loss with alpha = 1 and, for each image,
+beta = 1 - p_t,y.
 
 Modules: none.
 

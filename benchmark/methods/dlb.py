@@ -3,9 +3,14 @@
     L = ce * CE(z, y)
         + weight * T^2 * (1/R) * sum over the R repeated rows of KL(softmax(z_prev / T) || softmax(z / T))
 
-z: logits `[B, C]`; z_prev: logits of the same image one step earlier (another augmentation, and the weights
-before the last update), without gradient; R: number of repeated rows. KL is summed over the classes. The
-cross-entropy reads all rows.
+- z: the network's logits, `[B, C]` (B images, C classes).
+- y: labels, `[B]`.
+- z_prev: logits of the same images one step earlier (another augmentation, and the weights before the last
+  update), without gradient.
+- R: number of repeated rows.
+- T: temperature.
+
+KL is summed over the classes. The cross-entropy reads all rows.
 
 Batches: the sampler `HALVES` makes the second half of each batch the first half of the next, so an epoch
 has twice as many steps as one of a shuffled data set. A row whose image was not in the second half of the
@@ -14,8 +19,7 @@ indices with those stored next to the last outputs.
 
 Modules: none; two buffers hold the last outputs and their indices.
 
-Differences between paper and code: the released code uses Nesterov momentum. Here the protocol decides
-that.
+Differences from the original: the released code uses Nesterov momentum. Here the protocol decides that.
 
 Constants: alpha = 1 and T = 3 are the paper's for CIFAR (unverified).
 

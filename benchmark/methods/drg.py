@@ -2,8 +2,13 @@
 
     L = ce * CE(z, y) + aux * CE(z_aux, y) + guide * T^2 * KL(softmax(sg z_aux / T) || softmax(z / T))
 
-z: logits `[B, C]` of the network; z_aux: logits of the auxiliary classifier; sg: stop-gradient. KL is
-summed over the classes and averaged over the batch.
+- z: the network's logits, `[B, C]` (B images, C classes).
+- y: labels, `[B]`.
+- z_aux: logits of the auxiliary classifier, `[B, C]`.
+- T: temperature.
+- sg: stop-gradient.
+
+KL is summed over the classes and averaged over the batch.
 
 Modules: the auxiliary classifier. It reads the second stage's map x (C channels):
 
@@ -16,7 +21,7 @@ network and dropped at test time.
 
 LightSKD's full method is the combination `drg+dsr`.
 
-Differences between paper and code: at b3a3bf9 the released adapter expects 512 channels, which does not fit
+Differences from the original: at b3a3bf9 the released adapter expects 512 channels, which does not fit
 ResNet18's 128. Here it takes the number of channels of the stage.
 
 Constants and modules: xucong-parsifal/LightSKD train.py at b3a3bf9 (alpha = 0.2, T = 4).

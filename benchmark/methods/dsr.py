@@ -2,14 +2,18 @@
 
     L = ce * CE(z, y) + weight * T^2 * KL(softmax(sort(z_prev) / T) || softmax(sort(z) / T))
 
-z: logits `[B, C]`; z_prev: logits of the batch before, without gradient; row i is compared with row i.
-sort: ascending along the classes. The order of the classes therefore does not matter, only how the sorted
-values fall off. KL is summed over the classes and averaged over the rows. The first batch of an epoch has
-no KL term.
+- z: the network's logits, `[B, C]` (B images, C classes).
+- y: labels, `[B]`.
+- z_prev: logits of the batch before, without gradient; row i is compared with row i.
+- sort: sorts each row in ascending order.
+- T: temperature.
+
+The order of the classes therefore does not matter, only how the sorted values fall off. KL is summed over
+the classes and averaged over the rows. The first batch of an epoch has no KL term.
 
 Modules: none; a buffer holds one batch of outputs.
 
-Differences between paper and code: the released train.py cannot be followed in two points. It updates
+Differences from the original: the released train.py cannot be followed in two points. It updates
 z_prev only if DRG is on, so DSR alone would always be compared with random noise; here z_prev is updated in
 every step. And DSR alone has no auxiliary classifier, so its loss is CE + DSR.
 

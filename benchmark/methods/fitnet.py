@@ -2,8 +2,12 @@
 
     L = ce * CE(z_s, y) + weight * mean((r(F_s) - F_t)^2)
 
-F_s, F_t: maps `[B, C, H, W]` of stage `layer` of student and teacher (0 is the stem); r: regressor. The
-mean runs over all elements.
+- z_s: the student's logits, `[B, C]` (B images, C classes).
+- y: labels, `[B]`.
+- F_s, F_t: maps of stage `layer` of student and teacher (0 is the stem), `[B, channels, H, W]`.
+- r: regressor.
+
+The mean runs over all elements.
 
 Modules: the regressor r, a convolution that matches size and channels, batch norm and ReLU. It is trained
 with the student.

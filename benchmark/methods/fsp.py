@@ -5,8 +5,9 @@ Initialisation stage (30 epochs):
     L_init = sum_i mean((G_i(student) - G_i(teacher))^2)
     G_i = (1 / HW) * sum over positions of F_i F_{i+1}^T
 
-F_i: maps `[B, C_i, H, W]` of a network, the stem first and then the stages; F_i and F_{i+1} are brought to
-the smaller of their two sizes by average pooling. G_i: FSP matrices `[B, C_i, C_{i+1}]`.
+- F_i: maps of a network, the stem first and then the stages, `[B, C_i, H, W]` (B images). F_i and F_{i+1}
+  are brought to the smaller of their two sizes by average pooling.
+- G_i: FSP matrices, `[B, C_i, C_{i+1}]`.
 
 Main stage: cross-entropy alone, L = ce * CE(z_s, y).
 

@@ -10,9 +10,14 @@ Main stage, with the paraphraser frozen:
     L = ce * CE(z_s, y) + weight * mean |Q(T(F_s)) - Q(P(F_t))|
     Q(F) = l2norm(vec(mean over channels of F^2))
 
-F_s, F_t: maps `[B, C, H, W]` of the last stage of student and teacher; P, D: encoder and decoder of the
-paraphraser; T: translator. The factors P(F_t) and T(F_s) have k * C_t channels; the larger is
-average-pooled to the smaller's size. Q(F): attention map `[B, H*W]`, a unit vector for each image.
+- z_s: the student's logits, `[B, C]` (B images, C classes).
+- y: labels, `[B]`.
+- F_s, F_t: maps of the last stage of student and teacher, `[B, channels, H, W]`.
+- P, D: encoder and decoder of the paraphraser.
+- T: translator.
+- P(F_t), T(F_s): factors, with k times as many channels as F_t; the larger map is average-pooled to the size
+  of the smaller.
+- Q(F): attention map, a unit vector for each image, `[B, H*W]`.
 
 Modules: P is three 3x3 convolutions (C -> C -> kC -> kC), each with a LeakyReLU of slope 0.1. D mirrors it
 with transposed convolutions, and has a LeakyReLU after the last one too. T is the same as P, with batch

@@ -3,8 +3,13 @@
     L = ce * CE(z_s, y) + weight / B * sum over samples of (1 / N^2) |n(G_t) - n(G_s)|_F^2
     G = F F^T
 
-F: `[N, C]`, the N frames of a sample in the last stage's map; G: similarities `[N, N]`; n(.): L2
-normalisation of each row. This is SP within a sample instead of across the batch.
+- z_s: the student's logits, `[B, C]` (B images, C classes).
+- y: labels, `[B]`.
+- F: the N frames of a sample in the last stage's map, `[N, channels]`.
+- G: similarities of the frames, `[N, N]`.
+- n(.): L2 normalisation of each row.
+
+This is SP within a sample instead of across the batch.
 
 Frames: the paper tags sounds, and F are the frames of a recurrent network. It is the same here with the
 taggers `crnn_64` and `crnn_16` on the data set `clips` (table `iusp-table`): their last map has one
@@ -13,7 +18,7 @@ position for each frame (docs/audio.md). With an image network, every position o
 
 Modules: none.
 
-Differences between paper and code: the paper's data and metric are not measured here. DCASE 2019 Task 5 has
+Differences from the original: the paper's data and metric are not measured here. DCASE 2019 Task 5 has
 several labels for each clip and is measured by micro-AUPRC; the clips here have one label and are measured
 by top-1.
 

@@ -6,8 +6,7 @@
 - y: labels, `[B]`.
 - T: temperature (`temperature`).
 
-ce, weight and T are hyper-parameters. CE and KL are summed over the classes and averaged over the
-batch.
+ce, weight and T are hyper-parameters. CE and KL are summed over the classes and averaged over the batch.
 
 Modules: none. The method reads only logits.
 

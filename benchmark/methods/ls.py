@@ -23,8 +23,7 @@ and weight 9.
   (unverified).
 Source: logit-standardization-KD@f6e5aa5, file names of its logs and its README.
 
-Paper: Sun, Ren, Li, Wang, Cao: Logit Standardization in Knowledge Distillation. CVPR 2024,
-arXiv 2403.01427.
+Paper: Sun, Ren, Li, Wang, Cao: Logit Standardization in Knowledge Distillation. CVPR 2024, arXiv 2403.01427.
 """
 
 from __future__ import annotations

@@ -68,7 +68,9 @@ def _make_strong(raw: RawBatch, draws: Tensor, _normal: Tensor) -> Tensor:
 def reshape(images: Tensor, op: Tensor, sign: Tensor) -> Tensor:
     """Apply one geometric change to each image, by nearest neighbour, with black outside.
 
-    images: `[B, H, W, 3]`. op: `[B]`, 0 none, 1 rotation, 2 and 3 shear, 4 and 5 shift. sign: `[B]`, 1 or -1.
+    images: `[B, H, W, 3]`.
+    op: `[B]`, 0 none, 1 rotation, 2 and 3 shear, 4 and 5 shift.
+    sign: `[B]`, 1 or -1.
     """
 
     def value_if(number: int, value: float) -> Tensor:
@@ -87,8 +89,9 @@ def reshape(images: Tensor, op: Tensor, sign: Tensor) -> Tensor:
 def retone(images: Tensor, op: Tensor, sign: Tensor) -> Tensor:
     """Apply one change of tone to each image.
 
-    images: `[B, H, W, 3]` in 0..255. op: `[B]`, 0 none, 1 brightness, 2 contrast, 3 colour, 4 solarise,
-    5 posterise to 5 bits. sign: `[B]`, 1 or -1.
+    images: `[B, H, W, 3]` in 0..255.
+    op: `[B]`, 0 none, 1 brightness, 2 contrast, 3 colour, 4 solarise, 5 posterise to 5 bits.
+    sign: `[B]`, 1 or -1.
     """
     factor = (1 + TONE * sign).view(-1, 1, 1, 1)
     grey = sum(images[..., c : c + 1] * weight for c, weight in enumerate(LUMA))

@@ -22,8 +22,7 @@ the larger map is adaptive-average-pooled to the smaller, and stages of networks
 stages are paired in order (both unverified).
 
 Constants: weight = 1e-3 (overhaul-distillation@76344a8, CIFAR-100: loss / batch / 1000; its results are
-medians of 5 final models). Margin, factors 2^(l - n) and initialisation follow its distiller.py
-(unverified).
+medians of 5 final models). Margin, factors 2^(l - n) and initialisation follow its distiller.py (unverified).
 
 Paper: Heo, Kim, Yun, Park, Kwak, Choi: A Comprehensive Overhaul of Feature Distillation. ICCV 2019,
 arXiv 1904.01866.

@@ -14,8 +14,7 @@ as large as 30000.
 
 Modules: none.
 
-Constants: weight = 30000 (RepDistiller distiller_zoo/PKT.py; scripts/run_cifar_distill.sh,
-`-a 0 -b 30000`).
+Constants: weight = 30000 (RepDistiller distiller_zoo/PKT.py; scripts/run_cifar_distill.sh, `-a 0 -b 30000`).
 
 Paper: Passalis, Tefas: Learning Deep Representations with Probabilistic Knowledge Transfer. ECCV 2018,
 arXiv 1803.10837, eq. 4 to 8.

@@ -62,8 +62,9 @@ def levels(features: Features) -> list[Tensor]:
 class Fusion(nn.Module):
     """ABF of one level.
 
-    c_s, mid, c_t: channels of the student's, the residual and the teacher's map. size: (H, W) of the
-    teacher's map. fuse: whether there is a deeper level to fuse with.
+    c_s, mid, c_t: channels of the student's, the residual and the teacher's map.
+    size: (H, W) of the teacher's map.
+    fuse: whether there is a deeper level to fuse with.
     """
 
     def __init__(self, c_s: int, mid: int, c_t: int, size: tuple[int, int], *, fuse: bool) -> None:
@@ -80,7 +81,8 @@ class Fusion(nn.Module):
     def forward(self, f_s: Tensor, deeper: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return (the map to compare with the teacher's, the residual map R_l).
 
-        f_s: the student's map, `[B, c_s, H, W]`. deeper: R_{l+1}, `[B, mid, h, w]`; None at the deepest.
+        f_s: the student's map, `[B, c_s, H, W]`.
+        deeper: R_{l+1}, `[B, mid, h, w]`; None at the deepest.
         """
         x: Tensor = self.reduce(f_s)
         if self.attention is not None:

@@ -16,9 +16,8 @@ place of its own. A record counts P under `method_params`. The student's own cla
 the curves have no training accuracy. A weights file holds P and the teacher's classifier beside the
 student, under `at_test_simkd`.
 
-Constants: weight = 1 and ce = 0 (SimKD@2b389c3 models/util.py and scripts,
-`--distill simkd -c 0 -d 0 -b 1`). The rows f = 4 and f = 8 of the paper's table have c_t/4 and c_t/8 inner
-channels (`factor`).
+Constants: weight = 1 and ce = 0 (SimKD@2b389c3 models/util.py and scripts, `--distill simkd -c 0 -d 0 -b 1`).
+The rows f = 4 and f = 8 of the paper's table have c_t/4 and c_t/8 inner channels (`factor`).
 
 Paper: Chen, Mei, Zhang, Wang, Feng, Chen: Knowledge Distillation with the Reused Teacher Classifier. CVPR
 2022, arXiv 2203.14001.

@@ -174,8 +174,8 @@ def _selected_kl(
 ) -> Tensor:
     """Return `T^2 * KL`, averaged over the selected rows, a scalar.
 
-    student, teacher: scores, `[R, C]`. correct: the correct column of each row, int64 `[R]`; its rank in the
-    teacher's row selects the rows.
+    student, teacher: scores, `[R, C]`.
+    correct: the correct column of each row, int64 `[R]`; its rank in the teacher's row selects the rows.
     """
     rows = kl_per_row(student, teacher, temperature)
     if ratio == 1.0:
@@ -186,8 +186,10 @@ def _selected_kl(
 def _trained_head(size: int, artifacts: Mapping[str, Mapping[str, Tensor]]) -> nn.Sequential:
     """Return the teacher's projection head as stage A trained it, frozen.
 
-    size: the teacher's embedding size. artifacts: see `MethodContext`. `InputError` if the head is missing or
-    belongs to another teacher.
+    size: the teacher's embedding size.
+    artifacts: see `MethodContext`.
+
+    Raises `InputError` if the head is missing or belongs to another teacher.
     """
     if not artifacts.get("sskd_head"):
         raise InputError(

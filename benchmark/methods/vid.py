@@ -92,7 +92,8 @@ class Gaussian(nn.Module):
     def forward(self, mu: Tensor, f_t: Tensor) -> Tensor:
         """Return the negative log-likelihood without its constant, averaged over all elements: a scalar.
 
-        mu: `self.mu` of the student's map. f_t: the teacher's map. Both `[B, c_t, H, W]`.
+        mu: `self.mu` of the student's map, `[B, c_t, H, W]`.
+        f_t: the teacher's map, `[B, c_t, H, W]`.
         """
         variance = F.softplus(self.rho) + EPS
         # The variance is the same in the whole channel, so the channel means can be divided by it.
