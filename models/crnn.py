@@ -66,8 +66,7 @@ class CRNN(PostActivationNetwork):
         if index < 3:
             return run_blocks((self.stage1, self.stage2, self.stage3)[index], x, keep_preact)
         frames = self.rnn(x.permute(0, 2, 1, 3).flatten(2))[0]
-        # PyTorch returns a layout frame by frame. Ordered clip by clip, the map is in channels_last, as the
-        # others.
+        # PyTorch's result is ordered frame by frame. Ordered clip by clip, the map is in channels_last.
         out = frames.contiguous().transpose(1, 2).unsqueeze(3)
         return out, out if keep_preact else None
 

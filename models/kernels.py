@@ -94,7 +94,7 @@ def _library(compiler: list[str], source: bytes, name: str) -> ctypes.CDLL:
     identity = "\0".join([source.decode(), *command, version, platform.machine(), _processor()])
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kd-tables"
     cached = cache / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
-    with contextlib.suppress(OSError):  # it is missing or broken, or the home directory is mounted `noexec`
+    with contextlib.suppress(OSError):  # missing, broken, or on a home directory mounted `noexec`
         return _load(cached)
     with tempfile.TemporaryDirectory(prefix="kd-tables-") as folder:
         fresh = Path(folder, cached.name)

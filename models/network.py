@@ -2,7 +2,7 @@
 
 A network is a stem, a sequence of stages and a head. Distillation methods read the maps between them
 (`Features`). So a family of networks defines how its stem, stages and head are run, and the base classes
-run them in order and keep what is asked for.
+run them in order and keep the parts that are needed.
 
 No pass waits for the device, depends on the data, or writes in place into a tensor that it returns. So a
 network can be compiled, captured in a CUDA graph, and run in channels_last and under autocast.

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -125,15 +126,10 @@ def _as_saved(tensor: Tensor) -> Tensor:
 # --- reading ------------------------------------------------------------------------------------------------
 
 
-def _harmless() -> list[Any]:
+def _safe_types() -> list[Any]:
     """Return types outside torch's list that published checkpoints contain and that cannot run code."""
-    allowed: list[Any] = [argparse.Namespace]
-    try:
-        import numpy as np
-    except ImportError:
-        return allowed
-    allowed += [np.dtype, *{type(np.dtype(kind)) for kind in "?bhilqBHILQefd"}]
-    # A file names numpy's function that makes scalars by its module, which was renamed in numpy 2.
+    allowed: list[Any] = [argparse.Namespace, np.dtype, *{type(np.dtype(kind)) for kind in "?bhilqBHILQefd"}]
+    # A file refers to numpy's function that makes scalars by module, and numpy 2 renamed that module.
     scalar = np.float64(0).__reduce__()[0]
     return allowed + [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
 
@@ -146,7 +142,7 @@ def _read(path: Path) -> Any:
             )
         if path.stat().st_size == 0:
             raise WeightsError(f"{path}: the file is empty; expected a checkpoint")
-        with torch.serialization.safe_globals(_harmless()), warnings.catch_warnings():
+        with torch.serialization.safe_globals(_safe_types()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols and archive formats
             return torch.load(path, map_location="cpu", weights_only=True)
     except WeightsError:

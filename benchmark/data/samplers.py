@@ -40,8 +40,8 @@ class Sampler:
 def cut_batches(order: Tensor, batch_size: int, drop_last: bool) -> list[Tensor]:
     """Cut an order `[N]` into batches.
 
-    The last batch is dropped if it has one image, or if it is incomplete, `drop_last` is set and there are
-    others.
+    The last batch is dropped if it has one image. With `drop_last` it is also dropped if it is incomplete and
+    not the only one.
     """
     batches = list(order.split(batch_size))
     if batches and (
@@ -86,8 +86,8 @@ def _pairs(labels: Tensor, batch_size: int, drop_last: bool, generator: torch.Ge
 PAIRS = Sampler("pairs", _pairs, rows_per_image=2)
 """Pairs of images of one class (CS-KD). A batch has twice `batch_size` rows.
 
-The first halves of the batches together have every image once. The second half of a batch has, for each image
-of the first half, an image of the same class, drawn with replacement; it may be the same image.
+The first halves of all batches together contain every image once. The second half of a batch has, for each
+image of the first half, an image of the same class, drawn with replacement; it may be the same image.
 """
 
 GROUP = 4

@@ -38,7 +38,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class BatchDraw:
-    """What a batch is made from: the positions of its images, and the random draws of its views."""
+    """The random choices that define a batch: its images, and the random draws of its views."""
 
     indices: Tensor
     """Positions in the training set, int64 `[B]`."""
@@ -103,7 +103,7 @@ class Stream:
     def draws(
         self, stage: str, epoch: int, views: Iterable[View], drawn: Iterable[View] = ()
     ) -> Iterator[BatchDraw]:
-        """Yield what the batches of an epoch are made from.
+        """Yield the draw of each batch of an epoch.
 
         Draws are made on the CPU, once, and moved to the device.
         """
@@ -132,5 +132,7 @@ class Stream:
             std=self.std,
         )
         normal = draw.draws[NORMAL.name]
-        made = {v.name: view_for(self.augment, v).make(raw, draw.draws[v.name], normal) for v in views}
-        return Batch(views=made, labels=labels, indices=draw.indices, draws=draw.draws)
+        views_by_name = {
+            v.name: view_for(self.augment, v).make(raw, draw.draws[v.name], normal) for v in views
+        }
+        return Batch(views=views_by_name, labels=labels, indices=draw.indices, draws=draw.draws)

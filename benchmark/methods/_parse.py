@@ -70,8 +70,8 @@ class MethodSpec:
     """The methods, in the order of `name`."""
 
     ce: float
-    """Weight of the cross-entropy. Unless it is set: that of the config for a single method (wrappers do
-    not count), 1.0 in a combination."""
+    """Weight of the cross-entropy. By default, the config's `ce` for a single method (wrappers do not count),
+    and 1.0 in a combination."""
 
     def settings(self) -> dict[str, Any]:
         """Return everything about the methods that a run's key depends on, as JSON values."""

@@ -181,36 +181,36 @@ def _file(method: type[Method]) -> str:
 def _check(method: type[Method]) -> None:
     """Raise an `InputError` that names the file if the class cannot be used as a method."""
 
-    def wrong(attribute: str, value: object, requirement: str) -> InputError:
+    def error(attribute: str, value: object, requirement: str) -> InputError:
         return InputError(
             f"{_file(method)}: {attribute} of class {method.__name__} is {value!r}; {requirement}"
         )
 
     name = method.name
     if not isinstance(name, str) or not re.fullmatch("[a-z][a-z0-9_]*", name):
-        raise wrong(
+        raise error(
             "name",
             name,
             "it must start with a lower-case letter and hold only lower-case letters, digits and _",
         )
     if name in RESERVED or hasattr(nn.ModuleDict(), name):  # `Objective` keeps its methods in a ModuleDict
-        raise wrong(
+        raise error(
             "name",
             name,
             f"this name is reserved, as are {', '.join(RESERVED)} and the attributes of nn.ModuleDict",
         )
     for attribute, kind in _ATTRIBUTE_TYPES.items():
         if not isinstance(getattr(method, attribute), kind):
-            raise wrong(attribute, getattr(method, attribute), f"it must be of type {kind.__name__}")
+            raise error(attribute, getattr(method, attribute), f"it must be of type {kind.__name__}")
     for function in _RETURN_TYPES:
         if not inspect.ismethod(getattr(method, function)):
-            raise wrong(
+            raise error(
                 function,
                 getattr(method, function),
                 "it must be a class method, because it is called before the method is built",
             )
     if not _is_config(method.Config):
-        raise wrong(
+        raise error(
             "Config",
             method.Config,
             "it must be a subclass of MethodConfig with the decorator @dataclass(frozen=True, kw_only=True)",
@@ -221,7 +221,7 @@ def _check(method: type[Method]) -> None:
 def _is_config(value: Any) -> bool:
     if not (isinstance(value, type) and issubclass(value, MethodConfig)):
         return False
-    # Without the decorator, what `param` returned is still an attribute of the class.
+    # Without the decorator, the fields that `param` returned are still attributes of the class.
     return not any(isinstance(attribute, dataclasses.Field) for attribute in vars(value).values())
 
 
@@ -239,7 +239,7 @@ def build_config(method: type[Method], **values: Any) -> MethodConfig:
 
 
 def call_classmethod(method: type[Method], function: str, *args: Any, **values: Any) -> Any:
-    """Return what a class method of a method returns.
+    """Call a class method of a method and return its result.
 
     An error in it, or a result of the wrong type, becomes an `InputError` of one line that names method and
     file.

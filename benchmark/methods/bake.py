@@ -60,7 +60,7 @@ def propagated(features: Tensor, predictions: Tensor, omega: float) -> Tensor:
     identity = torch.eye(len(f), dtype=f.dtype, device=f.device)
     affinity = torch.exp(f @ f.t()) * (1 - identity)
     affinity = affinity / affinity.sum(1, keepdim=True)
-    # `solve_ex` skips the check for a singular matrix, for which the host would wait for the device.
+    # `solve_ex` skips the check for a singular matrix, which would make the host wait for the device.
     # For w < 1, the matrix I - w A is diagonally dominant, hence not singular.
     solved: Tensor = torch.linalg.solve_ex(identity - omega * affinity, predictions)[0]
     return (1 - omega) * solved

@@ -12,8 +12,8 @@ Means run over all elements.
 Modules: h is Linear without bias, batch norm and ReLU. It trains with the student and is dropped at test
 time.
 
-Differences from the original: it connects the last maps with a 1x1 convolution, batch norm and ReLU. The
-linear map of the pooled vector used here is what the SimKD code base has in its place (unverified).
+Differences from the original: it connects the last maps with a 1x1 convolution, batch norm and ReLU. Here
+h is a linear map of the pooled vector, as in the SimKD code base (unverified).
 
 Constants: feature = regression = 1 (unverified). The authors searched the CIFAR weights for each pair and
 did not publish them (KD_SRRL issue #3). Sources: KD_SRRL@d2e802f and its issue #3; SimKD

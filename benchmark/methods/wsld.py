@@ -7,8 +7,8 @@
 - y: labels, `[B]`.
 - w: weight of each image, in 0..1, `[B]`. It uses the logits without a temperature and carries no gradient.
 - T: temperature.
-- H: cross-entropy of two distributions. For a given w its gradient in the student is that of the KL
-  divergence.
+- H: cross-entropy of two distributions. For a given w it has the same gradient with respect to the student
+  as the KL divergence.
 
 Modules: none. The method reads only logits.
 

@@ -60,7 +60,7 @@ RATES = {
         mac=1 / 177e9,
         chain=0.0,
         fitted_to="full packs of 13 pairs on two cores with AVX-512 in fp32, "
-        "within 25% but for vgg8 and ResNet50",
+        "within 25% except for vgg8 and ResNet50",
     ),
 }
 """Fitted to `bench` (docs/speed.md).
@@ -124,7 +124,7 @@ def student_passes(run: Run) -> Iterator[Passes]:
 
 
 def teacher_passes(runs: Sequence[Run]) -> Iterator[Passes]:
-    """Yield the passes of a pack's teacher: one for each view and epoch, however many students read it."""
+    """Yield the passes of a pack's teacher: one for each view and epoch, shared by all students."""
     first = runs[0]
     if first.teacher_ref is None:
         return
@@ -282,4 +282,4 @@ def estimate(
 def assumptions(device: str, factor: float | None) -> str:
     """Return one line that says what an estimate is based on."""
     text = f"by rates fitted to {RATES[device].fitted_to}"
-    return f"{text}; times {factor:.2f}, by the records here" if factor else text
+    return f"{text}; multiplied by {factor:.2f}, as measured by the records here" if factor else text

@@ -131,7 +131,7 @@ def make_plan(
     needed = {n.key for r in todo for n in r.needs_runs}
     groups: dict[tuple[int, tuple[Any, ...]], list[Run]] = {}
     for run in todo:
-        # a run that no other run needs joins the pack-mates of a later level: one teacher pass instead of two
+        # a run that no other run needs joins a later level's pack of the same key, which saves a teacher pass
         level = levels[run.key] if run.key in needed else highest_level[pack_keys[run.key]]
         groups.setdefault((level, pack_keys[run.key]), []).append(run)
     packs = [

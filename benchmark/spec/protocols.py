@@ -365,6 +365,6 @@ def resolve(
         train_images=min(train_images or available[0], available[0]),
         test_images=min(test_images or available[1], available[1]),
     )
-    if recipe.train_images < 2:  # no batch can be made: `samplers.cut` drops a batch of one image
+    if recipe.train_images < 2:  # `samplers.cut_batches` drops a batch of one image, so none would be left
         raise InputError(f"train_images is {recipe.train_images}; training needs at least 2 images")
     return dataclasses.replace(recipe, **overrides)

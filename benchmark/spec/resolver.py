@@ -232,7 +232,7 @@ def _teacher_network(request: Request, spec: MethodSpec) -> str:
 def normalisation(protocol: str, dataset: str) -> tuple[data.Channels, data.Channels]:
     """Return the mean and standard deviation that normalise a data set under a protocol.
 
-    Protocols give those of CIFAR-100 only; every other data set has its own.
+    Protocols define them for CIFAR-100 only; other data sets define their own.
     """
     if dataset == "cifar100":
         p = protocols.get_protocol(protocol)

@@ -111,7 +111,7 @@ class Table:
     note: str = ""
 
     protocol_override: str = ""
-    """A protocol that replaces that of every row, "" for none."""
+    """A protocol for all rows in place of theirs, "" for none."""
 
     quick_columns: tuple[tuple[str, str], ...] = ()
     """The columns of profile `quick`; empty for all."""
