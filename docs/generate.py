@@ -1,4 +1,4 @@
-"""Fill in the parts of documents that commands print: `make docs` writes, `--check` only compares.
+"""Update the blocks of documents that commands print. `make docs` writes them, `--check` only compares.
 
 A block begins with the command that makes it and ends with `<!-- end -->`:
 
@@ -7,7 +7,7 @@ A block begins with the command that makes it and ends with `<!-- end -->`:
     <!-- end -->
 
 Commands run from the root of the project, without the user's environment variables and with an empty results
-folder, so they show the committed reference results or what needs no results. Markdown is inserted as it is,
+folder. So they show the committed reference results, or what needs no results. Markdown is inserted as it is,
 other output as a code block.
 """
 
@@ -25,29 +25,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ("README.md", "docs/methods.md", "docs/running.md", "docs/reference-results.md")
 BLOCK = re.compile(r"<!-- (python -m [^>]+?) -->\n(.*?)<!-- end -->", re.DOTALL)
-OURS = (
-    *(
-        "PROFILE",
-        "SEEDS",
-        "PROTOCOL",
-        "DATA",
-        "TEACHERS",
-        "RESULTS",
-        "PRECISION",
-        "THREADS",
-        "STUDENT_THREADS",
-        "KEEP",
-        "TEACHER_CACHE",
-    ),
-    *("KD_METHODS", "KD_PUBLISHED"),
+VARIABLES = (
+    *("PROFILE", "SEEDS", "PROTOCOL", "DATA", "TEACHERS", "RESULTS", "PRECISION", "THREADS"),
+    *("STUDENT_THREADS", "KEEP", "TEACHER_CACHE", "KD_METHODS", "KD_PUBLISHED"),
 )
+"""The environment variables that commands read."""
 
 
 def output(command: str) -> str:
-    """Return what a command prints, as a document shows it. Raises `RuntimeError` if it fails."""
+    """Return the output of a command in the form of the documents. Raises `RuntimeError` if it fails."""
     with tempfile.TemporaryDirectory() as empty:
         environment = {
-            **{k: v for k, v in os.environ.items() if k not in OURS},
+            **{k: v for k, v in os.environ.items() if k not in VARIABLES},
             "RESULTS": empty,
             "DEVICE": "cpu",
             "COLUMNS": "140",
@@ -60,16 +49,15 @@ def output(command: str) -> str:
             text=True,
             check=False,
         )
-    if done.returncode != 0 and not (
-        done.returncode == 1 and " diff " in command
-    ):  # 1: a diff that found something
+    found_differences = done.returncode == 1 and " diff " in command
+    if done.returncode != 0 and not found_differences:
         raise RuntimeError(f"{command}: exit code {done.returncode}: {done.stderr.strip()}")
     text = "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
     return f"{text}\n" if "markdown" in command or "--format md" in command else f"```\n{text}\n```\n"
 
 
 def fill(text: str, run: Callable[[str], str] = output) -> str:
-    """Return the document with every block as its command prints it now."""
+    """Return the document with the current output of its commands in the blocks."""
     return BLOCK.sub(lambda m: f"<!-- {m[1]} -->\n{run(m[1])}<!-- end -->", text)
 
 

@@ -1,4 +1,4 @@
-"""Atomic files and claims, on which the state of all runs rests.
+"""Atomic files and claims. The state of all runs is kept in them.
 
 A file is written under a temporary name in the same folder, flushed to disk and renamed. So a reader sees the
 old or the new content, never a part. A claim is a file that names the worker of a run. It is void once its
@@ -140,7 +140,7 @@ class Claim:
             except FileExistsError:
                 if Claim.holder(path) is not None:
                     return None
-                # of several workers that find the same dead claim, only one can rename it
+                # if several workers see the same dead claim, only one can rename it
                 with contextlib.suppress(FileNotFoundError):
                     os.replace(path, path.with_name(f".{path.name}.dead-{token}"))
                 with contextlib.suppress(FileNotFoundError):
@@ -179,9 +179,9 @@ class Claim:
             os.utime(self.path)
 
     def mine(self) -> bool:
-        """Return whether this is still the claim.
+        """Return whether this claim is still held.
 
-        After a long silence another worker may have taken it over.
+        After a long time without a heartbeat another worker may have taken it over.
         """
         try:
             return bool(json.loads(self.path.read_text(encoding="utf-8"))["token"] == self.token)

@@ -5,6 +5,7 @@
                ... last.pt best.pt  weights of the last and the best epoch, in the common checkpoint format
                state.pt         modules of the method that other runs need (a teacher's head)
                checkpoint.pt    state of an unfinished run, to continue from; removed when the run is done
+               began.json       when the run began, and its device, precision and threads
                claim            the worker of the run
                progress.json    the run's current stage and epoch
                failure.json     why the last attempt failed
@@ -65,8 +66,8 @@ COLUMNS = {
 """Columns of `load()`.
 
 - `top1_*`: percent of the test set. The epoch of `top1_best` is chosen on the test set, as the papers do.
-- `seconds`: wall time while the run was trained. `share_seconds`: its share of it; the runs of a pack share
-  it.
+- `seconds`: wall time while the run was trained. `share_seconds`: the run's share of it, if its pack has
+  several runs.
 - `status`: `done` or `diverged`.
 - `settings`: JSON.
 - `origin`: `runs` or `reference`.
@@ -76,11 +77,11 @@ COLUMNS = {
 def default_folder() -> Path:
     """Return the folder of runs: the environment variable RESULTS if it is set, else `results/runs`.
 
-    In a checkout that is `results/runs` of the checkout. An installed package has no folder of its
-    own to write to; there it is `results/runs` of the working folder.
+    The latter is in the checkout. An installed package must not write into its own folder; there it is in the
+    working folder.
     """
-    room = Path(__file__).resolve().parent
-    base = room.parent if (room.parent / "pyproject.toml").is_file() else Path.cwd()
+    root = Path(__file__).resolve().parents[1]
+    base = root if (root / "pyproject.toml").is_file() else Path.cwd()
     return Path(os.environ.get("RESULTS") or base / "results" / "runs").expanduser()
 
 
@@ -165,7 +166,7 @@ class Store:
         return progress if isinstance(progress, dict) else None
 
     def began(self, key: str) -> dict[str, Any] | None:
-        """When an unfinished run began (`began`), and its device, precision and threads. None if unknown."""
+        """Return `began` (a time), device, precision and threads of an unfinished run; None if unknown."""
         try:
             conditions = read_json(self.path(key) / "began.json")
         except (ValueError, OSError):

@@ -1,4 +1,4 @@
-"""Tables made from records: collected, rendered, drawn, and compared with the published numbers.
+"""Collect records into tables, render and draw them, and compare them with the published numbers.
 
 The `*.toml` files in this folder describe the tables.
 """

@@ -210,10 +210,7 @@ def number(value: Any) -> float | None:
 def _result(run: Run, row: Mapping[str, Any] | None, store: Store | None) -> RunResult:
     if row is None:
         state = "absent" if store is None else store.state(run.key)
-        if state in (
-            "done",
-            "diverged",
-        ):  # it finished after the records were read; the next reading shows it
+        if state in ("done", "diverged"):  # finished after the records were read; the next command shows it
             state = "running"
         failure = store.failure(run.key) if store is not None and state == "failed" else None
         return RunResult(run, state, None, "" if failure is None else str(failure.get("reason", "")))

@@ -1,12 +1,12 @@
 """The curve of a run beside a published training curve, epoch by epoch.
 
-A final top-1 shows only late and roughly whether a training is the published one. The train loss shows it
-from the first epoch. Two users' independent runs of one published setting (KD, resnet32x4 -> resnet8x4, CRD's
-code and teachers) differ in train loss by 0.0 to 0.9% in the first five epochs, by 0.36% in the median of all
-240, and by at most 2.2%. The band is about twice that, because it rests on this one pair of runs:
+The final top-1 shows only late and roughly whether a training equals the published one. The train loss shows
+it from the first epoch. Two users' independent runs of one published setting (KD, resnet32x4 -> resnet8x4,
+CRD's code and teachers) differ in train loss by 0.0 to 0.9% in the first five epochs, by 0.36% in the median
+of all 240, and by at most 2.2%. The band is about twice that, because it rests on this one pair of runs:
 
-    every epoch  |ours / theirs - 1| <= 2% up to epoch 5 and <= 5% after it; one epoch in twenty may lie
-    outside all epochs   median of |ours / theirs - 1| <= 1%
+- each epoch: |ours / theirs - 1| <= 2% up to epoch 5 and <= 5% after it; one epoch in twenty may be outside;
+- all epochs: median of |ours / theirs - 1| <= 1%.
 
 Epochs are compared from the first one on, as long as both trainings have the same learning rate. So a
 shortened schedule can be compared with the published one up to its first milestone.
@@ -14,8 +14,8 @@ shortened schedule can be compared with the published one up to its first milest
 Some logs that are called runs of the benchmark have another schedule. When the learning rate falls to a
 tenth, the train loss of two users' runs falls by 15 to 28% within an epoch. That of the third user's 18 runs
 (all on pairs of different architectures) falls by at most 3%, and the loss of that user's KD starts at a
-quarter of the others': another schedule and another loss. Such a curve is shown, but nothing is compared with
-it (`schedule_mismatch`).
+quarter of the others': another schedule and another loss. Such a curve is shown, but our runs are not
+compared with it (`schedule_mismatch`).
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def compare(
     """Return the verdict (`not comparable` if the curves share no epoch) and the shared epochs.
 
     curve: as a run leaves it; only its main stage counts. theirs: a published curve with the columns epoch,
-    train_loss and test_acc. epochs: compare no more than the first so many.
+    train_loss and test_acc. epochs: the last epoch to compare; None compares all.
     """
     if "stage" in curve:
         curve = curve[curve["stage"] == "main"]

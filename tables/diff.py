@@ -71,7 +71,7 @@ class CellDiff:
     source: str = ""
     """Where the published number was read."""
     notes: tuple[str, ...] = ()
-    """What else a reader should know about the cell."""
+    """Remarks on the cell that do not change its verdict."""
 
     @property
     def pair(self) -> str:

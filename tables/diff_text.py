@@ -37,7 +37,7 @@ _COLUMNS = ("method", "pair", "epoch", "ours", "n", "published", "n", "delta", "
 def format_diff(diffs: Sequence[CellDiff], fmt: str = "plain", color: bool = False, head: bool = True) -> str:
     """Return the diff as `plain` text for the terminal, `md`, `tex`, `csv` or `json`.
 
-    head: whether title and conditions stand above it; they are not needed below the table itself.
+    head: whether to begin with title and conditions; they are not needed if the diff follows the table.
     color: whether the verdicts of `plain` are coloured. Raises `InputError` for another format.
     """
     if fmt not in FORMATS:
@@ -79,7 +79,7 @@ def _spread(mean: float | None, std: float | None, assumed: bool) -> str:
 def _delta_and_band(c: CellDiff) -> tuple[str, str]:
     """Format delta and band with two decimals.
 
-    There are three where two would make a difference outside the band look equal to it.
+    Use three where a difference outside the band would otherwise look equal to the band.
     """
     if c.delta is None:
         return "", ""
@@ -101,7 +101,7 @@ def _published_n(c: CellDiff) -> str:
 def _row(c: CellDiff, numbers: dict[str, int]) -> list[str]:
     """Return the texts of `_COLUMNS`.
 
-    numbers: of the reasons and notes, which `_below` explains; new ones are added.
+    numbers: text -> number of the reasons and notes that `_below` lists; new ones are added.
     """
     texts = [*([c.reason] if c.reason else []), *c.notes]
     marks = sorted(numbers.setdefault(text, len(numbers) + 1) for text in texts)

@@ -1,7 +1,7 @@
 """Static figures, drawn with matplotlib.
 
-They are readable in grey: what colours show is also written or hatched. Every `*_png` function returns the
-bytes of a PNG. matplotlib is imported only when a figure is drawn.
+They are readable in grey: whatever a colour shows is also written or hatched. Every `*_png` function returns
+the bytes of a PNG. matplotlib is imported only when a figure is drawn.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from results.published.schema import ERRATA_KEYS, OriginKind, PublishedNumber, e
 
 
 class PublishedCells:
-    """All published top-1 numbers of one data set, found by cell."""
+    """All published top-1 numbers of one data set, by cell."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class PublishedCells:
     def of(self, table: Table, cell: Cell) -> PublishedNumber | None:
         """Return the number that a table publishes for a cell.
 
-        Where the table has none, it is taken from the first of the row's other sources (`from`) that has one.
+        If the table has none, the number is that of the first of the row's other sources (`from`) with one.
         """
         blank = None
         for source in (f"{table.paper}/{table.table}", *cell.row.sources):
@@ -90,7 +90,7 @@ class PublishedCells:
 def nothing_published(table: Table) -> str:
     """Return a note if the registry has no number of a table, "" if it has.
 
-    That may be intended, or a misspelt name.
+    The reason may be a misspelt name, so the note suggests a similar one.
     """
     known = published.tables(table.paper)
     if table.table in known or table.name in built_in_tables():  # the built-in tables explain themselves
@@ -104,7 +104,7 @@ def nothing_published(table: Table) -> str:
 def _pairs(cell: Cell) -> list[tuple[str, str]]:
     """Return the pairs under which the registry may have a cell.
 
-    A plain training may be there without its partner.
+    It may have a teacher or a plain student without the other network of the pair.
     """
     alone = {"teacher": [(cell.teacher, NONE), (NONE, cell.teacher)], "student": [(NONE, cell.student)]}
     return [(cell.teacher, cell.student), *alone.get(cell.row.method, [])]

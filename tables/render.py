@@ -1,8 +1,8 @@
 """The regenerated table: for the terminal, Markdown, LaTeX and CSV; `write_all` writes files.
 
 A cell shows mean and std over the seeds, under the reporting rule of its row. The best method of a column is
-bold, the second underlined, as in the papers. Teacher and student are not ranked. Ranks go by the shown
-digits, so ties share a rank. A cell without a number says why.
+bold, the second underlined, as in the papers. Teacher and student are not ranked. Means are rounded to
+the shown digits before ranking, and ties share a rank. A cell without a number says why.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Entry:
     rank: int = 0
     """1: best of its column, 2: second, 0: neither."""
     ranked_part: int = 0
-    """Index of the part that the rank is about."""
+    """Index of the part that is ranked."""
     reasons: tuple[int, ...] = ()
     """Numbers of the reasons below the table."""
     flag: str = ""
@@ -155,7 +155,7 @@ def explanations(
     results, rule = layout.results, rank_rule(expansion.table)
     seeds = max((r.n for r in results), default=0)
     spread = f"mean ± std (n - 1) over up to {seeds} seeds" if seeds > 1 else "one seed: no spread"
-    lines = [f"Top-1 accuracy in %, {spread}; teachers are one run. {EPOCH_NOTE}."]
+    lines = [f"Top-1 accuracy in %, {spread}; each teacher is one run. {EPOCH_NOTE}."]
     if unknown_rule := dict.fromkeys(r.cell.row.label for r in results if r.rule == "both"):
         lines.append(
             f"{', '.join(unknown_rule)}: it is not known which epoch the paper reports; shown as last / best "

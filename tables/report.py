@@ -261,7 +261,7 @@ def _explanations() -> str:
     lines = (
         f"Verdict: {RULE}.",
         "missing: one side has no number. not comparable: a difference would mean nothing, because the "
-        "profile, data set, protocol, teachers or reporting rule is another; the cell's details give the "
+        "profile, data set, protocol, teachers or reporting rule differs; the cell's details give the "
         "reason. Neither is a failure.",
         f"{_capitalized(EPOCH_NOTE)}. Bold: best method of its column; underlined: second.",
         f"Curves: {BAND}.",

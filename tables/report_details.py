@@ -112,7 +112,7 @@ def _run_details(x: RunResult, store: Store, theirs: Mapping[str, pd.DataFrame])
 def _thin(curve: pd.DataFrame) -> dict[str, list[float | None]]:
     """Return epoch, test top-1 and train loss of at most `CURVE_POINTS` epochs.
 
-    The first and the last are among them.
+    The first and the last epoch are always kept.
     """
     if "stage" in curve:
         curve = curve[curve["stage"] == "main"]

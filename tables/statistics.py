@@ -18,9 +18,8 @@ from scipy import optimize, stats
 from tables.verdicts import Verdict
 
 TOLERANCE = 0.3
-"""Percentage points of top-1 within which two numbers always agree. The choice of the epoch alone makes such
-a
-difference: best minus last is +0.3 on average."""
+"""Percentage points of top-1 within which two numbers always agree. The choice of the epoch alone
+makes such a difference: best minus last is +0.3 on average."""
 
 ASSUMED_STD = 0.25
 """Assumed where a standard deviation is not known, because a paper gives none or because we have one run. It
@@ -74,7 +73,7 @@ class Judgement:
 class Paired:
     """Differences a - b of two methods by seed.
 
-    Both methods saw the same batches under a seed, so the seed's influence on both cancels in the difference.
+    Runs with the same seed train on the same batches, so the seed's effect on both cancels in the difference.
     """
 
     seeds: tuple[int, ...]
@@ -174,9 +173,8 @@ def power(effect: float, n: int, alpha: float = 0.05) -> float:
     critical = stats.t.ppf(1 - alpha / 2, n - 1)
     shift = abs(effect) * math.sqrt(n)
     chance = float(stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift))
-    return (
-        chance if math.isfinite(chance) else float(shift > critical)
-    )  # scipy returns NaN far out in the tail
+    # scipy returns NaN far out in the tail
+    return chance if math.isfinite(chance) else float(shift > critical)
 
 
 def seeds_needed(difference: float, s: float, wanted: float = 0.8, most: int = 10_000) -> int | None:

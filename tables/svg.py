@@ -22,8 +22,8 @@ MARKS = {
     Verdict.MISSING: "·",
     Verdict.NOT_COMPARABLE: "~",
 }
-"""The marks of the verdicts on the page. Unlike those of the text they are no + and -, because a sign in
-front of a signed number would be read as part of it."""
+"""The marks of the verdicts on the page. The text output uses + and -; here they would look like a sign of
+the number that follows."""
 
 MINUS = "\u2212"
 

@@ -1,4 +1,4 @@
-"""The verdicts of a comparison. They are strings, so that CSV and JSON show their values."""
+"""The verdicts of comparisons. They are strings, so that CSV and JSON show their values."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from enum import StrEnum
 
 
 class Verdict(StrEnum):
-    """What a cell's comparison with its published number says."""
+    """The result of comparing a cell with its published number."""
 
     AGREES = "agrees"
     ABOVE = "above"
     BELOW = "below"
     MISSING = "missing"
-    """One of the sides has no number."""
+    """Our cell or the published one has no number."""
     NOT_COMPARABLE = "not comparable"
-    """A difference would mean nothing, for example because the profile or the protocol is another."""
+    """A difference would mean nothing, for example because the profile or the protocol differs."""
 
     @property
     def css(self) -> str:
@@ -30,7 +30,7 @@ JUDGED = (Verdict.AGREES, *FAILING)
 
 
 class CurveVerdict(StrEnum):
-    """What the comparison of a run's curve with a published one says."""
+    """The result of comparing a run's curve with a published one."""
 
     AGREES = "agrees"
     DIFFERS = "differs"

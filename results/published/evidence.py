@@ -1,6 +1,6 @@
 """How much the published values of one cell differ, and which of them are copies of the same result.
 
-A copied number is no new evidence: when seventeen tables print CRD's 73.33, that is one result. A row that
+A copied number is no new evidence: CRD's 73.33 in seventeen tables is one result. A row that
 says `copied from PAPER/TABLE` is followed to the table of the paper that ran it. A number whose source does
 not say who ran it counts as a copy of the result that has the same digits, if there is one.
 """
@@ -17,7 +17,7 @@ from results.published.reader import as_frame, choose, errata_of
 from results.published.schema import OriginKind, PublishedNumber
 
 NONE = "none"
-"""Stands for the network where there is none (a plain student has no teacher)."""
+"""Stands for a network that does not exist: a plain student has no teacher."""
 
 _EVIDENCE_RANK = {kind: i for i, kind in enumerate(OriginKind)}
 
@@ -158,7 +158,8 @@ def _no_value(teacher: str, student: str, method: str, dataset: str, metric: str
 def _pairs_with(teacher: str, student: str, method: str, dataset: str, metric: str) -> list[str]:
     """Return the pairs with a published value of the method that contain the one named network.
 
-    Papers print a plain student or teacher in the columns of all its pairs. Empty if both networks are named.
+    Papers repeat a plain student or teacher in the columns of all its pairs. The result is empty if both
+    networks are named.
     """
     if NONE not in (teacher, student):
         return []

@@ -96,7 +96,7 @@ def as_frame(chosen: Sequence[PublishedNumber]) -> pd.DataFrame:
 def load() -> pd.DataFrame:
     """Return all published numbers as a DataFrame with the columns `COLUMNS`.
 
-    It is a copy that you may change.
+    The frame is a copy, which the caller may change.
     """
     return _frame(_tables_stamp()).copy()
 
@@ -148,9 +148,9 @@ def value(
 
 
 def errata() -> tuple[dict[str, str], ...]:
-    """Return what is known to be wrong or misleading in the papers.
+    """Return the known errors and misleading statements of the papers.
 
-    The tables themselves keep the published digits. The keys are `ERRATA_COLUMNS`. A blank paper, table,
+    The tables of the registry keep the published digits. The keys are `ERRATA_COLUMNS`. A blank paper, table,
     teacher, student or method matches any.
     """
     files = [folder / "errata.csv" for folder in folders()]

@@ -20,34 +20,34 @@ METRICS = ("top1", "top5")
 
 
 class PublishedError(ValueError):
-    """A file of the registry is wrong.
+    """A file of the registry is faulty.
 
     The message is one line: file, line, what is wrong, what to write instead.
     """
 
 
 class OriginKind(StrEnum):
-    """Who ran the trainings behind a published number. In order, the best evidence first."""
+    """Who ran the trainings behind a published number, in order of evidence, the best first."""
 
     RUN = "run"
     """The paper that publishes the number."""
     SECOND_HAND = "second-hand"
     """The number was read where somebody quotes it, not in the original."""
     DERIVED = "derived"
-    """Nobody: the number was worked out from other published numbers."""
+    """No one: the number was calculated from other published numbers."""
     UNKNOWN = "unknown"
     """The source does not say."""
     COPY = "copy"
-    """Another paper, in a table that the registry has as well."""
+    """Another paper, in a table that is also in the registry."""
     PART = "part"
-    """A table of the registry has the whole result; this is one of its runs, or another epoch of them."""
+    """The number is one run, or another epoch, of a result in another table of the registry."""
 
 
 class Origin(NamedTuple):
-    """The column `origin`, taken apart."""
+    """The parts of the column `origin`."""
 
     kind: OriginKind | None
-    """None for a text that begins like no known kind."""
+    """None for a text that does not begin with a known kind."""
     table: str
     """The PAPER/TABLE that a copy or a part comes from, "" for other kinds."""
 
@@ -67,7 +67,7 @@ _BEGINNINGS = {
 
 
 def parse_origin(text: str) -> Origin:
-    """Take the column `origin` apart."""
+    """Split the column `origin` into its kind and table."""
     for beginning, kind in _BEGINNINGS.items():
         if text.startswith(beginning):
             has_table = kind in (OriginKind.COPY, OriginKind.PART)
@@ -102,7 +102,7 @@ class PublishedNumber:
     origin: str
     """Who ran the trainings, in one of the forms of `ORIGINS`."""
     recipe: str
-    """How the training differs from the benchmark's; "" if nothing speaks against a comparison."""
+    """How the training differs from the benchmark's, "" if no difference is known."""
     source: str
     """Where the number was read."""
     note: str
@@ -119,7 +119,7 @@ class PublishedNumber:
 
     @cached_property
     def origin_kind(self) -> OriginKind | None:
-        """Who ran the trainings; None if `origin` begins like no known kind."""
+        """Who ran the trainings; None if `origin` does not begin with a known kind."""
         return parse_origin(self.origin).kind
 
     @cached_property

@@ -114,7 +114,7 @@
     if (done.length) columns.append(...curves(c, done));
     div.append(columns);
     if (c.runs.length) div.append(part("Runs", table(
-      ["seed", "state", "last", "best", "at epoch", "time", "its share", "images/s", "device", "teacher top-1", "commit", "torch", "finished", "key"],
+      ["seed", "state", "last", "best", "best at epoch", "time", "share of the pack", "images/s", "device", "teacher top-1", "commit", "torch", "finished", "key"],
       c.runs.map((r) => [r.seed, r.state + (r.origin === "reference" ? " (reference)" : "") + (r.reason ? ": " + r.reason : ""), fixed(r.last, 2), fixed(r.best, 2), fixed(r.best_epoch, 0),
         duration(r.seconds), duration(r.share_seconds), fixed(r.images_per_second, 0), r.device ? `${r.device}, ${r.precision}, ${fixed(r.threads, 0)} thread${r.threads === 1 ? "" : "s"}` : "", fixed(r.teacher_top1, 2),
         r.commit.slice(0, 10), r.torch, r.finished, r.key]))));
