@@ -195,7 +195,7 @@ def test_the_text_of_a_cell() -> None:
     text = published.format_cell("resnet32x4", "resnet8x4", "kd")
     assert "73.33 ± 0.25" in text and "= sskd/table3" in text and "22 published values of 4 results" in text
     assert "per-seed-4 73.40" in text  # not 73.4
-    assert "erratum (sskd): the KD row is CRD's" in text
+    assert "erratum (sskd): the KD row equals CRD's" in text
     assert "no published top1" in published.format_cell("resnet32x4", "resnet8x4", "nope")
 
 
@@ -204,11 +204,11 @@ def test_errata_are_about_numbers_of_the_registry() -> None:
     for erratum in published.errata():
         about = [x for x, applied in errata if erratum in applied]
         assert about, erratum
-        digits = re.match(r"printed (\d\d\.\d\d)", erratum["what"])
+        digits = re.match(r"published as (\d\d\.\d\d)", erratum["what"])
         if digits:
             assert {x.value for x in about} == {float(digits[1])}
     ctkd = published.value("ctkd", "readme", "resnet110", "resnet20", "kd")
-    assert ctkd is not None and ctkd.value == 70.66  # as printed, not as CRD has it
+    assert ctkd is not None and ctkd.value == 70.66  # as published here, not as in CRD
     assert any("70.67" in e["what"] for e in published.errata_of(ctkd))
     similar = published.value("crd", "table1", "vgg13", "vgg8", "kd")
     assert similar is not None and published.errata_of(similar) == []
