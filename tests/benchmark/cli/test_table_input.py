@@ -24,11 +24,15 @@ def test_settings_that_no_loss_can_use(setting: str, capsys: pytest.CaptureFixtu
     ("old", "new", "said"),
     [
         ("seeds = 1", "seeds = 300000", "1 to 1000"),
-        ('["none:resnet8"]', '["none:resnet8", "none:resnet8"]', "none:resnet8 twice"),
+        (
+            '["none:resnet8"]',
+            '["none:resnet8", "none:resnet8"]',
+            "repeated columns: none:resnet8; keep one of each",
+        ),
         (
             'method = "student"',
             'method = "student"\n[[rows]]\nlabel = "Student"\nmethod = "student"',
-            "labelled Student twice",
+            "repeated labels: Student; keep one of each",
         ),
         ('["none:resnet8"]', "[]", "columns is empty; a table has at least one"),
         (
@@ -36,8 +40,16 @@ def test_settings_that_no_loss_can_use(setting: str, capsys: pytest.CaptureFixtu
             "rows = []",
             "rows is empty; a table has at least one",
         ),
-        ('"none:resnet8"', '"resnet14:none"', "pair 'resnet14:none' has no student; write for example resnet56:resnet20"),
-        ('"none:resnet8"', '"none:none"', "pair 'none:none' has no student; write for example resnet56:resnet20"),
+        (
+            '"none:resnet8"',
+            '"resnet14:none"',
+            "pair 'resnet14:none' has no student; write for example resnet56:resnet20",
+        ),
+        (
+            '"none:resnet8"',
+            '"none:none"',
+            "pair 'none:none' has no student; write for example resnet56:resnet20",
+        ),
     ],
 )
 def test_tables_with_duplicate_too_many_or_missing_entries(
@@ -71,14 +83,13 @@ method = "kd"
         ),
         (
             KD_ROW + 'from = "crd/tabel1"',
-            "('The row'): from = 'crd/tabel1' is no published table (did you mean crd/table1?); "
-            "allowed: ",
+            "('The row'): from = 'crd/tabel1' is not a published table (did you mean crd/table1?); allowed: ",
         ),
         (
             KD_ROW + 'from = "crd/table1, crdd/table1"',
-            "from = 'crdd/table1' is no published table (did you mean crd/table1?); allowed: ",
+            "from = 'crdd/table1' is not a published table (did you mean crd/table1?); allowed: ",
         ),
-        (KD_ROW + 'from = "crd"', "from = 'crd' is no published table"),
+        (KD_ROW + 'from = "crd"', "from = 'crd' is not a published table"),
         (
             KD_ROW + 'published = "kdd"',
             "unknown name in `published` of mini.toml, row 2 ('The row'): 'kdd' (did you mean kd?); "
