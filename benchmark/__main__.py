@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmark import package_names
 
-package_names.exit_on_conflict()  # before the imports of packages that may be somebody else's
+package_names.exit_on_conflict()  # before importing packages that another distribution may have replaced
 
 from benchmark.cli import (
     bench,
@@ -39,7 +39,7 @@ VERBS = (plan, running, cluster, status, logs, clean, tables, report, published,
 
 
 class _Version(argparse.Action):
-    """`--version`. The line is made only when it is asked for, since it needs git."""
+    """Print the version and exit. The line is made only on request, because it needs git."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         print(version_line())
@@ -51,7 +51,7 @@ def parser() -> Parser:
     p = Parser(
         prog=PROGRAM,
         description=wrap(
-            "Train the tables of knowledge-distillation papers again, and compare them with the papers."
+            "Regenerate the tables of knowledge-distillation papers, and compare them with the papers."
         ),
         epilog=f"`{PROGRAM} VERB --help` describes one verb.",
         formatter_class=HelpFormatter,
@@ -66,7 +66,7 @@ def parser() -> Parser:
 def _allow_any_encoding() -> None:
     """Print `?` for characters that the terminal or pipe cannot encode.
 
-    The tables have arrows and signs, and a finished command must not fail at printing them.
+    The tables contain arrows and signs, and a command must not fail while it prints its result.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

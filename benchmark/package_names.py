@@ -1,7 +1,7 @@
-"""Check that the packages of kd-tables are not hidden by others of the same name.
+"""Check that the packages of kd-tables are not hidden by other packages of the same name.
 
-The import names are common words, and another distribution may own one of them: PyTables installs a package
-`tables`, and a script beside yours may be called `results.py`. Importing the wrong one ends in a strange
+The import names are common words, and another distribution may use one of them: PyTables installs a package
+`tables`, and a script beside yours may be called `results.py`. Importing the wrong one leads to an obscure
 error much later, so the command line checks first. This module imports only the standard library.
 """
 
@@ -13,7 +13,9 @@ from pathlib import Path
 
 PACKAGES = ("benchmark", "models", "results", "slurm", "tables")
 MARK = "# Belongs to kd-tables"
-"""A line of each of their `__init__.py`: distributions in one environment overwrite each other's files."""
+"""A line in the `__init__.py` of each package.
+
+It shows that the file is ours: distributions in one environment can overwrite each other's files."""
 
 
 def conflict() -> str:

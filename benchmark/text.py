@@ -12,5 +12,5 @@ def plural(n: int, word: str) -> str:
 
 
 def program_name() -> str:
-    """Return how the command line was called, for help and errors."""
+    """Return the name by which the command line was called, for help and errors."""
     return "kd-tables" if Path(sys.argv[0]).stem == "kd-tables" else "python -m benchmark"

@@ -8,8 +8,7 @@ from benchmark.errors import InputError, unknown
 
 
 def toml_files(built_in: Path, user: Path) -> dict[str, Path]:
-    """Return the TOML files of both folders by name, sorted. Of two files with one name, the built-in one is
-    listed."""
+    """Return the TOML files of both folders, sorted by name. A built-in file hides a user's."""
     paths = [*user.glob("*.toml"), *built_in.glob("*.toml")]
     return dict(sorted((path.stem, path) for path in paths))
 
@@ -29,12 +28,16 @@ def find_toml(kind: str, name: str, built_in: Path, user: Path) -> Path:
             return path
         known = toml_files(built_in, user)
         raise InputError(f"no file {name}; allowed: the path of a {kind} file, or one of {', '.join(known)}")
-    ours, theirs = built_in / f"{name}.toml", user / f"{name}.toml"
-    if not ours.is_file() and not theirs.is_file():
+    built_in_file, user_file = built_in / f"{name}.toml", user / f"{name}.toml"
+    if not built_in_file.is_file() and not user_file.is_file():
         raise unknown(kind, name, (*toml_files(built_in, user), "a path that ends in .toml"))
-    if ours.is_file() and theirs.is_file() and ours.read_bytes() != theirs.read_bytes():
+    if (
+        built_in_file.is_file()
+        and user_file.is_file()
+        and built_in_file.read_bytes() != user_file.read_bytes()
+    ):
         raise InputError(
-            f"the {kind} {name} is built in, and {theirs} differs from it; "
+            f"the {kind} {name} is built in, and {user_file} differs from it; "
             "rename that file, or give its path instead of the name"
         )
-    return ours if ours.is_file() else theirs
+    return built_in_file if built_in_file.is_file() else user_file

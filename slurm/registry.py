@@ -87,21 +87,21 @@ def read_arrays(results: Path) -> list[JobArray]:
 
 @contextlib.contextmanager
 def submission_lock(
-    results: Path, say: Callable[[str], None] = lambda text: None, patience: float = 3600
+    results: Path, note: Callable[[str], None] = lambda text: None, patience: float = 3600
 ) -> Iterator[None]:
     """Hold the lock of a results folder: one process submits at a time, others wait.
 
-    say: receives a notice when the lock is taken. patience: seconds to wait before an `InputError`. The lock
-    of a dead process is taken over (see `results.files.Claim`).
+    note: receives a line for the user if another process holds the lock. patience: seconds to wait before an
+    `InputError`. The lock of a dead process is taken over (see `results.files.Claim`).
     """
     path = registry_folder(results) / "lock"
-    until, said_so = time.monotonic() + patience, False
+    until, noted = time.monotonic() + patience, False
     while (claim := Claim.take(path, "submit")) is None:
         holder = Claim.holder(path) or {}
         process = f"process {holder.get('pid')} on {holder.get('host')}"
-        if not said_so:
-            say(f"waiting: {process} is submitting into {results}")
-            said_so = True
+        if not noted:
+            note(f"waiting: {process} is submitting into {results}")
+            noted = True
         if time.monotonic() > until:
             raise InputError(
                 f"{process} has been submitting into {results} for more than {patience:g} seconds; "

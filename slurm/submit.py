@@ -151,20 +151,20 @@ def submit_runs(
     dry_run: bool = False,
     max_pack: int = 0,
     factor: float | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> SubmissionReport:
     """Submit what is missing of `runs` and of all that they need.
 
     table: for the job names. max_pack: most runs of a pack; 0: the cluster file's. factor: measured time of
     earlier packs on such a device divided by the cost model's, None without such records; it scales pack
-    sizes and the estimate. say: receives notices. Raises `InputError` if Slurm is not available (unless
-    `dry_run`) or refuses the jobs.
+    sizes and the estimate. note: receives lines for the user. Raises `InputError` if Slurm is not available
+    (unless `dry_run`) or refuses the jobs.
     """
     if not dry_run:
         commands.require_slurm()
     limits = commands.cluster_limits() if not commands.why_unavailable() else None
     if limits is None:
-        say("no Slurm here: array sizes are those of a cluster with Slurm's default limits")
+        note("no Slurm here: array sizes are those of a cluster with Slurm's default limits")
     else:
         for partition in cluster.partition.split(","):
             if partition not in limits.partitions:
@@ -180,7 +180,7 @@ def submit_runs(
     )
     if dry_run:
         return submission.submit(runs, max_pack)
-    with registry.submission_lock(store.folder, say):
+    with registry.submission_lock(store.folder, note):
         return submission.submit(runs, max_pack)
 
 

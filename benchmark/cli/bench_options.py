@@ -1,4 +1,4 @@
-"""What the measurements of `bench` share: options, their checks, and the report."""
+"""Helpers that the measurements of `bench` share: options, their checks, and the report."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from tabulate import tabulate
 from benchmark.bench import clock
 from benchmark.bench.ours import random_split
 from benchmark.cli import common
-from benchmark.cli.common import plural
 from benchmark.cli.selection import listed_names, split_list
 from benchmark.data.datasets import Split
 from benchmark.errors import InputError, unknown
 from benchmark.spec.matrix import MOST_SEEDS, load_table
+from benchmark.spec.runs import NONE
+from benchmark.text import plural
 from benchmark.training.execution import Execution
 from results.files import write_json
 
@@ -58,7 +59,7 @@ def add_pair_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_budget_option(parser: argparse.ArgumentParser, what: str) -> None:
-    """what: what the time is for, in words."""
+    """Add `--budget`. what: what the time is for, in words."""
     parser.add_argument(
         "--budget",
         type=float,
@@ -74,7 +75,7 @@ def add_repeats_option(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=5,
         metavar="N",
-        help="turns of each loop; the median counts (default: 5)",
+        help="turns of each loop; the median is reported (default: 5)",
     )
 
 
@@ -123,7 +124,7 @@ def _check_output_file(option: str, path: Path) -> None:
     folder = path.resolve().parent
     if not folder.is_dir():
         raise InputError(f"{option} {path}: no such folder; give a file in a folder that exists")
-    # A device too is refused: the file would replace it.
+    # A device is refused too, because the file would replace it.
     if path.exists() and not path.is_file():
         raise InputError(f"{option} {path} is not a file; give a file in a folder that exists")
     common.writable(folder, option)
@@ -138,7 +139,7 @@ def chosen_pairs(args: argparse.Namespace) -> list[tuple[str, str]]:
         (table, f"{teacher}:{student}")
         for table in tables
         for teacher, student in load_table(table).columns
-        if teacher != "none"
+        if teacher != NONE
     ]
     wanted = listed_names("--pairs", args.pairs)
     all_pairs = sorted({pair for _, pair in available})
@@ -155,7 +156,7 @@ def chosen_pairs(args: argparse.Namespace) -> list[tuple[str, str]]:
 def measurement(
     args: argparse.Namespace, with_precision: bool = False
 ) -> Iterator[tuple[Execution, dict[str, Any]]]:
-    """Print the conditions, and yield the execution and a report to fill, which is written to `--json`.
+    """Print the conditions, and yield the execution and a report to fill. The report is written to `--json`.
 
     with_precision: whether the conditions include the precision. Some measurements set it themselves.
     """

@@ -23,14 +23,15 @@ from benchmark.cli.bench_options import (
     measurement,
     print_table,
 )
-from benchmark.cli.common import plural, print_note
+from benchmark.cli.common import print_note
 from benchmark.cli.selection import listed_names
 from benchmark.errors import unknown
+from benchmark.text import plural
 from tables import statistics
 from tables.text import signed
 
 LAYERED = ("vgg8", "MobileNetV2", "ShuffleV1", "ShuffleV2")
-"""Networks that have layers of our own in bf16 on a CPU (models/layers.py)."""
+"""Networks that use our custom layers in bf16 on a CPU (models/layers.py)."""
 
 SIGNIFICANCE = 0.05
 
@@ -114,15 +115,15 @@ def chosen_methods(args: argparse.Namespace) -> list[tuple[str, str]]:
 
 def do_drift(args: argparse.Namespace) -> int:
     check(args)
-    pairs = chosen_methods(args)
+    chosen = chosen_methods(args)
     if args.methods is None:
-        pairs += [("plain", student) for student in LAYERED]
+        chosen += [("plain", student) for student in LAYERED]
     with measurement(args) as (execution, report):
         reference = drift.Reference(args.steps)
         if args.reference:
             reference = drift.Reference.load(Path(args.reference), args.steps)
         rows = report["drift"] = []
-        for method, student in pairs:
+        for method, student in chosen:
             run = small_run(method, student=student)
             for init in (True, False) if run.spec.init_stages else (False,):
                 if args.save:
@@ -174,10 +175,10 @@ def _print_drift(rows: list[dict[str, Any]], steps: int) -> None:
 
 def do_biases(args: argparse.Namespace) -> int:
     check(args)
-    pairs = chosen_methods(args)
+    chosen = chosen_methods(args)
     with measurement(args) as (_, report):
         rows = report["biases"] = []
-        for method, student in pairs:
+        for method, student in chosen:
             by_seed = [
                 drift.biases(small_run(method, seed, student), args.steps) for seed in range(args.seeds)
             ]
@@ -202,9 +203,9 @@ def do_biases(args: argparse.Namespace) -> int:
 
 def do_finals(args: argparse.Namespace) -> int:
     check(args)
-    pairs = chosen_methods(args)
+    chosen = chosen_methods(args)
     with measurement(args) as (_, report):
-        top1 = finals.measure(pairs, args.seeds, precisions=("fp32", "bf16"), on_seed=print_note)
+        top1 = finals.measure(chosen, args.seeds, precisions=("fp32", "bf16"), on_seed=print_note)
         rows = report["finals"] = []
         for method, by_precision in top1.items():
             pairing = statistics.paired(by_precision["bf16"], by_precision["fp32"])

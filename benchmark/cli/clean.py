@@ -6,8 +6,9 @@ import argparse
 from typing import Any
 
 from benchmark.cli import common, options
-from benchmark.cli.common import plural, print_note
+from benchmark.cli.common import print_note
 from benchmark.cli.selection import resolver_of
+from benchmark.text import plural
 from benchmark.work import stale
 
 

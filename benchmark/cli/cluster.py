@@ -7,11 +7,12 @@ from typing import Any
 
 from benchmark import data
 from benchmark.cli import common, options
-from benchmark.cli.common import plural, print_note
+from benchmark.cli.common import print_note
 from benchmark.cli.selection import select
 from benchmark.errors import InputError
 from benchmark.spec import cost, imported
 from benchmark.spec.runs import closure
+from benchmark.text import plural
 from benchmark.training.execution import has_gpu
 from slurm import commands
 from slurm.cluster import load_cluster
@@ -81,8 +82,8 @@ def do_submit(args: argparse.Namespace) -> int:
     chosen = select(args)
     store = common.store_of(args)
     if not args.dry_run:
-        waiting = [r for r in closure(chosen.runs) if not store.is_done(r.key)]
-        imported.require_weights(ref for r in waiting for ref in (r.teacher_ref, r.evaluates))
+        missing = [r for r in closure(chosen.runs) if not store.is_done(r.key)]
+        imported.require_weights(ref for r in missing for ref in (r.teacher_ref, r.evaluates))
         # Nodes often have no internet access, and jobs that start together would race for the same file.
         for name in sorted({r.dataset for r in chosen.runs}):
             data.load(name, common.path_of(args.data))
@@ -95,7 +96,7 @@ def do_submit(args: argparse.Namespace) -> int:
         dry_run=args.dry_run,
         max_pack=args.pack,
         factor=cost.factor_of(store, cluster.torch_device),
-        say=print_note,
+        note=print_note,
     )
     if args.json:
         common.print_json(report.json())

@@ -1,4 +1,4 @@
-"""What the verbs share: messages, folders, and how to train."""
+"""Helpers that the verbs share: messages, folders and training options."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from typing import Any
 from benchmark.cli.options import KEEP, variable
 from benchmark.errors import InputError
 from benchmark.spec import plan, teacher_cache_rule
-from benchmark.text import plural as plural
+from benchmark.text import plural
 from benchmark.training.execution import Execution, ExecutionRequest, cores
 from benchmark.work.order import WorkSettings
 from results.store import Store, default_folder
 from slurm import registry
 
 MOST_THREADS = 1_024
-"""Far more threads than this exhaust what the system grants. Machines with many cores may use more."""
+"""The most threads to accept; far more would exceed the limits of the system.
+
+A machine with many cores may use 4 per core."""
 
 
 def print_note(text: str = "") -> None:
@@ -28,6 +30,7 @@ def print_note(text: str = "") -> None:
 
 
 def print_json(value: Any) -> None:
+    """Print JSON on standard output."""
     print(json.dumps(value, indent=1))
 
 
@@ -51,8 +54,8 @@ def store_of(args: argparse.Namespace) -> Store:
 def store_to_read(args: argparse.Namespace, may_be_missing: bool = False) -> Store:
     """Return the store of `--results` for a verb that only reads.
 
-    A named folder that does not exist is probably mistyped: `InputError`.
-    may_be_missing: only print a note, because the verb makes sense before the first run too.
+    Raises `InputError` if the user named a folder that does not exist, because the name is probably mistyped.
+    may_be_missing: only print a note instead; for verbs that make sense before the first run.
     """
     store = store_of(args)
     if (args.results or variable("RESULTS")) and not store.folder.is_dir():
@@ -83,12 +86,12 @@ def folder_of(path: Path, option: str) -> Path:
 def writable(path: Path, option: str) -> Path:
     """Make the folder if it does not exist, and return it.
 
-    Raise `InputError` if nothing can be written to it: before hours of training, not after.
+    Raises `InputError` if nothing can be written to it, before hours of training rather than after them.
     """
     folder_of(path, option)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        # Permission bits do not tell: root ignores them, and a file system can be read-only.
+        # Permission bits are not enough: root ignores them, and a file system can be read-only.
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
@@ -101,7 +104,7 @@ def writable(path: Path, option: str) -> Path:
 # --- how to train -----------------------------------------------------------------------------------------
 
 
-def _check_how(args: argparse.Namespace) -> None:
+def _check_training_options(args: argparse.Namespace) -> None:
     teacher_cache_rule.check_mode(args.teacher_cache)
     if args.keep not in KEEP:  # argparse does not check a default that comes from the environment
         raise InputError(f"--keep {args.keep}; allowed: {', '.join(KEEP)}")
@@ -109,11 +112,12 @@ def _check_how(args: argparse.Namespace) -> None:
 
 def execution_of(args: argparse.Namespace) -> Execution:
     """Return device, precision and threads for training. Raise `InputError` for any wrong training option."""
-    _check_how(args)
+    _check_training_options(args)
     return arithmetic_of(args)
 
 
 def arithmetic_of(args: argparse.Namespace) -> Execution:
+    """Return device, precision and threads. Raise `InputError` for a wrong value of one of their options."""
     most = max(MOST_THREADS, 4 * cores())
     if not 0 <= args.threads <= most:
         raise InputError(
@@ -126,6 +130,7 @@ def arithmetic_of(args: argparse.Namespace) -> Execution:
 
 
 def execution_request_of(args: argparse.Namespace) -> ExecutionRequest:
+    """Return device, precision and threads as the options ask for them."""
     return ExecutionRequest(
         device=args.device,
         precision=args.precision,
@@ -135,8 +140,8 @@ def execution_request_of(args: argparse.Namespace) -> ExecutionRequest:
 
 
 def work_settings_of(args: argparse.Namespace) -> WorkSettings:
-    """Return the settings of workers. Folders are absolute: a worker may run in another one."""
-    _check_how(args)
+    """Return the settings of workers. Paths are absolute, because a worker may run in another folder."""
+    _check_training_options(args)
     return WorkSettings(
         results=store_of(args).folder.resolve(),
         data=path_of(args.data).resolve(),
@@ -148,6 +153,7 @@ def work_settings_of(args: argparse.Namespace) -> WorkSettings:
 
 
 def note_many_threads(execution: Execution) -> None:
+    """Print a note if there are more threads than cores."""
     if execution.threads > cores():
         print_note(
             f"slower than necessary: {execution.threads} threads compete for {plural(cores(), 'core')} "
@@ -156,7 +162,7 @@ def note_many_threads(execution: Execution) -> None:
 
 
 def max_pack(args: argparse.Namespace, execution: Execution) -> int:
-    """Return the most runs in a pack."""
+    """Return the largest number of runs in a pack."""
     if args.pack < 0:
         raise InputError(f"--pack {args.pack}; allowed: 1 and more (0: the default)")
     return args.pack or plan.DEFAULT_PACK[execution.torch_device.type]

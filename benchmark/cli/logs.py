@@ -6,10 +6,11 @@ import argparse
 from typing import Any
 
 from benchmark.cli import common, options
-from benchmark.cli.common import plural, print_note
+from benchmark.cli.common import print_note
 from benchmark.cli.selection import key_matches, select
 from benchmark.errors import InputError
 from benchmark.spec.runs import closure
+from benchmark.text import plural
 from results.files import tail
 from results.store import Store
 from slurm import registry

@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
     """Reports wrong input in one line, with exit code 2."""
 
     default_command = ""
-    """The sub-command that is meant where none is named."""
+    """The sub-command to use where none is named."""
 
     def error(self, message: str) -> NoReturn:
         """Print one line and exit. argparse would print the usage too."""
@@ -157,7 +157,7 @@ def add_selection_options(
         metavar="FIELD=VALUE",
         dest="settings",
         help="change a hyper-parameter, e.g. kd.temperature=8, ce=0.5 or recipe.epochs=10; can be repeated; "
-        "runs with other settings have keys and records of their own",
+        "runs with other settings have different keys and records",
     )
 
 
@@ -210,7 +210,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_pack_option(group: Any, default: str) -> None:
-    """default: the default size, in words."""
+    """Add `--pack`. default: the default size, in words."""
     group.add_argument(
         "--pack",
         type=int,
@@ -225,8 +225,8 @@ def add_keep_option(group: Any) -> None:
         "--keep",
         default=variable("KEEP", "all"),
         choices=KEEP,
-        help="which weights of finished runs to keep; none still keeps those that other runs are trained "
-        "with: plain teachers and students, and teachers' heads (default: $KEEP, else all)",
+        help="which weights of finished runs to keep; none still keeps those that other runs need: "
+        "plain teachers and students, and teachers' heads (default: $KEEP, else all)",
     )
 
 

@@ -6,9 +6,9 @@ import argparse
 from typing import Any
 
 from benchmark.cli import common, options
-from benchmark.cli.common import plural
 from benchmark.cli.selection import Selection, select
 from benchmark.spec import cost, plan
+from benchmark.text import plural
 
 SHOWN_PACKS = 8
 """Packs of a level that are printed without `--list`."""

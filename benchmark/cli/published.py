@@ -8,9 +8,10 @@ from typing import Any
 import models
 from benchmark import methods
 from benchmark.cli import options
-from benchmark.cli.common import plural, print_note
+from benchmark.cli.common import print_note
 from benchmark.errors import InputError, unknown
 from benchmark.spec.runs import NONE
+from benchmark.text import plural
 from results import published
 
 

@@ -42,7 +42,7 @@ def do_report(args: argparse.Namespace) -> int:
     common.writable(out, "--out")
     if not args.tables and args.profile is None and profile != chosen[0].expansion.profile:
         print_note(
-            f"no record of profile {profile}; shown is {chosen[0].expansion.profile} "
+            f"no record of profile {profile}; showing {chosen[0].expansion.profile} instead "
             "(choose with PROFILE= or --profile)"
         )
     if not args.tables and not data.info(CLIPS).identity and (frame["dataset"] == CLIPS).any():
@@ -67,7 +67,7 @@ def choose_tables(args: argparse.Namespace, keys: set[str]) -> tuple[list[Select
     """Return the tables to show, at least one, and the profile that was asked for or is the default.
 
     These are the tables that were named, or all that have a record. If no profile was asked for and the
-    default one has no record, another one that has records is shown. keys: of all records.
+    default one has no record, another one that has records is shown. keys: those of all records.
     """
     if args.tables:
         named = [select(args, table_name=n, quiet=True) for n in args.tables]
@@ -90,10 +90,10 @@ def choose_tables(args: argparse.Namespace, keys: set[str]) -> tuple[list[Select
 
 
 def narrow_by_table(args: argparse.Namespace) -> dict[str, argparse.Namespace]:
-    """Return the tables that have one of the pairs and one of the methods asked for.
+    """Return the tables that have one of the pairs and one of the methods asked for, by name.
 
-    Each comes with the arguments that ask for the pairs and methods that it has. Raise `InputError` for a
-    name that no table has, and if no table has both.
+    Each comes with its arguments: they ask only for the pairs and methods that it has. Raises `InputError`
+    for a name that no table has, and if no table has both.
     """
     pairs = [":".join(parse_pair(p)) for p in listed_names("--pairs", args.pairs)]
     method_names = listed_names("--methods", args.methods)

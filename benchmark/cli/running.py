@@ -11,10 +11,11 @@ from typing import Any
 from benchmark import methods
 from benchmark.cli import common, options
 from benchmark.cli import tables as table_verbs
-from benchmark.cli.common import plural, print_note
+from benchmark.cli.common import print_note
 from benchmark.cli.selection import NotInTable, Selection, paper_table, select
 from benchmark.errors import InputError
 from benchmark.spec import cost, imported, plan
+from benchmark.text import plural
 from benchmark.training.execution import has_gpu
 from benchmark.training.reporter import Outcome, Status
 from benchmark.work import local, order
@@ -91,7 +92,7 @@ def register(verbs: Any) -> None:
 def _announce(args: argparse.Namespace, chosen: Selection) -> None:
     """Print the profile and why it was chosen, and what the published settings would cost."""
     name = chosen.expansion.table.name
-    if chosen.profile_was_chosen:
+    if chosen.profile_is_default:
         why = "this machine has a GPU" if has_gpu() else "this machine has no GPU"
         print_note(f"{name}: profile {chosen.profile} ({why}; choose with PROFILE= or --profile)")
     else:

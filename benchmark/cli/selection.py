@@ -13,8 +13,7 @@ from benchmark import data
 from benchmark.cli.common import path_of, print_note
 from benchmark.data.clips import list_clips
 from benchmark.errors import InputError, unknown
-from benchmark.spec import imported as teachers
-from benchmark.spec import matrix, protocols
+from benchmark.spec import imported, matrix, protocols
 from benchmark.spec.matrix import MOST_SEEDS, Expansion
 from benchmark.spec.resolver import Resolver
 from benchmark.spec.runs import Run, TeacherRef
@@ -44,8 +43,8 @@ class Selection:
     runs: tuple[Run, ...]
     """The selected runs, without those that they need."""
     profile: str
-    profile_was_chosen: bool
-    """Whether the profile was chosen by us, because the user named none."""
+    profile_is_default: bool
+    """Whether it is the default profile, because the user named none."""
 
 
 def split_list(text: str) -> list[str]:
@@ -100,7 +99,7 @@ def paper_table(paper: str, number: int) -> str:
 
 def imported_of(args: argparse.Namespace) -> dict[tuple[str, str], TeacherRef]:
     """Return the checkpoints in the folder of `--teachers`, by data set and network."""
-    return teachers.teachers_in(path_of(args.teachers) if args.teachers else None)
+    return imported.teachers_in(path_of(args.teachers) if args.teachers else None)
 
 
 def resolver_of(args: argparse.Namespace) -> Resolver:
@@ -146,12 +145,14 @@ def select(args: argparse.Namespace, table_name: str = "", quiet: bool = False) 
             )
     if not quiet:
         _note_unused_teachers(args.teachers, resolver, expansion)
-    return Selection(expansion, runs, profile, profile_was_chosen=args.profile is None)
+    return Selection(expansion, runs, profile, profile_is_default=args.profile is None)
 
 
 def _check_clips(dataset: str, folder: Path) -> None:
-    """Raise `NotInTable` if the clips are missing. Their identity is part of their runs' keys, so that
-    without them every finished run would look as if it had not been done."""
+    """Raise `NotInTable` if the clips are missing.
+
+    Their identity is part of their runs' keys, so without them no finished run would be recognised.
+    """
     info = data.info(dataset)
     if info.user_files and not info.identity:
         try:
@@ -176,7 +177,7 @@ def _note_unused_teachers(folder: str, resolver: Resolver, expansion: Expansion)
 
 
 def _check_overrides(overrides: tuple[tuple[str, Any], ...], expansion: Expansion) -> None:
-    """Raise `NotInTable` for a `--set` that no run of the table has; it would be ignored silently."""
+    """Raise `NotInTable` for a `--set` that applies to no run of the table; it would be ignored silently."""
     method_names = {w for r in expansion.runs for w in r.method.split("+")}
     for key, _ in overrides:
         name = key.partition(".")[0]
