@@ -39,7 +39,7 @@ help:
 	@echo "make reproduce-table1 [PAPER=dlkd|sskd|crd] [PROFILE=quick|short|paper]   train what is missing; print table and diff"
 	@echo "make reproduce-table2                                                     the table of different architectures"
 	@echo "make plan-table1                                                          show missing runs and their cost"
-	@echo "make status-table1                                                        show how far the runs are"
+	@echo "make status-table1                                                        show the progress of the runs"
 	@echo "make diff-table1                                                          compare with the published table"
 	@echo "make submit-table1 (CLUSTER=name)                                         train on a Slurm cluster"
 	@echo "make reproduce status TABLE=crd-table1                                    the same for any table of tables/*.toml"

@@ -12,9 +12,10 @@ import json
 import os
 import socket
 import tempfile
+import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -192,6 +193,29 @@ class Claim:
         """Give the claim up."""
         if self.mine():
             self.path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def heartbeat(claims: Sequence[Claim], every: float = 10.0) -> Iterator[None]:
+    """Renew the claims every few seconds until the block ends.
+
+    A thread does this, because the work in the block may take longer than the age at which a claim counts as
+    abandoned.
+    """
+    stop = threading.Event()
+
+    def beat() -> None:
+        while not stop.wait(every):
+            for claim in claims:
+                claim.beat()
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def append_line(path: Path, line: str) -> None:

@@ -1,4 +1,4 @@
-"""Cluster files: TOML files that say what jobs ask of one cluster.
+"""Cluster files: TOML files with what a job asks of one cluster.
 
 `Cluster` lists every field with its type and default; any other field is refused.
 `slurm/clusters/gpu-example.toml` is an example. slurm/README.md explains the fields for users.
@@ -32,7 +32,7 @@ class Cluster:
     partition: str
     """Partition (queue), or several separated by commas. The only required field."""
     account: str = ""
-    """Account that is charged. As with every text below, an empty one leaves the choice to Slurm."""
+    """Account that is charged. As for every string below, an empty one leaves the choice to Slurm."""
     qos: str = ""
     """Quality of service."""
     gpus: int = 1
@@ -80,7 +80,7 @@ class Cluster:
     never trains on the CPU instead."""
     precision: str = "auto"
     """`fp32`, `tf32`, `bf16`, or `auto`: bf16 on a GPU, fp32 on CPUs. Unlike `run`, a job does not measure
-    what is fastest on its CPU: nodes may differ, and one table would be trained in two precisions."""
+    what is fastest on its CPU: nodes may differ, so one table could be trained in two precisions."""
     python: str = ""
     """Python of the jobs, a path that all nodes see. Empty: the Python that submits."""
     extra: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -112,13 +112,13 @@ class Cluster:
 _SMALLEST = {"cpus": 1, "student_threads": 1, "time_minutes": 1, "signal_delay_s": 1}
 """Smallest values; 0 for every other whole number."""
 _CHOICES = {"device": ("auto", "cuda", "cpu"), "precision": ("auto", *PRECISIONS)}
-_TYPE_NAMES = {str: "a text", int: "a whole number", bool: "true or false"}
+_TYPE_NAMES = {str: "a string", int: "a whole number", bool: "true or false"}
 _FIELD_OF_OPTION = {
     "time": "time_minutes", "signal": "signal_delay_s",
     "cpus_per_task": "cpus", "mem": "memory_gb", "gpus_per_node": "gpus",
     **{k: k for k in ("partition", "account", "qos", "constraint", "exclude", "wckey")},
 }  # fmt: skip
-"""Options of sbatch that have a field of their own, so that `extra` may not set them."""
+"""Options of sbatch that have a field, so `extra` may not set them."""
 _RESERVED_OPTIONS = (
     "array",
     "dependency",
@@ -172,13 +172,11 @@ def _checked(file: str, key: str, value: Any, hint: Any) -> Any:
         fits = isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
         type_name = _TYPE_NAMES[hint]
     elif hint == tuple[str, ...]:
-        fits, type_name = (
-            isinstance(value, list) and all(isinstance(v, str) for v in value),
-            "a list of texts",
-        )
+        fits = isinstance(value, list) and all(isinstance(v, str) for v in value)
+        type_name = "a list of strings"
     else:
         fits = isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
-        type_name = "a TOML table of texts"
+        type_name = "a TOML table of strings"
     if not fits:
         raise InputError(f"{file}: {key} = {value!r} has the wrong type; allowed: {type_name}")
     if hint is int and value < _SMALLEST.get(key, 0):

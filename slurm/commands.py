@@ -1,4 +1,4 @@
-"""Slurm's commands: its settings, its queue, its accounting. This module knows nothing of runs."""
+"""Slurm's commands: its settings, its queue, its accounting. This module knows nothing about runs."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class QueuedJob:
 
 
 def squeue(names: Sequence[str] = ()) -> list[QueuedJob]:
-    """Return the jobs in the queue, each element of an array by itself. Raises `SlurmError`.
+    """Return the jobs in the queue, with each element of an array as a separate job. Raises `SlurmError`.
 
     names: only jobs with these names. Without names, the jobs of all users.
     """
@@ -142,7 +142,9 @@ def scancel(ids: Sequence[str]) -> None:
     for start in range(0, len(ids), 500):
         try:
             call("scancel", *ids[start : start + 500])
-        except SlurmError as error:  # scancel has one exit code for everything: only its text tells
+        except (
+            SlurmError
+        ) as error:  # scancel has one exit code for all errors, so only the text tells them apart
             if "Invalid job id" not in str(error) and "already" not in str(error):
                 raise
 

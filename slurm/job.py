@@ -1,5 +1,7 @@
-"""The job: train the pack of a work order. All state is on disk, so a job can be killed and restarted at any
-time."""
+"""The job: train the pack of a work order.
+
+All state is on disk, so a job can be killed and restarted at any time.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ from dataclasses import dataclass
 
 from submitit.helpers import DelayedSubmission
 
+from benchmark.training.reporter import Status
 from benchmark.work.order import work
 from benchmark.work.progress import reporter
 from results.files import STALE_SECONDS
@@ -31,7 +34,7 @@ class PackJob:
     def __call__(self) -> list[tuple[str, str, str]]:
         """Train the pack and return `(key, status, reason)` of each run. Raises `JobFailed`.
 
-        A job that is restarted on another node after its node died meets its own claim, as fresh as its last
+        A job that is restarted after its node died finds the claim of its first start, as fresh as the last
         heartbeat. It therefore waits until the claim is stale. A claim whose heartbeat continues has a living
         holder, and the run is left to it.
         """
@@ -43,14 +46,16 @@ class PackJob:
         while True:
             outcomes = work(json.dumps(order), reporter())
             ended |= {o.run.key: (o.run.key, o.status, o.reason) for o in outcomes}
-            busy = {o.run.key for o in outcomes if o.status == "busy"}
+            busy = {o.run.key for o in outcomes if o.status == Status.BUSY}
             if not busy or time.monotonic() > until:
                 break
             order["runs"] = [run for run in order["runs"] if run["key"] in busy]
             time.sleep(min(5.0, self.patience / 10))
         for key, status, reason in ended.values():
             print(f"{status}: {key}{': ' + reason if reason else ''}", flush=True)
-        without_result = [e for e in ended.values() if e[1] in ("failed", "blocked", "waiting")]
+        without_result = [
+            e for e in ended.values() if e[1] in (Status.FAILED, Status.BLOCKED, Status.WAITING)
+        ]
         if without_result:
             key, _, reason = without_result[0]
             raise JobFailed(

@@ -1,4 +1,4 @@
-"""The registry of submissions: which run was submitted in which job. It lives in `<results>/.slurm/`.
+"""The registry of submissions: which run was submitted in which job. It is in `<results>/.slurm/`.
 
     .slurm/lock              held by the process that is submitting now (a claim: it ends with that process)
            arrays/NAME.json  one array: its job id, its packs (each a list of run keys), its dependencies
@@ -6,13 +6,12 @@
            snapshots/HASH/   the code that jobs run
 
 An array's file is written before the array is submitted, without a job id, and again with the id. If the
-submitting process dies in between, the array is still found by its job name, which is the file's name.
+submitting process dies in between, the array can still be found by its job name, which is the file's name.
 """
 
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import InputError
-from results.files import Claim, read_json, tail, write_json
+from results.files import Claim, heartbeat, read_json, tail, write_json
 from slurm import commands
 from slurm.commands import QueuedJob
 
@@ -108,25 +107,16 @@ def submission_lock(
                 "wait until it ends, or end it"
             )
         time.sleep(0.3)
-    stop = threading.Event()
-
-    def beat() -> None:
-        while not stop.wait(10):
-            claim.beat()
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
     try:
-        yield
+        with heartbeat([claim]):
+            yield
     finally:
-        stop.set()
-        thread.join()
         claim.release()
 
 
 @dataclass(frozen=True)
 class QueuedRun:
-    """Where a run is in the queue."""
+    """The job that a queued run belongs to."""
 
     job: QueuedJob
     array: JobArray
@@ -137,7 +127,7 @@ class QueuedRun:
 def queued_runs(results: Path, arrays: list[JobArray] | None = None) -> dict[str, QueuedRun]:
     """Return the runs of all jobs in the queue, waiting or running, by key. Raises `SlurmError`.
 
-    arrays: the registry's arrays, where they have been read before.
+    arrays: the registry's arrays, if they have been read already.
     """
     arrays = read_arrays(results) if arrays is None else arrays
     if not arrays:

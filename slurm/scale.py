@@ -1,7 +1,7 @@
-"""Measure how kd-tables copes with very many runs: `python -m slurm.scale plan|status|submit`.
+"""Measure how kd-tables copes with a large number of runs: `python -m slurm.scale plan|status|submit`.
 
 plan     resolve and plan all tables under all protocols and profiles with --seeds seeds (8 seeds: 10^5 runs)
-status   write a record for each of them to a temporary folder, get the states of all, load all records
+status   write a record for each run to a temporary folder, get the states of all runs, load all records
 submit   submit, list and cancel many jobs that sleep, on the cluster of SLURM_CONF (slurm/lab.sh)
 """
 
@@ -33,7 +33,7 @@ from slurm.sleep import Sleep
 
 @contextmanager
 def clock(what: str) -> Iterator[None]:
-    """Print the wall time of the block and the CPU time of this process, which other load does not change."""
+    """Print the wall time of the block, and the CPU time of this process, which other load hardly affects."""
     began, cpu_began = time.perf_counter(), time.process_time()
     yield
     wall, cpu = time.perf_counter() - began, time.process_time() - cpu_began
@@ -131,13 +131,16 @@ def measure_submit(number: int, seconds: float, watch: bool) -> None:
     limits, cluster = commands.cluster_limits(), replace(load_cluster("lab"), memory_gb=1, gpus=0)
     folder = Path(tempfile.mkdtemp(prefix="scale-"))
     try:
-        code = snapshot.take(registry.registry_folder(folder) / "snapshots")
+        snapshot_folder = snapshot.take(registry.registry_folder(folder) / "snapshots")
         began, sent = time.perf_counter(), 0
         with clock(f"submission of {number:,} jobs of {seconds:g} s, arrays of at most {limits.max_array:,}"):
             while sent < number:
                 n = min(limits.max_array, number - sent)
                 spec = ArraySpec(
-                    cluster=cluster, folder=folder / "jobs", snapshot=code, name=f"scale-{os.getpid()}-{sent}"
+                    cluster=cluster,
+                    folder=folder / "jobs",
+                    snapshot=snapshot_folder,
+                    name=f"scale-{os.getpid()}-{sent}",
                 )
                 job = script.send(spec, [Sleep(seconds)] * n)
                 array = JobArray(

@@ -19,7 +19,7 @@ _ARRAY_ELEMENT = '"${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK
 
 @dataclass(frozen=True, kw_only=True)
 class ArraySpec:
-    """What Slurm needs to know about an array, besides what its jobs do."""
+    """What Slurm needs to know about an array, apart from what its jobs compute."""
 
     cluster: Cluster
     folder: Path
@@ -33,7 +33,7 @@ class ArraySpec:
 
 
 class _ScriptWriter(SlurmExecutor):
-    """Write scripts on a machine without Slurm (`--dry-run`)."""
+    """Writes scripts on a machine without Slurm (`--dry-run`)."""
 
     @classmethod
     def affinity(cls) -> int:
@@ -97,7 +97,7 @@ def parameters(spec: ArraySpec) -> dict[str, Any]:
         "srun_args": list(cluster.srun_args),
         "setup": _setup(cluster, spec.snapshot),
         "teardown": _teardown(cluster),
-        # without kill-on-invalid-dep, a job whose dependency can no longer be met stays in the queue for ever
+        # without kill-on-invalid-dep, a job whose dependency can no longer be met stays in the queue forever
         "additional_parameters": {"requeue": True, "kill-on-invalid-dep": "yes", **cluster.extra},
     }
 

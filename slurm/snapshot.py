@@ -45,7 +45,7 @@ def environment_variables(snapshot: Path) -> dict[str, str]:
 
 
 def take(folder: Path, root: Path = ROOT) -> Path:
-    """Copy the code to a new folder below `folder`, unless a snapshot has the same content. Return it."""
+    """Return a snapshot of the code below `folder`. It is made unless one with the same content exists."""
     state = git_state()
     label = f"{state['commit']} {'dirty' if state['dirty'] else 'clean'}\n"
     content = {path: (root / path).read_bytes() for path in code_files(root)}

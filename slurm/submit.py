@@ -40,7 +40,7 @@ DEFAULT_MAX_ARRAY = 1001
 
 @dataclass(frozen=True)
 class _SurveyedStore(Store):
-    """A store with states determined beforehand. They include the queue, which a store cannot see."""
+    """A store whose states were determined before. They include the queue, which a store does not know."""
 
     states: dict[str, str] = field(default_factory=dict)
 
@@ -156,9 +156,9 @@ def submit_runs(
     """Submit what is missing of `runs` and of all that they need.
 
     table: for the job names. max_pack: most runs of a pack; 0: the cluster file's. factor: measured time of
-    earlier packs on such a device divided by the cost model's, None without such records; it scales pack
-    sizes and the estimate. note: receives lines for the user. Raises `InputError` if Slurm is not available
-    (unless `dry_run`) or refuses the jobs.
+    earlier packs on this kind of device divided by the cost model's, None without such records; it scales
+    pack sizes and the estimate. note: receives lines for the user. Raises `InputError` if Slurm is not
+    available (unless `dry_run`) or refuses the jobs.
     """
     if not dry_run:
         commands.require_slurm()
@@ -209,8 +209,7 @@ class _Submission:
             assumptions=cost.assumptions(device, self.factor),
         )
         packs = list(plan.packs)
-        # Chosen for the whole plan: if each job chose for its own pack, a run's numbers would depend on its
-        # pack.
+        # Chosen for the whole plan: if each job chose for its pack, a run's numbers would depend on its pack.
         cached = teacher_cache_rule.cached_teachers(
             self.settings.teacher_cache, [p.runs for p in packs], self.settings.execution.precision
         )
@@ -248,11 +247,11 @@ class _Submission:
         stamp = f"{table}-{time.strftime('%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
         folder = registry.registry_folder(self.store.folder).resolve()
         if self.dry_run:
-            code = folder / "snapshots" / "DRY-RUN"
+            snapshot_folder = folder / "snapshots" / "DRY-RUN"
         else:
-            code = snapshot.take(folder / "snapshots")
+            snapshot_folder = snapshot.take(folder / "snapshots")
             if git_state()["dirty"]:
-                report.notes.append("the working tree has uncommitted changes; the records will say so")
+                report.notes.append("the working tree has uncommitted changes; the records will state this")
         job_of = {key: run.job.id for key, run in queued.items()}
         max_array = self.limits.max_array if self.limits is not None else DEFAULT_MAX_ARRAY
         for number, (level, depends, part) in enumerate(_arrays(packs, job_of, max_array)):
@@ -264,7 +263,7 @@ class _Submission:
                 packs=tuple(tuple(r.key for r in p.runs) for p in part),
                 depends=depends,
                 time=time.time(),
-                snapshot=str(code),
+                snapshot=str(snapshot_folder),
                 user=commands.user_name(),
             )
             planned = PlannedArray(array, level, part)
@@ -335,7 +334,7 @@ def _arrays(
 
 
 def _sbatch_message(error: Exception) -> str:
-    """Return sbatch's own message out of the exception that submitit raises, in one line."""
+    """Extract sbatch's message from the exception that submitit raises, as one line."""
     lines = str(error).splitlines()
     lines = [line for line in lines if "sbatch: error" in line] or lines[-1:]
     message = " ".join(lines)
@@ -345,14 +344,14 @@ def _sbatch_message(error: Exception) -> str:
 def free_job_slots(cluster: Cluster, limits: ClusterLimits) -> tuple[int, str]:
     """Return how many more jobs may be submitted now, and the limit that decides."""
     queue = commands.squeue()
-    of_user = sum(job.user == commands.user_name() for job in queue)
+    jobs_of_user = sum(job.user == commands.user_name() for job in queue)
     slots = [(limits.max_jobs - len(queue), f"MaxJobCount {limits.max_jobs}")]
     if cluster.max_submit:
-        slots.append((cluster.max_submit - of_user, f"max_submit {cluster.max_submit}"))
+        slots.append((cluster.max_submit - jobs_of_user, f"max_submit {cluster.max_submit}"))
     if limits.accounting and (most := commands.submit_limit()) is not None:
-        slots.append((most - of_user, f"MaxSubmitJobs {most}"))
+        slots.append((most - jobs_of_user, f"MaxSubmitJobs {most}"))
     number, limit = min(slots)
-    return max(number, 0), f"{limit}, {of_user} of your jobs in the queue"
+    return max(number, 0), f"{limit}, {jobs_of_user} of your jobs in the queue"
 
 
 def format_report(report: SubmissionReport) -> str:

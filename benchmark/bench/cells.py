@@ -31,7 +31,7 @@ class Loop(Protocol):
     students: int
 
     def step(self) -> int:
-        """Train on one batch. Return the number of student-images."""
+        """Train on one batch. Returns the number of student-images."""
         ...
 
 
@@ -79,7 +79,7 @@ def summary(speeds: Mapping[str, Sequence[float]]) -> dict[str, dict[str, Any]]:
     """Return for each loop the median speed and the ratio to the naive loop.
 
     `ratio` is the median of the ratios within one turn. `quiet_ratio` compares the fastest turns of both
-    loops; it says more when other work on the machine slows some turns down.
+    loops; it is more reliable when other work on the machine slows some turns down.
     """
     rows: dict[str, dict[str, Any]] = {}
     for name, by_turn in speeds.items():
@@ -101,7 +101,7 @@ def summary(speeds: Mapping[str, Sequence[float]]) -> dict[str, dict[str, Any]]:
 def naive_data(
     split: Split, mean: tuple[float, ...], std: tuple[float, ...], *, batch_size: int
 ) -> Iterator[NaiveData]:
-    """The naive loop's batches. Their workers end with the context."""
+    """Yield the naive loop's batches. Their worker processes end with the block."""
     batches = NaiveData(split, mean, std, batch_size=batch_size)
     try:
         yield batches

@@ -17,6 +17,7 @@ from benchmark.training import graphs
 from benchmark.training.execution import Execution, cores
 
 MOST_CALLS = 200
+"""Most calls of one measurement."""
 
 
 def synchronise(device: str) -> None:
@@ -55,7 +56,7 @@ def median_seconds(call: Callable[[], Any], device: str, budget: float, least: i
 
 
 def start_peak(device: str) -> None:
-    """Reset the peak of memory."""
+    """Reset the memory peak."""
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return
@@ -64,7 +65,7 @@ def start_peak(device: str) -> None:
 
 
 def peak_bytes(device: str) -> int | None:
-    """Return the peak of memory since `start_peak`, None if it cannot be read.
+    """Return the memory peak since `start_peak`, None if it cannot be read.
 
     On a GPU it is the allocated memory, on a CPU the resident memory of the whole process.
     """

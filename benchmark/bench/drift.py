@@ -9,8 +9,8 @@ losses y of the reference:
     bias    (mean x - mean y) / mean y
     floor   the gap between fp32 and fp32 from weights changed by 2^-9 of themselves (half of bf16's last bit)
 
-Training is chaotic, so a gap means something only beside the floor, the gap that any change of bf16's size
-makes.
+Training is chaotic, so a gap is meaningful only in comparison with the floor, which is the gap that any
+change of bf16's size causes.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ import torch
 
 import models
 from benchmark import data
-from benchmark.bench.ours import open_active_runs, small_run
-from benchmark.data.stream import Stream
+from benchmark.bench.ours import open_active_runs, open_stream, small_run
 from benchmark.errors import InputError
 from benchmark.spec.runs import Run
 from benchmark.training import checkpoint, graphs
@@ -47,8 +46,8 @@ TEACHER_STEPS = 96
 def trained_teacher(name: str) -> Network:
     """Return a teacher that was trained for a few steps on digits in fp32.
 
-    An untrained one maps all images to nearly one vector, so that relations between images would be rounding
-    alone.
+    An untrained teacher maps all images to nearly the same vector, so relations between images would consist
+    of rounding errors.
     """
     run = small_run("plain", student=name)
     with tempfile.TemporaryDirectory() as folder:
@@ -73,8 +72,8 @@ def losses(
 ) -> list[float]:
     """Return the losses of the first steps.
 
-    teacher: is moved to the device; None for a run without one. nudge: relative change of the weights at the
-    start. init: train the first initialisation stage; without it the main stage, as after an initialisation
+    teacher: moved to the device; None for a run without one. nudge: relative change of the weights at the
+    start. init: train the first initialisation stage; otherwise the main stage, as after an initialisation
     stage that learnt nothing.
     """
     if teacher is not None:
@@ -109,16 +108,7 @@ def _train(
     run: Run, active: ActiveRun, execution: Execution, *, teacher: Network | None, steps: int
 ) -> list[float]:
     """Train for some steps of the current stage, and return their losses."""
-    mean, std = (tuple(run.settings["normalise"][k]) for k in ("mean", "std"))
-    stream = Stream(
-        _split(run, execution),
-        mean=mean,
-        std=std,
-        sampler=run.spec.sampler,
-        batch_size=run.recipe.batch_size,
-        drop_last=True,
-        seed=run.seed,
-    )
+    stream = open_stream(run, _split(run, execution))
     by_step: list[float] = []
     stepper = graphs.stepper_for(execution, print)
     while True:
@@ -180,7 +170,7 @@ class Reference:
 
     @staticmethod
     def load(path: Path, steps: int) -> Reference:
-        """Read a file that `save` wrote. Raise `InputError` for any other file or another number of steps."""
+        """Read a file that `save` wrote. Raises `InputError` for other files and other numbers of steps."""
         try:
             reference = Reference(**(checkpoint.load(path, torch.device("cpu")) or {}))
         except Exception as error:
@@ -201,7 +191,7 @@ def row_name(run: Run, init: bool) -> str:
 def biases(run: Run, steps: int) -> dict[str, float]:
     """Return the bias of a run's main stage in bf16 (`bf16`) and of fp32 from changed weights (`moved`).
 
-    Over seeds, a bias of rounding shows in the first and not in the second.
+    Over seeds, a bias that rounding causes shows in the first and not in the second.
     """
     teacher = None if run.teacher_ref is None else trained_teacher(run.teacher_ref.network)
     reference = losses(run, teacher, _cpu(), steps)

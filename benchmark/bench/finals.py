@@ -3,7 +3,7 @@
 Every method is trained under profile quick over many seeds, in fp32 and in bf16, and the last top-1 is paired
 by seed. Both precisions have the same teachers (trained in fp32), the same initial weights and the same
 batches. Single runs differ by chaos (of 256 test images, one is 0.39 points), so only the mean over seeds is
-informative; its interval says how precisely it is known.
+informative; its interval shows how precisely it is known.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def measure(
 ) -> Finals:
     """Train each `(method, student)` with the seeds 0, 1, ... in each precision.
 
-    A run that diverged has no value. Raise `InputError` if a run fails. on_seed: called with a line of text
+    A run that diverged has no value. Raises `InputError` if a run fails. on_seed: called with a line of text
     after each seed.
     """
     top1: Finals = {m: {p: {} for p in precisions} for m, _ in methods}

@@ -34,7 +34,7 @@ def measure(
     repeats: int,
     budget: float,
 ) -> dict[str, Any]:
-    """Measure a step of packs of KD students, beside the cost model's prediction.
+    """Measure a step of packs of KD students, and compare it with the cost model's prediction.
 
     counts: sizes of the packs; they take turns. Returns the rows, and the median ratio of the measured to the
     predicted time (`factor`); a row's `fitted_ms` is the prediction times this factor.

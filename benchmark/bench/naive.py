@@ -101,7 +101,7 @@ class Naive:
         self.loss = self.top1 = 0.0
 
     def step(self) -> int:
-        """Train on one batch. Return the number of images."""
+        """Train on one batch. Returns the number of images."""
         x, y = next(self.batches)
         x, y = x.to(self.device), y.to(self.device)
         z_s = self.student(x)

@@ -17,7 +17,7 @@ from benchmark.methods import Method
 from benchmark.seeds import seed_of
 from benchmark.spec import matrix
 from benchmark.spec.resolver import Resolver
-from benchmark.spec.runs import Request, Run
+from benchmark.spec.runs import NONE, Request, Run
 from benchmark.training import graphs
 from benchmark.training.active_run import MAIN, ActiveRun
 from benchmark.training.execution import Execution
@@ -45,9 +45,9 @@ def pair_runs(table: str, pair: str, profile: str = "paper") -> list[Run]:
 
 
 def small_run(method: str, seed: int = 0, student: str = "resnet8") -> Run:
-    """Return a run on digits with small networks: real images, so that the loss falls."""
+    """Return a run with small networks on digits, which are real images, so that the loss falls."""
     alone = method == "plain" or methods.get(method).self_teacher
-    pair = ("none", student) if alone else ("resnet14", student)
+    pair = (NONE, student) if alone else ("resnet14", student)
     return Resolver().run(Request("digits", "crd", "quick", *pair, method), seed)
 
 
@@ -96,6 +96,20 @@ def open_active_runs(
     return teacher, active_runs
 
 
+def open_stream(run: Run, split: Split) -> Stream:
+    """Return the batch stream that the packs of this run read. The last batch is dropped if it is smaller."""
+    mean, std = (tuple(run.settings["normalise"][k]) for k in ("mean", "std"))
+    return Stream(
+        split,
+        mean=mean,
+        std=std,
+        sampler=run.spec.sampler,
+        batch_size=run.recipe.batch_size,
+        drop_last=True,
+        seed=run.seed,
+    )
+
+
 class Ours:
     """A pack that is trained one batch at a time, without end."""
 
@@ -108,17 +122,7 @@ class Ours:
         teacher: Network | None = None,
     ) -> None:
         self.teacher, self.active_runs = open_active_runs(runs, split, execution, folder, teacher=teacher)
-        run = runs[0]
-        mean, std = (tuple(run.settings["normalise"][k]) for k in ("mean", "std"))
-        self.stream = Stream(
-            split,
-            mean=mean,
-            std=std,
-            sampler=run.spec.sampler,
-            batch_size=run.recipe.batch_size,
-            drop_last=True,
-            seed=run.seed,
-        )
+        self.stream = open_stream(runs[0], split)
         self.students = len(self.active_runs)
         for active in self.active_runs:
             active.begin_epoch()
@@ -137,6 +141,6 @@ class Ours:
             yield from self.stepper.steps(self.lockstep, self.stream, MAIN, epoch)
 
     def step(self) -> int:
-        """Train all students on one batch. Return the number of student-images."""
+        """Train all students on one batch. Returns the number of student-images."""
         batch_size, students = next(self._steps)
         return batch_size * students

@@ -19,9 +19,9 @@ from benchmark.bench.ours import Ours, build_teacher, open_active_runs, pair_run
 from benchmark.data.datasets import Split
 from benchmark.data.stream import Batch
 from benchmark.data.views import NORMAL, ROTATED, VARIANTS
-from benchmark.methods import Step
+from benchmark.methods import PLAIN, Step
 from benchmark.spec.resolver import Resolver
-from benchmark.spec.runs import Request, Run
+from benchmark.spec.runs import NONE, Request, Run
 from benchmark.training.active_run import ActiveRun
 from benchmark.training.evaluate import evaluate
 from benchmark.training.execution import Execution
@@ -31,7 +31,7 @@ from models import PARTS, Features, Network, kernels
 from models.layers import NormReLU
 
 CACHED_IMAGES = 16
-"""Images that the teacher cache is built of, to measure it."""
+"""Images whose teacher cache is built to measure it."""
 
 PREFETCHED = 24
 """Batches of the naive loop that are skipped: its workers fetched them before the measurement."""
@@ -41,7 +41,7 @@ LOGITS = frozenset({"logits"})
 
 def plain_run(run: Run) -> Run:
     """Return the plain training of a run's student."""
-    return Resolver().run(Request(run.dataset, run.protocol, run.profile, "none", run.student, "plain"), 0)
+    return Resolver().run(Request(run.dataset, run.protocol, run.profile, NONE, run.student, PLAIN), 0)
 
 
 # --- parts of a step --------------------------------------------------------------------------------------
@@ -74,20 +74,20 @@ def measure_parts(
         measure("data, ours", lambda: next(batches), "crop and flip of one batch, with their random draws")
         batch = next(alone.stream.epoch("main", 1, [NORMAL, ROTATED]))
         active = alone.active_runs[0]
-        lock = Lockstep([], teacher, execution)
+        lockstep = Lockstep([], teacher, execution)
         x = batch.views[NORMAL.name]
-        measure("teacher pass, logits", lambda: lock.teacher_pass(x, LOGITS))
-        few = split.take(CACHED_IMAGES)
+        measure("teacher pass, logits", lambda: lockstep.teacher_pass(x, LOGITS))
+        cached_images = split.take(CACHED_IMAGES)
         normalise = alone.stream.mean, alone.stream.std
         began = time.perf_counter()
-        cache = TeacherCache.open(folder / "cache", teacher, few, normalise, execution, LOGITS)
+        cache = TeacherCache.open(folder / "cache", teacher, cached_images, normalise, execution, LOGITS)
         clock.synchronise(device)
         passes = len(batch.labels) / (VARIANTS * CACHED_IMAGES)
         seconds = (time.perf_counter() - began) * passes
         add_row("teacher cache, built", seconds, f"passes of one batch; {VARIANTS} for each image, once")
         indices, draws = batch.indices % CACHED_IMAGES, batch.draws[NORMAL.name]
         measure("teacher cache, read", lambda: cache.features(indices, draws), "the logits of one batch")
-        measure("teacher pass, all parts", lambda: lock.teacher_pass(x, frozenset(PARTS)))
+        measure("teacher pass, all parts", lambda: lockstep.teacher_pass(x, frozenset(PARTS)))
         measure("student step", lambda: active.step(batch, {}), "forward, backward, SGD; cross-entropy")
         add_row("evaluation", _evaluation(alone, split.take(1000), execution, budget), "1,000 test images")
         for run in runs:
@@ -107,11 +107,13 @@ def _loss_call(active: ActiveRun, batch: Batch, teacher_features: dict[str, Feat
     The features are computed once, so that no network runs when the function is called.
     """
     with torch.no_grad():
-        passed = active.student_features(batch, active.stage.needs)
+        student_features = active.student_features(batch, active.stage.needs)
     parameters = [p for p in active.objective.parameters() if p.requires_grad]
 
     def call() -> None:
-        students = {n: f.map(lambda tensor: tensor.detach().requires_grad_(True)) for n, f in passed.items()}
+        students = {
+            n: f.map(lambda tensor: tensor.detach().requires_grad_(True)) for n, f in student_features.items()
+        }
         steps = {
             name: Step(batch.labels, batch.indices, batch.views, students, teacher_features, generator)
             for name, generator in active.generators.items()
@@ -137,17 +139,19 @@ def _evaluation(alone: Ours, test: Split, execution: Execution, budget: float) -
 def measure_forms(budget: float) -> list[dict[str, Any]]:
     """Compare each fast loss with its plain form: value, gradient and milliseconds, in fp32 on the CPU."""
     rows = []
-    for pair in plain.pairs():
+    for forms in plain.loss_forms():
         torch.manual_seed(0)
-        student, teacher = pair.inputs()
-        (v1, g1), (v2, g2) = (plain.value_and_gradient(f, student, teacher) for f in (pair.ours, pair.plain))
+        student, teacher = forms.inputs()
+        (v1, g1), (v2, g2) = (
+            plain.value_and_gradient(f, student, teacher) for f in (forms.ours, forms.plain)
+        )
         times = {}
-        for name, form in (("ours", pair.ours), ("plain", pair.plain)):
+        for name, form in (("ours", forms.ours), ("plain", forms.plain)):
             call = functools.partial(plain.value_and_gradient, form, student, teacher)
             times[name] = clock.median_seconds(call, "cpu", budget)
         rows.append(
             {
-                "loss": pair.name,
+                "loss": forms.name,
                 "ours_ms": 1000 * times["ours"],
                 "plain_ms": 1000 * times["plain"],
                 "ratio": times["plain"] / times["ours"],
@@ -219,10 +223,10 @@ def measure_compile(
             active, batch = ours.active_runs[0], next(ours.batches())
             assert active.student is not None
             teacher = build_teacher(run, execution)
-            lock = Lockstep([], teacher, execution)
+            lockstep = Lockstep([], teacher, execution)
             x = batch.views[NORMAL.name]
             calls: tuple[tuple[str, Network, Callable[[], Any]], ...] = (
-                ("teacher", teacher, functools.partial(lock.teacher_pass, x, LOGITS)),
+                ("teacher", teacher, functools.partial(lockstep.teacher_pass, x, LOGITS)),
                 ("student", active.student, functools.partial(active.step, batch, {})),
             )
             for what, net, call in calls:

@@ -71,7 +71,7 @@ def pkt_ours(f_s: Tensor, f_t: Tensor) -> Tensor:
 
 
 def sp_plain(f_s: Tensor, f_t: Tensor) -> Tensor:
-    """Maps flattened in NCHW order, whatever their memory format (RepDistiller distiller_zoo/SP.py)."""
+    """Maps flattened in NCHW order, in any memory format (RepDistiller distiller_zoo/SP.py)."""
     a, b = f_s.reshape(len(f_s), -1), f_t.reshape(len(f_t), -1)
     g_s, g_t = F.normalize(a @ a.t()), F.normalize(b @ b.t())
     return (g_t - g_s).square().sum() / len(f_s) ** 2
@@ -82,7 +82,7 @@ def sp_ours(f_s: Tensor, f_t: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Pair:
+class LossForms:
     """Two forms of a loss that have the same value."""
 
     name: str
@@ -107,13 +107,13 @@ def _vectors(n: int) -> tuple[Tensor, Tensor]:
     return torch.randn(64, n).relu(), torch.randn(64, n).relu()
 
 
-def crd_pair(rows: int = 50_000, negatives: int = 16_384) -> Pair:
+def crd_forms(rows: int = 50_000, negatives: int = 16_384) -> LossForms:
     """CRD's scores, squared and averaged so that a gradient flows to the anchors.
 
     The memory bank takes the place of the teacher's features.
     """
     index = torch.randint(rows, (64, negatives + 1), generator=torch.Generator().manual_seed(0))
-    return Pair(
+    return LossForms(
         "crd: product with the bank, then gather",
         lambda a, bank: crd.scores(a, bank, index).square().mean(),
         lambda a, bank: crd.scores_by_rows(a, bank, index).square().mean(),
@@ -121,15 +121,15 @@ def crd_pair(rows: int = 50_000, negatives: int = 16_384) -> Pair:
     )
 
 
-def pairs() -> list[Pair]:
-    """Return all pairs. Maps have the sizes of wrn_40_2's stages, vectors of its embeddings."""
+def loss_forms() -> list[LossForms]:
+    """Return all losses with two forms. Maps are as large as wrn_40_2's stages, vectors as its embedding."""
     return [
-        crd_pair(),
-        Pair("nst: batched product, 32 channels of 32x32", nst.discrepancy, nst_plain, _maps(32, 32)),
-        Pair("nst: batched product, 128 channels of 8x8", nst.discrepancy, nst_plain, _maps(128, 8)),
-        Pair("rkd: from inner products, no boolean masks", rkd_ours, rkd_plain, lambda: _vectors(128)),
-        Pair("pkt", pkt_ours, pkt_plain, lambda: _vectors(128)),
-        Pair("sp: flattened in memory order", sp_ours, sp_plain, _maps(128, 8)),
+        crd_forms(),
+        LossForms("nst: batched product, 32 channels of 32x32", nst.discrepancy, nst_plain, _maps(32, 32)),
+        LossForms("nst: batched product, 128 channels of 8x8", nst.discrepancy, nst_plain, _maps(128, 8)),
+        LossForms("rkd: from inner products, no boolean masks", rkd_ours, rkd_plain, lambda: _vectors(128)),
+        LossForms("pkt", pkt_ours, pkt_plain, lambda: _vectors(128)),
+        LossForms("sp: flattened in memory order", sp_ours, sp_plain, _maps(128, 8)),
     ]
 
 

@@ -131,7 +131,7 @@ def _check_output_file(option: str, path: Path) -> None:
 
 
 def chosen_pairs(args: argparse.Namespace) -> list[tuple[str, str]]:
-    """Return `(table, pair)` of everything to measure. Raise `InputError` for a pair that no table has."""
+    """Return `(table, pair)` of everything to measure. Raises `InputError` for a pair that no table has."""
     tables = split_list(args.tables)
     if not tables:
         raise InputError("--tables is empty; give names of tables")

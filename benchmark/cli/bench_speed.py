@@ -62,8 +62,8 @@ def register(measurements: Any) -> None:
         measurements,
         "students",
         summary="time of a step by the number of students behind one teacher pass",
-        details="Measures a step of packs of different sizes (KD students), beside the time that the cost "
-        "model of `plan` predicts.",
+        details="Measures a step of packs of different sizes (KD students), and compares it with the time "
+        "that the cost model of `plan` predicts.",
         example="bench students --pairs resnet56:resnet20 --counts 1,2,4,8",
     )
     p.add_argument(

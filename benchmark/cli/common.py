@@ -74,7 +74,7 @@ def was_submitted(store: Store) -> bool:
 
 
 def folder_of(path: Path, option: str) -> Path:
-    """Return the path if it is a folder or can become one. Raise `InputError` if a file is in its way."""
+    """Return the path if it is a folder or can become one. Raises `InputError` if a file is in its way."""
     existing = next((p for p in (path, *path.parents) if p.exists()), None)
     if existing is not None and not existing.is_dir():
         raise InputError(
@@ -111,13 +111,13 @@ def _check_training_options(args: argparse.Namespace) -> None:
 
 
 def execution_of(args: argparse.Namespace) -> Execution:
-    """Return device, precision and threads for training. Raise `InputError` for any wrong training option."""
+    """Check all training options, and return device, precision and threads. Raises `InputError`."""
     _check_training_options(args)
     return arithmetic_of(args)
 
 
 def arithmetic_of(args: argparse.Namespace) -> Execution:
-    """Return device, precision and threads. Raise `InputError` for a wrong value of one of their options."""
+    """Check the options of device, precision and threads, and return these. Raises `InputError`."""
     most = max(MOST_THREADS, 4 * cores())
     if not 0 <= args.threads <= most:
         raise InputError(

@@ -46,7 +46,7 @@ def register(verbs: Any) -> None:
 
 
 def find_key(store: Store, text: str) -> str:
-    """Return the key of the only run that `text` matches. Raise `InputError` if none or several match."""
+    """Return the key of the only run that `text` matches. Raises `InputError` if none or several match."""
     text = text.replace(":", "-").strip("/")
     log_files = ("log.txt", "failure.json")
     if any((store.folder / text / name).exists() for name in log_files):

@@ -125,7 +125,7 @@ def _print_method(d: dict[str, Any]) -> None:
         f"of the teacher: {', '.join(d['teacher']) or 'nothing'}; views: {', '.join(d['views'])}{stage}"
     )
     if d["at_test"]:
-        print(f"needed at test time beside the student: {d['at_test']}")
+        print(f"needed at test time in addition to the student: {d['at_test']}")
     for h in d["hyper_parameters"]:
         print(f"  {h['name']} = {h['default']!r} ({h['type']}): {h['help']} [{h['source']}]")
     if d["combined"]:

@@ -72,7 +72,7 @@ def published_cell(args: argparse.Namespace) -> tuple[str, str, str, list[str]]:
     """Return teacher, student, method, and the data sets (at least one) that they have values on.
 
     The published values include pairs and methods that cannot be trained here: ImageNet's, and networks
-    that only share a name with ours. Raise `InputError` for a name that is unknown to both.
+    that only share a name with ours. Raises `InputError` for a name that is unknown to both.
     """
     frame = published.load()
     teacher, colon, student = args.pair.partition(":")

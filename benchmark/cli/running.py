@@ -130,7 +130,7 @@ def _note_edited_methods(planned: plan.Plan, store: Store) -> None:
 
 
 def train_missing(args: argparse.Namespace, chosen: Selection) -> list[Outcome]:
-    """Train the missing runs of a selection. Return the outcomes, also of runs that failed before."""
+    """Train the missing runs of a selection. Returns the outcomes, also of runs that failed before."""
     execution = common.execution_of(args)
     store = common.store_of(args)
     planned = plan.make_plan(

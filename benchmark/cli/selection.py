@@ -112,7 +112,7 @@ def select(args: argparse.Namespace, table_name: str = "", quiet: bool = False) 
     """Return the runs that the options of `add_selection_options` and `add_folder_options` select.
 
     table_name: the table, if it is not `args.table`. quiet: print no notes; for verbs that look at several
-    tables, or at one again. Raise `InputError` for a name that does not exist.
+    tables, or at one again. Raises `InputError` for a name that does not exist.
     """
     table = matrix.load_table(table_name or args.table)
     if args.protocol:

@@ -1,4 +1,4 @@
-"""status: how far the runs of a table are."""
+"""status: the progress of a table's runs."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def format_status(rows: list[dict[str, Any]]) -> str:
 
 
 def _now(row: dict[str, Any]) -> str:
-    """What happens in a row now: its first two running runs and its first two jobs."""
+    """Return what happens in a row now: its first two running runs and its first two jobs."""
     parts = []
     for live in row["live"][:2]:
         top1 = "" if live["top1"] is None else f" top-1 {live['top1']:.2f}"

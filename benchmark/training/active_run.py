@@ -1,4 +1,4 @@
-"""A run in training: its student, its loss, its optimiser, and how far it is."""
+"""A run in training: its student, its loss, its optimiser, and its progress."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmark import data
 from benchmark.data.stream import Batch
 from benchmark.methods import Method, MethodContext, Needs, Objective, Step
 from benchmark.seeds import seed_of
-from benchmark.spec.runs import Run
+from benchmark.spec.runs import NONE, Run
 from benchmark.training import casts, checkpoint
 from benchmark.training.execution import Execution
 from benchmark.training.features import features_of
@@ -100,7 +100,7 @@ class ActiveRun:
     """The error that ended the run in this process."""
     meter: Meter = field(default_factory=Meter)
     generators: dict[str, torch.Generator] = field(default_factory=dict)
-    """One random generator per method, on the device; seeded anew for each epoch."""
+    """One random generator per method, on the device; seeded again for each epoch."""
     until: int | None = None
     """Stop after this epoch of the main stage."""
     teacher_cache: str = ""
@@ -125,7 +125,7 @@ class ActiveRun:
         device = execution.torch_device
         info = data.info(run.dataset)
         student = None
-        if run.student != "none":
+        if run.student != NONE:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed_of(run.seed, "init", run.student))
                 student = models.build(run.student, info.num_classes)
@@ -163,7 +163,7 @@ class ActiveRun:
         active._resume()
         return active
 
-    # --- how far it is --------------------------------------------------------------------------------------
+    # --- progress -------------------------------------------------------------------------------------------
 
     @property
     def stage(self) -> Stage:
@@ -275,7 +275,7 @@ class ActiveRun:
         if main:
             self.objective.after_step()
         correct = None
-        # where a method replaces the student's predictions at test time, there is no training accuracy
+        # a method that replaces the student's predictions at test time leaves no training accuracy to measure
         if main and self.student is not None and not self.objective.predictors:
             z = students["normal"].logits
             correct = (z.detach().argmax(dim=1) == batch.labels).sum()
@@ -370,7 +370,7 @@ class ActiveRun:
         )
 
     def _resume(self) -> None:
-        """Take over the state of the checkpoint, if there is one."""
+        """Load the state from the checkpoint, if there is one."""
         state = checkpoint.load(self.folder / "checkpoint.pt", self.execution.torch_device)
         if state is None:
             return

@@ -18,7 +18,7 @@ from benchmark.training.execution import Execution
 from models import Features, Network
 
 BATCH = {"cpu": 100, "cuda": 500}
-"""Images per pass, which fill a GPU, and whose maps fit into the caches of a CPU (docs/speed.md)."""
+"""Images per pass: they fill a GPU, and their maps fit into the caches of a CPU (docs/speed.md)."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """How a pack is computed: device, precision, memory format, threads.
 
-This is recorded with every result and is in no key. The reference is fp32 on the CPU: there, with the same
-numbers of threads, the weights of a run are bit-equal whatever it was packed with and however often it was
-interrupted.
+This is recorded with every result and is not part of a run's key. The reference is fp32 on the CPU: there,
+with the same numbers of threads, the weights of a run are bit-equal in every pack and after any number of
+interruptions.
 
 On a CPU, the students of a pack are stepped side by side, each on `student_threads` threads: with batches
 of 64 small images, most operators are too short to be shared by two threads (docs/speed.md has the
@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Each student of a pack has its stream. With the driver's default of 8 queues, some would wait for others.
-# The driver reads this variable when the GPU is first used.
+# Each student of a pack has its own stream. With the driver's default of 8 queues, some streams would wait
+# for others. The driver reads this variable when the GPU is first used.
 os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
 
 import torch
@@ -189,7 +189,7 @@ class Execution:
 
     @property
     def kernels(self) -> bool:
-        """Whether these kernels are wanted and could be built on this machine."""
+        """Whether students' batch norms use them: they are wanted and could be built on this machine."""
         return self.wants_kernels and models.kernels.built().library is not None
 
     @property

@@ -1,4 +1,4 @@
-"""A pass that keeps only the parts of the features that are needed."""
+"""A forward pass that returns only the parts of the features that are needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stepping a pack by CUDA graphs: captured once, replayed for every later batch, the students side by side.
+"""Stepping a pack with CUDA graphs: captured once, replayed for every later batch, the students in parallel.
 
 On a GPU, a step of small networks is a thousand small kernels, which the host launches more slowly than the
 device runs them. So one graph holds the making of a batch and the teacher's passes, and one graph per
@@ -14,7 +14,7 @@ Replaying changes the speed and not the result:
   learning rate, generators, memory banks, sums.
 - A number that the host puts into a step (such as the factor of a schedule) is a constant of the graph.
   When it changes, the graph is captured again.
-- A method that cannot be captured is stepped eagerly beside the others, and the reporter is notified.
+- A method that cannot be captured is stepped eagerly next to the others, and the reporter is notified.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class StudentGraphs:
     stream: Any
     pool: Any
     constants: StepConstants | None = None
-    """What was captured as constants."""
+    """The constants of the captured steps."""
     eager_steps: Counter[int] = field(default_factory=Counter)
     """Eager steps so far, by batch size."""
     graphs: dict[int, Graph] = field(default_factory=dict)
@@ -245,7 +245,7 @@ class GraphStepper(Stepper):
 
         def step_run(i: int) -> None:
             student = self._student(lockstep.active_runs[i])
-            # asked of this epoch's lockstep, because the slot may have been captured for other runs
+            # taken from this epoch's lockstep, because the slot may have been captured for other runs
             features = lockstep.features_for(i, slot.features)
             graph = self._graph(student, slot, features, size)
             self.device.wait(student.stream, ready)

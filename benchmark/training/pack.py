@@ -1,16 +1,14 @@
-"""Train a pack: claim its runs, train those that nobody else trains, and say how each of them ended."""
+"""Train a pack: claim its runs, train those that no other process trains, and return how each ended."""
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from benchmark.spec.runs import Run
 from benchmark.training.options import TrainingOptions
 from benchmark.training.pack_trainer import PackTrainer
 from benchmark.training.reporter import Outcome, Status
-from results.files import Claim
+from results.files import Claim, heartbeat
 from results.store import Store
 
 
@@ -31,7 +29,9 @@ def train_pack(runs: Sequence[Run], store: Store, options: TrainingOptions) -> l
                 holder = store.holder(run.key) or {}
                 reason = f"process {holder.get('pid')} on {holder.get('host')} trains it"
                 outcomes[run.key] = Outcome(run, Status.BUSY, reason)
-            elif (outcome := _finished(run, store)) is not None:  # between the first look and the claim
+            elif (
+                outcome := _finished(run, store)
+            ) is not None:  # finished between the first check and the claim
                 claim.release()
                 outcomes[run.key] = outcome
             else:
@@ -40,7 +40,7 @@ def train_pack(runs: Sequence[Run], store: Store, options: TrainingOptions) -> l
                     options.reporter.note(f"{unusable}: this record cannot be used; its run is trained again")
         if claims:
             claimed = [run for run in runs if run.key in claims]
-            with _heartbeat(list(claims.values())):
+            with heartbeat(list(claims.values())):
                 outcomes |= PackTrainer(claimed, store, options, claims).train()
     finally:
         for claim in claims.values():
@@ -52,25 +52,3 @@ def train_pack(runs: Sequence[Run], store: Store, options: TrainingOptions) -> l
 def _finished(run: Run, store: Store) -> Outcome | None:
     record = store.record(run.key)
     return None if record is None else Outcome(run, Status(record["status"]))
-
-
-@contextlib.contextmanager
-def _heartbeat(claims: list[Claim], every: float = 10.0) -> Iterator[None]:
-    """Renew the claims every few seconds until the block ends.
-
-    This is done in a thread: an epoch may take longer than the age at which a claim counts as abandoned.
-    """
-    stop = threading.Event()
-
-    def beat() -> None:
-        while not stop.wait(every):
-            for claim in claims:
-                claim.beat()
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()

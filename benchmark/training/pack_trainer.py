@@ -3,8 +3,8 @@
 Each step draws one batch, runs the teacher once for every view that some run of the pack needs, and steps
 every student. The runs do not influence each other: in fp32 on the CPU, the weights of a run are bit-equal
 whether it is trained alone or in any pack. Every run has its own checkpoint, written after each epoch. Runs
-of a pack may have done different numbers of epochs (after a crash between two checkpoints, or in a pack
-that was composed anew); those behind catch up first.
+of a pack may have done different numbers of epochs (after a crash between two checkpoints, or if the packs
+were formed differently before); those that are behind catch up first.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class PackTrainer:
     # --- before the first epoch -----------------------------------------------------------------------------
 
     def _is_blocked(self, run: Run) -> bool:
-        """Whether a run that this one needs has no result; the outcome is set then."""
+        """Return whether a run that this one needs has no result. The outcome is set in that case."""
         for needed in run.needs_runs:
             state = self.store.state(needed.key)
             if state == "done":
@@ -125,8 +125,8 @@ class PackTrainer:
         """Load the teacher of the pack, if it has one. Returns False if its file is damaged.
 
         The runs of the pack have failed then: the teacher was trained here, and other packs have other
-        teachers. A damaged checkpoint that the user imported raises `InputError`: nothing that uses it can
-        be right.
+        teachers. A damaged checkpoint that the user imported raises `InputError`: no run that uses it can be
+        trained.
         """
         self.teacher: Network | None = None
         ref = runs[0].teacher_ref
@@ -175,7 +175,7 @@ class PackTrainer:
         )
 
     def _open(self, run: Run) -> ActiveRun | None:
-        """Build the run, or read it from its checkpoint. None if that fails; the failure is stored then."""
+        """Build the run, or read it from its checkpoint. None if that fails; the failure is then stored."""
         files = self.files[run.key]
         files.folder.mkdir(parents=True, exist_ok=True)
         device = self.execution.torch_device
@@ -309,13 +309,13 @@ class PackTrainer:
         )
 
     def _evaluate_imported(self, run: Run) -> None:
-        """Write the record of an imported checkpoint: its accuracy, in all and by class."""
+        """Write the record of an imported checkpoint: its accuracy, overall and by class."""
         ref = run.evaluates
         assert ref is not None
         began = time.perf_counter()
         net = imported.load_teacher(ref, run.dataset, Path(ref.path))
         self.execution.to_device(net)
-        # the accuracy of a checkpoint is a fact about it, so it is measured in the reference precision
+        # independent of this execution, so it is measured in the reference precision
         exact = replace(self.execution, precision="fp32")
         with exact.applied():
             z = logits(net, self.test_split, self.mean, self.std, exact)

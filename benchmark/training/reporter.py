@@ -54,7 +54,7 @@ class Reporter:
         """One run ended."""
 
     def note(self, text: str) -> None:
-        """Something a person may want to know."""
+        """A line for the user."""
 
     def end(self) -> None:
         """The pack ended, or was interrupted."""

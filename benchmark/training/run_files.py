@@ -1,4 +1,4 @@
-"""Everything that a run leaves on disk while it is trained and afterwards.
+"""The files that a run writes during training and at its end.
 
 The files are listed in results/store.py. Checkpoints are written by `ActiveRun`, which also reads them back.
 """
@@ -47,7 +47,7 @@ class RunFiles:
         self.folder: Path = store.path(run.key)
 
     def begin(self, active: ActiveRun, pack: PackInfo) -> None:
-        """Note that training begins or resumes, and under which conditions. Forgets an earlier failure."""
+        """Write down that training begins or resumes, and its conditions. Deletes an earlier failure."""
         self.store.clear_failure(self.run.key)
         conditions = pack.execution.describe()
         if not active.resumes or not (self.folder / "began.json").exists():
@@ -75,7 +75,7 @@ class RunFiles:
             )
 
     def write_epoch(self, active: ActiveRun, row: Mapping[str, Any]) -> None:
-        """Write what an epoch leaves: the checkpoint, the curve with its new last row, a line of the log."""
+        """Write the files of an epoch: the checkpoint, the curve with its new last row, a line of the log."""
         active.curve.append({name: _finite(value) for name, value in row.items()})
         active.save()
         checkpoint.write_curve(self.folder / "curve.csv", active.curve)
@@ -84,7 +84,7 @@ class RunFiles:
     def write_progress(
         self, active: ActiveRun, epochs_done: float, images_per_second: float, train_images: int
     ) -> None:
-        """Write how far the run is, for `status`.
+        """Write the progress of the run, for `status`.
 
         epochs_done: over all stages, with the finished part of the current epoch.
         """
@@ -238,10 +238,10 @@ class RunFiles:
 
 
 def now() -> str:
-    """The time in UTC, ISO 8601, to the second."""
+    """Return the time in UTC, ISO 8601, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _finite(value: Any) -> Any:
-    """The value, or None for NaN and infinities, which would be read back differently by every CSV reader."""
+    """Return the value, or None for NaN and infinities, which CSV readers read back in different ways."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""How the steps of an epoch follow each other."""
+"""The interface of steppers, which train a pack for an epoch step by step, and the eager one."""
 
 from __future__ import annotations
 
@@ -48,4 +48,4 @@ class EagerStepper(Stepper):
             yield len(batch.labels), lockstep.step(batch, on_failure)
 
     def synchronise(self) -> None:
-        """Nothing to wait for on the host's side: reading a result waits for its operators."""
+        """Do nothing: reading a result waits for its operators anyway."""

@@ -66,7 +66,7 @@ class TeacherCache:
         """Open the cache of these parts in `folder`, and build what is missing.
 
         Several workers can open the same cache: one builds it, and the others wait. normalise: mean and
-        std, `[3]`. note: is called with a line for the user before the cache is built.
+        std, `[3]`. note: receives a line for the user before the cache is built.
         """
         folder.mkdir(parents=True, exist_ok=True)
         dtype = stored_dtype(execution.precision)
@@ -121,7 +121,7 @@ def _build(
     dtype: torch.dtype,
     claim: Claim,
 ) -> None:
-    """Compute the outputs of all images and write all parts; the claim is renewed meanwhile."""
+    """Compute the outputs of all images, and write all parts. The claim is renewed every few seconds."""
     device = split.images.device
     draws = every_variant().to(device)
     images = max(1, ROWS // VARIANTS)

@@ -57,7 +57,7 @@ def _run_on_gpus(
                 for gpu in range(gpus):
                     if gpu not in working and waiting:
                         pack = waiting.pop(0)
-                        # decided for the whole plan; a worker that sees one pack alone could decide otherwise
+                        # decided for the whole plan: a worker knows one pack and could decide differently
                         mode = "on" if teacher_cache_rule.teacher_identity(pack.runs) in cached else "off"
                         working[gpu] = _start(pack, replace(settings, teacher_cache=mode), gpu), pack
                         reporter.note(f"GPU {gpu}: {pack.name}")
@@ -77,7 +77,7 @@ def _start(pack: Pack, settings: WorkSettings, gpu: int) -> subprocess.Popen[byt
     """Start a worker process that trains a pack on one GPU."""
     env = {**os.environ, "CUDA_VISIBLE_DEVICES": str(gpu)}
     if folders := methods.user_method_folders():
-        # absolute paths, because the worker runs in another folder than this process
+        # absolute paths, because the worker runs in a different folder
         env["KD_METHODS"] = os.pathsep.join(str(folder.resolve()) for folder in folders)
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmark", "work", "-"],
@@ -92,15 +92,15 @@ def _start(pack: Pack, settings: WorkSettings, gpu: int) -> subprocess.Popen[byt
 
 
 def _outcome(run: Run, store: Store) -> Outcome:
-    """Return how a run ended in a worker process, as its files say."""
+    """Return how a run ended in a worker process, according to its files."""
     state = store.state(run.key)
     if state in ("done", "diverged"):
         return Outcome(run, Status(state))
     failure = store.failure(run.key)
     if failure is not None:
         return Outcome(run, Status.FAILED, str(failure.get("reason", "")))
-    lacking = next((needed for needed in run.needs_runs if not store.is_done(needed.key)), None)
-    if lacking is not None:
-        reason = f"needs {lacking.key}, which is {store.state(lacking.key)}"
+    missing = next((needed for needed in run.needs_runs if not store.is_done(needed.key)), None)
+    if missing is not None:
+        reason = f"needs {missing.key}, which is {store.state(missing.key)}"
         return Outcome(run, Status.WAITING, reason)
     return Outcome(run, Status.FAILED, "its worker ended without a record")

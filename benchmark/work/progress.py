@@ -7,7 +7,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmark.spec.runs import Run
+from benchmark.spec.runs import NONE, Run
+from benchmark.text import plural
 from benchmark.training.reporter import Outcome, Reporter, Status
 
 
@@ -22,7 +23,7 @@ def pack_title(runs: Sequence[Run]) -> str:
     students = ", ".join(sorted({r.student for r in runs}))
     methods = list(dict.fromkeys(r.method for r in runs))
     shown = ", ".join(methods[:6]) + (f" and {len(methods) - 6} more" if len(methods) > 6 else "")
-    pair = students if first.teacher == "none" else f"{first.teacher} -> {students}"
+    pair = students if first.teacher == NONE else f"{first.teacher} -> {students}"
     return f"{pair}: {shown} (seed {first.seed})"
 
 
@@ -83,11 +84,10 @@ class Lines(Reporter):
     def end(self) -> None:
         if self._images:
             seconds = time.monotonic() - self._began
-            # fewer runs have ended than began if the pack was interrupted, or stops at an epoch
+            # fewer runs have ended than began if the pack was interrupted or stopped after an epoch
             ended = "" if self._ended == self._runs else f"{self._ended} of "
-            runs = f"{self._runs} {'run' if self._runs == 1 else 'runs'}"
             speed = f"{self._images / seconds:.0f} student-images/s"
-            self._print(f"  {ended}{runs} in {seconds:.0f} s, {speed}")
+            self._print(f"  {ended}{plural(self._runs, 'run')} in {seconds:.0f} s, {speed}")
         self._images = 0
 
 

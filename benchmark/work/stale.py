@@ -69,11 +69,11 @@ class StaleRuns:
 
 
 RUN_FILES = ("record.json", "checkpoint.pt", "log.txt", "failure.json")
-"""A folder that holds any of these is taken for a run's folder."""
+"""A folder that contains any of these counts as a run's folder."""
 
 _PART = r"[^/.][^/]*"
 _KEY = re.compile(rf"(?:{_PART}/){{4}}(?:{_PART}/seed\d+-[0-9a-f]{{10}}|imported/[0-9a-f]{{8,64}})")
-"""The form of a run's key (see `benchmark.spec.runs`). Folders of any other form are not ours to remove."""
+"""The form of a run's key (see `benchmark.spec.runs`). Folders of any other form are never removed."""
 
 
 def find_stale(store: Store, resolver: Resolver, include_unfinished: bool = False) -> StaleRuns:
@@ -115,7 +115,10 @@ def _judge(store: Store, key: str, resolver: Resolver, include_unfinished: bool)
 
 
 def _judge_finished(key: str, record: dict[str, Any], resolver: Resolver) -> Verdict | None:
-    """Only a run whose order is understood and resolves to another key is stale."""
+    """Return the verdict on a run with a record, None if it is current.
+
+    It is stale only if its order is understood and resolves to another key.
+    """
     order = record.get("order")
     if not isinstance(order, dict):
         return Verdict(key, Reason.NO_ORDER)
@@ -124,7 +127,7 @@ def _judge_finished(key: str, record: dict[str, Any], resolver: Resolver) -> Ver
             resolver.from_order(order)
         except InputError as error:
             if order["evaluates"] or _had_imported_teacher(record):
-                return None  # it may only be that its teacher is not available now
+                return None  # perhaps its teacher is just not available now
             if name := unknown_name(order):
                 return Verdict(key, Reason.UNKNOWN_NAME, name)
             if data.info(order["dataset"]).user_files:
@@ -136,7 +139,7 @@ def _judge_finished(key: str, record: dict[str, Any], resolver: Resolver) -> Ver
 
 
 def _had_imported_teacher(record: dict[str, Any]) -> bool:
-    """Whether a run was taught by an imported checkpoint, not by a run of ours."""
+    """Return whether the teacher of a run was an imported checkpoint, not another run."""
     teacher = record.get("teacher_info")
     if not isinstance(teacher, dict) or not isinstance(teacher.get("weights"), str):
         return False
@@ -165,7 +168,7 @@ def unknown_name(order: dict[str, Any]) -> str:
 
 
 def remove(store: Store, verdict: Verdict) -> Reason | None:
-    """Remove a run's folder. Return why it was kept, or None if it was removed.
+    """Remove a run's folder. Returns why it was kept, or None if it was removed.
 
     The run is claimed first, so that no worker starts it meanwhile.
     """

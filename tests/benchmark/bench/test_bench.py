@@ -20,19 +20,19 @@ from benchmark.training.execution import Execution
 from benchmark.training.lockstep import Lockstep
 
 
-@pytest.mark.parametrize("pair", plain.pairs()[1:] + [plain.crd_pair(500, 64)], ids=lambda p: p.name)
-def test_a_fast_loss_has_the_value_and_gradient_of_its_plain_form(pair: plain.Pair) -> None:
+@pytest.mark.parametrize("forms", plain.loss_forms()[1:] + [plain.crd_forms(500, 64)], ids=lambda f: f.name)
+def test_a_fast_loss_has_the_value_and_gradient_of_its_plain_form(forms: plain.LossForms) -> None:
     torch.manual_seed(1)
     student, teacher = (
-        pair.inputs() if "crd" not in pair.name else (torch.randn(64, 128), torch.randn(500, 128))
+        forms.inputs() if "crd" not in forms.name else (torch.randn(64, 128), torch.randn(500, 128))
     )
     (v1, g1), (v2, g2) = (
         plain.value_and_gradient(
             f,
-            student[:16] if "crd" not in pair.name else student,
-            teacher[:16] if "crd" not in pair.name else teacher,
+            student[:16] if "crd" not in forms.name else student,
+            teacher[:16] if "crd" not in forms.name else teacher,
         )
-        for f in (pair.ours, pair.plain)
+        for f in (forms.ours, forms.plain)
     )
     torch.testing.assert_close(v1, v2, rtol=1e-4, atol=1e-7)
     torch.testing.assert_close(g1, g2, rtol=1e-3, atol=1e-4 * float(g2.abs().max()))
