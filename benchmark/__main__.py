@@ -78,6 +78,7 @@ def _one_line(text: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code. argv: the arguments; None: those of the process."""
     _allow_any_encoding()
     try:
         args = parser().parse_args(argv)

@@ -28,6 +28,7 @@ import models
 from benchmark import data
 from benchmark.bench.ours import open_active_runs, open_stream, small_run
 from benchmark.errors import InputError
+from benchmark.methods import PLAIN
 from benchmark.spec.runs import Run
 from benchmark.training import checkpoint, graphs
 from benchmark.training.active_run import MAIN, ActiveRun
@@ -49,7 +50,7 @@ def trained_teacher(name: str) -> Network:
     An untrained teacher maps all images to nearly the same vector, so relations between images would consist
     of rounding errors.
     """
-    run = small_run("plain", student=name)
+    run = small_run(PLAIN, student=name)
     with tempfile.TemporaryDirectory() as folder:
         active = _open(run, _cpu(), folder, teacher=None)
         _train(run, active, _cpu(), teacher=None, steps=TEACHER_STEPS)

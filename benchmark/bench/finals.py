@@ -22,6 +22,7 @@ from benchmark.spec.runs import Run
 from benchmark.training.execution import Execution
 from benchmark.training.options import TrainingOptions
 from benchmark.training.pack import train_pack
+from benchmark.training.reporter import Status
 from results.store import Store
 
 Finals = dict[str, dict[str, dict[int, float]]]
@@ -70,5 +71,5 @@ def _train(runs: Sequence[Run], store: Store, precision: str) -> None:
     execution = Execution("cpu", precision, torch.get_num_threads())
     for pack in packs.values():
         for outcome in train_pack(pack, store, TrainingOptions(execution)):
-            if outcome.status not in ("done", "diverged"):
+            if outcome.status not in (Status.DONE, Status.DIVERGED):
                 raise InputError(f"{outcome.run.key} {outcome.status}: {outcome.reason}")

@@ -1,4 +1,4 @@
-"""The training loop that is usually written, to compare ours with.
+"""The naive training loop, as it is usually written: the baseline for ours.
 
 PIL transforms in a DataLoader with 8 workers, fp32, eager mode, contiguous memory, one student with its own
 teacher pass, `.item()` in each step. Its loss is KD's, the cheapest of a table, so that the comparison never

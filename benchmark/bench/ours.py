@@ -46,7 +46,7 @@ def pair_runs(table: str, pair: str, profile: str = "paper") -> list[Run]:
 
 def small_run(method: str, seed: int = 0, student: str = "resnet8") -> Run:
     """Return a run with small networks on digits, which are real images, so that the loss falls."""
-    alone = method == "plain" or methods.get(method).self_teacher
+    alone = method == methods.PLAIN or methods.get(method).self_teacher
     pair = (NONE, student) if alone else ("resnet14", student)
     return Resolver().run(Request("digits", "crd", "quick", *pair, method), seed)
 

@@ -15,7 +15,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def nst_plain(f_s: Tensor, f_t: Tensor) -> Tensor:
-    """All pairs of channels as broadcast products `[B, C, D, HW]` (RepDistiller distiller_zoo/NST.py)."""
+    """Compute NST from products `[B, C, D, HW]` of all channel pairs (RepDistiller distiller_zoo/NST.py)."""
 
     def kernel(a: Tensor, b: Tensor) -> Tensor:
         return (a[:, :, None, :] * b[:, None, :, :]).sum(-1).pow(2).mean()
@@ -25,9 +25,9 @@ def nst_plain(f_s: Tensor, f_t: Tensor) -> Tensor:
 
 
 def rkd_plain(f_s: Tensor, f_t: Tensor) -> Tensor:
-    """Distances from inner products, boolean masks, angles from normalised differences.
+    """Compute RKD: distances from inner products, boolean masks, angles from normalised differences.
 
-    (RepDistiller distiller_zoo/RKD.py)
+    Source: RepDistiller distiller_zoo/RKD.py.
     """
 
     def distances(e: Tensor) -> Tensor:
@@ -46,6 +46,7 @@ def rkd_plain(f_s: Tensor, f_t: Tensor) -> Tensor:
 
 
 def rkd_ours(f_s: Tensor, f_t: Tensor) -> Tensor:
+    """Compute RKD with the functions of benchmark/methods/rkd.py."""
     p_s, p_t = rkd.products(f_s), rkd.products(f_t)
     d_s, d_t = rkd.distances(p_s), rkd.distances(p_t)
     distance = F.smooth_l1_loss(rkd.relative_distances(d_s), rkd.relative_distances(d_t))
@@ -53,7 +54,7 @@ def rkd_ours(f_s: Tensor, f_t: Tensor) -> Tensor:
 
 
 def pkt_plain(f_s: Tensor, f_t: Tensor) -> Tensor:
-    """RepDistiller distiller_zoo/PKT.py."""
+    """Compute PKT as RepDistiller does (distiller_zoo/PKT.py)."""
     eps = 1e-7
 
     def model(e: Tensor) -> Tensor:
@@ -66,18 +67,20 @@ def pkt_plain(f_s: Tensor, f_t: Tensor) -> Tensor:
 
 
 def pkt_ours(f_s: Tensor, f_t: Tensor) -> Tensor:
+    """Compute PKT with the functions of benchmark/methods/pkt.py."""
     q, p = pkt.neighbourhoods(f_s), pkt.neighbourhoods(f_t)
     return (p * ((p + pkt.EPS) / (q + pkt.EPS)).log()).mean()
 
 
 def sp_plain(f_s: Tensor, f_t: Tensor) -> Tensor:
-    """Maps flattened in NCHW order, in any memory format (RepDistiller distiller_zoo/SP.py)."""
+    """Compute SP from maps that are always flattened in NCHW order (RepDistiller distiller_zoo/SP.py)."""
     a, b = f_s.reshape(len(f_s), -1), f_t.reshape(len(f_t), -1)
     g_s, g_t = F.normalize(a @ a.t()), F.normalize(b @ b.t())
     return (g_t - g_s).square().sum() / len(f_s) ** 2
 
 
 def sp_ours(f_s: Tensor, f_t: Tensor) -> Tensor:
+    """Compute SP with the functions of benchmark/methods/sp.py."""
     return F.mse_loss(sp.similarities(f_s), sp.similarities(f_t))
 
 

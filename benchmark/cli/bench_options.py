@@ -171,6 +171,7 @@ def measurement(
 
 
 def print_conditions(c: dict[str, Any], with_precision: bool) -> None:
+    """Print the result of `clock.conditions` as one line."""
     threads = plural(c["threads"], "thread")
     if (c["student_threads"] or 1) > 1:
         threads += f", {c['student_threads']} a student"

@@ -102,7 +102,7 @@ def chosen_methods(args: argparse.Namespace) -> list[tuple[str, str]]:
     ab and fsp get a student with as many layers in each stage as the teacher, which they need.
     """
     trainable = [n for n in methods.names() if methods.get(n).trains_student]
-    available = ["plain", *(n for n in trainable if not methods.get(n).is_wrapper())]
+    available = [methods.PLAIN, *(n for n in trainable if not methods.get(n).is_wrapper())]
     names = listed_names("--methods", args.methods) or available
     for name in names:
         if name not in available:
@@ -117,7 +117,7 @@ def do_drift(args: argparse.Namespace) -> int:
     check(args)
     chosen = chosen_methods(args)
     if args.methods is None:
-        chosen += [("plain", student) for student in LAYERED]
+        chosen += [(methods.PLAIN, student) for student in LAYERED]
     with measurement(args) as (execution, report):
         reference = drift.Reference(args.steps)
         if args.reference:

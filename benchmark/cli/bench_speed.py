@@ -31,9 +31,9 @@ def register(measurements: Any) -> None:
         measurements,
         "cells",
         summary="images per second against a plain training loop (the default)",
-        details="Trains each pair in three loops that take turns: a plain PyTorch loop (PIL in 8 workers, "
-        "fp32, one student), our loop with one student, and our loop with all methods of the table in one "
-        "pack. Prints student-images per second, the ratio to the plain loop, and peak memory.",
+        details="Trains each pair in three loops that take turns: the naive loop (plain PyTorch, PIL in 8 "
+        "workers, fp32, one student), our loop with one student, and our loop with all methods of the table "
+        "in one pack. Prints student-images per second, the ratio to the naive loop, and peak memory.",
         example="bench cells --pairs resnet56:resnet20 --budget 3",
     )
     add_pair_options(p)

@@ -69,7 +69,7 @@ def store_to_read(args: argparse.Namespace, may_be_missing: bool = False) -> Sto
 
 
 def was_submitted(store: Store) -> bool:
-    """Whether any run of this folder was ever submitted to Slurm."""
+    """Return whether any run of this folder was ever submitted to Slurm."""
     return registry.registry_folder(store.folder).is_dir()
 
 

@@ -85,7 +85,7 @@ def seeds_of(text: str | None) -> list[int] | None:
 
 
 def key_matches(key: str, pattern: str) -> bool:
-    """Whether a run's key contains this text or matches this shell pattern. Pairs may be written `T:S`."""
+    """Return whether a key contains this text or matches this shell pattern. A pair may be written `T:S`."""
     pattern = pattern.replace(":", "-")
     return pattern in key or fnmatch.fnmatch(key, pattern)
 

@@ -57,6 +57,7 @@ def lost_jobs(states: dict[str, str], store: Store) -> list[dict[str, Any]]:
 
 
 def format_lost(jobs: list[dict[str, Any]]) -> str:
+    """Return the jobs of `lost_jobs` as text, "" if there are none."""
     text = ""
     for j in jobs:
         keys = ", ".join(j["keys"][:3]) + (" ..." if len(j["keys"]) > 3 else "")
@@ -124,6 +125,7 @@ def _live_run(run: Run, store: Store) -> dict[str, Any]:
 
 
 def format_status(rows: list[dict[str, Any]]) -> str:
+    """Return the rows of `status_rows` as text: a table, the failures, and the totals."""
     shown = [s for s in STATES if any(r[s] for r in rows)]
     body = [[r["protocol"], r["pair"], r["method"], *(r[s] or "" for s in shown), _now(r)] for r in rows]
     text = tabulate(body, ["protocol", "pair", "method", *shown, "now"])

@@ -42,7 +42,7 @@ BF16_GAIN = 1.15
 
 
 def has_gpu() -> bool:
-    """Whether PyTorch can use a GPU."""
+    """Return whether PyTorch can use a GPU."""
     return torch.cuda.is_available()
 
 
@@ -52,7 +52,7 @@ def cores() -> int:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether the processor has bf16 instructions (AVX512-BF16 or AMX).
+    """Return whether the processor has bf16 instructions (AVX512-BF16 or AMX).
 
     Without them, bf16 is emulated and slower than fp32.
     """

@@ -57,20 +57,20 @@ class Device(Protocol):
 
     def new_stream(self) -> Any: ...
     def current(self) -> Any:
-        """The current stream."""
+        """Return the current stream."""
 
     def on(self, stream: Any) -> AbstractContextManager[Any]:
-        """A context in which `stream` is the current stream."""
+        """Return a context in which `stream` is the current stream."""
 
     def mark(self, stream: Any) -> Any:
-        """An event after all that has been submitted to `stream` so far."""
+        """Return an event after everything that has been submitted to `stream` so far."""
 
     def wait(self, stream: Any, mark: Any) -> None:
         """Make later work on `stream` wait for an event."""
 
     def synchronise(self) -> None: ...
     def pool(self) -> Any:
-        """A new memory pool for graphs."""
+        """Return a new memory pool for graphs."""
 
     def capture(
         self, work: Callable[[], Any], stream: Any, generators: Iterable[torch.Generator], pool: Any
@@ -368,7 +368,7 @@ def _plain_attributes(holder: Any, deep: bool = True) -> tuple[Any, ...]:
 
 
 def _tensor_addresses(active: ActiveRun) -> dict[str, int]:
-    """Addresses of the tensors that the methods keep between steps. A replay reads and writes them there."""
+    """Return the addresses of the tensors that the methods keep between steps. A replay uses them again."""
     addresses: dict[str, int] = {}
     for name, module in active.objective.named_modules():
         held = {**module._parameters, **module._buffers, **vars(module)}

@@ -88,7 +88,7 @@ class Lockstep:
     # --- the batch and the teacher --------------------------------------------------------------------------
 
     def draws(self, stream: Stream, stage: str, epoch: int) -> Iterator[BatchDraw]:
-        """The random draws of the epoch's batches, from which `make_batch` makes them."""
+        """Return the random draws of the epoch's batches, from which `make_batch` makes the batches."""
         return stream.draws(stage, epoch, self.views.values(), self._cached_views.values())
 
     def make_batch(self, stream: Stream, draw: BatchDraw) -> Batch:
@@ -96,7 +96,7 @@ class Lockstep:
         return stream.batch(draw, self.views.values())
 
     def batches(self, stream: Stream, stage: str, epoch: int) -> Iterator[Batch]:
-        """The epoch's batches with the views that some run reads."""
+        """Yield the epoch's batches with the views that some run reads."""
         for draw in self.draws(stream, stage, epoch):
             yield self.make_batch(stream, draw)
 
@@ -112,7 +112,7 @@ class Lockstep:
         return TeacherFeatures(live, cached)
 
     def features_for(self, i: int, features: TeacherFeatures) -> Mapping[str, Features]:
-        """The teacher's features that run number i reads, by view."""
+        """Return the teacher's features that run number i reads, by view."""
         return features.cached if self._reads_cache[i] else features.live
 
     @torch.no_grad()
@@ -205,7 +205,7 @@ def lanes(execution: Execution) -> ThreadPoolExecutor | None:
 
 @functools.cache
 def _lanes(number: int, each: int) -> ThreadPoolExecutor:
-    """A pool of `number` threads, each of which computes with `each` threads.
+    """Return a pool of `number` threads, each of which computes with `each` threads.
 
     torch keeps the number of threads separately for every calling thread.
     """

@@ -90,7 +90,7 @@ class PackTrainer:
         return False
 
     def _execution_for(self, runs: Sequence[Run]) -> Execution:
-        """The pack's execution, in the precision in which the first resumed run was begun.
+        """Return the pack's execution, in the precision in which the first resumed run was begun.
 
         A run keeps its precision when it resumes, so that one result has one precision.
         """
@@ -384,5 +384,5 @@ class PackTrainer:
 
 
 def teacher_path(ref: TeacherRef, store: Store) -> Path:
-    """The file of a teacher's weights."""
+    """Return the file of a teacher's weights."""
     return Path(ref.path) if ref.run is None else store.path(ref.run.key) / f"{ref.epoch}.pt"

@@ -42,19 +42,19 @@ class Reporter:
     """Receives the progress of a pack. The base class ignores it; see benchmark/work/progress.py."""
 
     def begin(self, pack: Sequence[Run], steps_total: int, steps_done: int) -> None:
-        """The pack begins. The steps are summed over its runs; some are done already if runs resume."""
+        """Called when the pack begins. Steps are summed over its runs; if runs resume, some are done."""
 
     def step(self, stage: str, epoch: int, steps: int, images: int) -> None:
-        """One batch was trained on: `steps` student steps, `images` student-images in total."""
+        """Called after each batch: `steps` student steps, `images` student-images in total."""
 
     def epoch(self, run: Run, row: Mapping[str, Any]) -> None:
-        """One run finished an epoch; `row` is the epoch's line of its curve."""
+        """Called when a run has finished an epoch; `row` is the epoch's row of its curve."""
 
     def outcome(self, run: Run, outcome: Outcome) -> None:
-        """One run ended."""
+        """Called when a run has ended."""
 
     def note(self, text: str) -> None:
-        """A line for the user."""
+        """Called with a line for the user."""
 
     def end(self) -> None:
-        """The pack ended, or was interrupted."""
+        """Called when the pack has ended or was interrupted."""

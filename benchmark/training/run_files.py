@@ -202,7 +202,7 @@ class RunFiles:
         )
 
     def _record_head(self, pack: PackInfo) -> dict[str, Any]:
-        """What every record states: the run, the software, the machine and the time."""
+        """Return the fields of every record: the run, the software, the machine and the time."""
         run = self.run
         return {
             "schema": SCHEMA,

@@ -44,7 +44,7 @@ class TeacherCache:
         self.parts = parts
 
     def serves(self, needs: Needs) -> bool:
-        """Whether all that is needed of the teacher is in the cache."""
+        """Return whether the cache has everything that is needed of the teacher."""
         return cacheable(needs) and needs.teacher <= set(self.parts)
 
     def features(self, indices: Tensor, draws: Tensor) -> Features:
