@@ -13,7 +13,7 @@ def register(verbs: Any) -> None:
     p = options.add_verb(
         verbs,
         "bench",
-        summary="measure the speed against a plain training loop, and the effect of bf16",
+        summary="measure the speed against a naive training loop, and the effect of bf16",
         details="Measures how fast training is, and whether bf16 changes results. Without the name of a "
         f"measurement it measures the {DEFAULT}: `bench --budget 3` means `bench {DEFAULT} --budget 3`. "
         "`bench MEASUREMENT --help` describes its options.",

@@ -160,7 +160,7 @@ def _print_drift(rows: list[dict[str, Any]], steps: int) -> None:
             ]
             for r in rows
         ],
-        ["method", "in", "first loss", "last loss", "first step", "gap", "bias", "floor", "within"],
+        ["method", "device", "first loss", "last loss", "first step", "gap", "bias", "floor", "within"],
     )
     print(
         f"{steps} steps, in percent of the mean fp32 loss; floor: gap between fp32 and fp32 from weights "
@@ -189,7 +189,7 @@ def do_biases(args: argparse.Namespace) -> int:
                 print_note(f"{method}, {variant}: {', '.join(signed(v) for v in percent.values())} %")
         print_table(
             [[r["method"], r["of"], *_paired_columns(r)] for r in rows],
-            ["method", "of", "mean bias %", "95% interval", "seeds", "p"],
+            ["method", "variant", "mean bias %", "95% interval", "seeds", "p"],
         )
         print(
             f"bias: mean loss of the first {args.steps} steps minus that of fp32, in percent of fp32's; "

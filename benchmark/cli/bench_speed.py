@@ -30,7 +30,7 @@ def register(measurements: Any) -> None:
     p = options.add_verb(
         measurements,
         "cells",
-        summary="images per second against a plain training loop (the default)",
+        summary="images per second against a naive training loop (the default)",
         details="Trains each pair in three loops that take turns: the naive loop (plain PyTorch, PIL in 8 "
         "workers, fp32, one student), our loop with one student, and our loop with all methods of the table "
         "in one pack. Prints student-images per second, the ratio to the naive loop, and peak memory.",

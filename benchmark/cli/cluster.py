@@ -73,8 +73,8 @@ def do_submit(args: argparse.Namespace) -> int:
         args.profile = "paper" if cluster.torch_device == "cuda" else "quick"
         if args.profile != ("paper" if has_gpu() else "quick"):
             print_note(
-                f"profile {args.profile}, by the device of {cluster.name}; the default of this machine is "
-                f"another, so give `--profile {args.profile}` to `status` and `table` too"
+                f"profile {args.profile}, because of the device of {cluster.name}; this machine has "
+                f"another default, so give `--profile {args.profile}` to `status` and `table` too"
             )
     args.device, args.precision = cluster.torch_device, cluster.torch_precision
     args.threads, args.student_threads = cluster.cpus, cluster.student_threads

@@ -110,8 +110,8 @@ def _print_summary(d: dict[str, Any]) -> None:
     print(f"{d['name']:<12} {d['title']}: {d['formula']}")
     print(f"{'':<12} {d['paper']}")
     print(
-        f"{'':<12} reads of the student: {', '.join(d['student']) or 'nothing'}; "
-        f"of the teacher: {', '.join(d['teacher']) or 'nothing'}; {values}"
+        f"{'':<12} reads from the student: {', '.join(d['student']) or 'nothing'}; "
+        f"from the teacher: {', '.join(d['teacher']) or 'nothing'}; {values}"
     )
 
 
@@ -121,8 +121,8 @@ def _print_method(d: dict[str, Any]) -> None:
     print(d["doc"])
     stage = f"; initialisation stage of {d['init_epochs']} epochs" if d["init_epochs"] else ""
     print(
-        f"\nreads of the student: {', '.join(d['student']) or 'nothing'}; "
-        f"of the teacher: {', '.join(d['teacher']) or 'nothing'}; views: {', '.join(d['views'])}{stage}"
+        f"\nreads from the student: {', '.join(d['student']) or 'nothing'}; "
+        f"from the teacher: {', '.join(d['teacher']) or 'nothing'}; views: {', '.join(d['views'])}{stage}"
     )
     if d["at_test"]:
         print(f"needed at test time in addition to the student: {d['at_test']}")

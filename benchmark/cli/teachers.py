@@ -107,12 +107,12 @@ def _published_values(network: str, dataset: str, paper: str | None = None) -> l
 
 
 def _imported_row(network: str, ref: TeacherRef, run: Run, store: Store) -> dict[str, Any]:
-    record, where = _measured(store, run)
+    record, origin = _measured_record(store, run)
     return {
         "network": network,
         "protocol": "any",
         "origin": f"imported: {Path(ref.path).name} (weights {ref.weights})",
-        "state": f"tested{where}" if record else "not tested (--test)",
+        "state": f"tested{origin}" if record else "not tested (--test)",
         "top1_last": record.get("top1_last"),
         "top1_best": record.get("top1_best"),
         "published": _published_values(network, run.dataset),
@@ -121,20 +121,21 @@ def _imported_row(network: str, ref: TeacherRef, run: Run, store: Store) -> dict
     }
 
 
-def _measured(store: Store, run: Run) -> tuple[dict[str, Any], str]:
-    """Return the record of an imported checkpoint on the whole test set, and where it was found.
+def _measured_record(store: Store, run: Run) -> tuple[dict[str, Any], str]:
+    """Return the record of an imported checkpoint on the whole test set, and its origin in words.
 
-    It is the record of the run itself, else of another protocol, else a reference record; empty if there is
-    none. Protocols differ only in the fourth decimal of the mean that they subtract from the images.
+    It is the record of the run itself, else that of another protocol, else a reference record; empty if there
+    is none. Only reference records have an origin that is not empty. Protocols differ only in the fourth
+    decimal of the mean that they subtract from the images.
     """
     if record := store.record(run.key):
         return record, ""
     pattern = f"{run.dataset}/*/*/none-{run.student}/imported/{run.key.rpartition('/')[2]}/record.json"
-    for folder, where in ((store.folder, ""), (REFERENCE, " (reference results)")):
+    for folder, origin in ((store.folder, ""), (REFERENCE, " (reference results)")):
         for path in sorted(folder.glob(pattern)):
             record = Store(folder).record(path.parent.relative_to(folder).as_posix()) or {}
             if record.get("test_images") == data.info(run.dataset).test_images:
-                return record, where
+                return record, origin
     return {}, ""
 
 
