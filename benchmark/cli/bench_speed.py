@@ -241,7 +241,7 @@ def do_students(args: argparse.Namespace) -> int:
         split = random_images(args, execution)
         report["students"] = []
         for table, pair in pairs:
-            grown = growth.measure(
+            measured = growth.measure(
                 table,
                 pair,
                 counts=counts,
@@ -250,16 +250,16 @@ def do_students(args: argparse.Namespace) -> int:
                 repeats=args.repeats,
                 budget=args.budget,
             )
-            report["students"].append(grown)
-            _print_growth(grown)
+            report["students"].append(measured)
+            _print_growth(measured)
         if args.plot:
             growth.plot(report["students"], Path(args.plot))
             print_note(f"wrote {args.plot}")
     return 0
 
 
-def _print_growth(grown: dict[str, Any]) -> None:
-    print(f"\n{grown['pair']}: measured time is {grown['factor']:.2f} times the cost model's (median)")
+def _print_growth(measured: dict[str, Any]) -> None:
+    print(f"\n{measured['pair']}: measured time is {measured['factor']:.2f} times the cost model's (median)")
     print_table(
         [
             [
@@ -269,7 +269,7 @@ def _print_growth(grown: dict[str, Any]) -> None:
                 f"{r['model_ms']:.1f}",
                 f"{r['fitted_ms']:.1f}",
             ]
-            for r in grown["rows"]
+            for r in measured["rows"]
         ],
         ["students", "ms a step", "student-images/s", "cost model", "times the factor"],
     )

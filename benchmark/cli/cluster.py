@@ -8,7 +8,7 @@ from typing import Any
 from benchmark import data
 from benchmark.cli import common, options
 from benchmark.cli.common import print_note
-from benchmark.cli.selection import select
+from benchmark.cli.selection import default_profile, select
 from benchmark.errors import InputError
 from benchmark.spec import cost, imported
 from benchmark.spec.runs import closure
@@ -70,8 +70,8 @@ def do_submit(args: argparse.Namespace) -> int:
     if args.pack < 0:
         raise InputError(f"--pack {args.pack}; allowed: 1 and more (0: the cluster file's)")
     if args.profile is None:
-        args.profile = "paper" if cluster.torch_device == "cuda" else "quick"
-        if args.profile != ("paper" if has_gpu() else "quick"):
+        args.profile = default_profile(cluster.torch_device == "cuda")
+        if args.profile != default_profile(has_gpu()):
             print_note(
                 f"profile {args.profile}, because of the device of {cluster.name}; this machine has "
                 f"another default, so give `--profile {args.profile}` to `status` and `table` too"

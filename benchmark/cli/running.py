@@ -187,7 +187,7 @@ def do_run(args: argparse.Namespace) -> int:
     if args.until is not None and args.until < 1:
         raise InputError(f"--until {args.until}; allowed: an epoch, 1 and more")
     chosen = select(args)
-    common.execution_of(args)
+    common.execution_of(args)  # reports wrong options before anything else is done
     _announce(args, chosen)
     return _report_outcomes(train_missing(args, chosen))
 

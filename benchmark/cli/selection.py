@@ -47,6 +47,11 @@ class Selection:
     """Whether it is the default profile, because the user named none."""
 
 
+def default_profile(with_gpu: bool) -> str:
+    """Return the profile of a machine or cluster with or without GPUs."""
+    return "paper" if with_gpu else "quick"
+
+
 def split_list(text: str) -> list[str]:
     """Split `a, b` into its parts. Empty parts are dropped."""
     return [w.strip() for w in text.split(",") if w.strip()]
@@ -119,7 +124,7 @@ def select(args: argparse.Namespace, table_name: str = "", quiet: bool = False) 
         protocols.get_protocol(args.protocol)
         if args.protocol != table.protocol or any(r.protocol != args.protocol for r in table.rows):
             table = dataclasses.replace(table, protocol_override=args.protocol)
-    profile = args.profile or ("paper" if has_gpu() else "quick")
+    profile = args.profile or default_profile(has_gpu())
     protocols.get_profile(profile)
     overrides = matrix.parse_overrides(args.settings)
     resolver = resolver_of(args)

@@ -322,12 +322,12 @@ class PackTrainer:
         result = score(z, self.test_split.labels)
         classes = self.classes or tuple(map(str, range(z.shape[1])))
         by_class = dict(zip(classes, per_class(z, self.test_split.labels), strict=True))
-        stated = imported.read_checkpoint(Path(ref.path), ref.network).extra
+        extra = imported.read_checkpoint(Path(ref.path), ref.network).extra
         self.files[run.key].write_imported(
             self.info,
             score=result,
             per_class={name: top1 for name, top1 in by_class.items() if math.isfinite(top1)},
-            extra={k: v for k, v in stated.items() if isinstance(v, int | float | str | bool)},
+            extra={k: v for k, v in extra.items() if isinstance(v, int | float | str | bool)},
             seconds=time.perf_counter() - began,
         )
         self._end(Outcome(run, Status.DONE))
