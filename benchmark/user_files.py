@@ -30,7 +30,8 @@ def find_toml(kind: str, name: str, built_in: Path, user: Path) -> Path:
         raise InputError(f"no file {name}; allowed: the path of a {kind} file, or one of {', '.join(known)}")
     built_in_file, user_file = built_in / f"{name}.toml", user / f"{name}.toml"
     if not built_in_file.is_file() and not user_file.is_file():
-        raise unknown(kind, name, (*toml_files(built_in, user), "a path that ends in .toml"))
+        known = toml_files(built_in, user)
+        raise unknown(kind, name, (*known, f"a path that ends in .toml, or write {user_file}"))
     if (
         built_in_file.is_file()
         and user_file.is_file()

@@ -13,6 +13,7 @@ other output as a code block.
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shlex
@@ -62,6 +63,9 @@ def fill(text: str, run: Callable[[str], str] = output) -> str:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description="Fill in the parts of documents that commands print.")
+    parser.add_argument("--check", action="store_true", help="only compare; exit with 1 if one is stale")
+    check = parser.parse_args().check
     stale = []
     for name in DOCUMENTS:
         path = ROOT / name
@@ -69,10 +73,10 @@ def main() -> int:
         after = fill(before)
         if after != before:
             stale.append(name)
-            if "--check" not in sys.argv:
+            if not check:
                 path.write_text(after, encoding="utf-8")
-    print(f"{'stale' if '--check' in sys.argv else 'written'}: {', '.join(stale) or 'none'}")
-    return 1 if stale and "--check" in sys.argv else 0
+    print(f"{'stale' if check else 'written'}: {', '.join(stale) or 'none'}")
+    return 1 if stale and check else 0
 
 
 if __name__ == "__main__":

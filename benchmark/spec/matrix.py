@@ -94,10 +94,10 @@ def parse_overrides(texts: Sequence[str]) -> Overrides:
     values: dict[str, Any] = {}
     for text in texts:
         key, equals, value = text.partition("=")
-        if not equals:
+        if not equals or ("." not in key and key.strip() != "ce"):
             raise InputError(
                 f"--set {text} is not written method.field=value, "
-                "for example kd.temperature=8 or recipe.epochs=10"
+                "for example kd.temperature=8, recipe.epochs=10 or ce=0.5"
             )
         values[key.strip()] = check_override(key.strip(), value.strip())
     return tuple(sorted(values.items()))
