@@ -114,6 +114,7 @@ test-all: test test-slurm test-report
 
 lint: $(DEV)
 	$(PY) -m ruff check .
+	$(PY) -m ruff format --check -q .
 	$(PY) -m mypy
 
 # Update the parts of README.md and docs/ that are the output of commands.
