@@ -18,9 +18,9 @@ import pandas as pd
 from benchmark.spec import protocols
 from benchmark.spec.matrix import Cell, Expansion, Table
 from benchmark.spec.runs import NONE, Run
+from benchmark.text import plural
 from results.store import Store
 from tables.statistics import Sample
-from tables.text import plural
 
 BASELINE_ROWS = ("teacher", "student")
 """The rows that are not distillation methods."""

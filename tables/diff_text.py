@@ -10,10 +10,11 @@ from typing import Any
 from tabulate import tabulate
 
 from benchmark.errors import unknown
+from benchmark.text import plural
 from tables.cells import EPOCH_NOTE
 from tables.diff import CellDiff, Diff, count_verdicts, to_frame
 from tables.statistics import ASSUMED_STD, RULE, Assumption, power_note
-from tables.text import escape_md, escape_tex, mean_std, plural, signed, wrap
+from tables.text import escape_md, escape_tex, mean_std, signed, wrap
 from tables.verdicts import FAILING, JUDGED, Verdict
 
 FORMATS = ("plain", "md", "tex", "csv", "json")

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from benchmark.spec.matrix import Expansion
+from benchmark.text import plural
 from results.files import atomic
 from results.store import Store
 from tables.cells import BASELINE_ROWS, EPOCH_NOTE, changed_settings, column_title, profile_warning
@@ -27,7 +28,7 @@ from tables.report_details import details
 from tables.report_figures import figures
 from tables.statistics import RULE
 from tables.svg import MARKS, MINUS
-from tables.text import plural, signed
+from tables.text import signed
 from tables.verdicts import Verdict
 
 PAGE = Path(__file__).resolve().parent / "page"

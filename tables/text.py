@@ -40,11 +40,6 @@ def escape_tex(text: str) -> str:
     return "".join(_TEX.get(ch, ch) for ch in text)
 
 
-def plural(count: int, noun: str) -> str:
-    """Format a count with its noun: `1 run`, `2 runs`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 def signed(x: float, digits: int = 2, kind: str = "f") -> str:
     """Format a difference with its sign: `+0.31`, `-1.20`, and `0.00` without one.
 

@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from tables.text import TERMINAL_WIDTH, escape_md, escape_tex, mean_std, plural, signed, wrap
+from benchmark.text import plural
+from tables.text import TERMINAL_WIDTH, escape_md, escape_tex, mean_std, signed, wrap
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,7 @@ def test_a_mean_has_a_std_where_one_is_known() -> None:
 
 
 def test_plural() -> None:
-    assert [plural(n, "run") for n in (0, 1, 2)] == ["0 runs", "1 run", "2 runs"]
+    assert [plural(n, "run") for n in (0, 1, 2, 1000)] == ["0 runs", "1 run", "2 runs", "1,000 runs"]
 
 
 def test_escapes() -> None:
