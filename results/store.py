@@ -14,6 +14,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import heapq
 import itertools
 import json
 import math
@@ -282,31 +284,52 @@ def _columns(record: dict[str, Any]) -> dict[str, Any]:
 
 def record_files(folder: Path) -> Iterator[Path]:
     """Yield every `record.json` below a folder, sorted by path."""
-    stack = [str(folder)]
-    files = []
+    yield from (Path(entry.path) for entry in _record_entries(folder))
+
+
+def record_keys(folder: Path) -> set[str]:
+    """Return the keys of all folders below `folder` that have a record. No record is read."""
+    start, end = len(f"{folder}{os.sep}"), len(f"{os.sep}record.json")
+    return {entry.path[start:-end].replace(os.sep, "/") for entry in _record_entries(folder)}
+
+
+def recent_record_files(folder: Path, most: int) -> list[Path]:
+    """Return the `most` newest records below a folder, sorted by path."""
+    times = []
+    for entry in _record_entries(folder):
+        with contextlib.suppress(OSError):
+            times.append((entry.stat().st_mtime, entry.path))
+    return sorted(Path(path) for _, path in heapq.nlargest(most, times))
+
+
+def _record_entries(folder: Path) -> list[os.DirEntry[str]]:
+    """Return every `record.json` below a folder, sorted by path. Paths as strings are ten times as fast."""
+    stack, entries = [str(folder)], list[os.DirEntry[str]]()
     while stack:
         try:
-            with os.scandir(stack.pop()) as entries:
-                for entry in entries:
+            with os.scandir(stack.pop()) as inside:
+                for entry in inside:
                     if entry.name == "record.json":  # even a folder of this name, to be reported as damaged
-                        files.append(entry.path)
+                        entries.append(entry)
                     # `.slurm` has the cluster's files, not runs
                     elif entry.is_dir(follow_symlinks=True) and not entry.name.startswith("."):
                         stack.append(entry.path)
         except (FileNotFoundError, NotADirectoryError, PermissionError):
             continue
-    yield from map(Path, sorted(files))
+    return sorted(entries, key=lambda entry: entry.path)
 
 
-def read_records(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return all records below a folder, and a line for each file that is not a record.
+def read_records(folder: Path, paths: Iterable[Path] | None = None) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the records below a folder, and a line for each file that is not a record.
 
-    Such a file is skipped, not deleted.
+    Such a file is skipped, not deleted. paths: the files to read; a missing one is no record (default: all).
     """
     records, skipped = [], []
-    for path in record_files(folder):
+    for path in record_files(folder) if paths is None else paths:
         try:
             record = json.loads(path.read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            continue
         except (OSError, ValueError) as error:
             skipped.append(f"{path}: damaged ({error})")
             continue
@@ -327,18 +350,26 @@ def frame(records: Iterable[dict[str, Any]], origin: str = "runs") -> pd.DataFra
     return table.sort_values("key", ignore_index=True)
 
 
-def load(folder: Path | str | None = None, reference: bool = False) -> pd.DataFrame:
-    """Return every record below `folder` as a row. The default is `default_folder()`.
+def load(
+    folder: Path | str | None = None, reference: bool = False, keys: Iterable[str] | None = None
+) -> pd.DataFrame:
+    """Return the records below `folder` as rows. The default is `default_folder()`.
 
     reference: add the reference records that come with the project. Their origin is `reference`, and they
-    never count as done. A file that is not a record is skipped with a warning; `.attrs["skipped"]` lists the
-    warnings.
+    never count as done. keys: the runs whose records are read (default: all). A folder may have 100,000
+    records, and a table needs only those of its runs. A file that is not a record is skipped with a warning;
+    `.attrs["skipped"]` lists the warnings.
     """
     folder = Path(folder) if folder is not None else default_folder()
-    records, skipped = read_records(folder)
+    wanted = None if keys is None else sorted(set(keys))
+
+    def paths_in(below: Path) -> list[Path] | None:
+        return None if wanted is None else [below / key / "record.json" for key in wanted]
+
+    records, skipped = read_records(folder, paths_in(folder))
     table = frame(records)
     if reference:
-        more, more_skipped = read_records(REFERENCE)
+        more, more_skipped = read_records(REFERENCE, paths_in(REFERENCE))
         skipped += more_skipped
         table = pd.concat([table, frame(more, "reference")], ignore_index=True)
     for line in skipped:

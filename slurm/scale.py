@@ -23,7 +23,7 @@ from benchmark.spec import matrix, protocols
 from benchmark.spec.plan import make_plan
 from benchmark.spec.resolver import Resolver
 from benchmark.spec.runs import Run, closure
-from results.store import SCHEMA, Store, load
+from results.store import SCHEMA, Store, load, record_keys
 from slurm import commands, registry, script, snapshot
 from slurm.cluster import load_cluster
 from slurm.registry import JobArray
@@ -94,6 +94,11 @@ def measure_status(number: int, seeds: int) -> None:
         with clock(f"one table of {len(keys):,} records (results.load)"):
             table = load(folder)
         assert len(table) == len(keys)
+        of_table = {r.key for r in matrix.expand(matrix.load_table("crd-table1"), "paper", Resolver()).runs}
+        with clock(f"records of the {len(of_table):,} runs of crd-table1 (results.load with keys)"):
+            load(folder, keys=of_table)
+        with clock(f"names of {len(keys):,} records"):
+            record_keys(folder)
     finally:
         shutil.rmtree(folder)
 
@@ -117,7 +122,9 @@ def _record(key: str, run: Run) -> str:
             "top1_best": 71.0,
             "best_epoch": 200,
             "epochs": 240,
+            "test_images": run.recipe.test_images,
             "seconds": 100.0,
+            "share_seconds": 10.0,
             "device": "cuda",
             "precision": "bf16",
         },

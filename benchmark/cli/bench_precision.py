@@ -8,8 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from scipy import stats
-
 from benchmark import methods
 from benchmark.bench import drift, finals
 from benchmark.bench.ours import small_run
@@ -245,6 +243,8 @@ def paired_p(pairing: statistics.Paired | None) -> float | None:
     if pairing is None or not pairing.std:
         return None
     n = len(pairing.seeds)
+    from scipy import stats  # takes half a second, which the other verbs should not pay
+
     return float(2 * stats.t.sf(abs(pairing.mean) / (pairing.std / math.sqrt(n)), n - 1))
 
 

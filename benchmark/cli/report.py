@@ -14,6 +14,7 @@ from benchmark.data.clips import NAME as CLIPS
 from benchmark.errors import InputError, unknown
 from benchmark.spec import matrix, protocols
 from benchmark.spec.runs import parse_pair
+from results.store import REFERENCE, record_keys
 from tables.report import write_report
 
 
@@ -37,15 +38,16 @@ def register(verbs: Any) -> None:
 
 def do_report(args: argparse.Namespace) -> int:
     out, store = common.folder_of(common.path_of(args.out), "--out"), common.store_to_read(args)
-    frame = load_records(store)
-    chosen, profile = choose_tables(args, set(frame["key"]))
+    keys = set() if args.tables else record_keys(store.folder) | record_keys(REFERENCE)
+    chosen, profile = choose_tables(args, keys)
     common.writable(out, "--out")
+    frame = load_records(store, (run for c in chosen for run in c.expansion.runs))
     if not args.tables and args.profile is None and profile != chosen[0].expansion.profile:
         print_note(
             f"no record of profile {profile}; showing {chosen[0].expansion.profile} instead "
             "(choose with PROFILE= or --profile)"
         )
-    if not args.tables and not data.info(CLIPS).identity and (frame["dataset"] == CLIPS).any():
+    if not args.tables and not data.info(CLIPS).identity and any(key.startswith(f"{CLIPS}/") for key in keys):
         print_note(
             f"runs on clips are left out: {args.data} has no clips "
             "(give the folder that they were trained on by DATA= or --data)"
@@ -67,7 +69,8 @@ def choose_tables(args: argparse.Namespace, keys: set[str]) -> tuple[list[Select
     """Return the tables to show, at least one, and the profile that was asked for or is the default.
 
     These are the tables that were named, or all that have a record. If no profile was asked for and the
-    default one has no record, another one that has records is shown. keys: those of all records.
+    default one has no record, another one that has records is shown. keys: those of all records, which count
+    if no table is named.
     """
     if args.tables:
         named = [select(args, table_name=n, quiet=True) for n in args.tables]

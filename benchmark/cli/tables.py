@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from benchmark.cli.common import print_note
 from benchmark.cli.selection import Selection, select, split_list
 from benchmark.errors import InputError
 from benchmark.spec.matrix import Table
+from benchmark.spec.runs import Run
 from results.store import Store, load
 from tables import curves, diff, diff_text, plots, published_cells, render
 
@@ -90,11 +92,14 @@ def register(verbs: Any) -> None:
     p.set_defaults(do=do_diff)
 
 
-def load_records(store: Store) -> pd.DataFrame:
-    """Return all records, ours and the reference records. Files that are not records are named on stderr."""
+def load_records(store: Store, runs: Iterable[Run]) -> pd.DataFrame:
+    """Return the records of runs, ours and the reference records.
+
+    Files that are not records are named on stderr.
+    """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        frame = load(store.folder, reference=True)
+        frame = load(store.folder, reference=True, keys=[run.key for run in runs])
     for w in caught:
         print_note(f"skipped: {w.message}")
     return frame
@@ -109,7 +114,7 @@ def note_unpublished(table: Table) -> None:
 def show(chosen: Selection, store: Store, out: Path, alias: str | None) -> None:
     """Write the table's files, and print the table and its diff. alias: a second name for the files."""
     note_unpublished(chosen.expansion.table)
-    frame = load_records(store)
+    frame = load_records(store, chosen.expansion.runs)
     paths = render.write_all(chosen.expansion, frame, out, alias=alias, store=store)
     print(render.render(chosen.expansion, frame, "plain", store))
     print()
@@ -123,7 +128,7 @@ def do_table(args: argparse.Namespace) -> int:
     writes = args.out != os.devnull
     store = common.store_to_read(args)
     out = common.writable(common.path_of(args.out), "--out") if writes else Path(args.out)
-    frame = load_records(store)
+    frame = load_records(store, chosen.expansion.runs)
     paths = render.write_all(chosen.expansion, frame, out, store=store) if writes else []
     print(render.render(chosen.expansion, frame, args.format, store))
     if args.figures and writes:
@@ -146,10 +151,12 @@ def do_diff(args: argparse.Namespace) -> int:
     store = common.store_to_read(args)
     fmt = "json" if args.json else args.format or "plain"
     if args.curves:
-        print(curves.format_curves(chosen.expansion, load_records(store), store, fmt))
+        print(curves.format_curves(chosen.expansion, load_records(store, chosen.expansion.runs), store, fmt))
         return 0
     if args.against is None:
         note_unpublished(chosen.expansion.table)
-    cells = diff.diff_table(chosen.expansion, load_records(store), against=args.against, store=store)
+    cells = diff.diff_table(
+        chosen.expansion, load_records(store, chosen.expansion.runs), against=args.against, store=store
+    )
     print(diff_text.format_diff(cells, fmt, color=sys.stdout.isatty()))
     return diff.exit_code(cells, fail_on)
