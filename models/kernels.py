@@ -2,9 +2,9 @@
 
 They read and write memory fewer times than PyTorch's operators. `norm.c` is compiled when it is first
 needed, by `cc` or the compiler that the environment variable CC names; this takes about a second. The
-library is kept in the user's cache directory. Without a compiler, or if the library does not agree with
-PyTorch, PyTorch's operators are used: they give the same values up to rounding in bf16 and take two to five
-times as long (docs/speed.md). Runs in fp32, the reference, never use these kernels.
+library is kept in the user's cache directory (models/kernel_cache.py). Without a compiler, or if the library
+does not agree with PyTorch, PyTorch's operators are used: they give the same values up to rounding in bf16
+and take two to five times as long (docs/speed.md). Runs in fp32, the reference, never use these kernels.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from models import kernel_cache
 
 SOURCE = Path(__file__).with_name("norm.c")
 MOST_THREADS = 2
@@ -61,10 +63,13 @@ def built() -> Kernels:
     """
     source = SOURCE.read_bytes()
     name = f"norm-{hashlib.sha256(source).hexdigest()[:8]}"
-    compiler = (
-        shlex.split(os.environ.get("CC", ""))
-        or [command for command in ("cc", "gcc", "clang") if shutil.which(command)][:1]
-    )
+    try:
+        compiler = (
+            shlex.split(os.environ.get("CC", ""))
+            or [command for command in ("cc", "gcc", "clang") if shutil.which(command)][:1]
+        )
+    except ValueError as error:
+        return Kernels(None, f"CC={os.environ['CC']}: {error}", name)
     if not compiler:
         return Kernels(None, "there is no C compiler: install one of cc, gcc, clang, or name one in CC", name)
     command = shlex.join(compiler)
@@ -74,7 +79,7 @@ def built() -> Kernels:
         messages = (error.stderr or "").strip().splitlines()
         reason = messages[0] if messages else f"exit code {error.returncode}"
         return Kernels(None, f"{command} cannot compile {SOURCE.name}: {reason}", name)
-    except (OSError, subprocess.TimeoutExpired, AttributeError) as error:
+    except Exception as error:  # an unusual machine must not stop a run that can do without the kernels
         return Kernels(None, f"{command} cannot build {SOURCE.name}: {error}", name)
     if not _agrees(library):
         return Kernels(None, f"the library that {command} built does not give PyTorch's values", name)
@@ -88,30 +93,39 @@ def _library(compiler: list[str], source: bytes, name: str) -> ctypes.CDLL:
     different kinds may share a home directory.
     """
     command = [*compiler, *FLAGS]
-    version = subprocess.run(
-        [*compiler, "--version"], capture_output=True, text=True, check=True, timeout=60
-    ).stdout
+    version = _run([*compiler, "--version"], timeout=60)
     identity = "\0".join([source.decode(), *command, version, platform.machine(), _processor()])
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kd-tables"
-    cached = cache / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
-    with contextlib.suppress(OSError):  # missing, broken, or on a home directory mounted `noexec`
-        return _load(cached)
+    file_name = f"{name}-{hashlib.sha256(identity.encode(errors='replace')).hexdigest()[:16]}"
+    cache = None
+    with contextlib.suppress(kernel_cache.UnsafeFolder):  # without a folder, every process builds
+        cache = kernel_cache.folder()
+    if cache is not None and (cached := kernel_cache.usable(cache, file_name)):
+        with contextlib.suppress(OSError):  # on a home directory mounted `noexec`
+            return _load(cached)
     with tempfile.TemporaryDirectory(prefix="kd-tables-") as folder:
-        fresh = Path(folder, cached.name)
-        subprocess.run(
-            [*command, str(SOURCE), "-o", str(fresh), "-lm"],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=300,
-        )
+        fresh = Path(folder, f"{file_name}.so")
+        _run([*command, str(SOURCE), "-o", str(fresh), "-lm"], timeout=300)
         library = _load(fresh)  # stays loaded after its file is deleted
-        with contextlib.suppress(OSError):  # the home directory is read-only: the next process builds again
-            cache.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=cache, prefix=".") as staging:
-                shutil.copy(fresh, staging)
-                Path(staging, cached.name).replace(cached)
+        if cache is not None:
+            with contextlib.suppress(
+                OSError
+            ):  # the home directory is read-only: the next process builds again
+                kernel_cache.keep(cache, file_name, fresh)
     return library
+
+
+def _run(command: list[str], timeout: float) -> str:
+    """Run a command and return its output. A compiler may print in any encoding."""
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        check=True,
+        timeout=timeout,
+    )
+    return done.stdout
 
 
 def _processor() -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import os
 import platform
+import pwd
 import shutil
+import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from torch.nn import functional as F
 
 import models
 from benchmark.training.execution import Execution
-from models import kernels
+from models import kernel_cache, kernels
 from models.layers import BatchNorm2d, NormReLU
 
 ROOT = Path(models.__file__).resolve().parent.parent
@@ -239,9 +241,9 @@ def built_with(tmp_path: Path, source: Path = kernels.SOURCE, **environment: str
     got = subprocess.run(
         [sys.executable, "-c", code, str(source)],
         cwd=ROOT,
-        env=full,
+        env={**full, "PYTHONIOENCODING": "utf-8"},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=True,
     )
     error, recorded = got.stdout.splitlines()
@@ -255,9 +257,84 @@ def test_built_once(tmp_path: Path) -> None:
     (kept,) = (tmp_path / "cache" / "kd-tables").iterdir()
     before = kept.stat().st_mtime_ns
     assert built_with(tmp_path) == "" and kept.stat().st_mtime_ns == before
-    kept.write_bytes(b"half a file")
-    assert built_with(tmp_path) == "" and kept.stat().st_size > 1000
-    assert [kept] == list(kept.parent.iterdir())
+    kept.write_bytes(kept.read_bytes()[:5000])  # loading half a library would kill the process
+    assert built_with(tmp_path) == ""
+    (kept,) = kept.parent.iterdir()
+    assert kept.stat().st_size > 10_000 and stat.S_IMODE(kept.parent.stat().st_mode) == 0o700
+
+
+@pytest.fixture
+def built_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
+    """As `built_with`, in this process."""
+
+    def build(**environment: str) -> str:
+        for name, value in {"XDG_CACHE_HOME": str(tmp_path / "cache"), **environment}.items():
+            monkeypatch.setenv(name, value)
+        kernels.built.cache_clear()
+        return kernels.built().error
+
+    yield build
+    kernels.built.cache_clear()
+
+
+@needs_compiler
+@pytest.mark.parametrize("mode", [0o700, 0o777])
+def test_a_planted_library_is_not_loaded(tmp_path: Path, mode: int, built_here: Callable[..., str]) -> None:
+    """In a folder of ours its content must have the hash in its name; a folder of all users is not used."""
+    assert built_here() == ""
+    (kept,) = (tmp_path / "cache" / "kd-tables").iterdir()
+    code, planted, trace = tmp_path / "planted.c", tmp_path / "planted.so", tmp_path / "it-was-loaded"
+    code.write_text(
+        "#include <stdio.h>\n__attribute__((constructor)) static void planted(void)"
+        f'{{ FILE *f = fopen("{trace}", "w"); if (f) fclose(f); }}\n'
+    )
+    compiler = next(name for name in ("cc", "gcc", "clang") if shutil.which(name))
+    subprocess.run([compiler, "-shared", "-fPIC", str(code), "-o", str(planted)], check=True)
+    name = kept.name.rpartition("-")[0]
+    if mode == 0o700:
+        kept.write_bytes(planted.read_bytes())
+    else:
+        kernel_cache.keep(kept.parent, name, planted)  # with the right hash in its name
+        kept.unlink()
+    kept.parent.chmod(mode)
+    before = sorted(kept.parent.iterdir())
+    assert built_here() == "" and not trace.exists()
+    if mode != 0o700:
+        assert sorted(kept.parent.iterdir()) == before  # nothing is kept there either
+
+
+@needs_compiler
+def test_a_linked_cache_folder_is_not_used(tmp_path: Path, built_here: Callable[..., str]) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "kd-tables").symlink_to(elsewhere)
+    assert built_here() == "" and list(elsewhere.iterdir()) == []
+
+
+@needs_compiler
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch, built_here: Callable[..., str]) -> None:
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # not valid: it must be absolute
+
+    def no_entry(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr(pwd, "getpwuid", no_entry)
+    with pytest.raises(kernel_cache.UnsafeFolder, match="there is no cache folder"):
+        kernel_cache.folder()
+    assert built_here(XDG_CACHE_HOME="relative") == ""
+
+
+@needs_compiler
+def test_odd_compilers(tmp_path: Path, built_here: Callable[..., str]) -> None:
+    """No compiler and none of its messages stops a run."""
+    assert built_here(CC="cc 'half a quote").startswith("CC=cc 'half a quote: No closing")
+    script = tmp_path / "compiler"
+    script.write_bytes(b"#!/bin/sh\nprintf '\\377\\376 no\\n' >&2\nexit 3\n")
+    script.chmod(0o755)
+    assert built_here(CC=str(script)).endswith("cannot compile norm.c: \ufffd\ufffd no")
+    assert "cannot build norm.c" in built_here(CC=str(tmp_path))
 
 
 @needs_compiler
