@@ -16,6 +16,7 @@ from benchmark.errors import InputError, unknown
 from benchmark.training.execution import PRECISIONS, ExecutionRequest
 from benchmark.user_files import find_toml, toml_files
 from benchmark.work.order import WorkSettings
+from slurm import extra
 
 FOLDER = Path(__file__).resolve().parent / "clusters"
 """The built-in cluster files."""
@@ -83,8 +84,9 @@ class Cluster:
     what is fastest on its CPU: nodes may differ, so one table could be trained in two precisions."""
     python: str = ""
     """Python of the jobs, a path that all nodes see. Empty: the Python that submits."""
-    extra: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Any other option of sbatch: `extra = { reservation = "kd", "mail-type" = "END" }`."""
+    extra: dict[str, str | bool] = dataclasses.field(default_factory=dict)
+    """Any other option of sbatch: `extra = { reservation = "kd", "mail-type" = "END", exclusive = true }`;
+    true is an option without a value. `mem-per-cpu` and `mem-per-gpu` replace `memory_gb`."""
 
     @property
     def torch_device(self) -> str:
@@ -113,26 +115,6 @@ _SMALLEST = {"cpus": 1, "student_threads": 1, "time_minutes": 1, "signal_delay_s
 """Smallest values; 0 for every other whole number."""
 _CHOICES = {"device": ("auto", "cuda", "cpu"), "precision": ("auto", *PRECISIONS)}
 _TYPE_NAMES = {str: "a string", int: "a whole number", bool: "true or false"}
-_FIELD_OF_OPTION = {
-    "time": "time_minutes", "signal": "signal_delay_s",
-    "cpus_per_task": "cpus", "mem": "memory_gb", "gpus_per_node": "gpus",
-    **{k: k for k in ("partition", "account", "qos", "constraint", "exclude", "wckey")},
-}  # fmt: skip
-"""Options of sbatch that have a field, so `extra` may not set them."""
-_RESERVED_OPTIONS = (
-    "array",
-    "dependency",
-    "requeue",
-    "kill_on_invalid_dep",
-    "job_name",
-    "output",
-    "error",
-    "open_mode",
-    "ntasks_per_node",
-    "ntasks",
-    "wrap",
-)
-"""Options of sbatch that `extra` may not set, because kd-tables sets them to follow its jobs."""
 
 
 def cluster_names() -> tuple[str, ...]:
@@ -175,16 +157,19 @@ def _checked(file: str, key: str, value: Any, hint: Any) -> Any:
         fits = isinstance(value, list) and all(isinstance(v, str) for v in value)
         type_name = "a list of strings"
     else:
-        fits = isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
-        type_name = "a TOML table of strings"
+        fits = isinstance(value, dict)
+        type_name = "a TOML table"
     if not fits:
         raise InputError(f"{file}: {key} = {value!r} has the wrong type; allowed: {type_name}")
     if hint is int and value < _SMALLEST.get(key, 0):
         raise InputError(f"{file}: {key} = {value} is too small; allowed: {_SMALLEST.get(key, 0)} and more")
     if key in _CHOICES and value not in _CHOICES[key]:
         raise InputError(f"{file}: unknown {key} = {value!r}; allowed: {', '.join(_CHOICES[key])}")
-    if isinstance(value, str) and "\n" in value:
-        raise InputError(f"{file}: {key} contains a line break; write it on one line")
+    for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, str) and not text.replace("\t", " ").isprintable():
+            raise InputError(f"{file}: {key} contains a line break or control character; remove it")
+    if isinstance(value, dict):
+        return extra.checked(file, value)
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -200,11 +185,3 @@ def _check_combinations(cluster: Cluster, file: str) -> None:
             f"{file}: signal_delay_s = {cluster.signal_delay_s} is too large; "
             f"allowed: less than time_minutes, which is {60 * cluster.time_minutes} seconds"
         )
-    for key in cluster.extra:
-        option = key.lstrip("-").replace("-", "_")
-        if option in _FIELD_OF_OPTION:
-            raise InputError(
-                f"{file}: extra contains {key}; use the field {_FIELD_OF_OPTION[option]} instead"
-            )
-        if option in _RESERVED_OPTIONS:
-            raise InputError(f"{file}: extra contains {key}, which kd-tables sets for every job; remove it")

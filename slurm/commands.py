@@ -30,15 +30,29 @@ ENDED_STATES = (
 class SlurmError(InputError):
     """A Slurm command failed. The message is one line."""
 
+    def __init__(self, message: str, output: str = "") -> None:
+        super().__init__(message)
+        self.output = output or message
+        """What the command printed on standard error."""
 
-def call(*command: str, timeout: float = 120) -> str:
-    """Run a Slurm command and return its standard output. Raises `SlurmError`."""
+
+def call(*command: str, timeout: float = 120, text: str | None = None) -> str:
+    """Run a Slurm command and return its standard output. text: its standard input. Raises `SlurmError`."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=timeout,
+            input=text,
+            stdin=subprocess.DEVNULL if text is None else None,
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SlurmError(f"{command[0]}: {error}") from error
     if done.returncode:
-        raise SlurmError(f"{command[0]}: {' '.join(done.stderr.split()) or f'exit code {done.returncode}'}")
+        reason = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+        raise SlurmError(f"{command[0]}: {reason}", done.stderr)
     return done.stdout
 
 

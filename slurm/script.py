@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import shlex
 import warnings
 from collections.abc import Callable, Sequence
@@ -12,6 +14,7 @@ from typing import Any
 from submitit import SlurmExecutor
 
 from slurm.cluster import Cluster
+from slurm.extra import MEMORY_OPTIONS
 from slurm.snapshot import environment_variables
 
 _ARRAY_ELEMENT = '"${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}"'
@@ -74,6 +77,7 @@ def _teardown(cluster: Cluster) -> list[str]:
 def parameters(spec: ArraySpec) -> dict[str, Any]:
     """Return submitit's parameters of an array."""
     cluster = spec.cluster
+    own_memory = any(option in cluster.extra for option in MEMORY_OPTIONS)
     optional: dict[str, Any] = {
         "job_name": spec.name,
         "partition": cluster.partition,
@@ -81,7 +85,7 @@ def parameters(spec: ArraySpec) -> dict[str, Any]:
         "qos": cluster.qos,
         "constraint": cluster.constraint,
         "exclude": cluster.exclude,
-        "mem": f"{cluster.memory_gb}GB" if cluster.memory_gb else "",
+        "mem": f"{cluster.memory_gb}GB" if cluster.memory_gb and not own_memory else "",
         "gpus_per_node": f"{cluster.gpu_type}:{cluster.gpus}".lstrip(":") if cluster.gpus else "",
         "dependency": f"afterany:{':'.join(spec.depends)}" if spec.depends else "",
     }
@@ -129,7 +133,8 @@ def send(spec: ArraySpec, calls: Sequence[Callable[[], Any]]) -> str:
     before = set(spec.folder.iterdir())
     try:
         executor = _executor(spec, SlurmExecutor)
-        with warnings.catch_warnings(), executor.batch():
+        # submitit prints what sbatch says, and raises it too
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()), executor.batch():
             warnings.simplefilter("ignore")
             jobs = [executor.submit(call) for call in calls]
     except BaseException:

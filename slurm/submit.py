@@ -27,7 +27,7 @@ from benchmark.work.order import WorkSettings, work_order
 from results.store import Store
 from slurm import commands, registry, script, snapshot
 from slurm.cluster import Cluster
-from slurm.commands import ClusterLimits
+from slurm.commands import ClusterLimits, SlurmError
 from slurm.job import PackJob
 from slurm.registry import JobArray, QueuedRun
 from slurm.script import ArraySpec
@@ -270,6 +270,8 @@ class _Submission:
             if self.dry_run:
                 planned.array = replace(array, job=f"<{array.name}>")
                 planned.script = script.text(self._spec(array), len(part))
+                if self.limits is not None:
+                    self._try(array, len(part))
             else:
                 try:
                     planned.array = self._send(array, part, cached)
@@ -293,6 +295,20 @@ class _Submission:
             depends=array.depends,
         )
 
+    def _try(self, array: JobArray, elements: int) -> None:
+        """Let sbatch check an array without submitting it. Raises `InputError` if sbatch refuses it."""
+        # without its dependency: those jobs do not exist
+        text = script.text(replace(self._spec(array), depends=()), elements)
+        try:
+            commands.call("sbatch", "--test-only", text=text)
+        except SlurmError as error:
+            raise self._refusal(error) from error
+
+    def _refusal(self, error: Exception) -> InputError:
+        return InputError(
+            f"Slurm refuses the jobs; correct {self.cluster.name}.toml: {_sbatch_message(error)}"
+        )
+
     def _send(self, array: JobArray, packs: list[Pack], cached: frozenset[str]) -> JobArray:
         """Submit one array and return it with its job id. Raises `InputError` if sbatch refuses it.
 
@@ -307,9 +323,7 @@ class _Submission:
             job = script.send(self._spec(array), jobs)
         except Exception as error:
             registry.remove_array(self.store.folder, array)
-            raise InputError(
-                f"Slurm refuses the jobs; correct {self.cluster.name}.toml: {_sbatch_message(error)}"
-            ) from error
+            raise self._refusal(error) from error
         array = replace(array, job=job)
         registry.write_array(self.store.folder, array)
         return array
@@ -334,11 +348,13 @@ def _arrays(
 
 
 def _sbatch_message(error: Exception) -> str:
-    """Extract sbatch's message from the exception that submitit raises, as one line."""
-    lines = str(error).splitlines()
-    lines = [line for line in lines if "sbatch: error" in line] or lines[-1:]
-    message = " ".join(lines)
-    return message.replace("sbatch: error: ", "").replace("Batch job submission failed: ", "")
+    """Extract sbatch's message from an exception, as one line."""
+    text = error.output if isinstance(error, SlurmError) else str(error)
+    lines = [line.removeprefix("sbatch: ") for line in text.splitlines() if line.startswith("sbatch: ")]
+    # the cause, not "Try sbatch --help" below it
+    causes = [line.removeprefix("error: ").removeprefix("fatal: ") for line in lines if "--help" not in line]
+    shown = dict.fromkeys(causes or text.splitlines()[-1:])
+    return " ".join(shown).replace("Batch job submission failed: ", "")
 
 
 def free_job_slots(cluster: Cluster, limits: ClusterLimits) -> tuple[int, str]:

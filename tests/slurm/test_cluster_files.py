@@ -12,7 +12,10 @@ from benchmark.__main__ import main
 from benchmark.errors import InputError
 from benchmark.work.order import WorkSettings
 from results.store import Store
+from slurm import script
 from slurm.cluster import Cluster, cluster_names, load_cluster
+from slurm.commands import ClusterLimits
+from slurm.script import ArraySpec
 from slurm.submit import format_report, submit_runs
 
 BROKEN = {
@@ -23,7 +26,10 @@ BROKEN = {
     'partition = "gpu"\ngpus = "two"': "gpus = 'two' has the wrong type; allowed: a whole number",
     'partition = "gpu"\ngpus = true': "gpus = True has the wrong type",
     'partition = "gpu"\nsetup = "module load"': "has the wrong type; allowed: a list of strings",
-    'partition = "gpu"\nextra = { nice = 5 }': "allowed: a TOML table of strings",
+    'partition = "gpu"\nextra = 5': "extra = 5 has the wrong type; allowed: a TOML table",
+    'partition = "gpu"\nextra = { nice = 5.5 }': "nice = 5.5 has the wrong type; allowed: a string, a whole",
+    'partition = "gpu"\nextra = { requeue = false }': "extra contains requeue, but kd-tables sets it",
+    'partition = "gpu"\nextra = { exclusive = false }': "exclusive = False has the wrong type; allowed: a",
     'partition = "gpu"\ntime_minutes = 0': "time_minutes = 0 is too small; allowed: 1 and more",
     'partition = "gpu"\ndevice = "tpu"': "unknown device = 'tpu'; allowed: auto, cuda, cpu",
     'partition = "gpu"\nstudent_threads = 0': "student_threads = 0 is too small; allowed: 1 and more",
@@ -36,8 +42,27 @@ BROKEN = {
         "extra contains cpus-per-task; use the field cpus instead"
     ),
     'partition = "gpu"\nextra = { array = "0-3" }': (
-        "extra contains array, which kd-tables sets for every job; remove it"
+        "extra contains array, but kd-tables sets it for every job, to follow the job; remove it"
     ),
+    'partition = "gpu"\nextra = { "--time" = "1" }': "use the field time_minutes instead",
+    'partition = "gpu"\nextra = { partit = "x" }': "extra contains partit; use the field partition instead",
+    'partition = "gpu"\nextra = { t = "1" }': "extra contains t; write the long name of the option",
+    'partition = "gpu"\nextra = { "-N" = "2" }': "extra contains -N; write the long name of the option",
+    'partition = "gpu"\nextra = { "--" = "2" }': "extra contains '--', which is not the name of an option",
+    'partition = "gpu"\nextra = { "nice=5 --x" = "" }': "which is not the name of an option of sbatch",
+    'partition = "gpu"\nextra = { nodes = "2" }': (
+        "extra contains nodes, but a pack is trained by one process on one node; remove it"
+    ),
+    'partition = "gpu"\nextra = { "cpus-per-gpu" = "2" }': "extra contains cpus-per-gpu; use the field cpus",
+    'partition = "gpu"\nextra = { gpus = "2" }': "use the fields gpus and gpu_type instead",
+    'partition = "gpu"\nextra = { gres = "lustre:1,gpu:h100:2" }': "the fields gpus and gpu_type for GPUs",
+    'partition = "gpu"\nextra = { "mem-per-cpu" = "1G", mem_per_gpu = "1G" }': (
+        "extra contains mem-per-cpu and mem-per-gpu; sbatch accepts only one of them"
+    ),
+    'partition = "gpu"\nextra = { comment = "a", "--comment" = "b" }': "extra contains comment twice",
+    'partition = "gpu"\nextra = { comment = "a\\nrm -r x" }': "comment contains a line break or control char",
+    'partition = "gpu"\naccount = "a\\u0007"': "account contains a line break or control character",
+    'partition = "gpu"\nsetup = ["module load\\ncuda"]': "setup contains a line break or control character",
     "gpus = 1": "partition is missing; set it to",
     "partition = gpu": "not valid TOML",
 }
@@ -126,6 +151,63 @@ def test_without_slurm(
         assert line in out
     assert "wckey" not in out and "GPU-hours" in out
     assert not (tmp_path / "results").exists(), "a dry run writes nothing"
+
+
+def test_extra_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They stand in the script by their long names; memory of one's own replaces the default."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'partition = "gpu"\nmemory_gb = 7\n'
+        'extra = { "--mem-per-cpu" = "2G", exclusive = true, requ_eue = "x", nice = 5, gres = "lustre:1", '
+        '"mail_type" = "FAIL", comment = "two words", hint = "true" }',
+        encoding="utf-8",
+    )
+    cluster = load_cluster(str(path))
+    spec = ArraySpec(cluster=cluster, folder=tmp_path, snapshot=tmp_path, name="x")
+    options = [line for line in script.text(spec, 2).splitlines() if line.startswith("#SBATCH")]
+    for option in ("mem-per-cpu=2G", "exclusive", "requ-eue=x", "nice=5", "gres=lustre:1", "mail-type=FAIL"):
+        assert f"#SBATCH --{option}" in options
+    assert "#SBATCH --comment='two words'" in options and "#SBATCH --hint" in options
+    assert not any(option.startswith("#SBATCH --mem=") for option in options)
+    plain = dataclasses.replace(cluster, extra={})
+    assert "#SBATCH --mem=7GB" in script.text(dataclasses.replace(spec, cluster=plain), 2)
+
+
+SBATCH_ERRORS = {
+    "sbatch: error: Batch job submission failed: Requested node configuration is not available": (
+        "Requested node configuration is not available"
+    ),
+    "sbatch: unrecognized option '--foo'\nTry \"sbatch --help\" for more information": (
+        "unrecognized option '--foo'"
+    ),
+    "sbatch: error: Invalid --begin: soon\nsbatch: error: Invalid --begin: soon": "Invalid --begin: soon",
+    "/usr/bin/sbatch: line 1: boom": "/usr/bin/sbatch: line 1: boom",
+}
+
+
+@pytest.mark.parametrize("stderr", SBATCH_ERRORS, ids=range(len(SBATCH_ERRORS)))
+def test_the_cause_that_sbatch_gives_is_in_the_error_line(
+    stderr: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In a dry run too, which lets sbatch check the scripts."""
+    (tmp_path / "message").write_text(stderr)
+    for name, code in {
+        "sbatch": f'#!/bin/sh\n/bin/cat >/dev/null; /bin/cat "{tmp_path}/message" >&2; exit 1\n',
+        **dict.fromkeys(("srun", "squeue", "scontrol", "sinfo"), "#!/bin/sh\nexit 0\n"),
+    }.items():
+        (tmp_path / name).write_text(code)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(
+        "slurm.commands.cluster_limits",
+        lambda: ClusterLimits(max_array=100, max_jobs=100, accounting=False, partitions=("gpu",)),
+    )
+    cause = f"error: Slurm refuses the jobs; correct lab.toml: {SBATCH_ERRORS[stderr]}"
+    for more in (("--dry-run",), ()):
+        assert submit(tmp_path, "lab", *more) == 2
+        errors = capfd.readouterr().err.splitlines()
+        assert errors[-1] == cause and not any("sbatch: " in line for line in errors[:-1]), errors
 
 
 def test_packs_fit_the_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
