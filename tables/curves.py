@@ -40,7 +40,7 @@ from benchmark.spec.runs import Run
 from results import published
 from results.store import Store
 from tables.cells import BASELINE_ROWS, CellResult, collect, number
-from tables.text import signed
+from tables.text import csv_cell, signed
 from tables.verdicts import CurveVerdict
 
 STEP_FALL = 0.08
@@ -270,7 +270,7 @@ def format_curves(expansion: Expansion, frame: pd.DataFrame, store: Store, fmt: 
             for e in c.epochs
         ]
         fields = ["key", "published_run", *(f.name for f in dataclasses.fields(EpochDiff)), "inside"]
-        return pd.DataFrame(rows, columns=fields).to_csv(index=False, lineterminator="\n")
+        return pd.DataFrame(rows, columns=fields).map(csv_cell).to_csv(index=False, lineterminator="\n")
     if not diffs:
         nothing = f"{expansion.table.name}: no run has both a curve and a published curve to compare it with."
         return f"{nothing} Rule: {BAND}."

@@ -14,7 +14,7 @@ from benchmark.text import plural
 from tables.cells import EPOCH_NOTE
 from tables.diff import CellDiff, Diff, count_verdicts, to_frame
 from tables.statistics import ASSUMED_STD, RULE, Assumption, power_note
-from tables.text import escape_md, escape_tex, mean_std, signed, wrap
+from tables.text import csv_cell, escape_md, escape_tex, mean_std, signed, wrap
 from tables.verdicts import FAILING, JUDGED, Verdict
 
 FORMATS = ("plain", "md", "tex", "csv", "json")
@@ -44,7 +44,7 @@ def format_diff(diffs: Sequence[CellDiff], fmt: str = "plain", color: bool = Fal
     if fmt not in FORMATS:
         raise unknown("format", fmt, FORMATS)
     if fmt == "csv":
-        return to_frame(diffs).to_csv(index=False, lineterminator="\n")
+        return to_frame(diffs).map(csv_cell).to_csv(index=False, lineterminator="\n")
     if fmt == "json":
         return _json(diffs)
     numbers: dict[str, int] = {}

@@ -32,7 +32,7 @@ from tables.cells import (
 )
 from tables.plots import heat_map_png
 from tables.statistics import Sample
-from tables.text import escape_md, escape_tex, mean_std, wrap
+from tables.text import csv_cell, escape_md, escape_tex, mean_std, wrap
 
 FORMATS = ("plain", "md", "tex", "csv")
 FILES = ("md", "tex", "csv", "png")
@@ -334,7 +334,8 @@ def _csv(layout: Layout, expansion: Expansion) -> str:
         pairs = [(s.mean, s.std) if s is not None else (None, None) for s in (shown, last, best)]
         state = "missing" if c.missing else "N/A" if not r.runs else r.absence() or "done"
         writer.writerow(
-            [
+            csv_cell(value)
+            for value in (
                 expansion.table.name,
                 expansion.profile + expansion.suffix,
                 expansion.dataset,
@@ -352,7 +353,7 @@ def _csv(layout: Layout, expansion: Expansion) -> str:
                 entry_of[c.row, c.teacher, c.student].rank or "",
                 state,
                 c.reason or "; ".join(r.reasons()),
-            ]
+            )
         )
     return out.getvalue()
 

@@ -69,8 +69,8 @@ def page(
         sections.append(section)
         data |= cells
     content = {"cells": data, "published_curves": published_curves, "band": BAND}
-    # "</" inside a script would end it
-    blob = json.dumps(content, separators=(",", ":"), allow_nan=False).replace("</", "<\\/")
+    # "</script" would end the script, and "<!--<script" hide its end; in JSON "<" stands only in strings
+    blob = json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     style, script = ((PAGE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     warnings = [w for e in expansions for w in (profile_warning(e.profile), changed_settings(e)) if w]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from typing import Any
 
 TERMINAL_WIDTH = 118
 
@@ -25,19 +26,45 @@ _TEX = {
 _MARKDOWN = {"|": "\\|", "_": "\\_", "*": "\\*", "<": "&lt;"}
 
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""First characters of a cell that a spreadsheet takes for a formula, or skips before one."""
+
+
+def printable(text: str) -> str:
+    """Replace line breaks and control characters by spaces.
+
+    A record's reason for a failure may contain any: they would break a row of a table or steer a terminal.
+    """
+    return text if text.isprintable() else "".join(ch if ch.isprintable() else " " for ch in text)
+
+
 def wrap(line: str) -> list[str]:
     """Break a line at the terminal's width; continuation lines are indented."""
-    return textwrap.wrap(line, TERMINAL_WIDTH, subsequent_indent="    ") or [""]
+    return textwrap.wrap(printable(line), TERMINAL_WIDTH, subsequent_indent="    ") or [""]
 
 
 def escape_md(text: str) -> str:
     """Escape plain text for Markdown."""
-    return "".join(_MARKDOWN.get(ch, ch) for ch in text)
+    return "".join(_MARKDOWN.get(ch, ch) for ch in printable(text))
 
 
 def escape_tex(text: str) -> str:
     """Escape plain text for LaTeX."""
-    return "".join(_TEX.get(ch, ch) for ch in text)
+    return "".join(_TEX.get(ch, ch) for ch in printable(text))
+
+
+def csv_cell(value: Any) -> Any:
+    """Return a value for a CSV file: text that a spreadsheet would take for a formula gets an apostrophe.
+
+    Numbers stay as they are, also those in text form (`-0.31`).
+    """
+    if not isinstance(value, str) or not value.startswith(_FORMULA):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 def signed(x: float, digits: int = 2, kind: str = "f") -> str:

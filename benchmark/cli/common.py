@@ -75,6 +75,10 @@ def was_submitted(store: Store) -> bool:
 
 def folder_of(path: Path, option: str) -> Path:
     """Return the path if it is a folder or can become one. Raises `InputError` if a file is in its way."""
+    if not str(path).isprintable():  # it would break lines of batch scripts and messages
+        raise InputError(
+            f"{option}: {str(path)!r} contains a line break or control character; rename the folder"
+        )
     existing = next((p for p in (path, *path.parents) if p.exists()), None)
     if existing is not None and not existing.is_dir():
         raise InputError(

@@ -237,6 +237,8 @@ def _check_fields(
             raise unknown(f"field in {owner}:", key, types)
         if not isinstance(value, types[key]) or isinstance(value, bool):
             raise InputError(f"{owner}: {key} = {value!r} is not {_TYPE_NAMES[types[key]]}")
+        if isinstance(value, str) and not value.isprintable():
+            raise InputError(f"{owner}: {key} contains a line break or control character; remove it")
     for key in required:
         if key not in values:
             raise InputError(f"{owner}: {key} is missing; required: {', '.join(required)}")

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from benchmark.text import plural
-from tables.text import TERMINAL_WIDTH, escape_md, escape_tex, mean_std, signed, wrap
+from tables.text import TERMINAL_WIDTH, csv_cell, escape_md, escape_tex, mean_std, signed, wrap
 
 
 @pytest.mark.parametrize(
@@ -51,3 +51,17 @@ def test_a_long_line_is_broken_and_indented() -> None:
         len(lines) == 2 and all(len(x) <= TERMINAL_WIDTH for x in lines) and lines[1].startswith("    word")
     )
     assert wrap("") == [""]
+
+
+def test_control_characters_do_not_leave_their_line() -> None:
+    text = "out of\nmemory\x1b[31m & more\u2028end"
+    assert escape_md(text) == "out of memory [31m & more end"
+    assert escape_tex(text) == "out of memory [31m \\& more end"
+    assert wrap(text) == ["out of memory [31m & more end"]
+
+
+def test_a_csv_cell_is_no_formula() -> None:
+    for text in ("=1+1", "+cmd", "-x", "@SUM(A1)", "\t=1", "\r=1"):
+        assert csv_cell(text) == "'" + text
+    for value in ("-0.31", "+0.5", "KD", "a=b", "", -0.31, None, 3):
+        assert csv_cell(value) == value

@@ -58,6 +58,8 @@ def test_tables_of_one_protocol_share_runs() -> None:
         ('colour = "x"', "unknown field"),
         ("title = 3", "title = 3 is not a string"),
         ('seeds = "3"', "seeds = '3' is not a whole number"),
+        ('title = "a\\nb"', "title contains a line break or control character; remove it"),
+        ('title = "a\\u001b[2Jb"', "title contains a line break or control character; remove it"),
     ],
 )
 def test_an_error_in_a_table_is_one_line(tmp_path: Path, text: str, problem: str) -> None:
