@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmark.cli import bench_precision, bench_speed, options
+from benchmark.cli import bench_independent, bench_precision, bench_speed, options
 
 DEFAULT = "cells"
 
@@ -25,3 +25,4 @@ def register(verbs: Any) -> None:
     )
     bench_speed.register(measurements)
     bench_precision.register(measurements)
+    bench_independent.register(measurements)
