@@ -13,6 +13,7 @@ from benchmark.errors import InputError, unknown
 from benchmark.spec.runs import NONE
 from benchmark.text import plural
 from results import published
+from results.published.reader import as_frame, choose, teacher_weights
 
 
 def register(verbs: Any) -> None:
@@ -48,9 +49,11 @@ def do_published(args: argparse.Namespace) -> int:
         )
     teacher, student, method, datasets = published_cell(args)
     if args.json:
-        rows = published.cells(
+        chosen = choose(
             teacher=teacher, student=student, method=method, dataset=args.dataset or None, metric=args.metric
         )
+        rows = as_frame(chosen)
+        rows["teacher_weights"] = [teacher_weights(number) for number in chosen]
         print(rows.to_json(orient="records", indent=1))
         return 0
     print("\n\n".join(published.format_cell(teacher, student, method, d, args.metric) for d in datasets))

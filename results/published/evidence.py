@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from results.published.reader import as_frame, choose, errata_of
+from results.published.reader import as_frame, choose, errata_of, teacher_weights
 from results.published.schema import OriginKind, PublishedNumber
 
 NONE = "none"
@@ -60,7 +60,8 @@ def disagreements(
 
     - `result`: PAPER/TABLE of the result that the number repeats (its own table if it is no copy),
     - `copy`: whether it is a copy of that result,
-    - `kind`: the `OriginKind`.
+    - `kind`: the `OriginKind`,
+    - `teacher_weights`: whose checkpoint taught, "" if that is not known.
 
     `.attrs` has the counts `results` and `first_hand` (results that the publishing paper ran itself), and in
     percentage points `spread` (largest minus smallest) of all values and `spread_first_hand` of the
@@ -74,6 +75,7 @@ def disagreements(
     frame["result"] = pd.Series(results, dtype="string")
     frame["copy"] = pd.Series(copies, dtype="bool")
     frame["kind"] = pd.Series([str(_kind(x)) for x in numbers], dtype="string")
+    frame["teacher_weights"] = pd.Series([teacher_weights(x) for x in numbers], dtype="string")
     value_of = {x.published_in: x.value for x in numbers}
     order = sorted(
         range(len(numbers)), key=lambda i: (-(value_of[results[i]] or 0), results[i], copies[i], i)
@@ -123,12 +125,13 @@ def format_cell(
                 result["rule"],
                 "\n".join([f"{result['paper']}/{result['table']}", *(_copy_text(r) for r in copies)]),
                 _wrap(result["origin"], 34),
+                result["teacher_weights"],
                 _wrap("; ".join(t for t in (result["recipe"], result["note"]) if t), 44),
                 _wrap(result["source"], 44),
             ]
         )
     top = "top-1" if metric == "top1" else "top-5"
-    heads = [top, "n", "epoch", "published in", "origin", "differs", "source"]
+    heads = [top, "n", "epoch", "published in", "origin", "teacher of", "differs", "source"]
     counts = frame.attrs
     lines = [
         f"{teacher}:{student} {method} on {dataset}",

@@ -15,6 +15,7 @@ from results.published.schema import (
     FLOATS,
     INTEGERS,
     NUMBERS,
+    TEACHERS_COLUMNS,
     PublishedError,
     PublishedNumber,
     erratum_applies,
@@ -165,3 +166,26 @@ def _errata(stamp: _Stamp) -> tuple[dict[str, str], ...]:
 def errata_of(number: PublishedNumber) -> list[dict[str, str]]:
     """Return the errata that are about a number."""
     return [e for e in errata() if erratum_applies(e, number)]
+
+
+def teacher_weights(number: PublishedNumber) -> str:
+    """Return whose checkpoint taught the students behind a number, "" if that is not known.
+
+    The answer is the name of the paper that trained and released the checkpoint. For a copy it is the one of
+    the original.
+    """
+    if number.method == "student":
+        return ""
+    paper, _, table = (number.copied_from or number.published_in).partition("/")
+    wanted = {"paper": paper, "table": table, "teacher": number.teacher}
+    for row in _teachers(_stamp([p for f in folders() if (p := f / "teachers.csv").is_file()])):
+        if all(not row[column] or row[column] == value for column, value in wanted.items()):
+            return row["weights"]
+    return ""
+
+
+@functools.lru_cache(maxsize=4)
+def _teachers(stamp: _Stamp) -> tuple[dict[str, str], ...]:
+    """Return the rows of the files, those that name a table and a teacher before more general ones."""
+    rows = [row for path, _, _ in stamp for _, row in read_rows(path, TEACHERS_COLUMNS)]
+    return tuple(sorted(rows, key=lambda row: (not row["table"], not row["teacher"])))

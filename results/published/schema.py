@@ -135,17 +135,23 @@ ERRATA_KEYS = ERRATA_COLUMNS[:5]
 """The columns of an erratum that say which numbers it is about; blank means any."""
 
 
+TEACHERS_COLUMNS = ("paper", "table", "teacher", "weights", "source")
+"""The columns of `teachers.csv`: whose checkpoint taught. Blank table or teacher: all of the paper's."""
+
+NOT_TABLES = ("errata.csv", "teachers.csv")
+
+
 def erratum_applies(erratum: Mapping[str, str], number: PublishedNumber) -> bool:
     """Whether an erratum is about a number."""
     return all(not erratum[c] or erratum[c] == getattr(number, c) for c in ERRATA_KEYS)
 
 
 def table_files(folder: Path) -> list[Path]:
-    """Return the table files below a folder, sorted. Errata and curves are not tables."""
+    """Return the table files below a folder, sorted. Errata, teachers and curves are not tables."""
     return sorted(
         p
         for p in folder.rglob("*.csv")
-        if p.name != "errata.csv" and "curves" not in p.relative_to(folder).parts
+        if p.name not in NOT_TABLES and "curves" not in p.relative_to(folder).parts
     )
 
 

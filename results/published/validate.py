@@ -13,6 +13,7 @@ from results.published.schema import (
     METRICS,
     NUMBERS,
     ORIGINS,
+    TEACHERS_COLUMNS,
     OriginKind,
     PublishedError,
     PublishedNumber,
@@ -67,7 +68,9 @@ def validate(folder: Path | None = None) -> list[str]:
     problems += _duplicates(numbers)
     problems += _top5_below_top1(numbers)
     for each in checked:
-        problems += _of_errata(each, {x.paper for _, x in registry})
+        papers = {x.paper for _, x in registry}
+        problems += _of_errata(each, papers)
+        problems += _of_teachers(each, papers)
     return problems
 
 
@@ -176,5 +179,20 @@ def _of_errata(folder: Path, papers: set[str]) -> Iterator[str]:
                 yield f"{path}:{line}: paper '{row['paper']}' has no table in the registry"
             if not row["what"] or not row["source"]:
                 yield f"{path}:{line}: what or source is blank"
+    except PublishedError as error:
+        yield str(error)
+
+
+def _of_teachers(folder: Path, papers: set[str]) -> Iterator[str]:
+    path = folder / "teachers.csv"
+    if not path.is_file():
+        return
+    try:
+        for line, row in read_rows(path, TEACHERS_COLUMNS):
+            for column in ("paper", "weights"):
+                if row[column] not in papers:
+                    yield f"{path}:{line}: {column} '{row[column]}' has no table in the registry"
+            if not row["source"]:
+                yield f"{path}:{line}: source is blank; say how the checkpoint is known"
     except PublishedError as error:
         yield str(error)
