@@ -28,12 +28,13 @@ from torch import nn
 
 from benchmark.data.samplers import Sampler
 from benchmark.errors import InputError, unknown
+from benchmark.methods._pairs import PROTOCOL
 from benchmark.methods.base import Method, MethodConfig, Needs
 
 PLAIN = "plain"
 """The name of training without a method, on the cross-entropy alone: plain students and teachers."""
 
-RESERVED = (PLAIN, "teacher", "student", "none", "imported", "ce", "recipe")
+RESERVED = (PLAIN, "teacher", "student", "none", "imported", "ce", "recipe", PROTOCOL)
 """Words that table rows, keys and settings use in place of a method's name. No method can be named so."""
 
 _PACKAGE = __name__.rpartition(".")[0]
@@ -51,6 +52,7 @@ _ATTRIBUTE_TYPES: dict[str, type[Any]] = {
     "trains_student": bool,
     "self_teacher": bool,
     "combined_defaults": Mapping,
+    "pair_constants": tuple,
     "sampler": Sampler,
 }
 """The type of each class attribute of a method."""

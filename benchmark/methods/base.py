@@ -14,7 +14,8 @@ and perhaps `__init__`. The functions of a method are called in this order:
 
     When runs are planned, on the class (nothing is built yet):
         combined_defaults (a mapping)           defaults for a combination
-        pair_defaults, partner_defaults         defaults for a pair, for another method of a combination
+        pair_constants (a tuple)                the authors' constants for each pair of networks
+        pair_defaults, partner_defaults         rules for such constants that a table cannot express
         skip, requires                          can this pair be trained? which runs must come first?
         needs, init_needs                       which features of which views the loss reads
         weights, schedule, buffer_elements      weights of the terms, changes to the protocol, buffer sizes
@@ -68,6 +69,7 @@ from torch import Tensor, nn
 from benchmark.data.samplers import SHUFFLE, Sampler
 from benchmark.data.views import NORMAL, View
 from benchmark.errors import InputError
+from benchmark.methods._pairs import PairConstants
 from models import PARTS
 
 if TYPE_CHECKING:
@@ -272,6 +274,9 @@ class Method(nn.Module):
     combined_defaults: ClassVar[Mapping[str, Any]] = {}
     """Defaults of config fields that differ if the method is combined with others (`x+kd`)."""
 
+    pair_constants: ClassVar[tuple[PairConstants, ...]] = ()
+    """Tables of the constants that the authors chose for each pair of networks, each with its source."""
+
     init_epochs: ClassVar[int] = 0
     """Epochs of the initialisation stage in the paper's schedule; scaled with the schedule. 0 for no such
     stage."""
@@ -337,7 +342,10 @@ class Method(nn.Module):
 
     @classmethod
     def pair_defaults(cls, teacher: str, student: str) -> Mapping[str, Any]:
-        """Return defaults of config fields that the paper chose for this pair of networks."""
+        """Return defaults of config fields for this pair of networks.
+
+        For a rule; single values belong into `pair_constants`, which `methods NAME` prints.
+        """
         return {}
 
     @classmethod
@@ -362,7 +370,8 @@ class Method(nn.Module):
     def schedule(cls) -> dict[str, Any]:
         """Return protocol fields that a run of this method alone replaces.
 
-        Epochs are those of the paper's schedule, for example `{"epochs": 60, "milestones": (30, 45)}`.
+        Epochs are those of the paper's schedule, for example `{"epochs": 60, "milestones": (30, 45)}`. Fields
+        that depend on the pair are `protocol.FIELD` in `pair_constants`.
         """
         return {}
 
