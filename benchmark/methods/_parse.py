@@ -137,7 +137,13 @@ class MethodSpec:
         if self.trains_student:
             student = frozenset({"logits"}).union(*(n.student for n in parts))
         teacher: frozenset[str] = frozenset().union(*(n.teacher for n in parts))
-        return Needs(student=student, teacher=teacher, views=views, teacher_views=passes)
+        return Needs(
+            student=student,
+            teacher=teacher,
+            views=views,
+            teacher_views=passes,
+            separate_passes=any(n.separate_passes for n in parts),
+        )
 
     def schedule(self) -> Mapping[str, Any]:
         """Return the protocol fields that the methods replace: by `schedule`, if there is a single method,

@@ -135,12 +135,16 @@ class Needs:
     """Parts of the teacher's features. If it is empty, this method causes no teacher pass."""
 
     views: tuple[View, ...] = (NORMAL,)
-    """Augmentations of the batch that the student is run on, all in one batch in train mode. `NORMAL` comes
-    first."""
+    """Augmentations of the batch that the student is run on, in train mode. `NORMAL` comes first."""
 
     teacher_views: tuple[View, ...] | None = None
     """Views that the teacher is run on, one pass each, shared by all runs of a pack; None for the same as
     `views`."""
+
+    separate_passes: bool = False
+    """Whether the student is run on each view by itself, in the order of `views`: its batch norms then use
+    the statistics of one view, and update their running statistics once for each. False: all views are one
+    batch."""
 
     def __post_init__(self) -> None:
         unknown = (self.student | self.teacher) - set(PARTS)

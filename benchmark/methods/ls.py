@@ -19,9 +19,9 @@ and weight 9.
 - KD keeps ce = 0.1.
 - DKD: alpha = weight, and beta = weight * the third number of a log's name (8 without a log). This reading
   reproduces the logged loss of the first epoch; it is otherwise unverified.
-- MLLD: all logit terms are standardised here. The released code standardises only the instance term
-  (unverified).
-Source: logit-standardization-KD@f6e5aa5, file names of its logs and its README.
+- MLLD: the runs have 480 epochs (960 for ShuffleV2), and the learning rates of MLLD. All logit terms are
+  standardised here. The released code standardises only the instance term (unverified).
+Source: logit-standardization-KD@f6e5aa5, file names and lengths of its logs, and its README.
 
 Paper: Sun, Ren, Li, Wang, Cao: Logit Standardization in Knowledge Distillation. CVPR 2024, arXiv 2403.01427.
 """
@@ -77,14 +77,14 @@ DKD = PairConstants(
 )
 CTKD = PairConstants(settings=("ctkd.weight",), pairs={"*:*": (9.0,)}, source=LOGS)
 MLLD = PairConstants(
-    settings=("mlld.temperature", "mlld.levels"),
+    settings=("mlld.temperature", "mlld.levels", "protocol.epochs"),
     pairs={
-        "*:*": (2.0, 9.0),
-        "resnet32x4:ShuffleV2": (2.0, 6.0),
-        "vgg13:MobileNetV2": (2.0, 6.0),
-        "vgg13:vgg8": (2.0, 6.0),
+        "*:*": (2.0, 9.0, 480),
+        "resnet32x4:ShuffleV2": (2.0, 6.0, 960),
+        "vgg13:MobileNetV2": (2.0, 6.0, 480),
+        "vgg13:vgg8": (2.0, 6.0, 480),
     },
-    source=LOGS,
+    source=f"{LOGS}; epochs: the logs' lengths, in which the loss falls after epochs 150, 180 and 210",
 )
 
 
