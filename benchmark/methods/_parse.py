@@ -82,7 +82,7 @@ class MethodSpec:
         return {
             "ce": self.ce,
             "components": {
-                c.method.name: {"revision": c.method.revision, **_without_ce(c.config)}
+                c.method.name: {"revision": c.method.revision, **_key_fields(c.config)}
                 for c in self.components
             },
         }
@@ -153,8 +153,15 @@ class MethodSpec:
         return {**fields, **dict(self.protocol)}
 
 
-def _without_ce(config: MethodConfig) -> dict[str, Any]:
-    return {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name != "ce"}
+def _key_fields(config: MethodConfig) -> dict[str, Any]:
+    """Return the values that a run's key contains: all but `ce`, and but the defaults of fields with
+    `keep_keys`."""
+    return {
+        f.name: value
+        for f in dataclasses.fields(config)
+        if f.name != "ce"
+        and ((value := getattr(config, f.name)) != f.default or not f.metadata.get("keep_keys"))
+    }
 
 
 def check_override(key: str, value: Any) -> Any:

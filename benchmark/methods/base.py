@@ -82,15 +82,20 @@ Terms = dict[str, Tensor]
 # --- hyper-parameters ------------------------------------------------------------------------------------
 
 
-def param(default: Any, help: str, source: str, *, allowed: tuple[Any, ...] | None = None) -> Any:
+def param(
+    default: Any, help: str, source: str, *, allowed: tuple[Any, ...] | None = None, keep_keys: bool = False
+) -> Any:
     """Define a hyper-parameter: a field of a `MethodConfig`.
 
     default: the value that produced the published table.
     help: what it means, in a few words.
     source: where the default comes from: file and option of the original code, or equation of the paper.
     allowed: the only values that it may take; None for any value of the field's type.
+    keep_keys: for a field that is added to a method of which records exist, with a default that changes
+        nothing: the key of a run contains it only if it has another value.
     """
-    return field(default=default, metadata={"help": help, "source": source, "allowed": allowed})
+    metadata = {"help": help, "source": source, "allowed": allowed, "keep_keys": keep_keys}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -127,6 +127,21 @@ PROTOCOLS: dict[str, Protocol] = {
             note="CRD's recipe and teachers. The reported epoch is not known, so both are shown.",
         ),
         Protocol(
+            name="kdpp",
+            title="KD++",
+            report="both",
+            teacher_epoch="last",
+            teacher_protocol="crd",
+            batch_size=128,
+            lr=0.1,
+            lr_small=0.02,
+            nesterov=True,
+            note="CRD's teachers and milestones, with Nesterov momentum and the learning rates of the "
+            "released example: 0.1, and 0.02 for ShuffleNets (here for MobileNetV2 too). It trains 64 images "
+            "on each of two GPUs. Here one GPU trains the 128 images, so a batch norm's statistics are those "
+            "of 128 images and not of 64. The reported epoch is not known.",
+        ),
+        Protocol(
             name="lightskd",
             title="LightSKD (self-distillation)",
             report="both",

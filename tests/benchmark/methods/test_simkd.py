@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from kit import build, fake_features, gradients, make_context, make_step, pooled
 
 import models
@@ -62,6 +63,22 @@ def test_value_with_a_larger_student_map():
     projected = torch.tensor(project(method, x), dtype=torch.float64)
     expected = (projected - teacher.preacts[-1][0].relu()).square().mean()
     torch.testing.assert_close(method.loss(make_step(CONTEXT, student, teacher))["simkd"], expected)
+
+
+def test_value_and_gradient_in_train_mode():
+    student = fake_features(CONTEXT.student, requires_grad=True)
+    teacher = fake_features(CONTEXT.teacher, seed=1)
+    method = build("simkd", CONTEXT)
+    x, p = student.stages[-1], method.projector
+    for conv, norm in ((p[0], p[1]), (p[3], p[4]), (p[6], p[7])):
+        x = F.conv2d(x, conv.weight, padding=conv.weight.shape[-1] // 2)
+        x = F.batch_norm(x, None, None, norm.weight, norm.bias, training=True).relu()
+    theirs = (x - teacher.preacts[-1].relu()).square().mean()
+    ours = method.loss(make_step(CONTEXT, student, teacher))["simkd"]
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0.0)
+    read = [student.stages[-1], *p.parameters()]
+    for a, b in zip(torch.autograd.grad(ours, read), torch.autograd.grad(theirs, read), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
 
 
 def test_prediction_is_the_teachers_classifier_on_the_projected_map():
