@@ -1,7 +1,7 @@
 """Rules that every method must follow. The tests run for all methods found, so a new file is tested as well.
 
 Steps are made as the trainer makes them: with the method's own sampler and views, small networks, and a
-student that runs all of its views in one batch.
+student that runs all of its views in one batch, or each by itself, as the method says.
 """
 
 import copy
