@@ -28,7 +28,7 @@ from torch import nn
 
 from benchmark.data.samplers import Sampler
 from benchmark.errors import InputError, unknown
-from benchmark.methods._pairs import PROTOCOL
+from benchmark.methods._pairs import PROTOCOL, PairConstants
 from benchmark.methods.base import Method, MethodConfig, Needs
 
 PLAIN = "plain"
@@ -204,6 +204,8 @@ def _check(method: type[Method]) -> None:
     for attribute, kind in _ATTRIBUTE_TYPES.items():
         if not isinstance(getattr(method, attribute), kind):
             raise error(attribute, getattr(method, attribute), f"it must be of type {kind.__name__}")
+    if not all(isinstance(table, PairConstants) for table in method.pair_constants):
+        raise error("pair_constants", method.pair_constants, "it must be a tuple of PairConstants")
     for function in _RETURN_TYPES:
         if not inspect.ismethod(getattr(method, function)):
             raise error(

@@ -354,9 +354,12 @@ def resolve(
     schedule: protocol fields that the method replaces.
     overrides: checked `recipe.FIELD` settings by field.
 
-    Raises `InputError` for fewer than two training images.
+    Raises `InputError` for fewer than two training images, and for a field of `schedule` that does not exist.
     """
     overrides = dict(overrides or {})
+    fields = [f.name for f in dataclasses.fields(Protocol)]
+    if wrong := sorted(set(schedule or {}) - set(fields)):
+        raise unknown("protocol field that a method replaces:", wrong[0], fields)
     p = dataclasses.replace(protocol, **(schedule or {}))
     epochs = overrides.pop("epochs", None)
     if epochs is None:

@@ -3,6 +3,7 @@
 import pytest
 
 from benchmark import methods
+from benchmark.errors import InputError
 from benchmark.methods import PairConstants
 from benchmark.methods._pairs import PROTOCOL, constants_of
 from benchmark.spec.resolver import Resolver
@@ -49,6 +50,13 @@ def test_a_table_holds_if_all_its_methods_are_there_and_a_later_one_has_preceden
 def test_a_wrong_table_is_an_error(settings, pairs, message):
     with pytest.raises(ValueError, match=message):
         PairConstants(settings, pairs, source="here")
+
+
+def test_a_protocol_field_that_does_not_exist_is_an_input_error(monkeypatch):
+    table = PairConstants(("protocol.epoch",), {"*:*": (480,)}, source="here")
+    monkeypatch.setattr(methods.get("pkt"), "pair_constants", (table,))
+    with pytest.raises(InputError, match=r"'epoch'.*epochs"):
+        Resolver().run(Request("cifar100", "crd", "paper", "vgg13", "vgg8", "pkt"), 0)
 
 
 def test_an_override_has_precedence_over_the_pairs_constants():
