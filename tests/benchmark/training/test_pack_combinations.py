@@ -102,7 +102,7 @@ def test_a_student_that_predicts_with_a_projector_is_tested_with_it(tmp_path: Pa
 
 def test_dropout_in_a_methods_modules_is_the_same_after_a_resume(tmp_path: Path) -> None:
     """KD++ has a dropout where the embeddings differ in size."""
-    run = small_run("kd+kdpp", teacher="wrn_16_2", recipe__train_images=48, recipe__test_images=20)
+    run = small_run("kd+kdpp", teacher="MobileNetV2", recipe__train_images=32, recipe__test_images=20)
     assert [o.status for o in train([run], tmp_path / "once")] == ["done"]
     assert [o.status for o in train([run], tmp_path / "twice", until=1)] == ["stopped"]
     assert [o.status for o in train([run], tmp_path / "twice")] == ["done"]
