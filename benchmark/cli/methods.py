@@ -18,7 +18,8 @@ def register(verbs: Any) -> None:
         "methods",
         summary="list the methods with formula, citation and hyper-parameters",
         details="Without a NAME it lists all methods. With one it also prints which views and features the "
-        "method needs, and where each of its constants comes from.",
+        "method needs, where each of its constants comes from, and the constants that its authors chose for "
+        "each pair.",
         example="methods crd",
     )
     p.add_argument(
@@ -57,6 +58,14 @@ def describe(name: str) -> dict[str, Any]:
         "requires": list(spec.requires),
         "trains_student": m.trains_student,
         "combined": dict(m.combined_defaults),
+        "pair_constants": [
+            {
+                "settings": list(t.settings),
+                "source": t.source,
+                "pairs": {p: list(v) for p, v in t.pairs.items()},
+            }
+            for t in m.pair_constants
+        ],
         "at_test": m.at_test,
         "hyper_parameters": methods.hyper_parameters(m.Config),
         "doc": inspect.getdoc(sys.modules[m.__module__]) or "",
@@ -130,3 +139,15 @@ def _print_method(d: dict[str, Any]) -> None:
         print(f"  {h['name']} = {h['default']!r} ({h['type']}): {h['help']} [{h['source']}]")
     if d["combined"]:
         print(f"  in a combination: {', '.join(f'{k} = {v}' for k, v in d['combined'].items())}")
+    for table in d["pair_constants"]:
+        _print_pair_constants(table)
+
+
+def _print_pair_constants(table: dict[str, Any]) -> None:
+    """Print the constants by pair: one line for each pair, one column for each setting."""
+    rows = [["pair", *table["settings"]]]
+    rows += [[pair, *("-" if v is None else str(v) for v in vs)] for pair, vs in table["pairs"].items()]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    print(f"\nby pair (* is any network, - leaves the default) [{table['source']}]:")
+    for row in rows:
+        print("  " + "  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip())

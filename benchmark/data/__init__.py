@@ -2,6 +2,7 @@
 
 from benchmark.data.clips import register_clips
 from benchmark.data.datasets import DATASETS, Channels, Dataset, DatasetInfo, Split, info, load
+from benchmark.data.randaugment import STRONG
 from benchmark.data.samplers import GROUPS, HALVES, PAIRS, SHUFFLE, Sampler, cut_batches
 from benchmark.data.views import (
     AUGMENTS,
@@ -32,6 +33,7 @@ __all__ = [
     "ROTATED",
     "SECOND",
     "SHUFFLE",
+    "STRONG",
     "Channels",
     "Dataset",
     "DatasetInfo",

@@ -9,6 +9,7 @@ environment variable KD_METHODS names.
 """
 
 from benchmark.methods._objective import Objective
+from benchmark.methods._pairs import PairConstants
 from benchmark.methods._parse import Component, MethodSpec, check_loss, check_override, parse
 from benchmark.methods._registry import (
     PLAIN,
@@ -40,6 +41,7 @@ __all__ = [
     "MethodSpec",
     "Needs",
     "Objective",
+    "PairConstants",
     "Step",
     "Terms",
     "check_loss",

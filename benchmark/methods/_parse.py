@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from benchmark.data.samplers import SHUFFLE, Sampler
 from benchmark.data.views import NORMAL, View
 from benchmark.errors import InputError, unknown
+from benchmark.methods._pairs import PROTOCOL, constants_of
 from benchmark.methods._registry import PLAIN, build_config, call_classmethod, get, names
 from benchmark.methods.base import Method, MethodConfig, Needs
 from benchmark.settings import coerce
@@ -73,12 +74,15 @@ class MethodSpec:
     """Weight of the cross-entropy. By default, the config's `ce` for a single method (wrappers do not count),
     and 1.0 in a combination."""
 
+    protocol: tuple[tuple[str, Any], ...] = ()
+    """Protocol fields that the authors chose for this pair, with their values."""
+
     def settings(self) -> dict[str, Any]:
         """Return everything about the methods that a run's key depends on, as JSON values."""
         return {
             "ce": self.ce,
             "components": {
-                c.method.name: {"revision": c.method.revision, **_without_ce(c.config)}
+                c.method.name: {"revision": c.method.revision, **_key_fields(c.config)}
                 for c in self.components
             },
         }
@@ -133,18 +137,31 @@ class MethodSpec:
         if self.trains_student:
             student = frozenset({"logits"}).union(*(n.student for n in parts))
         teacher: frozenset[str] = frozenset().union(*(n.teacher for n in parts))
-        return Needs(student=student, teacher=teacher, views=views, teacher_views=passes)
+        return Needs(
+            student=student,
+            teacher=teacher,
+            views=views,
+            teacher_views=passes,
+            separate_passes=any(n.separate_passes for n in parts),
+        )
 
     def schedule(self) -> Mapping[str, Any]:
-        """Return the protocol fields that a single method replaces; {} for a combination."""
-        if len(self.components) != 1:
-            return {}
-        fields: Mapping[str, Any] = call_classmethod(self.components[0].method, "schedule")
-        return fields
+        """Return the protocol fields that the methods replace: by `schedule`, if there is a single method,
+        and by their constants for the pair."""
+        single = len(self.components) == 1
+        fields = call_classmethod(self.components[0].method, "schedule") if single else {}
+        return {**fields, **dict(self.protocol)}
 
 
-def _without_ce(config: MethodConfig) -> dict[str, Any]:
-    return {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name != "ce"}
+def _key_fields(config: MethodConfig) -> dict[str, Any]:
+    """Return the values that a run's key contains: all but `ce`, and but the defaults of fields with
+    `keep_keys`."""
+    return {
+        f.name: value
+        for f in dataclasses.fields(config)
+        if f.name != "ce"
+        and ((value := getattr(config, f.name)) != f.default or not f.metadata.get("keep_keys"))
+    }
 
 
 def check_override(key: str, value: Any) -> Any:
@@ -173,8 +190,9 @@ def parse(
     teacher, student: names of the pair's networks; some papers tuned constants by pair.
 
     Each value comes from the last of these that gives one: the default of the config, `combined_defaults`,
-    `pair_defaults`, `partner_defaults` of the other methods, the overrides. Raises `InputError` for an
-    unknown method or setting, a wrong value, and methods that cannot be combined.
+    `pair_constants` of the method, `pair_constants` of the other methods, `pair_defaults`, `partner_defaults`
+    of the other methods, the overrides. Raises `InputError` for an unknown method or setting, a wrong value,
+    and methods that cannot be combined.
     """
     overrides = {key: check_override(key, value) for key, value in (overrides or {}).items()}
     words = [word.strip() for word in text.split("+")]
@@ -184,8 +202,12 @@ def parse(
     losses = [m for m in classes if not m.is_wrapper()]
     _check_wrappers(text, classes, losses)
     components = []
+    present = [m.name for m in classes]
     for method in classes:
         values = dict(method.combined_defaults) if len(losses) > 1 else {}
+        owners = (method, *(other for other in classes if other is not method))
+        tables = [table for owner in owners for table in owner.pair_constants]
+        values |= constants_of(method.name, tables, present, teacher, student)
         values |= call_classmethod(method, "pair_defaults", teacher, student)
         for other in classes:
             if other is not method:
@@ -198,7 +220,18 @@ def parse(
         name="+".join(m.name for m in classes),
         components=tuple(components),
         ce=_ce_weight(text, overrides, components, single=len(losses) == 1),
+        protocol=_protocol_fields(classes, teacher, student) if len(losses) == 1 else (),
     )
+
+
+def _protocol_fields(
+    classes: Sequence[type[Method]], teacher: str, student: str
+) -> tuple[tuple[str, Any], ...]:
+    """Return the protocol fields in the methods' constants for this pair; those of wrappers, which come last,
+    have precedence."""
+    tables = [table for m in classes for table in m.pair_constants]
+    found = constants_of(PROTOCOL, tables, [m.name for m in classes], teacher, student)
+    return tuple(sorted(found.items()))
 
 
 def _classes(text: str, words: Sequence[str]) -> list[type[Method]]:

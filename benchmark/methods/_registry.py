@@ -28,12 +28,13 @@ from torch import nn
 
 from benchmark.data.samplers import Sampler
 from benchmark.errors import InputError, unknown
+from benchmark.methods._pairs import PROTOCOL, PairConstants
 from benchmark.methods.base import Method, MethodConfig, Needs
 
 PLAIN = "plain"
 """The name of training without a method, on the cross-entropy alone: plain students and teachers."""
 
-RESERVED = (PLAIN, "teacher", "student", "none", "imported", "ce", "recipe")
+RESERVED = (PLAIN, "teacher", "student", "none", "imported", "ce", "recipe", PROTOCOL)
 """Words that table rows, keys and settings use in place of a method's name. No method can be named so."""
 
 _PACKAGE = __name__.rpartition(".")[0]
@@ -51,6 +52,7 @@ _ATTRIBUTE_TYPES: dict[str, type[Any]] = {
     "trains_student": bool,
     "self_teacher": bool,
     "combined_defaults": Mapping,
+    "pair_constants": tuple,
     "sampler": Sampler,
 }
 """The type of each class attribute of a method."""
@@ -202,6 +204,8 @@ def _check(method: type[Method]) -> None:
     for attribute, kind in _ATTRIBUTE_TYPES.items():
         if not isinstance(getattr(method, attribute), kind):
             raise error(attribute, getattr(method, attribute), f"it must be of type {kind.__name__}")
+    if not all(isinstance(table, PairConstants) for table in method.pair_constants):
+        raise error("pair_constants", method.pair_constants, "it must be a tuple of PairConstants")
     for function in _RETURN_TYPES:
         if not inspect.ismethod(getattr(method, function)):
             raise error(

@@ -14,7 +14,8 @@ and perhaps `__init__`. The functions of a method are called in this order:
 
     When runs are planned, on the class (nothing is built yet):
         combined_defaults (a mapping)           defaults for a combination
-        pair_defaults, partner_defaults         defaults for a pair, for another method of a combination
+        pair_constants (a tuple)                the authors' constants for each pair of networks
+        pair_defaults, partner_defaults         rules for such constants that a table cannot express
         skip, requires                          can this pair be trained? which runs must come first?
         needs, init_needs                       which features of which views the loss reads
         weights, schedule, buffer_elements      weights of the terms, changes to the protocol, buffer sizes
@@ -68,6 +69,7 @@ from torch import Tensor, nn
 from benchmark.data.samplers import SHUFFLE, Sampler
 from benchmark.data.views import NORMAL, View
 from benchmark.errors import InputError
+from benchmark.methods._pairs import PairConstants
 from models import PARTS
 
 if TYPE_CHECKING:
@@ -80,15 +82,20 @@ Terms = dict[str, Tensor]
 # --- hyper-parameters ------------------------------------------------------------------------------------
 
 
-def param(default: Any, help: str, source: str, *, allowed: tuple[Any, ...] | None = None) -> Any:
+def param(
+    default: Any, help: str, source: str, *, allowed: tuple[Any, ...] | None = None, keep_keys: bool = False
+) -> Any:
     """Define a hyper-parameter: a field of a `MethodConfig`.
 
     default: the value that produced the published table.
     help: what it means, in a few words.
     source: where the default comes from: file and option of the original code, or equation of the paper.
     allowed: the only values that it may take; None for any value of the field's type.
+    keep_keys: for a field that is added to a method of which records exist, with a default that changes
+        nothing: the key of a run contains it only if it has another value.
     """
-    return field(default=default, metadata={"help": help, "source": source, "allowed": allowed})
+    metadata = {"help": help, "source": source, "allowed": allowed, "keep_keys": keep_keys}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,12 +140,16 @@ class Needs:
     """Parts of the teacher's features. If it is empty, this method causes no teacher pass."""
 
     views: tuple[View, ...] = (NORMAL,)
-    """Augmentations of the batch that the student is run on, all in one batch in train mode. `NORMAL` comes
-    first."""
+    """Augmentations of the batch that the student is run on, in train mode. `NORMAL` comes first."""
 
     teacher_views: tuple[View, ...] | None = None
     """Views that the teacher is run on, one pass each, shared by all runs of a pack; None for the same as
     `views`."""
+
+    separate_passes: bool = False
+    """Whether the student is run on each view by itself, in the order of `views`: its batch norms then use
+    the statistics of one view, and update their running statistics once for each. False: all views are one
+    batch."""
 
     def __post_init__(self) -> None:
         unknown = (self.student | self.teacher) - set(PARTS)
@@ -272,6 +283,9 @@ class Method(nn.Module):
     combined_defaults: ClassVar[Mapping[str, Any]] = {}
     """Defaults of config fields that differ if the method is combined with others (`x+kd`)."""
 
+    pair_constants: ClassVar[tuple[PairConstants, ...]] = ()
+    """Tables of the constants that the authors chose for each pair of networks, each with its source."""
+
     init_epochs: ClassVar[int] = 0
     """Epochs of the initialisation stage in the paper's schedule; scaled with the schedule. 0 for no such
     stage."""
@@ -337,7 +351,10 @@ class Method(nn.Module):
 
     @classmethod
     def pair_defaults(cls, teacher: str, student: str) -> Mapping[str, Any]:
-        """Return defaults of config fields that the paper chose for this pair of networks."""
+        """Return defaults of config fields for this pair of networks.
+
+        For a rule; single values belong into `pair_constants`, which `methods NAME` prints.
+        """
         return {}
 
     @classmethod
@@ -362,7 +379,8 @@ class Method(nn.Module):
     def schedule(cls) -> dict[str, Any]:
         """Return protocol fields that a run of this method alone replaces.
 
-        Epochs are those of the paper's schedule, for example `{"epochs": 60, "milestones": (30, 45)}`.
+        Epochs are those of the paper's schedule, for example `{"epochs": 60, "milestones": (30, 45)}`. Fields
+        that depend on the pair are `protocol.FIELD` in `pair_constants`.
         """
         return {}
 

@@ -17,16 +17,15 @@ beta = 1 - p_t,y.
 
 Modules: none.
 
-Constants: mdistiller configs/cifar100/dkd, distillers/DKD.py. beta is the paper's choice for each teacher:
-2 for resnet56 and resnet110, 6 for wrn_40_2 and vgg13, 8 for the others. That it is the same for wrn_40_2
-with a ShuffleNet and vgg13 with MobileNetV2 is an assumption (unverified).
+Constants: mdistiller configs/cifar100/dkd, distillers/DKD.py. alpha = 1; beta is the authors' choice for
+each pair: 2, 6 or 8 (`pair_constants`). wrn_40_2 with ShuffleV1 has 8, although the other pairs of this
+teacher have 6. Pairs without a configuration have the value of the teacher's other pairs (assumed).
 
 Paper: Zhao, Cui, Song, Qiu, Liang: Decoupled Knowledge Distillation. CVPR 2022, arXiv 2203.08679.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,10 +34,31 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmark.methods._common import WarmUp, check_range, one_hot
+from benchmark.methods._pairs import PairConstants
 from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
 
-# beta by teacher; 8 for all others
-BETA = {"resnet56": 2.0, "resnet110": 2.0, "wrn_40_2": 6.0, "vgg13": 6.0}
+BETA = PairConstants(
+    settings=("dkd.beta",),
+    pairs={
+        "wrn_40_2:wrn_16_2": (6.0,),
+        "wrn_40_2:wrn_40_1": (6.0,),
+        "resnet56:resnet20": (2.0,),
+        "resnet110:resnet32": (2.0,),
+        "resnet32x4:resnet8x4": (8.0,),
+        "vgg13:vgg8": (6.0,),
+        "vgg13:MobileNetV2": (6.0,),
+        "ResNet50:MobileNetV2": (8.0,),
+        "resnet32x4:ShuffleV1": (8.0,),
+        "resnet32x4:ShuffleV2": (8.0,),
+        "wrn_40_2:ShuffleV1": (8.0,),
+    },
+    source="mdistiller configs/cifar100/dkd/TEACHER_STUDENT.yaml, DKD.BETA",
+)
+OTHER_BETA = PairConstants(
+    settings=("dkd.beta",),
+    pairs={"resnet56:*": (2.0,), "resnet110:*": (2.0,), "wrn_40_2:*": (6.0,), "vgg13:*": (6.0,)},
+    source="assumed for pairs without a configuration: as the teacher's other pairs",
+)
 
 
 def target_loss(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
@@ -75,7 +95,7 @@ class DKDConfig(MethodConfig):
     alpha: float = param(1.0, "weight of TCKD, the target class", "mdistiller configs/cifar100/dkd ALPHA 1")
     beta: float = param(
         8.0,
-        "weight of NCKD, the other classes (2 or 6 with some teachers)",
+        "weight of NCKD, the other classes (2 or 6 for some pairs)",
         "mdistiller configs/cifar100/dkd BETA",
     )
     temperature: float = param(4.0, "temperature T of both softmaxes", "mdistiller configs/cifar100/dkd T 4")
@@ -95,7 +115,7 @@ class DKD(Method):
     title = "DKD"
     formula = (
         "CE + alpha T^2 KL(target or not) + beta T^2 KL(among the others), "
-        "alpha = 1, beta = 2, 6 or 8 by teacher, T = 4"
+        "alpha = 1, beta = 2, 6 or 8 by pair, T = 4"
     )
     paper = "Zhao et al., Decoupled Knowledge Distillation, CVPR 2022"
     bibtex = """@inproceedings{zhao2022decoupled,
@@ -106,10 +126,7 @@ class DKD(Method):
   year      = {2022}
 }"""
     Config = DKDConfig
-
-    @classmethod
-    def pair_defaults(cls, teacher: str, student: str) -> Mapping[str, Any]:
-        return {"beta": BETA[teacher]} if teacher in BETA else {}
+    pair_constants = (OTHER_BETA, BETA)
 
     @classmethod
     def needs(cls, config: DKDConfig) -> Needs:

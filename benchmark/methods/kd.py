@@ -1,10 +1,11 @@
 """Knowledge distillation (KD): match the teacher's softened class probabilities.
 
-    L = ce * CE(z_s, y) + weight * T^2 * KL(softmax(z_t / T) || softmax(z_s / T))
+    L = ce * CE(z_s, y) + warm * weight * T^2 * KL(softmax(z_t / T) || softmax(z_s / T))
 
 - z_s, z_t: logits of the student and the teacher, `[B, C]` (B images, C classes).
 - y: labels, `[B]`.
 - T: temperature (`temperature`).
+- warm: 1, or min(epoch / warmup, 1) if `warmup` is set (KD++).
 
 ce, weight and T are hyper-parameters. CE and KL are summed over the classes and averaged over the batch.
 
@@ -25,8 +26,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmark.methods._common import check_range
-from benchmark.methods.base import Method, MethodConfig, Needs, Step, Terms, param
+from benchmark.methods._common import WarmUp, check_range
+from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
 
 
 def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -52,9 +53,13 @@ class KDConfig(MethodConfig):
     temperature: float = param(
         4.0, "temperature T of both softmaxes", "RepDistiller train_student.py --kd_T 4"
     )
+    warmup: int = param(
+        0, "epochs (of 240) over which the weight rises linearly", "RepDistiller: none", keep_keys=True
+    )
 
     def __post_init__(self) -> None:
         check_range("kd.temperature", self.temperature, 0.0, above=True)
+        check_range("kd.warmup", self.warmup, 0)
 
 
 class KD(Method):
@@ -77,6 +82,18 @@ class KD(Method):
     def needs(cls, config: KDConfig) -> Needs:
         """Return what the loss reads: the logits of the student and of the teacher."""
         return Needs.of("logits", "logits")
+
+    def __init__(self, config: KDConfig, context: MethodContext) -> None:
+        super().__init__(config, context)
+        self.warm = WarmUp(config.warmup, context.epochs)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Set the epoch of the warm-up."""
+        self.warm.epoch = epoch
+
+    def weight_factor(self) -> float:
+        """Return the factor of the weight in this epoch; 1 without a warm-up."""
+        return self.warm.factor
 
     def loss(self, step: Step) -> Terms:
         """Return the unweighted KD term. The trainer multiplies it by `weight` and adds the cross-entropy."""

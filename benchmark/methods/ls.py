@@ -13,15 +13,15 @@ wrapper has no loss of its own; besides KD and DKD it is used as `ctkd+ls` and `
 Modules: none.
 
 Constants: with LS, the wrapped method's temperature is the base temperature of standardised logits, and its
-loss is small, so the wrapped methods get other constants. The tables below list the base temperature and
+loss is small, so the wrapped methods get other constants. `pair_constants` lists the base temperature and
 weight of each pair, read from the file names of the released logs; pairs without a log get temperature 2
 and weight 9.
 - KD keeps ce = 0.1.
-- DKD: alpha = weight, and beta = weight * the third number. This reading reproduces the logged loss of the
-  first epoch; it is otherwise unverified.
-- MLLD: all logit terms are standardised here. The released code standardises only the instance term
-  (unverified).
-Source: logit-standardization-KD@f6e5aa5, file names of its logs and its README.
+- DKD: alpha = weight, and beta = weight * the third number of a log's name (8 without a log). This reading
+  reproduces the logged loss of the first epoch; it is otherwise unverified.
+- MLLD: the runs have 480 epochs (960 for ShuffleV2), and the learning rates of MLLD. All logit terms are
+  standardised here. The released code standardises only the instance term (unverified).
+Source: logit-standardization-KD@f6e5aa5, file names and lengths of its logs, and its README.
 
 Paper: Sun, Ren, Li, Wang, Cao: Logit Standardization in Knowledge Distillation. CVPR 2024, arXiv 2403.01427.
 """
@@ -29,45 +29,63 @@ Paper: Sun, Ren, Li, Wang, Cao: Logit Standardization in Knowledge Distillation.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from benchmark.methods._pairs import PairConstants
 from benchmark.methods.base import Method, MethodConfig, Needs, Step, param
 
 if TYPE_CHECKING:
     from models import Features
 
-KD = {  # base temperature, weight; other pairs: 2, 9
-    "ResNet50:MobileNetV2": (3.0, 1.0),
-    "resnet110:resnet20": (4.0, 12.0),
-    "resnet32x4:wrn_16_2": (3.0, 9.0),
-    "resnet32x4:wrn_40_2": (3.0, 9.0),
-    "vgg13:MobileNetV2": (3.0, 9.0),
-    "vgg13:vgg8": (3.0, 9.0),
-    "wrn_40_2:MobileNetV2": (3.0, 9.0),
-}
-DKD = {  # base temperature, weight, beta / weight; other pairs: 2, 9, 8
-    "ResNet50:MobileNetV2": (2.0, 15.0, 2.0),
-    "resnet110:resnet20": (2.0, 15.0, 2.0),
-    "resnet110:resnet32": (2.0, 15.0, 2.0),
-    "resnet32x4:wrn_16_2": (2.0, 9.0, 2.0),
-    "resnet32x4:wrn_40_2": (2.0, 9.0, 8.0),
-    "resnet56:resnet20": (3.0, 18.0, 2.0),
-    "vgg13:MobileNetV2": (3.0, 9.0, 2.0),
-    "vgg13:vgg8": (2.0, 15.0, 2.0),
-    "wrn_40_2:MobileNetV2": (2.0, 15.0, 2.0),
-    "wrn_40_2:resnet8x4": (2.0, 18.0, 2.0),
-    "wrn_40_2:wrn_16_2": (2.0, 12.0, 2.0),
-    "wrn_40_2:wrn_40_1": (2.0, 12.0, 2.0),
-}
-MLLD = {  # base temperature, weight; other pairs: 2, 9
-    "resnet32x4:ShuffleV2": (2.0, 6.0),
-    "vgg13:MobileNetV2": (2.0, 6.0),
-    "vgg13:vgg8": (2.0, 6.0),
-}
+LOGS = "logit-standardization-KD@f6e5aa5, file names of its logs; *:*: its README"
+
+KD = PairConstants(
+    settings=("kd.temperature", "kd.weight"),
+    pairs={
+        "*:*": (2.0, 9.0),
+        "ResNet50:MobileNetV2": (3.0, 1.0),
+        "resnet110:resnet20": (4.0, 12.0),
+        "resnet32x4:wrn_16_2": (3.0, 9.0),
+        "resnet32x4:wrn_40_2": (3.0, 9.0),
+        "vgg13:MobileNetV2": (3.0, 9.0),
+        "vgg13:vgg8": (3.0, 9.0),
+        "wrn_40_2:MobileNetV2": (3.0, 9.0),
+    },
+    source=LOGS,
+)
+DKD = PairConstants(
+    settings=("dkd.temperature", "dkd.alpha", "dkd.beta"),
+    pairs={
+        "*:*": (2.0, 9.0, 72.0),
+        "ResNet50:MobileNetV2": (2.0, 15.0, 30.0),
+        "resnet110:resnet20": (2.0, 15.0, 30.0),
+        "resnet110:resnet32": (2.0, 15.0, 30.0),
+        "resnet32x4:wrn_16_2": (2.0, 9.0, 18.0),
+        "resnet32x4:wrn_40_2": (2.0, 9.0, 72.0),
+        "resnet56:resnet20": (3.0, 18.0, 36.0),
+        "vgg13:MobileNetV2": (3.0, 9.0, 18.0),
+        "vgg13:vgg8": (2.0, 15.0, 30.0),
+        "wrn_40_2:MobileNetV2": (2.0, 15.0, 30.0),
+        "wrn_40_2:resnet8x4": (2.0, 18.0, 36.0),
+        "wrn_40_2:wrn_16_2": (2.0, 12.0, 24.0),
+        "wrn_40_2:wrn_40_1": (2.0, 12.0, 24.0),
+    },
+    source=LOGS,
+)
+CTKD = PairConstants(settings=("ctkd.weight",), pairs={"*:*": (9.0,)}, source=LOGS)
+MLLD = PairConstants(
+    settings=("mlld.temperature", "mlld.levels", "protocol.epochs"),
+    pairs={
+        "*:*": (2.0, 9.0, 480),
+        "resnet32x4:ShuffleV2": (2.0, 6.0, 960),
+        "vgg13:MobileNetV2": (2.0, 6.0, 480),
+        "vgg13:vgg8": (2.0, 6.0, 480),
+    },
+    source=f"{LOGS}; epochs: the logs' lengths, in which the loss falls after epochs 150, 180 and 210",
+)
 
 
 def standardise(logits: Tensor, eps: float = 1e-7) -> Tensor:
@@ -100,26 +118,11 @@ class LS(Method):
   year      = {2024}
 }"""
     Config = LSConfig
+    pair_constants = (KD, DKD, CTKD, MLLD)
 
     @classmethod
     def needs(cls, config: LSConfig) -> Needs:
         return Needs.of("logits", "logits")
-
-    @classmethod
-    def partner_defaults(cls, other: str, teacher: str, student: str) -> Mapping[str, Any]:
-        pair = f"{teacher}:{student}"
-        if other == "kd":
-            temperature, weight = KD.get(pair, (2.0, 9.0))
-            return {"temperature": temperature, "weight": weight}
-        if other == "dkd":
-            temperature, weight, beta = DKD.get(pair, (2.0, 9.0, 8.0))
-            return {"temperature": temperature, "alpha": weight, "beta": weight * beta}
-        if other == "ctkd":
-            return {"weight": 9.0}
-        if other == "mlld":
-            temperature, weight = MLLD.get(pair, (2.0, 9.0))
-            return {"temperature": temperature, "levels": weight}
-        return {}
 
     def transform(self, step: Step) -> Step:
         def standardise_logits(features: Features) -> Features:

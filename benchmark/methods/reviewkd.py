@@ -12,7 +12,8 @@
 - z_s: the student's logits, `[B, C]` (B images, C classes).
 - y: labels, `[B]`.
 - F_s^l, F_t^l: maps of student and teacher at level l, `[B, channels, H, W]`. The deepest level is the
-  embedding as a 1x1 map; the others are the pre-activations of the stages.
+  embedding as a 1x1 map. The others are the stages' maps: the student's after their last ReLU (a WRN's
+  stages have none: its maps as they are), the teacher's before it.
 - ABF: attention-based fusion. It works from the deepest level up and passes on a residual map R of min(512,
   size of the student's embedding) channels (`mid`). up() and the resizing use the nearest neighbour.
 - HCL: hierarchical context loss. pool_m averages a map to m x m; m runs over those of 4, 2, 1 that are
@@ -21,19 +22,21 @@
 
 Modules: all convolutions and batch norms of ABF. They train with the student and are dropped at test time.
 
+That the student's maps are read after the ReLU and the teacher's before it is the authors' code.
+
 Differences from the original: its CIFAR script trains with batch size 128 and learning rate 0.1; mdistiller
 uses the benchmark's recipe, as here. Networks with different numbers of stages are paired from the deepest
 level (unverified).
 
-Constants: the original scripts have a weight between 0.6 and 8 for each pair; these values are not known
-here pair by pair. The default for all pairs is mdistiller's 5 (unverified for each pair). Sources:
-mdistiller configs/cifar100/reviewkd, distillers/ReviewKD.py; ReviewKD@cede6ea.
+Constants: the weight is the authors' for each pair (`pair_constants`), 5 where they have no other.
+Sources: ReviewKD@cede6ea; mdistiller configs/cifar100/reviewkd, distillers/ReviewKD.py.
 
 Paper: Chen, Liu, Zhao, Jia: Distilling Knowledge via Knowledge Review. CVPR 2021, arXiv 2104.09044.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +45,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.methods._common import WarmUp, check_range, require_networks
+from benchmark.methods._pairs import PairConstants
 from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
 from models import Features, NetInfo
 
@@ -49,14 +53,26 @@ Shape = tuple[int, int, int]
 SIZES = (4, 2, 1)  # sizes m that HCL pools maps to
 
 
+WEIGHTS = PairConstants(
+    settings=("reviewkd.weight",),
+    pairs={
+        "*:*": (5.0,),
+        "resnet56:resnet20": (0.6,),
+        "resnet110:resnet32": (1.0,),
+        "resnet32x4:ShuffleV2": (8.0,),
+    },
+    source="ReviewKD's released CIFAR scripts",
+)
+
+
 def levels_of(net: NetInfo) -> list[Shape]:
     """Return (channels, H, W) of each level, from the deepest (the embedding) up."""
     return [(net.embedding_dim, 1, 1), *reversed(net.stage_shapes)]
 
 
-def levels(features: Features) -> list[Tensor]:
-    """Return the map of each level, `[B, channels, H, W]`, from the deepest up."""
-    return [features.embedding[:, :, None, None], *reversed(features.preacts)]
+def levels(features: Features, maps: Sequence[Tensor]) -> list[Tensor]:
+    """Return the map of each level, `[B, channels, H, W]`, from the deepest up. maps: those of the stages."""
+    return [features.embedding[:, :, None, None], *reversed(maps)]
 
 
 class Fusion(nn.Module):
@@ -111,7 +127,7 @@ def hierarchical_loss(a: Tensor, b: Tensor) -> Tensor:
 @dataclass(frozen=True, kw_only=True)
 class ReviewKDConfig(MethodConfig):
     weight: float = param(
-        5.0, "weight of the sum over levels", "mdistiller configs/cifar100/reviewkd (unverified per pair)"
+        5.0, "weight of the sum over levels; some pairs have another", "mdistiller configs/cifar100/reviewkd"
     )
     warmup: int = param(
         20, "epochs (of 240) over which the weight rises linearly", "mdistiller WARMUP_EPOCHS 20"
@@ -127,7 +143,7 @@ class ReviewKD(Method):
     name = "reviewkd"
     title = "ReviewKD"
     formula = (
-        "CE + 5 sum_l HCL(ABF(F_s^l), F_t^l), "
+        "CE + weight sum_l HCL(ABF(F_s^l), F_t^l), weight 5 for most pairs, "
         "stages fused from deep to shallow (ABF), pooled at several sizes (HCL)"
     )
     paper = "Chen et al., Distilling Knowledge via Knowledge Review, CVPR 2021"
@@ -138,11 +154,13 @@ class ReviewKD(Method):
   pages     = {5008--5017},
   year      = {2021}
 }"""
+    revision = 2
     Config = ReviewKDConfig
+    pair_constants = (WEIGHTS,)
 
     @classmethod
     def needs(cls, config: ReviewKDConfig) -> Needs:
-        return Needs.of("preacts embedding logits", "preacts embedding")
+        return Needs.of("stages embedding logits", "preacts embedding")
 
     def __init__(self, config: ReviewKDConfig, context: MethodContext) -> None:
         super().__init__(config, context)
@@ -168,7 +186,8 @@ class ReviewKD(Method):
         if not self.is_active("reviewkd"):
             return {}
         parts, residual = [], None
-        pairs = zip(levels(step.student), levels(step.teacher), strict=False)
+        student, teacher = step.student, step.teacher
+        pairs = zip(levels(student, student.stages), levels(teacher, teacher.preacts), strict=False)
         for fusion, (f_s, f_t) in zip(self.fusions, pairs, strict=True):
             out, residual = fusion(f_s, residual)
             parts.append(hierarchical_loss(out, f_t))

@@ -8,8 +8,8 @@
   the smaller.
 - W_t, b_t: the teacher's classifier, frozen.
 
-Modules: the projector P is conv1x1 (c_s -> c_t/2)-BN-ReLU-conv3x3 depthwise-BN-ReLU-conv1x1 (c_t/2 ->
-c_t)-BN-ReLU, without biases.
+Modules: the projector P is conv1x1 (c_s -> c_t/2)-BN-ReLU-conv3x3 (c_t/2 -> c_t/2)-BN-ReLU-conv1x1 (c_t/2
+-> c_t)-BN-ReLU, without biases. As in the authors' code, the 3x3 convolution is a full one.
 
 **The student has extra parameters at test time**: the trained projector, and the teacher's classifier in
 place of its own. A record counts P under `method_params`. The student's own classifier is not trained, so
@@ -45,7 +45,7 @@ def projector(c_s: int, c_t: int, factor: int) -> nn.Sequential:
         nn.Conv2d(c_s, mid, 1, bias=False),
         nn.BatchNorm2d(mid),
         nn.ReLU(),
-        nn.Conv2d(mid, mid, 3, padding=1, groups=mid, bias=False),
+        nn.Conv2d(mid, mid, 3, padding=1, bias=False),
         nn.BatchNorm2d(mid),
         nn.ReLU(),
         nn.Conv2d(mid, c_t, 1, bias=False),
@@ -88,6 +88,7 @@ class SimKD(Method):
         "the projector and the teacher's classifier "
         "(extra parameters; the student's own classifier is not trained)"
     )
+    revision = 2
     Config = SimKDConfig
 
     @classmethod

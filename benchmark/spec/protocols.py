@@ -127,6 +127,21 @@ PROTOCOLS: dict[str, Protocol] = {
             note="CRD's recipe and teachers. The reported epoch is not known, so both are shown.",
         ),
         Protocol(
+            name="kdpp",
+            title="KD++",
+            report="both",
+            teacher_epoch="last",
+            teacher_protocol="crd",
+            batch_size=128,
+            lr=0.1,
+            lr_small=0.02,
+            nesterov=True,
+            note="CRD's teachers and milestones, with Nesterov momentum and the learning rates of the "
+            "released example: 0.1, and 0.02 for ShuffleNets (here for MobileNetV2 too). It trains 64 images "
+            "on each of two GPUs. Here one GPU trains the 128 images, so a batch norm's statistics are those "
+            "of 128 images and not of 64. The reported epoch is not known.",
+        ),
+        Protocol(
             name="lightskd",
             title="LightSKD (self-distillation)",
             report="both",
@@ -339,9 +354,12 @@ def resolve(
     schedule: protocol fields that the method replaces.
     overrides: checked `recipe.FIELD` settings by field.
 
-    Raises `InputError` for fewer than two training images.
+    Raises `InputError` for fewer than two training images, and for a field of `schedule` that does not exist.
     """
     overrides = dict(overrides or {})
+    fields = [f.name for f in dataclasses.fields(Protocol)]
+    if wrong := sorted(set(schedule or {}) - set(fields)):
+        raise unknown("protocol field that a method replaces:", wrong[0], fields)
     p = dataclasses.replace(protocol, **(schedule or {}))
     epochs = overrides.pop("epochs", None)
     if epochs is None:

@@ -282,21 +282,24 @@ class ActiveRun:
         self.meter.add(total, terms, correct, len(batch.labels))
 
     def student_features(self, batch: Batch, needs: Needs) -> dict[str, Features]:
-        """Run the student on all views of the batch in one pass. Returns its features by view."""
+        """Run the student on all views of the batch, in one pass or in one for each. Returns its features by
+        view."""
         if self.student is None or not needs.student:
             return {}
         names = [v.name for v in needs.views]
         images = [batch.views[n] for n in names]
-        x = images[0] if len(images) == 1 else torch.cat(images).contiguous(memory_format=torch.channels_last)
+        together = len(images) > 1 and not needs.separate_passes
+        inputs = [torch.cat(images).contiguous(memory_format=torch.channels_last)] if together else images
         student = self.student
 
-        def run() -> Features:
-            return features_of(student, x, needs.student)
+        def run() -> list[Features]:
+            return [features_of(student, x, needs.student) for x in inputs]
 
         with self.execution.autocast():
-            out = casts.with_cast_weights(student, run) if self.execution.casts_at_once else run()
-        if len(names) == 1:
-            return {names[0]: out}
+            outputs = casts.with_cast_weights(student, run) if self.execution.casts_at_once else run()
+        if not together:
+            return dict(zip(names, outputs, strict=True))
+        (out,) = outputs
         by_view, start = {}, 0
         for name, image in zip(names, images, strict=True):
             by_view[name] = out.rows(slice(start, start + len(image)))

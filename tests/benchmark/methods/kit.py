@@ -12,6 +12,7 @@ operations.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -304,7 +305,7 @@ def real_step(
     wrap: Callable[[Features], Features] | None = None,
 ) -> Step:
     """Return a step as the trainer makes it, with the context's networks. The student runs all views in one
-    batch.
+    batch, or each by itself if `needs` says so.
 
     all_parts: keep the parts that `needs` does not name; reading one of them raises `MissingPart` otherwise.
     wrap: applied to the features of each pass of the student.
@@ -313,11 +314,15 @@ def real_step(
     students: dict[str, Features] = {}
     if needs.student and context.student_net is not None:
         dtype = next(context.student_net.parameters()).dtype
-        features = context.student_net.features(torch.cat([images[v.name] for v in needs.views]).to(dtype))
-        start = 0
-        for view in needs.views:
-            rows = features.rows(slice(start, start + view.copies * len(indices)))
-            start += view.copies * len(indices)
+        inputs = [images[v.name].to(dtype) for v in needs.views]
+        if needs.separate_passes:
+            outputs = [context.student_net.features(x) for x in inputs]
+        else:
+            features, ends = context.student_net.features(torch.cat(inputs)), [0]
+            for x in inputs:
+                ends.append(ends[-1] + len(x))
+            outputs = [features.rows(slice(a, b)) for a, b in itertools.pairwise(ends)]
+        for view, rows in zip(needs.views, outputs, strict=True):
             rows = rows if wrap is None else wrap(rows)
             students[view.name] = rows if all_parts else rows.select(needs.student)
     teachers: dict[str, Features] = {}

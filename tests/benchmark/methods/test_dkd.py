@@ -78,11 +78,21 @@ def test_warm_up_in_proportion(epochs, length):
 
 
 @pytest.mark.parametrize(
-    ("teacher", "beta"), [("resnet56", 2.0), ("wrn_40_2", 6.0), ("vgg13", 6.0), ("resnet32x4", 8.0)]
+    ("pair", "beta"),
+    [
+        ("resnet56:resnet20", 2.0),
+        ("resnet110:resnet32", 2.0),
+        ("wrn_40_2:wrn_16_2", 6.0),
+        ("vgg13:MobileNetV2", 6.0),
+        ("resnet32x4:resnet8x4", 8.0),
+        ("ResNet50:MobileNetV2", 8.0),
+        ("wrn_40_2:ShuffleV1", 8.0),
+        ("wrn_40_2:resnet8x4", 6.0),  # no configuration: as the teacher's other pairs
+    ],
 )
-def test_beta_is_the_teachers_unless_set(teacher, beta):
+def test_beta_is_the_pairs_unless_set(pair, beta):
     def used(spec):
         return spec.components[0].config.beta
 
-    assert used(methods.parse("dkd", {}, teacher, "resnet20")) == beta
-    assert used(methods.parse("dkd", {"dkd.beta": 5.0}, teacher, "resnet20")) == 5.0
+    assert used(methods.parse("dkd", {}, *pair.split(":"))) == beta
+    assert used(methods.parse("dkd", {"dkd.beta": 5.0}, *pair.split(":"))) == 5.0

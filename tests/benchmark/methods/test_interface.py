@@ -1,7 +1,7 @@
 """Rules that every method must follow. The tests run for all methods found, so a new file is tested as well.
 
 Steps are made as the trainer makes them: with the method's own sampler and views, small networks, and a
-student that runs all of its views in one batch.
+student that runs all of its views in one batch, or each by itself, as the method says.
 """
 
 import copy
@@ -18,7 +18,9 @@ from torch import nn
 
 from benchmark import methods
 from benchmark.methods import Method, MethodConfig, Objective
+from benchmark.spec.protocols import Protocol
 from models import PARTS, MissingPart, info
+from models import names as network_names
 
 FILES = methods.names()
 every_file = pytest.mark.parametrize("name", FILES)
@@ -139,17 +141,18 @@ def test_combined_defaults_are_fields_of_their_type(name):
 
 
 @every_file
-@pytest.mark.parametrize("pair", PAIRS.split())
-def test_defaults_of_a_pair_are_fields_of_their_type(name, pair):
-    teacher, student = pair.split(":")
-    method = methods.get(name)
-    found = {name: method.pair_defaults(teacher, student)} | {
-        n: method.partner_defaults(n, teacher, student) for n in FILES if n != name
-    }
-    for other, values in found.items():
-        defaults = {f.name: f.default for f in dataclasses.fields(methods.get(other).Config)}
-        for field, value in values.items():
-            assert type(value) is type(defaults[field])
+def test_constants_by_pair_are_fields_of_their_type_and_have_a_source(name):
+    for table in methods.get(name).pair_constants:
+        assert table.source and table.pairs
+        assert table.methods <= set(FILES)
+        for pair, values in table.pairs.items():
+            teacher, student = pair.split(":")
+            assert {teacher, student} <= {*network_names(), "none", "*"}, pair
+            for setting, value in zip(table.settings, values, strict=True):
+                owner, field = setting.split(".")
+                config = Protocol if owner == "protocol" else methods.get(owner).Config
+                (kind,) = {f.type for f in dataclasses.fields(config) if f.name == field}
+                assert value is None or type(value).__name__ == kind, (setting, pair)
 
 
 @every_method
@@ -158,9 +161,9 @@ def test_settings_are_stable_and_complete(name):
     settings = spec.settings()
     assert json.loads(json.dumps(settings)) == settings == methods.parse(name).settings()
     listed = settings["components"][name]
-    assert listed.keys() - {"revision"} == {f.name for f in dataclasses.fields(spec.components[0].config)} - {
-        "ce"
-    }
+    fields = dataclasses.fields(spec.components[0].config)
+    left_out = {"ce"} | {f.name for f in fields if f.metadata.get("keep_keys")}
+    assert listed.keys() - {"revision"} == {f.name for f in fields} - left_out
     assert listed["revision"] == methods.get(name).revision
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from kit import build, fake_features, gradients, make_context, make_step, tiny_info
+from kit import build, fake_features, gradients, make_context, make_step, tiny_info, weights
 
 from benchmark import methods
 
@@ -86,3 +86,19 @@ def test_total_alone_is_the_kd_row_of_the_benchmark():
     )
     torch.testing.assert_close(total, expected)
     assert set(terms) == {"ce", "kd"}
+
+
+def test_warm_up_if_it_is_set():
+    context = make_context(tiny_info(), tiny_info(), epochs=240)
+    usual, warm = build("kd", context), build("kd", context, warmup=20)
+    for epoch, factor in ((1, 0.05), (10, 0.5), (20, 1.0), (240, 1.0)):
+        for method in (usual, warm):
+            method.start_epoch(epoch)
+        assert weights(usual) == {"kd": 0.9} and weights(warm)["kd"] == pytest.approx(0.9 * factor)
+
+
+def test_the_key_of_a_run_without_warm_up_does_not_contain_it():
+    settings = [
+        methods.parse("kd", {"kd.warmup": warmup}).settings()["components"]["kd"] for warmup in (0, 20)
+    ]
+    assert settings[1] == {**settings[0], "warmup": 20}

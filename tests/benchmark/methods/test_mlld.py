@@ -1,38 +1,18 @@
-"""MLLD against its formula in plain loops; its strong view."""
+"""MLLD against its formula: values, gradients, schedule; weak and strong view in passes of their own."""
 
-import math
 import statistics
 
 import pytest
 import torch
 import torch.nn.functional as F
-from kit import build, fake_features, gradients, make_context, make_step, raw_batch, tiny_info
+from kit import build, fake_features, gradients, make_context, make_step, tiny_info, weights
 
-from benchmark.methods.mlld import STRONG, reshape, retone
+from benchmark import methods
+from benchmark.spec.resolver import Resolver
+from benchmark.spec.runs import Request
+from results import published
 
 CONTEXT = make_context(tiny_info(), tiny_info())
-
-
-def softmax(row, temperature):
-    exps = [math.exp(z / temperature) for z in row]
-    return [e / sum(exps) for e in exps]
-
-
-def product(rows):
-    return [[sum(a * b for a, b in zip(x, y, strict=True)) for y in rows] for x in rows]
-
-
-def level(name, p_s, p_t, t, mask):
-    if name == "instance":
-        kls = [
-            sum(a * math.log(a / b) for a, b in zip(x, y, strict=True)) for x, y in zip(p_t, p_s, strict=True)
-        ]
-        return t**2 * sum(k * m for k, m in zip(kls, mask, strict=True)) / len(kls)
-    if name == "class":
-        p_s, p_t = list(zip(*p_s, strict=True)), list(zip(*p_t, strict=True))
-    a, b = product(p_s), product(p_t)
-    n = len(a)
-    return sum((a[i][j] - b[i][j]) ** 2 * mask[j] for i in range(n) for j in range(n)) / n**3
 
 
 def step(batch=5, **kwargs):
@@ -45,60 +25,114 @@ def step(batch=5, **kwargs):
     return make_step(CONTEXT, students, teachers)
 
 
-@pytest.mark.parametrize("batch", [4, 5])
-def test_value(batch):
-    the_step = step(batch)
-    terms = build("mlld", CONTEXT, temperature=4.0).loss(the_step)
-    p = [softmax(row, 1.0) for row in the_step.teacher.logits.tolist()]
-    sure, total = [max(row) for row in p], [sum(column) for column in zip(*p, strict=True)]
-    unsure, rare = ([float(x <= statistics.median(xs)) for x in xs] for xs in (sure, total))
-    for name in ("instance", "class", "batch"):
-        expected = 0.0
-        for t in (4.0, 2.0, 3.0, 5.0, 6.0):
-            for view, mask in (("normal", rare if name == "class" else unsure), ("strong", [1.0] * 10)):
-                p_s, p_t = (
-                    [softmax(row, t) for row in n[view].logits.tolist()]
-                    for n in (the_step.students, the_step.teachers)
-                )
-                n = len(p_s[0]) if name == "class" else len(p_s)
-                expected += level(name, p_s, p_t, t, mask[:n])
-        assert terms[f"mlld_{name}"].item() == pytest.approx(expected, rel=1e-8), name
-    assert terms["mlld_strong"].item() == pytest.approx(
-        F.cross_entropy(the_step.students["strong"].logits, the_step.labels).item()
-    )
+def expected(the_step, first):
+    """The terms, one image and one entry of a matrix after the other."""
+    weak_s, strong_s = (the_step.students[v].logits for v in ("normal", "strong"))
+    weak_t, strong_t = (the_step.teachers[v].logits for v in ("normal", "strong"))
+
+    def kd(z_s, z_t, t):
+        p, q = torch.softmax(z_t / t, 1), torch.softmax(z_s / t, 1)
+        return t**2 * sum((a * (a / b).log()).sum() for a, b in zip(p, q, strict=True)) / len(p)
+
+    def matrices(t, by_class):
+        """Squared Frobenius distance of the Gram matrices of the rows, or of the columns."""
+        p, q = (torch.softmax(z / t, 1) for z in (weak_t, weak_s))
+        p, q = (p.T, q.T) if by_class else (p, q)
+        n = len(p)
+        return sum((p[i] @ p[j] - q[i] @ q[j]) ** 2 for i in range(n) for j in range(n)) / n
+
+    p = torch.softmax(weak_t, 1)
+    sure, total = p.max(dim=1).values.tolist(), p.sum(dim=0).tolist()
+    a, c = (sum(x <= statistics.median(xs) for x in xs) / len(xs) for xs in (sure, total))
+    five = (first, 3.0, 5.0, 2.0, 6.0)
+    return {
+        "mlld_instance": a * sum(kd(weak_s, weak_t, t) for t in five)
+        + sum(kd(strong_s, strong_t, t) for t in (first, 3.0, 5.0))
+        + sum(kd(weak_s, weak_t, t) for t in (2.0, 6.0)),
+        "mlld_class": c * sum(matrices(t, by_class=True) for t in five),
+        "mlld_batch": a * sum(matrices(t, by_class=False) for t in five),
+        "mlld_strong": F.cross_entropy(strong_s, the_step.labels),
+    }
 
 
-def test_gradient_reaches_the_students_logits_of_both_views_alone():
+@pytest.mark.parametrize(("batch", "first"), [(4, 4.0), (5, 4.0), (5, 2.0)])
+def test_value_and_gradient(batch, first):
+    the_step = step(batch, requires_grad=True)
+    terms, wanted = build("mlld", CONTEXT, temperature=first).loss(the_step), expected(the_step, first)
+    assert terms.keys() == wanted.keys()
+    for name, value in terms.items():
+        torch.testing.assert_close(value, wanted[name], rtol=1e-12, atol=0.0)
+        for view in ("normal", "strong"):
+            ours, theirs = (
+                torch.autograd.grad(x, the_step.students[view].logits, retain_graph=True, allow_unused=True)[
+                    0
+                ]
+                for x in (value, wanted[name])
+            )
+            assert (ours is None) == (theirs is None)
+            if ours is not None:
+                torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-13)
+
+
+def test_the_total_is_a_tenth_of_both_cross_entropies_and_nine_tenths_of_the_levels():
+    spec, the_step = methods.parse("mlld"), step()
+    total, terms = methods.Objective(spec, CONTEXT, lambda name: 0)({"mlld": the_step})
+    hard = [F.cross_entropy(the_step.students[v].logits, the_step.labels) for v in ("normal", "strong")]
+    soft = sum(terms[f"mlld_{level}"] for level in ("instance", "class", "batch"))
+    torch.testing.assert_close(total, 0.1 * sum(hard) + 0.9 * soft)
+
+
+def test_gradient_reaches_the_students_logits_alone():
     the_step = step(requires_grad=True)
+    views = {"mlld_instance": {"normal", "strong"}, "mlld_strong": {"strong"}}
     for term, value in build("mlld", CONTEXT).loss(the_step).items():
         for view, features in the_step.students.items():
             reached = [part for part, is_reached in gradients(value, features).items() if is_reached]
-            assert reached == ([] if (term, view) == ("mlld_strong", "normal") else ["logits"])
+            assert reached == (["logits"] if view in views.get(term, {"normal"}) else [])
 
 
-def test_the_strong_view_has_normalised_images_and_depends_on_its_draws_alone():
-    raw = raw_batch(CONTEXT, torch.arange(40))
-    draws = STRONG.draw(40, torch.Generator().manual_seed(0))
-    strong = STRONG.make(raw, draws, draws)
-    assert strong.shape == (40, 3, 32, 32) and strong.isfinite().all()
-    assert torch.equal(strong, STRONG.make(raw, draws, draws))
-    pixels = (strong.permute(0, 2, 3, 1) * raw.std + raw.mean) * 255
-    assert pixels.min() > -0.01 and pixels.max() < 255.01
+def test_weights():
+    assert weights(build("mlld", CONTEXT)) == {
+        "mlld_instance": 0.9,
+        "mlld_class": 0.9,
+        "mlld_batch": 0.9,
+        "mlld_strong": 0.1,
+    }
 
 
-def test_geometric_changes():
-    images = torch.rand(6, 32, 32, 3)
-    moved = reshape(images, torch.arange(6), torch.ones(6))
-    assert torch.equal(moved[0], images[0])
-    assert torch.equal(moved[4, :, :-5], images[4, :, 5:]), "a shift by 0.3 of half the width is 5 columns"
-    assert torch.equal(moved[5, :-5], images[5, 5:])
-    assert all(not torch.equal(moved[k], images[k]) for k in range(1, 6))
+def recipe(method, pair, profile="paper"):
+    teacher, student = pair.split(":")
+    return Resolver().run(Request("cifar100", "mdistiller", profile, teacher, student, method), 0).recipe
 
 
-def test_changes_of_tone():
-    images = torch.full((6, 2, 2, 3), 200.0)
-    images[:, 0] = 100.0
-    toned = retone(images, torch.arange(6), torch.tensor([1.0, 1, -1, 1, 1, 1]))
-    tops, lows = toned[:, 1, 0, 0].tolist(), toned[:, 0, 0, 0].tolist()
-    assert tops == pytest.approx([200, 260, 185, 200, 55, 200])
-    assert lows == pytest.approx([100, 130, 115, 100, 100, 96])
+@pytest.mark.parametrize(
+    ("pair", "epochs", "lr"),
+    [
+        ("resnet32x4:resnet8x4", 240, 0.025),
+        ("vgg13:vgg8", 240, 0.025),
+        ("wrn_40_2:MobileNetV2", 240, 0.01),
+        ("ResNet50:MobileNetV2", 480, 0.01),
+        ("vgg13:MobileNetV2", 480, 0.01),
+        ("wrn_40_2:ShuffleV1", 480, 0.01),
+        ("resnet32x4:ShuffleV1", 960, 0.01),
+        ("resnet32x4:ShuffleV2", 960, 0.01),
+    ],
+)
+def test_epochs_and_learning_rate_are_the_pairs_and_the_milestones_stay(pair, epochs, lr):
+    r = recipe("mlld", pair)
+    assert (r.epochs, r.milestones, r.lr) == (epochs, (150, 180, 210), lr)
+    assert r.lr_at(150) == lr and r.lr_at(151) == pytest.approx(lr / 10)
+    assert recipe("mlld", pair, "short").epochs == epochs / 16
+
+
+def test_with_ls_the_epochs_and_milestones_are_those_of_the_released_logs():
+    logs = published.curves(method="mlld+ls")
+    for (teacher, student), log in logs.groupby(["teacher", "student"]):
+        r = recipe("mlld+ls", f"{teacher}:{student}")
+        assert r.epochs == len(log)
+        loss = log.set_index("epoch")["train_loss"]
+        first = r.milestones[0]
+        assert loss[first + 1] < 0.9 * loss[first], "the learning rate drops in epoch 151"
+        in_proportion = first * r.epochs // 240
+        assert loss[in_proportion + 1] > 0.99 * loss[in_proportion]
+    assert len(logs.groupby(["teacher", "student"])) == 12

@@ -330,6 +330,10 @@ def test_reserved_names(toys, capsys, name):
         ("revision = 'two'", "revision of class Toy is 'two'; it must be of type int"),
         ("combined_defaults = 3", "combined_defaults of class Toy is 3; it must be of type Mapping"),
         ("formula = None", "formula of class Toy is None; it must be of type str"),
+        (
+            "pair_constants = ({},)",
+            "pair_constants of class Toy is ({},); it must be a tuple of PairConstants",
+        ),
     ],
 )
 def test_class_attributes_are_checked_when_found(toys, capsys, body, message):

@@ -4,7 +4,10 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from kit import build, fake_features, gradients, make_context, make_step, pooled, tiny_info, weights
+
+from benchmark import methods
 
 CONTEXT = make_context(
     tiny_info(((3, 6, 6), (4, 3, 3)), embedding=5), tiny_info(((2, 5, 5), (3, 2, 2)), embedding=4), epochs=240
@@ -68,14 +71,12 @@ def test_value():
     total = 0.0
     for image in range(2):
 
-        def levels(f, image=image):
-            return [
-                f.embedding[image, :, None, None].tolist(),
-                *(p[image].tolist() for p in reversed(f.preacts)),
-            ]
+        def levels(f, maps, image=image):
+            return [f.embedding[image, :, None, None].tolist(), *(p[image].tolist() for p in reversed(maps))]
 
         residual = None
-        for fusion, f_s, f_t in zip(method.fusions, levels(student), levels(teacher), strict=True):
+        student_levels, teacher_levels = levels(student, student.stages), levels(teacher, teacher.preacts)
+        for fusion, f_s, f_t in zip(method.fusions, student_levels, teacher_levels, strict=True):
             x = norm(conv(f_s, fusion.reduce[0].weight.tolist()))
             if residual is not None:
                 up = resized(residual, len(x[0]), len(x[0][0]))
@@ -95,14 +96,85 @@ def test_value():
     assert terms["reviewkd"].item() == pytest.approx(total / 2, rel=1e-10)
 
 
+def expected(method, student, teacher):
+    """The loss of a method in train mode, written with torch's functions."""
+
+    def conv_norm(block, x, padding=0):
+        weight, norm = block[0].weight, block[1]
+        x = F.conv2d(x, weight, padding=padding)
+        return F.batch_norm(x, None, None, norm.weight, norm.bias, training=True)
+
+    total, residual = 0.0, None
+    maps_s = (student.embedding[:, :, None, None], student.stages[1], student.stages[0])
+    maps_t = (teacher.embedding[:, :, None, None], teacher.preacts[1], teacher.preacts[0])
+    for fusion, f_s, f_t in zip(method.fusions, maps_s, maps_t, strict=True):
+        x = conv_norm(fusion.reduce, f_s)
+        if residual is not None:
+            up = F.interpolate(residual, x.shape[2:])
+            conv = fusion.attention[0]
+            gate = F.conv2d(torch.cat([x, up], 1), conv.weight, conv.bias).sigmoid()
+            x = gate[:, 0:1] * x + gate[:, 1:2] * up
+        residual = F.interpolate(x, f_t.shape[2:])
+        out = conv_norm(fusion.out, residual, padding=1)
+        sizes = [m for m in (4, 2, 1) if m < f_t.shape[2]]
+        pooled_terms = [
+            (F.adaptive_avg_pool2d(out, m) - F.adaptive_avg_pool2d(f_t, m)).square().mean() for m in sizes
+        ]
+        terms = [(out - f_t).square().mean(), *pooled_terms]
+        total = total + sum(t / 2**k for k, t in enumerate(terms)) / sum(2**-k for k in range(len(terms)))
+    return total
+
+
+def test_value_and_gradient_in_train_mode():
+    """The student's maps after the ReLU, the teacher's before it."""
+    student, teacher = (
+        fake_features(CONTEXT.student, requires_grad=True),
+        fake_features(CONTEXT.teacher, seed=1),
+    )
+    method = build("reviewkd", CONTEXT)
+    read = [student.embedding, *student.stages, *method.parameters()]
+    ours = method.loss(make_step(CONTEXT, student, teacher))["reviewkd"]
+    theirs = expected(method, student, teacher)
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0.0)
+    for a, b in zip(torch.autograd.grad(ours, read), torch.autograd.grad(theirs, read), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_the_maps_of_a_wrn_student_are_read_as_they_are():
+    context = make_context("wrn_16_2", "resnet14")
+    with torch.no_grad():
+        student = context.student_net.double().features(torch.randn(2, 3, 32, 32).double())
+    assert any((p < 0).any() for p in student.stages)
+    method = build("reviewkd", context)
+    seen = []
+    for fusion in method.fusions:
+        fusion.reduce.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    method.loss(make_step(context, student, fake_features(context.teacher, 2)))
+    assert all(a is b for a, b in zip(seen[1:], reversed(student.stages), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("pair", "weight"),
+    [
+        ("resnet56:resnet20", 0.6),
+        ("resnet110:resnet32", 1.0),
+        ("resnet32x4:ShuffleV2", 8.0),
+        ("resnet32x4:ShuffleV1", 5.0),
+        ("wrn_40_2:wrn_16_2", 5.0),
+    ],
+)
+def test_the_weight_is_the_pairs(pair, weight):
+    assert methods.parse("reviewkd", {}, *pair.split(":")).components[0].config.weight == weight
+
+
 def test_gradient_reaches_every_level_and_module_and_not_the_teacher():
     student = fake_features(CONTEXT.student, requires_grad=True)
     teacher = fake_features(CONTEXT.teacher, seed=1)
     method = build("reviewkd", CONTEXT)
     loss = method.loss(make_step(CONTEXT, student, teacher))["reviewkd"]
-    assert [k for k, reached in gradients(loss, student).items() if reached] == ["preacts", "embedding"]
+    assert [k for k, reached in gradients(loss, student).items() if reached] == ["stages", "embedding"]
     loss.backward()
-    assert all(p.grad.any() for p in student.preacts)
+    assert all(p.grad.any() for p in student.stages)
     assert all(p.grad is not None and p.grad.any() for p in method.parameters())
 
 
@@ -110,7 +182,7 @@ def test_the_deepest_level_reaches_the_shallowest_through_the_fusion():
     student = fake_features(CONTEXT.student, requires_grad=True)
     method = build("reviewkd", CONTEXT)
     x, residual = student.embedding[:, :, None, None], None
-    for fusion, f in zip(method.fusions, (x, *reversed(student.preacts)), strict=True):
+    for fusion, f in zip(method.fusions, (x, *reversed(student.stages)), strict=True):
         out, residual = fusion(f, residual)
     assert torch.autograd.grad(out.square().sum(), student.embedding)[0].any()
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from kit import build, fake_features, gradients, make_context, make_step, pooled
 
 import models
@@ -12,18 +13,20 @@ from benchmark import methods
 CONTEXT = make_context("resnet8", "resnet14")
 
 
-def layer(x, weight, groups=False):
-    """1x1, or depthwise 3x3 with padding 1; then a fresh batch norm in eval mode and ReLU. `[C][H][W]`."""
-    height, width = len(x[0]), len(x[0][0])
+def layer(x, weight):
+    """1x1, or 3x3 with padding 1; then a fresh batch norm in eval mode and ReLU. `[C][H][W]`."""
+    height, width, k = len(x[0]), len(x[0][0]), len(weight[0][0])
 
     def at(c, r, q):
         return x[c][r][q] if 0 <= r < height and 0 <= q < width else 0.0
 
     def output(d, r, q):
-        if groups:
-            total = sum(weight[d][0][i][j] * at(d, r + i - 1, q + j - 1) for i in range(3) for j in range(3))
-        else:
-            total = sum(weight[d][c][0][0] * x[c][r][q] for c in range(len(x)))
+        total = sum(
+            weight[d][c][i][j] * at(c, r + i - k // 2, q + j - k // 2)
+            for c in range(len(x))
+            for i in range(k)
+            for j in range(k)
+        )
         return max(total / math.sqrt(1 + 1e-5), 0.0)
 
     return [[[output(d, r, q) for q in range(width)] for r in range(height)] for d in range(len(weight))]
@@ -32,8 +35,18 @@ def layer(x, weight, groups=False):
 def project(method, x):
     p = method.projector
     x = layer(x, p[0].weight.tolist())
-    x = layer(x, p[3].weight.tolist(), groups=True)
+    x = layer(x, p[3].weight.tolist())
     return layer(x, p[6].weight.tolist())
+
+
+def test_the_projector_has_a_full_3x3_convolution():
+    """From resnet20's 64 channels by way of 128 to the 256 of resnet32x4, and three batch norms."""
+    context = make_context("resnet20", "resnet32x4", num_classes=100)
+    projector = build("simkd", context).projector
+    assert sum(p.numel() for p in projector.parameters()) == (
+        64 * 128 + 128 * 128 * 9 + 128 * 256 + 2 * (128 + 128 + 256)
+    )
+    assert sum(p.numel() for p in projector.parameters()) == 189_440
 
 
 def small(context, size, seed):
@@ -50,6 +63,22 @@ def test_value_with_a_larger_student_map():
     projected = torch.tensor(project(method, x), dtype=torch.float64)
     expected = (projected - teacher.preacts[-1][0].relu()).square().mean()
     torch.testing.assert_close(method.loss(make_step(CONTEXT, student, teacher))["simkd"], expected)
+
+
+def test_value_and_gradient_in_train_mode():
+    student = fake_features(CONTEXT.student, requires_grad=True)
+    teacher = fake_features(CONTEXT.teacher, seed=1)
+    method = build("simkd", CONTEXT)
+    x, p = student.stages[-1], method.projector
+    for conv, norm in ((p[0], p[1]), (p[3], p[4]), (p[6], p[7])):
+        x = F.conv2d(x, conv.weight, padding=conv.weight.shape[-1] // 2)
+        x = F.batch_norm(x, None, None, norm.weight, norm.bias, training=True).relu()
+    theirs = (x - teacher.preacts[-1].relu()).square().mean()
+    ours = method.loss(make_step(CONTEXT, student, teacher))["simkd"]
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0.0)
+    read = [student.stages[-1], *p.parameters()]
+    for a, b in zip(torch.autograd.grad(ours, read), torch.autograd.grad(theirs, read), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
 
 
 def test_prediction_is_the_teachers_classifier_on_the_projected_map():

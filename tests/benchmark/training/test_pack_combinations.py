@@ -98,3 +98,12 @@ def test_a_student_that_predicts_with_a_projector_is_tested_with_it(tmp_path: Pa
     without = evaluate(student, test, mean, std, FP32)
     with_projector = evaluate(student, test, mean, std, FP32, method.eval().predict)
     assert with_projector.top1 == record["top1_last"] > 10 + without.top1
+
+
+def test_dropout_in_a_methods_modules_is_the_same_after_a_resume(tmp_path: Path) -> None:
+    """KD++ has a dropout where the embeddings differ in size."""
+    run = small_run("kd+kdpp", teacher="MobileNetV2", recipe__train_images=32, recipe__test_images=20)
+    assert [o.status for o in train([run], tmp_path / "once")] == ["done"]
+    assert [o.status for o in train([run], tmp_path / "twice", until=1)] == ["stopped"]
+    assert [o.status for o in train([run], tmp_path / "twice")] == ["done"]
+    assert weights(run, tmp_path / "once") == weights(run, tmp_path / "twice")
