@@ -141,11 +141,11 @@ def erratum_applies(erratum: Mapping[str, str], number: PublishedNumber) -> bool
 
 
 def table_files(folder: Path) -> list[Path]:
-    """Return the table files below a folder, sorted. Errata and curves are not tables."""
+    """Return the table files below a folder, sorted. Errata, checkpoints and curves are not tables."""
     return sorted(
         p
         for p in folder.rglob("*.csv")
-        if p.name != "errata.csv" and "curves" not in p.relative_to(folder).parts
+        if p.name not in ("errata.csv", "checkpoints.csv") and "curves" not in p.relative_to(folder).parts
     )
 
 
