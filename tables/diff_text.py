@@ -11,9 +11,10 @@ from tabulate import tabulate
 
 from benchmark.errors import unknown
 from benchmark.text import plural
+from tables.between_methods import power_note
 from tables.cells import EPOCH_NOTE
 from tables.diff import CellDiff, Diff, count_verdicts, to_frame
-from tables.statistics import RULE, TAU, WIDE_TAU, Assumption, power_note
+from tables.statistics import RULE, TAU, WIDE_TAU, Assumption
 from tables.text import escape_md, escape_tex, mean_std, signed, wrap
 from tables.verdicts import MARKS, Verdict
 
@@ -36,7 +37,9 @@ def format_diff(diffs: Sequence[CellDiff], fmt: str = "plain", color: bool = Fal
     """Return the diff as `plain` text for the terminal, `md`, `tex`, `csv` or `json`.
 
     head: whether to begin with title and conditions; they are not needed if the diff follows the table.
-    color: whether the deltas (blue: above, red: below) and verdicts of `plain` are coloured. Raises `InputError` for another format.
+    color: whether the deltas (blue: above, red: below) and the verdicts of `plain` are coloured.
+
+    Raises `InputError` for another format.
     """
     if fmt not in FORMATS:
         raise unknown("format", fmt, FORMATS)
@@ -149,13 +152,13 @@ def _below(diffs: Sequence[CellDiff], numbers: dict[str, int]) -> list[str]:
         )
     if any(c.verdict is Verdict.UNDECIDED for c in diffs):
         lines.append(
-            "undecided (n ...): the number of our seeds that would decide, if mean and std stayed as they are. "
-            "That is optimistic, because the mean will move. (n -): no number of seeds decides."
+            "undecided (n ...): the number of our seeds that would decide, if mean and std stayed as they "
+            "are. That is optimistic, because the mean will move. (n -): no number of seeds decides."
         )
     if any(c.rule == "both" for c in diffs):
         lines.append(
-            "epoch both: it is not known which epoch the paper reports; ours is shown as last / best, the delta "
-            "is that of the last, and the verdict holds for both."
+            "epoch both: it is not known which epoch the paper reports; ours is shown as last / best, the "
+            "delta is that of the last, and the verdict holds for both."
         )
     if judged:
         lines.append(power_note(max(c.n for c in judged)))

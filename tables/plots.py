@@ -18,6 +18,7 @@ import pandas as pd
 
 from benchmark.spec.matrix import Expansion
 from results.files import atomic
+from results.published.spread import seed_stds
 from results.store import Store
 from tables.cells import (
     CellResult,
@@ -28,7 +29,6 @@ from tables.cells import (
     rank_rule,
 )
 from tables.curves import cell_curves
-from results.published.spread import seed_stds
 from tables.diff import CellDiff, diff_table
 from tables.statistics import Sample, mean_interval
 from tables.text import signed

@@ -9,10 +9,10 @@ import pandas as pd
 
 from benchmark.spec.matrix import Expansion
 from results.store import Store
+from tables.between_methods import Paired, paired
 from tables.cells import BASELINE_ROWS, CellResult, RunResult, number, rank_rule
 from tables.curves import cell_curves, comparable_epochs, compare, schedule_mismatch
 from tables.diff import CellDiff
-from tables.statistics import Paired, paired
 from tables.text import mean_std, signed
 from tables.verdicts import CurveVerdict
 

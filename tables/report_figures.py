@@ -8,15 +8,15 @@ from collections.abc import Sequence
 
 from benchmark.spec.matrix import Expansion
 from tables import svg
+from tables.between_methods import power_note, ranks
 from tables.cells import BASELINE_ROWS, CellResult, number, rank_rule
 from tables.diff import CellDiff
-from tables.statistics import power_note, ranks
 from tables.verdicts import Verdict
 
 FOREST = (
-    "● regenerated, □ published, with 95% intervals of the means by the std that the verdict uses; dashed: it is "
-    "assumed, from the student's family. They leave out the difference between origins (tau). Intervals that "
-    "leave the plot are cut. Faint: not comparable."
+    "● regenerated, □ published, with 95% intervals of the means by the std that the verdict uses; dashed: it "
+    "is assumed, from the student's family. They leave out the difference between origins (tau). Intervals "
+    "that leave the plot are cut. Faint: not comparable."
 )
 HEAT = (
     "Regenerated minus published, in percentage points. The colour is the sign. The mark is the verdict: "
@@ -24,9 +24,9 @@ HEAT = (
     + ". Comparable cells are shaded."
 )
 RANKS = (
-    "Mean rank by the {epoch} over {pairs} pairs, 1 = best, with a 95% t interval over the pairs (in simulations "
-    "it covers the true mean rank in 93 to 100% with three or more methods, in 86% or more with two). Methods with "
-    "overlapping intervals cannot be ordered."
+    "Mean rank by the {epoch} over {pairs} pairs, 1 = best, with a 95% t interval over the pairs (in "
+    "simulations it covers the true mean rank in 93 to 100% with three or more methods, in 86% or more with "
+    "two). Methods with overlapping intervals cannot be ordered."
 )
 ONE_RANK = (
     "Rank by the {epoch} of the one pair that has numbers. One pair says nothing about others: no interval."

@@ -9,9 +9,9 @@ import html
 import math
 from collections.abc import Sequence
 
+from tables.between_methods import Rank
 from tables.diff import CellDiff
 from tables.plots import DIFFERING, intervals
-from tables.statistics import Rank
 from tables.text import signed
 from tables.verdicts import Verdict
 

@@ -1,7 +1,7 @@
 """Checkpoints that papers released, known by the hash of their weights.
 
-`numbers/checkpoints.csv` lists them, and so may a `checkpoints.csv` in a folder that `KD_PUBLISHED` names. With
-the hash it is known whether an imported teacher is the one that a paper's numbers come from.
+`numbers/checkpoints.csv` lists them, and so may a `checkpoints.csv` in a folder that `KD_PUBLISHED` names.
+With the hash it is known whether an imported teacher is the one that a paper's numbers come from.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from results.published.reader import Stamp, folders, stamp_of
 from results.published.schema import read_rows
 
 COLUMNS = ("weights", "network", "papers", "source")
-"""weights: the hash that `python -m benchmark teachers` prints. papers: those that evaluate this checkpoint or
-learn from it, separated by spaces. source: where the checkpoint is from."""
+"""weights: the hash that `python -m benchmark teachers` prints. papers: those that evaluate this checkpoint
+or learn from it, separated by spaces. source: where the checkpoint is from."""
 
 
 def published_by(weights: str) -> tuple[str, ...]:

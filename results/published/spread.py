@@ -1,7 +1,7 @@
 """How far published values of the same cell lie apart: between seeds, and between papers.
 
 The verdicts of `tables.statistics` rest on two standard deviations (in percentage points of top-1 on
-CIFAR-100). Both are computed here from the registry, and `python -m benchmark published --spread` prints them:
+CIFAR-100). Both are computed here from the registry; `python -m benchmark published --spread` prints them:
 
 - s0, of the seeds of one training: `seed_stds`. A paper that prints no std is assumed to have this one.
 - tau, of the origin: `origin_spreads`. Where two papers train the same cell, their values differ by more than
@@ -73,7 +73,7 @@ class OriginSpread:
 
 
 def family(network: str) -> str:
-    """Return the family of a network: `resnet` of `resnet8x4`, `wrn` of `wrn_16_2`, `ShuffleV` of `ShuffleV1`.
+    """Return the family of a network: `resnet` of `resnet8x4`, `wrn` of `wrn_16_2`.
 
     A network that only shares a name with ours (`MobileNetV2_hsakd`) is a family of its own.
     """
