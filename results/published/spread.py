@@ -18,6 +18,7 @@ import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from results.published.curves import best_minus_last
 from results.published.evidence import NONE
 from results.published.reader import numbers
 from results.published.schema import OriginKind, PublishedNumber
@@ -178,4 +179,37 @@ def _origin_spread(title: str, both: _Pairs, stds: SeedStds) -> OriginSpread:
         mean=statistics.fmean(differences),
         rms=math.sqrt(statistics.fmean(d * d for d in differences)),
         seeds=math.sqrt(statistics.fmean(variance(a) + variance(b) for a, b in both)),
+    )
+
+
+def format_spread() -> str:
+    """Return the output of `published --spread`: s0, what tau rests on, and best minus last epoch."""
+    from tabulate import tabulate
+
+    def table(rows: list[list[str]], heads: list[str]) -> str:
+        return tabulate(rows, heads, tablefmt="github", disable_numparse=True)
+
+    stds = seed_stds()
+    by_family = [
+        [f.family, str(f.count), f"{f.s0:.2f}", f"{f.median:.2f}"]
+        for f in (*stds.families.values(), stds.overall)
+    ]
+    origins = [
+        [o.title, str(o.cells), f"{o.mean:+.2f}", f"{o.rms:.2f}", f"{o.seeds:.2f}", f"{o.tau:.2f}"]
+        for o in origin_spreads()
+    ]
+    gaps = [
+        [b.title, str(b.logs), f"{b.mean:+.2f}", f"{b.std:.2f}", f"{b.most:.2f}"] for b in best_minus_last()
+    ]
+    return "\n\n".join(
+        [
+            "Seeds: the standard deviations that papers publish of their own runs on CIFAR-100, by family of the "
+            f"student. s0 is their root mean square; families with fewer than {LEAST_STDS} have that of all.",
+            table(by_family, ["family", "published stds", "s0", "median"]),
+            "Origins: two papers' values of the same cells. tau is the root of (root mean square)^2 - (seeds)^2. A "
+            "std that is not printed is taken as s0, a number of runs that is not as 1.",
+            table(origins, ["compared", "cells", "mean delta", "root mean square", "by seeds alone", "tau"]),
+            "Best minus last epoch in released logs. The best epoch is chosen on the test set.",
+            table(gaps, ["logs", "number", "mean", "std", "most"]),
+        ]
     )
