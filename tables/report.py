@@ -266,8 +266,8 @@ def _explanations() -> str:
     lines = (
         f"Verdict: {RULE}. The sign and the colour of a difference say only whether ours is above or below.",
         "undecided: these runs show neither; the cell's details say how many of our seeds would decide, if "
-        "mean and std stayed as they are. same checkpoint: both numbers are of the same weights, which checks "
-        "the evaluation and counts as nothing else.",
+        "mean and std stayed as they are. same checkpoint: both numbers are of the same weights, which "
+        "checks the evaluation and counts as nothing else.",
         "missing: one side has no number. not comparable: a difference would mean nothing, because the "
         "profile, data set, protocol, teachers or reporting rule differs; the cell's details give the "
         "reason. Only 'differs' is a failure.",

@@ -14,8 +14,8 @@ from tables.diff import CellDiff
 from tables.verdicts import Verdict
 
 FOREST = (
-    "● regenerated, □ published, with 95% intervals of the means by the std that the verdict uses; dashed: it "
-    "is assumed, from the student's family. They leave out the difference between origins (tau). Intervals "
+    "● regenerated, □ published, with 95% intervals of the means by the std that the verdict uses; dashed: "
+    "it is assumed, from the student's family. They leave out the difference between origins (tau). Intervals "
     "that leave the plot are cut. Faint: not comparable."
 )
 HEAT = (

@@ -203,11 +203,12 @@ def format_spread() -> str:
     ]
     return "\n\n".join(
         [
-            "Seeds: the standard deviations that papers publish of their own runs on CIFAR-100, by family of the "
-            f"student. s0 is their root mean square; families with fewer than {LEAST_STDS} have that of all.",
+            "Seeds: the standard deviations that papers publish of their own runs on CIFAR-100, by family of "
+            "the student. s0 is their root mean square; families with fewer than "
+            f"{LEAST_STDS} have that of all.",
             table(by_family, ["family", "published stds", "s0", "median"]),
-            "Origins: two papers' values of the same cells. tau is the root of (root mean square)^2 - (seeds)^2. A "
-            "std that is not printed is taken as s0, a number of runs that is not as 1.",
+            "Origins: two papers' values of the same cells. tau is the root of (root mean square)^2 - "
+            "(seeds)^2. A std that is not printed is taken as s0, a number of runs that is not as 1.",
             table(origins, ["compared", "cells", "mean delta", "root mean square", "by seeds alone", "tau"]),
             "Best minus last epoch in released logs. The best epoch is chosen on the test set.",
             table(gaps, ["logs", "number", "mean", "std", "most"]),
