@@ -27,7 +27,7 @@ from results.published.spread import SeedStds, seed_stds
 from results.store import Store
 from tables.cells import BASELINE_ROWS, CellResult, collect, header
 from tables.published_cells import PublishedCells
-from tables.statistics import IDENTITY, WIDE_TAU, Assumption, Comparison, Judgement, Sample, compare, decide
+from tables.statistics import IDENTITY, TAU, WIDE_TAU, Assumption, Comparison, Judgement, Sample, compare, decide
 from tables.text import signed
 from tables.verdicts import FAILING, MAY_FAIL, Verdict
 
@@ -120,11 +120,13 @@ def diff_table(
     against: str | None = None,
     store: Store | None = None,
     published: PublishedCells | None = None,
+    tau: float = TAU,
 ) -> Diff:
     """Return the diff of a table.
 
     frame: `results.load()`. against: another paper, whose published numbers are taken for the same cells.
     store: tells failed from absent runs. published: the published numbers (default: those of the registry).
+    tau: 0 only if all runs are of the publisher's code, with the publisher's weights of the teachers.
     Raises `InputError` for a paper that has no published numbers.
     """
     published = published if published is not None else PublishedCells.read(expansion.table.dataset)
@@ -139,7 +141,7 @@ def diff_table(
             if against is None
             else published.of_paper(against, result.cell)
         )
-        cells.append(_cell(expansion, result, number, against, stds))
+        cells.append(_cell(expansion, result, number, against, stds, tau))
     return Diff(_judged(cells), header(expansion, results).lines, expansion.table.note)
 
 
@@ -176,6 +178,7 @@ def _cell(
     number: PublishedNumber | None,
     against: str | None,
     stds: SeedStds,
+    tau: float,
 ) -> tuple[CellDiff, Comparison | None]:
     """Return one cell, and its comparison with the published number if the two can be compared.
 
@@ -238,8 +241,8 @@ def _cell(
         s0 = stds.of(cell.teacher)
     base = dataclasses.replace(base, s0=s0)
     if rule != "both":
-        return base, compare(ours, theirs, s0)
-    by_last, by_best = compare(last, theirs, s0), compare(best, theirs, s0)
+        return base, compare(ours, theirs, s0, tau)
+    by_last, by_best = compare(last, theirs, s0, tau), compare(best, theirs, s0, tau)
     reason = (
         "the paper's epoch is not known: interval and verdict are for both the last and the best epoch "
         f"(delta {signed(by_last.delta)} / {signed(by_best.delta)})"

@@ -14,7 +14,7 @@ from benchmark.text import plural
 from tables.between_methods import power_note
 from tables.cells import EPOCH_NOTE
 from tables.diff import CellDiff, Diff, count_verdicts, to_frame
-from tables.statistics import RULE, TAU, WIDE_TAU, Assumption
+from tables.statistics import RULE, WIDE_TAU, Assumption
 from tables.text import escape_md, escape_tex, mean_std, signed, wrap
 from tables.verdicts import MARKS, Verdict
 
@@ -187,11 +187,12 @@ def _difference(c: CellDiff) -> str:
 
 def _sensitivity(judged: Sequence[CellDiff]) -> str:
     """Say which verdicts are others with the larger tau."""
+    tau = f"With tau = {WIDE_TAU} instead of {judged[0].tau:g}"
     changed = [c for c in judged if c.with_wide_tau not in (None, c.verdict)]
     if not changed:
-        return f"With tau = {WIDE_TAU} instead of {TAU}, every verdict is the same."
+        return f"{tau}, every verdict is the same."
     cells = ", ".join(f"{c.label} {c.pair} is {c.with_wide_tau}" for c in changed)
-    return f"With tau = {WIDE_TAU} instead of {TAU}: {cells}; every other verdict is the same."
+    return f"{tau}: {cells}; every other verdict is the same."
 
 
 def _json(diffs: Sequence[CellDiff]) -> str:

@@ -15,8 +15,8 @@ from tables.verdicts import Verdict
 
 FOREST = (
     "● regenerated, □ published, with 95% intervals of the means by the std that the verdict uses; dashed: "
-    "it is assumed, from the student's family. They leave out the difference between origins (tau). Intervals "
-    "that leave the plot are cut. Faint: not comparable."
+    "it is assumed, from the student's family. They leave out the difference between origins (tau). "
+    "Intervals that leave the plot are cut. Faint: not comparable."
 )
 HEAT = (
     "Regenerated minus published, in percentage points. The colour is the sign. The mark is the verdict: "
