@@ -74,7 +74,7 @@ def test_one_pair_has_no_interval() -> None:
 
 
 def test_methods_that_always_have_the_same_rank_have_an_interval() -> None:
-    """The std of three equal ranks is zero by chance; a bootstrap or a plain t interval would have no width."""
+    """The std of three equal ranks is zero; a bootstrap or a plain t interval would have no width."""
     found, _ = ranks({f"p{i}": {"a": 3.0, "b": 2.0, "c": 1.0} for i in range(3)})
     assert all(r.low is not None and r.high is not None and r.high - r.low > 0.5 for r in found)
 

@@ -34,7 +34,7 @@ ERROR = 3 * (LEVEL * (1 - LEVEL) / DRAWS) ** 0.5
 @pytest.mark.parametrize("tau", [0.0, TAU])
 @pytest.mark.parametrize("n", [1, 3, 5])
 def test_false_flags_keep_their_level(n: int, tau: float) -> None:
-    """Where nothing differs beyond the origins, a false `differs` is in 5% of the tables, not of the cells."""
+    """Where only the origins differ, a false `differs` is in 5% of the tables, not of the cells."""
     found = simulate(Setting(n=n, tau=tau, true_tau=tau), DRAWS)
     # spreads that differ from cell to cell, which one run cannot show, raise it a little
     assert (found.false_flags > 0).mean() <= LEVEL + ERROR + 0.03
