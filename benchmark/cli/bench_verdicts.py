@@ -12,6 +12,7 @@ from benchmark.cli.bench_options import add_json_file_option, check, print_table
 from results.files import write_json
 from results.published.spread import seed_stds
 from tables import simulation
+from tables.verdicts import MARGIN
 
 
 def register(measurements: Any) -> None:
@@ -37,8 +38,11 @@ def do_verdicts(args: argparse.Namespace) -> int:
     rates = simulation.error_rates(s0, args.draws)
     coverage = simulation.rank_coverage(args.draws)
     print(
-        f"{args.draws} made-up tables of {simulation.CELLS} cells in each row; 5 published runs of each cell "
-        f"with a printed std; seeds with a std of {s0:.2f} on average\n"
+        f"{args.draws} made-up tables of {simulation.CELLS} cells in each row; 5 published runs of each "
+        f"cell with a printed std; seeds with\na std of {s0:.2f} on average. n: our runs of each cell. "
+        "true tau: that of the made-up tables. false: `differs` where\nnothing differs but the origin. "
+        f"named: `differs` where {simulation.MOVED} cells are off by so much. "
+        f"same: `same within {MARGIN}`.\n"
     )
     print_table(
         [
@@ -56,9 +60,8 @@ def do_verdicts(args: argparse.Namespace) -> int:
             for r in rates
         ],
         [
-            *("our n", "tau of the rule", "true tau"),
-            *("tables with a false `differs`", "false `differs` a table"),
-            *("0.5 off: `differs`", "1.0 off: `differs`", "no difference: `same`", "0.5 off: `same`"),
+            *("n", "tau", "true tau", "tables with a false one", "false ones a table"),
+            *("0.5 off: named", "1.0 off: named", "0.0 off: same", "0.5 off: same"),
         ],
     )
     print("\nThe 95% intervals of mean ranks contain the true mean rank in:\n")
