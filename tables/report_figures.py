@@ -25,7 +25,7 @@ HEAT = (
 )
 RANKS = (
     "Mean rank by the {epoch} over {pairs} pairs, 1 = best, with a 95% t interval over the pairs (in "
-    "simulations it covers the true mean rank in 93 to 100% with three or more methods, in 86% or more with "
+    "simulations it covers the true mean rank in 92 to 100% with three or more methods, in 84% or more with "
     "two). Methods with overlapping intervals cannot be ordered."
 )
 ONE_RANK = (
