@@ -163,7 +163,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> tuple[Expansion, Path]:
     numbers = PublishedCells.read("cifar100")
     records = kit.golden(e, numbers)
     at = next(c for c in e.cells if c.row.method == "at" and c.student == "resnet20")
-    records = kit.move(records, at.runs, 1.0)
+    records = kit.move(records, at.runs, 2.0)
     kd = next(c for c in e.cells if c.row.method == "kd" and c.student == "resnet20")
     theirs = next(iter(curves.published_curves("crd", "resnet56", "resnet20", "kd").values())).assign(
         stage="main"
