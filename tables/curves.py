@@ -54,8 +54,9 @@ OUTSIDE = 0.05
 """The fraction of epochs that may lie outside the band."""
 
 BAND = (
-    f"agrees when the train loss (mean of the total loss over the epoch) is within {EARLY_BAND:.0%} of the "
-    f"published one up to epoch {EARLY_EPOCHS} and within {LATE_BAND:.0%} after it, in all but {OUTSIDE:.0%} "
+    "with the same teacher, by the hash of its weights, a run agrees when the train loss (mean of the total "
+    f"loss over the epoch) is within {EARLY_BAND:.0%} of the published one up to epoch {EARLY_EPOCHS} and "
+    f"within {LATE_BAND:.0%} after it, in all but {OUTSIDE:.0%} "
     f"of the epochs, and the median difference is at most {MEDIAN_BAND:.0%} (two independent published runs: "
     "0.0 to 0.9%, at most 2.2%, median 0.36%)"
 )

@@ -27,7 +27,17 @@ from results.published.spread import SeedStds, seed_stds
 from results.store import Store
 from tables.cells import BASELINE_ROWS, CellResult, collect, header
 from tables.published_cells import PublishedCells
-from tables.statistics import IDENTITY, TAU, WIDE_TAU, Assumption, Comparison, Judgement, Sample, compare, decide
+from tables.statistics import (
+    IDENTITY,
+    TAU,
+    WIDE_TAU,
+    Assumption,
+    Comparison,
+    Judgement,
+    Sample,
+    compare,
+    decide,
+)
 from tables.text import signed
 from tables.verdicts import FAILING, MAY_FAIL, Verdict
 

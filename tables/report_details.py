@@ -55,7 +55,7 @@ def details(
         "adjusted_p": d.adjusted_p,
         "with_wide_tau": d.with_wide_tau,
         "needed": d.needed,
-        "assumed": list(d.assumed),
+        "assumed": [a.replace("s0", f"s0 = {d.s0:.2f}") for a in d.assumed],
         "published_in": d.published_in,
         "origin": d.origin,
         "source": d.source,
