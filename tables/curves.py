@@ -11,6 +11,10 @@ of all 240, and by at most 2.2%. The band is about twice that, because it rests 
 Epochs are compared from the first one on, as long as both trainings have the same learning rate. So a
 shortened schedule can be compared with the published one up to its first milestone.
 
+Only curves of the same teacher are compared: the loss depends on how peaked and how hard to predict its
+outputs are. The published runs learnt from CRD's checkpoints; a run of ours has the same teacher if it learnt
+from a checkpoint with their hash. Otherwise the numbers stand beside each other without a verdict.
+
 Some logs that are called runs of the benchmark have another schedule. When the learning rate falls to a
 tenth, the train loss of two users' runs falls by 15 to 28% within an epoch. That of the third user's 18 runs
 (all on pairs of different architectures) falls by at most 3%, and the loss of that user's KD starts at a
@@ -38,23 +42,21 @@ from benchmark.spec.matrix import Expansion
 from benchmark.spec.resolver import Resolver
 from benchmark.spec.runs import Run
 from results import published
+from results.published.checkpoints import published_by
+from results.published.curves import TEACHERS_OF, has_step_schedule
 from results.store import Store
 from tables.cells import BASELINE_ROWS, CellResult, collect, number
 from tables.text import csv_cell, signed
 from tables.verdicts import CurveVerdict
-
-STEP_FALL = 0.08
-"""With a step schedule, the train loss falls by at least this fraction in the epoch after the first
-milestone.
-"""
 
 EARLY_EPOCHS, EARLY_BAND, LATE_BAND, MEDIAN_BAND = 5, 0.02, 0.05, 0.01
 OUTSIDE = 0.05
 """The fraction of epochs that may lie outside the band."""
 
 BAND = (
-    f"agrees when the train loss (mean of the total loss over the epoch) is within {EARLY_BAND:.0%} of the "
-    f"published one up to epoch {EARLY_EPOCHS} and within {LATE_BAND:.0%} after it, in all but {OUTSIDE:.0%} "
+    "with the same teacher, by the hash of its weights, a run agrees when the train loss (mean of the total "
+    f"loss over the epoch) is within {EARLY_BAND:.0%} of the published one up to epoch {EARLY_EPOCHS} and "
+    f"within {LATE_BAND:.0%} after it, in all but {OUTSIDE:.0%} "
     f"of the epochs, and the median difference is at most {MEDIAN_BAND:.0%} (two independent published runs: "
     "0.0 to 0.9%, at most 2.2%, median 0.36%)"
 )
@@ -97,7 +99,7 @@ class CurveDiff:
     reason: str
     """Why the curves cannot be compared, "" if they can."""
     epochs: tuple[EpochDiff, ...]
-    """Empty if the curves cannot be compared."""
+    """Empty if the recipes differ. With another teacher, the epochs are shown without a verdict."""
 
     @property
     def median(self) -> float | None:
@@ -162,14 +164,22 @@ def schedule_mismatch(theirs: pd.DataFrame, protocol: str) -> str:
     The loss must fall where the protocol lowers the learning rate.
     """
     milestone = protocols.get_protocol(protocol).milestones[0]
-    losses = dict(zip(theirs["epoch"].tolist(), theirs["train_loss"].tolist(), strict=True))
-    before, after = number(losses.get(milestone)), number(losses.get(milestone + 1))
-    if before is None or after is None or after <= (1 - STEP_FALL) * before:
+    if has_step_schedule(theirs, milestone):
         return ""
+    before, after = (
+        float(theirs.loc[theirs["epoch"] == epoch, "train_loss"].iloc[0])
+        for epoch in (milestone, milestone + 1)
+    )
     return (
         f"the published run has another schedule: its loss does not fall after epoch {milestone} "
         f"({before:.2f} to {after:.2f})"
     )
+
+
+def same_teacher(run: Run) -> bool:
+    """Whether a run learnt from the weights that the published runs learnt from, or from none at all."""
+    ref = run.teacher_ref
+    return ref is None or (ref.run is None and TEACHERS_OF in published_by(ref.weights))
 
 
 def compare(
@@ -206,6 +216,19 @@ def compare(
     return _verdict(shared), tuple(shared)
 
 
+def judge_curve(
+    run: Run, curve: pd.DataFrame, theirs: pd.DataFrame, epochs: int, reason: str
+) -> tuple[CurveVerdict, tuple[EpochDiff, ...]]:
+    """Return `compare`, without a verdict if the teachers are not the same.
+
+    epochs: up to which the recipes are the same. reason: why the recipes cannot be compared, "" if they can.
+    """
+    if reason:
+        return CurveVerdict.NOT_COMPARABLE, ()
+    verdict, shared = compare(curve, theirs, epochs)
+    return (verdict if same_teacher(run) or not shared else CurveVerdict.ANOTHER_TEACHER), shared
+
+
 def _verdict(epochs: Sequence[EpochDiff]) -> CurveVerdict:
     if not epochs:
         return CurveVerdict.NOT_COMPARABLE
@@ -231,7 +254,7 @@ def _diff_curve(run: Run, curve: pd.DataFrame, name: str, theirs: pd.DataFrame) 
     """Compare one run's curve with the published curve of the run `name`."""
     last, reason = comparable_epochs(run)
     reason = reason or schedule_mismatch(theirs, run.protocol)
-    verdict, epochs = (CurveVerdict.NOT_COMPARABLE, ()) if reason else compare(curve, theirs, last)
+    verdict, epochs = judge_curve(run, curve, theirs, last, reason)
     return CurveDiff(
         key=run.key,
         teacher=run.teacher,

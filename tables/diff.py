@@ -3,8 +3,8 @@
 The epoch that is compared is the one that the protocol of our runs reports. See `tables.verdicts.Verdict` for
 the verdicts and `tables.statistics.RULE` for the rule.
 
-Where it is not known which epoch a paper reports (rule `both`), both epochs are judged. If the two verdicts
-are the same, that is the verdict; otherwise the number is not comparable.
+Where it is not known which epoch a paper reports (rule `both`), a verdict holds for both epochs: the interval
+reaches over the intervals of both, and p is the larger one.
 """
 
 from __future__ import annotations
@@ -20,12 +20,26 @@ from benchmark.errors import InputError, unknown
 from benchmark.spec import protocols
 from benchmark.spec.matrix import Expansion
 from benchmark.spec.resolver import Resolver
+from benchmark.spec.runs import NONE
+from results.published.checkpoints import published_by
 from results.published.schema import PublishedNumber
+from results.published.spread import SeedStds, seed_stds
 from results.store import Store
 from tables.cells import BASELINE_ROWS, CellResult, collect, header
 from tables.published_cells import PublishedCells
-from tables.statistics import Assumption, Judgement, Sample, judge
-from tables.verdicts import FAILING, Verdict
+from tables.statistics import (
+    IDENTITY,
+    TAU,
+    WIDE_TAU,
+    Assumption,
+    Comparison,
+    Judgement,
+    Sample,
+    compare,
+    decide,
+)
+from tables.text import signed
+from tables.verdicts import FAILING, MAY_FAIL, Verdict
 
 
 @dataclass(frozen=True)
@@ -61,8 +75,21 @@ class CellDiff:
     published_n: int | None = None
     delta: float | None = None
     """Ours minus published."""
-    band: float | None = None
-    """The largest |delta| that still agrees."""
+    low: float | None = None
+    """Lower end of the 90% interval of the delta. None where the cell is not judged; so are the next ones."""
+    high: float | None = None
+    p: float | None = None
+    """Probability of such a delta or a larger one, if there is no difference."""
+    adjusted_p: float | None = None
+    """p after Benjamini-Hochberg over the comparable cells of the table."""
+    s0: float | None = None
+    """Standard deviation that is assumed of the student's family."""
+    tau: float | None = None
+    """Standard deviation of the difference between the two origins."""
+    with_wide_tau: Verdict | None = None
+    """The verdict with `statistics.WIDE_TAU` for all cells."""
+    needed: int | None = None
+    """For `undecided`: the number of our seeds that would decide (optimistic). None if no number would."""
     assumed: tuple[Assumption, ...] = ()
     published_in: str = ""
     """PAPER/TABLE of the published number."""
@@ -103,17 +130,20 @@ def diff_table(
     against: str | None = None,
     store: Store | None = None,
     published: PublishedCells | None = None,
+    tau: float = TAU,
 ) -> Diff:
     """Return the diff of a table.
 
     frame: `results.load()`. against: another paper, whose published numbers are taken for the same cells.
     store: tells failed from absent runs. published: the published numbers (default: those of the registry).
+    tau: 0 only if all runs are of the publisher's code, with the publisher's weights of the teachers.
     Raises `InputError` for a paper that has no published numbers.
     """
     published = published if published is not None else PublishedCells.read(expansion.table.dataset)
     if against is not None and against not in published.papers:
         raise unknown("paper", against, published.papers)
     results = collect(expansion, frame, store)
+    stds = seed_stds()
     cells = []
     for result in results:
         number = (
@@ -121,14 +151,49 @@ def diff_table(
             if against is None
             else published.of_paper(against, result.cell)
         )
-        cells.append(_cell(expansion, result, number, against))
-    return Diff(cells, header(expansion, results).lines, expansion.table.note)
+        cells.append(_cell(expansion, result, number, against, stds, tau))
+    return Diff(_judged(cells), header(expansion, results).lines, expansion.table.note)
+
+
+def _judged(cells: Sequence[tuple[CellDiff, Comparison | None]]) -> list[CellDiff]:
+    """Return the cells, those with a comparison with the verdict that the rule gives them in this table."""
+    compared = [c for _, c in cells if c is not None]
+    judgements = iter(decide(compared))
+    wide = iter(decide([c.with_tau(WIDE_TAU) for c in compared]))
+    return [
+        cell if c is None else _with_verdict(cell, next(judgements), next(wide).verdict) for cell, c in cells
+    ]
+
+
+def _with_verdict(cell: CellDiff, judgement: Judgement, with_wide_tau: Verdict) -> CellDiff:
+    c = judgement.comparison
+    low, high = c.interval()
+    return dataclasses.replace(
+        cell,
+        verdict=judgement.verdict,
+        low=low,
+        high=high,
+        p=c.p,
+        adjusted_p=judgement.adjusted,
+        tau=c.tau,
+        with_wide_tau=with_wide_tau,
+        needed=judgement.needed,
+        assumed=c.assumed,
+    )
 
 
 def _cell(
-    expansion: Expansion, result: CellResult, number: PublishedNumber | None, against: str | None
-) -> CellDiff:
-    """Judge one cell. number: its published number, if there is one."""
+    expansion: Expansion,
+    result: CellResult,
+    number: PublishedNumber | None,
+    against: str | None,
+    stds: SeedStds,
+    tau: float,
+) -> tuple[CellDiff, Comparison | None]:
+    """Return one cell, and its comparison with the published number if the two can be compared.
+
+    number: the published number, if there is one. A cell with a comparison gets its verdict later.
+    """
     cell, row = result.cell, result.cell.row
     rule = result.rule
     if number is not None and (rule == "both" or against is not None):
@@ -165,13 +230,8 @@ def _cell(
         if number.value is not None and ours is not None and expansion.dataset == expansion.table.dataset:
             base = dataclasses.replace(base, delta=ours.mean - number.value)
 
-    def final(verdict: Verdict, reason: str, judgement: Judgement | None = None) -> CellDiff:
-        decided = dataclasses.replace(base, verdict=verdict, reason=reason)
-        if judgement is None:
-            return decided
-        return dataclasses.replace(
-            decided, delta=judgement.delta, band=judgement.band, assumed=judgement.assumed
-        )
+    def final(verdict: Verdict, reason: str) -> tuple[CellDiff, None]:
+        return dataclasses.replace(base, verdict=verdict, reason=reason), None
 
     not_published = f"not published by {against}" if against else "not published"
     if not result.runs:
@@ -182,20 +242,39 @@ def _cell(
         return final(Verdict.MISSING, "; ".join(reasons))
     if number is None or number.value is None:
         return final(Verdict.MISSING, not_published)
+    if _same_checkpoint(expansion, result, number):
+        return final(*_identity(ours.mean - number.value))
     if reason := _not_comparable(expansion, result, number, against):
         return final(Verdict.NOT_COMPARABLE, reason)
-    theirs = Sample(number.value, number.std, number.n)
+    theirs, s0 = Sample(number.value, number.std, number.n), stds.of(cell.student)
+    if row.method == "teacher" and cell.teacher != NONE:
+        s0 = stds.of(cell.teacher)
+    base = dataclasses.replace(base, s0=s0)
     if rule != "both":
-        judgement = judge(ours, theirs)
-        return final(judgement.verdict, "", judgement)
-    by_last, by_best = judge(last, theirs), judge(best, theirs)
-    if by_last.verdict == by_best.verdict:
-        reason = "the paper's epoch is not known; last and best epoch give the same verdict"
-        return final(by_last.verdict, reason, by_last)
-    return final(
-        Verdict.NOT_COMPARABLE,
-        f"the paper's epoch is not known: the last epoch would be '{by_last.verdict}', "
-        f"the best '{by_best.verdict}'",
+        return base, compare(ours, theirs, s0, tau)
+    by_last, by_best = compare(last, theirs, s0, tau), compare(best, theirs, s0, tau)
+    reason = (
+        "the paper's epoch is not known: interval and verdict are for both the last and the best epoch "
+        f"(delta {signed(by_last.delta)} / {signed(by_best.delta)})"
+    )
+    return dataclasses.replace(base, reason=reason), dataclasses.replace(by_last, other_epoch=by_best)
+
+
+def _same_checkpoint(expansion: Expansion, result: CellResult, number: PublishedNumber) -> bool:
+    """Whether our number and the published one are of the same weights, on the same data set."""
+    if not result.measures_imported or expansion.dataset != number.dataset:
+        return False
+    return bool({number.paper, number.copied_from.partition("/")[0]} & set(published_by(result.imported)))
+
+
+def _identity(delta: float) -> tuple[Verdict, str]:
+    """Return the verdict on two evaluations of the same weights, and its reason."""
+    # published numbers have two decimals: a float's last bit must not push 0.02 over the limit
+    if abs(delta) <= IDENTITY + 1e-9:
+        return Verdict.SAME_CHECKPOINT, "both numbers are of the same weights: a check of the evaluation"
+    return Verdict.DIFFERS, (
+        f"both numbers are of the same weights, and differ by more than {IDENTITY}: check the test set, its "
+        "normalisation and the network"
     )
 
 
@@ -282,8 +361,8 @@ def exit_code(diffs: Iterable[CellDiff], fail_on: Collection[str] = FAILING) -> 
     Raises `InputError` for a verdict that may not fail a diff.
     """
     for verdict in fail_on:
-        if verdict not in FAILING:
-            raise InputError(f"verdict '{verdict}' cannot fail a diff; allowed: {', '.join(FAILING)}")
+        if verdict not in MAY_FAIL:
+            raise InputError(f"verdict '{verdict}' cannot fail a diff; allowed: {', '.join(MAY_FAIL)}")
     return int(any(c.verdict in fail_on for c in diffs))
 
 

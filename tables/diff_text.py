@@ -11,35 +11,35 @@ from tabulate import tabulate
 
 from benchmark.errors import unknown
 from benchmark.text import plural
+from tables.between_methods import power_note
 from tables.cells import EPOCH_NOTE
 from tables.diff import CellDiff, Diff, count_verdicts, to_frame
-from tables.statistics import ASSUMED_STD, RULE, Assumption, power_note
+from tables.statistics import RULE, WIDE_TAU, Assumption
 from tables.text import csv_cell, escape_md, escape_tex, mean_std, signed, wrap
-from tables.verdicts import FAILING, JUDGED, Verdict
+from tables.verdicts import MARKS, Verdict
 
 FORMATS = ("plain", "md", "tex", "csv", "json")
-MARKS = {
-    Verdict.AGREES: "=",
-    Verdict.ABOVE: "+",
-    Verdict.BELOW: "-",
-    Verdict.MISSING: ".",
-    Verdict.NOT_COMPARABLE: "~",
+_BOLD, _GREEN, _BLUE, _RED, _FAINT = "1", "32", "34", "31", "2"
+_STYLES = {
+    Verdict.SAME: _GREEN,
+    Verdict.DIFFERS: _BOLD,
+    Verdict.DIFFERS_LITTLE: _BOLD,
+    Verdict.UNDECIDED: "",
+    Verdict.SAME_CHECKPOINT: _FAINT,
+    Verdict.MISSING: _FAINT,
+    Verdict.NOT_COMPARABLE: _FAINT,
 }
-_COLORS = {
-    Verdict.AGREES: "32",
-    Verdict.ABOVE: "34",
-    Verdict.BELOW: "31",
-    Verdict.MISSING: "2",
-    Verdict.NOT_COMPARABLE: "2",
-}
-_COLUMNS = ("method", "pair", "epoch", "ours", "n", "published", "n", "delta", "band", "verdict")
+_COLUMNS = ("method", "pair", "epoch", "ours", "n", "published", "n", "delta", "90% interval", "verdict")
+_DELTA = _COLUMNS.index("delta")
 
 
 def format_diff(diffs: Sequence[CellDiff], fmt: str = "plain", color: bool = False, head: bool = True) -> str:
     """Return the diff as `plain` text for the terminal, `md`, `tex`, `csv` or `json`.
 
     head: whether to begin with title and conditions; they are not needed if the diff follows the table.
-    color: whether the verdicts of `plain` are coloured. Raises `InputError` for another format.
+    color: whether the deltas (blue: above, red: below) and the verdicts of `plain` are coloured.
+
+    Raises `InputError` for another format.
     """
     if fmt not in FORMATS:
         raise unknown("format", fmt, FORMATS)
@@ -56,9 +56,7 @@ def format_diff(diffs: Sequence[CellDiff], fmt: str = "plain", color: bool = Fal
     if fmt == "md":
         return _md(rows, above, below)
     if color:
-        rows = [
-            [*r[:-1], f"\x1b[{_COLORS[c.verdict]}m{r[-1]}\x1b[0m"] for r, c in zip(rows, diffs, strict=True)
-        ]
+        rows = [_coloured(r, c) for r, c in zip(rows, diffs, strict=True)]
     table = tabulate(
         rows,
         _COLUMNS,
@@ -71,23 +69,26 @@ def format_diff(diffs: Sequence[CellDiff], fmt: str = "plain", color: bool = Fal
     return "\n".join([*head_lines, "", *table.splitlines(), "", *below_lines])
 
 
-def _spread(mean: float | None, std: float | None, assumed: bool) -> str:
+def _coloured(row: list[str], c: CellDiff) -> list[str]:
+    """Colour the delta by its sign and the verdict by what it says."""
+
+    def styled(text: str, style: str) -> str:
+        return f"\x1b[{style}m{text}\x1b[0m" if style and text else text
+
+    sign = "" if c.low is None or not c.delta else _BLUE if c.delta > 0 else _RED
+    delta = styled(row[_DELTA], sign)
+    return [*row[:_DELTA], delta, *row[_DELTA + 1 : -1], styled(row[-1], _STYLES[c.verdict])]
+
+
+def _value(mean: float | None, std: float | None, n: int | None, assumed: bool) -> str:
+    """Format a value with the std that was measured. A star marks that one was assumed; it is not printed."""
     if mean is None:
         return ""
-    return f"{mean_std(mean, ASSUMED_STD)}*" if assumed else mean_std(mean, std)
+    return f"{mean:.2f}*" if assumed else mean_std(mean, None if n == 1 else std)
 
 
-def _delta_and_band(c: CellDiff) -> tuple[str, str]:
-    """Format delta and band with two decimals.
-
-    Use three where a difference outside the band would otherwise look equal to the band.
-    """
-    if c.delta is None:
-        return "", ""
-    if c.band is None:
-        return signed(c.delta), ""
-    digits = 3 if c.verdict != Verdict.AGREES and f"{abs(c.delta):.2f}" == f"{c.band:.2f}" else 2
-    return signed(c.delta, digits), f"{c.band:.{digits}f}"
+def _interval(c: CellDiff) -> str:
+    return "" if c.low is None or c.high is None else f"{signed(c.low)} to {signed(c.high)}"
 
 
 def _published_n(c: CellDiff) -> str:
@@ -96,7 +97,16 @@ def _published_n(c: CellDiff) -> str:
         return ""
     if c.published_n is not None:
         return str(c.published_n)
-    return "?" if c.band is None else "1*"
+    if c.low is None:
+        return "?"
+    return "2*" if Assumption.N_OF_PUBLISHED_STD in c.assumed else "1*"
+
+
+def _verdict(c: CellDiff) -> str:
+    """Return a verdict, for an undecided one with the number of seeds that would decide."""
+    if c.verdict is not Verdict.UNDECIDED:
+        return f"{MARKS[c.verdict]} {c.verdict}"
+    return f"{MARKS[c.verdict]} {c.verdict} (n {'-' if c.needed is None else c.needed})"
 
 
 def _row(c: CellDiff, numbers: dict[str, int]) -> list[str]:
@@ -106,7 +116,7 @@ def _row(c: CellDiff, numbers: dict[str, int]) -> list[str]:
     """
     texts = [*([c.reason] if c.reason else []), *c.notes]
     marks = sorted(numbers.setdefault(text, len(numbers) + 1) for text in texts)
-    ours = _spread(c.ours, c.ours_std, Assumption.STD_OF_OURS in c.assumed)
+    ours = _value(c.ours, c.ours_std, c.n, Assumption.STD_OF_OURS in c.assumed)
     if c.rule == "both" and c.last is not None and c.best is not None:
         ours = f"{c.last:.2f} / {c.best:.2f}"
     return [
@@ -115,36 +125,74 @@ def _row(c: CellDiff, numbers: dict[str, int]) -> list[str]:
         c.rule,
         ours,
         f"{c.n}/{c.seeds}" if c.seeds else "",
-        _spread(c.published, c.published_std, Assumption.STD_OF_PUBLISHED in c.assumed),
+        _value(c.published, c.published_std, c.published_n, Assumption.STD_OF_PUBLISHED in c.assumed),
         _published_n(c),
-        *_delta_and_band(c),
-        " ".join([MARKS[c.verdict], c.verdict, *(f"[{i}]" for i in marks)]),
+        "" if c.delta is None else signed(c.delta),
+        _interval(c),
+        " ".join([_verdict(c), *(f"[{i}]" for i in marks)]),
     ]
 
 
 def _below(diffs: Sequence[CellDiff], numbers: dict[str, int]) -> list[str]:
-    """Return the lines below the table: counts, failing cells, the rule, and the numbered reasons."""
-    counts = count_verdicts(diffs)
-    tally = ", ".join(f"{v} {n}" for v, n in counts.items() if n)
-    lines = [f"{plural(len(diffs), 'cell')}: {tally}." if diffs else "no cells."]
-    for verdict in FAILING:
+    """Return the lines below the table: counts, cells that differ, the rule, and the numbered reasons."""
+    lines = [_tally(diffs)]
+    for verdict in (Verdict.DIFFERS, Verdict.DIFFERS_LITTLE):
         cells = [c for c in diffs if c.verdict == verdict and c.delta is not None]
         if cells:
-            lines.append(
-                f"{verdict}: " + ", ".join(f"{c.label} {c.pair} ({signed(c.delta or 0.0)})" for c in cells)
-            )
+            lines.append(f"{verdict}: " + ", ".join(_difference(c) for c in cells))
+    judged = [c for c in diffs if c.low is not None]
+    if judged:
+        lines.append(_sensitivity(judged))
     lines.append(f"Rule: {RULE}. {EPOCH_NOTE}.")
+    if any(c.assumed for c in judged):
+        s0 = sorted({f"{c.s0:.2f}" for c in judged if c.assumed and c.s0 is not None})
+        lines.append(
+            "*: not known. The verdict assumes the std s0 of the student's family, from published ones "
+            f"({', '.join(s0)}), and a single run."
+        )
+    if any(c.verdict is Verdict.UNDECIDED for c in diffs):
+        lines.append(
+            "undecided (n ...): the number of our seeds that would decide, if mean and std stayed as they "
+            "are. That is optimistic, because the mean will move. (n -): no number of seeds decides."
+        )
     if any(c.rule == "both" for c in diffs):
         lines.append(
-            "epoch both: it is not known which epoch the paper reports; ours is shown as last / best, and "
-            "there is a verdict if both epochs give the same one."
+            "epoch both: it is not known which epoch the paper reports; ours is shown as last / best, the "
+            "delta is that of the last, and the verdict holds for both."
         )
-    if any(counts[v] for v in JUDGED):
-        lines.append(power_note(max(c.n for c in diffs if c.band is not None)))
+    if judged:
+        lines.append(power_note(max(c.n for c in judged)))
     lines += [f"[{i}] {text}" for text, i in numbers.items()]
     if isinstance(diffs, Diff) and diffs.note:
         lines.append(f"Note: {diffs.note}")
     return lines
+
+
+def _tally(diffs: Sequence[CellDiff]) -> str:
+    """Count the cells by verdict. Checks of the same checkpoint stand apart: they show no training."""
+    if not diffs:
+        return "no cells."
+    counts = count_verdicts(diffs)
+    tally = ", ".join(f"{v} {n}" for v, n in counts.items() if n and v is not Verdict.SAME_CHECKPOINT)
+    checked = counts[Verdict.SAME_CHECKPOINT]
+    apart = f"the same checkpoint evaluated again, with the same result: {plural(checked, 'cell')}"
+    text = f"{plural(len(diffs) - checked, 'cell')}: {tally}." if tally else ""
+    return " ".join(filter(None, [text, f"Apart from these, {apart}." if checked else ""]))
+
+
+def _difference(c: CellDiff) -> str:
+    p = "" if c.adjusted_p is None else f", p {c.adjusted_p:.2g}"
+    return f"{c.label} {c.pair} ({signed(c.delta or 0.0)}{p})"
+
+
+def _sensitivity(judged: Sequence[CellDiff]) -> str:
+    """Say which verdicts are others with the larger tau."""
+    tau = f"With tau = {WIDE_TAU} instead of {judged[0].tau:g}"
+    changed = [c for c in judged if c.with_wide_tau not in (None, c.verdict)]
+    if not changed:
+        return f"{tau}, every verdict is the same."
+    cells = ", ".join(f"{c.label} {c.pair} is {c.with_wide_tau}" for c in changed)
+    return f"{tau}: {cells}; every other verdict is the same."
 
 
 def _json(diffs: Sequence[CellDiff]) -> str:

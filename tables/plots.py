@@ -18,6 +18,7 @@ import pandas as pd
 
 from benchmark.spec.matrix import Expansion
 from results.files import atomic
+from results.published.spread import seed_stds
 from results.store import Store
 from tables.cells import (
     CellResult,
@@ -29,15 +30,17 @@ from tables.cells import (
 )
 from tables.curves import cell_curves
 from tables.diff import CellDiff, diff_table
-from tables.statistics import ASSUMED_STD, interval
+from tables.statistics import Sample, mean_interval
 from tables.text import signed
-from tables.verdicts import FAILING, Verdict
+from tables.verdicts import MARKS, Verdict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INCHES_PER_ROW = 0.32
-HATCHES = {Verdict.ABOVE: "\\\\\\", Verdict.BELOW: "///"}
+HATCHES = {"above": "\\\\\\", "below": "///"}
+"""How cells that differ are hatched, by the sign of their difference."""
+DIFFERING = (Verdict.DIFFERS, Verdict.DIFFERS_LITTLE)
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -141,7 +144,8 @@ def heat_map_png(expansion: Expansion, results: Sequence[CellResult]) -> bytes:
 def delta_map_png(expansion: Expansion, diffs: Sequence[CellDiff]) -> bytes:
     """Draw ours minus published in each cell.
 
-    Cells outside the band are hatched by `HATCHES`; a tilde marks those that are not comparable.
+    Cells that differ are hatched by `HATCHES`; a tilde marks those that are not comparable, a question mark
+    those that are undecided.
     """
     from matplotlib.patches import Rectangle
 
@@ -157,15 +161,17 @@ def delta_map_png(expansion: Expansion, diffs: Sequence[CellDiff]) -> bytes:
         if d.verdict == Verdict.NOT_COMPARABLE:
             texts[i][j] = f"~ {signed(d.delta)}"
             continue
-        values[i, j], texts[i][j] = d.delta, signed(d.delta)
-        if d.verdict in FAILING:
-            hatch = HATCHES[d.verdict]
+        mark = "? " if d.verdict is Verdict.UNDECIDED else ""
+        values[i, j], texts[i][j] = d.delta, mark + signed(d.delta)
+        if d.verdict in DIFFERING:
+            hatch = HATCHES["above" if d.delta > 0 else "below"]
             axes.add_patch(
                 Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, hatch=hatch, edgecolor="0.4", linewidth=0)
             )
     finite = values[np.isfinite(values)]
     most = max(1.0, float(np.abs(finite).max())) if finite.size else 1.0
-    _title(figure, expansion, "ours minus published; hatched: outside the band; ~ not comparable; . missing")
+    what = "ours minus published; hatched: differs; ? undecided; ~ not comparable; . missing"
+    _title(figure, expansion, what)
     _grid(
         axes=axes,
         values=values,
@@ -179,12 +185,17 @@ def delta_map_png(expansion: Expansion, diffs: Sequence[CellDiff]) -> bytes:
     return _png(figure)
 
 
-def spread(mean: float, std: float | None, n: int | None) -> tuple[float, float, bool]:
-    """Return the 95% interval to draw, and whether it rests on the assumed std (then ±2 of it)."""
-    if std is not None and n is not None and n > 1:
-        low, high = interval(mean, std, n)
-        return low, high, False
-    return mean - 2 * ASSUMED_STD, mean + 2 * ASSUMED_STD, True
+def intervals(d: CellDiff) -> tuple[tuple[float, float, bool], tuple[float, float, bool]]:
+    """Return the 95% intervals of ours and the published mean, each with whether its std is assumed."""
+    assert d.ours is not None and d.published is not None
+    s0 = d.s0 or seed_stds().of(d.student)
+    ours = Sample(d.ours, d.ours_std, d.n)
+    published = Sample(d.published, d.published_std, d.published_n)
+    return _interval(ours, s0), _interval(published, s0)
+
+
+def _interval(sample: Sample, s0: float) -> tuple[float, float, bool]:
+    return *mean_interval(sample, s0), sample.std is None or sample.n == 1
 
 
 def forest_png(expansion: Expansion, diffs: Sequence[CellDiff]) -> bytes:
@@ -207,21 +218,21 @@ def forest_png(expansion: Expansion, diffs: Sequence[CellDiff]) -> bytes:
     _title(
         figure,
         expansion,
-        "● ours   □ published   95% intervals, dashed where the std is assumed   ~ not comparable",
+        "● ours   □ published   95% intervals, dashed where the std is assumed\n"
+        "= same   !! differs   ? undecided   ~ not comparable",
     )
     axes = list(figure.subplots(down, across, squeeze=False).flat)
     for ax, (column, cells) in zip(axes, both.items(), strict=False):
         for i, d in enumerate(cells):
             assert d.ours is not None and d.published is not None
-            for mean, std, n, y, mark, fill in (
-                (d.ours, d.ours_std, d.n, i - 0.14, "o", "black"),
-                (d.published, d.published_std, d.published_n, i + 0.14, "s", "white"),
+            ours, published = intervals(d)
+            for mean, (low, high, assumed), y, mark, fill in (
+                (d.ours, ours, i - 0.14, "o", "black"),
+                (d.published, published, i + 0.14, "s", "white"),
             ):
-                low, high, assumed = spread(mean, std, n)
                 ax.plot([low, high], [y, y], color="0.35", linewidth=1, linestyle=":" if assumed else "-")
                 ax.plot([mean], [y], mark, color="black", markerfacecolor=fill, markersize=4)
-        marks = {Verdict.NOT_COMPARABLE: "~ ", Verdict.ABOVE: "+ ", Verdict.BELOW: "- "}
-        ax.set_yticks(range(len(cells)), [marks.get(d.verdict, "") + d.label for d in cells], fontsize=7)
+        ax.set_yticks(range(len(cells)), [f"{MARKS[d.verdict]} {d.label}" for d in cells], fontsize=7)
         ax.invert_yaxis()
         ax.set_title(column_title(*column, arrow=" → "), fontsize=8)
         ax.tick_params(axis="x", labelsize=7)

@@ -166,7 +166,7 @@ def explanations(
         epoch = "best epoch, chosen on the test set" if rule == "best" else "last epoch"
         lines.append(
             f"{best}: best method of the column; {second}: second; both by the mean of the {epoch}. A rank "
-            "alone is no evidence: see the intervals in the diff."
+            "alone is no evidence: see the paired differences in the report."
         )
     flags = "".join(e.flag for e in entries)
     if "†" in flags:

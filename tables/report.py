@@ -249,21 +249,28 @@ def _published(d: CellDiff) -> str:
 
 def _delta(d: CellDiff) -> str:
     text = "" if d.delta is None else signed(d.delta).replace("-", MINUS)
+    if d.low is not None and d.delta:
+        text = f'<span class="{"over" if d.delta > 0 else "under"}">{text}</span>'
     return f'<span class="mark" aria-hidden="true">{MARKS[d.verdict]}</span> {text}'
 
 
 def _tip(d: CellDiff) -> str:
     if d.reason:
         return f"{d.verdict}: {d.reason}"
-    return d.verdict if d.band is None else f"{d.verdict} (band ±{d.band:.2f})"
+    if d.low is None or d.high is None:
+        return d.verdict
+    return f"{d.verdict} (90% interval {signed(d.low)} to {signed(d.high)})"
 
 
 def _explanations() -> str:
     lines = (
-        f"Verdict: {RULE}.",
+        f"Verdict: {RULE}. The sign and the colour of a difference say only whether ours is above or below.",
+        "undecided: these runs show neither; the cell's details say how many of our seeds would decide, if "
+        "mean and std stayed as they are. same checkpoint: both numbers are of the same weights, which "
+        "checks the evaluation and counts as nothing else.",
         "missing: one side has no number. not comparable: a difference would mean nothing, because the "
         "profile, data set, protocol, teachers or reporting rule differs; the cell's details give the "
-        "reason. Neither is a failure.",
+        "reason. Only 'differs' is a failure.",
         f"{_capitalized(EPOCH_NOTE)}. Bold: best method of its column; underlined: second.",
         f"Curves: {BAND}.",
         "Keys: Tab moves into a table, the arrow keys move between its cells, Enter opens and closes a "

@@ -9,12 +9,11 @@ import pandas as pd
 
 from benchmark.spec.matrix import Expansion
 from results.store import Store
+from tables.between_methods import Paired, paired
 from tables.cells import BASELINE_ROWS, CellResult, RunResult, number, rank_rule
-from tables.curves import cell_curves, comparable_epochs, compare, schedule_mismatch
+from tables.curves import cell_curves, comparable_epochs, judge_curve, schedule_mismatch
 from tables.diff import CellDiff
-from tables.statistics import Paired, paired
 from tables.text import mean_std, signed
-from tables.verdicts import CurveVerdict
 
 CURVE_POINTS = 120
 """The largest number of points of a curve in the page."""
@@ -52,8 +51,11 @@ def details(
         "published": None if d.published is None else mean_std(d.published, d.published_std),
         "published_n": d.published_n,
         "delta": d.delta,
-        "band": d.band,
-        "assumed": list(d.assumed),
+        "interval": None if d.low is None or d.high is None else f"{signed(d.low)} to {signed(d.high)}",
+        "adjusted_p": d.adjusted_p,
+        "with_wide_tau": d.with_wide_tau,
+        "needed": d.needed,
+        "assumed": [a.replace("s0", f"s0 = {d.s0:.2f}") for a in d.assumed],
         "published_in": d.published_in,
         "origin": d.origin,
         "source": d.source,
@@ -102,10 +104,9 @@ def _run_details(x: RunResult, store: Store, theirs: Mapping[str, pd.DataFrame])
         shown["curve_verdicts"] = []
         for name, other in theirs.items():
             why = reason or schedule_mismatch(other, x.run.protocol)
-            verdict = CurveVerdict.NOT_COMPARABLE if why else compare(curve, other, epochs)[0]
-            shown["curve_verdicts"].append(
-                {"run": name, "verdict": verdict, "epochs": 0 if why else epochs, "reason": why}
-            )
+            verdict, shared = judge_curve(x.run, curve, other, epochs, why)
+            last = shared[-1].epoch if shared else 0
+            shown["curve_verdicts"].append({"run": name, "verdict": verdict, "epochs": last, "reason": why})
     return shown
 
 

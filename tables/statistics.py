@@ -1,43 +1,69 @@
-"""Statistics of a few runs: spread, intervals, the rule of a verdict, paired differences, ranks, power.
+"""Statistics of a few runs: mean, spread, intervals, and the rule of a verdict.
 
-Sums are exact (`math.fsum`, `statistics`), so that no result depends on the order in which runs are read.
+The rule, whose reasons and error rates are in docs/reading-the-diff.md:
+
+    delta    = ours - published
+    s^2      = (6 s0^2 + (n - 1) s_obs^2) / (6 + n - 1)   of each side, with 6 + n - 1 degrees of freedom
+    variance = s1^2/n1 + s2^2/n2 + tau^2                  its degrees of freedom by Welch and Satterthwaite
+
+`compare` computes them for one cell, `decide` gives the verdicts of a whole table, `judge` that of a single
+comparison. Sums of runs are exact (`math.fsum`, `statistics`), so that no result depends on the order in
+which runs are read.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache
+from functools import cached_property
+from typing import Any
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import stats
 
-from tables.verdicts import Verdict
+from tables.verdicts import MARGIN, Verdict
 
-TOLERANCE = 0.3
-"""Percentage points of top-1 within which two numbers always agree. The choice of the epoch alone
-makes such a difference: best minus last is +0.3 on average."""
+PRIOR_FREEDOM = 6
+"""How many degrees of freedom s0, the std of the student's family, counts for."""
 
-ASSUMED_STD = 0.25
-"""Assumed where a standard deviation is not known, because a paper gives none or because we have one run. It
-is the middle of the published ones."""
+TAU = 0.4
+"""Standard deviation of a difference between two origins (other teachers of the same accuracy, other code)
+that no number of seeds removes. `python -m benchmark published --spread` prints what it rests on."""
+
+WIDE_TAU = 0.6
+"""The sensitivity of every verdict is shown with this larger value."""
+
+LEVEL = 0.05
+"""Of `differs`, as the false discovery rate of a table, and of `same within`, as that of each cell."""
+
+IDENTITY = 0.02
+"""Largest difference of two evaluations of the same weights: two of 10,000 test images, by rounding and
+hardware."""
+
+MOST_SEEDS = 1000
+"""A cell that would need more seeds than this is said to be out of reach."""
 
 RULE = (
-    f"agrees when |delta| <= max({TOLERANCE}, 2*sqrt(s1^2/n1 + s2^2/n2)), with the std s and the number of "
-    f"runs n of each side; a missing std is taken as {ASSUMED_STD} and a missing n as 1 (marked *)"
+    f"'{Verdict.SAME}' when the 90% interval of the delta lies between -{MARGIN} and +{MARGIN}; 'differs' "
+    f"when p < {LEVEL} after Benjamini-Hochberg over the comparable cells of the table ('by less than "
+    f"{MARGIN}' if the interval lies inside too); otherwise 'undecided'. The delta's variance is s1^2/n1 + "
+    f"s2^2/n2 + tau^2, with each s^2 shrunk towards the s0^2 of the student's family, and tau = {TAU} for "
+    "another origin"
 )
 
 
 class Assumption(StrEnum):
     """A quantity that was not known and was assumed for a verdict."""
 
-    STD_OF_OURS = f"std of ours = {ASSUMED_STD}"
-    STD_OF_PUBLISHED = f"std of published = {ASSUMED_STD}"
+    STD_OF_OURS = "std of ours = s0"
+    STD_OF_PUBLISHED = "std of published = s0"
     N_OF_OURS = "n of ours = 1"
     N_OF_PUBLISHED = "n of published = 1"
+    N_OF_PUBLISHED_STD = "n of published = 2, the least that has a std"
 
 
 @dataclass(frozen=True)
@@ -57,55 +83,97 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """How sure a mean of runs is."""
+
+    variance: float
+    """Of one run: the observed variance, shrunk towards s0^2."""
+    freedom: float
+    """Degrees of freedom of the variance."""
+    n: int
+    std_known: bool
+    """Whether an observed std is part of the variance."""
+
+    @property
+    def of_mean(self) -> float:
+        """Variance of the mean."""
+        return self.variance / self.n
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The difference of two samples and how sure it is, before a verdict."""
+
+    delta: float
+    """Ours minus published."""
+    ours: Spread
+    published: Spread
+    tau: float
+    assumed: tuple[Assumption, ...] = ()
+    other_epoch: Comparison | None = None
+    """The same cell by its other epoch, where it is not known which one the paper reports. Interval and p
+    then hold for both."""
+
+    @cached_property
+    def error_and_freedom(self) -> tuple[float, float]:
+        """Standard error of the delta and its degrees of freedom."""
+        error, freedom = welch(
+            self.ours.of_mean, self.ours.freedom, self.published.of_mean, self.published.freedom, self.tau
+        )
+        return float(error), float(freedom)
+
+    @cached_property
+    def p(self) -> float:
+        """Probability of a difference of this size or more, if there is none (two-sided).
+
+        Of two epochs, the larger; 1 if the published number lies between them.
+        """
+        error, freedom = self.error_and_freedom
+        p = float(two_sided(self.delta / error, freedom))
+        if self.other_epoch is None:
+            return p
+        return 1.0 if self.delta * self.other_epoch.delta < 0 else max(p, self.other_epoch.p)
+
+    def interval(self, confidence: float = 1 - 2 * LEVEL) -> tuple[float, float]:
+        """Return the interval of the delta. Of two epochs, it reaches over both."""
+        error, freedom = self.error_and_freedom
+        half = float(stats.t.ppf(0.5 + confidence / 2, freedom)) * error
+        low, high = self.delta - half, self.delta + half
+        if self.other_epoch is not None:
+            low2, high2 = self.other_epoch.interval(confidence)
+            return min(low, low2), max(high, high2)
+        return low, high
+
+    @property
+    def inside(self) -> bool:
+        """Whether the 90% interval lies within the margin: two one-sided tests at 5%."""
+        low, high = self.interval()
+        return low > -MARGIN and high < MARGIN
+
+    def with_tau(self, tau: float) -> Comparison:
+        """Return the same comparison with another origin variance."""
+        other = self.other_epoch and self.other_epoch.with_tau(tau)
+        return dataclasses.replace(self, tau=tau, other_epoch=other)
+
+    def with_runs(self, n: int) -> Comparison:
+        """Return the same comparison as if ours were n runs with the same mean and variance."""
+        ours = dataclasses.replace(self.ours, n=n, freedom=PRIOR_FREEDOM + n - 1)
+        other = self.other_epoch and self.other_epoch.with_runs(n)
+        return dataclasses.replace(self, ours=ours, other_epoch=other)
+
+
+@dataclass(frozen=True)
 class Judgement:
-    """The verdict on two samples, and what it rests on."""
+    """The verdict on a comparison, and what it rests on."""
 
     verdict: Verdict
     """One of `verdicts.JUDGED`."""
-    delta: float
-    """Ours minus published."""
-    band: float
-    """The largest |delta| that still agrees."""
-    assumed: tuple[Assumption, ...]
-
-
-@dataclass(frozen=True)
-class Paired:
-    """Differences a - b of two methods by seed.
-
-    Runs with the same seed train on the same batches, so the seed's effect on both cancels in the difference.
-    """
-
-    seeds: tuple[int, ...]
-    """The seeds that both methods have."""
-    mean: float
-    std: float | None
-    low: float | None
-    """Lower end of the 95% t interval of the mean difference. None with fewer than two seeds."""
-    high: float | None
-    needed: int | None
-    """Number of seeds with which a difference of this size and spread is detected with probability 0.8. None
-    if no number is enough (there is no difference) or if it cannot be estimated yet."""
-
-    @property
-    def settled(self) -> bool:
-        """Whether the interval excludes zero."""
-        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
-
-
-@dataclass(frozen=True)
-class Rank:
-    """Mean rank of a method over pairs with its 95% bootstrap interval.
-
-    The best rank is 1. Tied methods share their mean rank.
-    """
-
-    method: str
-    mean: float
-    low: float
-    high: float
-    pairs: int
-    """Number of pairs."""
+    comparison: Comparison
+    adjusted: float
+    """p after Benjamini-Hochberg over the table."""
+    needed: int | None = None
+    """For `undecided`: the number of our seeds that would decide, if mean and variance stayed as they are.
+    Optimistic, because the mean will move. None if no number decides."""
 
 
 def mean(values: Sequence[float]) -> float:
@@ -121,142 +189,122 @@ def std(values: Sequence[float]) -> float | None:
 def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
     """Return Student's t interval of the mean; None for fewer than two values."""
     s = std(values)
-    return None if s is None else interval(mean(values), s, len(values), confidence)
+    if s is None:
+        return None
+    half = float(stats.t.ppf(0.5 + confidence / 2, len(values) - 1)) * s / math.sqrt(len(values))
+    return mean(values) - half, mean(values) + half
 
 
-def interval(centre: float, s: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the t interval of a mean from its standard deviation `s` and n >= 2 alone."""
-    half = float(stats.t.ppf(0.5 + confidence / 2, n - 1)) * s / math.sqrt(n)
-    return centre - half, centre + half
+def shrunk_variance(observed: Any, n: Any, s0: Any) -> Any:
+    """Return the variance of one run: that observed in n runs, shrunk towards s0^2. Numbers or arrays."""
+    return (PRIOR_FREEDOM * s0**2 + (n - 1) * observed) / (PRIOR_FREEDOM + n - 1)
 
 
-def judge(ours: Sample, published: Sample) -> Judgement:
-    """Return the verdict by `RULE`."""
-    assumed: list[Assumption] = []
-    variance = 0.0
-    for sample, no_std, no_n in (
-        (ours, Assumption.STD_OF_OURS, Assumption.N_OF_OURS),
-        (published, Assumption.STD_OF_PUBLISHED, Assumption.N_OF_PUBLISHED),
-    ):
-        # the std of one run is not a measurement, even if a file has one
-        s = None if sample.std is None or not math.isfinite(sample.std) or sample.n == 1 else sample.std
-        if s is None:
-            assumed.append(no_std)
-        if sample.n is None:
-            assumed.append(no_n)
-        variance += (ASSUMED_STD if s is None else s) ** 2 / (sample.n or 1)
-    band = max(TOLERANCE, 2 * math.sqrt(variance))
+def welch(v1: Any, freedom1: Any, v2: Any, freedom2: Any, tau: float) -> tuple[Any, Any]:
+    """Return standard error and degrees of freedom of a difference of two means. Numbers or arrays.
+
+    v1, v2: the variances of the means. tau counts as known. Welch 1947, Satterthwaite 1946.
+    """
+    variance = v1 + v2 + tau**2
+    return variance**0.5, variance**2 / (v1**2 / freedom1 + v2**2 / freedom2)
+
+
+def two_sided(t: Any, freedom: Any) -> Any:
+    """Return the two-sided p of a t statistic. Numbers or arrays."""
+    return 2 * stats.t.sf(np.abs(t), freedom)
+
+
+def adjust(p: Any) -> np.ndarray:
+    """Return p values adjusted by Benjamini and Hochberg (1995) over the last axis."""
+    p = np.asarray(p, dtype=float)
+    m = p.shape[-1]
+    order = np.argsort(p, axis=-1)
+    scaled = np.take_along_axis(p, order, -1) * m / np.arange(1, m + 1)
+    # the adjusted p of the k-th smallest is the least of those from k on
+    least = np.minimum.accumulate(scaled[..., ::-1], axis=-1)[..., ::-1].clip(max=1.0)
+    adjusted = np.empty_like(p)
+    np.put_along_axis(adjusted, order, least, -1)
+    return adjusted
+
+
+def spread_of(sample: Sample, s0: float) -> Spread:
+    """Return how sure a sample's mean is. s0: the std of the student's family."""
+    known = sample.std is not None and math.isfinite(sample.std) and sample.n != 1
+    n = sample.n or (2 if known else 1)
+    if not known or sample.std is None:  # what is not known, or is the "std" of one run, is no measurement
+        return Spread(variance=s0**2, freedom=PRIOR_FREEDOM, n=n, std_known=False)
+    variance = shrunk_variance(sample.std**2, n, s0)
+    return Spread(variance=variance, freedom=PRIOR_FREEDOM + n - 1, n=n, std_known=True)
+
+
+def mean_interval(sample: Sample, s0: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the interval of a sample's mean by its shrunk variance."""
+    spread = spread_of(sample, s0)
+    half = float(stats.t.ppf(0.5 + confidence / 2, spread.freedom)) * math.sqrt(spread.of_mean)
+    return sample.mean - half, sample.mean + half
+
+
+def compare(ours: Sample, published: Sample, s0: float, tau: float = TAU) -> Comparison:
+    """Return the difference of two samples.
+
+    s0: the std of the student's family (`results.published.spread.seed_stds().of(student)`). tau: 0 only if
+    the teacher's weights are the publisher's own and the code is theirs.
+    """
+    a, b = spread_of(ours, s0), spread_of(published, s0)
+    assumed = []
+    if not a.std_known:
+        assumed.append(Assumption.STD_OF_OURS)
+    if ours.n is None:
+        assumed.append(Assumption.N_OF_OURS)
+    if not b.std_known:
+        assumed.append(Assumption.STD_OF_PUBLISHED)
+    if published.n is None:
+        assumed.append(Assumption.N_OF_PUBLISHED_STD if b.std_known else Assumption.N_OF_PUBLISHED)
     delta = ours.mean - published.mean
-    # published numbers have two decimals: a float's last bit must not push 0.30 out of a band of 0.3
-    inside = abs(delta) <= band + 1e-9
-    verdict = Verdict.AGREES if inside else Verdict.ABOVE if delta > 0 else Verdict.BELOW
-    return Judgement(verdict=verdict, delta=delta, band=band, assumed=tuple(assumed))
+    return Comparison(delta=delta, ours=a, published=b, tau=tau, assumed=tuple(assumed))
 
 
-def paired(a: Mapping[int, float], b: Mapping[int, float]) -> Paired | None:
-    """Return the paired differences a - b over the seeds that both have; None if they share no seed."""
-    seeds = tuple(sorted(set(a) & set(b)))
-    if not seeds:
-        return None
-    differences = [a[s] - b[s] for s in seeds]
-    m, s = mean(differences), std(differences)
-    low, high = t_interval(differences) or (None, None)
-    needed = None if s is None else seeds_needed(m, s)
-    return Paired(seeds=seeds, mean=m, std=s, low=low, high=high, needed=needed)
+def decide(comparisons: Sequence[Comparison]) -> list[Judgement]:
+    """Return the verdicts of the comparable cells of one table, by `RULE`."""
+    if not comparisons:
+        return []
+    adjusted = adjust([c.p for c in comparisons])
+    return [_judgement(c, float(p)) for c, p in zip(comparisons, adjusted, strict=True)]
 
 
-def power(effect: float, n: int, alpha: float = 0.05) -> float:
-    """Return the power of a two-sided paired t test of n differences at level `alpha`.
+def judge(ours: Sample, published: Sample, s0: float, tau: float = TAU) -> Judgement:
+    """Return the verdict on a single comparison. Parameters as in `compare`."""
+    return decide([compare(ours, published, s0, tau)])[0]
 
-    effect: the true difference, in standard deviations of the differences.
+
+def _judgement(c: Comparison, adjusted: float) -> Judgement:
+    if adjusted < LEVEL:
+        verdict = Verdict.DIFFERS_LITTLE if c.inside else Verdict.DIFFERS
+    else:
+        verdict = Verdict.SAME if c.inside else Verdict.UNDECIDED
+    needed = _seeds_to_decide(c, adjusted) if verdict is Verdict.UNDECIDED else None
+    return Judgement(verdict=verdict, comparison=c, adjusted=adjusted, needed=needed)
+
+
+def _seeds_to_decide(c: Comparison, adjusted: float) -> int | None:
+    """Return the least number of our seeds with which an undecided cell would be decided.
+
+    The other cells of the table are taken to stay as they are, so the adjustment keeps its size.
     """
-    critical = stats.t.ppf(1 - alpha / 2, n - 1)
-    shift = abs(effect) * math.sqrt(n)
-    chance = float(stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift))
-    # scipy returns NaN far out in the tail
-    return chance if math.isfinite(chance) else float(shift > critical)
+    factor = adjusted / c.p if c.p else 1.0
 
+    def decided(n: int) -> bool:
+        with_more = c.with_runs(n)
+        return with_more.inside or with_more.p * factor < LEVEL
 
-def seeds_needed(difference: float, s: float, wanted: float = 0.8, most: int = 10_000) -> int | None:
-    """Return the smallest number of seeds with which `power` reaches `wanted`.
-
-    None if that takes more than `most` seeds.
-    """
-    if s == 0:
-        return 2 if difference else None
-    effect = difference / s
-    if effect == 0 or power(effect, most) < wanted:
+    if not decided(MOST_SEEDS):
         return None
-    low, high = 1, most  # bisection works because power never falls with more seeds
+    return least(decided, c.ours.n, MOST_SEEDS)
+
+
+def least(enough: Callable[[int], bool], low: int, high: int) -> int:
+    """Return the least n in (low, high] with `enough(n)`, which holds for `high` and stays true above n."""
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if power(effect, middle) >= wanted else (middle, high)
+        low, high = (low, middle) if enough(middle) else (middle, high)
     return high
-
-
-def ranks(
-    scores: Mapping[str, Mapping[str, float]], draws: int = 2000, seed: int = 0
-) -> tuple[list[Rank], tuple[str, ...]]:
-    """Return the mean ranks of the methods over the pairs, best first, and the methods that were left out.
-
-    A method is left out if it has no number on some pair. Pairs with fewer than two methods do not count.
-    scores: pair -> method -> top-1. draws, seed: of the bootstrap, which resamples the pairs.
-    """
-    pairs = sorted(p for p in scores if len(scores[p]) > 1)
-    every = sorted({m for p in pairs for m in scores[p]})
-    methods = [m for m in every if all(m in scores[p] for p in pairs)]
-    left_out = tuple(m for m in every if m not in methods)
-    if len(methods) < 2:
-        return [], left_out
-    table = np.array([[scores[p][m] for m in methods] for p in pairs])
-    per_pair = stats.rankdata(-table, axis=1)
-    chosen = np.random.default_rng(seed).integers(0, len(pairs), (draws, len(pairs)))
-    drawn = per_pair[chosen].mean(axis=1)
-    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
-    ranked = [
-        Rank(
-            method=m,
-            mean=float(per_pair[:, i].mean()),
-            low=float(low[i]),
-            high=float(high[i]),
-            pairs=len(pairs),
-        )
-        for i, m in enumerate(methods)
-    ]
-    return sorted(ranked, key=lambda r: (r.mean, r.method)), left_out
-
-
-@cache
-def detectable(
-    n: int, s: float = ASSUMED_STD, paired_runs: bool = False, wanted: float = 0.8, alpha: float = 0.05
-) -> float:
-    """Return the true difference of two methods' means that n runs of each detect with probability `wanted`.
-
-    The test is a two-sided t test at level `alpha`. s: the standard deviation of a method's runs (unpaired),
-    or of the differences by seed (paired).
-    """
-    freedom = n - 1 if paired_runs else 2 * n - 2
-    scale = math.sqrt((1 if paired_runs else 2) / n)
-    critical = stats.t.ppf(1 - alpha / 2, freedom)
-
-    def miss(shift: float) -> float:
-        return float(stats.nct.sf(critical, freedom, shift)) - wanted
-
-    return float(optimize.brentq(miss, 0.0, 60.0)) * scale * s
-
-
-def power_note(n: int, s: float = ASSUMED_STD) -> str:
-    """Say in words what n runs of a method can and cannot show."""
-    if n < 2:
-        return (
-            f"n = 1: one run has no measurable spread; a std of {ASSUMED_STD} is assumed, and differences "
-            f"below about {4 * s:.1f} show nothing."
-        )
-    half = float(stats.t.ppf(0.975, n - 1)) / math.sqrt(n)
-    return (
-        f"n = {n}: the 95% interval of a mean is ±{half:.2f} standard deviations (±{half * s:.2f} at s = "
-        f"{s}). With n = {n} runs each, two methods are told apart with probability 0.8 only if they truly "
-        f"differ by {detectable(n, s):.2f} or more, or by {detectable(n, s, True):.2f} if they are paired by "
-        f"seed and the differences have a std of {s}. Smaller differences cannot be detected with n = {n}, "
-        "so 'agrees' does not rule them out."
-    )

@@ -9,21 +9,22 @@ import html
 import math
 from collections.abc import Sequence
 
+from tables.between_methods import Rank
 from tables.diff import CellDiff
-from tables.plots import spread
-from tables.statistics import Rank
+from tables.plots import DIFFERING, intervals
 from tables.text import signed
-from tables.verdicts import FAILING, Verdict
+from tables.verdicts import Verdict
 
 MARKS = {
-    Verdict.AGREES: "=",
-    Verdict.ABOVE: "▲",
-    Verdict.BELOW: "▼",
+    Verdict.SAME: "=",
+    Verdict.DIFFERS: "≠",
+    Verdict.DIFFERS_LITTLE: "≲",
+    Verdict.UNDECIDED: "?",
+    Verdict.SAME_CHECKPOINT: "≡",
     Verdict.MISSING: "·",
     Verdict.NOT_COMPARABLE: "~",
 }
-"""The marks of the verdicts on the page. The text output uses + and -; here they would look like a sign of
-the number that follows."""
+"""The marks of the verdicts on the page."""
 
 MINUS = "\u2212"
 
@@ -103,8 +104,7 @@ def _forest(cells: Sequence[CellDiff], pair: str) -> str:
     marks = []
     for d in cells:
         assert d.ours is not None and d.published is not None
-        our_interval = spread(d.ours, d.ours_std, d.n)
-        their_interval = spread(d.published, d.published_std, d.published_n)
+        our_interval, their_interval = intervals(d)
         marks.append((d, d.ours, our_interval, d.published, their_interval))
     # one wide interval (n = 2 or 3) must not squeeze the rest: the axis follows the points, intervals are cut
     points = [v for _, ours, _, theirs, _ in marks for v in (ours, theirs)]
@@ -167,7 +167,7 @@ def heat_map(diffs: Sequence[CellDiff]) -> str:
                 y + 14,
                 shown,
                 "middle",
-                "value" + (" strong" if d.verdict in FAILING else ""),
+                "value" + (" strong" if d.verdict in DIFFERING else ""),
             )
         )
     body += [_text(left - 8, 30 + height * i + 14, label, "end", "label") for i, label in enumerate(rows)]
@@ -178,14 +178,18 @@ def ranks(ranked: Sequence[Rank]) -> str:
     """Draw mean ranks with intervals, best on top. "" if there is none."""
     if not ranked:
         return ""
-    scale = _Scale(1, max(r.high for r in ranked), LABEL, 480)
+    scale = _Scale(1, max(r.high or r.mean for r in ranked), LABEL, 480)
     bottom = ROW * len(ranked) + 6
     body = scale.axis(2, bottom)
     for i, r in enumerate(ranked):
         y = ROW * i + 12
         body += [
             _text(LABEL - 8, y + 4, r.method, "end", "label"),
-            _line(scale(r.low), y, scale(r.high), y, "whisker"),
+            *(
+                []
+                if r.low is None or r.high is None
+                else [_line(scale(r.low), y, scale(r.high), y, "whisker")]
+            ),
             _circle(scale(r.mean), y, 3.5, "dot"),
             _text(490, y + 4, f"{r.mean:.1f}", "start", "value"),
         ]

@@ -1,10 +1,10 @@
-"""bench: the measurements of speed and of precision, each a sub-command."""
+"""bench: the measurements of speed, of precision and of the verdicts, each a sub-command."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from benchmark.cli import bench_independent, bench_precision, bench_speed, options
+from benchmark.cli import bench_independent, bench_precision, bench_speed, bench_verdicts, options
 
 DEFAULT = "cells"
 
@@ -13,8 +13,9 @@ def register(verbs: Any) -> None:
     p = options.add_verb(
         verbs,
         "bench",
-        summary="measure the speed against a naive training loop, and the effect of bf16",
-        details="Measures how fast training is, and whether bf16 changes results. Without the name of a "
+        summary="measure speed, the effect of bf16, and the error rates of the verdicts",
+        details="Measures how fast training is against a naive training loop, whether bf16 changes results, "
+        "and how often the diff's verdicts are wrong. Without the name of a "
         f"measurement it measures the {DEFAULT}: `bench --budget 3` means `bench {DEFAULT} --budget 3`. "
         "`bench MEASUREMENT --help` describes its options.",
         example="bench --pairs resnet56:resnet20 --budget 3",
@@ -26,3 +27,4 @@ def register(verbs: Any) -> None:
     bench_speed.register(measurements)
     bench_precision.register(measurements)
     bench_independent.register(measurements)
+    bench_verdicts.register(measurements)

@@ -30,6 +30,7 @@ RANGES = {
     "steps": (1, math.inf),
     "images": (200, math.inf),
     "seeds": (2, MOST_SEEDS),
+    "draws": (1, 1_000_000),
 }
 """Least and largest value of an option."""
 

@@ -26,6 +26,7 @@ from benchmark.cli.selection import listed_names
 from benchmark.errors import unknown
 from benchmark.text import plural
 from tables import statistics
+from tables.between_methods import Paired, paired
 from tables.text import signed
 
 LAYERED = ("vgg8", "MobileNetV2", "ShuffleV1", "ShuffleV2")
@@ -182,7 +183,7 @@ def do_biases(args: argparse.Namespace) -> int:
             ]
             for variant in by_seed[0]:
                 percent = {seed: 100 * biases[variant] for seed, biases in enumerate(by_seed)}
-                pairing = statistics.paired(percent, dict.fromkeys(percent, 0.0))
+                pairing = paired(percent, dict.fromkeys(percent, 0.0))
                 rows.append({"method": method, "of": variant, "percent": percent, **_paired_fields(pairing)})
                 print_note(f"{method}, {variant}: {', '.join(signed(v) for v in percent.values())} %")
         print_table(
@@ -206,7 +207,7 @@ def do_finals(args: argparse.Namespace) -> int:
         top1 = finals.measure(chosen, args.seeds, precisions=("fp32", "bf16"), on_seed=print_note)
         rows = report["finals"] = []
         for method, by_precision in top1.items():
-            pairing = statistics.paired(by_precision["bf16"], by_precision["fp32"])
+            pairing = paired(by_precision["bf16"], by_precision["fp32"])
             rows.append({"method": method, "top1": by_precision, **_paired_fields(pairing)})
         return _print_finals(rows)
 
@@ -238,7 +239,7 @@ def _mean(by_seed: dict[int, float]) -> str:
 # --- paired differences -----------------------------------------------------------------------------------
 
 
-def paired_p(pairing: statistics.Paired | None) -> float | None:
+def paired_p(pairing: Paired | None) -> float | None:
     """Return the two-sided p of a paired t test, None if there is no spread to compare the mean with."""
     if pairing is None or not pairing.std:
         return None
@@ -248,15 +249,15 @@ def paired_p(pairing: statistics.Paired | None) -> float | None:
     return float(2 * stats.t.sf(abs(pairing.mean) / (pairing.std / math.sqrt(n)), n - 1))
 
 
-def _paired_fields(pairing: statistics.Paired | None) -> dict[str, Any]:
+def _paired_fields(pairing: Paired | None) -> dict[str, Any]:
     return {"paired": None if pairing is None else asdict(pairing), "p": paired_p(pairing)}
 
 
 def _paired_columns(row: dict[str, Any]) -> list[str]:
     """Return mean difference, interval, number of seeds and p of a row as text."""
     p = "" if row["p"] is None else f"{row['p']:.2f}"
-    paired = row["paired"]
-    if not paired:
+    pairing = row["paired"]
+    if not pairing:
         return ["", "", "0", p]
-    interval = "" if paired["low"] is None else f"{signed(paired['low'])} to {signed(paired['high'])}"
-    return [signed(paired["mean"]), interval, str(len(paired["seeds"])), p]
+    interval = "" if pairing["low"] is None else f"{signed(pairing['low'])} to {signed(pairing['high'])}"
+    return [signed(pairing["mean"]), interval, str(len(pairing["seeds"])), p]

@@ -34,18 +34,29 @@ def register(verbs: Any) -> None:
         action="store_true",
         help="check all published values instead; exit with 1 if there is a problem",
     )
+    p.add_argument(
+        "--spread",
+        action="store_true",
+        help="print instead how far published values lie apart, between seeds and between papers",
+    )
     options.add_json_option(p)
     p.set_defaults(do=do_published)
 
 
 def do_published(args: argparse.Namespace) -> int:
-    if args.validate:
-        if args.pair or args.method or args.dataset or args.json or args.metric != "top1":
-            raise InputError("--validate cannot be combined with other options")
-        return _validate()
+    if args.validate or args.spread:
+        alone = "--validate" if args.validate else "--spread"
+        others = args.pair or args.method or args.dataset or args.json or args.metric != "top1"
+        if others or (args.validate and args.spread):
+            raise InputError(f"{alone} cannot be combined with other options")
+        if args.validate:
+            return _validate()
+        print(published.format_spread())
+        return 0
     if not args.pair or not args.method:
         raise InputError(
-            "give --pair and --method, e.g. --pair resnet32x4:resnet8x4 --method kd; or --validate alone"
+            "give --pair and --method, e.g. --pair resnet32x4:resnet8x4 --method kd; or --validate or "
+            "--spread alone"
         )
     teacher, student, method, datasets = published_cell(args)
     if args.json:

@@ -20,9 +20,7 @@ from benchmark.spec.matrix import Table
 from benchmark.spec.runs import Run
 from results.store import Store, load
 from tables import curves, diff, diff_text, plots, published_cells, render
-
-FAILING_VERDICTS = ("above", "below")
-"""Verdicts that can make `diff` exit with 1."""
+from tables.verdicts import FAILING, MAY_FAIL
 
 
 def register(verbs: Any) -> None:
@@ -60,7 +58,8 @@ def register(verbs: Any) -> None:
         "diff",
         summary="compare the regenerated table with the published one",
         details="Prints our value and the published value of each cell, their difference and a verdict. "
-        "Exits with 1 if a cell is above or below the published value by more than chance explains.",
+        "Exits with 1 if a cell differs from the published value, by a rule that allows for seeds, other "
+        "teachers and the number of cells.",
         example="diff crd-table1 --profile paper",
     )
     options.add_selection_options(p, single_runs=False)
@@ -82,7 +81,7 @@ def register(verbs: Any) -> None:
         "--fail-on",
         default=None,
         metavar="V,..",
-        help="verdicts that make the exit code 1: above, below, or none (default: above,below)",
+        help="verdicts that make the exit code 1: differs, undecided, or none (default: differs)",
     )
     p.add_argument(
         "--curves",
@@ -138,9 +137,9 @@ def do_table(args: argparse.Namespace) -> int:
 
 
 def do_diff(args: argparse.Namespace) -> int:
-    fail_on = set(FAILING_VERDICTS) if args.fail_on is None else set(split_list(args.fail_on)) - {"none"}
-    if not fail_on <= set(FAILING_VERDICTS):
-        raise InputError(f"--fail-on {args.fail_on}; allowed: {', '.join(FAILING_VERDICTS)}, none")
+    fail_on = set(FAILING) if args.fail_on is None else set(split_list(args.fail_on)) - {"none"}
+    if not fail_on <= set(MAY_FAIL):
+        raise InputError(f"--fail-on {args.fail_on}; allowed: {', '.join(MAY_FAIL)}, none")
     if args.json and args.format not in (None, "json"):
         raise InputError(f"--json cannot be combined with --format {args.format}; give one of them")
     if args.curves and not (args.fail_on is None and args.against is None):

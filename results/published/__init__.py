@@ -8,6 +8,7 @@ from results.published.curves import curves
 from results.published.evidence import disagreements, format_cell
 from results.published.reader import add_folder, cells, errata, errata_of, load, papers, tables, value
 from results.published.schema import COLUMNS, PublishedError, PublishedNumber
+from results.published.spread import format_spread, origin_spreads, seed_stds
 from results.published.validate import validate
 
 __all__ = [
@@ -21,8 +22,11 @@ __all__ = [
     "errata",
     "errata_of",
     "format_cell",
+    "format_spread",
     "load",
+    "origin_spreads",
     "papers",
+    "seed_stds",
     "tables",
     "validate",
     "value",

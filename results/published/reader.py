@@ -26,7 +26,7 @@ from results.published.schema import (
 
 VARIABLE = "KD_PUBLISHED"
 _added: list[Path] = []
-_Stamp = tuple[tuple[Path, int, int], ...]
+Stamp = tuple[tuple[Path, int, int], ...]
 
 
 def add_folder(path: str | os.PathLike[str]) -> None:
@@ -55,7 +55,7 @@ def _folder(text: str, named_by: str) -> Path:
     return folder.resolve()
 
 
-def _stamp(paths: list[Path]) -> _Stamp:
+def stamp_of(paths: list[Path]) -> Stamp:
     """Return the files with their times and sizes.
 
     Used as a cache key, so that a changed file is read again.
@@ -71,19 +71,19 @@ def numbers() -> tuple[PublishedNumber, ...]:
     return _numbers(_tables_stamp())
 
 
-def _tables_stamp() -> _Stamp:
-    return _stamp([p for folder in folders() for p in table_files(folder)])
+def _tables_stamp() -> Stamp:
+    return stamp_of([p for folder in folders() for p in table_files(folder)])
 
 
 @functools.lru_cache(maxsize=4)
-def _numbers(stamp: _Stamp) -> tuple[PublishedNumber, ...]:
+def _numbers(stamp: Stamp) -> tuple[PublishedNumber, ...]:
     every = [parse(path, line, row) for path, _, _ in stamp for line, row in read_rows(path)]
     with_value = {(x.published_in, *x.cell) for x in every if x.value is not None}
     return tuple(x for x in every if x.value is not None or (x.published_in, *x.cell) not in with_value)
 
 
 @functools.lru_cache(maxsize=4)
-def _frame(stamp: _Stamp) -> pd.DataFrame:
+def _frame(stamp: Stamp) -> pd.DataFrame:
     return as_frame(_numbers(stamp))
 
 
@@ -155,11 +155,11 @@ def errata() -> tuple[dict[str, str], ...]:
     teacher, student or method matches any.
     """
     files = [folder / "errata.csv" for folder in folders()]
-    return _errata(_stamp([p for p in files if p.is_file()]))
+    return _errata(stamp_of([p for p in files if p.is_file()]))
 
 
 @functools.lru_cache(maxsize=4)
-def _errata(stamp: _Stamp) -> tuple[dict[str, str], ...]:
+def _errata(stamp: Stamp) -> tuple[dict[str, str], ...]:
     return tuple(row for path, _, _ in stamp for _, row in read_rows(path, ERRATA_COLUMNS))
 
 
@@ -178,14 +178,14 @@ def teacher_weights(number: PublishedNumber) -> str:
         return ""
     paper, _, table = (number.copied_from or number.published_in).partition("/")
     wanted = {"paper": paper, "table": table, "teacher": number.teacher}
-    for row in _teachers(_stamp([p for f in folders() if (p := f / "teachers.csv").is_file()])):
+    for row in _teachers(stamp_of([p for f in folders() if (p := f / "teachers.csv").is_file()])):
         if all(not row[column] or row[column] == value for column, value in wanted.items()):
             return row["weights"]
     return ""
 
 
 @functools.lru_cache(maxsize=4)
-def _teachers(stamp: _Stamp) -> tuple[dict[str, str], ...]:
+def _teachers(files: Stamp) -> tuple[dict[str, str], ...]:
     """Return the rows of the files, those that name a table and a teacher before more general ones."""
-    rows = [row for path, _, _ in stamp for _, row in read_rows(path, TEACHERS_COLUMNS)]
+    rows = [row for path, _, _ in files for _, row in read_rows(path, TEACHERS_COLUMNS)]
     return tuple(sorted(rows, key=lambda row: (not row["table"], not row["teacher"])))

@@ -138,7 +138,7 @@ ERRATA_KEYS = ERRATA_COLUMNS[:5]
 TEACHERS_COLUMNS = ("paper", "table", "teacher", "weights", "source")
 """The columns of `teachers.csv`: whose checkpoint taught. Blank table or teacher: all of the paper's."""
 
-NOT_TABLES = ("errata.csv", "teachers.csv")
+NOT_TABLES = ("errata.csv", "teachers.csv", "checkpoints.csv")
 
 
 def erratum_applies(erratum: Mapping[str, str], number: PublishedNumber) -> bool:
@@ -147,7 +147,7 @@ def erratum_applies(erratum: Mapping[str, str], number: PublishedNumber) -> bool
 
 
 def table_files(folder: Path) -> list[Path]:
-    """Return the table files below a folder, sorted. Errata, teachers and curves are not tables."""
+    """Return the table files below a folder, sorted: all but errata, teachers, checkpoints and curves."""
     return sorted(
         p
         for p in folder.rglob("*.csv")

@@ -107,7 +107,9 @@
       ["method", `${c.method}, protocol ${c.protocol}`], ["epoch that counts", rule], ["regenerated, last", c.last], ["regenerated, best (on the test set)", c.best],
       ["seeds done", `${c.n} of ${c.seeds}`], ["published", c.published === null ? "not published" : c.published],
       ["published n", c.published === null ? "" : c.published_n === null ? "not stated" : c.published_n], ["difference", c.delta === null ? "" : signed(c.delta)],
-      ["agrees within", c.band === null ? "" : "±" + fixed(c.band, 2)], ["assumed", c.assumed.join("; ")], ["notes", c.notes.join("; ")],
+      ["90% interval of the difference", c.interval], ["p, adjusted over the table", c.adjusted_p === null ? "" : c.adjusted_p.toPrecision(2)],
+      ["seeds that would decide", c.verdict === "undecided" ? (c.needed === null ? "no number of ours" : `${c.needed} (optimistic)`) : ""],
+      ["verdict with a larger tau", c.with_wide_tau === c.verdict ? "" : c.with_wide_tau], ["assumed", c.assumed.join("; ")], ["notes", c.notes.join("; ")],
     ])));
     columns.append(part("Provenance of the published number", list([["published in", c.published_in || "–"], ["origin", c.origin], ["source", c.source]])));
     const done = c.runs.filter((r) => r.curve);

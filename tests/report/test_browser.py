@@ -53,7 +53,8 @@ READER_SCRIPT = """
   seen.off = document.querySelectorAll("td.g-delta.off").length; seen.stopsOfPair = stops(); set("pair", "");
   set("view", "delta"); seen.view = getComputedStyle(document.querySelector("td.g-ours")).display;
   set("view", "all");
-  for (const v of ["agrees", "missing", "not comparable"]) form.querySelector(`input[value="${v}"]`).click();
+  for (const v of ["undecided", "missing", "not comparable"])
+    form.querySelector(`input[value="${v}"]`).click();
   seen.outside = rows();
   const before = getComputedStyle(document.body).backgroundColor;
   set("theme", "dark");
@@ -76,7 +77,7 @@ READER_SCRIPT = """
     press("ArrowDown"); seen.down = cell();
     press("ArrowLeft"); press("ArrowUp"); seen.back = document.activeElement === kd;
     press("Escape"); seen.closed = document.querySelectorAll("tr.detail").length;
-    document.querySelector('td.g-ours[data-verdict="above"]').click();
+    document.querySelector('td.g-ours[data-verdict="differs"]').click();
     seen.byMean = document.querySelector("tr.detail h3").textContent;
     seen.tabStops = document.querySelectorAll('table.grid button[tabindex="0"]').length;
     seen.svgs = document.querySelectorAll("details.figure svg").length;
@@ -162,7 +163,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> tuple[Expansion, Path]:
     numbers = PublishedCells.read("cifar100")
     records = kit.golden(e, numbers)
     at = next(c for c in e.cells if c.row.method == "at" and c.student == "resnet20")
-    records = kit.move(records, at.runs, 1.0)
+    records = kit.move(records, at.runs, 2.0)
     kd = next(c for c in e.cells if c.row.method == "kd" and c.student == "resnet20")
     theirs = next(iter(curves.published_curves("crd", "resnet56", "resnet20", "kd").values())).assign(
         stage="main"
@@ -212,7 +213,7 @@ def test_filters(seen: dict[str, Any]) -> None:
     assert seen["method"] == ["AT"]
     assert seen["pair"] == "5 cells" and seen["off"] == 5
     assert seen["view"] == "none"
-    assert seen["outside"] == ["AT"]  # the one cell that is above
+    assert seen["outside"] == ["AT"]  # the one cell that differs
     assert seen["dark"] and seen["light"] == "rgb(251, 251, 249)"
     assert seen["afterReset"] == "10 cells"
 
@@ -221,7 +222,7 @@ def test_a_cell_expands_to_its_details(seen: dict[str, Any], case: tuple[Expansi
     kd = next(c for c in case[0].cells if c.row.method == "kd" and c.student == "resnet20")
     assert seen["expanded"] == "true" and seen["focused"]
     for text in (
-        "KD, resnet56 → resnet20: agrees",
+        "KD, resnet56 → resnet20: undecided",
         "70.66",
         "(on the test set)",
         "run by this paper",
@@ -236,7 +237,7 @@ def test_a_cell_expands_to_its_details(seen: dict[str, Any], case: tuple[Expansi
     ):
         assert text in seen["panel"], text
     assert seen["lines"] == {"mine": 2 * len(kd.runs), "theirs": 2}
-    assert seen["byMean"] == "AT, resnet56 → resnet20: above"
+    assert seen["byMean"] == "AT, resnet56 → resnet20: differs"
 
 
 def test_keys(seen: dict[str, Any]) -> None:

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 
 from benchmark.spec import matrix
 from benchmark.spec.matrix import Cell, Expansion, Table
 from benchmark.spec.runs import Run
 from results.published.schema import PublishedNumber
+from results.published.spread import FamilyStd, SeedStds
 from results.store import SCHEMA, Store, frame
+from tables import between_methods, diff, plots
 from tables.published_cells import PublishedCells
 
 SMALL = """
@@ -44,6 +47,15 @@ method = "sp"
 
 
 GOLDEN = Path(__file__).parent / "golden"
+
+S0 = 0.25
+
+
+def fix_s0(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give every family the same s0, so that a test does not depend on what is published."""
+    stds = SeedStds(FamilyStd(family="all", count=1, s0=S0, median=S0), {})
+    for module in (between_methods, diff, plots):
+        monkeypatch.setattr(module, "seed_stds", lambda: stds)
 
 
 def check_golden(name: str, text: str) -> None:

@@ -82,9 +82,12 @@ def test_any_records(case: tuple[Any, list[dict], Any], rng: Any) -> None:
     for c in found:
         assert c.verdict in set(Verdict)
         assert (c.reason != "") or c.verdict in JUDGED
-        assert (c.band is not None) == (c.verdict in JUDGED)
-        if c.band is not None:
-            assert c.delta is not None and (abs(c.delta) <= c.band + 1e-9) == (c.verdict == "agrees")
+        assert (c.low is not None) == (c.verdict in JUDGED)
+        if c.low is not None:
+            assert c.delta is not None and c.high is not None and c.low < c.delta < c.high
+            assert c.adjusted_p is not None and c.p is not None and c.p <= c.adjusted_p <= 1
+            assert (c.adjusted_p < 0.05) == c.verdict.startswith("differs")
+            assert not (c.low > -0.5 and c.high < 0.5), "not within the margin by another origin's runs"
     texts = [diff_text.format_diff(found, fmt) for fmt in ("plain", "md", "tex", "csv", "json")]
     assert json.loads(texts[-1])["counts"] == found.counts()
     tables = [render.render(e, kit.as_frame(records), fmt) for fmt in render.FORMATS]

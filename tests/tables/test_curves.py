@@ -10,8 +10,10 @@ import pytest
 import records_kit as kit
 
 from benchmark.errors import InputError
+from benchmark.spec import matrix
 from benchmark.spec.matrix import Expansion
-from benchmark.spec.runs import Run
+from benchmark.spec.resolver import Resolver
+from benchmark.spec.runs import Run, TeacherRef
 from results import published
 from results.store import Store, load
 from tables import curves, plots
@@ -94,11 +96,37 @@ def test_formats(tmp_path: Path) -> None:
         run.key in text and "0 of 240" in text and "agrees when the train loss" in text and "+0.10%" in text
     )
     found = json.loads(curves.format_curves(e, frame, store, "json"))
-    assert [c["verdict"] for c in found["curves"]] == ["agrees"] and len(found["curves"][0]["epochs"]) == 240
+    assert [c["verdict"] for c in found["curves"]] == ["another teacher: not comparable"]
+    assert len(found["curves"][0]["epochs"]) == 240
     assert len(curves.format_curves(e, frame, store, "csv").splitlines()) == 241
     assert "|" in curves.format_curves(e, frame, store, "md")
     with pytest.raises(InputError, match="unknown format"):
         curves.format_curves(e, frame, store, "html")
+
+
+def test_only_runs_with_the_published_teacher_have_a_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The numbers stand beside each other in any case."""
+    (tmp_path / "checkpoints.csv").write_text("weights,network,papers,source\nfeed,resnet56,crd,a test\n")
+    store = Store(tmp_path / "runs")
+
+    def verdict(weights: str) -> str:
+        teacher = TeacherRef("resnet56", weights=weights, path="x.pth")
+        resolver = Resolver({("cifar100", "resnet56"): teacher})
+        e = matrix.expand(kit.small_table(tmp_path), "paper", resolver)
+        run = kd_run(e)
+        kit.write(store, [kit.record(run, 70.0)], {run.key: own_curve()})
+        text = curves.format_curves(e, load(store.folder), store)
+        assert "0 of 240" in text
+        (found,) = curves.diff_curves(e, load(store.folder), store)
+        assert len(found.epochs) == 240
+        return found.verdict
+
+    assert verdict("feed") == "another teacher: not comparable", "nobody has published this hash"
+    monkeypatch.setenv("KD_PUBLISHED", str(tmp_path))
+    assert verdict("feed") == "agrees"
+    assert verdict("beef") == "another teacher: not comparable"
 
 
 def test_damaged_numbers_in_a_curve_are_left_out() -> None:

@@ -1,4 +1,4 @@
-"""Verdicts: golden records agree; each verdict is reached for its reason; order changes nothing."""
+"""Verdicts: golden records do not differ; each verdict is reached for its reason; order changes nothing."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import dataclasses
 import io
 import json
 import random
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ from tables import diff
 from tables.diff import Diff, diff_table
 from tables.diff_text import format_diff
 from tables.published_cells import PublishedCells
+from tables.statistics import TAU
 from tables.verdicts import Verdict
 
 
@@ -56,25 +59,63 @@ def test_no_zero_has_a_sign(expansion: matrix.Expansion, by: float) -> None:
         assert "0.00" in text and "-0.00," not in text and "-0.00 " not in text and "+0.00 " not in text, fmt
 
 
-def test_golden_records_agree_and_one_moved_cell_is_named(expansion: matrix.Expansion) -> None:
-    numbers = kit.published_cells(expansion, kit.simple_value, std=0.2, n=3)
+def test_golden_records_are_the_same_and_one_moved_cell_is_named(expansion: matrix.Expansion) -> None:
+    numbers = kit.published_cells(expansion, kit.simple_value, std=0.1, n=9)
+    records = kit.golden(expansion, numbers)
+    found = run_diff(expansion, records, numbers, tau=0.0)
+    trained = [c for c in found if c.label != "Teacher"]
+    assert {c.verdict for c in trained} == {Verdict.SAME} and len(found) == len(expansion.cells)
+    assert diff.exit_code(found) == 0 and diff.exit_code(found, {Verdict.UNDECIDED}) == 1  # one teacher run
+
+    for by in (1.0, -1.0):
+        moved = run_diff(expansion, kit.move(records, only(expansion, "kd").runs, by), numbers, tau=0.0)
+        (cell,) = [c for c in moved if c.verdict == "differs"]
+        assert (cell.label, cell.pair) == ("KD", "resnet56:resnet20")
+        assert diff.exit_code(moved) == 1 and diff.exit_code(moved, set()) == 0
+        assert f"differs: KD resnet56:resnet20 ({by:+.2f}, p {cell.adjusted_p:.2g})" in format_diff(moved)
+
+
+def test_of_another_origin_no_cell_is_shown_to_be_the_same(expansion: matrix.Expansion) -> None:
+    numbers = kit.published_cells(expansion, kit.simple_value, std=0.1, n=9)
     records = kit.golden(expansion, numbers)
     found = run_diff(expansion, records, numbers)
-    assert {c.verdict for c in found} == {"agrees"} and len(found) == len(expansion.cells)
-    assert diff.exit_code(found) == 0
+    assert {c.verdict for c in found} == {Verdict.UNDECIDED} and {c.tau for c in found} == {TAU}
+    assert all(c.needed is None for c in found) and "undecided (n -)" in format_diff(found)
+    moved = run_diff(expansion, kit.move(records, only(expansion, "kd").runs, 1.6), numbers)
+    kd = pick(moved, "KD")
+    assert (kd.verdict, kd.with_wide_tau) == (Verdict.DIFFERS, Verdict.UNDECIDED)
+    assert "With tau = 0.6 instead of 0.4: KD resnet56:resnet20 is undecided" in format_diff(moved)
 
-    for by, verdict in ((1.0, "above"), (-1.0, "below")):
-        moved = run_diff(expansion, kit.move(records, only(expansion, "kd").runs, by), numbers)
-        assert [(c.label, c.pair, c.verdict) for c in moved if c.verdict != "agrees"] == [
-            ("KD", "resnet56:resnet20", verdict)
-        ]
-        assert diff.exit_code(moved) == 1
-        assert (
-            diff.exit_code(moved, {verdict}) == 1
-            and diff.exit_code(moved, {"above", "below"} - {verdict}) == 0
-        )
-        assert diff.exit_code(moved, set()) == 0
-        assert f"{verdict}: KD resnet56:resnet20 ({by:+.2f})" in format_diff(moved)
+
+def test_an_evaluation_of_the_same_weights_is_an_identity_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = "1897153734875314"  # SSKD's resnet56, in checkpoints.csv
+    resolver = Resolver({("cifar100", "resnet56"): TeacherRef("resnet56", weights=weights, path="x.pth")})
+    text = kit.SMALL.replace('paper = "crd"', 'paper = "sskd"')
+    e = matrix.expand(kit.small_table(tmp_path, text), "paper", resolver)
+    numbers = kit.published_cells(e, lambda c: 73.44)
+    for by, verdict in ((0.0, "same checkpoint"), (0.02, "same checkpoint"), (-0.03, "differs")):
+        records = kit.move(kit.golden(e, numbers), only(e, "teacher").runs, by)
+        found = run_diff(e, records, numbers)
+        cell = pick(found, "Teacher")
+        assert cell.verdict == verdict and "the same weights" in cell.reason and cell.low is None
+        assert diff.exit_code(found) == (verdict == "differs")
+    # counted apart, and not among the cells that share the level
+    found = run_diff(e, kit.golden(e, numbers), numbers)
+    assert "9 cells: undecided 9. Apart from these, the same checkpoint evaluated again" in format_diff(found)
+    # a checkpoint that nobody is known to have published, and another paper's number
+    other = kit.published_numbers(e, lambda c: 73.44, paper="crd")
+    against = pick(run_diff(e, kit.golden(e, numbers), PublishedCells([*other], "cifar100")), "Teacher")
+    assert against.verdict == "missing"
+    (tmp_path / "more").mkdir()
+    lines = "weights,network,papers,source\nfeed,resnet56,sskd,me\n"
+    (tmp_path / "more" / "checkpoints.csv").write_text(lines)
+    mine = Resolver({("cifar100", "resnet56"): TeacherRef("resnet56", weights="feed", path="x.pth")})
+    e = matrix.expand(kit.small_table(tmp_path, text), "paper", mine)
+    assert pick(run_diff(e, kit.golden(e, numbers), numbers), "Teacher").verdict == "undecided"
+    monkeypatch.setenv("KD_PUBLISHED", str(tmp_path / "more"))
+    assert pick(run_diff(e, kit.golden(e, numbers), numbers), "Teacher").verdict == "same checkpoint"
 
 
 @pytest.mark.parametrize("name", matrix.table_names())
@@ -83,7 +124,7 @@ def test_golden_records_of_every_table(name: str) -> None:
     numbers = PublishedCells.read(e.table.dataset)
     records = kit.golden(e, numbers)
     found = run_diff(e, records, numbers)
-    unlike = [c for c in found if c.verdict not in ("agrees", "not comparable", "missing")]
+    unlike = [c for c in found if c.verdict not in ("undecided", "not comparable", "missing")]
     assert unlike == [] and diff.exit_code(found) == 0
     rows = {r.label: r for r in e.table.rows}
     for c in found:
@@ -97,34 +138,39 @@ def test_golden_records_of_every_table(name: str) -> None:
         if c.verdict == "missing":
             assert (c.published is None or rows[c.label].missing) and c.reason
     nothing_to_judge = name in ("dlkd-ablation", "iusp-table", "lightskd")
-    assert nothing_to_judge or any(c.verdict == "agrees" for c in found)
+    assert nothing_to_judge or any(c.verdict == "undecided" for c in found)
     some = next((c for c in e.cells if c.row.method == "sp" or c.row.method == "sp+kd"), None)
     if some is not None and not nothing_to_judge:
-        moved = run_diff(e, kit.move(records, some.runs, 1.0), numbers)
-        assert [(c.label, c.pair) for c in moved if c.verdict == "above"] == [(some.row.label, some.pair)]
+        moved = run_diff(e, kit.move(records, some.runs, 4.0), numbers)
+        assert [(c.label, c.pair) for c in moved if c.verdict == "differs"] == [(some.row.label, some.pair)]
         assert diff.exit_code(moved) == 1
 
 
 def test_reporting_rule_of_the_protocol_decides(tmp_path: Path) -> None:
-    for protocol, rule, expected in (("crd", "last", "below"), ("sskd", "best", "agrees")):
+    for protocol, rule, expected in (("crd", "last", "differs"), ("sskd", "best", "same within 0.5")):
         e = kit.small(tmp_path, text=kit.SMALL.replace('protocol = "crd"', f'protocol = "{protocol}"'))
         numbers = kit.published_cells(e, lambda c: 72.0, std=0.1, n=3, rule=rule)
         records = [kit.record(r, 71.0, 72.0) for c in e.cells for r in c.runs]
-        cell = pick(run_diff(e, records, numbers), "KD")
+        cell = pick(run_diff(e, records, numbers, tau=0.0), "KD")
         assert (cell.rule, cell.verdict, cell.last, cell.best) == (rule, expected, 71.0, 72.0)
 
 
 def test_unknown_rule_judges_both_epochs(tmp_path: Path) -> None:
     e = kit.small(tmp_path, text=kit.SMALL.replace('protocol = "crd"', 'protocol = "dlkd"'))
     numbers = kit.published_cells(e, lambda c: 72.0, std=0.1, n=3, rule="unknown")
-    same = run_diff(e, [kit.record(r, 71.9, 72.1) for c in e.cells for r in c.runs], numbers)
-    assert pick(same, "KD").verdict == "agrees" and pick(same, "KD").rule == "both"
-    other = run_diff(e, [kit.record(r, 71.0, 72.1) for c in e.cells for r in c.runs], numbers)
-    assert pick(other, "KD").verdict == "not comparable"
-    assert "the last epoch would be 'below', the best 'agrees'" in pick(other, "KD").reason
+
+    def kd(last: float, best: float, numbers: PublishedCells = numbers) -> diff.CellDiff:
+        records = [kit.record(r, last, best) for c in e.cells for r in c.runs]
+        return pick(run_diff(e, records, numbers, tau=0.0), "KD")
+
+    assert kd(71.95, 72.05).verdict == "same within 0.5" and kd(71.95, 72.05).rule == "both"
+    assert kd(73.0, 73.3).verdict == "differs" and kd(73.0, 73.3).delta == pytest.approx(1.0)
+    between = kd(71.0, 73.0)
+    assert (between.verdict, between.p) == ("undecided", 1.0)
+    assert between.low is not None and between.low < -1.0 and between.high is not None and between.high > 1.0
+    assert "(delta -1.00 / +1.00)" in between.reason
     known = kit.published_cells(e, lambda c: 72.0, std=0.1, n=3, rule="best")
-    decided = pick(run_diff(e, [kit.record(r, 71.0, 72.1) for c in e.cells for r in c.runs], known), "KD")
-    assert (decided.rule, decided.verdict) == ("best", "agrees")
+    assert (kd(71.0, 72.05, known).rule, kd(71.0, 72.05, known).verdict) == ("best", "same within 0.5")
 
 
 def test_missing_names_the_side(expansion: matrix.Expansion) -> None:
@@ -164,7 +210,7 @@ def test_not_comparable_for_its_reason(tmp_path: Path, options: dict, text: str,
 def test_a_setting_with_the_published_value_changes_nothing(tmp_path: Path) -> None:
     e = kit.small(tmp_path, overrides=(("kd.temperature", 4.0),))
     numbers = kit.published_cells(e, lambda c: 70.0)
-    assert pick(run_diff(e, kit.golden(e, numbers), numbers), "KD").verdict == "agrees"
+    assert pick(run_diff(e, kit.golden(e, numbers), numbers), "KD").verdict == "undecided"
 
 
 def test_protocol_override_is_not_comparable(tmp_path: Path) -> None:
@@ -213,7 +259,7 @@ def test_diverged_failed_and_incomplete_runs(expansion: matrix.Expansion, tmp_pa
     kit.write(store, [kit.record(r, None, status="diverged", reason="loss not finite") for r in at])
     store.write_failure(sp[0].key, "OutOfMemoryError: of memory", "", "")
     found = diff_table(expansion, load(store.folder), store=store, published=numbers)
-    assert (pick(found, "KD").verdict, pick(found, "KD").n, pick(found, "KD").seeds) == ("agrees", 2, 3)
+    assert (pick(found, "KD").verdict, pick(found, "KD").n, pick(found, "KD").seeds) == ("undecided", 2, 3)
     assert pick(found, "KD").notes == ("1 of 3 diverged: not in the mean",)
     assert pick(found, "AT").reason == "our runs: diverged; loss not finite"
     assert pick(found, "SP").reason == "our runs: 2 of 3 not run, 1 of 3 failed; OutOfMemoryError: of memory"
@@ -258,7 +304,7 @@ def test_against_another_paper(expansion: matrix.Expansion) -> None:
 
     records = [kit.record(r, 70.0, 71.0) for c in expansion.cells for r in c.runs]
     best = pick(run_diff(expansion, records, with_paper("ttm", rule="best"), against="ttm"), "KD")
-    assert (best.verdict, best.rule, best.published_in) == ("agrees", "best", "ttm/t")
+    assert (best.verdict, best.rule, best.published_in) == ("undecided", "best", "ttm/t")
     assert (
         pick(run_diff(expansion, records, with_paper("ttm", recipe="480 epochs"), against="ttm"), "KD").reason
         == "another recipe: 480 epochs"
@@ -281,7 +327,7 @@ def test_published_number_of_the_table_that_the_row_names(tmp_path: Path) -> Non
     appendix = kit.published_numbers(e, lambda c: 72.0, table="appendix")
     numbers = PublishedCells([*table1, *appendix], "cifar100")
     cell = pick(run_diff(e, kit.golden(e, numbers), numbers), "KD")
-    assert (cell.verdict, cell.published, cell.published_in) == ("agrees", 72.0, "crd/appendix")
+    assert (cell.verdict, cell.published, cell.published_in) == ("undecided", 72.0, "crd/appendix")
 
 
 def test_published_numbers_of_several_tables_are_taken_in_their_order() -> None:
@@ -297,19 +343,30 @@ def test_published_numbers_of_several_tables_are_taken_in_their_order() -> None:
 
 
 def test_every_verdict_is_reached_in_one_table_and_every_format_shows_it(tmp_path: Path) -> None:
-    e = kit.small(
-        tmp_path,
-        text=kit.SMALL.replace('label = "Student"', 'label = "Student"\nnot_comparable = "other students"'),
+    resolver = Resolver(
+        {("cifar100", "resnet56"): TeacherRef("resnet56", weights="1897153734875314", path="x.pth")}
     )
-    values = {"kd": 70.0, "at": 69.0, "sp": 71.5, "teacher": None, "student": 70.0}
-    numbers = kit.published_cells(e, lambda c: values[c.row.method], std=0.2, n=3)
-    found = run_diff(e, [kit.record(r, 70.0) for c in e.cells for r in c.runs], numbers)
+    text = kit.SMALL.replace('label = "Student"', 'label = "Student"\nnot_comparable = "other students"')
+    text = text.replace('paper = "crd"', 'paper = "sskd"').replace("seeds = 3", "seeds = 9")
+    e = matrix.expand(kit.small_table(tmp_path, text), "paper", resolver)
+    values = {("at", "resnet20"): 69.0, ("sp", "resnet20"): 69.75, ("at", "wrn_16_2"): None}
+
+    def value(c: matrix.Cell) -> float | None:
+        return values.get((c.row.method, c.student), 70.0)
+
+    # one published run of SP on wrn_16_2, without a std
+    numbers = [
+        replace(x, std=None, n=None) if (x.student, x.method) == ("wrn_16_2", "sp") else x
+        for x in kit.published_numbers(e, value, std=0.1, n=30)
+    ]
+    records = [kit.record(r, 70.0 + 0.01 * r.seed) for c in e.cells for r in c.runs]
+    found = run_diff(e, records, PublishedCells(numbers, "cifar100"), tau=0.0)
     assert {c.verdict for c in found} == set(Verdict) and all(found.counts().values())
     for fmt in ("plain", "md", "tex"):
         text = " ".join(format_diff(found, fmt).split())
         for word in (
             *Verdict,
-            "max(0.3",
+            "between -0.5 and +0.5",
             "chosen on the test set",
             "other students",
             "not published",
@@ -319,24 +376,35 @@ def test_every_verdict_is_reached_in_one_table_and_every_format_shows_it(tmp_pat
     rows = list(csv.DictReader(io.StringIO(format_diff(found, "csv"))))
     assert [r["verdict"] for r in rows] == [c.verdict for c in found]
     data = json.loads(format_diff(found, "json"))
-    assert data["counts"] == found.counts() and "max(0.3" in data["rule"] and len(data["cells"]) == len(found)
+    assert data["counts"] == found.counts() and len(data["cells"]) == len(found)
+    assert "Benjamini" in data["rule"]
     with pytest.raises(InputError, match="unknown format 'html'"):
         format_diff(found, "html")
 
 
 def test_colours_only_when_asked(expansion: matrix.Expansion) -> None:
-    numbers = kit.published_cells(expansion, kit.simple_value)
-    found = run_diff(expansion, kit.golden(expansion, numbers), numbers)
-    assert "\x1b[" not in format_diff(found) and "\x1b[32m= agrees" in format_diff(found, color=True)
-    import re
-
-    assert re.sub(r"\x1b\[\d+m", "", format_diff(found, color=True)) == format_diff(found)
-
-
-def test_assumptions_are_marked(expansion: matrix.Expansion) -> None:
+    """The colour of the delta is its sign, whatever the verdict."""
     numbers = kit.published_cells(expansion, lambda c: 70.0)
-    text = format_diff(run_diff(expansion, kit.golden(expansion, numbers), numbers))
-    assert "70.00 ± 0.25*" in text and "1*" in text
+    values = {"kd": 70.5, "at": 69.0}
+    records = [kit.record(r, values.get(c.row.method, 70.0)) for c in expansion.cells for r in c.runs]
+    found = run_diff(expansion, records, numbers)
+    coloured = format_diff(found, color=True)
+    assert "\x1b[" not in format_diff(found)
+    assert "\x1b[34m+0.50\x1b[0m" in coloured and "\x1b[31m-1.00\x1b[0m" in coloured
+    assert re.sub(r"\x1b\[\d+m", "", coloured) == format_diff(found)
+
+
+def test_an_assumed_std_is_marked_and_never_printed(expansion: matrix.Expansion) -> None:
+    numbers = kit.published_cells(expansion, lambda c: 70.0)
+    found = run_diff(expansion, kit.golden(expansion, numbers), numbers)
+    assert pick(found, "KD").assumed
+    for fmt in ("plain", "md", "tex"):
+        text = format_diff(found, fmt).replace("\\*", "*")
+        assert "70.00*" in text and "1*" in text and "±" not in text.replace("70.00 ± 0.00", "")
+        assert "pm" not in text.replace(r"70.00 $\pm$ 0.00", "")
+    # the std of one run, which a file may have, is no measurement
+    one = kit.published_cells(expansion, lambda c: 70.0, std=0.7, n=1)
+    assert "0.70" not in format_diff(run_diff(expansion, kit.golden(expansion, one), one))
 
 
 def test_permuting_records_changes_nothing(expansion: matrix.Expansion) -> None:

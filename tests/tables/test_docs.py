@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from pathlib import Path
 
 import pytest
 
 from results import published
-from tables.statistics import ASSUMED_STD, RULE, Sample, detectable, judge, t_interval
+from results.published.curves import best_minus_last
+from tables.statistics import MARGIN, PRIOR_FREEDOM, TAU, WIDE_TAU, Sample, judge
+from tables.verdicts import MARKS, Verdict
 
 TEXT = " ".join(
     (Path(__file__).parents[2] / "docs" / "reading-the-diff.md").read_text(encoding="utf-8").split()
@@ -20,30 +23,41 @@ def says(text: str) -> bool:
 
 
 def test_rule() -> None:
-    assert "max(0.3, 2*sqrt(s1^2/n1 + s2^2/n2))" in RULE and says(
-        "band = max(0.3, 2*sqrt(s1^2/n1 + s2^2/n2))"
-    )
-    assert says(f"missing std is taken as {ASSUMED_STD} and a missing n as 1")
-    assert says(f"agree within {judge(Sample(0.0), Sample(0.0)).band:.2f}")
-    assert says(f"truly differ by {detectable(5):.2f} or more; with n = 3, by {detectable(3):.2f}")
+    assert says(f"The margin is {MARGIN}") and says(f"({PRIOR_FREEDOM} s0^2 + (n - 1) s_obs^2)")
+    assert says(f"It is {TAU}, and 0 only if") and says(f"others with {WIDE_TAU}")
+    assert says(f"with probability {1 - 0.95**105:.3f}")
+    # of three runs: (s / sigma)^2 is exponential with mean 1
+    off = 1 - math.exp(-((2 / 3) ** 2)) + math.exp(-((4 / 3) ** 2))
+    assert 0.5 < off < 0.55 and says("is off by more than a third in half of all cases")
+    for verdict in Verdict:
+        assert f"| `{MARKS[verdict]}` {verdict} |" in TEXT, verdict
+    s0 = published.seed_stds().of("resnet20")
+    found = judge(Sample(70.74, 0.32, 5), Sample(70.66, 0.24, 5), s0)
+    low, high = found.comparison.interval()
+    assert says(f"{low:+.2f} to {high:+.2f} ? {found.verdict} (n -)") and found.needed is None
 
 
-@pytest.mark.parametrize(
-    ("ours", "text"),
-    [(False, "In 40 released training logs"), (True, "in 25 complete logs of the CRD recipe")],
-)
-def test_best_minus_last(ours: bool, text: str) -> None:
+def test_best_minus_last() -> None:
+    """Computed here from the curves themselves: CRD's schedule is known by the fall of the loss."""
     frame = published.curves()
-    frame = frame[(frame["recipe"] == "crd") == ours]
-    groups = [
-        g.sort_values("epoch")["test_acc"]
-        for _, g in frame.groupby(["teacher", "student", "method", "run", "source"])
-    ]
-    differences = [float(g.max() - g.iloc[-1]) for g in groups]
-    assert says(text) and f" {len(differences)} " in text
-    assert says(f"+{statistics.mean(differences):.2f}") and says(f"{max(differences):.2f} at most")
-    if not ours:
-        assert says(f"std of {statistics.stdev(differences):.2f}")
+    own, called, short, long = [], [], [], []
+    for key, g in frame.groupby(["recipe", "teacher", "student", "method", "run", "source"]):
+        accuracy = g.sort_values("epoch")["test_acc"]
+        loss = g.set_index("epoch")["train_loss"]
+        falls = loss[151] < 0.92 * loss[150]
+        group = (own if falls else called) if key[0] == "crd" else (short if len(g) == 240 else long)
+        group.append(float(accuracy.max() - accuracy.iloc[-1]))
+    assert (len(own), len(called), len(short), len(long)) == (7, 18, 28, 12)
+    mean = statistics.mean
+    assert says(
+        f"In the 7 complete logs of CRD's recipe, best minus last is {mean(own):+.2f} on average and "
+        f"{max(own):.2f} at most"
+    )
+    of_short = f"{mean(short):+.2f}, {max(short):.2f} at most"
+    assert says(f"in the 28 logs of logit standardisation with 240 epochs it is {of_short}")
+    assert says("18 more logs are called CRD's recipe") and says("12 more logs of logit standardisation")
+    assert [b.logs for b in best_minus_last()] == [7, 18, 28, 12]
+    assert [b.mean for b in best_minus_last()] == pytest.approx([mean(x) for x in (own, called, short, long)])
 
 
 def test_sskds_kd_row_is_crds() -> None:
@@ -97,15 +111,27 @@ def test_dkds_five_runs() -> None:
         and says(f"publishes {number.value:.2f}")
     )
     assert says(", ".join(f"{v:.2f}" for v in values))
-    ours, interval = Sample.of(values), t_interval(values)
-    assert interval is not None and says(
-        f"mean is {ours.mean:.2f} with a std of {ours.std:.2f}; "
-        f"the 95% interval is {interval[0]:.2f} to {interval[1]:.2f}"
+    ours = Sample.of(values)
+    assert says(f"mean is {ours.mean:.2f} with a std of {ours.std:.2f}.")
+    s0 = published.seed_stds().of("resnet8x4")
+    theirs = Sample(number.value, number.std, number.n)
+
+    def interval_of(added: float, tau: float, verdict: str) -> str:
+        found = judge(Sample(ours.mean + added, ours.std, ours.n), theirs, s0, tau)
+        assert found.verdict == verdict
+        low, high = found.comparison.interval()
+        return f"{low:+.2f} to {high:+.2f}"
+
+    five = judge(ours, theirs, s0, tau=0.0)
+    assert says(
+        f"The delta is {five.comparison.delta:.2f} with a 90% interval of {interval_of(0.0, 0.0, 'differs')}"
     )
-    five = judge(ours, Sample(number.value, number.std, number.n))
-    assert (five.verdict, f"{five.band:.2f}", f"{five.delta:+.2f}") == ("below", "0.30", "-0.34") and says(
-        "= 0.30 and delta is -0.34: *below*"
-    )
-    one = judge(Sample(values[0], None, 1), Sample(number.value, number.std, number.n))
-    assert one.verdict == "agrees" and says(f"the band would be {one.band:.2f} and the verdict *agrees*")
-    assert all(v < number.value for v in values)
+    assert says(f"*differs* (p = {five.comparison.p:.3f})")
+    gap = next(b for b in best_minus_last() if b.logs == 28).mean
+    assert says(f"about {gap:.2f} higher")
+    as_best = five.comparison.delta + round(gap, 2)
+    of_best = interval_of(round(gap, 2), 0.0, "same within 0.5")
+    assert says(f"the delta is {as_best:+.2f} with an interval of {of_best}")
+    assert says(f"the interval would be {interval_of(0.0, TAU, 'undecided')}")
+    for added in (0.0, gap):
+        assert judge(Sample(values[0] + added), theirs, s0, tau=0.0).verdict == "undecided"

@@ -25,13 +25,13 @@ from tables.verdicts import Verdict
 
 
 def case(folder: Path) -> tuple[Expansion, list[dict[str, Any]], PublishedCells]:
-    """Return the records of the golden tables, and published numbers with which all five verdicts occur."""
+    """Return the records of the golden tables, and published numbers with which most verdicts occur."""
     e, records = golden_case(folder)
     value_of = {"teacher": 75.1, "student": 69.0, "kd": 70.6, "sp": 71.2, "crd": None}
 
     def value(c: Cell) -> float | None:
         if c.row.method == "at":
-            return 69.9 if c.student == "resnet20" else 71.5
+            return 69.9 if c.student == "resnet20" else 73.0
         return 72.2 if (c.row.method, c.student) == ("kd", "wrn_16_2") else value_of[c.row.method]
 
     def published(x: PublishedNumber) -> PublishedNumber:
@@ -45,18 +45,24 @@ def case(folder: Path) -> tuple[Expansion, list[dict[str, Any]], PublishedCells]
     return e, records, PublishedCells(numbers, "cifar100")
 
 
+SEEN = {Verdict.DIFFERS, Verdict.UNDECIDED, Verdict.MISSING, Verdict.NOT_COMPARABLE}
+"""The verdicts that runs of another origin can have."""
+
+
 @pytest.mark.parametrize("fmt", diff_text.FORMATS)
-def test_golden_diff(tmp_path: Path, fmt: str) -> None:
+def test_golden_diff(tmp_path: Path, fmt: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kit.fix_s0(monkeypatch)
     e, records, published = case(tmp_path)
     found = diff.diff_table(e, kit.as_frame(records), published=published)
-    assert {c.verdict for c in found} == set(Verdict) and diff.exit_code(found) == 1
+    assert {c.verdict for c in found} == SEEN and diff.exit_code(found) == 1
     kit.check_golden(
         f"diff.{ {'plain': 'txt'}.get(fmt, fmt) }", diff_text.format_diff(found, fmt).rstrip("\n") + "\n"
     )
 
 
-def test_golden_report(tmp_path: Path) -> None:
+def test_golden_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compare the text of the page, and each cell's details without hashes and settings."""
+    kit.fix_s0(monkeypatch)
     e, records, published = case(tmp_path)
     page = report.page([e], kit.as_frame(records), Store(tmp_path / "runs"), published)
     blob = re.search(r'<script type="application/json" id="data">(.*?)</script>', page)

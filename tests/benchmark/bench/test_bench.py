@@ -231,6 +231,7 @@ WRONG = [
     ["drift", "--methods", "nope"],
     ["drift", "--methods", "sskd_head"],
     ["finals", "--seeds", "1"],
+    ["verdicts", "--draws", "0"],
 ]
 
 MISPLACED = [
@@ -273,7 +274,9 @@ def test_help_lists_the_measurements(capsys: pytest.CaptureFixture[str]) -> None
             main(argv)
         out = capsys.readouterr().out
         assert stop.value.code == 0
-        for measurement in ("cells", "parts", "students", "compile", "drift", "biases", "finals"):
+        for measurement in (
+            *("cells", "parts", "students", "compile", "drift", "biases", "finals", "verdicts"),
+        ):
             assert f"\n    {measurement} " in out
 
 

@@ -403,7 +403,7 @@ def test_more_threads_than_cores_are_noted_as_slow(
         (["reproduce", "crd-table1", "--number", "2"], "--paper or --number"),
         (["diff", "crd-table1", "--json", "--format", "csv"], "--json cannot be combined with --format csv"),
         (
-            ["diff", "crd-table1", "--curves", "--fail-on", "below"],
+            ["diff", "crd-table1", "--curves", "--fail-on", "differs"],
             "--curves cannot be combined with --fail-on",
         ),
         (
