@@ -23,7 +23,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from tables.verdicts import MARGIN, Verdict
 
@@ -137,7 +137,7 @@ class Comparison:
     def interval(self, confidence: float = 1 - 2 * LEVEL) -> tuple[float, float]:
         """Return the interval of the delta. Of two epochs, it reaches over both."""
         error, freedom = self.error_and_freedom
-        half = float(stats.t.ppf(0.5 + confidence / 2, freedom)) * error
+        half = _t_quantile(confidence, freedom) * error
         low, high = self.delta - half, self.delta + half
         if self.other_epoch is not None:
             low2, high2 = self.other_epoch.interval(confidence)
@@ -191,8 +191,16 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float
     s = std(values)
     if s is None:
         return None
-    half = float(stats.t.ppf(0.5 + confidence / 2, len(values) - 1)) * s / math.sqrt(len(values))
+    half = _t_quantile(confidence, len(values) - 1) * s / math.sqrt(len(values))
     return mean(values) - half, mean(values) + half
+
+
+def _t_quantile(confidence: float, freedom: float) -> float:
+    """Return how many standard errors a two-sided t interval reaches to either side.
+
+    scipy.special has the same values as scipy.stats, at a tenth of the time for a single number.
+    """
+    return float(special.stdtrit(freedom, 0.5 + confidence / 2))
 
 
 def shrunk_variance(observed: Any, n: Any, s0: Any) -> Any:
@@ -211,7 +219,7 @@ def welch(v1: Any, freedom1: Any, v2: Any, freedom2: Any, tau: float) -> tuple[A
 
 def two_sided(t: Any, freedom: Any) -> Any:
     """Return the two-sided p of a t statistic. Numbers or arrays."""
-    return 2 * stats.t.sf(np.abs(t), freedom)
+    return 2 * special.stdtr(freedom, -np.abs(t))
 
 
 def adjust(p: Any) -> np.ndarray:
@@ -240,7 +248,7 @@ def spread_of(sample: Sample, s0: float) -> Spread:
 def mean_interval(sample: Sample, s0: float, confidence: float = 0.95) -> tuple[float, float]:
     """Return the interval of a sample's mean by its shrunk variance."""
     spread = spread_of(sample, s0)
-    half = float(stats.t.ppf(0.5 + confidence / 2, spread.freedom)) * math.sqrt(spread.of_mean)
+    half = _t_quantile(confidence, spread.freedom) * math.sqrt(spread.of_mean)
     return sample.mean - half, sample.mean + half
 
 
