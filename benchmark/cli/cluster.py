@@ -86,7 +86,8 @@ def do_submit(args: argparse.Namespace) -> int:
     if not args.dry_run:
         missing = [r for r in closure(chosen.runs) if not store.is_done(r.key)]
         imported.require_weights(ref for r in missing for ref in (r.teacher_ref, r.evaluates))
-        require_trainable(missing, store, accept_edit=args.accept_edit)
+        to_train = [r for r in missing if store.state(r.key) != "failed"]
+        require_trainable(to_train, store, accept_edit=args.accept_edit)
         # Nodes often have no internet access, and jobs that start together would race for the same file.
         for name in sorted({r.dataset for r in chosen.runs}):
             data.load(name, common.path_of(args.data))

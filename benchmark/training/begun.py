@@ -14,7 +14,7 @@ import torch
 
 from benchmark.spec.runs import Run
 from benchmark.text import plural
-from benchmark.training import checkpoint, parts
+from benchmark.training import checkpoint, kept_weights, parts
 from benchmark.training.execution import Execution
 from results.store import Store
 
@@ -47,14 +47,15 @@ def usable_part(run: Run, store: Store, note: Callable[[str], None]) -> dict[str
     """
     path = store.path(run.key) / CHECKPOINT
     try:
-        checkpoint.load(path, torch.device("cpu"))
+        has_checksum = checkpoint.check(path)
+    except FileNotFoundError:
+        return None
     except checkpoint.Damaged as error:
         note(f"{checkpoint.set_aside(path)}: this checkpoint is damaged ({error.why}); its run begins again")
         return None
-    part = last_part(run, store)
-    if part is not None and checkpoint.about(path) is None:
+    if not has_checksum:
         note(f"{path}: written by an older version, without a checksum; its run goes on unchecked")
-    return part
+    return last_part(run, store)
 
 
 def execution_for(part: Mapping[str, Any] | None, asked: Execution) -> Execution:
@@ -91,28 +92,18 @@ def refusal(run: Run, store: Store, part: Mapping[str, Any] | None) -> str:
     """
     if part is None:
         return ""
-    advice = "train the run anew (`clean --unfinished`), or go on with --accept-edit, which the record states"
+    advice = (
+        f"remove {store.path(run.key)} to begin anew, or go on with --accept-edit (the record states both)"
+    )
     if edited := parts.edited_method(run, part):
         method, file = edited
         return (
             f"{run.key}: the file of method {method} has changed since the run was begun; "
             f"put {file} back as it was, {advice}"
         )
-    before, weights = part.get("teacher_weights"), teacher_weights(run, store)
-    if before and weights and before != weights:
-        return (
-            f"{run.key}: its teacher has other weights than those that the run was begun with ({before}); "
-            f"restore the teacher, {advice}"
-        )
+    before, after = part.get("learns_from") or {}, kept_weights.learns_from(run, store)
+    for name in before.keys() & after.keys():
+        if before[name] != after[name]:
+            what = "its teacher" if name == kept_weights.TEACHER else f"the {name} of its teacher"
+            return f"{run.key}: {what} was trained again since the run was begun; restore it, {advice}"
     return ""
-
-
-def teacher_weights(run: Run, store: Store) -> str | None:
-    """Return the hash of the teacher's weights, None without a teacher or if no record states it."""
-    ref = run.teacher_ref
-    if ref is None:
-        return None
-    if ref.run is None:
-        return ref.weights
-    weights = (store.record(ref.run.key) or {}).get("weights") or {}
-    return weights.get(ref.epoch)

@@ -17,6 +17,7 @@ import io
 import itertools
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -77,12 +78,32 @@ def load(path: Path, device: torch.device, checksum: str | None = None) -> dict[
     try:
         state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     except Exception as error:  # pickle, zipfile and torch raise many kinds
-        raise Damaged(path, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
+        raise Damaged(path, _why(error)) from error
     if not isinstance(state, dict):
         raise Damaged(path, "it does not contain a dictionary")
     if stored is None and "parts" in state:  # written by this version
         raise Damaged(path, "its checksum is missing")
     return state
+
+
+def _why(error: Exception) -> str:
+    """Return why `torch.load` failed. Its message about an object that it refuses has many lines."""
+    if refused := re.search(r"GLOBAL ([\w.]+)", str(error)):
+        return f"it contains {refused[1]}, which is neither a tensor nor plain data"
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+
+
+def check(path: Path) -> bool:
+    """Check a file that `save` wrote. Returns False if an older version wrote it, without a checksum.
+
+    Such a file is loaded instead. A file whose checksum fits is not: if it cannot be loaded nevertheless, it
+    is not damaged, and the error of `load` belongs to the run. Raises `Damaged`, and `OSError` if the file
+    cannot be read at all.
+    """
+    if _checksum(path, path.read_bytes()) is not None:
+        return True
+    load(path, torch.device("cpu"))
+    return False
 
 
 def _checksum(path: Path, content: bytes) -> str | None:

@@ -29,6 +29,9 @@ from results.store import Store
 
 FILES = ("last", "best", "state")
 
+TEACHER = "teacher"
+"""The name of the teacher in `learns_from`."""
+
 
 def hash_of(active: ActiveRun) -> str:
     """Return the hash of a run's weights as `RunFiles.save_weights` writes them."""
@@ -93,6 +96,17 @@ def expected(store: Store, key: str, name: str) -> str | None:
     weights = (store.record(key) or {}).get("weights")
     stated = weights.get(name) if isinstance(weights, dict) else None
     return stated if isinstance(stated, str) else None
+
+
+def learns_from(run: Run, store: Store) -> dict[str, str]:
+    """Return the hashes of the teacher and heads of a run, as far as their records state them.
+
+    The names are `TEACHER` and the heads' methods.
+    """
+    hashes = {head.method: expected(store, head.key, "state") for head in run.heads}
+    if (ref := run.teacher_ref) is not None:
+        hashes[TEACHER] = ref.weights if ref.run is None else expected(store, ref.run.key, ref.epoch)
+    return {name: value for name, value in hashes.items() if value is not None}
 
 
 def _compare(path: Path, weights: str, stated: str | None) -> None:

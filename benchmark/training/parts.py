@@ -9,16 +9,17 @@ teacher was trained again. Its checkpoint and its record therefore list its part
     commit, dirty     of kd-tables
     sources           hash of each method's file, by the method's name; for a user method also that of each
                       file of KD_METHODS that it imports, as `METHOD/FILE`
-    teacher_weights   hash of the teacher's weights, null without a teacher
+    learns_from       hash of the teacher's weights as `teacher`, and checksum of the state.pt of each head by
+                      its method's name; empty without a teacher
 
 A run that is resumed under the same conditions stays in one part. A field that is absent is unknown: the part
 was trained by an older version.
 
 What may differ between two parts: a run keeps its precision and threads (`begun.execution_for`). It is
-refused if the file of a user method, or the teacher's weights, differ from those of its last part, because
-its result would then belong to neither; `--accept-edit` lets it go on. Everything else is only recorded:
-another device or version changes the last bits of a result and not its meaning. For the files of built-in
-methods, `revision` is the contract: it is part of the run's key, and an edited comment must not stop a table.
+refused if the file of a user method, or what it learns from, differs from that of its last part, because its
+result would then belong to neither; `--accept-edit` lets it go on. Everything else is only recorded: another
+device or version changes the last bits of a result and not its meaning. For the files of built-in methods,
+`revision` is the contract: it is part of the run's key, and an edited comment must not stop a table.
 """
 
 from __future__ import annotations
@@ -40,14 +41,14 @@ from benchmark.training.execution import Execution
 Part = dict[str, Any]
 
 
-def conditions(run: Run, execution: Execution, teacher_weights: str | None) -> Part:
+def conditions(run: Run, execution: Execution, learns_from: Mapping[str, str]) -> Part:
     """Return the conditions under which this process trains the run: a part without its epochs."""
     return {
         **execution.describe(),
-        "torch": versions()["torch"],
+        "torch": str(versions()["torch"]),  # a class of its own, which cannot be read back from a checkpoint
         **git_state(),
         "sources": sources(run),
-        "teacher_weights": teacher_weights,
+        "learns_from": dict(learns_from),
     }
 
 

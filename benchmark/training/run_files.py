@@ -50,9 +50,10 @@ class RunFiles:
         """Write down that training begins or resumes, and its conditions. Deletes an earlier failure."""
         self.store.clear_failure(self.run.key)
         conditions = pack.execution.describe()
-        active.conditions = parts.conditions(
-            self.run, pack.execution, None if pack.teacher is None else pack.teacher["weights"]
-        )
+        learns_from = kept_weights.learns_from(self.run, self.store)
+        if pack.teacher is not None:
+            learns_from[kept_weights.TEACHER] = pack.teacher["weights"]
+        active.conditions = parts.conditions(self.run, pack.execution, learns_from)
         if active.resumes:
             self._complete(active)
         if not active.resumes or not (self.folder / "began.json").exists():

@@ -21,6 +21,7 @@ def require_trainable(runs: Sequence[Run], store: Store, *, accept_edit: bool) -
     """
     if not accept_edit:
         for run in runs:
-            if refusal := begun.refusal(run, store, begun.last_part(run, store)):
+            refusal = begun.refusal(run, store, begun.last_part(run, store))
+            if refusal and store.holder(run.key) is None:  # its worker still has what it began with
                 raise InputError(refusal)
     kept_weights.require_intact(runs, store)

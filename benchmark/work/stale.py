@@ -2,8 +2,8 @@
 
 A finished run is stale if its work order resolves to another key today: the code, a method's revision or
 the data have changed, so the run is no longer part of any table. A run that was started and not finished,
-or whose weights are damaged, is removed only on request. Whatever is not understood is kept: a damaged record, a name that is unknown
-here, a folder that is not a run's.
+or whose weights are damaged, is removed only on request. Whatever is not understood is kept: a damaged
+record, a name that is unknown here, a folder that is not a run's.
 """
 
 from __future__ import annotations
