@@ -5,11 +5,16 @@
                ... last.pt best.pt  weights of the last and the best epoch, in the common checkpoint format
                state.pt         modules of the method that other runs need (a teacher's head)
                checkpoint.pt    state of an unfinished run, to continue from; removed when the run is done
+               checkpoint.damaged.pt   a checkpoint that was damaged, so that the run began again
                began.json       when the run began, and its device, precision and threads
                claim            the worker of the run
                progress.json    the run's current stage and epoch
                failure.json     why the last attempt failed
                log.txt
+
+The fields of a record are those that `load` returns (`COLUMNS`) and more that benchmark/training/run_files.py
+writes. Two of them are described elsewhere: `parts` (benchmark/training/parts.py) and `weights`
+(benchmark/training/kept_weights.py). Both are absent in records of older versions.
 """
 
 from __future__ import annotations

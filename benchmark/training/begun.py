@@ -39,6 +39,17 @@ def last_part(run: Run, store: Store) -> dict[str, Any] | None:
     return None if state is None else {**(store.began(run.key) or {}), "precision": state["precision"]}
 
 
+def is_damaged(run: Run, store: Store) -> bool:
+    """Return whether the run has a checkpoint that cannot be read. Reads all of it, unlike `last_part`."""
+    try:
+        checkpoint.check(store.path(run.key) / CHECKPOINT)
+    except FileNotFoundError:
+        return False
+    except checkpoint.Damaged:
+        return True
+    return False
+
+
 def usable_part(run: Run, store: Store, note: Callable[[str], None]) -> dict[str, Any] | None:
     """Return `last_part` of a checkpoint that can be read; a damaged one is set aside first.
 
@@ -65,10 +76,10 @@ def execution_for(part: Mapping[str, Any] | None, asked: Execution) -> Execution
     execution = replace(asked, precision=str(part.get("precision", asked.precision)))
     if part.get("device") == "cpu" == asked.torch_device.type:
         threads, student_threads = part.get("threads"), part.get("student_threads")
-        if threads and threads != (asked.threads or torch.get_num_threads()):
-            execution = replace(execution, threads=int(threads))
-        if student_threads:
-            execution = replace(execution, student_threads=int(student_threads))
+        if isinstance(threads, int) and threads != (asked.threads or torch.get_num_threads()):
+            execution = replace(execution, threads=threads)
+        if isinstance(student_threads, int):
+            execution = replace(execution, student_threads=student_threads)
     return execution
 
 

@@ -22,6 +22,7 @@ def require_trainable(runs: Sequence[Run], store: Store, *, accept_edit: bool) -
     if not accept_edit:
         for run in runs:
             refusal = begun.refusal(run, store, begun.last_part(run, store))
-            if refusal and store.holder(run.key) is None:  # its worker still has what it began with
+            # a living worker has loaded what it began with, and a damaged checkpoint is not gone on with
+            if refusal and store.holder(run.key) is None and not begun.is_damaged(run, store):
                 raise InputError(refusal)
     kept_weights.require_intact(runs, store)

@@ -264,11 +264,23 @@ def test_a_run_does_not_go_on_with_another_teacher(folder: Path) -> None:
     store.write_record(teacher.key, {**other, "weights": {"last": "0123456789abcdef"}})
     with pytest.raises(InputError, match=f"{run.key}: its teacher was trained again .* --accept-edit"):
         require_trainable([run], store, accept_edit=False)
+    assert not begun.is_damaged(run, store)
     claim = store.claim(run.key)
     assert claim is not None
     with pytest.raises(InputError, match=r"last\.pt is damaged"):  # in the test it was not really trained
         require_trainable([run], store, accept_edit=False)
     claim.release()
+
+
+def test_a_refusal_needs_a_checkpoint_that_is_whole(folder: Path) -> None:
+    """A flipped bit in the hash of the teacher does not mean that the teacher has changed."""
+    run, store = small_run("kd"), Store(folder)
+    part, path = begun.last_part(run, store), folder / run.key / "checkpoint.pt"
+    assert part is not None
+    weights_hash = part["learns_from"]["teacher"].encode()
+    path.write_bytes(path.read_bytes().replace(weights_hash, b"0" * len(weights_hash)))
+    assert begun.refusal(run, store, begun.last_part(run, store)) and begun.is_damaged(run, store)
+    require_trainable([run], store, accept_edit=False)
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------
