@@ -5,11 +5,16 @@
                ... last.pt best.pt  weights of the last and the best epoch, in the common checkpoint format
                state.pt         modules of the method that other runs need (a teacher's head)
                checkpoint.pt    state of an unfinished run, to continue from; removed when the run is done
+               checkpoint.damaged.pt   a checkpoint that was damaged, so that the run began again
                began.json       when the run began, and its device, precision and threads
                claim            the worker of the run
                progress.json    the run's current stage and epoch
                failure.json     why the last attempt failed
                log.txt
+
+The fields of a record are those that `load` returns (`COLUMNS`) and more that benchmark/training/run_files.py
+writes. Two of them are described elsewhere: `parts` (benchmark/training/parts.py) and `weights`
+(benchmark/training/kept_weights.py). Both are absent in records of older versions.
 """
 
 from __future__ import annotations
@@ -108,6 +113,18 @@ class Store:
             return None
         return record if not problems(record, key) else None
 
+    def newer_record(self, key: str) -> str:
+        """Return one line about a record that a newer version of kd-tables wrote, "" if there is none.
+
+        Such a record counts as none for `record`, but its run must not be trained again.
+        """
+        path = f"{self.folder}/{key}/record.json"
+        try:
+            problem = newer_schema(read_json(path))
+        except (ValueError, OSError):
+            return ""
+        return f"{path}: {problem}" if problem else ""
+
     def is_done(self, key: str) -> bool:
         """Return whether a run is finished; it may have diverged."""
         return self.record(key) is not None
@@ -142,10 +159,11 @@ class Store:
     def set_aside(self, key: str) -> Path | None:
         """Rename a damaged record, and return its new path; None if there is none.
 
-        It is not deleted, because it may be all that is left of the run.
+        It is not deleted, because it may be all that is left of the run. A record of a newer version is not
+        damaged, and stays.
         """
         path = self.path(key) / "record.json"
-        if not path.is_file() or self.record(key) is not None:
+        if not path.is_file() or self.record(key) is not None or self.newer_record(key):
             return None
         numbers = (f"-{n}" if n else "" for n in itertools.count())
         aside = next(p for n in numbers if not (p := path.with_name(f"record.unusable{n}.json")).exists())
@@ -235,6 +253,8 @@ def problems(record: Any, key: str | None = None) -> str:
     """Return what is wrong with a record, "" if nothing is. key: the key that it must have."""
     if not isinstance(record, dict):
         return "not a JSON object"
+    if problem := newer_schema(record):
+        return problem
     for name, kind in _REQUIRED.items():
         if not isinstance(record.get(name), kind):
             return f"{name} is not of type {kind.__name__ if isinstance(kind, type) else kind}"
@@ -255,6 +275,14 @@ def problems(record: Any, key: str | None = None) -> str:
         if not _fits(value, COLUMNS[name]):
             return f"{name} = {str(value)[:40]!r} is not of type {COLUMNS[name]}"
     return ""
+
+
+def newer_schema(record: Any) -> str:
+    """Return that a record was written by a newer version and what to do, "" if it was not."""
+    schema = record.get("schema") if isinstance(record, dict) else None
+    if type(schema) is not int or schema <= SCHEMA:
+        return ""
+    return f"a record of schema {schema}; this version of kd-tables knows up to {SCHEMA}: update kd-tables"
 
 
 def _fits(value: Any, kind: str) -> bool:

@@ -13,7 +13,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from benchmark.spec import cost, teacher_cache_rule
 from benchmark.spec.plan import DEFAULT_PACK, Pack, Plan, make_plan
 from benchmark.spec.runs import Run, closure
 from benchmark.text import plural
+from benchmark.training import begun
+from benchmark.training.execution import Execution
 from benchmark.work.order import WorkSettings, work_order
 from results.store import Store
 from slurm import commands, registry, script, snapshot
@@ -228,6 +230,7 @@ class _Submission:
             _SurveyedStore(self.store.folder, run_states(runs, self.store, queued)),
             max_pack=max_pack or self.cluster.max_pack or DEFAULT_PACK[device],
             skip_states=frozenset({"running", "queued", "failed", "blocked"}),
+            conditions_of=begun.conditions_of(self.store, Execution(**asdict(self.settings.execution))),
             max_seconds=TIME_LIMIT_SHARE * 60 * self.cluster.time_minutes,
             seconds_of=lambda part: cost.pack_seconds(part, device, self.factor),
         )

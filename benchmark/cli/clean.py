@@ -27,6 +27,12 @@ def register(verbs: Any) -> None:
         action="store_true",
         help="also remove runs that were started and not finished (their progress is lost)",
     )
+    p.add_argument(
+        "--damaged",
+        action="store_true",
+        help="also remove runs whose weights do not fit their record, so that they are trained again "
+        "(reads all weights)",
+    )
     p.add_argument("--yes", action="store_true", help="remove the runs (default: only list them)")
     options.add_folder_options(p)
     p.set_defaults(do=do_clean)
@@ -34,7 +40,9 @@ def register(verbs: Any) -> None:
 
 def do_clean(args: argparse.Namespace) -> int:
     store = common.store_to_read(args)
-    runs = stale.find_stale(store, resolver_of(args), include_unfinished=args.unfinished)
+    runs = stale.find_stale(
+        store, resolver_of(args), include_unfinished=args.unfinished, include_damaged=args.damaged
+    )
     for verdict in runs.to_remove:
         print(f"{verdict.key}: {verdict.why}")
     for verdict in runs.kept:

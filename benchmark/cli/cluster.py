@@ -14,6 +14,7 @@ from benchmark.spec import cost, imported
 from benchmark.spec.runs import closure
 from benchmark.text import plural
 from benchmark.training.execution import has_gpu
+from benchmark.work.checks import require_trainable
 from slurm import commands
 from slurm.cluster import load_cluster
 from slurm.state import cancel
@@ -48,6 +49,7 @@ def register(verbs: Any) -> None:
     options.add_pack_option(p, default="the cluster file's")
     options.add_keep_option(p)
     options.add_teacher_cache_option(p)
+    options.add_accept_edit_option(p)
     p.set_defaults(do=do_submit)
 
     p = options.add_verb(
@@ -84,6 +86,8 @@ def do_submit(args: argparse.Namespace) -> int:
     if not args.dry_run:
         missing = [r for r in closure(chosen.runs) if not store.is_done(r.key)]
         imported.require_weights(ref for r in missing for ref in (r.teacher_ref, r.evaluates))
+        to_train = [r for r in missing if store.state(r.key) != "failed"]
+        require_trainable(to_train, store, accept_edit=args.accept_edit)
         # Nodes often have no internet access, and jobs that start together would race for the same file.
         for name in sorted({r.dataset for r in chosen.runs}):
             data.load(name, common.path_of(args.data))

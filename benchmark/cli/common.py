@@ -152,6 +152,7 @@ def work_settings_of(args: argparse.Namespace) -> WorkSettings:
         teachers=path_of(args.teachers).resolve() if args.teachers else None,
         keep=args.keep,
         teacher_cache=args.teacher_cache,
+        accept_edit=args.accept_edit,
         execution=execution_request_of(args),
     )
 

@@ -207,6 +207,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     add_pack_option(group, default="16 on a CPU, 32 on a GPU")
     add_keep_option(group)
     add_teacher_cache_option(group)
+    add_accept_edit_option(group)
 
 
 def add_pack_option(group: Any, default: str) -> None:
@@ -238,6 +239,15 @@ def add_teacher_cache_option(group: Any) -> None:
         help="store the teacher's logits and embeddings of all 162 crops and flips of each image, and read "
         "them instead of running the teacher; auto: in bf16, where this saves teacher passes "
         "(default: $TEACHER_CACHE, else auto)",
+    )
+
+
+def add_accept_edit_option(group: Any) -> None:
+    group.add_argument(
+        "--accept-edit",
+        action="store_true",
+        help="go on with begun runs although the file of your method, or their teacher, has changed since; "
+        "their records state both",
     )
 
 

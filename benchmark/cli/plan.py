@@ -9,6 +9,7 @@ from benchmark.cli import common, options
 from benchmark.cli.selection import Selection, select
 from benchmark.spec import cost, plan
 from benchmark.text import plural
+from benchmark.training import begun
 
 SHOWN_PACKS = 8
 """Packs of a level that are printed without `--list`."""
@@ -35,7 +36,12 @@ def _plan(args: argparse.Namespace, chosen: Selection) -> tuple[plan.Plan, dict[
     """Return the plan, and its summary in numbers."""
     execution = common.execution_of(args)
     store = common.store_to_read(args, may_be_missing=True)
-    planned = plan.make_plan(chosen.runs, store, max_pack=common.max_pack(args, execution))
+    planned = plan.make_plan(
+        chosen.runs,
+        store,
+        max_pack=common.max_pack(args, execution),
+        conditions_of=begun.conditions_of(store, execution),
+    )
     device = "cuda" if chosen.profile == "paper" and args.device == "auto" else execution.torch_device.type
     return planned, plan.summary(planned, device, keep=args.keep, factor=cost.factor_of(store, device))
 

@@ -16,9 +16,11 @@ from benchmark.cli.selection import NotInTable, Selection, paper_table, select
 from benchmark.errors import InputError
 from benchmark.spec import cost, imported, plan
 from benchmark.text import plural
+from benchmark.training import begun
 from benchmark.training.execution import has_gpu
 from benchmark.training.reporter import Outcome, Status
 from benchmark.work import local, order
+from benchmark.work.checks import require_trainable
 from benchmark.work.progress import reporter
 from models import kernels
 from results.store import Store
@@ -134,7 +136,11 @@ def train_missing(args: argparse.Namespace, chosen: Selection) -> list[Outcome]:
     execution = common.execution_of(args)
     store = common.store_of(args)
     planned = plan.make_plan(
-        chosen.runs, store, max_pack=common.max_pack(args, execution), skip_states=frozenset({"failed"})
+        chosen.runs,
+        store,
+        max_pack=common.max_pack(args, execution),
+        skip_states=frozenset({"failed"}),
+        conditions_of=begun.conditions_of(store, execution),
     )
     failed = [
         Outcome(r, Status.FAILED, (store.failure(r.key) or {}).get("reason", ""))
@@ -155,6 +161,7 @@ def train_missing(args: argparse.Namespace, chosen: Selection) -> list[Outcome]:
     imported.require_weights(
         ref for pack in planned.packs for r in pack.runs for ref in (r.teacher_ref, r.evaluates)
     )
+    require_trainable(planned.missing, store, accept_edit=args.accept_edit)
     machine = execution.describe()
     packs = plural(len(planned.packs), "pack")
     print_note(

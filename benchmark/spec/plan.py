@@ -10,10 +10,11 @@ from __future__ import annotations
 import functools
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from benchmark.errors import InputError
 from benchmark.spec import cost
 from benchmark.spec.runs import Run, closure
 from results.store import Store
@@ -105,6 +106,7 @@ def make_plan(
     *,
     max_pack: int = 16,
     skip_states: frozenset[str] = frozenset(),
+    conditions_of: Callable[[Run], Hashable] = lambda run: None,
     max_seconds: float | None = None,
     seconds_of: Callable[[Sequence[Run]], float] | None = None,
 ) -> Plan:
@@ -114,15 +116,19 @@ def make_plan(
     max_pack: maximum number of runs in a pack.
     skip_states: states that are left out of the packs besides `done` and `diverged` (`failed` runs wait for
         `retry`).
+    conditions_of: precision and threads in which a run is trained. A begun run keeps its own
+        (`training.begun.conditions_of`); runs that differ in them are not trained together.
     max_seconds, seconds_of: split packs until `seconds_of(runs) <= max_seconds`; a single run may take
         longer.
+
+    Raises `InputError` if a newer version of kd-tables wrote the record of one of the runs.
     """
     everything = closure(runs)
     states = _states(everything, store)
     left_out = {"done", "diverged"} | skip_states
     todo = [r for r in everything if states[r.key] not in left_out]
     levels: dict[str, int] = {}
-    pack_keys = {r.key: pack_key(r) for r in todo}
+    pack_keys = {r.key: (*pack_key(r), conditions_of(r)) for r in todo}
     highest_level: dict[tuple[Any, ...], int] = {}
     for run in todo:
         level = 1 + max((levels[n.key] for n in run.needs_runs if n.key in levels), default=-1)
@@ -146,11 +152,14 @@ def make_plan(
 def _states(runs: Sequence[Run], store: Store | None) -> dict[str, str]:
     """Return the state of each run by its key.
 
-    A blocked run counts as absent once nothing that it needs has failed.
+    A blocked run counts as absent once nothing that it needs has failed. Raises `InputError` for a record of
+    a newer version.
     """
     states: dict[str, str] = {}
     for run in runs:  # required runs first
         state = "absent" if store is None else store.state(run.key)
+        if store is not None and state not in ("done", "diverged") and (line := store.newer_record(run.key)):
+            raise InputError(line)
         blocked = store is not None and state == "failed" and store.was_blocked(run.key)
         if blocked and all(states[n.key] not in ("failed", "diverged") for n in run.needs_runs):
             state = "absent"

@@ -20,6 +20,7 @@ from benchmark.training import casts, checkpoint
 from benchmark.training.execution import Execution
 from benchmark.training.features import features_of
 from benchmark.training.meter import Meter
+from benchmark.training.parts import Part, extended
 from models import Features, Network
 
 MAIN = "main"
@@ -66,6 +67,8 @@ class Best:
 
     epoch: int = 0
     top1: float = -1.0
+    weights: str = ""
+    """Hash of the weights in best.pt; empty if an older version wrote it."""
 
 
 @dataclass
@@ -98,6 +101,10 @@ class ActiveRun:
     diverged: bool = False
     failure: BaseException | None = None
     """The error that ended the run in this process."""
+    parts: list[Part] = field(default_factory=list)
+    """What was trained under which conditions so far (see parts.py)."""
+    conditions: Part = field(default_factory=dict)
+    """Those of this process."""
     meter: Meter = field(default_factory=Meter)
     generators: dict[str, torch.Generator] = field(default_factory=dict)
     """One random generator per method, on the device; seeded again for each epoch."""
@@ -352,6 +359,7 @@ class ActiveRun:
 
     def save(self) -> None:
         """Write the checkpoint, from which `open` resumes."""
+        self.parts = extended(self.parts, self.conditions, len(self.curve))
         checkpoint.save(
             self.folder / "checkpoint.pt",
             {
@@ -362,14 +370,16 @@ class ActiveRun:
                 "objective": self.objective.state_dict(),
                 "optimizer": None if self.optimizer is None else self.optimizer.state_dict(),
                 "curve": self.curve,
-                "best": [self.best.epoch, self.best.top1],
+                "best": [self.best.epoch, self.best.top1, self.best.weights],
                 "seconds": self.seconds,
                 "share_seconds": self.share_seconds,
                 "resumes": self.resumes,
                 "precision": self.execution.precision,
                 "diverged": self.diverged,
                 "teacher_cache": self.teacher_cache,
+                "parts": self.parts,
             },
+            about=self.parts[-1] if self.parts else None,
         )
 
     def _resume(self) -> None:
@@ -395,9 +405,6 @@ class ActiveRun:
         self.teacher_cache = state.get("teacher_cache", "off")
         self.seconds, self.share_seconds = state["seconds"], state["share_seconds"]
         self.resumes, self.diverged = state["resumes"] + 1, state["diverged"]
-
-
-def stored_precision(folder: Path) -> str | None:
-    """Return the precision in which the run of this folder was begun; None if it has no checkpoint."""
-    state = checkpoint.load(folder / "checkpoint.pt", torch.device("cpu"))
-    return None if state is None else str(state["precision"])
+        # an older version wrote no parts; `RunFiles.begin` adds what else began.json states
+        older = {"from": 1, "to": len(self.curve), "precision": state["precision"]}
+        self.parts = state.get("parts", [older])

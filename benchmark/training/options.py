@@ -21,6 +21,8 @@ class TrainingOptions:
     """Which weights of finished runs are kept: `all`, or `none` except those that other runs build on."""
     cached_teachers: frozenset[str] = frozenset()
     """Identities of the teachers with a teacher cache, as `teacher_cache_rule` chose them for the plan."""
+    accept_edit: bool = False
+    """Go on with begun runs although the file of a user method, or their teacher, has changed since."""
     until: int | None = None
     """Stop after this epoch of the main stage; the runs can be resumed later."""
     reporter: Reporter = field(default_factory=Reporter)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from benchmark.errors import InputError
 from benchmark.spec.runs import Run
+from benchmark.training.groups import train_in_groups
 from benchmark.training.options import TrainingOptions
-from benchmark.training.pack_trainer import PackTrainer
 from benchmark.training.reporter import Outcome, Status
 from results.files import Claim, heartbeat
 from results.store import Store
@@ -17,8 +18,11 @@ def train_pack(runs: Sequence[Run], store: Store, options: TrainingOptions) -> l
 
     Returns one outcome per run, in the given order. An error in one run (in its method or its loss) ends
     that run alone and is stored as its failure. `KeyboardInterrupt` is passed on; everything up to the last
-    finished epoch is on disk then.
+    finished epoch is on disk then. Raises `InputError` if a newer version of kd-tables wrote the record of
+    one of the runs.
     """
+    if newer := next(filter(None, (store.newer_record(run.key) for run in runs)), ""):
+        raise InputError(newer)
     outcomes: dict[str, Outcome] = {}
     claims: dict[str, Claim] = {}
     try:
@@ -41,7 +45,7 @@ def train_pack(runs: Sequence[Run], store: Store, options: TrainingOptions) -> l
         if claims:
             claimed = [run for run in runs if run.key in claims]
             with heartbeat(list(claims.values())):
-                outcomes |= PackTrainer(claimed, store, options, claims).train()
+                outcomes |= train_in_groups(claimed, store, options, claims)
     finally:
         for claim in claims.values():
             claim.release()

@@ -19,14 +19,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-import models
 from benchmark import data
 from benchmark.data.stream import Stream
 from benchmark.errors import InputError
 from benchmark.spec import imported, teacher_cache_rule
-from benchmark.spec.runs import Run, TeacherRef
-from benchmark.training import checkpoint, graphs, teacher_cache
-from benchmark.training.active_run import MAIN, ActiveRun, Best, NextEpoch, stored_precision
+from benchmark.spec.runs import Run
+from benchmark.training import checkpoint, graphs, kept_weights, teacher_cache
+from benchmark.training.active_run import MAIN, ActiveRun, Best, NextEpoch
 from benchmark.training.evaluate import Score, evaluate, logits, per_class, score
 from benchmark.training.execution import Execution
 from benchmark.training.lockstep import Lockstep
@@ -48,10 +47,17 @@ class PackTrainer:
     """Trains the runs of one pack, which this process has claimed. Use it through `train_pack`."""
 
     def __init__(
-        self, runs: Sequence[Run], store: Store, options: TrainingOptions, claims: Mapping[str, Claim]
+        self,
+        runs: Sequence[Run],
+        store: Store,
+        options: TrainingOptions,
+        claims: Mapping[str, Claim],
+        execution: Execution,
     ) -> None:
+        """execution: in which all these runs are trained; that of the options, unless they were begun in
+        another one."""
         self.runs, self.store, self.options, self.claims = runs, store, options, claims
-        self.execution = options.execution
+        self.execution = execution
         self.reporter = options.reporter
         self.files = {run.key: RunFiles(run, store) for run in runs}
         self.outcomes: dict[str, Outcome] = {}
@@ -61,7 +67,6 @@ class PackTrainer:
         """Train all runs whose needs are met. Returns the outcome of every run, by key."""
         ready = [run for run in self.runs if not self._is_blocked(run)]
         if ready:
-            self.execution = self._execution_for(ready)
             with self.execution.applied():
                 self._load_data(ready[0])
                 if ready[0].evaluates is not None:
@@ -88,21 +93,6 @@ class PackTrainer:
                 self.outcomes[run.key] = Outcome(run, Status.WAITING, reason)
             return True
         return False
-
-    def _execution_for(self, runs: Sequence[Run]) -> Execution:
-        """Return the pack's execution, in the precision in which the first resumed run was begun.
-
-        A run keeps its precision when it resumes, so that one result has one precision.
-        """
-        for run in runs:
-            try:
-                stored = stored_precision(self.store.path(run.key))
-            except Exception:
-                stored = None  # a damaged checkpoint is reported when the run is opened
-            if stored is not None and stored != self.execution.precision:
-                self.reporter.note(f"resuming in {stored}, the precision in which {run.key} was begun")
-                return replace(self.execution, precision=stored)
-        return self.execution
 
     def _load_data(self, run: Run) -> None:
         """Load what all runs of the pack have in common with this one: the data set and its normalisation."""
@@ -132,16 +122,12 @@ class PackTrainer:
         ref = runs[0].teacher_ref
         if ref is None:
             return True
-        path = teacher_path(ref, self.store)
         try:
-            teacher = imported.load_teacher(ref, runs[0].dataset, path)
-        except InputError as error:
-            if ref.run is None:
-                raise
+            teacher, weights = kept_weights.load_teacher(ref, runs[0].dataset, self.store)
+        except checkpoint.Damaged as error:
             for run in runs:
-                self._fail(run, checkpoint.Damaged(path, str(error)))
+                self._fail(run, error)
             return False
-        weights = models.weights_hash(teacher)  # before `teacher_to_device`, which may change them
         self.execution.teacher_to_device(teacher)
         self.teacher = teacher
         info = {
@@ -180,10 +166,7 @@ class PackTrainer:
         files.folder.mkdir(parents=True, exist_ok=True)
         device = self.execution.torch_device
         try:
-            artifacts = {
-                head.method: checkpoint.load(self.store.path(head.key) / "state.pt", device) or {}
-                for head in run.heads
-            }
+            artifacts = {head.method: kept_weights.load_head(head, self.store, device) for head in run.heads}
             active = ActiveRun.open(
                 run,
                 files.folder,
@@ -282,7 +265,6 @@ class PackTrainer:
             row |= {"test_acc": result.top1, "test_acc_top5": result.top5, "test_loss": result.loss}
             if result.top1 > active.best.top1:  # the first of equal epochs, as in the papers' code
                 active.best = Best(active.epoch, result.top1)
-                files.save_weights(active, "best.pt", result)
         files.write_epoch(active, row)
         images_per_second = images / wall if wall else 0.0
         files.write_progress(active, len(active.curve), images_per_second, self.info.train_images)
@@ -381,8 +363,3 @@ class PackTrainer:
     def _end(self, outcome: Outcome) -> None:
         self.outcomes[outcome.run.key] = outcome
         self.reporter.outcome(outcome.run, outcome)
-
-
-def teacher_path(ref: TeacherRef, store: Store) -> Path:
-    """Return the file of a teacher's weights."""
-    return Path(ref.path) if ref.run is None else store.path(ref.run.key) / f"{ref.epoch}.pt"

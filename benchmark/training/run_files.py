@@ -17,7 +17,7 @@ from typing import Any
 import models
 from benchmark.provenance import git_state, versions, where
 from benchmark.spec.runs import Run
-from benchmark.training import checkpoint
+from benchmark.training import checkpoint, kept_weights, parts
 from benchmark.training.active_run import ActiveRun
 from benchmark.training.evaluate import Score
 from benchmark.training.execution import Execution
@@ -50,6 +50,12 @@ class RunFiles:
         """Write down that training begins or resumes, and its conditions. Deletes an earlier failure."""
         self.store.clear_failure(self.run.key)
         conditions = pack.execution.describe()
+        learns_from = kept_weights.learns_from(self.run, self.store)
+        if pack.teacher is not None:
+            learns_from[kept_weights.TEACHER] = pack.teacher["weights"]
+        active.conditions = parts.conditions(self.run, pack.execution, learns_from)
+        if active.resumes:
+            self._complete(active)
         if not active.resumes or not (self.folder / "began.json").exists():
             began = None if active.resumes else now()  # unknown for a run begun by an older version
             write_json(self.folder / "began.json", {"began": began, **conditions})
@@ -58,11 +64,22 @@ class RunFiles:
             f"epoch {active.epoch + 1}; pack of {pack.size}; {conditions}"
         )
 
+    def _complete(self, active: ActiveRun) -> None:
+        """Write what was missing when the run was interrupted, or was not written by an older version."""
+        if "sources" not in active.parts[0]:
+            began = self.store.began(self.run.key) or {}
+            active.parts[0] = {**began, **active.parts[0]}
+            active.parts[0].pop("began", None)
+        if active.best.epoch == active.epoch > 0:
+            # the checkpoint is written before best.pt: the process may have been killed between them
+            active.best.weights = kept_weights.hash_of(active)
+            self.save_weights(active, "best.pt")
+
     def log(self, text: str) -> None:
         """Append a line with the time to the run's log."""
         append_line(self.folder / "log.txt", f"{now()} {text}")
 
-    def save_weights(self, active: ActiveRun, name: str, score: Score | None = None) -> None:
+    def save_weights(self, active: ActiveRun, name: str) -> None:
         """Write `best.pt` or `last.pt`: the student's weights, and the modules that it predicts with."""
         if active.student is not None:
             models.save_weights(
@@ -70,14 +87,23 @@ class RunFiles:
                 self.folder / name,
                 epoch=active.epoch,
                 key=self.run.key,
-                **({} if score is None else {"top1": score.top1}),
+                **({"top1": active.best.top1} if name == "best.pt" else {}),
                 **{f"at_test_{m.name}": m.state_dict() for m in active.objective.predictors},
             )
 
     def write_epoch(self, active: ActiveRun, row: Mapping[str, Any]) -> None:
-        """Write the files of an epoch: the checkpoint, the curve with its new last row, a line of the log."""
+        """Write the files of an epoch: the checkpoint, the curve with its new last row, a line of the log.
+
+        If it is the best epoch so far, best.pt too. It is written after the checkpoint, which holds the same
+        weights and their hash, so that both agree after any interruption.
+        """
         active.curve.append({name: _finite(value) for name, value in row.items()})
+        is_best = active.best.epoch == active.epoch > 0
+        if is_best:
+            active.best.weights = kept_weights.hash_of(active)
         active.save()
+        if is_best:
+            self.save_weights(active, "best.pt")
         checkpoint.write_curve(self.folder / "curve.csv", active.curve)
         self.log(" ".join(f"{k}={v:.5g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items()))
 
@@ -113,15 +139,19 @@ class RunFiles:
         Without `keep_weights`, the weights of runs that no other run builds on are removed.
         """
         components = self.run.spec.components
+        weights = {"best": active.best.weights} if active.best.weights else {}
         if not active.diverged:
             self.save_weights(active, "last.pt")
+            if active.student is not None:
+                weights["last"] = kept_weights.hash_of(active)
             if components and not self.run.spec.trains_student:
                 method = active.objective.method(components[0].method.name)
-                checkpoint.save(self.folder / "state.pt", method.state_dict())
-        record = self._record(active, pack)
+                weights["state"] = checkpoint.save(self.folder / "state.pt", method.state_dict())
         if components and not keep_weights:
-            for name in ("last.pt", "best.pt"):
-                (self.folder / name).unlink(missing_ok=True)
+            for name in ("last", "best"):
+                (self.folder / f"{name}.pt").unlink(missing_ok=True)
+                weights.pop(name, None)
+        record = self._record(active, pack) | {"weights": weights}
         self.store.write_record(self.run.key, record)
         for name in ("checkpoint.pt", "progress.json", "began.json"):
             (self.folder / name).unlink(missing_ok=True)
@@ -158,6 +188,7 @@ class RunFiles:
             "images_per_second": round(images / max(active.share_seconds, 1e-9), 1),
             "pack": pack.size,
             "resumes": active.resumes,
+            "parts": active.parts,
             "teacher_cache": active.teacher_cache if run.teacher_ref is not None else "off",
             "teacher_info": None if pack.teacher is None else dict(pack.teacher),
             "student_params": None

@@ -37,6 +37,8 @@ class WorkSettings:
     """See `TrainingOptions.keep`."""
     teacher_cache: str = "auto"
     """`auto`, `on` or `off`: see benchmark/spec/teacher_cache_rule.py."""
+    accept_edit: bool = False
+    """See `TrainingOptions.accept_edit`."""
     execution: ExecutionRequest = field(default_factory=ExecutionRequest)
 
     def as_json(self) -> dict[str, Any]:
@@ -47,6 +49,7 @@ class WorkSettings:
             "teachers": "" if self.teachers is None else str(self.teachers),
             "keep": self.keep,
             "teacher_cache": self.teacher_cache,
+            "accept_edit": self.accept_edit,
             "execution": asdict(self.execution),
         }
 
@@ -68,6 +71,7 @@ class WorkSettings:
             cached_teachers=teacher_cache_rule.cached_teachers(
                 self.teacher_cache, packs, execution.precision
             ),
+            accept_edit=self.accept_edit,
             until=until,
             reporter=reporter or Reporter(),
         )
@@ -95,6 +99,7 @@ _SETTINGS = {
     "teachers": str,
     "keep": str,
     "teacher_cache": str,
+    "accept_edit": bool,
     "execution": dict,
 }
 _EXECUTION = {"device": str, "precision": str, "threads": int, "student_threads": int}
@@ -135,6 +140,7 @@ def settings_from_json(values: Any) -> WorkSettings:
         teachers=Path(values["teachers"]) if values.get("teachers") else None,
         keep=values.get("keep", "all"),
         teacher_cache=values.get("teacher_cache", "auto"),
+        accept_edit=values.get("accept_edit", False),
         execution=ExecutionRequest(**execution),
     )
 

@@ -1,9 +1,9 @@
 """Which runs `clean` removes, and which it keeps although they look stale.
 
 A finished run is stale if its work order resolves to another key today: the code, a method's revision or
-the data have changed, so the run is no longer part of any table. A run that was started and not finished
-is removed only on request. Whatever is not understood is kept: a damaged record, a name that is unknown
-here, a folder that is not a run's.
+the data have changed, so the run is no longer part of any table. A run that was started and not finished,
+or whose weights are damaged, is removed only on request. Whatever is not understood is kept: a damaged
+record, a name that is unknown here, a folder that is not a run's.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from benchmark.errors import InputError
 from benchmark.spec import protocols
 from benchmark.spec.resolver import Resolver
 from benchmark.spec.runs import NONE, TeacherRef
+from benchmark.training import checkpoint, kept_weights
 from results.store import Store
 
 
@@ -33,6 +34,7 @@ class Reason(enum.Enum):
     # removed
     UNFINISHED = "unfinished"
     OLD_KEY = "old key"
+    DAMAGED_WEIGHTS = "its weights do not fit its record"
     # kept
     NO_ORDER = "its record has no work order"
     DAMAGED_ORDER = "the work order in its record is damaged"
@@ -76,18 +78,23 @@ _KEY = re.compile(rf"(?:{_PART}/){{4}}(?:{_PART}/seed\d+-[0-9a-f]{{10}}|imported
 """The form of a run's key (see `benchmark.spec.runs`). Folders of any other form are never removed."""
 
 
-def find_stale(store: Store, resolver: Resolver, include_unfinished: bool = False) -> StaleRuns:
+def find_stale(
+    store: Store, resolver: Resolver, *, include_unfinished: bool = False, include_damaged: bool = False
+) -> StaleRuns:
     """Judge every run below the results folder. Nothing is removed; see `remove`.
 
-    resolver: knows the imported teachers that are available now.
+    resolver: knows the imported teachers that are available now. include_damaged: read the weights of all
+    runs, and judge those whose weights do not fit their record as stale.
     """
     stale = StaleRuns()
     for folder in _run_folders(store):
         key = folder.relative_to(store.folder).as_posix()
         verdict = _judge(store, key, resolver, include_unfinished=include_unfinished)
+        if verdict is None and include_damaged:
+            verdict = _judge_weights(store, key)
         if verdict is None:
             continue
-        if verdict.reason not in (Reason.UNFINISHED, Reason.OLD_KEY):
+        if verdict.reason not in (Reason.UNFINISHED, Reason.OLD_KEY, Reason.DAMAGED_WEIGHTS):
             stale.kept.append(verdict)
         elif not _KEY.fullmatch(key) or any(p.parent != folder for p in folder.rglob("record.json")):
             stale.foreign_folders += 1
@@ -135,6 +142,16 @@ def _judge_finished(key: str, record: dict[str, Any], resolver: Resolver) -> Ver
             return Verdict(key, Reason.OLD_KEY, str(error))
     except (KeyError, TypeError, ValueError, AttributeError):
         return Verdict(key, Reason.DAMAGED_ORDER)
+    return None
+
+
+def _judge_weights(store: Store, key: str) -> Verdict | None:
+    """Return the verdict on the weights of a finished run, None if they fit its record or it has none."""
+    try:
+        for name in kept_weights.FILES:
+            kept_weights.check_file(store, key, name)
+    except checkpoint.Damaged as error:
+        return Verdict(key, Reason.DAMAGED_WEIGHTS, f"{error.path.name}: {error.why}")
     return None
 
 

@@ -93,8 +93,8 @@ def test_a_claimed_run_is_kept_and_named(
     # A worker starts the run after `find_stale` and before its removal.
     find_stale = stale.find_stale
 
-    def find_and_start(store: Store, resolver: Resolver, include_unfinished: bool) -> stale.StaleRuns:
-        runs = find_stale(store, resolver, include_unfinished)
+    def find_and_start(store: Store, resolver: Resolver, **options: bool) -> stale.StaleRuns:
+        runs = find_stale(store, resolver, **options)
         assert store.claim(KEY) is not None
         return runs
 
@@ -114,8 +114,8 @@ def test_a_run_that_finishes_before_its_removal_is_kept(
     run = started(tmp_path)
     find_stale = stale.find_stale
 
-    def find_and_finish(store: Store, resolver: Resolver, include_unfinished: bool) -> stale.StaleRuns:
-        runs = find_stale(store, resolver, include_unfinished)
+    def find_and_finish(store: Store, resolver: Resolver, **options: bool) -> stale.StaleRuns:
+        runs = find_stale(store, resolver, **options)
         finished(tmp_path)
         return runs
 

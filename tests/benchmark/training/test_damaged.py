@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 from training_kit import FP32, small_run, train
 
+from benchmark.errors import InputError
 from benchmark.spec.plan import make_plan
 from benchmark.spec.runs import Run
 from benchmark.training import checkpoint
 from benchmark.training.execution import ExecutionRequest
 from benchmark.work.local import run_plan
 from benchmark.work.order import WorkSettings
-from results.store import Store
+from results.store import Store, read_records
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def test_a_head_that_cannot_be_read_fails_its_own_students(trained: Path, tmp_pa
     assert results[other.key] == ("done", "")
 
 
-def test_a_checkpoint_that_cannot_be_read_fails_its_run(trained: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_that_cannot_be_read_is_set_aside(trained: Path, tmp_path: Path) -> None:
     folder = tmp_path / "runs"
     shutil.copytree(trained, folder)
     store = Store(folder)
@@ -82,11 +83,9 @@ def test_a_checkpoint_that_cannot_be_read_fails_its_run(trained: Path, tmp_path:
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(checkpoint.Damaged, match="to train its run again"):
         checkpoint.load(path, FP32.torch_device)
-    results = outcomes(folder, [bad, other])
-    assert results[bad.key][0] == "failed" and f"remove {path.parent}" in results[bad.key][1]
-    assert results[other.key] == ("done", "") and not store.failure(other.key)
-    shutil.rmtree(path.parent)
-    assert outcomes(folder, [bad])[bad.key] == ("done", "")
+    assert outcomes(folder, [bad, other]) == {bad.key: ("done", ""), other.key: ("done", "")}
+    resumes = [(store.record(run.key) or {})["resumes"] for run in (bad, other)]
+    assert resumes == [0, 1] and path.with_name("checkpoint.damaged.pt").stat().st_size == 1000
 
 
 def test_a_run_that_was_blocked_by_its_teacher_is_planned_again(trained: Path, tmp_path: Path) -> None:
@@ -116,8 +115,29 @@ def test_an_unusable_record_is_kept_beside_the_new_one(trained: Path, tmp_path: 
     path = store.path(run.key) / "record.json"
     whole = path.read_text()
     assert store.is_done(run.key) and store.set_aside(run.key) is None
-    for n, torn in enumerate((whole[:100], whole.replace('"schema": 1', '"schema": 999'))):
+    for n, torn in enumerate((whole[:100], whole.replace('"schema": 1', '"schema": 0'))):
         path.write_text(torn)
         assert outcomes(folder, [run])[run.key] == ("done", "")
         assert store.is_done(run.key), "trained again"
         assert path.with_name(f"record.unusable{'-1' if n else ''}.json").read_text() == torn
+
+
+def test_a_record_of_a_newer_version_is_neither_set_aside_nor_trained_over(
+    trained: Path, tmp_path: Path
+) -> None:
+    """Its fields may be others, but its number says that it is a record."""
+    folder = tmp_path / "runs"
+    shutil.copytree(trained, folder)
+    store, run = Store(folder), small_run("kd", recipe__epochs=1)
+    path = store.path(run.key) / "record.json"
+    path.write_text('{"schema": 2, "what": "unknown here"}')
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    message = f"{path}: a record of schema 2; this version of kd-tables knows up to 1: update kd-tables"
+    for refuse in (lambda: make_plan([run], store), lambda: train([run], folder)):
+        with pytest.raises(InputError) as refusal:
+            refuse()
+        assert str(refusal.value) == message
+    assert store.record(run.key) is None and store.set_aside(run.key) is None
+    _, (line,) = read_records(folder)
+    assert line == message.replace(": a record", ": not a record of this folder's run (a record") + ")"
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before

@@ -19,6 +19,7 @@ SETTINGS = WorkSettings(
     teachers=Path("teachers"),
     keep="none",
     teacher_cache="off",
+    accept_edit=True,
     execution=ExecutionRequest(device="cpu", precision="bf16", threads=4, student_threads=2),
 )
 
