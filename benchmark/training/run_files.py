@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import models
+from benchmark.methods import MethodError
 from benchmark.provenance import git_state, versions, where
 from benchmark.spec.runs import Run
 from benchmark.training import checkpoint
@@ -71,7 +72,7 @@ class RunFiles:
                 epoch=active.epoch,
                 key=self.run.key,
                 **({} if score is None else {"top1": score.top1}),
-                **{f"at_test_{m.name}": m.state_dict() for m in active.objective.predictors},
+                **{f"at_test_{m.name}": active.objective.state_of(m) for m in active.objective.predictors},
             )
 
     def write_epoch(self, active: ActiveRun, row: Mapping[str, Any]) -> None:
@@ -117,7 +118,7 @@ class RunFiles:
             self.save_weights(active, "last.pt")
             if components and not self.run.spec.trains_student:
                 method = active.objective.method(components[0].method.name)
-                checkpoint.save(self.folder / "state.pt", method.state_dict())
+                checkpoint.save(self.folder / "state.pt", active.objective.state_of(method))
         record = self._record(active, pack)
         if components and not keep_weights:
             for name in ("last.pt", "best.pt"):
@@ -225,7 +226,8 @@ class RunFiles:
 
     def fail(self, error: BaseException) -> str:
         """Store the error that ended the run. Returns its reason, one line."""
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        text = str(error).splitlines()[0] if str(error) else ""
+        reason = text if isinstance(error, MethodError) else f"{type(error).__name__}: {text}"
         trace = "".join(traceback.format_exception(error))
         self.store.write_failure(self.run.key, reason=reason, traceback=trace, time=now())
         self.log(trace)
