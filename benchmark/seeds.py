@@ -24,8 +24,8 @@ def seed_of(run_seed: int, *words: str | int) -> int:
 # --- the global generators ----------------------------------------------------------------------------------
 #
 # `nn.Dropout`, `torch.rand(3)`, `random.random()` and `np.random.rand()` draw from generators that the whole
-# process shares. Their state would make a run depend on what was computed before it. So the trainer seeds them
-# before it calls a method.
+# process shares. Their state would make a run depend on what was computed before it. So the trainer seeds
+# them before it calls a method.
 
 
 def seed_global_generators(seed: int, device: torch.device) -> None:
@@ -42,7 +42,10 @@ def seed_global_generators(seed: int, device: torch.device) -> None:
 
 
 def global_states() -> tuple[Any, ...]:
-    """Return the states of the global generators on the CPU. They are equal if nothing was drawn in between."""
+    """Return the states of the global generators on the CPU.
+
+    They are equal if nothing was drawn in between.
+    """
     numpy_state = np.random.get_state(legacy=False)
     assert isinstance(numpy_state, dict)
     inner = numpy_state["state"]

@@ -163,7 +163,10 @@ def read_settings(settings: Iterable[Setting]) -> list[Any]:
 
 
 def put_back(settings: tuple[Setting, ...], before: list[Any]) -> list[str]:
-    """Give the settings the values `before`. Returns what was changed, such as `grad mode (True to False)`."""
+    """Give the settings the values `before`.
+
+    Returns what was changed, such as `grad mode (True to False)`.
+    """
     changed = [
         f"{s.name} ({old} to {new})"
         for s, old, new in zip(settings, before, read_settings(settings), strict=True)

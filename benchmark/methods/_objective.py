@@ -107,7 +107,7 @@ class Objective(nn.Module):
             self.watch.after(method.name, "load_state_dict", before)
 
     def _named(self, hook: str, function: Callable[[], Any]) -> Any:
-        """Return `function()`, which calls functions of all methods. An error names the method it arose in."""
+        """Return `function()`, which calls functions of all methods. An error names its method."""
         try:
             return function()
         except BaseException as error:

@@ -182,8 +182,8 @@ def _user_modules() -> list[ModuleType]:
             if changed:
                 sys.modules.pop(spec.name, None)
                 raise InputError(
-                    f"KD_METHODS: {path} leaves {'; '.join(changed)} changed when it is imported; remove that, "
-                    "because it would change the runs of all methods"
+                    f"KD_METHODS: {path} leaves {'; '.join(changed)} changed when it is imported; remove "
+                    "that, because it would change the runs of all methods"
                 )
             sys.modules[spec.name] = module  # in case the file replaced it
             modules.append(module)

@@ -180,8 +180,8 @@ class MethodContext:
     """The student itself."""
 
     teacher_net: Network | None
-    """The teacher itself, frozen and in eval mode. As an attribute of a method (`self.teacher = ...`) it stays
-    outside the method: it is neither trained nor saved with it."""
+    """The teacher itself, frozen and in eval mode. As an attribute of a method (`self.teacher = ...`) it
+    stays outside the method: it is neither trained nor saved with it."""
 
     train_labels: Tensor
     """Labels of the training set: int64 `[N]`, on `device`."""
@@ -222,7 +222,7 @@ _teachers: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
 def teachers_part(method: nn.Module) -> str | None:
-    """Return the name of a module or tensor of a teacher that is part of the method; None if there is none."""
+    """Return the name of a teacher's module or tensor that is part of the method; None if there is none."""
     named = (*method.named_modules(), *method.named_parameters(), *method.named_buffers())
     return next((name for name, part in named if part in _teachers), None)
 

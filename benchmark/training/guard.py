@@ -121,7 +121,7 @@ class RunGuard:
         if self._count() != self._versions:
             self._versions = self._count()
             raise Leak(method, hook, self._kept_problem())
-        if any([m.training for m in self._modules]):
+        if any(m.training for m in self._modules):
             assert self.teacher is not None
             self.teacher.eval()
             raise Leak(
