@@ -17,7 +17,7 @@ class MethodError(Exception):
     def __init__(self, method: str, hook: str, problem: str) -> None:
         """hook: the function that was called, such as `loss`. problem: what is wrong, and what to do."""
         super().__init__(f"method '{method}', {hook}: {problem}")
-        self.method, self.hook, self.problem = method, hook, problem
+        self.method, self.hook = method, hook
 
 
 class Leak(MethodError):

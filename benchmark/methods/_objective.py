@@ -111,7 +111,7 @@ class Objective(nn.Module):
         try:
             return function()
         except BaseException as error:
-            if not is_of_the_method(error):
+            if not is_of_the_method(error) or not len(self.methods):
                 raise
             raise as_method_error(self._culprit(error), hook, error) from error
 

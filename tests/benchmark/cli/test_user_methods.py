@@ -14,7 +14,7 @@ VERBS = (
     ("methods",),
     ("plan", *TABLE),
     ("run", *TABLE),
-    ("submit", *TABLE, "--cluster", "gpu-example"),
+    ("submit", *TABLE, "--dry-run", "--cluster", "gpu-example"),
     ("report", "crd-table1"),
 )
 
