@@ -29,13 +29,16 @@ from benchmark.methods import Leak, MethodError
 from benchmark.seeds import global_states
 from benchmark.spec.runs import Run
 from benchmark.training import graphs
+from benchmark.training import lockstep as lockstep_module
 from benchmark.training.active_run import ActiveRun
-from benchmark.training.execution import Execution
 from benchmark.training.graphs import GraphStepper
 from benchmark.training.guard import Originals, named_tensors
 from benchmark.training.lockstep import Lockstep
 
-LANES = Execution("cpu", "fp32", threads=2, student_threads=1)
+
+def side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Step the students in two lanes, although the teacher's pass uses one thread."""
+    monkeypatch.setattr(lockstep_module, "lanes", lambda execution: lockstep_module._lanes(2, 1))
 
 
 def enter(context: Any) -> None:
@@ -222,28 +225,30 @@ def test_the_teacher_cannot_be_part_of_a_method(act: str, tmp_path: Path) -> Non
         OneStep(tmp_path, act, main=True)
 
 
-def outcomes(runs: list[Run], folder: Path, execution: Execution = FP32, **options: object) -> dict[str, str]:
+def outcomes(runs: list[Run], folder: Path, **options: object) -> dict[str, str]:
     """Train the runs in one pack. Returns status and reason by setting `act`, or by method."""
-    ended = train(runs, folder, execution, **options)
+    ended = train(runs, folder, **options)
     return {
         getattr(o.run.spec.components[0].config, "act", o.run.method): f"{o.status} {o.reason}" for o in ended
     }
 
 
 @pytest.mark.parametrize(
-    ("execution", "acts"),
+    ("in_lanes", "acts"),
     [
-        (FP32, ("logits@loss", "past@task_loss", "past_weight@loss", "labels@init_loss")),
-        (LANES, ("labels@loss", "dtype@loss")),
+        (False, ("logits@loss", "past@task_loss", "past_weight@loss", "labels@init_loss")),
+        (True, ("labels@loss", "dtype@loss")),
     ],
     ids=["in turn", "side by side"],
 )
 def test_the_others_of_a_pack_get_the_weights_that_they_get_alone(
-    execution: Execution, acts: tuple[str, ...], trained: Path, folder: Path
+    in_lanes: bool, acts: tuple[str, ...], trained: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if in_lanes:
+        side_by_side(monkeypatch)
     good = tiny("kd")
     runs = [*(tiny("leaky", act) for act in acts), good]
-    ended = outcomes(runs, folder, execution)
+    ended = outcomes(runs, folder)
     assert ended.pop("kd") == "done "
     for act in acts:
         assert ended[act].startswith("failed method 'leaky', "), ended
@@ -332,22 +337,26 @@ def test_ctrl_c_and_signals_are_passed_on(folder: Path, leaky: Any) -> None:
 # --- draws from global generators ---------------------------------------------------------------------------
 
 
-def test_draws_from_global_generators_are_repeatable(folder: Path, tmp_path: Path) -> None:
+def test_draws_from_global_generators_are_repeatable(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Alone, resumed in a pack, side by side, and whatever was drawn before."""
     acts = ("", "dropout@loss", "draws@loss", "draws@start_epoch", "draws@after_init")
     runs = [tiny("leaky", act) for act in acts]
     found = []
-    for number, (packs, execution, until) in enumerate(
-        [([[run] for run in runs], FP32, None), ([runs[::-1]], FP32, 1), ([runs[1:3]], LANES, None)]
+    for number, (packs, in_lanes, until) in enumerate(
+        [([[run] for run in runs], False, None), ([runs[::-1]], False, 1), ([runs[1:3]], True, None)]
     ):
+        if in_lanes:
+            side_by_side(monkeypatch)
         torch.rand(number), random.random(), np.random.rand(number)
         copy = tmp_path / str(number)
         shutil.copytree(folder, copy)
         before = global_states()
         for pack in packs:
             if until:
-                train(pack, copy, execution, until=until)
-            assert {o.status for o in train(pack, copy, execution)} == {"done"}
+                train(pack, copy, until=until)
+            assert {o.status for o in train(pack, copy)} == {"done"}
         assert global_states() == before
         found.append([weights(run, copy) for pack in packs for run in pack])
     assert found[0] == found[1][::-1] and found[0][1:3] == found[2]
