@@ -16,10 +16,9 @@ from benchmark.cli.bench_options import add_json_file_option, check, measurement
 from benchmark.cli.common import print_note
 from benchmark.cli.selection import Selection, select
 from benchmark.errors import InputError
-from benchmark.spec import imported
 from benchmark.spec.runs import Run, TeacherRef
 from benchmark.text import plural
-from benchmark.training.pack_trainer import teacher_path
+from benchmark.training import kept_weights
 from benchmark.training.reporter import Status
 from models import Network
 from results.store import Store
@@ -119,7 +118,7 @@ class _Teachers:
         if ref is None:
             return None
         if ref.identity not in self.loaded:
-            net = imported.load_teacher(ref, dataset, teacher_path(ref, self.store))
+            net, _ = kept_weights.load_teacher(ref, dataset, self.store)
             self.loaded[ref.identity] = net.to(self.device)
         return self.loaded[ref.identity]
 

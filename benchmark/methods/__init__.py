@@ -8,6 +8,7 @@
 environment variable KD_METHODS names.
 """
 
+from benchmark.methods._calls import Leak, MethodError
 from benchmark.methods._objective import Objective
 from benchmark.methods._pairs import PairConstants
 from benchmark.methods._parse import Component, MethodSpec, check_loss, check_override, parse
@@ -35,9 +36,11 @@ __all__ = [
     "PLAIN",
     "RESERVED",
     "Component",
+    "Leak",
     "Method",
     "MethodConfig",
     "MethodContext",
+    "MethodError",
     "MethodSpec",
     "Needs",
     "Objective",

@@ -26,8 +26,10 @@ from typing import Any
 
 from torch import nn
 
+from benchmark import torch_settings
 from benchmark.data.samplers import Sampler
 from benchmark.errors import InputError, unknown
+from benchmark.methods._calls import is_of_the_method
 from benchmark.methods._pairs import PROTOCOL, PairConstants
 from benchmark.methods.base import Method, MethodConfig, Needs
 
@@ -114,14 +116,33 @@ def is_user_method(method: type[Method]) -> bool:
 def _registry() -> dict[str, type[Method]]:
     methods: dict[str, type[Method]] = {}
     for module in [*_built_in_modules(), *_user_modules()]:
-        for method in _methods_in(module):
-            _check(method)
-            method.source = hashlib.sha256(Path(_file(method)).read_bytes()).hexdigest()[:10]
+        for method in _checked_methods(module):
             if method.name in methods:
                 files = f"{_file(methods[method.name])} and {_file(method)}"
                 raise InputError(f"two methods are called '{method.name}': {files}; rename one of them")
             methods[method.name] = method
     return methods
+
+
+def _checked_methods(module: ModuleType) -> list[type[Method]]:
+    """Return the methods of a module. Raises `InputError` for one that is wrong, or whose check fails."""
+    try:
+        methods = _methods_in(module)
+        for method in methods:
+            _check(method)
+            method.source = hashlib.sha256(Path(_file(method)).read_bytes()).hexdigest()[:10]
+    except InputError:
+        raise
+    except BaseException as error:  # a user's metaclass or property can raise anything
+        if not is_of_the_method(error):
+            raise
+        raise InputError(f"{module.__spec__ and module.__spec__.origin}: {_described(error)}") from error
+    return methods
+
+
+def _described(error: BaseException) -> str:
+    """Return kind and text of an error."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def _built_in_modules() -> list[ModuleType]:
@@ -150,13 +171,23 @@ def _user_modules() -> list[ModuleType]:
             module = importlib.util.module_from_spec(spec)
             # `@dataclass` looks up the module in `sys.modules` if annotations are strings.
             sys.modules[spec.name] = module
+            settings = torch_settings.read_settings(torch_settings.ALL)
             try:
                 spec.loader.exec_module(module)
-            except Exception as error:
-                del sys.modules[spec.name]
+            except BaseException as error:  # also of `sys.exit(0)`, after which a command would print nothing
+                if not is_of_the_method(error):
+                    raise
+                sys.modules.pop(spec.name, None)
+                raise InputError(f"KD_METHODS: {path} cannot be imported: {_described(error)}") from error
+            finally:
+                changed = torch_settings.put_back(torch_settings.ALL, settings)
+            if changed:
+                sys.modules.pop(spec.name, None)
                 raise InputError(
-                    f"KD_METHODS: {path} cannot be imported: {type(error).__name__}: {error}"
-                ) from error
+                    f"KD_METHODS: {path} leaves {'; '.join(changed)} changed when it is imported; remove "
+                    "that, because it would change the runs of all methods"
+                )
+            sys.modules[spec.name] = module  # in case the file replaced it
             modules.append(module)
     return modules
 
@@ -253,8 +284,10 @@ def call_classmethod(method: type[Method], function: str, *args: Any, **values: 
         result = getattr(method, function)(*args, **values)
     except InputError:
         raise
-    except Exception as error:
-        raise InputError(f"{where} raised {type(error).__name__}: {error}") from error
+    except BaseException as error:
+        if not is_of_the_method(error):
+            raise
+        raise InputError(f"{where} raised {_described(error)}") from error
     kinds = _RETURN_TYPES.get(function, (object,))
     if not isinstance(result, kinds):
         expected = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)

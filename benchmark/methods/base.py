@@ -46,7 +46,12 @@ Rules for the code of a method (tests check them for every method):
 - On a GPU a step is replayed from a CUDA graph. So the loss must not wait for the device (`.item()`,
   boolean masks as indices, `if` on a tensor), buffers are changed in place (`copy_`), and a number that
   changes with the epoch is an attribute that `start_epoch` sets.
-- Every random draw uses `step.generator`.
+- Random draws use `step.generator`, with which a step can be replayed. The global generators of PyTorch,
+  Python and NumPy, from which `nn.Dropout` draws, are seeded before each step and each function for this run:
+  such draws are repeatable too, but a step with them is not replayed on a GPU.
+- What a method reads belongs to all runs of a pack: the step's labels, images and teacher features, the
+  teacher, `context.train_labels`. It is not changed in place. Settings of PyTorch (grad mode, autocast,
+  threads, precision of matrix products ...) are as before when a function returns.
 - The loss is computed in float32. Networks over maps, such as a convolutional regressor, are run by
   `self.run_network(network, x)`, which uses the precision of student and teacher.
 - `loss` does not compute a term whose weight is 0: it asks `self.is_active(term)` first.
@@ -65,6 +70,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from benchmark.data.samplers import SHUFFLE, Sampler
 from benchmark.data.views import NORMAL, View
@@ -185,7 +191,8 @@ class MethodContext:
     """The student itself."""
 
     teacher_net: Network | None
-    """The teacher itself, frozen and in eval mode."""
+    """The teacher itself, frozen and in eval mode. As an attribute of a method (`self.teacher = ...`) it
+    stays outside the method: it is neither trained nor saved with it."""
 
     train_labels: Tensor
     """Labels of the training set: int64 `[N]`, on `device`."""
@@ -206,10 +213,29 @@ class MethodContext:
     artifacts: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     """State dicts that the runs of the required methods saved, by method name (see `Method.requires`)."""
 
+    def __post_init__(self) -> None:
+        if self.teacher_net is not None:
+            for part in (
+                *self.teacher_net.modules(),
+                *self.teacher_net.parameters(),
+                *self.teacher_net.buffers(),
+            ):
+                _teachers[part] = True
+
     @property
     def num_train(self) -> int:
         """Number N of training images."""
         return int(self.train_labels.shape[0])
+
+
+_teachers: WeakIdKeyDictionary = WeakIdKeyDictionary()
+"""The modules, parameters and buffers of all teachers, as methods see them."""
+
+
+def teachers_part(method: nn.Module) -> str | None:
+    """Return the name of a teacher's module or tensor that is part of the method; None if there is none."""
+    named = (*method.named_modules(), *method.named_parameters(), *method.named_buffers())
+    return next((name for name, part in named if part in _teachers), None)
 
 
 @dataclass
@@ -316,6 +342,13 @@ class Method(nn.Module):
         """
         super().__init__()
         self.config = config
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute. A module of the teacher does not become a sub-module."""
+        if isinstance(value, nn.Module) and value in _teachers:
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
 
     # --- class methods: called before anything is built ----------------------------------------------------
 

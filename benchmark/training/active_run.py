@@ -14,11 +14,18 @@ import models
 from benchmark import data
 from benchmark.data.stream import Batch
 from benchmark.methods import Method, MethodContext, Needs, Objective, Step
-from benchmark.seeds import seed_of
+from benchmark.seeds import (
+    global_generators_kept,
+    global_states,
+    gpu_generator,
+    seed_global_generators,
+    seed_of,
+)
 from benchmark.spec.runs import NONE, Run
 from benchmark.training import casts, checkpoint
 from benchmark.training.execution import Execution
 from benchmark.training.features import features_of
+from benchmark.training.guard import RunGuard
 from benchmark.training.meter import Meter
 from benchmark.training.parts import Part, extended
 from models import Features, Network
@@ -81,6 +88,8 @@ class ActiveRun:
     """Folder of the run's checkpoint."""
     student: Network | None
     objective: Objective
+    guard: RunGuard
+    """Watches what the methods change."""
     stages: tuple[Stage, ...]
     """Initialisation stages in order, then the main stage."""
     optimizer: torch.optim.Optimizer | None = None
@@ -112,6 +121,10 @@ class ActiveRun:
     """Stop after this epoch of the main stage."""
     teacher_cache: str = ""
     """Whether the main stage read the teacher cache: `on`, `off`, or `mixed` if that changed."""
+    step_number: int = 0
+    """The number of the current step in its epoch, counted from 1."""
+    draws_globally: bool = False
+    """Whether a step of the run is known to draw from a global generator."""
     step_seconds: float = 0.0
     """Duration of the last step on a CPU; the run with the longest step is started first in the next one."""
 
@@ -137,21 +150,23 @@ class ActiveRun:
                 torch.manual_seed(seed_of(run.seed, "init", run.student))
                 student = models.build(run.student, info.num_classes)
             execution.to_device(student)
+        guard = RunGuard(teacher, train_labels)
         context = MethodContext(
             student=None if student is None else models.info(run.student, info.num_classes),
             teacher=None
             if run.teacher_ref is None or teacher is None
             else models.info(run.teacher_ref.network, info.num_classes),
             student_net=student,
-            teacher_net=teacher,
-            train_labels=train_labels,
+            teacher_net=guard.teacher,
+            train_labels=guard.train_labels,
             num_classes=info.num_classes,
             epochs=run.recipe.epochs,
             batch_size=run.recipe.batch_size,
             device=device,
             artifacts=artifacts,
         )
-        objective = Objective(run.spec, context, lambda name: seed_of(run.seed, "modules", name))
+        with global_generators_kept(device):
+            objective = Objective(run.spec, context, lambda name: seed_of(run.seed, "modules", name), guard)
         execution.methods_to_device(objective)
         objective.set_autocast(execution.autocast_methods)
         init = [
@@ -165,9 +180,11 @@ class ActiveRun:
             folder=folder,
             student=student,
             objective=objective,
+            guard=guard,
             stages=stages,
         )
-        active._resume()
+        with global_generators_kept(device):
+            active._resume()
         return active
 
     # --- progress -------------------------------------------------------------------------------------------
@@ -214,6 +231,8 @@ class ActiveRun:
         """Set modes, learning rate, the methods' generators and their schedules for the next epoch."""
         epoch, stage = self.epoch + 1, self.stage
         device = self.execution.torch_device
+        self.step_number = 0
+        self.seed_globals("begin_epoch")
         self.meter.reset()
         for name in self.objective.methods:
             if name not in self.generators:
@@ -222,13 +241,13 @@ class ActiveRun:
         if stage.is_main:
             if self.student is not None:
                 self.student.train().requires_grad_(True)
-            self.objective.train()
+            self.objective.set_mode(training=True)
             self.objective.start_epoch(epoch)
         else:
             modules = self._init_modules()
             if self.student is not None:
                 self.student.eval()
-            self.objective.eval()
+            self.objective.set_mode(training=False)
             for module in modules:
                 module.train()
         if self.optimizer is None:
@@ -242,9 +261,15 @@ class ActiveRun:
         recipe = self.run.recipe
         if self.stage.is_main:
             return recipe.lr_at(self.epoch + 1)
-        return (
-            self._init_method().init_lr(self.run.student, recipe.lr / self.run.lr_scale) * self.run.lr_scale
+        lr: float = self.objective.call(
+            self._init_method(), "init_lr", self.run.student, recipe.lr / self.run.lr_scale
         )
+        return lr * self.run.lr_scale
+
+    def seed_globals(self, *words: str | int) -> None:
+        """Seed the global generators for this run. words: what the methods are called for."""
+        seed = seed_of(self.run.seed, "global", self.stage.name, self.epoch + 1, *words)
+        seed_global_generators(seed, self.execution.torch_device)
 
     def step(self, batch: Batch, teachers: Mapping[str, Features]) -> None:
         """Do one optimisation step. teachers: the teacher's features by view.
@@ -253,14 +278,34 @@ class ActiveRun:
         live longer than the step are changed in place, so that a step captured in a CUDA graph can be
         replayed.
         """
+        if not self.guard.side_by_side:  # else the run is known not to draw from them (see lockstep.py)
+            self.seed_globals("step", self.step_number)
+        with self.guard.step(self.run.method):
+            self._step(batch, teachers)
+
+    def drew_globally(self) -> bool:
+        """Return whether the last step drew from a global generator. Seeds them again."""
+        device = self.execution.torch_device
+        if device.type == "cuda" and gpu_generator(device).get_offset():
+            return True
+        return self.drew_on_the_host()
+
+    def drew_on_the_host(self) -> bool:
+        """Return whether the last step drew from a global generator of the CPU. Seeds them again."""
+        after = global_states()
+        self.seed_globals("step", self.step_number)
+        return after != global_states()
+
+    def _step(self, batch: Batch, teachers: Mapping[str, Features]) -> None:
         needs, main = self.stage.needs, self.stage.is_main
         students = self.student_features(batch, needs)
+        mine, teachers = self.guard.share(batch, teachers)
 
         def step_with(generator: torch.Generator) -> Step:
             return Step(
-                labels=batch.labels,
-                indices=batch.indices,
-                images=batch.views,
+                labels=mine.labels,
+                indices=mine.indices,
+                images=mine.views,
                 students=students,
                 teachers=teachers,
                 generator=generator,
@@ -273,11 +318,16 @@ class ActiveRun:
             total, terms = self.objective(steps)
         else:
             method = self._init_method()
-            terms = method.init_loss(steps[method.name])
+            terms = self.objective.init_loss(method, steps[method.name])
             total = torch.stack(list(terms.values())).sum()
         assert self.optimizer is not None
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
+        try:
+            total.backward()
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            raise self.objective.blamed("the backward pass", error) from error
         self.optimizer.step()
         if main:
             self.objective.after_step()
@@ -318,7 +368,7 @@ class ActiveRun:
         row = {"stage": self.stage.name, "epoch": self.epoch + 1, "lr": self.lr, **self.meter.read()}
         self.epoch += 1
         if not self.stage.is_main and self.epoch == self.stage.epochs:
-            self._init_method().after_init()
+            self._after_init(self.stage)
             if self.student is not None:
                 self.student.requires_grad_(True)
             self.stage_index += 1
@@ -327,11 +377,17 @@ class ActiveRun:
             self.meter = Meter()
         return row
 
+    def _after_init(self, stage: Stage) -> None:
+        seed_global_generators(
+            seed_of(self.run.seed, "global", stage.name, "after_init"), self.execution.torch_device
+        )
+        self.objective.call(self.objective.method(stage.method), "after_init")
+
     def _init_method(self) -> Method:
         return self.objective.method(self.stage.method)
 
     def _init_modules(self) -> list[nn.Module]:
-        return list(self._init_method().init_modules(self.student))
+        return list(self.objective.call(self._init_method(), "init_modules", self.student))
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         """Return a new SGD optimiser over all parameters that train in this stage.
@@ -360,6 +416,7 @@ class ActiveRun:
     def save(self) -> None:
         """Write the checkpoint, from which `open` resumes."""
         self.parts = extended(self.parts, self.conditions, len(self.curve))
+        self.seed_globals("save")
         checkpoint.save(
             self.folder / "checkpoint.pt",
             {
@@ -367,7 +424,7 @@ class ActiveRun:
                 "stage_index": self.stage_index,
                 "epoch": self.epoch,
                 "student": None if self.student is None else self.student.state_dict(),
-                "objective": self.objective.state_dict(),
+                "objective": self.objective.saved(),
                 "optimizer": None if self.optimizer is None else self.optimizer.state_dict(),
                 "curve": self.curve,
                 "best": [self.best.epoch, self.best.top1, self.best.weights],
@@ -392,9 +449,11 @@ class ActiveRun:
         self.stage_index, self.epoch = state["stage_index"], state["epoch"]
         if self.student is not None:
             self.student.load_state_dict(state["student"])
-        self.objective.load_state_dict(state["objective"])
+        self.objective.load(state["objective"])
         for stage in self.stages[: self.stage_index]:
-            self.objective.method(stage.method).after_init()
+            self._after_init(stage)
+        if self.stage_index:
+            self.objective.load(state["objective"])  # again, in case `after_init` changed a value
         if state["optimizer"] is not None:
             self.optimizer = self._make_optimizer()
             lr = self.optimizer.param_groups[0]["lr"]

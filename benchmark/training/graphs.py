@@ -14,7 +14,10 @@ Replaying changes the speed and not the result:
   learning rate, generators, memory banks, sums.
 - A number that the host puts into a step (such as the factor of a schedule) is a constant of the graph.
   When it changes, the graph is captured again.
-- A method that cannot be captured is stepped eagerly next to the others, and the reporter is notified.
+- A method that cannot be captured is stepped eagerly next to the others, and the reporter is notified. So is
+  one that draws from a global generator (`nn.Dropout` does): on the host its draws would be constants of the
+  graph, and the graphs of several students would share the state of the GPU's generator.
+- A replay runs no Python, so what a method may not change (guard.py) is checked in eager steps and captures.
 """
 
 from __future__ import annotations
@@ -30,7 +33,8 @@ import torch
 from torch import nn
 
 from benchmark.data.stream import Batch, BatchDraw, Stream
-from benchmark.methods import Method
+from benchmark.methods import Leak, Method
+from benchmark.seeds import gpu_generator
 from benchmark.training.active_run import ActiveRun
 from benchmark.training.execution import Execution
 from benchmark.training.lockstep import Lockstep, OnFailure, TeacherFeatures
@@ -41,6 +45,8 @@ WARM_UP_STEPS = 2
 """Eager steps of a batch size before it is captured: they create momenta and choose algorithms."""
 BATCH_SLOTS = 2
 """Batches that are processed at the same time."""
+
+DRAWS = "it draws from a global generator, as nn.Dropout does; draws from step.generator can be replayed"
 
 Note = Callable[[str], None]
 """Receives a line for the user."""
@@ -69,6 +75,9 @@ class Device(Protocol):
         """Make later work on `stream` wait for an event."""
 
     def synchronise(self) -> None: ...
+    def drawn(self) -> int:
+        """Return how far the device's global generator has advanced. Does not wait for the device."""
+
     def pool(self) -> Any:
         """Return a new memory pool for graphs."""
 
@@ -104,6 +113,9 @@ class Cuda:
     def synchronise(self) -> None:
         torch.cuda.synchronize(self.device)
 
+    def drawn(self) -> int:
+        return gpu_generator(self.device).get_offset()
+
     def pool(self) -> Any:
         return torch.cuda.graph_pool_handle()
 
@@ -122,6 +134,11 @@ class Cuda:
             except BaseException:
                 with contextlib.suppress(RuntimeError):  # it would hide the error of `work`
                     graph.capture_end()
+                with contextlib.suppress(RuntimeError):
+                    # after a failed capture, the global generator, which every capture uses, may not draw any
+                    # more; other runs may need it
+                    fresh = torch.Generator(self.device).graphsafe_get_state()
+                    gpu_generator(self.device).graphsafe_set_state(fresh)
                 raise
             graph.capture_end()
         return graph
@@ -152,6 +169,8 @@ class StudentGraphs:
     """Eager steps so far, by batch size."""
     graphs: dict[int, Graph] = field(default_factory=dict)
     """By the `id` of the batch slot that a graph reads."""
+    just_captured: bool = False
+    """Whether the latest graph has not been replayed."""
     refused: bool = False
     """Whether a capture has failed; the run is stepped eagerly then."""
 
@@ -177,7 +196,7 @@ class GraphStepper(Stepper):
         on_failure: OnFailure | None = None,
     ) -> Iterator[tuple[int, int]]:
         draws = lockstep.draws(stream, stage, epoch)
-        self._begin_epoch(lockstep, stream)
+        self._begin_epoch(lockstep, stream, on_failure)
         try:
             for draw in draws:
                 yield len(draw.indices), self._step(lockstep, stream, draw, on_failure)
@@ -189,7 +208,7 @@ class GraphStepper(Stepper):
 
     # --- an epoch -------------------------------------------------------------------------------------------
 
-    def _begin_epoch(self, lockstep: Lockstep, stream: Stream) -> None:
+    def _begin_epoch(self, lockstep: Lockstep, stream: Stream, on_failure: OnFailure | None) -> None:
         """Drop the graphs that no longer do what a step of this epoch does."""
         signature = (id(stream), id(lockstep.teacher), id(lockstep.teacher_cache), *lockstep.signature)
         if signature != self._signature:
@@ -201,11 +220,21 @@ class GraphStepper(Stepper):
         present = {id(active) for active in lockstep.active_runs}
         self._students = {k: student for k, student in self._students.items() if k in present}
         for active in lockstep.active_runs:
-            student, constants = self._student(active), step_constants(active)
+            if active.failure is not None:
+                continue
+            student = self._student(active)
+            try:
+                constants = step_constants(active)
+            except Exception as error:  # of a method's `weights`
+                if on_failure is None:
+                    raise
+                active.failure = active.objective.blamed("weights", error)
+                on_failure(active, active.failure)
+                continue
             if constants != student.constants:
                 if student.constants is None or constants.stage != student.constants.stage:
                     student.eager_steps.clear()  # a new stage has a new optimiser
-                    student.refused = False
+                    student.refused = active.draws_globally = False
                 self._drop_graphs(student)
                 student.constants = constants
 
@@ -252,9 +281,9 @@ class GraphStepper(Stepper):
             with self.device.on(student.stream):
                 if graph is None:
                     student.eager_steps[size] += 1
-                    student.active.step(slot.batch, features)
+                    self._train(student, slot.batch, features)
                 else:
-                    graph.replay()
+                    self._replay(student, graph)
             slot.readers.append(self.device.mark(student.stream))
 
         return lockstep.step_runs(step_run, size, on_failure, longest_first=True)
@@ -262,6 +291,7 @@ class GraphStepper(Stepper):
     def _eager_step(self, lockstep: Lockstep, batch: Batch, on_failure: OnFailure | None) -> int:
         """Step all runs eagerly, each on its own stream."""
         features = lockstep.teacher_features(batch)
+        lockstep.watch_batch(batch, features)
 
         def step_run(i: int) -> None:
             active = lockstep.active_runs[i]
@@ -269,11 +299,36 @@ class GraphStepper(Stepper):
             self.device.wait(stream, self.device.mark(main))
             try:
                 with self.device.on(stream):
-                    active.step(batch, lockstep.features_for(i, features))
+                    self._train(self._student(active), batch, lockstep.features_for(i, features))
             finally:
                 self.device.wait(main, self.device.mark(stream))
 
         return lockstep.step_runs(step_run, len(batch.labels), on_failure, longest_first=True)
+
+    def _train(self, student: StudentGraphs, batch: Batch, features: Mapping[str, Features]) -> None:
+        """Step a run eagerly, and note if the step draws from a global generator."""
+        active = student.active
+        active.step(batch, features)
+        if not active.draws_globally and active.drew_globally():
+            active.draws_globally = True
+            self._step_eagerly(student, DRAWS)
+
+    def _replay(self, student: StudentGraphs, graph: Graph) -> None:
+        """Replay a run's graph. One that draws from the GPU's global generator is replayed only once."""
+        before = self.device.drawn() if student.just_captured else 0
+        graph.replay()
+        if student.just_captured and self.device.drawn() != before:
+            self.device.synchronise()  # the next run's first replay may use the generator's state too
+            student.active.draws_globally = True
+            self._step_eagerly(student, DRAWS)
+        student.just_captured = False
+
+    def _step_eagerly(self, student: StudentGraphs, why: str) -> None:
+        """Step the run without graphs from now on, and notify the reporter."""
+        student.refused = True
+        student.graphs.clear()
+        line = next(iter(why.strip().splitlines()), "")[:200]
+        self.note(f"{student.active.run.key} is stepped without a graph: {line}")
 
     def _capture_batch(self, lockstep: Lockstep, stream: Stream, draw: BatchDraw) -> BatchSlot:
         """Capture the making of a batch and the teacher's passes. draw: memory of the slot."""
@@ -300,6 +355,8 @@ class GraphStepper(Stepper):
 
         def work() -> None:
             active.step(slot.batch, features)
+            if active.drew_on_the_host():
+                raise RuntimeError(DRAWS)
             if _tensor_addresses(active) != addresses:
                 raise RuntimeError(
                     "the method replaced a tensor that it keeps between steps; change it in place with copy_"
@@ -311,9 +368,9 @@ class GraphStepper(Stepper):
             student.graphs[id(slot)] = self.device.capture(
                 work, student.stream, active.generators.values(), student.pool
             )
+        except Leak:
+            raise
         except Exception as error:
-            student.refused = True
-            student.graphs.clear()
             for name in set(active.meter.sums) - sums:
                 del active.meter.sums[name]
             for name, state in generator_states.items():
@@ -323,9 +380,10 @@ class GraphStepper(Stepper):
             for group in active.optimizer.param_groups if active.optimizer is not None else ():
                 for p in group["params"]:
                     p.grad = None
-            why = str(error).strip().splitlines()[0][:200]
-            self.note(f"{active.run.key} is stepped without a graph: {why}")
+            self._step_eagerly(student, str(error.__cause__ or error))
             return None
+        student.just_captured = True
+        active.seed_globals("step", active.step_number)  # of the GPU too, which a capture cannot seed
         return student.graphs[id(slot)]
 
 

@@ -12,11 +12,12 @@ unchecked.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import models
 from benchmark.errors import InputError
@@ -38,8 +39,13 @@ def hash_of(active: ActiveRun) -> str:
     assert active.student is not None
     state = active.student.state_dict()
     for method in active.objective.predictors:
-        state |= {f"at_test_{method.name}.{name}": t for name, t in method.state_dict().items()}
+        state |= _of_method(f"at_test_{method.name}", active.objective.state_of(method))
     return models.weights_hash(state)
+
+
+def _of_method(entry: str, state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return a method's tensors with names of their own. Its extra state, which is none, is left out."""
+    return {f"{entry}.{name}": value for name, value in state.items() if isinstance(value, Tensor)}
 
 
 def path_of(ref: TeacherRef, store: Store) -> Path:
@@ -87,7 +93,7 @@ def check_file(store: Store, key: str, name: str) -> None:
         state = dict(content.get("model", {}))
         for entry, values in content.items():
             if entry.startswith("at_test_"):
-                state |= {f"{entry}.{tensor}": t for tensor, t in values.items()}
+                state |= _of_method(entry, values)
         _compare(path, models.weights_hash(state), stated)
 
 

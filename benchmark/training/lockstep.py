@@ -4,6 +4,10 @@ On a CPU, the teacher's pass uses all threads; then the students are stepped sid
 `student_threads` threads each. A `Stepper` (stepper.py, graphs.py) drives the steps of an epoch. The
 trainer and `bench` run the same code.
 
+A method that changes what the runs share (see guard.py) makes the epoch `spoiled`: the trainer then drops it,
+and goes on from the last checkpoints. If the culprit is not known, it trains the epoch again with `careful`,
+one student at a time, to find it.
+
 Nothing here waits for the device: between the first and the last batch of an epoch, no value is read on the
 host (tests/benchmark/training/test_no_sync.py counts such reads).
 """
@@ -20,11 +24,15 @@ from typing import Any
 
 import torch
 
+from benchmark import torch_settings
 from benchmark.data.stream import Batch, BatchDraw, Stream
 from benchmark.data.views import View
+from benchmark.methods import Leak
+from benchmark.seeds import global_states
 from benchmark.training.active_run import ActiveRun
 from benchmark.training.execution import Execution
 from benchmark.training.features import features_of
+from benchmark.training.guard import Originals, Sample, past_the_counters, tensors_of
 from benchmark.training.teacher_cache import TeacherCache
 from models import Features, Network
 
@@ -51,10 +59,24 @@ class Lockstep:
         teacher: Network | None,
         execution: Execution,
         teacher_cache: TeacherCache | None = None,
+        careful: Originals | None = None,
     ) -> None:
-        """teacher_cache: read by every run that finds all it needs there. The others get a teacher pass."""
+        """teacher_cache: read by every run that finds all it needs there. The others get a teacher pass.
+
+        careful: the tensors that the runs share for longer than a step. They and the batch are compared after
+        each student's step.
+        """
         self.active_runs, self.teacher, self.execution = active_runs, teacher, execution
         self.teacher_cache = teacher_cache
+        self.spoiled = False
+        """Whether a method has changed what other runs of this epoch read."""
+        self.culprit_unknown = False
+        """Whether it is not known which method has."""
+        self._careful = careful
+        self._step_number = 0
+        self._sample: Sample | None = None
+        self._batch_originals: Originals | None = None
+        self._changed: torch.Tensor | None = None  # whether a sample has changed so far: a bool on the device
         self.views: dict[str, View] = {}
         """The views of the batch that are made."""
         self._cached_views: dict[str, View] = {}
@@ -130,11 +152,20 @@ class Lockstep:
         An error of a run ends that run alone and is passed to `on_failure`; without it, the error is raised.
         """
         features = self.teacher_features(batch)
+        self.watch_batch(batch, features)
 
         def step_run(i: int) -> None:
             self.active_runs[i].step(batch, self.features_for(i, features))
 
         return self.step_runs(step_run, len(batch.labels), on_failure)
+
+    def watch_batch(self, batch: Batch, features: TeacherFeatures) -> None:
+        """Note the values of a batch that is stepped next, so that a change of them is noticed."""
+        tensors = tensors_of(batch, {**{f"live {k}": f for k, f in features.live.items()}, **features.cached})
+        if self._careful is None:
+            self._sample = Sample(tensors)
+        else:
+            self._batch_originals = Originals({f"tensor {i}": t for i, t in enumerate(tensors)})
 
     def step_runs(
         self,
@@ -148,21 +179,43 @@ class Lockstep:
         See `step` for errors and the result. longest_first: outside of lanes, begin with the runs that have
         the most views, and not in the given order.
         """
+        self._step_number += 1
+        for active in self.active_runs:
+            active.step_number = self._step_number
         errors = self._call_each(step_run, longest_first)
+        self._compare_sample(now=any(error is not None for error in errors))
         for active, error in zip(self.active_runs, errors, strict=True):
             if error is not None:
                 if on_failure is None:
                     raise error
+                if self.spoiled and not isinstance(error, Leak):
+                    continue  # perhaps caused by what was spoiled; else it will come again
                 active.failure = error
                 on_failure(active, error)
             else:
                 active.meter.images += images
         return sum(active.failure is None for active in self.active_runs)
 
+    def values_changed(self) -> bool:
+        """Return whether a method changed a batch past the counters of writes. Waits for the device."""
+        return self._changed is not None and bool(self._changed)
+
+    def _compare_sample(self, now: bool) -> None:
+        """Compare the batch with its sample. now: wait for the answer, and mark the epoch as spoiled."""
+        if self._sample is not None:
+            changed, self._sample = self._sample.changed(), None
+            self._changed = changed if self._changed is None else self._changed | changed
+        if now and not self.spoiled and self.values_changed():
+            self._spoil()
+
+    def _spoil(self, culprit_unknown: bool = True) -> None:
+        self.spoiled = True
+        self.culprit_unknown |= culprit_unknown
+
     def _call_each(self, step_run: Callable[[int], None], longest_first: bool) -> list[Exception | None]:
         """Call `step_run` for the runs that have not failed, in turn or in lanes. Returns their errors.
 
-        No run reads what another one writes.
+        No run reads what another one writes. Stops after a run that changed what the others read.
         """
         errors: list[Exception | None] = [None] * len(self.active_runs)
 
@@ -176,18 +229,72 @@ class Lockstep:
 
         alive = [i for i in self._longest_first if self.active_runs[i].failure is None]
         if self._lanes is None:
-            for i in alive if longest_first else sorted(alive):
-                timed_step(i)
-            return errors
-        # a long step that began last would keep one lane busy while the others are idle
-        alive.sort(key=lambda i: -self.active_runs[i].step_seconds)
-        futures: list[Future[None]] = [self._lanes.submit(timed_step, i) for i in alive]
+            in_turn = alive if longest_first else sorted(alive)
+        else:
+            # a long step that began last would keep one lane busy while the others are idle
+            alive.sort(key=lambda i: -self.active_runs[i].step_seconds)
+            side_by_side = [i for i in alive if not self.active_runs[i].draws_globally]
+            if self._careful is not None or len(side_by_side) == 1:
+                side_by_side = []
+            self._call_side_by_side(timed_step, side_by_side, errors)
+            in_turn = [i for i in alive if i not in side_by_side]
+        for i in in_turn:
+            if self.spoiled:
+                break
+            self._call_alone(timed_step, i, errors)
+        return errors
+
+    def _call_side_by_side(
+        self, timed_step: Callable[[int], None], runs: Sequence[int], errors: Sequence[Exception | None]
+    ) -> None:
+        """Call `timed_step` for these runs in lanes.
+
+        Meanwhile any of them may change the settings of the process or draw from the global generators, and
+        it is not known which one did. That spoils the epoch; a careful one then shows it.
+        """
+        if not runs:
+            return
+        assert self._lanes is not None
+        settings, states = torch_settings.read_settings(torch_settings.OF_PROCESS), global_states()
+        for i in runs:
+            self.active_runs[i].guard.side_by_side = True
+        futures: list[Future[None]] = [self._lanes.submit(timed_step, i) for i in runs]
         try:
             for future in futures:
                 future.result()
         finally:
             wait(futures)  # after an interrupt, no step may still run during the clean-up
-        return errors
+            for i in runs:
+                self.active_runs[i].guard.side_by_side = False
+        if any(isinstance(errors[i], Leak) for i in runs):
+            self._spoil(culprit_unknown=False)
+        if torch_settings.put_back(torch_settings.OF_PROCESS, settings) or global_states() != states:
+            self._spoil()
+
+    def _call_alone(self, timed_step: Callable[[int], None], i: int, errors: list[Exception | None]) -> None:
+        """Call `timed_step` for one run while no other run is stepped."""
+        active = self.active_runs[i]
+        if self._lanes is None:
+            timed_step(i)
+        else:
+            future = self._lanes.submit(timed_step, i)
+            try:
+                future.result()
+            finally:
+                wait([future])
+        if self._careful is None:
+            if isinstance(errors[i], Leak):
+                self._spoil(culprit_unknown=False)
+            return
+        if errors[i] is None:
+            active.draws_globally |= active.drew_globally()
+        changed = [*self._careful.changed()]
+        if self._batch_originals is not None and self._batch_originals.changed():
+            changed.append("the batch")
+        if changed and not isinstance(errors[i], Leak):
+            errors[i] = Leak(active.run.method, "its step", past_the_counters(changed))
+        if isinstance(errors[i], Leak):
+            self._spoil(culprit_unknown=False)
 
 
 def lanes(execution: Execution) -> ThreadPoolExecutor | None:

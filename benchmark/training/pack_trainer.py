@@ -5,6 +5,9 @@ every student. The runs do not influence each other: in fp32 on the CPU, the wei
 whether it is trained alone or in any pack. Every run has its own checkpoint, written after each epoch. Runs
 of a pack may have done different numbers of epochs (after a crash between two checkpoints, or if the packs
 were formed differently before); those that are behind catch up first.
+
+An error in a method ends its run alone. A method that changes what other runs use (guard.py) ends its run
+too; what it changed is put back, and the other runs of the epoch go back to their last checkpoint.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,16 +26,21 @@ from torch import Tensor
 from benchmark import data
 from benchmark.data.stream import Stream
 from benchmark.errors import InputError
+from benchmark.methods import Leak
+from benchmark.seeds import global_generators_kept
 from benchmark.spec import imported, teacher_cache_rule
 from benchmark.spec.runs import Run
+from benchmark.text import plural
 from benchmark.training import checkpoint, graphs, kept_weights, teacher_cache
 from benchmark.training.active_run import MAIN, ActiveRun, Best, NextEpoch
 from benchmark.training.evaluate import Score, evaluate, logits, per_class, score
 from benchmark.training.execution import Execution
+from benchmark.training.guard import Originals, named_tensors, past_the_counters
 from benchmark.training.lockstep import Lockstep
 from benchmark.training.options import TrainingOptions
 from benchmark.training.reporter import Outcome, Status
 from benchmark.training.run_files import PackInfo, RunFiles
+from benchmark.training.stepper import EagerStepper
 from benchmark.training.teacher_cache import TeacherCache
 from models import Features, Network
 from results.files import Claim
@@ -61,13 +70,16 @@ class PackTrainer:
         self.reporter = options.reporter
         self.files = {run.key: RunFiles(run, store) for run in runs}
         self.outcomes: dict[str, Outcome] = {}
+        self.active_runs: list[ActiveRun] = []
+        self.careful = False
+        """Whether the next epoch is trained one student at a time, to find a method that spoils it."""
         self._progress_written = 0.0
 
     def train(self) -> dict[str, Outcome]:
         """Train all runs whose needs are met. Returns the outcome of every run, by key."""
         ready = [run for run in self.runs if not self._is_blocked(run)]
         if ready:
-            with self.execution.applied():
+            with self.execution.applied(), global_generators_kept(self.execution.torch_device):
                 self._load_data(ready[0])
                 if ready[0].evaluates is not None:
                     for run in ready:
@@ -104,6 +116,7 @@ class PackTrainer:
         normalise = run.settings["normalise"]
         self.mean = torch.tensor(tuple(normalise["mean"]), device=device)
         self.std = torch.tensor(tuple(normalise["std"]), device=device)
+        self.shared = Originals({"context.train_labels": self.train_split.labels})
         self.info = PackInfo(
             execution=self.execution,
             size=len(self.runs),
@@ -130,6 +143,8 @@ class PackTrainer:
             return False
         self.execution.teacher_to_device(teacher)
         self.teacher = teacher
+        named = {f"the teacher's {name}": tensor for name, tensor in named_tensors(teacher)}
+        self.shared = Originals({**self.shared.tensors, **named})
         info = {
             "network": ref.network,
             "identity": ref.identity,
@@ -175,9 +190,13 @@ class PackTrainer:
                 train_labels=self.train_split.labels,
                 artifacts=artifacts,
             )
+            if changed := self.shared.changed():
+                raise Leak(run.method, "__init__", past_the_counters(changed))
         except InputError:
             raise
         except Exception as error:
+            if isinstance(error, Leak):
+                self._put_back(error)
             self._fail(run, error)
             return None
         files.begin(active, self.info)
@@ -201,18 +220,18 @@ class PackTrainer:
         )
         self.teacher_cache = self._open_teacher_cache(runs)
         self.stepper = graphs.stepper_for(self.execution, self.reporter.note)
-        active_runs = [active for run in runs if (active := self._open(run)) is not None]
+        self.active_runs = [active for run in runs if (active := self._open(run)) is not None]
         steps = self.stream.steps(MAIN, 1)
-        total = sum(stage.epochs for active in active_runs for stage in active.stages)
-        done = sum(active.epochs_done for active in active_runs)
+        total = sum(stage.epochs for active in self.active_runs for stage in active.stages)
+        done = sum(active.epochs_done for active in self.active_runs)
         self.reporter.begin(runs, steps_total=total * steps, steps_done=done * steps)
-        for active in active_runs:
+        for active in self.active_runs:
             if active.finished:
-                self._finish(active)
-        while epochs := {epoch for active in active_runs if (epoch := active.next_epoch) is not None}:
+                self._isolated(active, "finish", partial(self._finish, active))
+        while epochs := {epoch for active in self.active_runs if (epoch := active.next_epoch) is not None}:
             epoch = min(epochs)
-            self._train_epoch(epoch, [active for active in active_runs if active.next_epoch == epoch])
-        for active in active_runs:
+            self._train_epoch(epoch, [active for active in self.active_runs if active.next_epoch == epoch])
+        for active in self.active_runs:
             if active.stopped:
                 reason = f"after epoch {active.epoch} of {active.stage.epochs}, as requested"
                 self.outcomes[active.run.key] = Outcome(active.run, Status.STOPPED, reason)
@@ -221,28 +240,70 @@ class PackTrainer:
         """Train one epoch of runs that are all in the same stage and epoch."""
         began = time.perf_counter()
         for active in active_runs:
-            self._isolated(active, active.begin_epoch)
-        lockstep = Lockstep(active_runs, self.teacher, self.execution, self.teacher_cache)
+            self._isolated(active, "begin_epoch", active.begin_epoch)
+        careful, self.careful = self.careful, False
+        lockstep = Lockstep(
+            active_runs,
+            self.teacher,
+            self.execution,
+            self.teacher_cache,
+            careful=self.shared if careful else None,
+        )
         images = 0
 
         def on_failure(active: ActiveRun, error: Exception) -> None:
             self._fail(active.run, error)
+            if isinstance(error, Leak):
+                self._put_back(error)
 
-        steps = self.stepper.steps(
+        stepper = EagerStepper() if careful else self.stepper
+        steps = stepper.steps(
             lockstep, self.stream, stage=next_epoch.stream, epoch=next_epoch.epoch, on_failure=on_failure
         )
         for number, (size, alive) in enumerate(steps):
             images += size
             self.reporter.step(active_runs[0].stage.name, next_epoch.epoch, steps=alive, images=size * alive)
             self._write_progress(active_runs, number + 1, images / (time.perf_counter() - began))
-            if not alive:
-                return
+            if lockstep.spoiled or not alive:
+                break
+        self.stepper.synchronise()
+        if not lockstep.spoiled and (lockstep.values_changed() or self.shared.changed()):
+            lockstep.spoiled = lockstep.culprit_unknown = True
+        if lockstep.spoiled:
+            if careful and lockstep.culprit_unknown:
+                raise InputError(
+                    "something changes what all runs of the pack read, and it is none of their methods' "
+                    "functions; look for a thread that a method of your own has started"
+                )
+            self._go_back(active_runs, careful=lockstep.culprit_unknown)
+            return
         wall = time.perf_counter() - began
         alive_runs = [active for active in active_runs if active.failure is None]
         for active in alive_runs:
             active.seconds += wall
             active.share_seconds += wall / len(alive_runs)
-            self._close_epoch(active, wall, images)
+            self._isolated(active, "end of the epoch", partial(self._close_epoch, active, wall, images))
+            if active.failure is None:
+                self.options.after_epoch(active)
+                if active.finished:
+                    self._isolated(active, "finish", partial(self._finish, active))
+
+    def _go_back(self, active_runs: Sequence[ActiveRun], careful: bool) -> None:
+        """Take the runs back to their last checkpoints, because an epoch was spoiled.
+
+        careful: train it again one student at a time, to find the method that spoils it.
+        """
+        self.shared.put_back()
+        self.stepper = graphs.stepper_for(self.execution, self.reporter.note)
+        self.careful = careful
+        alive = [active for active in active_runs if active.failure is None]
+        if alive:
+            why = "to find the method that changes what they share" if careful else "without that method"
+            self.reporter.note(f"{plural(len(alive), 'run')} of its pack goes on from the last epoch, {why}")
+        fresh = {id(active): self._open(active.run) for active in alive}
+        self.active_runs = [
+            active for old in self.active_runs if (active := fresh.get(id(old), old)) is not None
+        ]
 
     def _close_epoch(self, active: ActiveRun, wall: float, images: int) -> None:
         """Evaluate a run after an epoch of `wall` seconds, and write its files."""
@@ -256,9 +317,7 @@ class PackTrainer:
             active.diverged = True
         elif main and active.student is not None:
             began = time.perf_counter()
-            result = self._isolated(active, lambda: self._evaluate(active))
-            if result is None:
-                return
+            result = self._evaluate(active)
             elapsed = time.perf_counter() - began
             active.seconds += elapsed
             active.share_seconds += elapsed
@@ -269,14 +328,12 @@ class PackTrainer:
         images_per_second = images / wall if wall else 0.0
         files.write_progress(active, len(active.curve), images_per_second, self.info.train_images)
         self.reporter.epoch(active.run, row)
-        self.options.after_epoch(active)
-        if active.finished:
-            self._finish(active)
 
     def _evaluate(self, active: ActiveRun) -> Score:
         assert active.student is not None
         objective = active.objective
-        objective.eval()
+        active.seed_globals("predict")
+        objective.set_mode(training=False)
         predict = (lambda features: objective.predict(features.float32())) if objective.predictors else None
         return self._score(active.student, predict)
 
@@ -327,16 +384,33 @@ class PackTrainer:
 
     # --- how runs end ---------------------------------------------------------------------------------------
 
-    def _isolated(self, active: ActiveRun, call: Callable[[], T]) -> T | None:
-        """Return `call()`, which may run a method's code; None after an error, which ends this run alone."""
+    def _isolated(self, active: ActiveRun, hook: str, call: Callable[[], T]) -> T | None:
+        """Return `call()`, which may run a method's code; None after an error, which ends this run alone.
+
+        hook: what is called, for the message.
+        """
         try:
-            return call()
-        except InputError:
+            result = call()
+            if changed := self.shared.changed():
+                raise Leak(active.run.method, hook, past_the_counters(changed))
+        except (InputError, OSError):  # those of a method are in a `MethodError`
             raise
         except Exception as error:
             active.failure = error
             self._fail(active.run, error)
+            if isinstance(error, Leak):
+                self._put_back(error)
             return None
+        return result
+
+    def _put_back(self, leak: Leak) -> None:
+        """Give the tensors that the runs share their values back.
+
+        Raises `InputError` if something else could not be put back.
+        """
+        self.shared.put_back()
+        if not leak.restored:
+            raise InputError(f"{leak}; it cannot be put back in this process, so start the command again")
 
     def _leave_to_new_holder(self, active: ActiveRun) -> None:
         """Drop a run that another process has taken over, without writing anything more to its folder.

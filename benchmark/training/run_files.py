@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import models
+from benchmark.methods import MethodError
 from benchmark.provenance import git_state, versions, where
 from benchmark.spec.runs import Run
 from benchmark.training import checkpoint, kept_weights, parts
@@ -88,7 +89,7 @@ class RunFiles:
                 epoch=active.epoch,
                 key=self.run.key,
                 **({"top1": active.best.top1} if name == "best.pt" else {}),
-                **{f"at_test_{m.name}": m.state_dict() for m in active.objective.predictors},
+                **{f"at_test_{m.name}": active.objective.state_of(m) for m in active.objective.predictors},
             )
 
     def write_epoch(self, active: ActiveRun, row: Mapping[str, Any]) -> None:
@@ -146,13 +147,15 @@ class RunFiles:
                 weights["last"] = kept_weights.hash_of(active)
             if components and not self.run.spec.trains_student:
                 method = active.objective.method(components[0].method.name)
-                weights["state"] = checkpoint.save(self.folder / "state.pt", method.state_dict())
+                weights["state"] = checkpoint.save(
+                    self.folder / "state.pt", active.objective.state_of(method)
+                )
+        record = self._record(active, pack)
         if components and not keep_weights:
             for name in ("last", "best"):
                 (self.folder / f"{name}.pt").unlink(missing_ok=True)
                 weights.pop(name, None)
-        record = self._record(active, pack) | {"weights": weights}
-        self.store.write_record(self.run.key, record)
+        self.store.write_record(self.run.key, record | {"weights": weights})
         for name in ("checkpoint.pt", "progress.json", "began.json"):
             (self.folder / name).unlink(missing_ok=True)
         self.log(
@@ -256,7 +259,8 @@ class RunFiles:
 
     def fail(self, error: BaseException) -> str:
         """Store the error that ended the run. Returns its reason, one line."""
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        text = str(error).splitlines()[0] if str(error) else ""
+        reason = text if isinstance(error, MethodError) else f"{type(error).__name__}: {text}"
         trace = "".join(traceback.format_exception(error))
         self.store.write_failure(self.run.key, reason=reason, traceback=trace, time=now())
         self.log(trace)

@@ -107,6 +107,9 @@ class Tape:
 
     def synchronise(self) -> None: ...
 
+    def drawn(self) -> int:
+        return 0
+
     def pool(self) -> TapePool:
         return TapePool()
 

@@ -254,7 +254,7 @@ def test_an_error_of_one_method_ends_that_run_alone(tmp_path: Path, monkeypatch:
     failure = Store(tmp_path).failure(bad.key)
     assert (
         failure is not None
-        and failure["reason"] == "ZeroDivisionError: planted"
+        and failure["reason"] == "method 'at', loss: ZeroDivisionError: planted"
         and "Traceback" in failure["traceback"]
     )
     assert "planted" in (tmp_path / bad.key / "log.txt").read_text()
@@ -271,7 +271,8 @@ def test_an_error_of_a_method_outside_its_loss_ends_that_run_alone(
     monkeypatch.setattr(methods.get(method), part, broken)
     assert [o.status for o in train([bad, good], tmp_path / "pack")] == ["failed", "done"]
     failure = Store(tmp_path / "pack").failure(bad.key)
-    assert failure is not None and failure["reason"] == "ZeroDivisionError: planted"
+    assert failure is not None
+    assert failure["reason"] == f"method '{method}', {part}: ZeroDivisionError: planted"
     train([good], tmp_path / "alone")
     assert weights(good, tmp_path / "pack") == weights(good, tmp_path / "alone")
 
