@@ -116,6 +116,12 @@ class MethodSpec:
         return main or any(c.init_needs().teacher for c in self.init_stages)
 
     @property
+    def reads_preacts(self) -> bool:
+        """Whether any stage reads the student's pre-activations."""
+        stages = [self.needs(), *(c.init_needs() for c in self.init_stages)]
+        return any("preacts" in needs.student for needs in stages)
+
+    @property
     def requires(self) -> tuple[str, ...]:
         """Names of the methods whose run on the same teacher must be done first."""
         return tuple(dict.fromkeys(name for c in self.components for name in c.requires()))

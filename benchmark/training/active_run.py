@@ -21,6 +21,7 @@ from benchmark.training.execution import Execution
 from benchmark.training.features import features_of
 from benchmark.training.meter import Meter
 from models import Features, Network
+from models.wrn import WideResNet
 
 MAIN = "main"
 """Name of the main stage."""
@@ -105,6 +106,10 @@ class ActiveRun:
     """Stop after this epoch of the main stage."""
     teacher_cache: str = ""
     """Whether the main stage read the teacher cache: `on`, `off`, or `mixed` if that changed."""
+    steps: int = 1
+    """Number of steps of the current epoch."""
+    steps_begun: int = 0
+    """Steps of the current epoch that have begun."""
     step_seconds: float = 0.0
     """Duration of the last step on a CPU; the run with the longest step is started first in the next one."""
 
@@ -129,6 +134,9 @@ class ActiveRun:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed_of(run.seed, "init", run.student))
                 student = models.build(run.student, info.num_classes)
+            if run.recipe.norm_updates > 1:
+                assert isinstance(student, WideResNet)
+                student.set_norm_updates(run.recipe.norm_updates)
             execution.to_device(student)
         context = MethodContext(
             student=None if student is None else models.info(run.student, info.num_classes),
@@ -203,9 +211,13 @@ class ActiveRun:
         """Note whether an epoch of the main stage reads the teacher cache: `on` or `off`."""
         self.teacher_cache = state if self.teacher_cache in ("", state) else "mixed"
 
-    def begin_epoch(self) -> None:
-        """Set modes, learning rate, the methods' generators and their schedules for the next epoch."""
+    def begin_epoch(self, steps: int = 1) -> None:
+        """Set modes, learning rate, the methods' generators and their schedules for the next epoch.
+
+        steps: number of steps of the epoch. A warm-up divides the rise of the learning rate among them.
+        """
         epoch, stage = self.epoch + 1, self.stage
+        self.steps, self.steps_begun = steps, 0
         device = self.execution.torch_device
         self.meter.reset()
         for name in self.objective.methods:
@@ -229,9 +241,21 @@ class ActiveRun:
         for group in self.optimizer.param_groups:
             group["lr"].fill_(self.lr)  # in place, because a captured step reads this tensor
 
+    def begin_step(self) -> None:
+        """Set the learning rate of the next step, if it is part of a warm-up.
+
+        It is called before each step and not within one: a captured step reads the rate from its tensor.
+        """
+        if self.stage.is_main and self.epoch < self.run.recipe.warm_up:
+            assert self.optimizer is not None
+            self.steps_begun = min(self.steps_begun + 1, self.steps)
+            lr = self.run.recipe.lr_at(self.epoch + 1, self.steps_begun, self.steps)
+            for group in self.optimizer.param_groups:
+                group["lr"].fill_(lr)
+
     @property
     def lr(self) -> float:
-        """The learning rate of the next epoch."""
+        """The learning rate of the next epoch; in a warm-up, that of its last step."""
         recipe = self.run.recipe
         if self.stage.is_main:
             return recipe.lr_at(self.epoch + 1)

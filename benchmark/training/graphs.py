@@ -250,6 +250,7 @@ class GraphStepper(Stepper):
             graph = self._graph(student, slot, features, size)
             self.device.wait(student.stream, ready)
             with self.device.on(student.stream):
+                student.active.begin_step()
                 if graph is None:
                     student.eager_steps[size] += 1
                     student.active.step(slot.batch, features)
@@ -269,6 +270,7 @@ class GraphStepper(Stepper):
             self.device.wait(stream, self.device.mark(main))
             try:
                 with self.device.on(stream):
+                    active.begin_step()
                     active.step(batch, lockstep.features_for(i, features))
             finally:
                 self.device.wait(main, self.device.mark(stream))

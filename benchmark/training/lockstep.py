@@ -132,6 +132,7 @@ class Lockstep:
         features = self.teacher_features(batch)
 
         def step_run(i: int) -> None:
+            self.active_runs[i].begin_step()
             self.active_runs[i].step(batch, self.features_for(i, features))
 
         return self.step_runs(step_run, len(batch.labels), on_failure)

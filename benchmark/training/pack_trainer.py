@@ -9,6 +9,7 @@ were formed differently before); those that are behind catch up first.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -237,8 +238,9 @@ class PackTrainer:
     def _train_epoch(self, next_epoch: NextEpoch, active_runs: Sequence[ActiveRun]) -> None:
         """Train one epoch of runs that are all in the same stage and epoch."""
         began = time.perf_counter()
+        steps_in_epoch = self.stream.steps(next_epoch.stream, next_epoch.epoch)
         for active in active_runs:
-            self._isolated(active, active.begin_epoch)
+            self._isolated(active, functools.partial(active.begin_epoch, steps_in_epoch))
         lockstep = Lockstep(active_runs, self.teacher, self.execution, self.teacher_cache)
         images = 0
 
