@@ -112,8 +112,8 @@ class MethodSpec:
     @property
     def needs_teacher(self) -> bool:
         """Whether any stage reads a teacher."""
-        main = any(c.needs().teacher for c in self.components)
-        return main or any(c.init_needs().teacher for c in self.init_stages)
+        main = any(c.needs().reads_teacher for c in self.components)
+        return main or any(c.init_needs().reads_teacher for c in self.init_stages)
 
     @property
     def reads_preacts(self) -> bool:
@@ -143,12 +143,14 @@ class MethodSpec:
         if self.trains_student:
             student = frozenset({"logits"}).union(*(n.student for n in parts))
         teacher: frozenset[str] = frozenset().union(*(n.teacher for n in parts))
+        in_train: frozenset[str] = frozenset().union(*(n.teacher_in_train for n in parts))
         return Needs(
             student=student,
             teacher=teacher,
             views=views,
             teacher_views=passes,
             separate_passes=any(n.separate_passes for n in parts),
+            teacher_in_train=in_train,
         )
 
     def schedule(self) -> Mapping[str, Any]:

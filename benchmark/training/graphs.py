@@ -245,12 +245,13 @@ class GraphStepper(Stepper):
 
         def step_run(i: int) -> None:
             student = self._student(lockstep.active_runs[i])
+            with self.device.on(student.stream):
+                student.active.begin_step()
             # taken from this epoch's lockstep, because the slot may have been captured for other runs
             features = lockstep.features_for(i, slot.features)
             graph = self._graph(student, slot, features, size)
             self.device.wait(student.stream, ready)
             with self.device.on(student.stream):
-                student.active.begin_step()
                 if graph is None:
                     student.eager_steps[size] += 1
                     student.active.step(slot.batch, features)

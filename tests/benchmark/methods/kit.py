@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import models
 from benchmark import methods
 from benchmark.data.views import NORMAL, RawBatch
-from benchmark.methods import Method, MethodContext, Needs, Step
+from benchmark.methods import IN_TRAIN, Method, MethodContext, Needs, Step
 from models import PARTS, Features, NetInfo
 
 Shape = tuple[int, int, int]
@@ -333,6 +333,11 @@ def real_step(
                     images[view.name].to(next(context.teacher_net.parameters()).dtype)
                 )
             teachers[view.name] = found if all_parts else found.select(needs.teacher)
+        if needs.teacher_in_train:
+            dtype = next(context.teacher_net.parameters()).dtype
+            with torch.no_grad(), models.batch_statistics(context.teacher_net):
+                found = context.teacher_net.features(images["normal"].to(dtype))
+            teachers[IN_TRAIN] = found if all_parts else found.select(needs.teacher_in_train)
     named = {v.name for v in (*needs.views, *needs.passes)}
     return Step(
         labels=context.train_labels[indices],
@@ -356,7 +361,10 @@ def on_meta(step: Step, needs: Needs) -> Step:
         indices=step.indices.to("meta"),
         images={k: v.to("meta") for k, v in step.images.items()},
         students={k: move(v, needs.student, True) for k, v in step.students.items()},
-        teachers={k: move(v, needs.teacher, False) for k, v in step.teachers.items()},
+        teachers={
+            k: move(v, needs.teacher_in_train if k == IN_TRAIN else needs.teacher, False)
+            for k, v in step.teachers.items()
+        },
     )
 
 
