@@ -23,8 +23,8 @@ Modules: none.
 Differences from the original: the paper adds M images to each of N images, which makes the batch
 larger. Here the batch size is the protocol's, and an epoch shows each image once.
 
-Constants: yxgeee/BAKE at 07c4f66 (w = 0.5 and M = 3 on CIFAR, T = 4, weight 1). The form of A is written
-from memory of the paper (unverified).
+Constants: yxgeee/BAKE at 07c4f66, small_scale/train.py (w = 0.5 and M = 3 on CIFAR, T = 4, weight 1); the form
+of A is that of its knowledge_ensemble.
 
 Paper: Ge, Zhang, Choi, Cheung, Zhao, Zhu, Wang, Zhao, Li: Self-distillation with Batch Knowledge Ensembling
 Improves ImageNet Classification. arXiv 2104.13298, 2021.

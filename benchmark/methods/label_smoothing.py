@@ -19,7 +19,7 @@ Self-KD-Lib spread it over the C - 1 others, so the protocol `selfkdlib` has `ov
 protocols follow the paper.
 
 Constants: eps = 0.1, section 7 of the paper; also in winycg/Self-KD-Lib at ede3062 (methods/label_smooth.py)
-and in TF-KD's my_loss_function.py at d000ab3. That PS-KD also uses 0.1 is unverified.
+and in TF-KD's my_loss_function.py at d000ab3. PS-KD's release has no label smoothing.
 
 Paper: Szegedy, Vanhoucke, Ioffe, Shlens, Wojna: Rethinking the Inception Architecture for Computer Vision.
 CVPR 2016, arXiv 1512.00567.
