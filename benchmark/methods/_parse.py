@@ -151,6 +151,7 @@ class MethodSpec:
             teacher_views=passes,
             separate_passes=any(n.separate_passes for n in parts),
             teacher_in_train=in_train,
+            parts_apart=any(n.parts_apart for n in parts),
         )
 
     def schedule(self) -> Mapping[str, Any]:

@@ -155,9 +155,14 @@ class Needs:
     batch."""
 
     teacher_in_train: frozenset[str] = frozenset()
-    """Parts of the teacher's features that are read from a pass in train mode: over the normal view, normalised
-    by the statistics of the batch. The teacher's running statistics, and the passes that other methods read,
-    stay as they are."""
+    """Parts of the teacher's features that are read from a pass in train mode: over the normal view,
+    normalised by the statistics of the batch. The teacher's running statistics, and the passes that other
+    methods read, stay as they are."""
+
+    parts_apart: bool = False
+    """Whether the student is run on the two parts of a batch one after the other, for samplers whose batches
+    have two: its batch norms then use the statistics of one part, and update the running ones twice. This
+    needs a run with a single view; with several, the parts stay together."""
 
     def __post_init__(self) -> None:
         unknown = (self.student | self.teacher | self.teacher_in_train) - set(PARTS)
@@ -251,6 +256,9 @@ class Step:
 
     generator: torch.Generator
     """Random source on the run's device, seeded for this run, method and epoch. Use it for every draw."""
+
+    first: int | None = None
+    """Number of rows in the first part of the batch, for samplers whose batches have two; None for all."""
 
     @property
     def student(self) -> Features:

@@ -23,8 +23,8 @@ train with the network and are dropped at test time, so the reported number is t
 batch norms after them would cancel.
 
 Differences from the original: the paper's ensemble of the classifiers is not implemented. Self-KD-Lib's BYOT
-has other weights (1 for every cross-entropy and KL, 0.05 for the *mean* squared difference of the embeddings),
-so its published value is no reproduction of this row.
+has other weights (1 for every cross-entropy and KL, 0.05 for the *mean* squared difference of the
+embeddings), so its published value is no reproduction of this row.
 
 Constants and modules: luanyunteng/pytorch-be-your-own-teacher at 8045079, train.py and models/resnet.py
 (alpha 0.1, T 3, beta 1e-6), which is unofficial.

@@ -24,9 +24,10 @@ Not to be confused with `cc`, which cites the same paper in the CRD benchmark's 
 (RepDistiller's): it takes products of neighbouring differences of two trained linear embeddings, on
 shuffled batches and without KD. A row of one must not be read as the other.
 
-Constants: gamma = 0.4, P = 2 and congruence = 100 as in AberHu/Knowledge-Distillation-Zoo at 65470c8 (train_kd.py
-and, for CIFAR-10, example_train_script.sh), which has no KD term and shuffled batches. The size of the groups
-is unverified; ce and kd are those of the KD row (unverified), and 1 and 0 in a combination. It is not known whether the paper normalises the embeddings before the bilinear kernel.
+Constants: gamma = 0.4, P = 2 and congruence = 100 as in AberHu/Knowledge-Distillation-Zoo at 65470c8
+(train_kd.py and, for CIFAR-10, example_train_script.sh), which has no KD term and shuffled batches. The size
+of the groups is unverified; ce and kd are those of the KD row (unverified), and 1 and 0 in a combination. It
+is not known whether the paper normalises the embeddings before the bilinear kernel.
 
 Paper: Peng, Jin, Liu, Li, Wu, Liu, Zhou, Zhang: Correlation Congruence for Knowledge Distillation. ICCV
 2019, arXiv 1904.01802.
@@ -63,9 +64,7 @@ class CCKDConfig(MethodConfig):
         "AberHu example_train_script.sh --kd_mode cc --lambda_kd 100",
     )
     kernel: str = param("gaussian", "kernel k", "Peng et al. section 3.4", allowed=("gaussian", "bilinear"))
-    gamma: float = param(
-        0.4, "width gamma of the Gaussian kernel", "AberHu train_kd.py --gamma 0.4"
-    )
+    gamma: float = param(0.4, "width gamma of the Gaussian kernel", "AberHu train_kd.py --gamma 0.4")
     order: int = param(
         2, "order P of the Taylor series", "Peng et al., P = 2; AberHu train_kd.py --P_order 2"
     )

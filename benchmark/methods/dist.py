@@ -41,12 +41,8 @@ def pearson_distance(a: Tensor, b: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class DISTConfig(MethodConfig):
-    inter: float = param(
-        2.0, "weight of L_inter (1 on ImageNet)", "DIST, section 4, CIFAR-100: beta = 2"
-    )
-    intra: float = param(
-        2.0, "weight of L_intra (1 on ImageNet)", "DIST, section 4, CIFAR-100: gamma = 2"
-    )
+    inter: float = param(2.0, "weight of L_inter (1 on ImageNet)", "DIST, section 4, CIFAR-100: beta = 2")
+    intra: float = param(2.0, "weight of L_intra (1 on ImageNet)", "DIST, section 4, CIFAR-100: gamma = 2")
     temperature: float = param(
         4.0,
         "temperature T of both softmaxes (1 on ImageNet)",

@@ -44,8 +44,8 @@ Differences between paper and code:
    every other vector is far away: by 1e-7 / (sum of exp((v . a - 1) / tau)), below 1e-3 for 511 vectors
    unless all cosines are below -0.1.
 
-Constants: ifding/DLKD at c7528eb, helper/losses.py, helper/loops.py, CIFAR script (`-r 1 -a 50 -b 1 -d 20`: CE, corr, sup,
-align).
+Constants: ifding/DLKD at c7528eb, helper/losses.py, helper/loops.py, CIFAR script (`-r 1 -a 50 -b 1 -d 20`:
+CE, corr, sup, align).
 
 Paper: Ding, Yang, Hu, Krovi, Luo: Dual-Level Knowledge Distillation via Knowledge Alignment and
 Correlation. IEEE TNNLS 2022; before that, as MLKD: Multi-level Knowledge Distillation via Knowledge

@@ -20,8 +20,8 @@ original skips the incomplete last batch of an epoch. Here its missing columns a
 that all methods are trained on the same steps.
 
 Constants: weight = 400 (DefangChen/SemCKD at ebe5db1, `-b 400`); widths and forms of the modules are those of
-its models/util.py, the loss that of distiller_zoo/SemCKD.py. The rows of the paper's table add KD with weight 1 to CE with
-weight 1: `semckd+kd`.
+its models/util.py, the loss that of distiller_zoo/SemCKD.py. The rows of the paper's table add KD with weight
+1 to CE with weight 1: `semckd+kd`.
 
 Paper: Chen, Mei, Zhang, Wang, Wang, Feng, Chen: Cross-Layer Distillation with Semantic Calibration. AAAI
 2021, arXiv 2012.03236.

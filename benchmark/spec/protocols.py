@@ -58,8 +58,7 @@ class Protocol:
 
     small_lr_networks: tuple[str, ...] = SMALL_LR_NETWORKS
     warm_up: int = 0
-    """Number of epochs, at the beginning of `epochs`, in which the learning rate rises linearly from 0, step by
-    step."""
+    """Number of epochs at the beginning in which the learning rate rises linearly from 0, step by step."""
 
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -67,9 +66,9 @@ class Protocol:
 
     wrn_norms: str = "once"
     """How often in a step a WRN student updates the running statistics of the three batch norms whose outputs
-    are its pre-activations; one of `WRN_NORMS`. The code of CRD's benchmark computes the pre-activations by a
-    second call of these norms where a method reads them (`twice if read`), mdistiller's in every run of a WRN
-    (`twice`): their running statistics move by 1 - 0.9^2 = 0.19 of the way to the batch's, not by 0.1. Nothing
+    are its pre-activations; one of `WRN_NORMS`. The code of CRD's benchmark calls these norms a second time
+    where a method reads the pre-activations (`twice if read`), mdistiller's in every run of a WRN (`twice`).
+    The running statistics then move by 1 - 0.9^2 = 0.19 of the way to the batch's and not by 0.1. Nothing
     else of the training differs."""
 
     drop_last: bool = False
@@ -195,9 +194,9 @@ PROTOCOLS: dict[str, Protocol] = {
             nesterov=True,
             method_settings=(("label_smoothing.over", "others"),),
             note="As in its main.py at ede3062: 200 epochs, batch 128, Nesterov momentum, weight decay 5e-4. "
-            "The learning rate rises to 0.1 over the first 5 epochs, step by step. Its milestones 100 and 150 "
-            "count from the end of this warm-up. The code prints the best epoch; which one its README reports "
-            "is not said.",
+            "The learning rate rises to 0.1 over the first 5 epochs, step by step. Its milestones 100 and "
+            "150 count from the end of this warm-up. The code prints the best epoch; which one its README "
+            "reports is not said.",
         ),
         Protocol(
             name="clips",

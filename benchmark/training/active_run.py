@@ -281,6 +281,7 @@ class ActiveRun:
                 students=students,
                 teachers=teachers,
                 generator=generator,
+                first=batch.first,
             )
 
         steps = {name: step_with(generator) for name, generator in self.generators.items()}
@@ -315,9 +316,10 @@ class ActiveRun:
         together = len(images) > 1 and not needs.separate_passes
         inputs = [torch.cat(images).contiguous(memory_format=torch.channels_last)] if together else images
         student = self.student
+        first = batch.first if needs.parts_apart and len(images) == 1 else None
 
         def run() -> list[Features]:
-            return [features_of(student, x, needs.student) for x in inputs]
+            return [features_of(student, x, needs.student, first) for x in inputs]
 
         with self.execution.autocast():
             outputs = casts.with_cast_weights(student, run) if self.execution.casts_at_once else run()

@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import models
 from benchmark import methods
+from benchmark.data.samplers import join
 from benchmark.data.views import NORMAL, RawBatch
 from benchmark.methods import IN_TRAIN, Method, MethodContext, Needs, Step
 from models import PARTS, Features, NetInfo
@@ -282,7 +283,9 @@ def raw_batch(context: MethodContext, indices: Tensor, seed: int = 0) -> RawBatc
 def batches(method_class: type[Method], context: MethodContext, epoch_seed: int = 0) -> list[Tensor]:
     """Return an epoch of the method's sampler: positions in the training set, with the last smaller batch."""
     generator = torch.Generator().manual_seed(epoch_seed)
-    return method_class.sampler.epoch(context.train_labels, context.batch_size, False, generator)
+    sampler = method_class.sampler
+    epoch = sampler.epoch(context.train_labels, context.batch_size, False, generator)
+    return [batch for batch, _ in join(epoch, None)] if sampler.joined else epoch
 
 
 def view_images(context: MethodContext, needs: Needs, indices: Tensor, seed: int = 0) -> dict[str, Tensor]:

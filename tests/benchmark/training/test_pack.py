@@ -165,8 +165,8 @@ RELATIONS = ("cckd", "stkd", "darkrank", "seed", "iusp", "ofd")
 def test_methods_with_memory_are_bit_equal_alone_packed_and_resumed(
     tmp_path: Path, rows: tuple[str, ...]
 ) -> None:
-    """The memory of a method (last batch, last epoch, queue) is restored from the checkpoint. OFD, whose teacher
-    runs in train mode, changes nothing for the others."""
+    """The memory of a method (last batch, last epoch, queue) is restored from the checkpoint. OFD, whose
+    teacher runs in train mode, changes nothing for the others."""
     runs = [small_run(m) for m in rows]
     packs: dict[tuple[object, ...], list[Run]] = {}
     for run in runs:
