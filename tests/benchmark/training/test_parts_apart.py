@@ -15,7 +15,7 @@ from models.features import PARTS, joined
 
 
 @pytest.mark.parametrize(
-    ("method", "apart"), [("dlb", True), ("cskd", True), ("cskd+ddgsd", False), ("kd", False)]
+    ("method", "apart"), [("dlb", True), ("cskd", True), ("dlb+ddgsd", False), ("kd", False)]
 )
 def test_each_part_has_its_statistics(method: str, apart: bool, tmp_path: Path) -> None:
     run, split = small_run(method), random_split(40, 10, seed=0)
