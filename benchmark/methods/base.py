@@ -258,7 +258,7 @@ class Step:
     """Random source on the run's device, seeded for this run, method and epoch. Use it for every draw."""
 
     first: int | None = None
-    """Number of rows in the first part of the batch, for samplers whose batches have two; None for all."""
+    """Number of rows in the first part of the batch, for samplers whose batches have two; None if unknown."""
 
     @property
     def student(self) -> Features:

@@ -91,7 +91,7 @@ class DLB(Method):
         if not self.is_active("dlb"):
             return {}
         z, t = step.student.logits, self.config.temperature
-        new = len(z) if step.first is None else step.first
+        new = min(len(z), len(self.rows)) if step.first is None else step.first
         n = len(z) - new
         repeated = (step.indices[new:] == self.rows[:n]).to(z.dtype)
         kl = F.kl_div(
