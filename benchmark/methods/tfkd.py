@@ -24,7 +24,7 @@ q over the other classes (eps = 0.1, T = 20). Its published value is therefore n
 
 Constants: correct = 0.99, and experiments/base_experiments/*/params.json of
 yuanli2333/Teacher-free-Knowledge-Distillation at d000ab3, one file for each network. Defaults are those of
-ResNet18: alpha = 0.1, T = 20, multiplier 100. The file of DenseNet121 has alpha = 0.1 and T = 40 (NETWORKS)
+ResNet18: alpha = 0.1, T = 20, multiplier 100. The file of DenseNet121 has alpha = 0.1 and T = 40
 and `batch_mean` in place of a multiplier, which is read here as a multiplier of C (unverified). The other
 networks of this suite have no file that fits: they take the defaults (unverified).
 
@@ -34,7 +34,6 @@ Paper: Yuan, Tay, Li, Wang, Feng: Revisiting Knowledge Distillation via Label Sm
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +42,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmark.methods._common import check_range, one_hot
+from benchmark.methods._pairs import PairConstants
 from benchmark.methods.base import Method, MethodConfig, Step, Terms, param
 
 
@@ -77,8 +77,11 @@ class TFKDConfig(MethodConfig):
         check_range("tfkd.correct", self.correct, 0.0, 1.0)
 
 
-NETWORKS: dict[str, dict[str, float]] = {"DenseNet121": {"temperature": 40.0}}
-"""Constants of networks that differ from the defaults (TF-KD base_densenet121/params.json)."""
+NETWORKS = PairConstants(
+    settings=("tfkd.ce", "tfkd.weight", "tfkd.temperature", "tfkd.multiplier"),
+    pairs={"*:ResNet18": (0.9, 0.1, 20.0, 1.0), "*:DenseNet121": (0.9, 0.1, 40.0, 1.0)},
+    source="Teacher-free-Knowledge-Distillation@d000ab3, base_experiments/*/params.json",
+)
 
 
 class TFKD(Method):
@@ -93,11 +96,8 @@ class TFKD(Method):
   year      = {2020}
 }"""
     combined_defaults = {"ce": 1.0}
+    pair_constants = (NETWORKS,)
     Config = TFKDConfig
-
-    @classmethod
-    def pair_defaults(cls, teacher: str, student: str) -> Mapping[str, Any]:
-        return NETWORKS.get(student, {})
 
     @classmethod
     def weights(cls, config: Any) -> dict[str, float]:

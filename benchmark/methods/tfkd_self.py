@@ -18,7 +18,7 @@ Its KL is the mean over all B x C elements, times a multiplier for each network;
 
 Constants: experiments/kd_experiments/*/params.json of yuanli2333/Teacher-free-Knowledge-Distillation at
 d000ab3, one file for each network. Defaults are those of ResNet18: alpha = 0.95, T = 6, multiplier 50. The
-file of DenseNet121 has 0.9, 20 and 50 (NETWORKS). The file of ResNet50 has alpha = 0.95 and T = 6 but no
+file of DenseNet121 has 0.9, 20 and 50. The file of ResNet50 has alpha = 0.95 and T = 6 but no
 multiplier, and the other networks of this suite have no file: they take the defaults (unverified).
 
 Paper: Yuan, Tay, Li, Wang, Feng: Revisiting Knowledge Distillation via Label Smoothing Regularization. CVPR
@@ -27,11 +27,11 @@ Paper: Yuan, Tay, Li, Wang, Feng: Revisiting Knowledge Distillation via Label Sm
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from benchmark.methods._common import check_range
+from benchmark.methods._pairs import PairConstants
 from benchmark.methods.base import Method, MethodConfig, Needs, Step, Terms, param
 from benchmark.methods.kd import kd_loss
 
@@ -59,10 +59,11 @@ class TFKDSelfConfig(MethodConfig):
         check_range("tfkd_self.temperature", self.temperature, 0.0, above=True)
 
 
-NETWORKS: dict[str, dict[str, float]] = {
-    "DenseNet121": {"ce": 0.1, "weight": 0.9, "temperature": 20.0, "multiplier": 0.5},
-}
-"""Constants of networks that differ from the defaults (TF-KD densenet_self_teacher/params.json)."""
+NETWORKS = PairConstants(
+    settings=("tfkd_self.ce", "tfkd_self.weight", "tfkd_self.temperature", "tfkd_self.multiplier"),
+    pairs={"*:ResNet18": (0.05, 0.95, 6.0, 0.5), "*:DenseNet121": (0.1, 0.9, 20.0, 0.5)},
+    source="Teacher-free-Knowledge-Distillation@d000ab3, kd_experiments/*/*_self_teacher/params.json",
+)
 
 
 class TFKDSelf(Method):
@@ -82,11 +83,8 @@ class TFKDSelf(Method):
     revision = 2
     combined_defaults = {"ce": 1.0}
     self_teacher = True
+    pair_constants = (NETWORKS,)
     Config = TFKDSelfConfig
-
-    @classmethod
-    def pair_defaults(cls, teacher: str, student: str) -> Mapping[str, Any]:
-        return NETWORKS.get(student, {})
 
     @classmethod
     def needs(cls, config: TFKDSelfConfig) -> Needs:
