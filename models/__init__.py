@@ -9,7 +9,7 @@ models.load_weights(net, path)                    load a checkpoint as the paper
 
 from models._torchvision import import_torchvision
 from models.features import PARTS, Features, MissingPart
-from models.layers import freeze
+from models.layers import batch_statistics, freeze
 from models.netinfo import NetInfo, info
 from models.network import Network
 from models.registry import UnknownNetwork, build, names
@@ -23,6 +23,7 @@ __all__ = [
     "Network",
     "UnknownNetwork",
     "WeightsError",
+    "batch_statistics",
     "build",
     "freeze",
     "import_torchvision",

@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import torch
 from torch import Tensor
 
 PARTS = ("stem", "stages", "preacts", "embedding", "logits")
 """The names of the parts of `Features`, in the order of the network."""
+
+
+def joined(passes: Sequence[Features]) -> Features:
+    """Return the features of several passes as those of one, whose rows follow each other."""
+    first = passes[0]
+
+    def parts(name: str) -> Any:
+        values = [getattr(p, name) for p in passes]
+        if not first.has(name.lstrip("_")):
+            return None
+        if isinstance(values[0], tuple):
+            return [torch.cat(maps) for maps in zip(*values, strict=True)]
+        return torch.cat(values)
+
+    return Features(**{name: parts(f"_{name}") for name in PARTS})
 
 
 class MissingPart(LookupError):

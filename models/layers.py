@@ -5,6 +5,8 @@ They compute the same values, up to the order of a sum and its rounding.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -307,6 +309,23 @@ class _ConcatChannels(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         return tuple(g.contiguous(memory_format=torch.channels_last) for g in grad.split(ctx.channels, 1))
+
+
+@contextlib.contextmanager
+def batch_statistics(net: nn.Module) -> Iterator[None]:
+    """Return a context in which a network in eval mode normalises by the statistics of the batch.
+
+    Its passes are those of train mode, except that the running statistics stay as they are.
+    """
+    norms = [module for module in net.modules() if isinstance(module, BatchNorm2d)]
+    before = [(norm.training, norm.momentum) for norm in norms]
+    for norm in norms:
+        norm.training, norm.momentum = True, 0.0  # not `norm.train()`, which would undo `freeze`
+    try:
+        yield
+    finally:
+        for norm, (training, momentum) in zip(norms, before, strict=True):
+            norm.training, norm.momentum = training, momentum
 
 
 def freeze(net: nn.Module, precision: torch.dtype | None = None) -> None:

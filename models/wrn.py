@@ -11,6 +11,9 @@ from models.init import normal_by_width
 from models.layers import BatchNorm2d, NormReLU
 from models.network import PreActivationNetwork, PreStage
 
+MOMENTUM = 0.1
+"""Share of the batch's statistics in an update of a norm's running statistics, as in PyTorch."""
+
 
 class WideBlock(nn.Module):
     """bn-relu-conv-bn-relu-conv.
@@ -87,6 +90,15 @@ class WideResNet(PreActivationNetwork):
 
     def final_norm(self) -> BatchNorm2d:
         return self.bn1
+
+    def set_norm_updates(self, updates: int) -> None:
+        """Let the norms whose outputs are pre-activations update their statistics `updates` times a step.
+
+        In other code bases a second call of these norms on the same maps does that. Here one call has the
+        momentum of both: each update leaves 0.9 of the old value, so two leave 0.81.
+        """
+        for norm in (*(stage.first_norm() for stage in self.stages()[1:]), self.bn1):
+            norm.momentum = 1 - (1 - MOMENTUM) ** updates
 
     def linear_head(self) -> nn.Linear:
         return self.fc

@@ -113,9 +113,9 @@ def _train(
     by_step: list[float] = []
     stepper = graphs.stepper_for(execution, print)
     while True:
-        active.begin_epoch()
-        lockstep = Lockstep([active], teacher, execution)
         stage = MAIN if active.stage.name == MAIN else f"init{active.stage_index}"
+        active.begin_epoch(stream.steps(stage, active.epoch + 1))
+        lockstep = Lockstep([active], teacher, execution)
         for _ in stepper.steps(lockstep, stream, stage, active.epoch + 1):
             stepper.synchronise()
             by_step.append(active.meter.read()["train_loss"])

@@ -125,7 +125,7 @@ class Ours:
         self.stream = open_stream(runs[0], split)
         self.students = len(self.active_runs)
         for active in self.active_runs:
-            active.begin_epoch()
+            active.begin_epoch(self.stream.steps(MAIN, 1))
         self.lockstep = Lockstep(self.active_runs, self.teacher, execution)
         self.stepper = graphs.stepper_for(execution)
         self._steps = self._endless_steps()

@@ -50,7 +50,7 @@ def describe(name: str) -> dict[str, Any]:
         "revision": m.revision,
         "source": m.source,
         "student": sorted(needs.student),
-        "teacher": sorted(needs.teacher),
+        "teacher": sorted(needs.teacher | needs.teacher_in_train),
         "views": [v.name for v in needs.views],
         "teacher_views": [v.name for v in needs.passes],
         "sampler": m.sampler.name,

@@ -3,7 +3,7 @@
 from benchmark.data.clips import register_clips
 from benchmark.data.datasets import DATASETS, Channels, Dataset, DatasetInfo, Split, info, load
 from benchmark.data.randaugment import STRONG
-from benchmark.data.samplers import GROUPS, HALVES, PAIRS, SHUFFLE, Sampler, cut_batches
+from benchmark.data.samplers import FOURS, GROUPS, HALVES, PAIRS, SHUFFLE, Sampler, cut_batches
 from benchmark.data.views import (
     AUGMENTS,
     MIXED,
@@ -24,6 +24,7 @@ from benchmark.data.views import (
 __all__ = [
     "AUGMENTS",
     "DATASETS",
+    "FOURS",
     "GROUPS",
     "HALVES",
     "MIXED",

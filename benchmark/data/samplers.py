@@ -6,7 +6,6 @@ seed and the epoch. Runs that share a sampler therefore train on the same batche
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -32,6 +31,16 @@ class Sampler:
 
     rows_per_image: int = 1
     """Number of rows in an epoch per training image, which determines the sampler's cost."""
+
+    joined: bool = False
+    """Whether the stream joins each batch of an epoch with the one before it (see `join`)."""
+
+    def first_rows(self, rows: int) -> int:
+        """Return how many rows of a batch with `rows` rows are its first part, for samplers without `joined`.
+
+        The other part belongs to the first one's images, row by row or, for `FOURS`, in threes.
+        """
+        return rows // self.rows_per_image
 
     def __repr__(self) -> str:
         return f"Sampler({self.name})"
@@ -60,16 +69,27 @@ SHUFFLE = Sampler("shuffle", _shuffle)
 
 
 def _halves(labels: Tensor, batch_size: int, drop_last: bool, generator: torch.Generator) -> list[Tensor]:
-    order = torch.randperm(len(labels), generator=generator)
-    halves = cut_batches(order, max(1, batch_size // 2), drop_last)
-    return [torch.cat(pair) for pair in itertools.pairwise(halves)] or halves
+    return cut_batches(torch.randperm(len(labels), generator=generator), max(2, batch_size // 2), drop_last)
 
 
-HALVES = Sampler("halves", _halves, rows_per_image=2)
-"""The first half of each batch is the second half of the batch before it (DLB).
+HALVES = Sampler("halves", _halves, rows_per_image=2, joined=True)
+"""Every image once, in batches of half the size, each joined with the batch before it (DLB).
 
-Every image appears twice, in neighbouring batches; those of the first and the last half appear once.
+So every image appears twice, in neighbouring batches. The first batch of all has its new half only; the first
+of a later epoch is joined with the last of the epoch before.
 """
+
+
+def join(batches: list[Tensor], before: Tensor | None) -> list[tuple[Tensor, int]]:
+    """Return each batch of an epoch followed by the one before it, and its number of new rows.
+
+    before: the last batch of the epoch before, None in the first epoch.
+    """
+    joined = []
+    for batch in batches:
+        joined.append((batch if before is None else torch.cat([batch, before]), len(batch)))
+        before = batch
+    return joined
 
 
 def _pairs(labels: Tensor, batch_size: int, drop_last: bool, generator: torch.Generator) -> list[Tensor]:
@@ -108,4 +128,31 @@ GROUPS = Sampler("groups", _groups)
 
 A batch of 64 has about 16 groups. This is the class-uniform sampling of CCKD, and it gives BAKE three other
 images of an image's class.
+"""
+
+
+def _fours(labels: Tensor, batch_size: int, drop_last: bool, generator: torch.Generator) -> list[Tensor]:
+    count = torch.bincount(labels)
+    by_class, start = torch.argsort(labels, stable=True), count.cumsum(0) - count
+    rank = torch.empty_like(by_class)  # of each image within its class
+    rank[by_class] = torch.arange(len(labels)) - start[labels[by_class]]
+    columns = torch.arange(max(3, int(count.max())))
+    batches = []
+    for first in cut_batches(torch.randperm(len(labels), generator=generator), batch_size, drop_last):
+        n, itself = count[labels[first]][:, None], rank[first][:, None]
+        keys = torch.rand(len(first), len(columns), generator=generator)
+        distinct = keys.masked_fill((columns >= n) | (columns == itself), -1.0).topk(3, dim=1).indices
+        draw = torch.rand(len(first), 3, generator=generator, dtype=torch.float64)
+        repeated = (draw * (n - 1)).long()
+        repeated = torch.minimum(repeated + (repeated >= itself), n - 1)
+        others = torch.where(n > 3, distinct, repeated)
+        batches.append(torch.cat([first, by_class[start[labels[first]][:, None] + others].flatten()]))
+    return batches
+
+
+FOURS = Sampler("fours", _fours, rows_per_image=4)
+"""Every image once, with three other images of its class (BAKE). A batch has four times `batch_size` rows.
+
+The images of an epoch come first in each batch. Then, for each of them, follow three others, drawn without
+replacement; with replacement from a class of fewer than four images.
 """

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmark.data.datasets import Split
-from benchmark.data.samplers import Sampler
+from benchmark.data.samplers import Sampler, join
 from benchmark.data.views import NORMAL, RawBatch, View, view_for
 from benchmark.seeds import seed_of
 
@@ -35,6 +35,9 @@ class Batch:
     draws: dict[str, Tensor] = field(default_factory=dict)
     """Random draws of the views by name, `[B, k]`."""
 
+    first: int = 0
+    """Number of rows in the first part of the batch, for samplers whose batches have two; else all rows."""
+
 
 @dataclass(frozen=True)
 class BatchDraw:
@@ -46,9 +49,18 @@ class BatchDraw:
     draws: dict[str, Tensor]
     """Random draws of the views by name, `[B, k]`."""
 
+    first: int = 0
+    """Number of rows in the first part of the batch."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows, and of those in the first part. What is captured for one shape fits no other."""
+        return len(self.indices), self.first
+
     def clone(self) -> BatchDraw:
         """Return a copy that shares no memory."""
-        return BatchDraw(self.indices.clone(), {name: d.clone() for name, d in self.draws.items()})
+        draws = {name: d.clone() for name, d in self.draws.items()}
+        return BatchDraw(self.indices.clone(), draws, self.first)
 
     def copy_(self, other: BatchDraw) -> None:
         """Copy the values of `other`, which has the same size, into this object's memory."""
@@ -83,7 +95,14 @@ class Stream:
         """Return the number of batches of an epoch."""
         return len(self._order(stage, epoch))
 
-    def _order(self, stage: str, epoch: int) -> list[Tensor]:
+    def _order(self, stage: str, epoch: int) -> list[tuple[Tensor, int]]:
+        """Return the batches of an epoch: positions int64 `[B]`, and the number of rows in the first part."""
+        batches = self._cut(stage, epoch)
+        if self.sampler.joined:
+            return join(batches, self._cut(stage, epoch - 1)[-1] if epoch > 1 else None)
+        return [(batch, self.sampler.first_rows(len(batch))) for batch in batches]
+
+    def _cut(self, stage: str, epoch: int) -> list[Tensor]:
         generator = torch.Generator().manual_seed(
             seed_of(self.seed, "order", self.sampler.name, stage, epoch)
         )
@@ -109,17 +128,17 @@ class Stream:
         """
         device = self.images.device
         order = self._order(stage, epoch)
-        total = sum(map(len, order))
+        total = sum(len(batch) for batch, _ in order)
         draws = {}
         for view in {v.name: view_for(self.augment, v) for v in (NORMAL, *drawn, *views)}.values():
             generator = torch.Generator().manual_seed(seed_of(self.seed, "view", view.name, stage, epoch))
             draws[view.name] = view.draw(total, generator).to(device)
-        positions = torch.cat(order).to(device)
+        positions = torch.cat([batch for batch, _ in order]).to(device)
         start = 0
-        for size in map(len, order):
-            rows = slice(start, start + size)
-            yield BatchDraw(positions[rows], {name: d[rows] for name, d in draws.items()})
-            start += size
+        for batch, first in order:
+            rows = slice(start, start + len(batch))
+            yield BatchDraw(positions[rows], {name: d[rows] for name, d in draws.items()}, first)
+            start += len(batch)
 
     def batch(self, draw: BatchDraw, views: Iterable[View]) -> Batch:
         """Return the batch of a draw, on the device. The host never waits for a value from the device."""
@@ -135,4 +154,6 @@ class Stream:
         views_by_name = {
             v.name: view_for(self.augment, v).make(raw, draw.draws[v.name], normal) for v in views
         }
-        return Batch(views=views_by_name, labels=labels, indices=draw.indices, draws=draw.draws)
+        return Batch(
+            views=views_by_name, labels=labels, indices=draw.indices, draws=draw.draws, first=draw.first
+        )

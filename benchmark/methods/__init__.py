@@ -22,6 +22,7 @@ from benchmark.methods._registry import (
     user_method_folders,
 )
 from benchmark.methods.base import (
+    IN_TRAIN,
     Method,
     MethodConfig,
     MethodContext,
@@ -33,6 +34,7 @@ from benchmark.methods.base import (
 )
 
 __all__ = [
+    "IN_TRAIN",
     "PLAIN",
     "RESERVED",
     "Component",

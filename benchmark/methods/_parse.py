@@ -112,8 +112,14 @@ class MethodSpec:
     @property
     def needs_teacher(self) -> bool:
         """Whether any stage reads a teacher."""
-        main = any(c.needs().teacher for c in self.components)
-        return main or any(c.init_needs().teacher for c in self.init_stages)
+        main = any(c.needs().reads_teacher for c in self.components)
+        return main or any(c.init_needs().reads_teacher for c in self.init_stages)
+
+    @property
+    def reads_preacts(self) -> bool:
+        """Whether any stage reads the student's pre-activations."""
+        stages = [self.needs(), *(c.init_needs() for c in self.init_stages)]
+        return any("preacts" in needs.student for needs in stages)
 
     @property
     def requires(self) -> tuple[str, ...]:
@@ -137,12 +143,15 @@ class MethodSpec:
         if self.trains_student:
             student = frozenset({"logits"}).union(*(n.student for n in parts))
         teacher: frozenset[str] = frozenset().union(*(n.teacher for n in parts))
+        in_train: frozenset[str] = frozenset().union(*(n.teacher_in_train for n in parts))
         return Needs(
             student=student,
             teacher=teacher,
             views=views,
             teacher_views=passes,
             separate_passes=any(n.separate_passes for n in parts),
+            teacher_in_train=in_train,
+            parts_apart=any(n.parts_apart for n in parts),
         )
 
     def schedule(self) -> Mapping[str, Any]:

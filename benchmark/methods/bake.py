@@ -15,16 +15,17 @@
 
 KL is summed over the classes and averaged over the batch.
 
-Batches: the method needs several images of a class in one batch. The sampler `GROUPS` puts each image next
-to three others of its class (M = 3, fixed by the sampler).
+Batches: the method needs several images of a class in one batch. The sampler `FOURS` adds to each image three
+others of its class (M = 3, fixed by the sampler). All of them count in both terms of the loss, so a batch has
+four times the protocol's number of images, and an epoch shows four times the training set.
 
 Modules: none.
 
-Differences from the original: the paper adds M images to each of N images, which makes the batch
-larger. Here the batch size is the protocol's, and an epoch shows each image once.
+The released code divides its batch size of 128 by M + 1, so its batches have 32 images and 96 others;
+Self-KD-Lib does not, so its batches have 128 and 384. An epoch is the same: every image once, with M others.
 
-Constants: yxgeee/BAKE at 07c4f66 (w = 0.5 and M = 3 on CIFAR, T = 4, weight 1). The form of A is written
-from memory of the paper (unverified).
+Constants: yxgeee/BAKE at 07c4f66, small_scale/train.py (w = 0.5 and M = 3 on CIFAR, T = 4, weight 1); the
+form of A is that of its knowledge_ensemble.
 
 Paper: Ge, Zhang, Choi, Cheung, Zhao, Zhu, Wang, Zhao, Li: Self-distillation with Batch Knowledge Ensembling
 Improves ImageNet Classification. arXiv 2104.13298, 2021.
@@ -38,7 +39,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmark.data.samplers import GROUPS
+from benchmark.data.samplers import FOURS
 from benchmark.methods._common import check_range
 from benchmark.methods.base import Method, MethodConfig, Needs, Step, Terms, param
 
@@ -83,7 +84,8 @@ class BAKE(Method):
   journal = {arXiv preprint arXiv:2104.13298},
   year    = {2021}
 }"""
-    sampler = GROUPS
+    revision = 2
+    sampler = FOURS
     Config = BAKEConfig
 
     @classmethod

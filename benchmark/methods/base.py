@@ -81,6 +81,9 @@ from models import PARTS
 if TYPE_CHECKING:
     from models import Features, NetInfo, Network
 
+IN_TRAIN = "normal, teacher in train mode"
+"""The name, beside those of the views, of the teacher's pass in train mode (`Needs.teacher_in_train`)."""
+
 Terms = dict[str, Tensor]
 """Unweighted terms of a loss by name: float32 scalars."""
 
@@ -157,8 +160,18 @@ class Needs:
     the statistics of one view, and update their running statistics once for each. False: all views are one
     batch."""
 
+    teacher_in_train: frozenset[str] = frozenset()
+    """Parts of the teacher's features that are read from a pass in train mode: over the normal view,
+    normalised by the statistics of the batch. The teacher's running statistics, and the passes that other
+    methods read, stay as they are."""
+
+    parts_apart: bool = False
+    """Whether the student is run on the two parts of a batch one after the other, for samplers whose batches
+    have two: its batch norms then use the statistics of one part, and update the running ones twice. This
+    needs a run with a single view; with several, the parts stay together."""
+
     def __post_init__(self) -> None:
-        unknown = (self.student | self.teacher) - set(PARTS)
+        unknown = (self.student | self.teacher | self.teacher_in_train) - set(PARTS)
         if unknown:
             raise ValueError(f"unknown parts {sorted(unknown)}; allowed: {', '.join(PARTS)}")
         if wrong := [v for v in (*self.views, *(self.teacher_views or ())) if not isinstance(v, View)]:
@@ -170,8 +183,13 @@ class Needs:
         return Needs(student=frozenset(student.split()), teacher=frozenset(teacher.split()), views=views)
 
     @property
+    def reads_teacher(self) -> bool:
+        """Whether the method reads the teacher, in eval or in train mode."""
+        return bool(self.teacher or self.teacher_in_train)
+
+    @property
     def passes(self) -> tuple[View, ...]:
-        """The views that the teacher is run on; none if the method reads no teacher."""
+        """The views that the teacher is run on in eval mode; none if the method reads no such pass."""
         if not self.teacher:
             return ()
         return self.views if self.teacher_views is None else self.teacher_views
@@ -259,10 +277,14 @@ class Step:
     """The student's features of each view by its name: float32, only the parts that `needs` names."""
 
     teachers: Mapping[str, Features]
-    """The teacher's features of each view by its name: float32, without gradient."""
+    """The teacher's features of each view by its name: float32, without gradient. Those of the pass in train
+    mode are under `IN_TRAIN`."""
 
     generator: torch.Generator
     """Random source on the run's device, seeded for this run, method and epoch. Use it for every draw."""
+
+    first: int | None = None
+    """Number of rows in the first part of the batch, for samplers whose batches have two; None if unknown."""
 
     @property
     def student(self) -> Features:
@@ -273,6 +295,11 @@ class Step:
     def teacher(self) -> Features:
         """The teacher's features of the normal view."""
         return self.teachers["normal"]
+
+    @property
+    def teacher_in_train(self) -> Features:
+        """The teacher's features of the normal view, from the pass in train mode."""
+        return self.teachers[IN_TRAIN]
 
 
 # --- the base class --------------------------------------------------------------------------------------

@@ -19,12 +19,15 @@ Modules: for each earlier stage a bottleneck and a linear classifier. The bottle
 a quarter of e's channels, a k x k convolution with stride k, which brings the map to the last stage's size,
 and a 1x1 convolution to e's channels, each with batch norm and ReLU, followed by average pooling. They
 train with the network and are dropped at test time, so the reported number is the deepest classifier's
-("classifier 4/4").
+("classifier 4/4"). Their convolutions are initialised by He's rule (fan-out) and have no biases, which the
+batch norms after them would cancel.
 
-Differences from the original: the paper's ensemble of the classifiers is not implemented.
+Differences from the original: the paper's ensemble of the classifiers is not implemented. Self-KD-Lib's BYOT
+has other weights (1 for every cross-entropy and KL, 0.05 for the *mean* squared difference of the
+embeddings), so its published value is no reproduction of this row.
 
-Constants: luanyunteng/pytorch-be-your-own-teacher at 8045079, which is unofficial (alpha 0.1, T 3, beta
-1e-6). The forms of the bottleneck and of the hint are written from memory of that code (unverified).
+Constants and modules: luanyunteng/pytorch-be-your-own-teacher at 8045079, train.py and models/resnet.py
+(alpha 0.1, T 3, beta 1e-6), which is unofficial.
 
 Paper: Zhang, Song, Gao, Chen, Bao, Ma: Be Your Own Teacher: Improve the Performance of Convolutional Neural
 Networks via Self Distillation. ICCV 2019, arXiv 1905.08094.
@@ -76,6 +79,9 @@ def bottleneck(channels: int, outputs: int, shrink: int) -> nn.Sequential:
         return [nn.Conv2d(inputs, out, kernel, kernel, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
 
     layers = [*layer(channels, middle, 1), *layer(middle, middle, shrink), *layer(middle, outputs, 1)]
+    for module in layers:
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
@@ -95,6 +101,7 @@ class BYOT(Method):
   booktitle = {IEEE/CVF International Conference on Computer Vision (ICCV)},
   year      = {2019}
 }"""
+    revision = 2
     combined_defaults = {"ce": 1.0}
     Config = BYOTConfig
 

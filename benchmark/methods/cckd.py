@@ -24,9 +24,10 @@ Not to be confused with `cc`, which cites the same paper in the CRD benchmark's 
 (RepDistiller's): it takes products of neighbouring differences of two trained linear embeddings, on
 shuffled batches and without KD. A row of one must not be read as the other.
 
-Constants: gamma = 0.4 and P = 2 as in the paper and in AberHu/Knowledge-Distillation-Zoo (unverified). The
-weights and the size of the groups are unverified; ce and kd are those of the KD row, and 1 and 0 in a
-combination. It is not known whether the paper normalises the embeddings before the bilinear kernel.
+Constants: gamma = 0.4, P = 2 and congruence = 100 as in AberHu/Knowledge-Distillation-Zoo at 65470c8
+(train_kd.py and, for CIFAR-10, example_train_script.sh), which has no KD term and shuffled batches. The size
+of the groups is unverified; ce and kd are those of the KD row (unverified), and 1 and 0 in a combination. It
+is not known whether the paper normalises the embeddings before the bilinear kernel.
 
 Paper: Peng, Jin, Liu, Li, Wu, Liu, Zhou, Zhang: Correlation Congruence for Knowledge Distillation. ICCV
 2019, arXiv 1904.01802.
@@ -60,14 +61,12 @@ class CCKDConfig(MethodConfig):
     congruence: float = param(
         100.0,
         "weight of the distance between the kernel matrices",
-        "AberHu train.py --lambda_kd 100 (unverified)",
+        "AberHu example_train_script.sh --kd_mode cc --lambda_kd 100",
     )
     kernel: str = param("gaussian", "kernel k", "Peng et al. section 3.4", allowed=("gaussian", "bilinear"))
-    gamma: float = param(
-        0.4, "width gamma of the Gaussian kernel", "Peng et al.; AberHu --gamma 0.4 (unverified)"
-    )
+    gamma: float = param(0.4, "width gamma of the Gaussian kernel", "AberHu train_kd.py --gamma 0.4")
     order: int = param(
-        2, "order P of the Taylor series", "Peng et al., P = 2; AberHu --P_order 2 (unverified)"
+        2, "order P of the Taylor series", "Peng et al., P = 2; AberHu train_kd.py --P_order 2"
     )
     temperature: float = param(
         4.0, "temperature T of the KD term", "as in the benchmark's KD row (unverified)"

@@ -13,11 +13,10 @@ KL is summed over the classes and averaged over the pairs. The cross-entropy rea
 
 Modules: none.
 
-Differences from the original: a batch has twice the protocol's number of images. Here both halves go
-through the network in one train-mode batch. The released code runs x' in a separate pass (without gradient,
-but in train mode), so its batch norms see the halves apart.
+A batch has twice the protocol's number of images, as in the released code. The network runs the halves in two
+train-mode passes, first x and then x', so that its batch norms see them apart.
 
-Constants: alinlab/cs-kd train.py (T = 4, lambda = 1).
+Constants: alinlab/cs-kd at b447f25, train.py (T = 4, lambda = 1).
 
 Paper: Yun, Park, Lee, Shin: Regularizing Class-wise Predictions via Self-knowledge Distillation. CVPR 2020,
 arXiv 2003.13964.
@@ -32,7 +31,7 @@ from torch import Tensor
 
 from benchmark.data.samplers import PAIRS
 from benchmark.methods._common import check_range
-from benchmark.methods.base import Method, MethodConfig, Step, Terms, param
+from benchmark.methods.base import Method, MethodConfig, Needs, Step, Terms, param
 from benchmark.methods.kd import kd_loss
 
 
@@ -58,8 +57,13 @@ class CSKD(Method):
   booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
   year      = {2020}
 }"""
+    revision = 2
     sampler = PAIRS
     Config = CSKDConfig
+
+    @classmethod
+    def needs(cls, config: CSKDConfig) -> Needs:
+        return Needs(parts_apart=True)
 
     def loss(self, step: Step) -> Terms:
         if not self.is_active("cskd"):

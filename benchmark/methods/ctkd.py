@@ -20,8 +20,9 @@ Modules: theta. It is dropped at test time.
 Variants: this is the global temperature, the version of the published table. The paper also has a temperature
 that is computed from each image's logits. The papers call this method KD+CTKD; its loss contains the KD term.
 
-Constants: CTKD@7d52522 train_student.py, scripts (`-r 0.1 -a 0.9`,
-`--t_start 1 --t_end 20 --decay_loops 10`; unverified).
+Constants: zhengli97/CTKD at 7d52522: scripts/run_cifar_distill.sh (`-r 0.1 -a 0.9 --decay_max 0
+--decay_min -1 --decay_loops 10`), defaults of train_student.py (`--t_start 1 --t_end 20`; the code adds
+t_end times the sigmoid, so 20 is the span and 21 the upper limit), models/temp_global.py (theta = 1).
 
 Paper: Li, Li, Yang, Zhao, Song, Luo, Li, Yang: Curriculum Temperature for Knowledge Distillation.
 AAAI 2023, arXiv 2211.16231.
@@ -58,16 +59,16 @@ class _ReversedGradient(torch.autograd.Function):
 @dataclass(frozen=True, kw_only=True)
 class CTKDConfig(MethodConfig):
     ce: float = param(
-        0.1, "weight of the cross-entropy (1.0 in a combination)", "CTKD scripts -r 0.1 (unverified)"
+        0.1, "weight of the cross-entropy (1.0 in a combination)", "CTKD run_cifar_distill.sh -r 0.1"
     )
     weight: float = param(
-        0.9, "weight of the KD term (1.0 in a combination)", "CTKD scripts -a 0.9 (unverified)"
+        0.9, "weight of the KD term (1.0 in a combination)", "CTKD run_cifar_distill.sh -a 0.9"
     )
-    low: float = param(1.0, "lowest temperature", "CTKD scripts --t_start 1 (unverified)")
-    span: float = param(20.0, "highest minus lowest temperature", "CTKD scripts --t_end 20 (unverified)")
-    start: float = param(1.0, "initial value of theta", "CTKD models/temp_global.py (unverified)")
+    low: float = param(1.0, "lowest temperature", "CTKD train_student.py --t_start 1")
+    span: float = param(20.0, "highest minus lowest temperature", "CTKD train_student.py --t_end 20")
+    start: float = param(1.0, "initial value of theta", "CTKD models/temp_global.py, ones")
     rise: int = param(
-        10, "epochs (of 240) over which lambda rises to 1", "CTKD scripts --decay_loops 10 (unverified)"
+        10, "epochs (of 240) over which lambda rises to 1", "CTKD run_cifar_distill.sh --decay_loops 10"
     )
 
     def __post_init__(self) -> None:

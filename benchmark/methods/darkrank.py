@@ -16,8 +16,10 @@ are ranked. The soft form sums over all length! orders, so `length` has to be sm
 
 Modules: none.
 
-Constants: alpha = 3, beta = 3 and length = 4 are from memory of lenscloth/RKD (unverified), which is made
-for metric learning. The normalisation and the weight relative to the cross-entropy are unverified.
+Constants: alpha = 3, beta = 3 and length = 4 are the defaults of HardDarkRank in lenscloth/RKD at 0a6c3c0
+(metric/loss.py), which is made for metric learning. Its run scripts (run_distill.py) pass alpha = 2 and
+beta = 3 by default, and give both networks L2-normalised embeddings. The soft form is not part of that code.
+The weight relative to the cross-entropy is unverified: the scripts' default is 0, beside a triplet loss.
 
 Paper: Chen, Wang, Zhang: DarkRank: Accelerating Deep Metric Learning via Cross Sample Similarities
 Transfer. AAAI 2018, arXiv 1707.01220.
@@ -46,12 +48,16 @@ class DarkRankConfig(MethodConfig):
         allowed=("hard", "soft"),
     )
     alpha: float = param(
-        3.0, "factor alpha of the scores", "Chen et al.; lenscloth/RKD, alpha = 3 (unverified)"
+        3.0,
+        "factor alpha of the scores (2 in the run scripts)",
+        "lenscloth/RKD metric/loss.py, HardDarkRank alpha=3",
     )
     beta: float = param(
-        3.0, "exponent beta of the distance", "Chen et al.; lenscloth/RKD, beta = 3 (unverified)"
+        3.0, "exponent beta of the distance", "lenscloth/RKD metric/loss.py, HardDarkRank beta=3"
     )
-    length: int = param(4, "number of ranked images", "lenscloth/RKD, permute_len = 4 (unverified)")
+    length: int = param(
+        4, "number of ranked images", "lenscloth/RKD metric/loss.py, HardDarkRank permute_len=4"
+    )
 
     def __post_init__(self) -> None:
         check_range("darkrank.length", self.length, 2, 6)

@@ -1,23 +1,28 @@
 """Data-distortion guided self-distillation (DDGSD): make the outputs for two views of an image agree.
 
-    L = ce * (CE(z_1, y) + CE(z_2, y)) / 2 + mutual * T^2 * [KL(sg p_2 || p_1) + KL(sg p_1 || p_2)]
-        + mmd * |mean f_1 - mean f_2|^2
+    L = ce * CE(z, y over both views) + mutual * T^2 * [KL(sg p_2 || p_1) + KL(sg p_1 || p_2)]
+        + mmd * (mean f_1 - mean f_2)^2
     p = softmax(z / T)
 
-- z_1, z_2: logits of two random crops and flips of the same images (views `normal` and `second`), which go
-  through the network in one train-mode batch, `[B, C]` (B images, C classes).
-- y: labels, `[B]`.
+- z: logits of two random crops and flips of the same images (views `normal` and `second`), which go through
+  the network in one train-mode batch, `[2B, C]` (B images, C classes); z_1 and z_2 are its halves, p_1 and
+  p_2 their softened probabilities.
+- y: labels, `[B]`, the same for both views.
 - f_1, f_2: embeddings of the two views, `[B, D]`.
 - T: temperature.
 - sg: stop-gradient.
 
-KL is summed over the classes and averaged over the batch. The mean of f is taken over the batch, and the
-squared distance is summed over the components.
+CE is averaged over the 2B rows. KL is summed over the classes and averaged over the batch. The mean of f runs
+over batch and components, so the last term is the square of one number.
 
 Modules: none.
 
-Constants: mmd = 5e-4 as in Self-KD-Lib. Unverified: T = 4 (Self-KD-Lib's value for all methods),
-mutual = 1, the mean (not the sum) of the two cross-entropies, and the stop-gradient of the targets.
+Differences between paper and code: the loss follows Self-KD-Lib, whose table has the published value. It
+halves the averaged CE once more (ce = 0.5; in a combination ce is 1), and its maximum mean discrepancy (MMD)
+compares the averages of all components, not the mean vectors. The text of the paper was not available.
+
+Constants: ce = 0.5, mutual = 1, mmd = 5e-4 and T = 4 (winycg/Self-KD-Lib at ede3062, methods/ddsgd.py and
+main.py).
 
 Paper: Xu, Liu: Data-Distortion Guided Self-Distillation for Deep Neural Networks. AAAI 2019.
 """
@@ -38,9 +43,16 @@ from benchmark.methods.kd import kd_loss
 
 @dataclass(frozen=True, kw_only=True)
 class DDGSDConfig(MethodConfig):
-    mutual: float = param(1.0, "weight of the two KL terms", "Xu and Liu (unverified)")
-    mmd: float = param(5e-4, "weight of the distance between the mean embeddings", "Self-KD-Lib, 5e-4")
-    temperature: float = param(4.0, "temperature T of the KL terms", "Self-KD-Lib, T = 4 (unverified)")
+    ce: float = param(
+        0.5,
+        "weight of the cross-entropy, averaged over both views (1.0 in a combination)",
+        "Self-KD-Lib methods/ddsgd.py, mean over 2B divided by 2",
+    )
+    mutual: float = param(1.0, "weight of the two KL terms", "Self-KD-Lib methods/ddsgd.py, no factor")
+    mmd: float = param(
+        5e-4, "weight of the squared difference of the mean embeddings", "Self-KD-Lib methods/ddsgd.py, 5e-4"
+    )
+    temperature: float = param(4.0, "temperature T of the KL terms", "Self-KD-Lib main.py --T 4")
 
     def __post_init__(self) -> None:
         check_range("ddgsd.mutual", self.mutual, 0.0)
@@ -52,7 +64,8 @@ class DDGSD(Method):
     name = "ddgsd"
     title = "DDGSD"
     formula = (
-        "CE of two crops + T^2 [KL(sg p_2 || p_1) + KL(sg p_1 || p_2)] + 5e-4 |mean f_1 - mean f_2|^2, T = 4"
+        "0.5 CE of two crops + T^2 [KL(sg p_2 || p_1) + KL(sg p_1 || p_2)] "
+        "+ 5e-4 (mean f_1 - mean f_2)^2, T = 4"
     )
     paper = "Xu and Liu, Data-Distortion Guided Self-Distillation for Deep Neural Networks, AAAI 2019"
     bibtex = """@inproceedings{xu2019data,
@@ -61,6 +74,8 @@ class DDGSD(Method):
   booktitle = {AAAI Conference on Artificial Intelligence},
   year      = {2019}
 }"""
+    revision = 2
+    combined_defaults = {"ce": 1.0}
     Config = DDGSDConfig
 
     @classmethod
@@ -79,7 +94,7 @@ class DDGSD(Method):
             terms["ddgsd_mutual"] = kd_loss(z_1, z_2.detach(), t) + kd_loss(z_2, z_1.detach(), t)
         if self.is_active("ddgsd_mmd"):
             f_1, f_2 = step.student.embedding, step.students["second"].embedding
-            terms["ddgsd_mmd"] = (f_1.mean(0) - f_2.mean(0)).square().sum()
+            terms["ddgsd_mmd"] = (f_1.mean() - f_2.mean()).square()
         return terms
 
     def task_loss(self, step: Step) -> Tensor:

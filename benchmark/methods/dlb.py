@@ -7,21 +7,26 @@
 - y: labels, `[B]`.
 - z_prev: logits of the same images one step earlier (another augmentation, and the weights before the last
   update), without gradient.
-- R: number of repeated rows.
+- R: number of repeated rows, all of which were in the batch before.
 - T: temperature.
 
 KL is summed over the classes. The cross-entropy reads all rows.
 
-Batches: the sampler `HALVES` makes the second half of each batch the first half of the next, so an epoch
-has twice as many steps as one of a shuffled data set. A row whose image was not in the second half of the
-batch before (as in an epoch's first batch) has no KL term. Such rows are detected by comparing the images'
-indices with those stored next to the last outputs.
+Batches: the sampler `HALVES` joins each batch, which has half the protocol's size, with the one before it, so
+an epoch has twice as many steps as one of a shuffled data set. The first batch of a later epoch is joined
+with the last of the epoch before. The network runs the new half first and then the repeated one, in two
+train-mode passes; the cross-entropy is the mean over both. The first batch of all has no repeated half.
+Repeated rows are recognised by comparing the images' indices with those stored next to the last outputs.
 
 Modules: none; two buffers hold the last outputs and their indices.
 
-Differences from the original: the released code uses Nesterov momentum. Here the protocol decides that.
+Differences from the original: the released code uses Nesterov momentum. Here the protocol decides that. Its
+`--batch_size` counts the new images alone; that the paper's batch size counts both halves, as here, is an
+assumption (unverified).
 
-Constants: alpha = 1 and T = 3 are the paper's for CIFAR (unverified).
+Constants: alpha = 1 and T = 3 are the paper's for CIFAR (unverified; Meta-knowledge-Lab/DLB at 8949a46 has no
+defaults, only `TP3` in the name of a run). Passes, the batch kept across epochs and the losses are those of
+its dlb.py.
 
 Paper: Shen, Xu, Yang, Li, Guo: Self-Distillation from the Last Mini-Batch for Consistency Regularization.
 CVPR 2022, arXiv 2203.16172.
@@ -37,7 +42,7 @@ from torch import Tensor
 
 from benchmark.data.samplers import HALVES
 from benchmark.methods._common import check_range
-from benchmark.methods.base import Method, MethodConfig, MethodContext, Step, Terms, param
+from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,35 +69,40 @@ class DLB(Method):
   booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
   year      = {2022}
 }"""
+    revision = 2
     sampler = HALVES
     Config = DLBConfig
     past: Tensor
-    """Logits of the second half of the last batch: `[batch_size // 2, C]`."""
+    """Logits of the new half of the last batch: `[batch_size // 2, C]`."""
     rows: Tensor
     """Positions of these images in the training set, -1 where there is none: int64 `[batch_size // 2]`."""
 
+    @classmethod
+    def needs(cls, config: DLBConfig) -> Needs:
+        return Needs(parts_apart=True)
+
     def __init__(self, config: DLBConfig, context: MethodContext) -> None:
         super().__init__(config, context)
-        half = max(1, context.batch_size // 2)
+        half = max(2, context.batch_size // 2)
         self.register_buffer("past", torch.zeros(half, context.num_classes))
         self.register_buffer("rows", torch.full((half,), -1))
 
     def loss(self, step: Step) -> Terms:
         if not self.is_active("dlb"):
             return {}
-        z, t, half = step.student.logits, self.config.temperature, len(self.rows)
-        n = min(half, len(z))
-        repeated = (step.indices[:n] == self.rows[:n]).to(z.dtype)
+        z, t = step.student.logits, self.config.temperature
+        new = min(len(z), len(self.rows)) if step.first is None else step.first
+        n = len(z) - new
+        repeated = (step.indices[new:] == self.rows[:n]).to(z.dtype)
         kl = F.kl_div(
-            F.log_softmax(z[:n] / t, dim=1),
+            F.log_softmax(z[new:] / t, dim=1),
             F.log_softmax(self.past[:n].to(z.dtype) / t, dim=1),
             reduction="none",
             log_target=True,
         ).sum(1)
         loss = (kl * repeated).sum() / repeated.sum().clamp(min=1) * t**2
         with torch.no_grad():
-            second_half = z[half : 2 * half]
-            self.past[: len(second_half)] = second_half.to(self.past.dtype)
+            self.past[:new] = z[:new].to(self.past.dtype)
             self.rows.fill_(-1)
-            self.rows[: len(second_half)] = step.indices[half : 2 * half]
+            self.rows[:new] = step.indices[:new]
         return {"dlb": loss}

@@ -39,9 +39,13 @@ Differences between paper and code:
 2. The paper calls the teacher's side of L_Sup fixed anchors. In the code, and here under either variant, the
    embedding E_t is trained (the teacher itself is not).
 3. The width of the spindle head, 16 t, is given by the code only.
+4. In L_Sup the code subtracts each row's maximum, which is the vector's product with itself, and adds 1e-7 to
+   the sum in the logarithm. The formula has no such term, and here the sum is exact. The two differ where
+   every other vector is far away: by 1e-7 / (sum of exp((v . a - 1) / tau)), below 1e-3 for 511 vectors
+   unless all cosines are below -0.1.
 
-Constants: DLKD helper/losses.py, helper/loops.py, CIFAR script (`-r 1 -a 50 -b 1 -d 20`: CE, corr, sup,
-align).
+Constants: ifding/DLKD at c7528eb, helper/losses.py, helper/loops.py, CIFAR script (`-r 1 -a 50 -b 1 -d 20`:
+CE, corr, sup, align).
 
 Paper: Ding, Yang, Hu, Krovi, Luo: Dual-Level Knowledge Distillation via Knowledge Alignment and
 Correlation. IEEE TNNLS 2022; before that, as MLKD: Multi-level Knowledge Distillation via Knowledge

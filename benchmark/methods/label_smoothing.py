@@ -1,6 +1,8 @@
-"""Label smoothing: train on targets that spread a share eps of the probability over all classes.
+"""Label smoothing: train on targets that give a share eps of the probability to other classes than the label.
 
-    L = ce * H((1 - eps) onehot(y) + eps / C, softmax(z))
+    L = ce * H(q, softmax(z))
+    q = (1 - eps) onehot(y) + eps / C               over = all: the label too gets a part of eps
+    q = 1 - eps for y, eps / (C - 1) elsewhere      over = others
 
 - z: the network's logits, `[B, C]` (B images, C classes).
 - y: labels, `[B]`.
@@ -12,7 +14,12 @@ closely related.
 
 Modules: none.
 
-Constants: eps = 0.1, section 7 of the paper. That Self-KD-Lib and PS-KD also use 0.1 is unverified.
+Differences between paper and code: the paper spreads eps over all C classes. The codes of TF-KD and
+Self-KD-Lib spread it over the C - 1 others, so the protocol `selfkdlib` has `over = others`; the other
+protocols follow the paper.
+
+Constants: eps = 0.1, section 7 of the paper; also in winycg/Self-KD-Lib at ede3062 (methods/label_smooth.py)
+and in TF-KD's my_loss_function.py at d000ab3. PS-KD's release has no label smoothing.
 
 Paper: Szegedy, Vanhoucke, Ioffe, Shlens, Wojna: Rethinking the Inception Architecture for Computer Vision.
 CVPR 2016, arXiv 1512.00567.
@@ -25,14 +32,20 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmark.methods._common import check_range
+from benchmark.methods._common import check_range, one_hot
 from benchmark.methods.base import Method, MethodConfig, Step, param
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSmoothingConfig(MethodConfig):
     epsilon: float = param(
-        0.1, "share eps of the target spread over all classes", "Szegedy et al. section 7, eps = 0.1"
+        0.1, "share eps of the target that is spread over the classes", "Szegedy et al. section 7, eps = 0.1"
+    )
+    over: str = param(
+        "all",
+        "classes that share eps: all, or all but the label; `others` in the protocol selfkdlib",
+        "Szegedy et al. section 7; Self-KD-Lib methods/label_smooth.py",
+        allowed=("all", "others"),
     )
 
     def __post_init__(self) -> None:
@@ -51,7 +64,12 @@ class LabelSmoothing(Method):
   booktitle = {IEEE Conference on Computer Vision and Pattern Recognition (CVPR)},
   year      = {2016}
 }"""
+    revision = 2
     Config = LabelSmoothingConfig
 
     def task_loss(self, step: Step) -> Tensor:
-        return F.cross_entropy(step.student.logits, step.labels, label_smoothing=self.config.epsilon)
+        z, eps = step.student.logits, self.config.epsilon
+        if self.config.over == "all":
+            return F.cross_entropy(z, step.labels, label_smoothing=eps)
+        label = one_hot(step.labels, z.shape[1], z.dtype)
+        return F.cross_entropy(z, (1 - eps) * label + eps / (z.shape[1] - 1) * (1 - label))

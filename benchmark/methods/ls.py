@@ -17,11 +17,13 @@ loss is small, so the wrapped methods get other constants. `pair_constants` list
 weight of each pair, read from the file names of the released logs; pairs without a log get temperature 2
 and weight 9.
 - KD keeps ce = 0.1.
-- DKD: alpha = weight, and beta = weight * the third number of a log's name (8 without a log). This reading
-  reproduces the logged loss of the first epoch; it is otherwise unverified.
+- DKD: alpha = weight, and beta = weight * the third number of a log's name (8 without a log), because
+  tools/train.py multiplies both by the weight.
 - MLLD: the runs have 480 epochs (960 for ShuffleV2), and the learning rates of MLLD. All logit terms are
-  standardised here. The released code standardises only the instance term (unverified).
-Source: logit-standardization-KD@f6e5aa5, file names and lengths of its logs, and its README.
+  standardised here. The released code standardises only the instance term, not the class and batch
+  correlations (mdistiller/distillers/MLKD.py).
+- CTKD: its rows were run with CTKD's code and not with mdistiller's.
+Source: sunshangquan/logit-standardization-KD at f6e5aa5, file names and lengths of its logs, and its README.
 
 Paper: Sun, Ren, Li, Wang, Cao: Logit Standardization in Knowledge Distillation. CVPR 2024, arXiv 2403.01427.
 """

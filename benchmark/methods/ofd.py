@@ -9,7 +9,9 @@
 - z_s: the student's logits, `[B, C]` (B images, C classes).
 - y: labels, `[B]`.
 - P_s^l, P_t^l: pre-activations (maps before the last ReLU) of stage l of student and teacher,
-  `[B, c_s, H, W]` and `[B, c_t, H, W]`.
+  `[B, c_s, H, W]` and `[B, c_t, H, W]`. The last stages are paired, then the ones before them, and so on for
+  n pairs; the first stages of the network that has more are not used. Where the sizes differ, the teacher's
+  map is adaptive-average-pooled to the student's size. The teacher runs in train mode.
 - beta, gamma: bias and scale of the teacher's batch norm before that ReLU. In a residual network, where the
   ReLU follows an addition, this is the batch norm that ends the residual branch.
 - phi, Phi: density and distribution function of the standard normal.
@@ -17,12 +19,18 @@
 Modules: C_l is a 1x1 convolution (c_s -> c_t, no bias, initialised from N(0, 2 / c_t)) and batch norm. It
 trains with the student and is dropped at test time. The margins are buffers.
 
-Differences from the original: it only has pairs whose maps have equal sizes. Here, where two sizes differ,
-the larger map is adaptive-average-pooled to the smaller, and stages of networks with different numbers of
-stages are paired in order (both unverified).
+Differences between paper and code: the authors' training loop puts the teacher into train mode, so that its
+batch norms use the statistics of the batch, and so does mdistiller's OFD. The paper does not say so. The
+running statistics of the authors' teacher move meanwhile, but no pass reads them; here they stay as they are,
+and the other methods of a pack read the teacher in eval mode, in a pass of its own.
 
-Constants: weight = 1e-3 (overhaul-distillation@76344a8, CIFAR-100: loss / batch / 1000; its results are
-medians of 5 final models). Margin, factors 2^(l - n) and initialisation follow its distiller.py (unverified).
+Sources of the details: clovaai/overhaul-distillation at 76344a8, CIFAR-100/distiller.py and
+train_with_distillation.py (loss, margins, factors 2^(l - n), initialisation). It only has pairs with equal
+numbers of stages and equal sizes; the alignment from the end and the pooling are mdistiller's at a08d46f
+(distillers/OFD.py). Its recipe is not this suite's: 200 epochs of batch 128, Nesterov momentum, learning rate
+0.1 divided by 10 at half and at three quarters, images padded by reflection.
+
+Constants: weight = 1e-3 (CIFAR-100: loss / batch / 1000; its results are medians of 5 final models).
 
 Paper: Heo, Kim, Yun, Park, Kwak, Choi: A Comprehensive Overhaul of Feature Distillation. ICCV 2019,
 arXiv 1904.01866.
@@ -31,15 +39,21 @@ arXiv 1904.01866.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.methods._common import match_spatial, pair_stages, require_networks
+from benchmark.methods._common import require_networks
 from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
 from models import Network
 from models.network import PostActivationNetwork, PreActivationNetwork
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 
 def norms_before_relu(net: Network) -> list[nn.BatchNorm2d]:
@@ -84,6 +98,12 @@ def partial_distance(student: Tensor, target: Tensor) -> Tensor:
     return ((student - target).square() * penalised).sum()
 
 
+def pair_from_the_end(student: Sequence[S], teacher: Sequence[T]) -> list[tuple[S, T]]:
+    """Return the stages (maps or shapes) paired from the last one on, in order."""
+    n = min(len(student), len(teacher))
+    return list(zip(student[-n:], teacher[-n:], strict=True))
+
+
 @dataclass(frozen=True, kw_only=True)
 class OFDConfig(MethodConfig):
     weight: float = param(
@@ -107,22 +127,22 @@ class OFD(Method):
   pages     = {1921--1930},
   year      = {2019}
 }"""
+    revision = 2
     Config = OFDConfig
 
     @classmethod
     def needs(cls, config: OFDConfig) -> Needs:
-        return Needs.of("preacts logits", "preacts")
+        return Needs(frozenset({"preacts", "logits"}), teacher_in_train=frozenset({"preacts"}))
 
     def __init__(self, config: OFDConfig, context: MethodContext) -> None:
         super().__init__(config, context)
         student, teacher = require_networks(context.student, context.teacher)
         if context.teacher_net is None:
             raise ValueError("ofd needs the teacher's network: it reads the batch norms")
-        pairs = pair_stages(student.stage_shapes, teacher.stage_shapes)
+        pairs = pair_from_the_end(student.stage_shapes, teacher.stage_shapes)
+        norms = norms_before_relu(context.teacher_net)[-len(pairs) :]
         self.connectors = nn.ModuleList()
-        for number, (norm, (s, t)) in enumerate(
-            zip(norms_before_relu(context.teacher_net), pairs, strict=False)
-        ):
+        for number, (norm, (s, t)) in enumerate(zip(norms, pairs, strict=True)):
             conv = nn.Conv2d(s[0], t[0], 1, bias=False)
             nn.init.normal_(conv.weight, 0.0, math.sqrt(2 / t[0]))
             self.connectors.append(nn.Sequential(conv, nn.BatchNorm2d(t[0])))
@@ -132,9 +152,10 @@ class OFD(Method):
         if not self.is_active("ofd"):
             return {}
         parts = []
-        pairs = pair_stages(step.student.preacts, step.teacher.preacts)
+        pairs = pair_from_the_end(step.student.preacts, step.teacher_in_train.preacts)
         for number, (connector, (p_s, p_t)) in enumerate(zip(self.connectors, pairs, strict=True)):
-            p_s, p_t = match_spatial(p_s, p_t)
+            if p_t.shape[-2:] != p_s.shape[-2:]:
+                p_t = F.adaptive_avg_pool2d(p_t, (p_s.shape[-2], p_s.shape[-1]))
             target = torch.maximum(p_t, self.get_buffer(f"margin_{number}"))
             parts.append(partial_distance(connector(p_s), target) / 2 ** (len(pairs) - 1 - number))
         return {"ofd": torch.stack(parts).sum() / len(step.labels)}

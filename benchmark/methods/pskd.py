@@ -15,8 +15,8 @@ The loss replaces the cross-entropy with the labels, so the method adds no term.
 Modules: none. The buffer `past`, training images x classes, holds the predictions (20 MB on CIFAR-100) and
 is part of every checkpoint.
 
-Constants: alpha = 0.8 (PS-KD-Pytorch main.py, `--alpha_T 0.8`). The original trains for 300 epochs; here
-a_t reaches alpha in the last epoch, whatever the length of the schedule.
+Constants: alpha = 0.8 (lgcnsai/PS-KD-Pytorch at 9aa0828, main.py, `--alpha_T 0.8`; also in Self-KD-Lib). The
+original trains for 300 epochs; here a_t reaches alpha in the last epoch, whatever the length of the schedule.
 
 Paper: Kim, Ji, Yoon, Hwang: Self-Knowledge Distillation with Progressive Refinement of Targets. ICCV 2021,
 arXiv 2006.12000.

@@ -30,8 +30,11 @@ only loss, and a linear classifier is fitted to the frozen embedding afterwards.
 - Not covered: training a self-supervised teacher (MoCo, SwAV, ...), the paper's views, its schedule without
   labels and the nearest-neighbour evaluation.
 
-Constants: queue = 65536 (jacobswan1/SEED README). tau_t = 0.01, tau_s = 0.2, the form of the head and the
-weight are unverified.
+- The released code compares the outputs of the teacher's projector (MoCo's or SwAV's), not its embeddings,
+  and divides the teacher's similarities by 1e-4 (seed/builder.py, `temp`), where this file has 0.01.
+
+Constants: queue = 65536 and tau_s = 0.2 (jacobswan1/SEED at f236cac, README). tau_t = 0.01, the form of the
+head and the weight are unverified.
 
 Paper: Fang, Wang, Wang, Zhang, Yang, Liu: SEED: Self-supervised Distillation For Visual Representation.
 ICLR 2021, arXiv 2101.04731.
@@ -66,7 +69,7 @@ class SEEDConfig(MethodConfig):
         0.01, "temperature tau_t of the teacher", "Fang et al., 0.01; unverified"
     )
     student_temperature: float = param(
-        0.2, "temperature tau_s of the student", "Fang et al., 0.2; unverified"
+        0.2, "temperature tau_s of the student", "jacobswan1/SEED README, --temp 0.2"
     )
     labels: str = param(
         "student",

@@ -19,9 +19,9 @@ Differences from the original: e reads a row of B similarities, so its input has
 original skips the incomplete last batch of an epoch. Here its missing columns are filled with zeros, so
 that all methods are trained on the same steps.
 
-Constants: weight = 400 (SemCKD@ebe5db1, `-b 400`); widths and forms of the modules follow its
-models/util.py and distiller_zoo (unverified). The rows of the paper's table add KD with weight 1 to CE with
-weight 1: `semckd+kd`.
+Constants: weight = 400 (DefangChen/SemCKD at ebe5db1, `-b 400`); widths and forms of the modules are those of
+its models/util.py, the loss that of distiller_zoo/SemCKD.py. The rows of the paper's table add KD with weight
+1 to CE with weight 1: `semckd+kd`.
 
 Paper: Chen, Mei, Zhang, Wang, Wang, Feng, Chen: Cross-Layer Distillation with Semantic Calibration. AAAI
 2021, arXiv 2012.03236.
@@ -76,7 +76,7 @@ class Embed(nn.Module):
 class SemCKDConfig(MethodConfig):
     weight: float = param(400.0, "weight of the cross-layer term", "SemCKD scripts --distill semckd -b 400")
     factor: int = param(
-        4, "batch size divided by the length of queries and keys", "SemCKD models/util.py (unverified)"
+        4, "batch size divided by the length of queries and keys", "SemCKD models/util.py, SelfA factor = 4"
     )
 
     def __post_init__(self) -> None:

@@ -13,11 +13,11 @@ Modules: h is Linear without bias, batch norm and ReLU. It trains with the stude
 time.
 
 Differences from the original: it connects the last maps with a 1x1 convolution, batch norm and ReLU. Here
-h is a linear map of the pooled vector, as in the SimKD code base (unverified).
+h is a linear map of the pooled vector, as in SimKD's code.
 
-Constants: feature = regression = 1 (unverified). The authors searched the CIFAR weights for each pair and
-did not publish them (KD_SRRL issue #3). Sources: KD_SRRL@d2e802f and its issue #3; SimKD
-distiller_zoo/SRRL.py (unverified).
+Constants: feature = regression = 1, as in DefangChen/SimKD at 2b389c3 (scripts/run_distill.sh, `-c 1 -d 1
+-b 1`: with CE and KD of weight 1; helper/loops.py), which also printed CIFAR rows. The authors searched the
+CIFAR weights for each pair and did not publish them (jingyang2017/KD_SRRL at d2e802f and its issue #3).
 
 Paper: Yang, Martinez, Bulat, Tzimiropoulos: Knowledge Distillation via Softmax Regression Representation
 Learning. ICLR 2021.
@@ -40,12 +40,12 @@ class SRRLConfig(MethodConfig):
     feature: float = param(
         1.0,
         "weight of the distance between the embeddings",
-        "unverified; the authors searched it per pair (KD_SRRL issue #3)",
+        "SimKD helper/loops.py and -b 1; the authors searched it per pair",
     )
     regression: float = param(
         1.0,
         "weight of the distance between the logits",
-        "unverified; the authors searched it per pair (KD_SRRL issue #3)",
+        "SimKD helper/loops.py and -b 1; the authors searched it per pair",
     )
 
 

@@ -19,8 +19,14 @@ does not soften the student's outputs and has no factor T^2. It sets ce = 1 - al
 they are two settings. Its KL is the mean over all B x C elements, times a multiplier for each network; its
 multiplier of 100 on CIFAR-100 equals 1 here.
 
-Constants: correct = 0.99 is from the paper. alpha = 0.1 and T = 20 stand in for a params.json that differs
-per network (unverified).
+Self-KD-Lib's code of the same name is another loss: CE + H(q, log softmax(z / T)) / T with label smoothing's
+q over the other classes (eps = 0.1, T = 20). Its published value is therefore no reproduction of this row.
+
+Constants: correct = 0.99, and experiments/base_experiments/*/params.json of
+yuanli2333/Teacher-free-Knowledge-Distillation at d000ab3, one file for each network. Defaults are those of
+ResNet18: alpha = 0.1, T = 20, multiplier 100. The file of DenseNet121 has alpha = 0.1 and T = 40
+and `batch_mean` in place of a multiplier, which is read here as a multiplier of C (unverified). The other
+networks of this suite have no file that fits: they take the defaults (unverified).
 
 Paper: Yuan, Tay, Li, Wang, Feng: Revisiting Knowledge Distillation via Label Smoothing Regularization. CVPR
 2020, arXiv 1909.11723.
@@ -36,28 +42,46 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmark.methods._common import check_range, one_hot
+from benchmark.methods._pairs import PairConstants
 from benchmark.methods.base import Method, MethodConfig, Step, Terms, param
 
 
 @dataclass(frozen=True, kw_only=True)
 class TFKDConfig(MethodConfig):
     ce: float = param(
-        0.9, "weight of the cross-entropy, 1 - alpha (1.0 in a combination)", "as --reg_alpha 0.1; unverified"
+        0.9,
+        "weight of the cross-entropy, 1 - alpha (1.0 in a combination)",
+        "TF-KD base_resnet18/params.json, reg_alpha 0.1",
     )
     weight: float = param(
-        0.1, "weight of the virtual teacher's KL, alpha", "TF-KD params.json, reg_alpha; unverified"
+        0.1,
+        "weight of the virtual teacher's KL, alpha",
+        "TF-KD base_resnet18/params.json, reg_alpha 0.1",
     )
     temperature: float = param(
-        20.0, "temperature T of the virtual teacher", "TF-KD params.json, reg_temperature; unverified"
+        20.0,
+        "temperature T of the virtual teacher",
+        "TF-KD base_resnet18/params.json, reg_temperature 20",
     )
     correct: float = param(
         0.99, "the virtual teacher's probability of the true class", "TF-KD loss_kd_regularization"
     )
-    multiplier: float = param(1.0, "factor of the KL", "TF-KD --multiplier, per network; unverified")
+    multiplier: float = param(
+        1.0,
+        "factor of the KL",
+        "TF-KD base_resnet18/params.json, multiplier 100 on a mean over 100 classes",
+    )
 
     def __post_init__(self) -> None:
         check_range("tfkd.temperature", self.temperature, 0.0, above=True)
         check_range("tfkd.correct", self.correct, 0.0, 1.0)
+
+
+NETWORKS = PairConstants(
+    settings=("tfkd.ce", "tfkd.weight", "tfkd.temperature", "tfkd.multiplier"),
+    pairs={"*:ResNet18": (0.9, 0.1, 20.0, 1.0), "*:DenseNet121": (0.9, 0.1, 40.0, 1.0)},
+    source="Teacher-free-Knowledge-Distillation@d000ab3, base_experiments/*/params.json",
+)
 
 
 class TFKD(Method):
@@ -72,6 +96,7 @@ class TFKD(Method):
   year      = {2020}
 }"""
     combined_defaults = {"ce": 1.0}
+    pair_constants = (NETWORKS,)
     Config = TFKDConfig
 
     @classmethod

@@ -14,9 +14,12 @@ Modules: none. The method reads only logits.
 
 Differences from the released code: it sets ce = 1 - alpha and weight = alpha; here they are two settings.
 Its KL is the mean over all B x C elements, times a multiplier for each network; its multiplier of C equals
-1 here.
+1 here, so its 50 on CIFAR-100 is 0.5.
 
-Constants: alpha = 0.95 and T = 20 stand in for a params.json that differs per network (unverified).
+Constants: experiments/kd_experiments/*/params.json of yuanli2333/Teacher-free-Knowledge-Distillation at
+d000ab3, one file for each network. Defaults are those of ResNet18: alpha = 0.95, T = 6, multiplier 50. The
+file of DenseNet121 has 0.9, 20 and 50. The file of ResNet50 has alpha = 0.95 and T = 6 but no
+multiplier, and the other networks of this suite have no file: they take the defaults (unverified).
 
 Paper: Yuan, Tay, Li, Wang, Feng: Revisiting Knowledge Distillation via Label Smoothing Regularization. CVPR
 2020, arXiv 1909.11723.
@@ -28,6 +31,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmark.methods._common import check_range
+from benchmark.methods._pairs import PairConstants
 from benchmark.methods.base import Method, MethodConfig, Needs, Step, Terms, param
 from benchmark.methods.kd import kd_loss
 
@@ -35,24 +39,39 @@ from benchmark.methods.kd import kd_loss
 @dataclass(frozen=True, kw_only=True)
 class TFKDSelfConfig(MethodConfig):
     ce: float = param(
-        0.05, "weight of the cross-entropy, 1 - alpha (1.0 in a combination)", "TF-KD params.json; unverified"
+        0.05,
+        "weight of the cross-entropy, 1 - alpha (1.0 in a combination)",
+        "TF-KD resnet18_self_teacher/params.json, alpha 0.95",
     )
-    weight: float = param(0.95, "weight of the KL, alpha", "TF-KD params.json, alpha; unverified")
+    weight: float = param(
+        0.95, "weight of the KL, alpha", "TF-KD resnet18_self_teacher/params.json, alpha 0.95"
+    )
     temperature: float = param(
-        20.0, "temperature T of both softmaxes", "TF-KD params.json, temperature; unverified"
+        6.0, "temperature T of both softmaxes", "TF-KD resnet18_self_teacher/params.json, temperature 6"
     )
-    multiplier: float = param(1.0, "factor of the KL", "TF-KD --multiplier, per network; unverified")
+    multiplier: float = param(
+        0.5,
+        "factor of the KL",
+        "TF-KD resnet18_self_teacher/params.json, multiplier 50 on a mean over 100 classes",
+    )
 
     def __post_init__(self) -> None:
         check_range("tfkd_self.temperature", self.temperature, 0.0, above=True)
+
+
+NETWORKS = PairConstants(
+    settings=("tfkd_self.ce", "tfkd_self.weight", "tfkd_self.temperature", "tfkd_self.multiplier"),
+    pairs={"*:ResNet18": (0.05, 0.95, 6.0, 0.5), "*:DenseNet121": (0.1, 0.9, 20.0, 0.5)},
+    source="Teacher-free-Knowledge-Distillation@d000ab3, kd_experiments/*/*_self_teacher/params.json",
+)
 
 
 class TFKDSelf(Method):
     name = "tfkd_self"
     title = "TF-KD (self)"
     formula = (
-        "0.05 CE + 0.95 T^2 KL(softmax(z_t/T) || softmax(z/T)), "
-        "the teacher a plain training of the same network, T = 20"
+        "0.05 CE + 0.95 * 0.5 T^2 KL(softmax(z_t/T) || softmax(z/T)), "
+        "the teacher a plain training of the same network, T = 6"
     )
     paper = "Yuan et al., Revisiting Knowledge Distillation via Label Smoothing Regularization, CVPR 2020"
     bibtex = """@inproceedings{yuan2020revisiting,
@@ -61,8 +80,10 @@ class TFKDSelf(Method):
   booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
   year      = {2020}
 }"""
+    revision = 2
     combined_defaults = {"ce": 1.0}
     self_teacher = True
+    pair_constants = (NETWORKS,)
     Config = TFKDSelfConfig
 
     @classmethod

@@ -12,8 +12,9 @@
 
 Modules: none. The method reads only logits.
 
-Constants: weight (the paper's alpha) = 2.25 and T = 4, from the paper's CIFAR-100 experiments with 5 runs;
-on ImageNet they are 2.5 and 2 (unverified). Code: Weighted-Soft-Label-Distillation@67820dd.
+Constants: weight (the paper's alpha) = 2.25 and T = 4, from the paper's CIFAR-100 experiments with 5 runs.
+The released code, which is for ImageNet, has 2.5 and 2 (bellymonster/Weighted-Soft-Label-Distillation at
+67820dd, knowledge_distiller.py).
 
 Paper: Zhou, Song, Chen, Zhou, Wang, Yuan, Zhang: Rethinking Soft Labels for Knowledge Distillation: A
 Bias-Variance Tradeoff Perspective. ICLR 2021, arXiv 2102.00650.

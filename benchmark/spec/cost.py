@@ -22,6 +22,7 @@ from typing import Any
 
 from benchmark import data
 from benchmark.errors import InputError
+from benchmark.methods import IN_TRAIN
 from benchmark.spec.runs import NONE, Run, network_info
 from results.store import Store, read_records, recent_record_files
 
@@ -139,10 +140,12 @@ def teacher_passes(runs: Sequence[Run]) -> Iterator[Passes]:
         for view in run.spec.needs().passes:
             name_and_copies = (view.name, view.copies)
             epochs_by_view[name_and_copies] = max(epochs_by_view.get(name_and_copies, 0), run.recipe.epochs)
+        if run.spec.needs().teacher_in_train:
+            epochs_by_view[IN_TRAIN, 1] = max(epochs_by_view.get((IN_TRAIN, 1), 0), run.recipe.epochs)
     init_epochs = 0
     for run in runs:
         stages = zip(run.spec.init_stages, run.init_epochs, strict=True)
-        with_teacher = sum(e for c, (_, e) in stages if c.method.init_needs(c.config).teacher)
+        with_teacher = sum(e for c, (_, e) in stages if c.method.init_needs(c.config).reads_teacher)
         init_epochs = max(init_epochs, with_teacher)
     epochs = init_epochs + sum(copies * e for (_, copies), e in epochs_by_view.items())
     images = first.recipe.train_images * first.spec.sampler.rows_per_image * epochs

@@ -21,6 +21,7 @@ from benchmark.errors import InputError, unknown
 from benchmark.settings import coerce, scaled
 
 SMALL_LR_NETWORKS = ("MobileNetV2", "ShuffleV1", "ShuffleV2")
+WRN_NORMS = ("once", "twice if read", "twice")
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,19 @@ class Protocol:
     """Initial learning rate of the networks in `small_lr_networks`."""
 
     small_lr_networks: tuple[str, ...] = SMALL_LR_NETWORKS
+    warm_up: int = 0
+    """Number of epochs at the beginning in which the learning rate rises linearly from 0, step by step."""
+
     momentum: float = 0.9
     weight_decay: float = 5e-4
     nesterov: bool = False
+
+    wrn_norms: str = "once"
+    """How often in a step a WRN student updates the running statistics of the three batch norms whose outputs
+    are its pre-activations; one of `WRN_NORMS`. The code of CRD's benchmark calls these norms a second time
+    where a method reads the pre-activations (`twice if read`), mdistiller's in every run of a WRN (`twice`).
+    The running statistics then move by 1 - 0.9^2 = 0.19 of the way to the batch's and not by 0.1. Nothing
+    else of the training differs."""
 
     drop_last: bool = False
     """Whether an epoch's incomplete last batch is dropped. A batch of one image always is."""
@@ -73,6 +84,9 @@ class Protocol:
     std: tuple[float, float, float] = (0.2675, 0.2565, 0.2761)
     """Standard deviation of CIFAR-100's pixel values in 0..1, by channel."""
 
+    method_settings: tuple[tuple[str, Any], ...] = ()
+    """Settings `METHOD.FIELD` in which the protocol's code differs from the method's default."""
+
     note: str = ""
     """Further notes on the recipe and its source."""
 
@@ -86,6 +100,7 @@ PROTOCOLS: dict[str, Protocol] = {
             report="last",
             teacher_epoch="last",
             teacher_protocol="crd",
+            wrn_norms="twice if read",
             note="Every method alone, except the combinations with KD that are named as such. Last epoch, "
             "mean of 5 (similar architectures) or 3 (different architectures) runs.",
         ),
@@ -95,6 +110,7 @@ PROTOCOLS: dict[str, Protocol] = {
             report="best",
             teacher_epoch="best",
             teacher_protocol="sskd",
+            wrn_norms="twice if read",
             mean=(0.5071, 0.4866, 0.4409),
             note="Best epoch on the test set. The other methods are combined with KD (`x+kd`). This is "
             "inferred from the published values, which are far above CRD's and close to CRD's combinations "
@@ -106,6 +122,7 @@ PROTOCOLS: dict[str, Protocol] = {
             report="both",
             teacher_epoch="best",
             teacher_protocol="sskd",
+            wrn_norms="twice if read",
             mean=(0.5071, 0.4866, 0.4409),
             note="SSKD's teachers. The code saves the best and the last epoch. The paper does not say which "
             "one its own row reports, so both are shown.",
@@ -116,6 +133,7 @@ PROTOCOLS: dict[str, Protocol] = {
             report="best",
             teacher_epoch="last",
             teacher_protocol="crd",
+            wrn_norms="twice",
             note="CRD's recipe and teachers. Best epoch on the test set, mean of 4 or 5 runs.",
         ),
         Protocol(
@@ -124,6 +142,7 @@ PROTOCOLS: dict[str, Protocol] = {
             report="both",
             teacher_epoch="last",
             teacher_protocol="crd",
+            wrn_norms="twice if read",
             note="CRD's recipe and teachers. The reported epoch is not known, so both are shown.",
         ),
         Protocol(
@@ -167,13 +186,17 @@ PROTOCOLS: dict[str, Protocol] = {
             teacher_epoch="best",
             teacher_protocol="selfkdlib",
             epochs=200,
-            milestones=(100, 150),
+            milestones=(105, 155),
             batch_size=128,
             lr=0.1,
             small_lr_networks=(),
-            note="200 epochs, batch 128, learning rate 0.1, divided by 10 after epochs 100 and 150, weight "
-            "decay 5e-4 (its README and code). CIFAR-100's statistics and momentum without Nesterov are "
-            "assumptions. The reported epoch is not known.",
+            warm_up=5,
+            nesterov=True,
+            method_settings=(("label_smoothing.over", "others"),),
+            note="As in its main.py at ede3062: 200 epochs, batch 128, Nesterov momentum, weight decay 5e-4. "
+            "The learning rate rises to 0.1 over the first 5 epochs, step by step. Its milestones 100 and "
+            "150 count from the end of this warm-up. The code prints the best epoch; which one its README "
+            "reports is not said.",
         ),
         Protocol(
             name="clips",
@@ -288,17 +311,33 @@ class Recipe:
     train_images: int
     test_images: int
 
-    def lr_at(self, epoch: int) -> float:
-        """Return the learning rate of an epoch (counted from 1).
+    warm_up: int = 0
+    """Epochs in which the learning rate rises linearly, step by step."""
 
-        It drops in the epoch after each milestone.
+    norm_updates: int = 1
+    """Updates of a WRN student's running statistics in a step (see `Protocol.wrn_norms`)."""
+
+    def lr_at(self, epoch: int, step: int = 1, steps: int = 1) -> float:
+        """Return the learning rate of a step of an epoch, both counted from 1; by default of its last one.
+
+        steps: number of steps of the epoch.
+
+        It drops in the epoch after each milestone. Within an epoch it only changes during the warm-up.
         """
-        return self.lr * self.decay ** sum(epoch > m for m in self.milestones)
+        lr = self.lr * self.decay ** sum(epoch > m for m in self.milestones)
+        if epoch <= self.warm_up:
+            lr *= ((epoch - 1) * steps + step) / (self.warm_up * steps)
+        return lr
 
     def settings(self) -> dict[str, Any]:
-        """Return the fields by name."""
+        """Return the fields by name.
+
+        A run's key depends on them. So those that have a default are left out where they equal it: it is what
+        runs did before the fields existed.
+        """
         # dataclasses.asdict copies deeply, which is too slow for plans of 10^5 runs
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values = ((f, getattr(self, f.name)) for f in dataclasses.fields(self))
+        return {f.name: value for f, value in values if value != f.default}
 
 
 RECIPE_FIELDS: dict[str, type] = {
@@ -312,6 +351,8 @@ RECIPE_FIELDS: dict[str, type] = {
     "drop_last": bool,
     "train_images": int,
     "test_images": int,
+    "warm_up": int,
+    "norm_updates": int,
 }
 """The fields that `--set recipe.FIELD=value` can set, and their types."""
 
@@ -327,9 +368,10 @@ def check_recipe_override(key: str, value: Any) -> Any:
     kind = RECIPE_FIELDS[name]
     value = coerce(key, value, kind)
     if kind is int:
-        lowest = 2 if name in ("batch_size", "train_images") else 1
-        if not lowest <= value <= LARGEST:
-            raise InputError(f"{key}={value}; allowed: {lowest} to {LARGEST}")
+        lowest = {"batch_size": 2, "train_images": 2, "warm_up": 0}.get(name, 1)
+        highest = 2 if name == "norm_updates" else LARGEST
+        if not lowest <= value <= highest:
+            raise InputError(f"{key}={value}; allowed: {lowest} to {highest}")
     elif name == "momentum":
         if not 0 <= value < 1:
             raise InputError(f"{key}={value}; allowed: 0 and more, below 1")
@@ -346,6 +388,7 @@ def resolve(
     available: tuple[int, int],
     schedule: Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
+    reads_preacts: bool = False,
 ) -> Recipe:
     """Return the recipe of a run.
 
@@ -353,6 +396,7 @@ def resolve(
     available: numbers of training and test images of the data set.
     schedule: protocol fields that the method replaces.
     overrides: checked `recipe.FIELD` settings by field.
+    reads_preacts: whether a method of the run reads the student's pre-activations.
 
     Raises `InputError` for fewer than two training images, and for a field of `schedule` that does not exist.
     """
@@ -382,7 +426,10 @@ def resolve(
         augment=p.augment,
         train_images=min(train_images or available[0], available[0]),
         test_images=min(test_images or available[1], available[1]),
+        warm_up=scaled(p.warm_up, epochs, p.epochs) if p.warm_up else 0,
+        norm_updates=2 if p.wrn_norms == "twice" or (p.wrn_norms == "twice if read" and reads_preacts) else 1,
     )
     if recipe.train_images < 2:  # `samplers.cut_batches` drops a batch of one image, so none would be left
         raise InputError(f"train_images is {recipe.train_images}; training needs at least 2 images")
-    return dataclasses.replace(recipe, **overrides)
+    recipe = dataclasses.replace(recipe, **overrides)
+    return recipe if network.startswith("wrn_") else dataclasses.replace(recipe, norm_updates=1)

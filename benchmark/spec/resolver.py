@@ -136,7 +136,8 @@ class Resolver:
         protocols.get_profile(r.profile)
         dataset = data.info(r.dataset)
         method_overrides = {k: v for k, v in r.overrides if not k.startswith("recipe.")}
-        spec = methods.parse(r.method, method_overrides, r.teacher, r.student)
+        protocol_settings = dict(protocols.get_protocol(r.protocol).method_settings)
+        spec = methods.parse(r.method, protocol_settings | method_overrides, r.teacher, r.student)
         methods.check_loss(spec, r.teacher, r.student)
         for name in (r.teacher, r.student):
             if name != NONE:
@@ -186,6 +187,7 @@ class Resolver:
             available=(dataset.train_images, dataset.test_images),
             schedule=spec.schedule(),
             overrides={k.partition(".")[2]: v for k, v in recipe_only(request.overrides)},
+            reads_preacts=spec.reads_preacts,
         )
 
     def _heads(self, request: Request, spec: MethodSpec) -> tuple[Run, ...]:

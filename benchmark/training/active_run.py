@@ -29,6 +29,7 @@ from benchmark.training.guard import RunGuard
 from benchmark.training.meter import Meter
 from benchmark.training.parts import Part, extended
 from models import Features, Network
+from models.wrn import WideResNet
 
 MAIN = "main"
 """Name of the main stage."""
@@ -125,6 +126,10 @@ class ActiveRun:
     """The number of the current step in its epoch, counted from 1."""
     draws_globally: bool = False
     """Whether a step of the run is known to draw from a global generator."""
+    steps: int = 1
+    """Number of steps of the current epoch."""
+    steps_begun: int = 0
+    """Steps of the current epoch that have begun."""
     step_seconds: float = 0.0
     """Duration of the last step on a CPU; the run with the longest step is started first in the next one."""
 
@@ -149,6 +154,9 @@ class ActiveRun:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed_of(run.seed, "init", run.student))
                 student = models.build(run.student, info.num_classes)
+            if run.recipe.norm_updates > 1:
+                assert isinstance(student, WideResNet)
+                student.set_norm_updates(run.recipe.norm_updates)
             execution.to_device(student)
         guard = RunGuard(teacher, train_labels)
         context = MethodContext(
@@ -227,9 +235,13 @@ class ActiveRun:
         """Note whether an epoch of the main stage reads the teacher cache: `on` or `off`."""
         self.teacher_cache = state if self.teacher_cache in ("", state) else "mixed"
 
-    def begin_epoch(self) -> None:
-        """Set modes, learning rate, the methods' generators and their schedules for the next epoch."""
+    def begin_epoch(self, steps: int = 1) -> None:
+        """Set modes, learning rate, the methods' generators and their schedules for the next epoch.
+
+        steps: number of steps of the epoch. A warm-up divides the rise of the learning rate among them.
+        """
         epoch, stage = self.epoch + 1, self.stage
+        self.steps, self.steps_begun = steps, 0
         device = self.execution.torch_device
         self.step_number = 0
         self.seed_globals("begin_epoch")
@@ -255,9 +267,21 @@ class ActiveRun:
         for group in self.optimizer.param_groups:
             group["lr"].fill_(self.lr)  # in place, because a captured step reads this tensor
 
+    def begin_step(self) -> None:
+        """Set the learning rate of the next step, if it is part of a warm-up.
+
+        It is called before each step and not within one: a captured step reads the rate from its tensor.
+        """
+        if self.stage.is_main and self.epoch < self.run.recipe.warm_up:
+            assert self.optimizer is not None
+            self.steps_begun = min(self.steps_begun + 1, self.steps)
+            lr = self.run.recipe.lr_at(self.epoch + 1, self.steps_begun, self.steps)
+            for group in self.optimizer.param_groups:
+                group["lr"].fill_(lr)
+
     @property
     def lr(self) -> float:
-        """The learning rate of the next epoch."""
+        """The learning rate of the next epoch; in a warm-up, that of its last step."""
         recipe = self.run.recipe
         if self.stage.is_main:
             return recipe.lr_at(self.epoch + 1)
@@ -309,6 +333,7 @@ class ActiveRun:
                 students=students,
                 teachers=teachers,
                 generator=generator,
+                first=batch.first,
             )
 
         steps = {name: step_with(generator) for name, generator in self.generators.items()}
@@ -348,9 +373,10 @@ class ActiveRun:
         together = len(images) > 1 and not needs.separate_passes
         inputs = [torch.cat(images).contiguous(memory_format=torch.channels_last)] if together else images
         student = self.student
+        first = batch.first if needs.parts_apart and len(images) == 1 else None
 
         def run() -> list[Features]:
-            return [features_of(student, x, needs.student) for x in inputs]
+            return [features_of(student, x, needs.student, first) for x in inputs]
 
         with self.execution.autocast():
             outputs = casts.with_cast_weights(student, run) if self.execution.casts_at_once else run()

@@ -8,7 +8,7 @@ the teacher can go on to the next step before the slowest student has finished t
 
 Replaying changes the speed and not the result:
 
-- The first `WARM_UP_STEPS` steps of each batch size are eager steps that train. A capture executes nothing,
+- The first `WARM_UP_STEPS` steps of each batch shape are eager steps that train. A capture executes nothing,
   and a replay does what the eager step would do.
 - A graph reads and writes fixed memory. Everything that a step reads is therefore changed in place: weights,
   learning rate, generators, memory banks, sums.
@@ -42,11 +42,14 @@ from benchmark.training.stepper import EagerStepper, Stepper
 from models import Features
 
 WARM_UP_STEPS = 2
-"""Eager steps of a batch size before it is captured: they create momenta and choose algorithms."""
+"""Eager steps of a batch shape before it is captured: they create momenta and choose algorithms."""
 BATCH_SLOTS = 2
 """Batches that are processed at the same time."""
 
 DRAWS = "it draws from a global generator, as nn.Dropout does; draws from step.generator can be replayed"
+
+Shape = tuple[int, int]
+"""Number of rows of a batch, and of those in its first part."""
 
 Note = Callable[[str], None]
 """Receives a line for the user."""
@@ -165,8 +168,8 @@ class StudentGraphs:
     pool: Any
     constants: StepConstants | None = None
     """The constants of the captured steps."""
-    eager_steps: Counter[int] = field(default_factory=Counter)
-    """Eager steps so far, by batch size."""
+    eager_steps: Counter[Shape] = field(default_factory=Counter)
+    """Eager steps so far, by the batch's shape."""
     graphs: dict[int, Graph] = field(default_factory=dict)
     """By the `id` of the batch slot that a graph reads."""
     just_captured: bool = False
@@ -182,8 +185,8 @@ class GraphStepper(Stepper):
         self.device, self.note = device, note
         self._capture_stream = device.new_stream()
         self._students: dict[int, StudentGraphs] = {}  # by the `id` of the active run
-        self._slots: dict[tuple[int, int], BatchSlot] = {}  # by number and batch size
-        self._eager_steps: Counter[int] = Counter()
+        self._slots: dict[tuple[int, Shape], BatchSlot] = {}  # by number and the batch's shape
+        self._eager_steps: Counter[Shape] = Counter()
         self._signature: tuple[Any, ...] = ()
         self._turn = 0
 
@@ -253,14 +256,14 @@ class GraphStepper(Stepper):
 
     def _step(self, lockstep: Lockstep, stream: Stream, draw: BatchDraw, on_failure: OnFailure | None) -> int:
         """Step all runs on one batch. Returns how many have not failed."""
-        size = len(draw.indices)
-        if self._eager_steps[size] < WARM_UP_STEPS:
-            self._eager_steps[size] += 1
+        shape = draw.shape
+        if self._eager_steps[shape] < WARM_UP_STEPS:
+            self._eager_steps[shape] += 1
             for active in lockstep.active_runs:
-                self._student(active).eager_steps[size] += 1
+                self._student(active).eager_steps[shape] += 1
             return self._eager_step(lockstep, lockstep.make_batch(stream, draw), on_failure)
         main = self.device.current()
-        key = (self._turn % BATCH_SLOTS, size)
+        key = (self._turn % BATCH_SLOTS, shape)
         self._turn += 1
         if key not in self._slots:
             self._slots[key] = self._capture_batch(lockstep, stream, draw.clone())
@@ -274,19 +277,21 @@ class GraphStepper(Stepper):
 
         def step_run(i: int) -> None:
             student = self._student(lockstep.active_runs[i])
+            with self.device.on(student.stream):
+                student.active.begin_step()
             # taken from this epoch's lockstep, because the slot may have been captured for other runs
             features = lockstep.features_for(i, slot.features)
-            graph = self._graph(student, slot, features, size)
+            graph = self._graph(student, slot, features, shape)
             self.device.wait(student.stream, ready)
             with self.device.on(student.stream):
                 if graph is None:
-                    student.eager_steps[size] += 1
+                    student.eager_steps[shape] += 1
                     self._train(student, slot.batch, features)
                 else:
                     self._replay(student, graph)
             slot.readers.append(self.device.mark(student.stream))
 
-        return lockstep.step_runs(step_run, size, on_failure, longest_first=True)
+        return lockstep.step_runs(step_run, len(draw.indices), on_failure, longest_first=True)
 
     def _eager_step(self, lockstep: Lockstep, batch: Batch, on_failure: OnFailure | None) -> int:
         """Step all runs eagerly, each on its own stream."""
@@ -299,6 +304,7 @@ class GraphStepper(Stepper):
             self.device.wait(stream, self.device.mark(main))
             try:
                 with self.device.on(stream):
+                    active.begin_step()
                     self._train(self._student(active), batch, lockstep.features_for(i, features))
             finally:
                 self.device.wait(main, self.device.mark(stream))
@@ -342,12 +348,12 @@ class GraphStepper(Stepper):
         return BatchSlot(draw, *captured[0], graph)
 
     def _graph(
-        self, student: StudentGraphs, slot: BatchSlot, features: Mapping[str, Features], size: int
+        self, student: StudentGraphs, slot: BatchSlot, features: Mapping[str, Features], shape: Shape
     ) -> Graph | None:
         """Return the run's graph that reads this slot, capturing it if necessary; None for an eager step."""
         if id(slot) in student.graphs:
             return student.graphs[id(slot)]
-        if student.refused or student.eager_steps[size] < WARM_UP_STEPS:
+        if student.refused or student.eager_steps[shape] < WARM_UP_STEPS:
             return None
         active = student.active
         generator_states = {name: g.get_state() for name, g in active.generators.items()}

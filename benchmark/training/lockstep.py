@@ -26,15 +26,15 @@ import torch
 
 from benchmark import torch_settings
 from benchmark.data.stream import Batch, BatchDraw, Stream
-from benchmark.data.views import View
-from benchmark.methods import Leak
+from benchmark.data.views import NORMAL, View
+from benchmark.methods import IN_TRAIN, Leak
 from benchmark.seeds import global_states
 from benchmark.training.active_run import ActiveRun
 from benchmark.training.execution import Execution
 from benchmark.training.features import features_of
 from benchmark.training.guard import Originals, Sample, past_the_counters, tensors_of
 from benchmark.training.teacher_cache import TeacherCache
-from models import Features, Network
+from models import Features, Network, batch_statistics
 
 OnFailure = Callable[[ActiveRun, Exception], None]
 """Called with a run and the error that ended it."""
@@ -48,6 +48,8 @@ class TeacherFeatures:
     """Computed by a pass."""
     cached: Mapping[str, Features]
     """Read from the teacher cache."""
+    in_train: Mapping[str, Features]
+    """Computed by the pass in train mode, if some run reads it; under `IN_TRAIN`."""
 
 
 class Lockstep:
@@ -84,6 +86,7 @@ class Lockstep:
             teacher_cache is not None and teacher_cache.serves(a.stage.needs) for a in active_runs
         ]
         live: dict[str, set[str]] = {}
+        in_train: set[str] = set()
         for active, reads_cache in zip(active_runs, self._reads_cache, strict=True):
             needs = active.stage.needs
             if active.stage.is_main:
@@ -95,7 +98,11 @@ class Lockstep:
                 else:
                     self.views[view.name] = view
                     live.setdefault(view.name, set()).update(needs.teacher)
+            if needs.teacher_in_train:
+                self.views[NORMAL.name] = NORMAL
+                in_train |= needs.teacher_in_train
         self._live_parts = {name: frozenset(parts) for name, parts in live.items()}
+        self._parts_in_train = frozenset(in_train)
         self._lanes = lanes(execution)
         self._longest_first = sorted(
             range(len(active_runs)), key=lambda i: -len(active_runs[i].stage.needs.views)
@@ -105,7 +112,7 @@ class Lockstep:
     def signature(self) -> tuple[Any, ...]:
         """What the batch and the teacher's passes consist of. Their CUDA graph is valid while it is equal."""
         live = tuple(sorted((name, tuple(sorted(parts))) for name, parts in self._live_parts.items()))
-        return tuple(self.views), tuple(self._cached_views), live
+        return tuple(self.views), tuple(self._cached_views), live, tuple(sorted(self._parts_in_train))
 
     # --- the batch and the teacher --------------------------------------------------------------------------
 
@@ -131,11 +138,17 @@ class Lockstep:
                 name: self.teacher_cache.features(batch.indices, batch.draws[name])
                 for name in self._cached_views
             }
-        return TeacherFeatures(live, cached)
+        in_train: dict[str, Features] = {}
+        if self._parts_in_train:
+            assert self.teacher is not None
+            with batch_statistics(self.teacher):
+                in_train[IN_TRAIN] = self.teacher_pass(batch.views[NORMAL.name], self._parts_in_train)
+        return TeacherFeatures(live, cached, in_train)
 
     def features_for(self, i: int, features: TeacherFeatures) -> Mapping[str, Features]:
         """Return the teacher's features that run number i reads, by view."""
-        return features.cached if self._reads_cache[i] else features.live
+        in_eval = features.cached if self._reads_cache[i] else features.live
+        return {**in_eval, **features.in_train} if features.in_train else in_eval
 
     @torch.no_grad()
     def teacher_pass(self, x: torch.Tensor, parts: frozenset[str]) -> Features:
@@ -155,6 +168,7 @@ class Lockstep:
         self.watch_batch(batch, features)
 
         def step_run(i: int) -> None:
+            self.active_runs[i].begin_step()
             self.active_runs[i].step(batch, self.features_for(i, features))
 
         return self.step_runs(step_run, len(batch.labels), on_failure)

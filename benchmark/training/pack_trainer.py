@@ -12,6 +12,7 @@ too; what it changed is put back, and the other runs of the epoch go back to the
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -239,8 +240,9 @@ class PackTrainer:
     def _train_epoch(self, next_epoch: NextEpoch, active_runs: Sequence[ActiveRun]) -> None:
         """Train one epoch of runs that are all in the same stage and epoch."""
         began = time.perf_counter()
+        steps_in_epoch = self.stream.steps(next_epoch.stream, next_epoch.epoch)
         for active in active_runs:
-            self._isolated(active, "begin_epoch", active.begin_epoch)
+            self._isolated(active, "begin_epoch", functools.partial(active.begin_epoch, steps_in_epoch))
         careful, self.careful = self.careful, False
         lockstep = Lockstep(
             active_runs,

@@ -133,8 +133,10 @@ def _judge_finished(key: str, record: dict[str, Any], resolver: Resolver) -> Ver
         try:
             resolver.from_order(order)
         except InputError as error:
-            if order["evaluates"] or _had_imported_teacher(record):
-                return None  # perhaps its teacher is just not available now
+            if order["evaluates"]:
+                return None  # perhaps the checkpoint that it measured is just not available now
+            if _is_current_with_its_teacher(order, record):
+                return None
             if name := unknown_name(order):
                 return Verdict(key, Reason.UNKNOWN_NAME, name)
             if data.info(order["dataset"]).user_files:
@@ -155,13 +157,23 @@ def _judge_weights(store: Store, key: str) -> Verdict | None:
     return None
 
 
-def _had_imported_teacher(record: dict[str, Any]) -> bool:
-    """Return whether the teacher of a run was an imported checkpoint, not another run."""
+def _is_current_with_its_teacher(order: dict[str, Any], record: dict[str, Any]) -> bool:
+    """Return whether a run that had an imported teacher has its key of then, if it has that teacher now.
+
+    The teacher may not be available now, or another checkpoint may have been imported since. A key depends on
+    the teacher's weights, whose hash the record has.
+    """
     teacher = record.get("teacher_info")
     if not isinstance(teacher, dict) or not isinstance(teacher.get("weights"), str):
         return False
-    imported = TeacherRef(teacher.get("network", ""), weights=teacher["weights"])
-    return bool(teacher.get("identity") == imported.identity)
+    ref = TeacherRef(teacher.get("network", ""), weights=teacher["weights"])
+    if teacher.get("identity") != ref.identity:
+        return False  # its teacher was another run
+    try:
+        Resolver({(order["dataset"], ref.network): ref}).from_order(order)
+    except InputError:
+        return False
+    return True
 
 
 def unknown_name(order: dict[str, Any]) -> str:

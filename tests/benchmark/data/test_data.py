@@ -164,11 +164,21 @@ def test_the_mixed_view_mixes_neighbours_of_the_normal_view(augment: str) -> Non
         torch.testing.assert_close(images[i], share * normal[i] + (1 - share) * normal[(i + 1) % 5])
 
 
-def test_halves_overlap_by_half() -> None:
-    batches = data.HALVES.epoch(torch.zeros(30), 8, False, torch.Generator().manual_seed(0))
-    assert [len(b) for b in batches] == [8] * 6 + [6]
-    assert all(torch.equal(b[:4], a[4:]) for a, b in itertools.pairwise(batches))
-    assert torch.cat(batches).bincount().max() == 2 and len(torch.cat(batches).unique()) == 30
+def test_each_batch_of_halves_ends_with_the_new_half_of_the_batch_before_across_epochs() -> None:
+    split = data.load("digits").train.take(30)
+    stream = Stream(
+        split, mean=(0.5,) * 3, std=(0.5,) * 3, sampler=data.HALVES, batch_size=8, drop_last=False, seed=0
+    )
+    epochs = [[(d.indices.tolist(), d.first) for d in stream.draws("main", e, ())] for e in (1, 2, 3)]
+    assert [len(rows) for rows, _ in epochs[0]] == [4] + [8] * 6 + [6]
+    assert [(len(rows), first) for rows, first in epochs[1]] == [(6, 4)] + [(8, 4)] * 6 + [(6, 2)]
+    batches = [batch for epoch in epochs for batch in epoch]
+    for (before, new), (rows, first) in itertools.pairwise(batches):
+        assert rows[first:] == before[:new]
+    for epoch in epochs:
+        assert sorted(i for rows, first in epoch for i in rows[:first]) == list(range(30))
+    shapes = {d.shape for e in (1, 2) for d in stream.draws("main", e, ())}
+    assert shapes == {(4, 4), (8, 4), (6, 2), (6, 4)}, "batches of one size may have other parts"
 
 
 def test_pairs_have_one_class() -> None:
@@ -177,6 +187,26 @@ def test_pairs_have_one_class() -> None:
     assert [len(b) for b in batches] == [16, 16, 16, 12]
     first, second = (torch.cat([b.chunk(2)[k] for b in batches]) for k in (0, 1))
     assert sorted(first.tolist()) == list(range(30)) and torch.equal(labels[first], labels[second])
+
+
+def test_fours_have_three_more_images_of_each_class() -> None:
+    labels = torch.cat([torch.arange(24) % 3, torch.tensor([3, 3, 3, 4])])  # classes of 8, 3 and 1
+    batches = data.FOURS.epoch(labels, 8, False, torch.Generator().manual_seed(0))
+    assert [len(b) for b in batches] == [32, 32, 32, 16]
+    first, others = [], []
+    for b in batches:
+        n = data.FOURS.first_rows(len(b))
+        first += b[:n].tolist()
+        others += b[n:].view(n, 3).tolist()
+    assert sorted(first) == list(range(28)) and first != list(range(28))
+    for image, three in zip(first, others, strict=True):
+        assert all(labels[i] == labels[image] for i in three)
+        if labels[image] < 3:
+            assert len({image, *three}) == 4
+        elif labels[image] == 3:
+            assert image not in three
+    drawn = torch.tensor([i for three in others for i in three if labels[i] < 3]).bincount(minlength=24)
+    assert len(drawn.unique()) > 1, "the others are drawn at random"
 
 
 def test_groups_have_four_images_of_a_class_and_every_image_once() -> None:

@@ -23,8 +23,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import models
 from benchmark import methods
+from benchmark.data.samplers import join
 from benchmark.data.views import NORMAL, RawBatch
-from benchmark.methods import Method, MethodContext, Needs, Step
+from benchmark.methods import IN_TRAIN, Method, MethodContext, Needs, Step
 from models import PARTS, Features, NetInfo
 
 Shape = tuple[int, int, int]
@@ -282,7 +283,9 @@ def raw_batch(context: MethodContext, indices: Tensor, seed: int = 0) -> RawBatc
 def batches(method_class: type[Method], context: MethodContext, epoch_seed: int = 0) -> list[Tensor]:
     """Return an epoch of the method's sampler: positions in the training set, with the last smaller batch."""
     generator = torch.Generator().manual_seed(epoch_seed)
-    return method_class.sampler.epoch(context.train_labels, context.batch_size, False, generator)
+    sampler = method_class.sampler
+    epoch = sampler.epoch(context.train_labels, context.batch_size, False, generator)
+    return [batch for batch, _ in join(epoch, None)] if sampler.joined else epoch
 
 
 def view_images(context: MethodContext, needs: Needs, indices: Tensor, seed: int = 0) -> dict[str, Tensor]:
@@ -333,6 +336,11 @@ def real_step(
                     images[view.name].to(next(context.teacher_net.parameters()).dtype)
                 )
             teachers[view.name] = found if all_parts else found.select(needs.teacher)
+        if needs.teacher_in_train:
+            dtype = next(context.teacher_net.parameters()).dtype
+            with torch.no_grad(), models.batch_statistics(context.teacher_net):
+                found = context.teacher_net.features(images["normal"].to(dtype))
+            teachers[IN_TRAIN] = found if all_parts else found.select(needs.teacher_in_train)
     named = {v.name for v in (*needs.views, *needs.passes)}
     return Step(
         labels=context.train_labels[indices],
@@ -356,7 +364,10 @@ def on_meta(step: Step, needs: Needs) -> Step:
         indices=step.indices.to("meta"),
         images={k: v.to("meta") for k, v in step.images.items()},
         students={k: move(v, needs.student, True) for k, v in step.students.items()},
-        teachers={k: move(v, needs.teacher, False) for k, v in step.teachers.items()},
+        teachers={
+            k: move(v, needs.teacher_in_train if k == IN_TRAIN else needs.teacher, False)
+            for k, v in step.teachers.items()
+        },
     )
 
 

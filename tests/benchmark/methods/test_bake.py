@@ -56,8 +56,8 @@ def test_gradient_reaches_the_logits_alone():
     assert reaches(build("bake", CONTEXT).loss(make_step(CONTEXT, student))["bake"], student, "logits")
 
 
-def test_batches_are_groups_of_a_class():
-    assert methods.parse("bake").sampler.name == "groups"
+def test_batches_have_three_more_images_of_each_class():
+    assert methods.parse("bake").sampler.name == "fours"
 
 
 def test_weight_zero_is_not_computed():

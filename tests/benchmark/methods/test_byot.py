@@ -57,3 +57,13 @@ def test_weights_and_skip():
     assert weights(build("byot", CONTEXT)) == {"byot_early": 0.9, "byot_soft": 0.1, "byot_hint": 1e-6}
     assert "embedding" not in methods.parse("byot", {"byot.hint": 0.0}).needs().student
     assert "stage" in methods.get("byot").skip(None, tiny_info(stages=((3, 4, 4),)), None)
+
+
+def test_the_convolutions_of_the_bottlenecks_start_as_the_authors_do():
+    """He's rule with the fan-out: variance 2 / (k^2 output channels)."""
+    context = make_context(tiny_info(stages=((16, 8, 8), (32, 4, 4), (64, 2, 2)), embedding=256), None)
+    convolutions = [m for m in build("byot", context).modules() if isinstance(m, torch.nn.Conv2d)]
+    assert len(convolutions) == 6
+    for m in convolutions:
+        expected = 2 / (m.kernel_size[0] * m.kernel_size[1] * m.out_channels)
+        assert m.weight.var().item() == pytest.approx(expected, rel=0.2) and m.bias is None

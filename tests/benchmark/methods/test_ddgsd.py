@@ -1,9 +1,8 @@
 """DDGSD against its formula in plain loops."""
 
 import pytest
-import torch.nn.functional as F
 from kit import build, fake_features, make_context, make_step, tiny_info
-from selfkd_kit import kl, reaches, softmax
+from selfkd_kit import entropy, kl, onehot, reaches, softmax
 
 from benchmark import methods
 
@@ -25,15 +24,36 @@ def test_value(temperature):
         for a, b in pairs
     ]
     assert terms["ddgsd_mutual"].item() == pytest.approx(temperature**2 * sum(both) / 6, rel=1e-12)
-    means = [[sum(column) / 6 for column in zip(*f.embedding.tolist(), strict=True)] for f in (first, second)]
-    distance = sum((a - b) ** 2 for a, b in zip(*means, strict=True))
-    assert terms["ddgsd_mmd"].item() == pytest.approx(distance, rel=1e-12)
+    means = [sum(map(sum, f.embedding.tolist())) / f.embedding.numel() for f in (first, second)]
+    assert terms["ddgsd_mmd"].item() == pytest.approx((means[0] - means[1]) ** 2, rel=1e-9)
 
 
-def test_the_cross_entropy_is_the_mean_over_both_views():
-    first, second, step = two_views()
-    expected = (F.cross_entropy(first.logits, step.labels) + F.cross_entropy(second.logits, step.labels)) / 2
-    assert build("ddgsd", CONTEXT).task_loss(step).item() == pytest.approx(expected.item(), rel=1e-12)
+def test_the_cross_entropy_is_the_mean_over_both_views_halved():
+    first, second, step = two_views(requires_grad=True)
+    rows = [*zip(step.labels.tolist(), first.logits.tolist(), strict=True)]
+    rows += zip(step.labels.tolist(), second.logits.tolist(), strict=True)
+    expected = sum(entropy(onehot(y), z) for y, z in rows) / 12 / 2
+    spec = methods.parse("ddgsd", {"ddgsd.mutual": 0.0, "ddgsd.mmd": 0.0})
+    total, _ = methods.Objective(spec, CONTEXT, lambda name: 0)({"ddgsd": step})
+    assert total.item() == pytest.approx(expected, rel=1e-12)
+    total.backward()
+    for features in (first, second):
+        for grad, y, z in zip(
+            features.logits.grad.tolist(), step.labels.tolist(), features.logits.tolist(), strict=True
+        ):
+            p = zip(softmax(z), onehot(y), strict=True)
+            assert grad == pytest.approx([(q - t) / 24 for q, t in p], rel=1e-9)
+    assert methods.parse("ddgsd+dlb").ce == 1.0
+
+
+def test_gradient_of_the_discrepancy():
+    first, second, step = two_views(requires_grad=True)
+    build("ddgsd", CONTEXT).loss(step)["ddgsd_mmd"].backward()
+    means = [sum(map(sum, f.embedding.tolist())) / f.embedding.numel() for f in (first, second)]
+    expected = 2 * (means[0] - means[1]) / first.embedding.numel()
+    for features, sign in ((first, 1), (second, -1)):
+        flat = features.embedding.grad.flatten().tolist()
+        assert flat == pytest.approx([sign * expected] * len(flat), rel=1e-9)
 
 
 def test_gradients_reach_both_views():

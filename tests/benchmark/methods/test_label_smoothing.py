@@ -1,13 +1,17 @@
 """Label smoothing against its formula in plain loops."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from kit import build, fake_features, make_context, make_step, tiny_info
-from selfkd_kit import entropy, onehot, reaches
+from selfkd_kit import entropy, onehot, reaches, softmax
 
 from benchmark import methods
 from benchmark.errors import InputError
+from benchmark.spec.resolver import Resolver
+from benchmark.spec.runs import Request
 
 CONTEXT = make_context(tiny_info(), None)
 
@@ -20,6 +24,33 @@ def test_value(epsilon):
     expected = [entropy([(1 - epsilon) * t + epsilon / 10 for t in onehot(y)], z) for y, z in rows]
     loss = build("label_smoothing", CONTEXT, epsilon=epsilon).task_loss(step)
     assert loss.item() == pytest.approx(sum(expected) / 6, rel=1e-12)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.1, 1.0])
+def test_spread_over_the_other_classes(epsilon):
+    student = fake_features(CONTEXT.student, requires_grad=True)
+    step = make_step(CONTEXT, student)
+    loss = build("label_smoothing", CONTEXT, epsilon=epsilon, over="others").task_loss(step)
+    loss.backward()
+    expected = 0.0
+    for y, z, grad in zip(
+        step.labels.tolist(), student.logits.tolist(), student.logits.grad.tolist(), strict=True
+    ):
+        target = [1 - epsilon if c == y else epsilon / 9 for c in range(10)]
+        expected += entropy(target, z) / 6
+        rows = zip(softmax(z), target, strict=True)
+        assert grad == pytest.approx([(p - t) / 6 for p, t in rows], rel=1e-9, abs=1e-15)
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(("protocol", "over"), [("selfkdlib", "others"), ("lightskd", "all"), ("crd", "all")])
+def test_the_protocol_decides_which_classes_share(protocol, over):
+    resolver = Resolver()
+    request = Request("cifar100", protocol, "paper", "none", "ResNet18", "label_smoothing")
+    assert resolver.run(request, 0).settings["method"]["components"]["label_smoothing"]["over"] == over
+    asked = (("label_smoothing.over", "all"),)
+    run = resolver.run(replace(request, overrides=asked), 0)
+    assert run.settings["method"]["components"]["label_smoothing"]["over"] == "all"
 
 
 def test_gradient_is_the_softmax_less_the_target():

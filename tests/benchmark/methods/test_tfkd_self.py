@@ -2,7 +2,7 @@
 
 import pytest
 from kit import build, fake_features, make_context, make_step, tiny_info, weights
-from selfkd_kit import kl, reaches, softmax
+from selfkd_kit import entropy, kl, onehot, reaches, softmax
 
 from benchmark import methods
 from benchmark.errors import InputError
@@ -26,6 +26,38 @@ def test_value_and_gradient(temperature):
     expected = sum(kl(softmax(t, temperature), s, temperature) for t, s in rows)
     assert loss.item() == pytest.approx(temperature**2 * expected / 6, rel=1e-9)
     assert reaches(loss, student, "logits")
+
+
+@pytest.mark.parametrize(
+    ("network", "alpha", "temperature"), [("ResNet18", 0.95, 6.0), ("DenseNet121", 0.9, 20.0)]
+)
+def test_constants_of_the_networks(network, alpha, temperature):
+    """As the released loss has them: a mean over all B x 100 elements times the multiplier, 50."""
+    context = make_context(tiny_info(), tiny_info(), num_classes=100, n=200)
+    student = fake_features(context.student, num_classes=100, requires_grad=True)
+    teacher = fake_features(context.teacher, num_classes=100, seed=1)
+    step = make_step(context, student, teacher)
+    spec = methods.parse("tfkd_self", {}, "none", network)
+    total, _ = methods.Objective(spec, context, lambda name: 0)({"tfkd_self": step})
+    total.backward()
+    expected = 0.0
+    for y, s, t, grad in zip(
+        step.labels.tolist(),
+        student.logits.tolist(),
+        teacher.logits.tolist(),
+        student.logits.grad.tolist(),
+        strict=True,
+    ):
+        soft_s, soft_t = softmax(s, temperature), softmax(t, temperature)
+        expected += (1 - alpha) * entropy(onehot(y, 100), s) / 6
+        expected += alpha * 50 * temperature**2 * kl(soft_t, s, temperature) / (6 * 100)
+        rows = zip(softmax(s), onehot(y, 100), soft_s, soft_t, strict=True)
+        assert grad == pytest.approx(
+            [(1 - alpha) * (p - o) / 6 + alpha * 50 * temperature * (a - b) / 600 for p, o, a, b in rows],
+            rel=1e-9,
+            abs=1e-15,
+        )
+    assert total.item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_weights():

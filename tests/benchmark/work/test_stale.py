@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from benchmark import methods
 from benchmark.spec.resolver import Resolver
 from benchmark.spec.runs import Request, TeacherRef
 from benchmark.work.stale import Reason, StaleRuns, find_stale, remove
@@ -76,6 +77,28 @@ def test_a_run_of_an_imported_teacher_is_not_stale_while_its_checkpoint_is_away(
     assert find_stale(store, Resolver()) == StaleRuns()
     finished(store, OLD_KEY, {**RUN.order(), "key": OLD_KEY}, teacher_info={**info, "identity": "a/key@last"})
     assert reasons(find_stale(store, Resolver())) == {OLD_KEY: Reason.OLD_KEY}
+
+
+@pytest.mark.parametrize("imported", [None, TeacherRef("resnet14", weights="0123456789abcdef", path="x.pth")])
+def test_a_record_of_an_older_revision_is_stale_and_does_not_count(
+    imported: TeacherRef | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its teacher may be an imported checkpoint, which is available now or not."""
+    store, known = Store(tmp_path), {("cifar100", "resnet14"): imported} if imported else None
+    request = Request("cifar100", "crd", "quick", "resnet14", "resnet8", "ofd")
+    with monkeypatch.context() as before:
+        before.setattr(methods.get("ofd"), "revision", methods.get("ofd").revision - 1)
+        old = Resolver(known).run(request, 0)
+        info = imported and {
+            "network": "resnet14",
+            "weights": imported.weights,
+            "identity": imported.identity,
+        }
+        finished(store, old.key, old.order(), method="ofd", teacher_info=info)
+        assert find_stale(store, Resolver(known)) == find_stale(store, Resolver()) == StaleRuns()
+    for resolver in (Resolver(known), Resolver()):
+        assert reasons(find_stale(store, resolver)) == {old.key: Reason.OLD_KEY}
+        assert not store.is_done(resolver.run(request, 0).key), "the run has to be trained again"
 
 
 def test_unfinished_runs_are_removed_on_request_only(tmp_path: Path) -> None:
