@@ -210,8 +210,8 @@ class _Submission:
         )
         packs = list(plan.packs)
         # Chosen for the whole plan: if each job chose for its pack, a run's numbers would depend on its pack.
-        cached = teacher_cache_rule.cached_teachers(
-            self.settings.teacher_cache, [p.runs for p in packs], self.settings.execution.precision
+        cached = self.settings.cached_teachers(
+            [p.runs for p in packs], device=device, precision=self.settings.execution.precision
         )
         if self.limits is not None and packs:
             free, report.withheld_reason = free_job_slots(self.cluster, self.limits)

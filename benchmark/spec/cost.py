@@ -71,6 +71,9 @@ On the GPU arithmetic costs nothing: small kernels and memory limit these networ
 WEIGHTS_BYTES = 4
 """Bytes of a stored float32 element."""
 
+LARGE_BATCH = 100
+"""Images of a pass that trains nothing."""
+
 LONG_SECONDS = 60
 """Shorter records do not count for `measured_factor`: they measure the start more than the speed."""
 
@@ -164,6 +167,17 @@ def pack_seconds(runs: Sequence[Run], device: str, factor: float | None = None) 
     busy = timing.shared(pack_passes(runs))
     waiting = max(timing.alone(student_passes(run)) for run in runs)
     return (factor or 1.0) * max(busy, waiting)
+
+
+def teacher_seconds(
+    network: str, dataset: str, images: float, device: str, factor: float | None = None
+) -> float:
+    """Return the seconds that passes of this many images through a teacher take, in batches as for tests.
+
+    device, factor: see `pack_seconds`.
+    """
+    timing = _Timing(device, dataset, batch_size=LARGE_BATCH)
+    return (factor or 1.0) * timing.shared([Passes(network, 1, images)])
 
 
 @dataclass(frozen=True)

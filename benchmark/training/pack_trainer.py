@@ -23,7 +23,7 @@ import models
 from benchmark import data
 from benchmark.data.stream import Stream
 from benchmark.errors import InputError
-from benchmark.spec import imported, teacher_cache_rule
+from benchmark.spec import cost, imported, teacher_cache_rule
 from benchmark.spec.runs import Run, TeacherRef
 from benchmark.training import checkpoint, graphs, teacher_cache
 from benchmark.training.active_run import MAIN, ActiveRun, Best, NextEpoch, stored_precision
@@ -171,8 +171,17 @@ class PackTrainer:
             normalise=(self.mean, self.std),
             execution=self.execution,
             parts=parts,
+            identity=ref.identity,
+            seconds_of=lambda images: self._teacher_seconds(runs[0], images),
             note=self.reporter.note,
         )
+
+    def _teacher_seconds(self, run: Run, images: int) -> float:
+        """Return how long passes of this many images through the run's teacher take, an estimate."""
+        assert run.teacher_ref is not None
+        device = self.execution.torch_device.type
+        factor = cost.factor_of(self.store, device)
+        return cost.teacher_seconds(run.teacher_ref.network, run.dataset, images, device, factor)
 
     def _open(self, run: Run) -> ActiveRun | None:
         """Build the run, or read it from its checkpoint. None if that fails; the failure is then stored."""
