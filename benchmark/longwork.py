@@ -16,10 +16,12 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Collection, Iterator
+from typing import Any, TypeVar
 
 from benchmark.text import duration
+
+T = TypeVar("T")
 
 QUIET_SECONDS = 10.0
 """Work that takes less shows no line."""
@@ -29,6 +31,7 @@ LINE_SECONDS = 30.0
 """Time between two lines. Later it is a tenth of the time passed, so that a log stays short."""
 
 _shown = False
+_occupied = False
 _outermost = threading.Lock()
 """Held by the task that is displayed. A task within another one is part of it, and displays nothing."""
 
@@ -37,6 +40,12 @@ def show(on: bool) -> None:
     """Choose whether tasks are displayed on standard error."""
     global _shown
     _shown = on
+
+
+def occupy(on: bool) -> None:
+    """Take the display for a bar of the caller's until it is given back: a terminal can show only one."""
+    global _occupied
+    _occupied = on
 
 
 class Task:
@@ -67,14 +76,18 @@ class Task:
 
 
 @contextlib.contextmanager
-def task(what: str, total: int | None = None, unit: str = "") -> Iterator[Task]:
-    """Display the work in the block if it takes long. total: how many units it has, None if unknown."""
+def task(what: str, total: int | None = None, unit: str = "", bar: bool = True) -> Iterator[Task]:
+    """Display the work in the block if it takes long.
+
+    total: how many units it has, None if unknown. bar: False for lines on a terminal too; they hardly disturb
+    a measurement.
+    """
     work = Task(what, total, unit)
-    if not _shown or not _outermost.acquire(blocking=False):
+    if not _shown or _occupied or not _outermost.acquire(blocking=False):
         yield work
         return
     stop = threading.Event()
-    display = _bar if sys.stderr.isatty() and total is not None else _lines
+    display = _bar if bar and sys.stderr.isatty() and total is not None else _lines
     thread = threading.Thread(target=display, args=(work, stop), daemon=True)
     thread.start()
     try:
@@ -83,6 +96,14 @@ def task(what: str, total: int | None = None, unit: str = "") -> Iterator[Task]:
         stop.set()
         thread.join()
         _outermost.release()
+
+
+def each(items: Collection[T], what: str, unit: str, bar: bool = True) -> Iterator[T]:
+    """Yield the items, as a task that has one unit for each."""
+    with task(what, len(items), unit, bar=bar) as work:
+        for item in items:
+            yield item
+            work.advance()
 
 
 def _lines(work: Task, stop: threading.Event) -> None:
@@ -116,7 +137,8 @@ def _bar(work: Task, stop: threading.Event) -> None:
         TextColumn(work.unit, markup=False),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False) as progress:
         shown = progress.add_task(work.what, total=work.total)
         while not stop.wait(0.2):
             progress.update(shown, completed=work.done)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from benchmark import longwork
 from benchmark.errors import InputError, unknown
 from benchmark.provenance import git_state
 from benchmark.spec import cost, teacher_cache_rule
@@ -218,7 +219,9 @@ class _Submission:
             packs, report.withheld = packs[:free], packs[free:]
         report.hours = cost.estimate([p.runs for p in packs], device, factor=self.factor).hours
         if packs:
-            self._submit_arrays(packs, queued, cached, report)
+            what = f"copying the code and submitting {plural(len(packs), 'job')}"
+            with longwork.task(what):
+                self._submit_arrays(packs, queued, cached, report)
         return report
 
     def _plan(self, runs: Sequence[Run], queued: dict[str, QueuedRun], max_pack: int) -> Plan:

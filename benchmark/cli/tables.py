@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from benchmark import longwork
 from benchmark.cli import common, options
 from benchmark.cli.common import print_note
 from benchmark.cli.selection import Selection, select, split_list
@@ -94,7 +95,8 @@ def load_records(store: Store) -> pd.DataFrame:
     """Return all records, ours and the reference records. Files that are not records are named on stderr."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        frame = load(store.folder, reference=True)
+        with longwork.task(f"reading the records in {store.folder}"):
+            frame = load(store.folder, reference=True)
     for w in caught:
         print_note(f"skipped: {w.message}")
     return frame
@@ -110,7 +112,8 @@ def show(chosen: Selection, store: Store, out: Path, alias: str | None) -> None:
     """Write the table's files, and print the table and its diff. alias: a second name for the files."""
     note_unpublished(chosen.expansion.table)
     frame = load_records(store)
-    paths = render.write_all(chosen.expansion, frame, out, alias=alias, store=store)
+    with longwork.task("writing the table"):
+        paths = render.write_all(chosen.expansion, frame, out, alias=alias, store=store)
     print(render.render(chosen.expansion, frame, "plain", store))
     print()
     cells = diff.diff_table(chosen.expansion, frame, store=store)
@@ -124,10 +127,12 @@ def do_table(args: argparse.Namespace) -> int:
     store = common.store_to_read(args)
     out = common.writable(common.path_of(args.out), "--out") if writes else Path(args.out)
     frame = load_records(store)
-    paths = render.write_all(chosen.expansion, frame, out, store=store) if writes else []
+    with longwork.task("writing the table"):
+        paths = render.write_all(chosen.expansion, frame, out, store=store) if writes else []
     print(render.render(chosen.expansion, frame, args.format, store))
     if args.figures and writes:
-        paths += plots.write_figures(chosen.expansion, frame, store, out)
+        with longwork.task("drawing the figures"):
+            paths += plots.write_figures(chosen.expansion, frame, store, out)
     print_note("wrote " + (", ".join(str(p) for p in paths) or "nothing"))
     return 0
 
@@ -150,6 +155,8 @@ def do_diff(args: argparse.Namespace) -> int:
         return 0
     if args.against is None:
         note_unpublished(chosen.expansion.table)
-    cells = diff.diff_table(chosen.expansion, load_records(store), against=args.against, store=store)
+    frame = load_records(store)
+    with longwork.task("comparing with the published values"):
+        cells = diff.diff_table(chosen.expansion, frame, against=args.against, store=store)
     print(diff_text.format_diff(cells, fmt, color=sys.stdout.isatty()))
     return diff.exit_code(cells, fail_on)

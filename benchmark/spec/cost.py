@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmark import data
+from benchmark import data, longwork
 from benchmark.errors import InputError
 from benchmark.spec.runs import NONE, Run, network_info
 from results.store import Store, read_records
@@ -255,7 +255,10 @@ def measured_factor(records: Iterable[Mapping[str, Any]], device: str) -> float 
 
 def factor_of(store: Store, device: str) -> float | None:
     """Return the `measured_factor` of all records in a results folder, None if there is no folder."""
-    return measured_factor(read_records(store.folder)[0], device) if store.folder.is_dir() else None
+    if not store.folder.is_dir():
+        return None
+    with longwork.task(f"reading the records in {store.folder}"):
+        return measured_factor(read_records(store.folder)[0], device)
 
 
 def _buffer_elements(run: Run) -> int:

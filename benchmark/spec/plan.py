@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from benchmark import longwork
 from benchmark.spec import cost
 from benchmark.spec.runs import Run, closure
 from results.store import Store
@@ -149,7 +150,7 @@ def _states(runs: Sequence[Run], store: Store | None) -> dict[str, str]:
     A blocked run counts as absent once nothing that it needs has failed.
     """
     states: dict[str, str] = {}
-    for run in runs:  # required runs first
+    for run in longwork.each(runs, "looking up the runs", "runs"):  # required runs first
         state = "absent" if store is None else store.state(run.key)
         blocked = store is not None and state == "failed" and store.was_blocked(run.key)
         if blocked and all(states[n.key] not in ("failed", "diverged") for n in run.needs_runs):

@@ -179,6 +179,16 @@ def read_index(path: Path) -> tuple[dict[str, Any] | None, dict[int, str]]:
     return header, {int(m[1]): m[2] for m in matches}
 
 
+def layout_of(path: Path) -> Layout | None:
+    """Return the layout of a file as its index states it, None if the index is of another format."""
+    header, _ = read_index(path)
+    try:
+        layout = Layout(**(header or {}))
+        return layout if layout.format == FORMAT and layout.blocks >= 0 and layout.row_bytes > 0 else None
+    except (TypeError, AttributeError, ZeroDivisionError):
+        return None
+
+
 def ranges(numbers: Iterable[int]) -> str:
     """Return numbers as text, neighbours together: `1, 4 to 9`. Of many ranges only the first are named."""
     parts: list[list[int]] = []

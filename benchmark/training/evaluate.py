@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmark import longwork
 from benchmark.data.datasets import Split
 from benchmark.data.views import normalise
 from benchmark.training.execution import Execution
@@ -50,7 +51,8 @@ def logits(
     training = [m for m in net.modules() if m.training]
     net.eval()
     batches = []
-    for images in split.images.split(BATCH[execution.torch_device.type]):
+    batch = BATCH[execution.torch_device.type]
+    for images in longwork.each(split.images.split(batch), f"evaluating {net.name}", "batches"):
         x = normalise(images, mean, std)
         with execution.autocast():
             out = net(x) if predict is None else predict(net.features(x))

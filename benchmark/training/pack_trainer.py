@@ -229,7 +229,7 @@ class PackTrainer:
         self.stepper = graphs.stepper_for(self.execution, self.reporter.note)
         active_runs = [active for run in runs if (active := self._open(run)) is not None]
         steps = self.stream.steps(MAIN, 1)
-        total = sum(stage.epochs for active in active_runs for stage in active.stages)
+        total = sum(active.epochs_to_do for active in active_runs)
         done = sum(active.epochs_done for active in active_runs)
         self.reporter.begin(runs, steps_total=total * steps, steps_done=done * steps)
         for active in active_runs:
