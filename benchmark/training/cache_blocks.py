@@ -41,6 +41,8 @@ class Layout:
     """`logits` or `embedding`."""
     precision: str
     """Precision of the passes."""
+    device: str
+    """Kind of device of the passes: `cpu` or `cuda`."""
     dtype: str
     """Data type of the stored numbers: `float16` or `float32`."""
     rows: int

@@ -129,16 +129,26 @@ class TeacherCache:
 
 
 def built_share(
-    folder: Path, identity: str, precision: str, parts: frozenset[str], train_images: int
+    folder: Path, *, identity: str, device: str, precision: str, parts: frozenset[str], train_images: int
 ) -> float:
-    """Return how much of a teacher's cache exists in `folder`: 0 to 1, of the part that is least complete."""
+    """Return how much of a teacher's cache exists in `folder`: 0 to 1, of the part that is least complete.
+
+    device: `cpu` or `cuda`.
+    """
+    expected = {
+        "teacher": identity,
+        "device": device,
+        "precision": precision,
+        "rows": train_images * VARIANTS,
+    }
     shares = dict.fromkeys(parts, 0.0)
     for path in folder.glob(f"*{INDEX}") if folder.is_dir() else ():
         header, checksums = read_index(path.with_name(path.name.removesuffix(INDEX)))
         match header:
-            case {"teacher": teacher, "precision": of, "part": part, "rows": rows, "block_rows": int(n)}:
-                if (teacher, of, rows) == (identity, precision, train_images * VARIANTS) and part in shares:
-                    shares[part] = max(shares[part], min(1.0, len(checksums) * n / rows))
+            case {"part": str(part), "block_rows": int(block_rows)} if part in shares:
+                if header.items() >= expected.items():
+                    share = len(checksums) * block_rows / (train_images * VARIANTS)
+                    shares[part] = max(shares[part], min(1.0, share))
     return min(shares.values(), default=0.0)
 
 
@@ -226,6 +236,7 @@ class _Builder:
                 teacher=identity,
                 part=part,
                 precision=self.execution.precision,
+                device=self.execution.torch_device.type,
                 dtype=str(stored_dtype(self.execution.precision)).rpartition(".")[2],
                 rows=len(self.split.labels) * VARIANTS,
                 width=getattr(features, part).shape[1],

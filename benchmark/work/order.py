@@ -90,6 +90,7 @@ class WorkSettings:
             return teacher_cache.built_share(
                 self.results / teacher_cache.FOLDER,
                 identity=teacher_cache_rule.teacher_identity([run]),
+                device=device,
                 precision=precision,
                 parts=parts,
                 train_images=run.recipe.train_images,

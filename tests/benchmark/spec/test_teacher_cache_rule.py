@@ -139,11 +139,14 @@ def test_a_worker_counts_what_is_left_in_its_results_folder(tmp_path: Path) -> N
     assert chosen_here(), "an initialisation stage is before the first epoch of the main stage"
     cache = tmp_path / teacher_cache.FOLDER / "x.logits.float16.index"
     cache.parent.mkdir()
-    header = {"teacher": teacher_cache_rule.teacher_identity([run]), "precision": "bf16", "part": "logits"}
+    teacher = teacher_cache_rule.teacher_identity([run])
+    header = {"teacher": teacher, "device": "cpu", "precision": "bf16", "part": "logits"}
     write_index(cache, {**header, "rows": 128 * VARIANTS, "block_rows": 4 * VARIANTS}, blocks=32)
     assert chosen_here(until=2), "the cache is complete"
     write_index(cache, {**header, "rows": 64 * VARIANTS, "block_rows": 4 * VARIANTS}, blocks=32)
     assert not chosen_here(until=2), "that cache is of other images"
+    write_index(cache, {**header, "device": "cuda", "rows": 128 * VARIANTS, "block_rows": 648}, blocks=32)
+    assert not chosen_here(until=2), "that cache is of another kind of device"
 
 
 def write_index(path: Path, header: dict[str, object], blocks: int) -> None:

@@ -10,7 +10,14 @@ import torch
 from benchmark.training.cache_blocks import BlockFile, Layout, index_path, layout_of, ranges
 
 LAYOUT = Layout(
-    teacher="a/key@last", part="logits", precision="bf16", dtype="float16", rows=10, width=3, block_rows=4
+    teacher="a/key@last",
+    part="logits",
+    precision="bf16",
+    device="cpu",
+    dtype="float16",
+    rows=10,
+    width=3,
+    block_rows=4,
 )
 """Three blocks; the last one has two rows."""
 ROWS = torch.arange(30, dtype=torch.float16).view(10, 3) + 1

@@ -133,6 +133,16 @@ class Building:
             note=self.notes.append,
         )
 
+    def built(self) -> float:
+        return teacher_cache.built_share(
+            self.folder,
+            identity="key@last",
+            device="cpu",
+            precision="fp32",
+            parts=frozenset({"logits"}),
+            train_images=5,
+        )
+
     def file(self, part: str = "logits") -> Path:
         (path,) = self.folder.glob(f"*.{part}.*{INDEX}")
         return path.with_name(path.name.removesuffix(INDEX))
@@ -191,13 +201,12 @@ def test_an_interrupted_build_goes_on_where_it_was(
     with pytest.raises(Killed):
         building.open()
     assert not list(tmp_path.glob("*.claim"))
-    share = teacher_cache.built_share(tmp_path, "key@last", "fp32", frozenset({"logits"}), 5)
-    assert share == blocks * 4 / 5
+    assert building.built() == blocks * 4 / 5
     monkeypatch.setattr(teacher_cache._Builder, "_outputs", outputs)
     assert torch.equal(building.open().parts["logits"], building.passes())
     there = " (648 of 810 are there)" if blocks else ""
     assert f"{810 - blocks * 4 * 162:,} images{there}, " in building.notes[-1]
-    assert teacher_cache.built_share(tmp_path, "key@last", "fp32", frozenset({"logits"}), 5) == 1.0
+    assert building.built() == 1.0
 
 
 def test_a_killed_build_loses_what_came_after_its_last_commit(

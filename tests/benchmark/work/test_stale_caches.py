@@ -24,7 +24,14 @@ def cache(runs: Path, name: str, blocks: int, teacher: str = f"{TEACHER}@last") 
     (runs / FOLDER).mkdir(exist_ok=True)
     path = runs / FOLDER / f"{name}.logits.float16"
     layout = Layout(
-        teacher=teacher, part="logits", precision="bf16", dtype="float16", rows=12, width=2, block_rows=4
+        teacher=teacher,
+        part="logits",
+        precision="bf16",
+        device="cpu",
+        dtype="float16",
+        rows=12,
+        width=2,
+        block_rows=4,
     )
     file = BlockFile(path, layout)
     file.begin_writing()
