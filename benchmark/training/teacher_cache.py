@@ -144,11 +144,11 @@ def built_share(
     shares = dict.fromkeys(parts, 0.0)
     for path in folder.glob(f"*{INDEX}") if folder.is_dir() else ():
         header, checksums = read_index(path.with_name(path.name.removesuffix(INDEX)))
-        match header:
-            case {"part": str(part), "block_rows": int(block_rows)} if part in shares:
-                if header.items() >= expected.items():
-                    share = len(checksums) * block_rows / (train_images * VARIANTS)
-                    shares[part] = max(shares[part], min(1.0, share))
+        header = header or {}
+        part, block_rows = header.get("part"), header.get("block_rows")
+        if {**header, **expected} == header and part in shares and isinstance(block_rows, int):
+            share = len(checksums) * block_rows / (train_images * VARIANTS)
+            shares[part] = max(shares[part], min(1.0, share))
     return min(shares.values(), default=0.0)
 
 
@@ -194,7 +194,7 @@ def _announcement(
     time_needed = "" if seconds is None else f", about {duration(seconds)}"
     return (
         f"building the teacher cache of {teacher}'s {' and '.join(parts)}: {plural(images, 'image')}{done}, "
-        f"{size(disk)} on disk{time_needed}; it can be interrupted, and goes on where it was"
+        f"{size(disk)} on disk{time_needed}"
     )
 
 
