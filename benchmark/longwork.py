@@ -82,8 +82,8 @@ def task(what: str, total: int | None = None, unit: str = "", bar: bool = True) 
     total: how many units it has, None if unknown. bar: False for lines on a terminal too; they hardly disturb
     a measurement.
     """
-    work = Task(what, total, unit)
-    if not _shown or _occupied or not _outermost.acquire(blocking=False):
+    work, lock = Task(what, total, unit), _outermost
+    if not _shown or _occupied or not lock.acquire(blocking=False):
         yield work
         return
     stop = threading.Event()
@@ -95,11 +95,14 @@ def task(what: str, total: int | None = None, unit: str = "", bar: bool = True) 
     finally:
         stop.set()
         thread.join()
-        _outermost.release()
+        lock.release()
 
 
 def each(items: Collection[T], what: str, unit: str, bar: bool = True) -> Iterator[T]:
-    """Yield the items, as a task that has one unit for each."""
+    """Yield the items, as a task that has one unit for each.
+
+    For loops that an error ends together with the command: the task ends with the generator.
+    """
     with task(what, len(items), unit, bar=bar) as work:
         for item in items:
             yield item

@@ -19,7 +19,8 @@ of these hold:
 
 `on` builds a cache wherever a run can use it, `off` nowhere. A run uses the cache if it contains all that the
 run needs of the teacher, whatever else is in its pack. The field `teacher_cache` of its record tells whether
-it did.
+it did. Every command decides anew: a run that was stopped (`--until`) and goes on may read the cache in its
+later epochs only, and its record says `mixed`.
 
 The cached values are those of the live pass: stored in fp32, or in fp16 if the pass is in bf16. (bf16's 8
 bits of mantissa fit into fp16; values below fp16's normal range, 6e-5, lose bits.)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -13,7 +14,9 @@ from benchmark import longwork
 
 
 @pytest.fixture(autouse=True)
-def shown() -> Iterator[None]:
+def shown(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    # a traceback that pytest keeps may hold a generator of `each`, and with it the lock
+    monkeypatch.setattr(longwork, "_outermost", threading.Lock())
     longwork.show(True)
     yield
     longwork.show(False)
