@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from benchmark import package_names
+from benchmark import longwork, package_names
 
 package_names.exit_on_conflict()  # before importing packages that another distribution may have replaced
 
@@ -80,6 +80,7 @@ def _one_line(text: str) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code. argv: the arguments; None: those of the process."""
     _allow_any_encoding()
+    longwork.show(True)
     try:
         args = parser().parse_args(argv)
         return int(args.do(args))

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from benchmark import longwork
 from benchmark.errors import InputError, unknown
 from benchmark.provenance import git_state
 from benchmark.spec import cost, teacher_cache_rule
@@ -212,15 +213,17 @@ class _Submission:
         )
         packs = list(plan.packs)
         # Chosen for the whole plan: if each job chose for its pack, a run's numbers would depend on its pack.
-        cached = teacher_cache_rule.cached_teachers(
-            self.settings.teacher_cache, [p.runs for p in packs], self.settings.execution.precision
+        cached = self.settings.cached_teachers(
+            [p.runs for p in packs], device=device, precision=self.settings.execution.precision
         )
         if self.limits is not None and packs:
             free, report.withheld_reason = free_job_slots(self.cluster, self.limits)
             packs, report.withheld = packs[:free], packs[free:]
         report.hours = cost.estimate([p.runs for p in packs], device, factor=self.factor).hours
         if packs:
-            self._submit_arrays(packs, queued, cached, report)
+            what = f"copying the code and submitting {plural(len(packs), 'job')}"
+            with longwork.task(what):
+                self._submit_arrays(packs, queued, cached, report)
         return report
 
     def _plan(self, runs: Sequence[Run], queued: dict[str, QueuedRun], max_pack: int) -> Plan:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from benchmark import data
+from benchmark import data, longwork
 from benchmark.bench import clock
 from benchmark.bench.naive import Naive, NaiveData
 from benchmark.bench.ours import Ours, build_teacher, pair_runs
@@ -150,7 +150,7 @@ def measure(
     normalise = first.settings["normalise"]
     batch_size = first.recipe.batch_size
     with naive_data(split, normalise["mean"], normalise["std"], batch_size=batch_size) as batches:
-        for table, pair in pairs:
+        for table, pair in longwork.each(pairs, "measuring", "pairs", bar=False):
             began = time.perf_counter()
             row = measure_pair(table, pair, split=split, batches=batches, execution=execution, effort=effort)
             rows.append(row)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from benchmark import longwork
 from benchmark.bench.ours import small_run
 from benchmark.errors import InputError
 from benchmark.spec.plan import pack_key
@@ -44,7 +45,7 @@ def measure(
     top1: Finals = {m: {p: {} for p in precisions} for m, _ in methods}
     with tempfile.TemporaryDirectory() as folder:
         base = Store(Path(folder) / "base")
-        for seed in range(seeds):
+        for seed in longwork.each(range(seeds), "training", "seeds", bar=False):
             runs = [small_run(method, seed, student) for method, student in methods]
             _train([n for r in runs for n in r.needs_runs], base, "fp32")
             for precision in precisions:

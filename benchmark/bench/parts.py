@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmark import data
+from benchmark import data, longwork
 from benchmark.bench import clock, plain
 from benchmark.bench.cells import naive_data
 from benchmark.bench.ours import Ours, build_teacher, open_active_runs, pair_runs
@@ -215,7 +215,7 @@ def measure_compile(
     the warm-up is paid back (None: never).
     """
     rows = []
-    for table, pair in pairs:
+    for table, pair in longwork.each(pairs, "measuring", "pairs", bar=False):
         run = next(r for r in pair_runs(table, pair) if r.method == "kd")
         steps = data.info(run.dataset).train_images // run.recipe.batch_size
         with tempfile.TemporaryDirectory() as name:

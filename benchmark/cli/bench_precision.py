@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmark import methods
+from benchmark import longwork, methods
 from benchmark.bench import drift, finals
 from benchmark.bench.ours import small_run
 from benchmark.cli import options
@@ -122,7 +122,7 @@ def do_drift(args: argparse.Namespace) -> int:
         if args.reference:
             reference = drift.Reference.load(Path(args.reference), args.steps)
         rows = report["drift"] = []
-        for method, student in chosen:
+        for method, student in longwork.each(chosen, "measuring", "methods", bar=False):
             run = small_run(method, student=student)
             for init in (True, False) if run.spec.init_stages else (False,):
                 if args.save:
@@ -177,7 +177,7 @@ def do_biases(args: argparse.Namespace) -> int:
     chosen = chosen_methods(args)
     with measurement(args) as (_, report):
         rows = report["biases"] = []
-        for method, student in chosen:
+        for method, student in longwork.each(chosen, "measuring", "methods", bar=False):
             by_seed = [
                 drift.biases(small_run(method, seed, student), args.steps) for seed in range(args.seeds)
             ]

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from benchmark import longwork
 from benchmark.bench import cells, growth, parts
 from benchmark.cli import options
 from benchmark.cli.bench_options import (
@@ -173,7 +174,7 @@ def do_parts(args: argparse.Namespace) -> int:
     with measurement(args, with_precision=True) as (execution, report):
         split = random_images(args, execution)
         report["parts"] = []
-        for table, pair in pairs:
+        for table, pair in longwork.each(pairs, "measuring", "pairs", bar=False):
             rows = parts.measure_parts(table, pair, split=split, execution=execution, budget=args.budget)
             report["parts"] += rows
             print(f"\n{table} {pair}")
@@ -240,7 +241,7 @@ def do_students(args: argparse.Namespace) -> int:
     with measurement(args, with_precision=True) as (execution, report):
         split = random_images(args, execution)
         report["students"] = []
-        for table, pair in pairs:
+        for table, pair in longwork.each(pairs, "measuring", "pairs", bar=False):
             measured = growth.measure(
                 table,
                 pair,

@@ -1,15 +1,21 @@
-"""clean: remove stale runs. The rules are in `benchmark.work.stale`."""
+"""clean: remove stale runs and teacher caches.
+
+The rules are in `benchmark.work.stale` and `stale_caches`.
+"""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
+from benchmark import longwork
 from benchmark.cli import common, options
 from benchmark.cli.common import print_note
 from benchmark.cli.selection import resolver_of
 from benchmark.text import plural
-from benchmark.work import stale
+from benchmark.work import stale, stale_caches
+from results.store import Store
 
 
 def register(verbs: Any) -> None:
@@ -18,14 +24,15 @@ def register(verbs: Any) -> None:
         "clean",
         summary="remove stale runs; without --yes they are only listed",
         details="Lists the runs that no table uses any more, because the code, a method's revision or the "
-        "data have changed since. With --yes they are removed. Folders that are not runs, damaged records "
-        "and runs that are being worked on are always kept.",
+        "data have changed since, and what is left of teacher caches that nobody can use. With --yes they "
+        "are removed. Folders that are not runs, damaged records and what is being worked on are always "
+        "kept.",
         example="clean --unfinished --yes",
     )
     p.add_argument(
         "--unfinished",
         action="store_true",
-        help="also remove runs that were started and not finished (their progress is lost)",
+        help="also remove runs and teacher caches that were begun and not finished (their progress is lost)",
     )
     p.add_argument(
         "--damaged",
@@ -33,7 +40,7 @@ def register(verbs: Any) -> None:
         help="also remove runs whose weights do not fit their record, so that they are trained again "
         "(reads all weights)",
     )
-    p.add_argument("--yes", action="store_true", help="remove the runs (default: only list them)")
+    p.add_argument("--yes", action="store_true", help="remove them (default: only list them)")
     options.add_folder_options(p)
     p.set_defaults(do=do_clean)
 
@@ -52,17 +59,30 @@ def do_clean(args: argparse.Namespace) -> int:
             f"{plural(runs.foreign_folders, 'folder')} kept: not named like a run's key, or with other runs' "
             "records below"
         )
-    if not runs.to_remove:
+    caches = [c for c in stale_caches.find(store) if args.unfinished or not c.unfinished]
+    for cache in caches:
+        print(stale_caches.describe(cache))
+    what = plural(len(runs.to_remove), "run")
+    if caches:
+        what += f" and {plural(len(caches), 'file')} of teacher caches"
+    if not runs.to_remove and not caches:
         print_note("nothing is stale")
     elif not args.yes:
-        print_note(f"{plural(len(runs.to_remove), 'run')} would be removed; add --yes to remove them")
+        print_note(f"{what} would be removed; add --yes to remove them")
     else:
-        removed = 0
-        for verdict in runs.to_remove:
-            kept_because = stale.remove(store, verdict)
-            if kept_because is None:
-                removed += 1
-            else:
-                print(f"{verdict.key}: kept: {kept_because.value}")
-        print_note(f"{plural(removed, 'run')} removed")
+        _remove(store, runs, caches)
     return 0
+
+
+def _remove(store: Store, runs: stale.StaleRuns, caches: Sequence[stale_caches.StaleCache]) -> None:
+    removed = 0
+    for verdict in longwork.each(runs.to_remove, "removing runs", "runs"):
+        kept_because = stale.remove(store, verdict)
+        if kept_because is None:
+            removed += 1
+        else:
+            print(f"{verdict.key}: kept: {kept_because.value}")
+    print_note(f"{plural(removed, 'run')} removed")
+    if caches:
+        number = sum(map(stale_caches.remove, caches))
+        print_note(f"{plural(number, 'file')} of teacher caches removed")

@@ -8,7 +8,7 @@ from typing import Any
 from benchmark.cli import common, options
 from benchmark.cli.selection import Selection, select
 from benchmark.spec import cost, plan
-from benchmark.text import plural
+from benchmark.text import plural, size
 from benchmark.training import begun
 
 SHOWN_PACKS = 8
@@ -52,17 +52,9 @@ def _describe(numbers: dict[str, Any]) -> str:
     amount = f"{hours:.1f}" if hours >= 1 else f"{hours:.3f}"
     return (
         f"{plural(numbers['missing'], 'run')} to do in {plural(numbers['packs'], 'pack')}: "
-        f"about {amount} {unit}, {_size(numbers['disk_bytes'])} of disk "
-        f"({_size(numbers['checkpoint_bytes'])} more while the largest pack trains)"
+        f"about {amount} {unit}, {size(numbers['disk_bytes'])} of disk "
+        f"({size(numbers['checkpoint_bytes'])} more while the largest pack trains)"
     )
-
-
-def _size(n: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if n < 1000:
-            return f"{n:.0f} {unit}" if unit in ("B", "kB") else f"{n:.1f} {unit}"
-        n /= 1000
-    return f"{n:.1f} GB"
 
 
 def do_plan(args: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from benchmark import data
+from benchmark import data, longwork
 from benchmark.cli import common, options
 from benchmark.cli.common import print_note
 from benchmark.cli.selection import NotInTable, Selection, listed_names, select
@@ -14,6 +14,7 @@ from benchmark.data.clips import NAME as CLIPS
 from benchmark.errors import InputError, unknown
 from benchmark.spec import matrix, protocols
 from benchmark.spec.runs import parse_pair
+from benchmark.text import plural
 from results.store import REFERENCE, record_keys
 from tables.report import write_report
 
@@ -61,7 +62,9 @@ def do_report(args: argparse.Namespace) -> int:
     if args.tables:
         for c in chosen:
             note_unpublished(c.expansion.table)
-    print(write_report([c.expansion for c in chosen], frame, store, out))
+    with longwork.task(f"writing the report on {plural(len(chosen), 'table')}"):
+        page = write_report([c.expansion for c in chosen], frame, store, out)
+    print(page)
     return 0
 
 
@@ -133,7 +136,7 @@ def select_all(
 ) -> tuple[list[Selection], list[InputError]]:
     """Return the selections of the tables that have what is asked for, and the errors of the others."""
     selections, errors = list[Selection](), list[InputError]()
-    for name, args in args_by_table.items():
+    for name, args in longwork.each(args_by_table.items(), "looking at all tables", "tables"):
         try:
             selections.append(select(args, table_name=name, quiet=True))
         except NotInTable as error:

@@ -9,9 +9,11 @@ from typing import Any
 
 from tabulate import tabulate
 
+from benchmark import longwork
 from benchmark.cli import common, options
 from benchmark.cli.selection import select
 from benchmark.spec.runs import Run, closure
+from benchmark.text import duration
 from results.store import Store
 from slurm import registry
 from slurm import state as slurm_state
@@ -81,7 +83,7 @@ def status_rows(runs: Sequence[Run], store: Store) -> tuple[list[dict[str, Any]]
     states: dict[str, str] = {}
     queued = queued_jobs(store)
     groups: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for run in runs:
+    for run in longwork.each(runs, "looking up the runs", "runs"):
         row = groups.setdefault(
             (run.protocol, run.pair, run.method),
             {
@@ -142,18 +144,12 @@ def _now(row: dict[str, Any]) -> str:
     parts = []
     for live in row["live"][:2]:
         top1 = "" if live["top1"] is None else f" top-1 {live['top1']:.2f}"
-        left = "" if live["eta_seconds"] is None else f" {_duration(live['eta_seconds'])} left"
+        left = "" if live["eta_seconds"] is None else f" {duration(live['eta_seconds'])} left"
         epoch = f"{live['stage'] or ''} {live['epoch']}/{live['epochs']}"
         heartbeat = f"on {live['node']} ({live['heartbeat_age']:.0f} s ago)"
         parts.append(f"seed {live['seed']} {epoch}{top1}{left} {heartbeat}")
     parts += [f"job {j}" for j in row["jobs"][:2]]
     return "; ".join(parts)
-
-
-def _duration(seconds: float) -> str:
-    if seconds >= 3600:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
 def do_status(args: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from benchmark import longwork
 from benchmark.cli import common, options
 from benchmark.cli.common import print_note
 from benchmark.cli.selection import Selection, select, split_list
@@ -98,7 +99,8 @@ def load_records(store: Store, runs: Iterable[Run]) -> pd.DataFrame:
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        frame = load(store.folder, reference=True, keys=[run.key for run in runs])
+        with longwork.task(f"reading the records in {store.folder}"):
+            frame = load(store.folder, reference=True, keys=[run.key for run in runs])
     for w in caught:
         print_note(f"skipped: {w.message}")
     return frame
@@ -114,7 +116,8 @@ def show(chosen: Selection, store: Store, out: Path, alias: str | None) -> None:
     """Write the table's files, and print the table and its diff. alias: a second name for the files."""
     note_unpublished(chosen.expansion.table)
     frame = load_records(store, chosen.expansion.runs)
-    paths = render.write_all(chosen.expansion, frame, out, alias=alias, store=store)
+    with longwork.task("writing the table"):
+        paths = render.write_all(chosen.expansion, frame, out, alias=alias, store=store)
     print(render.render(chosen.expansion, frame, "plain", store))
     print()
     cells = diff.diff_table(chosen.expansion, frame, store=store)
@@ -128,10 +131,12 @@ def do_table(args: argparse.Namespace) -> int:
     store = common.store_to_read(args)
     out = common.writable(common.path_of(args.out), "--out") if writes else Path(args.out)
     frame = load_records(store, chosen.expansion.runs)
-    paths = render.write_all(chosen.expansion, frame, out, store=store) if writes else []
+    with longwork.task("writing the table"):
+        paths = render.write_all(chosen.expansion, frame, out, store=store) if writes else []
     print(render.render(chosen.expansion, frame, args.format, store))
     if args.figures and writes:
-        paths += plots.write_figures(chosen.expansion, frame, store, out)
+        with longwork.task("drawing the figures"):
+            paths += plots.write_figures(chosen.expansion, frame, store, out)
     print_note("wrote " + (", ".join(str(p) for p in paths) or "nothing"))
     return 0
 
@@ -154,8 +159,8 @@ def do_diff(args: argparse.Namespace) -> int:
         return 0
     if args.against is None:
         note_unpublished(chosen.expansion.table)
-    cells = diff.diff_table(
-        chosen.expansion, load_records(store, chosen.expansion.runs), against=args.against, store=store
-    )
+    frame = load_records(store, chosen.expansion.runs)
+    with longwork.task("comparing with the published values"):
+        cells = diff.diff_table(chosen.expansion, frame, against=args.against, store=store)
     print(diff_text.format_diff(cells, fmt, color=sys.stdout.isatty()))
     return diff.exit_code(cells, fail_on)

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmark import longwork
 from benchmark.data.datasets import DATASETS, Dataset, DatasetInfo, Split, stratified_order
 from benchmark.data.spectrogram import read_wave, spectrogram
 from benchmark.errors import InputError
@@ -98,7 +99,8 @@ def register_clips(folder: Path | str) -> DatasetInfo:
     """
     info = NOMINAL
     try:
-        clips = list_clips(Path(folder))
+        with longwork.task(f"listing the clips in {folder}"):
+            clips = list_clips(Path(folder))
     except InputError:
         pass
     else:
@@ -128,7 +130,8 @@ def _read(clips: ClipFiles) -> Dataset:
     """Read every file. The last result is kept for the next pack of the process."""
     parts = []
     for files in (clips.train, clips.test):
-        images = np.stack([spectrogram(*read_wave(path)) for path, _ in files])
+        listed = longwork.each(files, "reading clips", "files")
+        images = np.stack([spectrogram(*read_wave(path)) for path, _ in listed])
         labels = np.array([label for _, label in files], dtype=np.int64)
         order = stratified_order(labels, seed=0)
         parts.append(Split(torch.from_numpy(images[order]), torch.from_numpy(labels[order])))

@@ -18,7 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmark import longwork
 from benchmark.errors import InputError, unknown
+from benchmark.text import size
 from models import import_torchvision
 
 Channels = tuple[float, float, float]
@@ -221,4 +223,9 @@ def load(name: str, folder: Path | str = "data") -> Dataset:
 
     Raises `InputError` for an unknown name, a wrong md5 sum or a failed download.
     """
-    return info(name).load(Path(folder))
+    dataset = info(name)
+    amount = f" ({size(dataset.disk_bytes)})" if dataset.disk_bytes else ""
+    if dataset.user_files:
+        return dataset.load(Path(folder))  # it counts the files
+    with longwork.task(f"loading {name}{amount} from {folder}"):
+        return dataset.load(Path(folder))

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmark import data
+from benchmark import data, longwork
 from benchmark.errors import InputError
 from benchmark.methods import IN_TRAIN
 from benchmark.spec.runs import NONE, Run, network_info
@@ -71,6 +71,9 @@ On the GPU arithmetic costs nothing: small kernels and memory limit these networ
 
 WEIGHTS_BYTES = 4
 """Bytes of a stored float32 element."""
+
+LARGE_BATCH = 100
+"""Images of a pass that trains nothing."""
 
 LONG_SECONDS = 60
 """Shorter records do not count for `measured_factor`: they measure the start more than the speed."""
@@ -175,6 +178,17 @@ def pack_seconds(runs: Sequence[Run], device: str, factor: float | None = None) 
     return (factor or 1.0) * max(busy, waiting)
 
 
+def teacher_seconds(
+    network: str, dataset: str, images: float, device: str, factor: float | None = None
+) -> float:
+    """Return the seconds that passes of this many images through a teacher take, in batches as for tests.
+
+    device, factor: see `pack_seconds`.
+    """
+    timing = _Timing(device, dataset, batch_size=LARGE_BATCH)
+    return (factor or 1.0) * timing.shared([Passes(network, 1, images)])
+
+
 @dataclass(frozen=True)
 class _Timing:
     """Seconds of passes on a kind of device, in batches of one size."""
@@ -252,8 +266,9 @@ def factor_of(store: Store, device: str) -> float | None:
     """Return the `measured_factor` of the newest records in a results folder, None if there is no folder."""
     if not store.folder.is_dir():
         return None
-    newest = recent_record_files(store.folder, RECENT_RECORDS)
-    return measured_factor(read_records(store.folder, newest)[0], device)
+    with longwork.task(f"reading the newest records in {store.folder}"):
+        newest = recent_record_files(store.folder, RECENT_RECORDS)
+        return measured_factor(read_records(store.folder, newest)[0], device)
 
 
 def _buffer_elements(run: Run) -> int:

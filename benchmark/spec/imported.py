@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 import models
-from benchmark import data
+from benchmark import data, longwork
 from benchmark.errors import InputError
 from benchmark.spec.runs import TeacherRef
 
@@ -188,7 +188,9 @@ def teachers_in(folder: Path | None) -> dict[tuple[str, str], TeacherRef]:
     """
     if folder is None:
         return {}
-    return {(DATASETS[t.num_classes], t.network): t.ref() for t in read_folder(folder)}
+    with longwork.task(f"reading the teachers in {folder}"):
+        teachers = read_folder(folder)
+    return {(DATASETS[t.num_classes], t.network): t.ref() for t in teachers}
 
 
 def load_teacher(ref: TeacherRef, dataset: str, path: Path) -> models.Network:

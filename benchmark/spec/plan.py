@@ -14,6 +14,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from benchmark import longwork
 from benchmark.errors import InputError
 from benchmark.spec import cost
 from benchmark.spec.runs import Run, closure
@@ -156,7 +157,7 @@ def _states(runs: Sequence[Run], store: Store | None) -> dict[str, str]:
     a newer version.
     """
     states: dict[str, str] = {}
-    for run in runs:  # required runs first
+    for run in longwork.each(runs, "looking up the runs", "runs"):  # required runs first
         state = "absent" if store is None else store.state(run.key)
         if store is not None and state not in ("done", "diverged") and (line := store.newer_record(run.key)):
             raise InputError(line)

@@ -225,6 +225,12 @@ class ActiveRun:
         return self.until <= self.epoch < self.stage.epochs
 
     @property
+    def epochs_to_do(self) -> int:
+        """Number of epochs of all stages, up to `until`."""
+        main = self.stages[-1].epochs if self.until is None else min(self.until, self.stages[-1].epochs)
+        return max(sum(stage.epochs for stage in self.stages[:-1]) + main, self.epochs_done)
+
+    @property
     def finished(self) -> bool:
         """Whether the run has its result: all epochs are done, or it diverged."""
         return self.next_epoch is None and self.failure is None and not self.stopped

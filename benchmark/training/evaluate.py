@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmark import longwork
 from benchmark.data.datasets import Split
 from benchmark.data.views import normalise
 from benchmark.training.execution import Execution
@@ -50,11 +51,13 @@ def logits(
     training = [m for m in net.modules() if m.training]
     net.eval()
     batches = []
-    for images in split.images.split(BATCH[execution.torch_device.type]):
-        x = normalise(images, mean, std)
-        with execution.autocast():
-            out = net(x) if predict is None else predict(net.features(x))
-        batches.append(out.float())
+    with longwork.task(f"evaluating {net.name}", len(split.labels), "images") as task:
+        for images in split.images.split(BATCH[execution.torch_device.type]):
+            x = normalise(images, mean, std)
+            with execution.autocast():
+                out = net(x) if predict is None else predict(net.features(x))
+            batches.append(out.float())
+            task.advance(len(images))
     for m in training:
         m.training = True
     return torch.cat(batches)

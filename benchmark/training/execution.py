@@ -31,6 +31,7 @@ import torch
 from torch import nn
 
 import models
+from benchmark import longwork
 from benchmark.errors import InputError
 from benchmark.provenance import cpu_name
 from models.layers import NormReLU
@@ -130,7 +131,8 @@ class ExecutionRequest:
             raise InputError(f"device {device}: PyTorch finds no GPU on this machine; use cpu")
         precision = self.precision
         if precision == "auto":
-            fast = kind == "cuda" or (cpu_has_bf16() and bf16_gain() >= BF16_GAIN)
+            with longwork.task("measuring whether this processor gains by bf16"):
+                fast = kind == "cuda" or (cpu_has_bf16() and bf16_gain() >= BF16_GAIN)
             precision = "bf16" if fast else "fp32"
         if precision not in PRECISIONS:
             raise InputError(f"unknown precision {precision}; allowed: auto, {', '.join(PRECISIONS)}")
@@ -190,7 +192,10 @@ class Execution:
     @property
     def kernels(self) -> bool:
         """Whether students' batch norms use them: they are wanted and could be built on this machine."""
-        return self.wants_kernels and models.kernels.built().library is not None
+        if not self.wants_kernels:
+            return False
+        with longwork.task("building the kernels of batch norms"):  # in the first call of a process
+            return models.kernels.built().library is not None
 
     @property
     def casts_at_once(self) -> bool:

@@ -29,7 +29,7 @@ from benchmark.data.stream import Stream
 from benchmark.errors import InputError
 from benchmark.methods import Leak
 from benchmark.seeds import global_generators_kept
-from benchmark.spec import imported, teacher_cache_rule
+from benchmark.spec import cost, imported, teacher_cache_rule
 from benchmark.spec.runs import Run
 from benchmark.text import plural
 from benchmark.training import checkpoint, graphs, kept_weights, teacher_cache
@@ -173,8 +173,17 @@ class PackTrainer:
             normalise=(self.mean, self.std),
             execution=self.execution,
             parts=parts,
+            identity=ref.identity,
+            seconds_of=lambda images: self._teacher_seconds(runs[0], images),
             note=self.reporter.note,
         )
+
+    def _teacher_seconds(self, run: Run, images: int) -> float:
+        """Return how long passes of this many images through the run's teacher take, an estimate."""
+        assert run.teacher_ref is not None
+        device = self.execution.torch_device.type
+        factor = cost.factor_of(self.store, device)
+        return cost.teacher_seconds(run.teacher_ref.network, run.dataset, images, device, factor)
 
     def _open(self, run: Run) -> ActiveRun | None:
         """Build the run, or read it from its checkpoint. None if that fails; the failure is then stored."""
@@ -223,7 +232,7 @@ class PackTrainer:
         self.stepper = graphs.stepper_for(self.execution, self.reporter.note)
         self.active_runs = [active for run in runs if (active := self._open(run)) is not None]
         steps = self.stream.steps(MAIN, 1)
-        total = sum(stage.epochs for active in self.active_runs for stage in active.stages)
+        total = sum(active.epochs_to_do for active in self.active_runs)
         done = sum(active.epochs_done for active in self.active_runs)
         self.reporter.begin(runs, steps_total=total * steps, steps_done=done * steps)
         for active in self.active_runs:

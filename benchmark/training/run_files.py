@@ -19,7 +19,7 @@ from benchmark.methods import MethodError
 from benchmark.provenance import git_state, versions, where
 from benchmark.spec.runs import Run
 from benchmark.training import checkpoint, kept_weights, parts
-from benchmark.training.active_run import ActiveRun
+from benchmark.training.active_run import MAIN, ActiveRun
 from benchmark.training.evaluate import Score
 from benchmark.training.execution import Execution
 from benchmark.training.reporter import Status
@@ -270,6 +270,14 @@ class RunFiles:
         """Store that the run cannot be trained because a run that it needs has no result."""
         self.store.write_failure(self.run.key, reason=reason, traceback="", time=now(), blocked=True)
         self.log(f"blocked: {reason}")
+
+
+def epochs_done(store: Store, run: Run) -> int:
+    """Return how many epochs of its main stage an unfinished run has done, as its progress file states it."""
+    progress = store.progress(run.key) or {}
+    epoch = progress.get("epoch")
+    counts = progress.get("stage") == MAIN and (store.path(run.key) / "checkpoint.pt").exists()
+    return epoch if counts and isinstance(epoch, int) else 0
 
 
 def now() -> str:

@@ -5,7 +5,10 @@ A work order is what `run` hands to its worker processes and `submit` to its job
 
 from __future__ import annotations
 
+import functools
 import json
+import math
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,10 +19,12 @@ from benchmark.errors import InputError
 from benchmark.spec import imported, teacher_cache_rule
 from benchmark.spec.resolver import Resolver
 from benchmark.spec.runs import Run
+from benchmark.training import teacher_cache
 from benchmark.training.execution import ExecutionRequest
 from benchmark.training.options import TrainingOptions
 from benchmark.training.pack import train_pack
 from benchmark.training.reporter import Outcome, Reporter
+from benchmark.training.run_files import epochs_done
 from results.store import Store
 
 
@@ -68,12 +73,42 @@ class WorkSettings:
             execution=execution,
             data_folder=self.data,
             keep=self.keep,
-            cached_teachers=teacher_cache_rule.cached_teachers(
-                self.teacher_cache, packs, execution.precision
+            cached_teachers=self.cached_teachers(
+                packs, device=execution.torch_device.type, precision=execution.precision, until=until
             ),
             accept_edit=self.accept_edit,
             until=until,
             reporter=reporter or Reporter(),
+        )
+
+    def cached_teachers(
+        self, packs: Sequence[Sequence[Run]], *, device: str, precision: str, until: int | None = None
+    ) -> frozenset[str]:
+        """Return the identities of the teachers that get a teacher cache in these packs.
+
+        The rule counts what is left to do in the results folder. device: `cpu` or `cuda`.
+        """
+        store = Store(self.results)
+
+        def built(run: Run, parts: frozenset[str]) -> float:
+            return teacher_cache.built_share(
+                self.results / teacher_cache.FOLDER,
+                identity=teacher_cache_rule.teacher_identity([run]),
+                device=device,
+                precision=precision,
+                parts=parts,
+                train_images=run.recipe.train_images,
+            )
+
+        return teacher_cache_rule.cached_teachers(
+            self.teacher_cache,
+            packs,
+            precision,
+            device=device,
+            until=until,
+            epochs_done=functools.partial(epochs_done, store),
+            built=built,
+            free_bytes=shutil.disk_usage(self.results).free if self.results.is_dir() else math.inf,
         )
 
 

@@ -7,8 +7,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmark import longwork
 from benchmark.spec.runs import NONE, Run
-from benchmark.text import plural
+from benchmark.text import duration, plural
 from benchmark.training.reporter import Outcome, Reporter, Status
 
 
@@ -40,14 +41,17 @@ def epoch_line(run: Run, row: Mapping[str, Any]) -> str:
 
 
 class Lines(Reporter):
-    """Prints a line when a pack begins and ends, and in between at most one every 30 seconds."""
+    """Prints a line when a pack begins and ends, and in between lines with its progress.
+
+    They come at most every `SECONDS`, and at most every twentieth of the time passed, so that the log of a
+    long pack stays short.
+    """
 
     SECONDS = 30.0
-    """Least time between two lines about epochs."""
 
     def __init__(self) -> None:
         self._began = self._printed = time.monotonic()
-        self._images = self._steps = self._total = 0
+        self._images = self._steps = self._total = self._first = 0
         self._runs = self._ended = 0
 
     def _print(self, text: str) -> None:
@@ -56,6 +60,7 @@ class Lines(Reporter):
     def begin(self, pack: Sequence[Run], steps_total: int, steps_done: int) -> None:
         self._began = self._printed = time.monotonic()
         self._images, self._steps, self._total = 0, steps_done, steps_total
+        self._first = steps_done
         self._runs, self._ended = len(pack), 0
         resumed = f", resuming at step {steps_done} of {steps_total}" if steps_done else ""
         self._print(f"pack of {len(pack)}: {pack_title(pack)}{resumed}")
@@ -63,15 +68,23 @@ class Lines(Reporter):
     def step(self, stage: str, epoch: int, steps: int, images: int) -> None:
         self._images += images
         self._steps += steps
+        self._progress(f"{stage} epoch {epoch}", factor=2)  # the line of an epoch says more, and goes first
 
     def epoch(self, run: Run, row: Mapping[str, Any]) -> None:
+        self._progress(epoch_line(run, row))
+
+    def _progress(self, what: str, factor: int = 1) -> None:
+        """Print a line of progress, unless the last one is too recent. factor: waits so many times longer."""
         now = time.monotonic()
-        if now - self._printed >= self.SECONDS:
-            self._printed = now
-            rate = self._images / (now - self._began)
-            self._print(
-                f"  {self._steps}/{self._total} steps, {rate:.0f} student-images/s; {epoch_line(run, row)}"
-            )
+        passed = now - self._began
+        if now - self._printed < factor * max(self.SECONDS, passed / 20):
+            return
+        self._printed = now
+        left = passed / max(self._steps - self._first, 1) * (self._total - self._steps)
+        self._print(
+            f"  {self._steps}/{self._total} steps, {self._images / passed:.0f} student-images/s, "
+            f"about {duration(left)} left; {what}"
+        )
 
     def outcome(self, run: Run, outcome: Outcome) -> None:
         self._ended += 1
@@ -114,6 +127,7 @@ class Live(Reporter):
 
     def begin(self, pack: Sequence[Run], steps_total: int, steps_done: int) -> None:
         self._images, self._began = 0, time.monotonic()
+        longwork.occupy(True)
         self._progress.start()
         self._task = self._progress.add_task(
             pack_title(pack), total=steps_total, completed=steps_done, rate=0.0, last=""
@@ -137,3 +151,4 @@ class Live(Reporter):
 
     def end(self) -> None:
         self._progress.stop()
+        longwork.occupy(False)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import models
-from benchmark import data, methods
+from benchmark import data, longwork, methods
 from benchmark.errors import InputError
 from benchmark.spec import protocols
 from benchmark.spec.resolver import Resolver
@@ -87,7 +87,7 @@ def find_stale(
     runs, and judge those whose weights do not fit their record as stale.
     """
     stale = StaleRuns()
-    for folder in _run_folders(store):
+    for folder in longwork.each(_run_folders(store), "looking at the runs", "runs"):
         key = folder.relative_to(store.folder).as_posix()
         verdict = _judge(store, key, resolver, include_unfinished=include_unfinished)
         if verdict is None and include_damaged:
@@ -108,7 +108,8 @@ def find_stale(
 def _run_folders(store: Store) -> list[Path]:
     if not store.folder.is_dir():
         return []
-    return sorted({p.parent for name in RUN_FILES for p in store.folder.rglob(name)})
+    with longwork.task(f"looking for runs in {store.folder}"):
+        return sorted({p.parent for name in RUN_FILES for p in store.folder.rglob(name)})
 
 
 def _judge(store: Store, key: str, resolver: Resolver, include_unfinished: bool) -> Verdict | None:

@@ -12,6 +12,7 @@ import models
 from benchmark.__main__ import main, parser
 from benchmark.spec import matrix
 from benchmark.training.reporter import Outcome, Status
+from benchmark.work import progress
 from benchmark.work.progress import Lines
 from results.store import Store
 
@@ -187,6 +188,28 @@ def test_runs_that_an_interruption_left_unfinished_are_not_counted(
         capsys.readouterr()
         lines.end()
         assert capsys.readouterr().err.startswith(said)
+
+
+def test_a_log_shows_progress_within_a_long_epoch(
+    table: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An epoch of the published schedule takes minutes on a CPU. Lines come less often as time passes."""
+    clock = 1000.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock)
+    lines = Lines()
+    lines.begin(matrix.expand(matrix.load_table(table), "quick").runs[:2], 10_100, steps_done=100)
+    capsys.readouterr()
+    times = []
+    for second in range(1, 4001):
+        clock = 1000.0 + second
+        lines.step("main", 1, steps=1, images=64)
+        if err := capsys.readouterr().err:
+            times.append(second)
+            last = err
+    assert times[:2] == [60, 120] and times[-1] - times[-2] in range(350, 400)
+    done = 100 + times[-1]
+    left = (10_100 - done) / 3600
+    assert last == f"  {done}/10100 steps, 64 student-images/s, about {left:.1f} h left; main epoch 1\n"
 
 
 def test_run_status_logs_retry_and_clean_work_together(
