@@ -35,7 +35,7 @@ from benchmark.training.reporter import Outcome, Status
 from benchmark.training.run_files import PackInfo, RunFiles
 from benchmark.training.teacher_cache import TeacherCache
 from models import Features, Network
-from results.files import Claim
+from results.claims import Claim, describe
 from results.store import Store
 
 T = TypeVar("T")
@@ -362,10 +362,8 @@ class PackTrainer:
         That happens when this process was halted for so long that its claim counted as abandoned:
         suspended, or waiting for a network file system.
         """
-        holder = self.store.holder(active.run.key) or {}
-        reason = (
-            f"taken over by process {holder.get('pid')} on {holder.get('host')} while this process was halted"
-        )
+        holder = describe(self.store.holder(active.run.key))
+        reason = f"taken over by {holder} while this process was halted"
         active.failure = RuntimeError(reason)
         self._end(Outcome(active.run, Status.BUSY, reason))
 

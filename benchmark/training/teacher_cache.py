@@ -28,7 +28,8 @@ from benchmark.spec.teacher_cache_rule import cacheable, stored_dtype
 from benchmark.training.evaluate import BATCH
 from benchmark.training.execution import Execution
 from models import Features, Network
-from results.files import Claim, atomic
+from results.claims import Claim
+from results.files import atomic
 
 FOLDER = ".teacher-cache"
 """The caches' folder in the results folder."""
