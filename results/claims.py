@@ -48,6 +48,10 @@ class ClaimError(OSError):
     """
 
 
+class ClaimLost(OSError):
+    """This process may not write to a folder any more: another one has taken over its claim."""
+
+
 class _Contended(Exception):
     """Another process has been changing the claim for longer than `PATIENCE`."""
 
@@ -133,8 +137,13 @@ class Claim:
             return False
         return current is not None and current.token == self.token
 
+    def guard_folder(self) -> None:
+        """Let `check_folder` raise `ClaimLost` once this claim, of everything in its folder, is lost."""
+        _guarded[self.path.parent] = self
+
     def release(self) -> None:
         """Give the claim up."""
+        _guarded.pop(self.path.parent, None)
         try:
             with _changing(self.path, make_folder=False):
                 self._remove()
@@ -148,6 +157,22 @@ class Claim:
             current = _read(self.path)
             if current is not None and current.token == self.token:
                 _remove(current)
+
+
+_guarded: dict[Path, Claim] = {}
+"""The claims of `Claim.guard_folder`, by their folders."""
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `ClaimLost` if this process had the claim of a folder and has lost it.
+
+    A process that was halted for long could otherwise replace the files of its successor by older ones.
+    """
+    claim = _guarded.get(folder)
+    if claim is not None and not claim.mine():
+        raise ClaimLost(
+            errno.ESTALE, "another process has taken over the claim of this folder", str(claim.path)
+        )
 
 
 def describe(who: dict[str, Any] | None) -> str:

@@ -14,12 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from results.claims import check_folder
+
 
 @contextlib.contextmanager
 def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary file beside `path` for writing.
 
-    On success it is synced and renamed to `path`, on an error removed.
+    On success it is synced and renamed to `path`, on an error removed. Raises `ClaimLost` instead if this
+    process has lost the claim of the folder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
@@ -29,10 +32,13 @@ def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
             f.flush()
             os.fsync(f.fileno())
         os.chmod(name, 0o644)  # mkstemp's 0600 would hide results from other members of a group
+        check_folder(path.parent)
         os.replace(name, path)
     except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
+        if isinstance(error, FileNotFoundError):
+            check_folder(path.parent)  # the new holder has removed the temporary file
         # the error of a full disk does not name the file
         if isinstance(error, OSError) and error.filename is None and error.strerror is not None:
             raise OSError(error.errno, error.strerror, str(path)) from error

@@ -181,6 +181,7 @@ class Store:
         """
         claim = Claim.take(self.path(key) / "claim", note)
         if claim is not None:
+            claim.guard_folder()
             remove_drafts(claim.path.parent)
         return claim
 

@@ -9,6 +9,7 @@ were formed differently before); those that are behind catch up first.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +36,7 @@ from benchmark.training.reporter import Outcome, Status
 from benchmark.training.run_files import PackInfo, RunFiles
 from benchmark.training.teacher_cache import TeacherCache
 from models import Features, Network
-from results.claims import Claim, describe
+from results.claims import Claim, ClaimLost, describe
 from results.store import Store
 
 T = TypeVar("T")
@@ -259,7 +260,10 @@ class PackTrainer:
         for active in alive_runs:
             active.seconds += wall
             active.share_seconds += wall / len(alive_runs)
-            self._close_epoch(active, wall, images)
+            try:
+                self._close_epoch(active, wall, images)
+            except ClaimLost:  # since the check at its beginning
+                self._leave_to_new_holder(active)
 
     def _close_epoch(self, active: ActiveRun, wall: float, images: int) -> None:
         """Evaluate a run after an epoch of `wall` seconds, and write its files."""
@@ -341,7 +345,8 @@ class PackTrainer:
         for active in active_runs:
             if active.failure is None:
                 files, train_images = self.files[active.run.key], self.info.train_images
-                files.write_progress(active, active.epochs_done + part, images_per_second, train_images)
+                with contextlib.suppress(ClaimLost):  # noticed at the end of the epoch
+                    files.write_progress(active, active.epochs_done + part, images_per_second, train_images)
 
     # --- how runs end ---------------------------------------------------------------------------------------
 
@@ -374,7 +379,10 @@ class PackTrainer:
         self._end(Outcome(active.run, Status(record["status"]), record["reason"] or ""))
 
     def _fail(self, run: Run, error: BaseException) -> None:
-        self._end(Outcome(run, Status.FAILED, self.files[run.key].fail(error)))
+        try:
+            self._end(Outcome(run, Status.FAILED, self.files[run.key].fail(error)))
+        except ClaimLost:  # its new holder decides whether it fails
+            self._end(Outcome(run, Status.BUSY, f"{describe(self.store.holder(run.key))} has taken it over"))
 
     def _end(self, outcome: Outcome) -> None:
         self.outcomes[outcome.run.key] = outcome

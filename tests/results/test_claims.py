@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from results import claims, holders
-from results.claims import Claim, ClaimError
+from results.claims import Claim, ClaimError, ClaimLost
+from results.files import atomic, read_json, write_json
 from results.holders import STALE_SECONDS
 from results.store import Store
 
@@ -98,6 +99,25 @@ def test_a_claim_dated_ahead_does_not_block_for_ever(tmp_path: Path) -> None:
     path = write(tmp_path / "claim", host="elsewhere", age=-86400)
     assert Claim.take(path) is None, "its holder may be about to touch it again"
     assert abs(path.stat().st_mtime - time.time()) < 30, "from now on its age counts"
+
+
+def test_a_process_that_was_halted_replaces_no_file_of_its_successor(tmp_path: Path) -> None:
+    """It may halt at any moment, also while it writes a file, which its successor removes."""
+    store = Store(tmp_path)
+    claim = store.claim("x")
+    assert claim is not None
+    write_json(tmp_path / "x" / "f", 1)
+    write(claim.path, token="another")
+    with pytest.raises(ClaimLost, match="taken over"):
+        write_json(tmp_path / "x" / "f", 2)
+    write(claim.path, token=claim.token)
+    with pytest.raises(ClaimLost), atomic(tmp_path / "x" / "f") as file:
+        file.write("2")
+        next((tmp_path / "x").glob(".f.*")).unlink()
+        write(claim.path, token="another")
+    assert read_json(tmp_path / "x" / "f") == 1 and sorted(os.listdir(tmp_path / "x")) == ["claim", "f"]
+    claim.release()
+    write_json(tmp_path / "x" / "f", 3)
 
 
 # --- which processes are alive ------------------------------------------------------------------------------

@@ -9,16 +9,16 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
 from training_kit import small_run
 
 from benchmark.__main__ import main
 from benchmark.spec.plan import Pack, make_plan
 from benchmark.spec.runs import Run
 from benchmark.training.execution import ExecutionRequest
-from benchmark.training.reporter import Reporter
+from benchmark.training.reporter import Outcome, Reporter, Status
 from benchmark.work import local, waiting
 from benchmark.work.order import WorkSettings
 from results.holders import STALE_SECONDS
@@ -69,6 +69,41 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Replace the training of a pack by claiming it and writing records. Returns the keys as it goes."""
+    trained: list[str] = []
+
+    def train(run: Run, store: Store) -> Outcome:
+        if store.is_done(run.key):
+            return Outcome(run, Status.DONE)
+        if not all(store.is_done(needed.key) for needed in run.needs_runs):
+            return Outcome(run, Status.BLOCKED)
+        claim = store.claim(run.key)
+        if claim is None:
+            return Outcome(run, Status.BUSY)
+        if not store.is_done(run.key):
+            time.sleep(0.03)
+            trained.append(run.key)
+            store.write_record(run.key, record(run))
+        claim.release()
+        return Outcome(run, Status.DONE)
+
+    monkeypatch.setattr(local, "train_pack", lambda runs, store, options: [train(r, store) for r in runs])
+    return trained
+
+
+def record(run: Run) -> dict[str, Any]:
+    names = ("dataset", "protocol", "profile", "teacher", "student", "method", "seed")
+    return {
+        **{name: getattr(run, name) for name in names},
+        "schema": 1,
+        "key": run.key,
+        "status": "done",
+        "settings": run.settings,
+    }
+
+
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "POLL_SECONDS", 0.01)
@@ -89,7 +124,7 @@ def test_the_second_command_waits_and_goes_on(trained: Path, tmp_path: Path) -> 
     assert "; 1 run here needs them" in line
 
 
-def test_it_takes_over_when_the_first_dies(tmp_path: Path) -> None:
+def test_it_takes_over_when_the_first_dies(quick: list[str], tmp_path: Path) -> None:
     claim = claim_elsewhere(tmp_path, TEACHER)
     old = time.time() - STALE_SECONDS - 5
     notes = Notes(lambda: os.utime(claim, (old, old)))
@@ -97,7 +132,7 @@ def test_it_takes_over_when_the_first_dies(tmp_path: Path) -> None:
     assert notes.lines[-1] == "going on with 1 run that another process has left unfinished"
 
 
-def test_a_failure_of_the_first_is_not_tried_again(tmp_path: Path) -> None:
+def test_a_failure_of_the_first_is_not_tried_again(quick: list[str], tmp_path: Path) -> None:
     claim, store = claim_elsewhere(tmp_path, TEACHER), Store(tmp_path)
 
     def fail() -> None:
@@ -110,7 +145,7 @@ def test_a_failure_of_the_first_is_not_tried_again(tmp_path: Path) -> None:
 
 
 def test_a_needed_run_of_a_process_that_dies_meanwhile_blocks_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    quick: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The teacher was busy when its pack was tried. It is absent when its student's pack is tried."""
     claim, store, train_pack = claim_elsewhere(tmp_path, TEACHER), Store(tmp_path), local.train_pack
@@ -126,7 +161,7 @@ def test_a_needed_run_of_a_process_that_dies_meanwhile_blocks_nothing(
     assert store.failure(STUDENT.key) is None
 
 
-def test_an_interruption_while_waiting_leaves_no_claim(tmp_path: Path) -> None:
+def test_an_interruption_while_waiting_leaves_no_claim(quick: list[str], tmp_path: Path) -> None:
     claim = claim_elsewhere(tmp_path, TEACHER)
 
     def interrupt() -> None:
@@ -137,8 +172,8 @@ def test_an_interruption_while_waiting_leaves_no_claim(tmp_path: Path) -> None:
     assert list(tmp_path.rglob("claim")) == [claim]
 
 
-def test_two_commands_share_the_work(trained: Path, tmp_path: Path) -> None:
-    """Each waits for the other's runs where it needs them. Nothing is trained twice, and all is the same."""
+def test_two_commands_share_the_work(quick: list[str], tmp_path: Path) -> None:
+    """Each waits for the other's runs where it needs them, and nothing is trained twice."""
     results: list[dict[str, tuple[str, str]]] = []
     threads = [threading.Thread(target=lambda: results.append(run(tmp_path, Notes()))) for _ in range(2)]
     for thread in threads:
@@ -146,14 +181,7 @@ def test_two_commands_share_the_work(trained: Path, tmp_path: Path) -> None:
     for thread in threads:
         thread.join(timeout=60)
     assert results == [{r.key: ("done", "") for r in (TEACHER, STUDENT, OTHER)}] * 2
-    for r in (TEACHER, STUDENT, OTHER):
-        log = (tmp_path / r.key / "log.txt").read_text()
-        assert log.count("began at stage") == 1
-        first, second = (
-            torch.load(folder / r.key / "last.pt", weights_only=True)["model"]
-            for folder in (trained, tmp_path)
-        )
-        assert all(torch.equal(first[name], second[name]) for name in first)
+    assert sorted(quick) == sorted(r.key for r in (TEACHER, STUDENT, OTHER))
 
 
 def test_no_wait_leaves_what_another_process_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
