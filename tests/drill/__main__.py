@@ -102,7 +102,7 @@ def main() -> int:
             r.folder.mkdir()
             KINDS[kind](r)
             counts[f"rounds of {kind}"] += 1
-            counts.update(f"file left: {name.rpartition('.')[2]}" for name in compare.left_files(r.results))
+            counts.update(f"file left: {name}" for name in compare.left_files(r.results))
             shutil.rmtree(r.folder)
             number += 1
             print(f"round {number} ({kind}): the same", flush=True)

@@ -19,7 +19,7 @@ VARIES = {
 
 def results_of(folder: Path) -> dict[str, dict[str, str]]:
     """Return, for each finished run, a hash of everything that must not depend on interruptions."""
-    store, found = Store(folder), {}
+    store, results = Store(folder), {}
     for path in record_files(folder):
         key = path.parent.relative_to(folder).as_posix()
         record, curve = store.record(key), store.curve(key)
@@ -30,8 +30,8 @@ def results_of(folder: Path) -> dict[str, dict[str, str]]:
         for name in ("last.pt", "best.pt", "state.pt"):
             if (file := path.parent / name).exists():
                 parts[name] = hash_of(torch.load(file, weights_only=True))
-        found[key] = parts
-    return found
+        results[key] = parts
+    return results
 
 
 def hash_of(value: Any) -> str:
@@ -48,8 +48,7 @@ def hash_of(value: Any) -> str:
                 add(part)
         elif isinstance(item, torch.Tensor):
             digest.update(f"{item.dtype}{tuple(item.shape)}".encode())
-            digest.update(item.contiguous().view(torch.uint8).numpy().tobytes() if item.dim() else b"")
-            digest.update(b"" if item.dim() else repr(item.item()).encode())
+            digest.update(item.detach().numpy().tobytes())  # in C order, whatever its strides are
         else:
             digest.update(repr(item).encode())
 
@@ -70,12 +69,14 @@ def differences(expected: dict[str, dict[str, str]], actual: dict[str, dict[str,
 
 
 def left_files(folder: Path) -> list[str]:
-    """Return the names of files that no run needs any more: claims, drafts, checkpoints of finished runs."""
-    names = []
+    """Return the kinds of files that no run needs any more: claims, drafts, checkpoints of finished runs."""
+    kinds = []
     for path in folder.rglob("*"):
         finished = (path.parent / "record.json").exists()
-        passing = path.name.startswith(".") or path.name.endswith("claim")
-        of_training = finished and path.name in ("checkpoint.pt", "progress.json", "began.json")
-        if path.is_file() and (passing or of_training):
-            names.append(path.name)
-    return names
+        if path.name.startswith("."):
+            kinds.append(f"hidden {'draft' if path.suffix == '.tmp' else path.name[1:].partition('.')[0]}")
+        elif path.name.endswith("claim") or (
+            finished and path.name in ("checkpoint.pt", "progress.json", "began.json")
+        ):
+            kinds.append(path.name)
+    return kinds

@@ -23,7 +23,7 @@ ENDS = {
 """The exit codes that a worker may have after each signal; 0 if it was done before."""
 LIMIT = 300.0
 """Seconds after which a worker that does not end has a deadlock."""
-FOUND = ("damaged", "cannot be read", "checksum", "does not match", "do not match", "differs", "rebuilt")
+NOTICED = ("damaged", "cannot be read", "checksum", "does not match", "do not match", "differs", "rebuilt")
 """Words by which a worker's output or a stored failure tells that it noticed a flipped bit."""
 
 
@@ -178,7 +178,7 @@ def flip(r: Round) -> None:
     output = worker.text() + "".join(p.read_text() for p in r.results.rglob("failure.json"))
     flipped = f"{path.parent.relative_to(r.results).as_posix()}: {path.name}"
     different = compare.differences(r.reference.results, compare.results_of(r.results))
-    if code != 0 or any(word in output for word in FOUND):
+    if code != 0 or any(word in output for word in NOTICED):
         fate = "detected"
     else:
         fate = "trained on silently" if set(different) - {flipped} else "without effect"

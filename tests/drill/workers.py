@@ -23,7 +23,7 @@ from results import claims, holders
 HERE = Path(__file__).resolve().parent
 RUN = [
     *("run", str(HERE / "drill.toml"), "--profile", "quick", "--precision", "fp32", "--threads", "1"),
-    *("--device", "cpu", "--set", "recipe.train_images=64", "--set", "recipe.test_images=50"),
+    *("--device", "cpu", "--set", "recipe.train_images=32", "--set", "recipe.test_images=20"),
     *("--set", "recipe.epochs=3"),
 ]
 STALE_SECONDS = 2.0
