@@ -147,10 +147,10 @@ class Claim:
         try:
             with _changing(self.path, make_folder=False):
                 self._remove()
-        except _Contended:  # a suspended process: what is removed is looked at in any case
+        except (_Contended, OSError):
+            # The lock's holder is suspended, the disk is full, or the folder was removed. Without the lock,
+            # it is still looked at what was removed.
             self._remove()
-        except FileNotFoundError:  # the folder was removed
-            pass
 
     def _remove(self) -> None:
         with contextlib.suppress(OSError):
@@ -299,7 +299,7 @@ def _create(path: Path, content: bytes, locked: bool) -> bool | None:
     """Create the claim. Returns None if there is one already, else whether a hard link has made it."""
     draft = _beside(path)
     try:
-        draft.write_bytes(content)
+        _write(draft, content)
         try:
             os.link(draft, path)
             return True
@@ -323,6 +323,13 @@ def _create(path: Path, content: bytes, locked: bool) -> bool | None:
         return False
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.write_bytes(content)
+    except OSError as error:  # that of a full disk does not name the file
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _remove(judged: _Content) -> bool:

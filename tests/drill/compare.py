@@ -12,9 +12,9 @@ from results.store import Store, record_files
 
 VARIES = {
     *("seconds", "share_seconds", "images_per_second", "finished", "host", "resumes", "pack"),
-    *("teacher_cache", "parts"),
+    *("teacher_cache", "parts", "git"),
 }
-"""Fields of a record that depend on when, where and how often a run was interrupted."""
+"""Fields of a record that depend on when, where and in how many parts a run was trained."""
 
 
 def results_of(folder: Path) -> dict[str, dict[str, str]]:
@@ -73,6 +73,8 @@ def left_files(folder: Path) -> list[str]:
     kinds = []
     for path in folder.rglob("*"):
         finished = (path.parent / "record.json").exists()
+        if not path.is_file():
+            continue
         if path.name.startswith("."):
             kinds.append(f"hidden {'draft' if path.suffix == '.tmp' else path.name[1:].partition('.')[0]}")
         elif path.name.endswith("claim") or (

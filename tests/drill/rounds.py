@@ -13,6 +13,8 @@ import compare
 import workers
 from workers import Setting, Worker
 
+from benchmark.training import teacher_cache
+
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 ENDS = {
     0: (0,),
@@ -163,7 +165,7 @@ def flip(r: Round) -> None:
         and (
             path.name == "checkpoint.pt"
             or (path.name == "last.pt" and "none-resnet14" in str(path))
-            or path.name.endswith((".float32", ".float16"))
+            or (teacher_cache.FOLDER in path.parts and not path.name.startswith("."))
         )
     ]
     if not files:
@@ -172,7 +174,7 @@ def flip(r: Round) -> None:
     content = bytearray(path.read_bytes())
     content[r.rng.randrange(len(content))] ^= 1 << r.rng.randrange(8)
     path.write_bytes(content)
-    kind = path.name if path.suffix == ".pt" else "teacher cache"
+    kind = "teacher cache" if teacher_cache.FOLDER in path.parts else path.name
     worker = r.start()
     code = worker.wait(LIMIT)
     output = worker.text() + "".join(p.read_text() for p in r.results.rglob("failure.json"))

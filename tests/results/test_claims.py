@@ -220,6 +220,20 @@ def test_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert not os.listdir(tmp_path)
 
 
+def test_on_a_full_disk_a_claim_is_given_up_and_none_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = Claim.take(tmp_path / "claim")
+    assert claim is not None
+    refuse(monkeypatch, Path, "write_bytes", errno.ENOSPC)
+    with pytest.raises(OSError, match="No space left") as error:
+        Claim.take(tmp_path / "other")
+    assert str(error.value.filename).startswith(str(tmp_path))
+    refuse(monkeypatch, claims, "_lock", errno.ENOSPC)
+    claim.release()
+    assert not os.listdir(tmp_path)
+
+
 def test_files_of_dead_processes_are_removed(tmp_path: Path) -> None:
     """Those of a process that is just writing `.clock-` (any reader may) or works on another claim stay."""
     store = Store(tmp_path)
