@@ -53,6 +53,9 @@ class RunFiles:
         if not active.resumes or not (self.folder / "began.json").exists():
             began = None if active.resumes else now()  # unknown for a run begun by an older version
             write_json(self.folder / "began.json", {"began": began, **conditions})
+        if active.resumes:
+            # an interruption may have come between the checkpoint and the curve, also of the last epoch
+            checkpoint.write_curve(self.folder / "curve.csv", active.curve)
         self.log(
             f"{'resumed' if active.resumes else 'began'} at stage {active.stage.name}, "
             f"epoch {active.epoch + 1}; pack of {pack.size}; {conditions}"

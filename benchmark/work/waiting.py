@@ -145,7 +145,7 @@ def _announce(
         need = f"; {plural(others, 'run')} here need{'' if others > 1 else 's'} them" if others else ""
         reporter.note(
             f"waiting for {runs[0].key}{more}: {who} trains {'them' if more else 'it'} since {since}{need} "
-            "(--no-wait does not wait)"
+            "(--no-wait ends instead)"
         )
 
 

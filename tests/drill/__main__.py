@@ -1,6 +1,6 @@
 """A drill, not a test: disturb trainings for as long as you like, and compare what they leave.
 
-    python tests/drill [--minutes 3] [--rounds N] [--seed N] [--only KIND,..]
+    python tests/drill [--minutes 3] [--rounds N] [--seed N] [--only KIND,..] [--keep]
     make drill ARGS="--minutes 10"
 
 Each round trains a small table (fp32, one thread) in a new folder. Its kind says how it is disturbed:
@@ -80,6 +80,7 @@ def main() -> int:
     parser.add_argument(
         "--only", type=kinds_of, default=list(KINDS), metavar="KIND,..", help="(default: all)"
     )
+    parser.add_argument("--keep", action="store_true", help="keep the folders of all rounds")
     args = parser.parse_args()
     torch.set_num_threads(1)
     folder, counts = Path(tempfile.mkdtemp(prefix="drill-")), Counter[str]()
@@ -103,16 +104,18 @@ def main() -> int:
             KINDS[kind](r)
             counts[f"rounds of {kind}"] += 1
             counts.update(f"file left: {name}" for name in compare.left_files(r.results))
-            shutil.rmtree(r.folder)
+            if not args.keep:
+                shutil.rmtree(r.folder)
             number += 1
-            print(f"round {number} ({kind}): the same", flush=True)
+            print(f"round {number} ({kind}): as expected", flush=True)
     except Fault as fault:
         print(f"FAULT in round {number}: {fault}\nits files: {folder}/round{number}")
         only = f" --only {','.join(args.only)}" if args.only != list(KINDS) else ""
         print(f"repeat it: python tests/drill --seed {args.seed} --first {number} --rounds 1{only}")
         return 1
     else:
-        shutil.rmtree(folder)
+        if not args.keep:
+            shutil.rmtree(folder)
         return 0
     finally:
         for worker in workers.started:
