@@ -53,7 +53,7 @@ def is_alive(who: dict[str, Any], age: Callable[[], float]) -> bool:
 
 
 def process_is_alive(pid: Any, started: Any) -> bool | None:
-    """Return whether a process of this PID namespace is alive, None if this cannot be told.
+    """Return whether a process of this PID namespace is alive, None if nothing shows it.
 
     started: its start time, as `identity` gives it. It tells the process from a later one with the same
     number. A zombie is dead.

@@ -29,7 +29,7 @@ class Counter:
             fsync(handle)
 
         os.fsync = counted
-        sys.addaudithook(self._hook)  # for ever, but the worker is a process of its own
+        sys.addaudithook(self._hook)  # for ever, but this process is only one worker
 
     def _hook(self, event: str, args: tuple[Any, ...]) -> None:
         if event in CALLS and (event in WITHOUT_PATH or any(self._concerns(a) for a in args[:2])):

@@ -32,7 +32,7 @@ STALE_SECONDS = 2.0
 
 @dataclass
 class Worker:
-    """A command in a process of its own."""
+    """A process that runs one command."""
 
     pid: int
     log: Path
