@@ -198,7 +198,11 @@ class PackTrainer:
         except Exception as error:
             self._fail(run, error)
             return None
-        files.begin(active, self.info)
+        try:
+            files.begin(active, self.info)
+        except ClaimLost:  # halted while the data were loaded
+            self._leave_to_new_holder(active)
+            return None
         active.until = self.options.until
         return active
 
@@ -226,7 +230,10 @@ class PackTrainer:
         self.reporter.begin(runs, steps_total=total * steps, steps_done=done * steps)
         for active in active_runs:
             if active.finished:
-                self._finish(active)
+                try:
+                    self._finish(active)
+                except ClaimLost:
+                    self._leave_to_new_holder(active)
         while epochs := {epoch for active in active_runs if (epoch := active.next_epoch) is not None}:
             epoch = min(epochs)
             self._train_epoch(epoch, [active for active in active_runs if active.next_epoch == epoch])

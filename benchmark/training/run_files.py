@@ -22,6 +22,7 @@ from benchmark.training.active_run import ActiveRun
 from benchmark.training.evaluate import Score
 from benchmark.training.execution import Execution
 from benchmark.training.reporter import Status
+from results.claims import check_folder
 from results.files import append_line, write_json
 from results.store import SCHEMA, Store
 
@@ -66,8 +67,14 @@ class RunFiles:
         append_line(self.folder / "log.txt", f"{now()} {text}")
 
     def save_weights(self, active: ActiveRun, name: str, score: Score | None = None) -> None:
-        """Write `best.pt` or `last.pt`: the student's weights, and the modules that it predicts with."""
-        if active.student is not None:
+        """Write `best.pt` or `last.pt`: the student's weights, and the modules that it predicts with.
+
+        Raises `ClaimLost` if another process has taken over the run.
+        """
+        if active.student is None:
+            return
+        check_folder(self.folder)
+        try:
             models.save_weights(
                 active.student,
                 self.folder / name,
@@ -76,6 +83,9 @@ class RunFiles:
                 **({} if score is None else {"top1": score.top1}),
                 **{f"at_test_{m.name}": m.state_dict() for m in active.objective.predictors},
             )
+        except FileNotFoundError:
+            check_folder(self.folder)  # the new holder of the run has removed the temporary file
+            raise
 
     def write_epoch(self, active: ActiveRun, row: Mapping[str, Any]) -> None:
         """Write the files of an epoch: the checkpoint, the curve with its new last row, a line of the log."""
