@@ -76,7 +76,9 @@ def left_files(folder: Path) -> list[str]:
         if not path.is_file():
             continue
         if path.name.startswith("."):
-            kinds.append(f"hidden {'draft' if path.suffix == '.tmp' else path.name[1:].partition('.')[0]}")
+            kinds.append(
+                f"hidden {'draft' if path.suffix == '.tmp' else path.name[1:].replace('-', '.').partition('.')[0]}"
+            )
         elif path.name.endswith("claim") or (
             finished and path.name in ("checkpoint.pt", "progress.json", "began.json")
         ):
