@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +77,8 @@ def left_files(folder: Path) -> list[str]:
         if not path.is_file():
             continue
         if path.name.startswith("."):
-            kinds.append(
-                f"hidden {'draft' if path.suffix == '.tmp' else path.name[1:].replace('-', '.').partition('.')[0]}"
-            )
+            name = "draft" if path.suffix == ".tmp" else re.split("[.-]", path.name)[1]
+            kinds.append(f"hidden {name}")
         elif path.name.endswith("claim") or (
             finished and path.name in ("checkpoint.pt", "progress.json", "began.json")
         ):
