@@ -46,7 +46,7 @@ help:
 	@echo "make report                                                               write one HTML page with all tables"
 	@echo "make clean [ARGS=--yes]                                                   list stale runs, or remove them"
 	@echo "make bench [ARGS=drift]                                                   measure speed, or what ARGS names"
-	@echo "make drill                                                                kill training at random, and compare weights"
+	@echo "make drill                                                                interrupt trainings, and compare what they leave"
 	@echo "make docs                                                                 update the generated parts of the documents"
 	@echo "make setup                                                                make .venv with all tools"
 	@echo "make test test-slurm test-report test-all lint                            run the tests and checks"
@@ -121,9 +121,9 @@ lint: $(DEV)
 docs: $(ENV)
 	$(PY) docs/generate.py
 
-# Train, kill at random moments, continue, and compare the weights: make drill ARGS="--minutes 10"
+# Disturb trainings, let them go on, and compare the records and weights: make drill ARGS="--minutes 10"
 drill: $(ENV)
-	$(PY) tests/drill_kill.py $(ARGS)
+	$(PY) tests/drill $(ARGS)
 
 clean: $(ENV)
 	$(BENCH) clean $(ARGS)

@@ -33,7 +33,8 @@ from typing import Any
 
 import pandas as pd
 
-from results.files import Claim, read_json, write_json
+from results.claims import Claim, remove_drafts
+from results.files import read_json, write_json
 
 SCHEMA = 1
 REFERENCE = Path(__file__).resolve().parent / "reference"
@@ -194,8 +195,15 @@ class Store:
         return conditions if isinstance(conditions, dict) else None
 
     def claim(self, key: str, note: str = "") -> Claim | None:
-        """Claim a run, or return None if a living worker has it."""
-        return Claim.take(self.path(key) / "claim", note)
+        """Claim a run, or return None if a living worker has it. Raises `ClaimError`.
+
+        Temporary files that its last worker has left are removed.
+        """
+        claim = Claim.take(self.path(key) / "claim", note)
+        if claim is not None:
+            claim.guard_folder()
+            remove_drafts(claim.path.parent)
+        return claim
 
     def holder(self, key: str) -> dict[str, Any] | None:
         """Return the living worker of a run, None if there is none."""

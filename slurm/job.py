@@ -15,7 +15,7 @@ from submitit.helpers import DelayedSubmission
 from benchmark.training.reporter import Status
 from benchmark.work.order import work
 from benchmark.work.progress import reporter
-from results.files import STALE_SECONDS
+from results.holders import STALE_SECONDS
 
 
 class JobFailed(RuntimeError):

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import InputError
-from results.files import Claim, heartbeat, read_json, tail, write_json
+from results.claims import Claim, describe, heartbeat
+from results.files import read_json, tail, write_json
 from slurm import commands
 from slurm.commands import QueuedJob
 
@@ -91,13 +92,12 @@ def submission_lock(
     """Hold the lock of a results folder: one process submits at a time, others wait.
 
     note: receives a line for the user if another process holds the lock. patience: seconds to wait before an
-    `InputError`. The lock of a dead process is taken over (see `results.files.Claim`).
+    `InputError`. The lock of a dead process is taken over (see `results.claims`).
     """
     path = registry_folder(results) / "lock"
     until, noted = time.monotonic() + patience, False
     while (claim := Claim.take(path, "submit")) is None:
-        holder = Claim.holder(path) or {}
-        process = f"process {holder.get('pid')} on {holder.get('host')}"
+        process = describe(Claim.holder(path))
         if not noted:
             note(f"waiting: {process} is submitting into {results}")
             noted = True
@@ -107,6 +107,8 @@ def submission_lock(
                 "wait until it ends, or end it"
             )
         time.sleep(0.3)
+    if claim.notice:
+        note(claim.notice)
     try:
         with heartbeat([claim]):
             yield

@@ -255,7 +255,7 @@ class _Submission:
         if self.dry_run:
             snapshot_folder = folder / "snapshots" / "DRY-RUN"
         else:
-            snapshot_folder = snapshot.take(folder / "snapshots")
+            snapshot_folder = snapshot.take(folder / "snapshots", note=report.notes.append)
             if git_state()["dirty"]:
                 report.notes.append("the working tree has uncommitted changes; the records will state this")
         job_of = {key: run.job.id for key, run in queued.items()}

@@ -28,7 +28,7 @@ CALLS = {
     "help": "echo",
     "setup": "",
     "docs": "docs/generate.py",
-    "drill": "tests/drill_kill.py",
+    "drill": "tests/drill",
     "lint": "-m mypy",
     "report": "-m benchmark report",
     "bench": "-m benchmark bench",

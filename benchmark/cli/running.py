@@ -33,7 +33,8 @@ def register(verbs: Any) -> None:
         summary="train a table's missing runs on this machine",
         details="Trains the missing runs of a table, and the teachers that they need. It can be interrupted "
         "at any time: the same command continues from the last finished epoch. Runs that failed before are "
-        "skipped (see `retry`). Exits with 1 if a run fails.",
+        "skipped (see `retry`). Runs that another process is training are waited for. Exits with 1 if a run "
+        "fails.",
         example="run crd-table1 --profile quick --methods kd,crd",
     )
     options.add_selection_options(p)
@@ -46,6 +47,7 @@ def register(verbs: Any) -> None:
         metavar="EPOCH",
         help="stop after this epoch; the same command without --until continues",
     )
+    _add_no_wait(p)
     p.set_defaults(do=do_run)
 
     p = options.add_verb(
@@ -77,6 +79,7 @@ def register(verbs: Any) -> None:
     )
     options.add_folder_options(p)
     options.add_training_options(p)
+    _add_no_wait(p)
     p.set_defaults(do=do_reproduce)
 
     p = options.add_verb(
@@ -89,6 +92,15 @@ def register(verbs: Any) -> None:
     )
     p.add_argument("order", metavar="FILE", help="the work order, a JSON file; - reads standard input")
     p.set_defaults(do=do_work)
+
+
+def _add_no_wait(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--no-wait",
+        action="store_true",
+        help="leave the runs that another process is training, and those that need them, instead of waiting "
+        "until they are done (or taking them over if that process ends)",
+    )
 
 
 def _announce(args: argparse.Namespace, chosen: Selection) -> None:
@@ -176,7 +188,11 @@ def train_missing(args: argparse.Namespace, chosen: Selection) -> list[Outcome]:
         )
     common.note_many_threads(execution)
     outcomes = local.run_plan(
-        planned, common.work_settings_of(args), reporter(), until=getattr(args, "until", None)
+        planned,
+        common.work_settings_of(args),
+        reporter(),
+        until=getattr(args, "until", None),
+        wait=not args.no_wait,
     )
     return outcomes + failed
 
@@ -187,6 +203,13 @@ def _report_outcomes(outcomes: list[Outcome]) -> int:
     unfinished = [o for o in outcomes if o not in bad and o.status != Status.DONE]
     for o in bad + unfinished:
         print_note(f"{o.status}: {o.run.key}{': ' + o.reason if o.reason else ''}")
+    counts = Counter(o.status for o in unfinished)
+    if counts[Status.BUSY]:
+        print_note(
+            f"{plural(counts[Status.BUSY] + counts[Status.WAITING], 'run')} not trained here: "
+            f"{counts[Status.BUSY]} in another process, {counts[Status.WAITING]} that wait for unfinished "
+            "runs; the same command goes on later"
+        )
     return 1 if bad else 0
 
 

@@ -15,7 +15,7 @@ from benchmark.training.options import TrainingOptions
 from benchmark.training.pack_trainer import PackTrainer
 from benchmark.training.reporter import Outcome, Status
 from benchmark.training.run_files import RunFiles
-from results.files import Claim
+from results.claims import Claim
 from results.store import Store
 
 

@@ -9,7 +9,7 @@ from benchmark.spec.runs import Run
 from benchmark.training.groups import train_in_groups
 from benchmark.training.options import TrainingOptions
 from benchmark.training.reporter import Outcome, Status
-from results.files import Claim, heartbeat
+from results.claims import Claim, ClaimError, describe, heartbeat
 from results.store import Store
 
 
@@ -29,9 +29,15 @@ def train_pack(runs: Sequence[Run], store: Store, options: TrainingOptions) -> l
         for run in runs:
             if (outcome := _finished(run, store)) is not None:
                 outcomes[run.key] = outcome
-            elif (claim := store.claim(run.key)) is None:
-                holder = store.holder(run.key) or {}
-                reason = f"process {holder.get('pid')} on {holder.get('host')} trains it"
+                continue
+            try:
+                claim = store.claim(run.key)
+            except ClaimError as error:
+                reason = f"it cannot be claimed: {error.filename}: {error.strerror}"
+                outcomes[run.key] = Outcome(run, Status.FAILED, reason)
+                continue
+            if claim is None:
+                reason = f"{describe(store.holder(run.key))} trains it"
                 outcomes[run.key] = Outcome(run, Status.BUSY, reason)
             elif (
                 outcome := _finished(run, store)
@@ -42,6 +48,8 @@ def train_pack(runs: Sequence[Run], store: Store, options: TrainingOptions) -> l
                 claims[run.key] = claim
                 if unusable := store.set_aside(run.key):
                     options.reporter.note(f"{unusable}: this record cannot be used; its run is trained again")
+        for notice in dict.fromkeys(claim.notice for claim in claims.values() if claim.notice):
+            options.reporter.note(notice)
         if claims:
             claimed = [run for run in runs if run.key in claims]
             with heartbeat(list(claims.values())):

@@ -12,6 +12,7 @@ too; what it changed is put back, and the other runs of the epoch go back to the
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import time
@@ -44,7 +45,7 @@ from benchmark.training.run_files import PackInfo, RunFiles
 from benchmark.training.stepper import EagerStepper
 from benchmark.training.teacher_cache import TeacherCache
 from models import Features, Network
-from results.files import Claim
+from results.claims import Claim, ClaimLost, describe
 from results.store import Store
 
 T = TypeVar("T")
@@ -209,7 +210,11 @@ class PackTrainer:
                 self._put_back(error)
             self._fail(run, error)
             return None
-        files.begin(active, self.info)
+        try:
+            files.begin(active, self.info)
+        except ClaimLost:  # halted while the data were loaded
+            self._leave_to_new_holder(active)
+            return None
         active.until = self.options.until
         return active
 
@@ -237,7 +242,10 @@ class PackTrainer:
         self.reporter.begin(runs, steps_total=total * steps, steps_done=done * steps)
         for active in self.active_runs:
             if active.finished:
-                self._isolated(active, "finish", partial(self._finish, active))
+                try:
+                    self._isolated(active, "finish", partial(self._finish, active))
+                except ClaimLost:
+                    self._leave_to_new_holder(active)
         while epochs := {epoch for active in self.active_runs if (epoch := active.next_epoch) is not None}:
             epoch = min(epochs)
             self._train_epoch(epoch, [active for active in self.active_runs if active.next_epoch == epoch])
@@ -293,11 +301,14 @@ class PackTrainer:
         for active in alive_runs:
             active.seconds += wall
             active.share_seconds += wall / len(alive_runs)
-            self._isolated(active, "end of the epoch", partial(self._close_epoch, active, wall, images))
-            if active.failure is None:
-                self.options.after_epoch(active)
-                if active.finished:
-                    self._isolated(active, "finish", partial(self._finish, active))
+            try:
+                self._isolated(active, "end of the epoch", partial(self._close_epoch, active, wall, images))
+                if active.failure is None:
+                    self.options.after_epoch(active)
+                    if active.finished:
+                        self._isolated(active, "finish", partial(self._finish, active))
+            except ClaimLost:  # since the check at its beginning
+                self._leave_to_new_holder(active)
 
     def _go_back(self, active_runs: Sequence[ActiveRun], careful: bool) -> None:
         """Take the runs back to their last checkpoints, because an epoch was spoiled.
@@ -391,7 +402,8 @@ class PackTrainer:
         for active in active_runs:
             if active.failure is None:
                 files, train_images = self.files[active.run.key], self.info.train_images
-                files.write_progress(active, active.epochs_done + part, images_per_second, train_images)
+                with contextlib.suppress(ClaimLost):  # noticed at the end of the epoch
+                    files.write_progress(active, active.epochs_done + part, images_per_second, train_images)
 
     # --- how runs end ---------------------------------------------------------------------------------------
 
@@ -429,10 +441,8 @@ class PackTrainer:
         That happens when this process was halted for so long that its claim counted as abandoned:
         suspended, or waiting for a network file system.
         """
-        holder = self.store.holder(active.run.key) or {}
-        reason = (
-            f"taken over by process {holder.get('pid')} on {holder.get('host')} while this process was halted"
-        )
+        holder = describe(self.store.holder(active.run.key))
+        reason = f"taken over by {holder} while this process was halted"
         active.failure = RuntimeError(reason)
         self._end(Outcome(active.run, Status.BUSY, reason))
 
@@ -443,7 +453,10 @@ class PackTrainer:
         self._end(Outcome(active.run, Status(record["status"]), record["reason"] or ""))
 
     def _fail(self, run: Run, error: BaseException) -> None:
-        self._end(Outcome(run, Status.FAILED, self.files[run.key].fail(error)))
+        try:
+            self._end(Outcome(run, Status.FAILED, self.files[run.key].fail(error)))
+        except ClaimLost:  # its new holder decides whether it fails
+            self._end(Outcome(run, Status.BUSY, f"{describe(self.store.holder(run.key))} has taken it over"))
 
     def _end(self, outcome: Outcome) -> None:
         self.outcomes[outcome.run.key] = outcome

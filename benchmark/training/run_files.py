@@ -23,6 +23,7 @@ from benchmark.training.active_run import MAIN, ActiveRun
 from benchmark.training.evaluate import Score
 from benchmark.training.execution import Execution
 from benchmark.training.reporter import Status
+from results.claims import check_folder
 from results.files import append_line, write_json
 from results.store import SCHEMA, Store
 
@@ -60,6 +61,9 @@ class RunFiles:
         if not active.resumes or not (self.folder / "began.json").exists():
             began = None if active.resumes else now()  # unknown for a run begun by an older version
             write_json(self.folder / "began.json", {"began": began, **conditions})
+        if active.resumes:
+            # an interruption may have come between the checkpoint and the curve, also of the last epoch
+            checkpoint.write_curve(self.folder / "curve.csv", active.curve)
         self.log(
             f"{'resumed' if active.resumes else 'began'} at stage {active.stage.name}, "
             f"epoch {active.epoch + 1}; pack of {pack.size}; {conditions}"
@@ -81,8 +85,14 @@ class RunFiles:
         append_line(self.folder / "log.txt", f"{now()} {text}")
 
     def save_weights(self, active: ActiveRun, name: str) -> None:
-        """Write `best.pt` or `last.pt`: the student's weights, and the modules that it predicts with."""
-        if active.student is not None:
+        """Write `best.pt` or `last.pt`: the student's weights, and the modules that it predicts with.
+
+        Raises `ClaimLost` if another process has taken over the run.
+        """
+        if active.student is None:
+            return
+        check_folder(self.folder)
+        try:
             models.save_weights(
                 active.student,
                 self.folder / name,
@@ -91,6 +101,9 @@ class RunFiles:
                 **({"top1": active.best.top1} if name == "best.pt" else {}),
                 **{f"at_test_{m.name}": active.objective.state_of(m) for m in active.objective.predictors},
             )
+        except FileNotFoundError:
+            check_folder(self.folder)  # the new holder of the run has removed the temporary file
+            raise
 
     def write_epoch(self, active: ActiveRun, row: Mapping[str, Any]) -> None:
         """Write the files of an epoch: the checkpoint, the curve with its new last row, a line of the log.

@@ -35,7 +35,7 @@ from benchmark.training.cache_blocks import INDEX, BlockFile, Layout, ranges, re
 from benchmark.training.evaluate import BATCH
 from benchmark.training.execution import Execution
 from models import Features, Network
-from results.files import Claim, heartbeat
+from results.claims import Claim, heartbeat
 
 FOLDER = ".teacher-cache"
 """The caches' folder in the results folder."""

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,35 +23,64 @@ from benchmark.spec.runs import Run
 from benchmark.training.pack import train_pack
 from benchmark.training.reporter import Outcome, Reporter, Status
 from benchmark.work.order import WorkSettings, work_order
+from benchmark.work.waiting import Outcomes, train_all, trainable
+from results.claims import describe
 from results.store import Store
 
 
 def run_plan(
-    plan: Plan, settings: WorkSettings, reporter: Reporter | None = None, until: int | None = None
+    plan: Plan,
+    settings: WorkSettings,
+    reporter: Reporter | None = None,
+    until: int | None = None,
+    wait: bool = False,
 ) -> list[Outcome]:
     """Train all packs of a plan and return the outcomes of all their runs.
 
-    A pack that fails does not stop the others. until: stop each run after this epoch.
+    A pack that fails does not stop the others. until: stop each run after this epoch. wait: wait for the runs
+    that other processes train, and go on with those that need them (see `benchmark.work.waiting`).
     """
     options = settings.training_options([pack.runs for pack in plan.packs], reporter, until)
     gpus = torch.cuda.device_count() if options.execution.device == "cuda" else 0
-    if gpus > 1 and len(plan.packs) > 1:
-        return _run_on_gpus(plan, settings, gpus, options.reporter, options.cached_teachers)
     store = Store(settings.results)
-    return [outcome for pack in plan.packs for outcome in train_pack(pack.runs, store, options)]
+
+    def train(packs: Sequence[Pack], outcomes: Outcomes) -> None:
+        for pack in packs:
+            if (part := trainable(pack, outcomes, store)) is not None:
+                outcomes |= {o.run.key: o for o in train_pack(part.runs, store, options)}
+
+    def train_on_gpus(packs: Sequence[Pack], outcomes: Outcomes) -> None:
+        _train_on_gpus(
+            packs,
+            outcomes,
+            settings=settings,
+            gpus=gpus,
+            reporter=options.reporter,
+            cached=options.cached_teachers,
+        )
+
+    several = gpus > 1 and len(plan.packs) > 1
+    return train_all(plan.packs, store, train_on_gpus if several else train, options.reporter, wait)
 
 
-def _run_on_gpus(
-    plan: Plan, settings: WorkSettings, gpus: int, reporter: Reporter, cached: frozenset[str]
-) -> list[Outcome]:
-    """Train the packs in one worker process per GPU. A level begins when the level before it has ended.
+def _train_on_gpus(
+    packs: Sequence[Pack],
+    outcomes: Outcomes,
+    *,
+    settings: WorkSettings,
+    gpus: int,
+    reporter: Reporter,
+    cached: frozenset[str],
+) -> None:
+    """Train packs in one worker process per GPU, and add the outcomes of their runs.
 
-    cached: identities of the teachers whose outputs are read from the teacher cache.
+    A level begins when the level before it has ended. cached: identities of the teachers whose outputs are
+    read from the teacher cache.
     """
     store = Store(settings.results)
-    outcomes: list[Outcome] = []
-    for level in range(plan.levels):
-        waiting = list(plan.level(level))
+    for level in sorted({pack.level for pack in packs}):
+        parts = [trainable(pack, outcomes, store) for pack in packs if pack.level == level]
+        waiting = [part for part in parts if part is not None]
         working: dict[int, tuple[subprocess.Popen[bytes], Pack]] = {}
         try:
             while waiting or working:
@@ -63,14 +93,13 @@ def _run_on_gpus(
                         reporter.note(f"GPU {gpu}: {pack.name}")
                 for gpu, (process, pack) in list(working.items()):
                     if process.poll() is not None:
-                        outcomes += [_outcome(run, store) for run in pack.runs]
+                        outcomes |= {run.key: _outcome(run, store) for run in pack.runs}
                         del working[gpu]
                 time.sleep(0.5)
         finally:
             for process, _ in working.values():
                 process.terminate()
                 process.wait()
-    return outcomes
 
 
 def _start(pack: Pack, settings: WorkSettings, gpu: int) -> subprocess.Popen[bytes]:
@@ -96,6 +125,8 @@ def _outcome(run: Run, store: Store) -> Outcome:
     state = store.state(run.key)
     if state in ("done", "diverged"):
         return Outcome(run, Status(state))
+    if state == "running":  # not by the worker, which has ended
+        return Outcome(run, Status.BUSY, f"{describe(store.holder(run.key))} trains it")
     failure = store.failure(run.key)
     if failure is not None:
         return Outcome(run, Status.FAILED, str(failure.get("reason", "")))

@@ -25,6 +25,7 @@ from benchmark.spec import protocols
 from benchmark.spec.resolver import Resolver
 from benchmark.spec.runs import NONE, TeacherRef
 from benchmark.training import checkpoint, kept_weights
+from results.claims import ClaimError
 from results.store import Store
 
 
@@ -41,6 +42,7 @@ class Reason(enum.Enum):
     UNKNOWN_NAME = "unknown here"
     BUSY = "being worked on"
     FINISHED_MEANWHILE = "finished meanwhile"
+    NO_CLAIM = "it cannot be claimed: remove what is named `claim` in its folder"
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,10 @@ def remove(store: Store, verdict: Verdict) -> Reason | None:
     The run is claimed first, so that no worker starts it meanwhile.
     """
     folder = store.path(verdict.key)
-    claim = store.claim(verdict.key, "clean")
+    try:
+        claim = store.claim(verdict.key, "clean")
+    except ClaimError:
+        return Reason.NO_CLAIM
     if claim is None:
         return Reason.BUSY
     try:
@@ -211,8 +216,8 @@ def remove(store: Store, verdict: Verdict) -> Reason | None:
             return Reason.FINISHED_MEANWHILE
         # The record goes last: after an interruption the rest is still a stale run, for the next `clean`.
         for path in sorted(folder.iterdir(), key=lambda p: p.name == "record.json"):
-            if path == claim.path:
-                continue
+            if path == claim.path or path.name.startswith(f".{claim.path.name}."):
+                continue  # also the files of a worker that is trying to claim the run now
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:

@@ -14,7 +14,8 @@ from pathlib import Path
 from benchmark.text import size
 from benchmark.training import teacher_cache
 from benchmark.training.cache_blocks import INDEX, BlockFile, index_path, layout_of
-from results.files import STALE_SECONDS, Claim
+from results.claims import Claim
+from results.holders import STALE_SECONDS
 from results.store import Store
 
 

@@ -16,7 +16,7 @@ from benchmark.spec import matrix
 from benchmark.spec.runs import Run
 from benchmark.training.execution import ExecutionRequest
 from benchmark.work.order import WorkSettings, work_order
-from results.files import STALE_SECONDS
+from results.holders import STALE_SECONDS
 from results.store import Store
 from slurm import commands, script
 from slurm.cluster import Cluster

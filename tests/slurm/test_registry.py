@@ -101,6 +101,31 @@ def test_snapshots(tmp_path: Path) -> None:
     assert snapshot.take(tmp_path, other) != one
 
 
+@pytest.mark.parametrize("change", ["edited", "removed", "added", "another commit"])
+def test_a_changed_snapshot_is_not_used_again(
+    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one with an additional module, which jobs would import: the snapshot is first in their path."""
+    monkeypatch.setattr(snapshot, "PACKAGES", ("slurm",))
+    notes: list[str] = []
+    one = snapshot.take(tmp_path / "s", note=notes.append)
+    cache = one / "slurm" / "__pycache__" / "job.cpython-311.pyc"
+    cache.parent.mkdir()
+    cache.touch()  # left by a job
+    assert snapshot.take(tmp_path / "s", note=notes.append) == one and not notes
+    name = {"added": "torch.py", "another commit": "benchmark/COMMIT"}.get(change, "slurm/job.py")
+    if change == "removed":
+        (one / name).unlink()
+    else:
+        with (one / name).open("a") as file:
+            file.write("#")
+    other = snapshot.take(tmp_path / "s", note=notes.append)
+    assert other == one.with_name(f"{one.name}-1") and len(notes) == 1
+    assert notes[0].startswith(f"{one / name} is not as it was made; ")
+    assert (other / "slurm/job.py").read_bytes() == (ROOT / "slurm/job.py").read_bytes()
+    assert snapshot.take(tmp_path / "s") == other
+
+
 def test_user_methods_are_in_the_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also those of a relative KD_METHODS; later edits do not reach the snapshot."""
     mine = tmp_path / "mine" / "toy.py"

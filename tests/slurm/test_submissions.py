@@ -103,7 +103,7 @@ def test_the_lock_of_a_dead_submitter(cluster: Path, drill: Drill) -> None:
         for path in (drill.store.folder / ".slurm/arrays").glob("*.json"):
             path.write_text(path.read_text().replace(f'"job": "{report.arrays[0].array.job}"', '"job": ""'))
         code = (
-            "import sys, os; from pathlib import Path; from results.files import Claim; "
+            "import sys, os; from pathlib import Path; from results.claims import Claim; "
             "Claim.take(Path(sys.argv[1])); os._exit(9)"
         )
         subprocess.run([sys.executable, "-c", code, drill.store.folder / ".slurm/lock"], cwd=ROOT)

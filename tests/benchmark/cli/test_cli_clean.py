@@ -15,7 +15,7 @@ from benchmark.errors import InputError
 from benchmark.spec.resolver import Resolver
 from benchmark.spec.runs import Request
 from benchmark.work import stale
-from results.files import Claim
+from results.claims import Claim
 from results.store import Store, load
 
 KEY = "cifar100/crd/quick/resnet14-resnet8/kd/seed0-0123456789"
