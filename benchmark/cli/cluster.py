@@ -48,6 +48,7 @@ def register(verbs: Any) -> None:
     options.add_pack_option(p, default="the cluster file's")
     options.add_keep_option(p)
     options.add_teacher_cache_option(p)
+    options.add_weak_teacher_option(p)
     p.set_defaults(do=do_submit)
 
     p = options.add_verb(

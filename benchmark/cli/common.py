@@ -150,6 +150,8 @@ def work_settings_of(args: argparse.Namespace) -> WorkSettings:
         results=store_of(args).folder.resolve(),
         data=path_of(args.data).resolve(),
         teachers=path_of(args.teachers).resolve() if args.teachers else None,
+        network=args.network,
+        accept_weak_teacher=args.accept_weak_teacher,
         keep=args.keep,
         teacher_cache=args.teacher_cache,
         execution=execution_request_of(args),

@@ -97,7 +97,15 @@ def add_folder_options(parser: argparse.ArgumentParser) -> None:
         "--teachers",
         default=variable("TEACHERS"),
         metavar="DIR",
-        help="folder of checkpoints to use as teachers instead of training them (default: $TEACHERS)",
+        help="folder of checkpoints, or one file, to use as teachers instead of training them "
+        "(default: $TEACHERS)",
+    )
+    group.add_argument(
+        "--network",
+        default="",
+        metavar="NAME",
+        help="the network of a checkpoint in TEACHERS= whose name does not say it and whose weights fit "
+        "several",
     )
 
 
@@ -207,6 +215,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     add_pack_option(group, default="16 on a CPU, 32 on a GPU")
     add_keep_option(group)
     add_teacher_cache_option(group)
+    add_weak_teacher_option(group)
 
 
 def add_pack_option(group: Any, default: str) -> None:
@@ -227,6 +236,15 @@ def add_keep_option(group: Any) -> None:
         choices=KEEP,
         help="which weights of finished runs to keep; none still keeps those that other runs need: "
         "plain teachers and students, and teachers' heads (default: $KEEP, else all)",
+    )
+
+
+def add_weak_teacher_option(group: Any) -> None:
+    group.add_argument(
+        "--accept-weak-teacher",
+        action="store_true",
+        help="train with an imported teacher although its accuracy is near chance (profiles short and paper "
+        "refuse it)",
     )
 
 

@@ -102,15 +102,28 @@ def paper_table(paper: str, number: int) -> str:
     return PAPER_TABLES[paper][number - 1]
 
 
-def imported_of(args: argparse.Namespace) -> dict[tuple[str, str], TeacherRef]:
-    """Return the checkpoints in the folder of `--teachers`, by data set and network."""
-    return imported.teachers_in(path_of(args.teachers) if args.teachers else None)
+def imported_of(args: argparse.Namespace, quiet: bool = False) -> dict[tuple[str, str], TeacherRef]:
+    """Return the checkpoints in the folder of `--teachers`, by data set and network.
+
+    Files that look like weights and are left alone are named, unless `quiet`.
+    """
+    if not args.teachers:
+        if args.network:
+            raise InputError(f"--network {args.network} needs checkpoints: give TEACHERS= or --teachers")
+        return {}
+    content = imported.read_folder(path_of(args.teachers), args.network)
+    for line in () if quiet else content.notes:
+        print_note(f"TEACHERS: {line}")
+    return imported.refs_of(content.teachers)
 
 
-def resolver_of(args: argparse.Namespace) -> Resolver:
-    """Return a resolver that knows the imported teachers, and the data sets in the folder of `--data`."""
+def resolver_of(args: argparse.Namespace, quiet: bool = False) -> Resolver:
+    """Return a resolver that knows the imported teachers, and the data sets in the folder of `--data`.
+
+    quiet: see `imported_of`.
+    """
     data.register_clips(path_of(args.data))
-    return Resolver(imported_of(args))
+    return Resolver(imported_of(args, quiet))
 
 
 def select(args: argparse.Namespace, table_name: str = "", quiet: bool = False) -> Selection:
@@ -127,7 +140,7 @@ def select(args: argparse.Namespace, table_name: str = "", quiet: bool = False) 
     profile = args.profile or default_profile(has_gpu())
     protocols.get_profile(profile)
     overrides = matrix.parse_overrides(args.settings)
-    resolver = resolver_of(args)
+    resolver = resolver_of(args, quiet)
     expansion = matrix.expand(
         table,
         profile,

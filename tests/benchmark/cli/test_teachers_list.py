@@ -99,6 +99,8 @@ def test_the_reference_teacher_is_listed_as_measured(
     assert {"wrn_40_2", "resnet56"} <= {r["network"] for r in rows} and "crnn_64" not in {
         r["network"] for r in rows
     }
-    (row,) = [r for r in rows if r["origin"].startswith("imported")]
+    crd, row = (r for r in rows if r["origin"].startswith("imported"))
+    assert (crd["protocol"], row["protocol"]) == ("crd", "sskd")
+    assert crd["state"] == "not tested (--test)", "measured with SSKD's normalisation only"
     assert row["state"] == "tested (reference results)" and row["top1_best"] == 73.44 in row["published"]
     assert len(row["per_class"]) == 100 and sum(row["per_class"].values()) / 100 == pytest.approx(73.44)

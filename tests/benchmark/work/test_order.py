@@ -17,6 +17,8 @@ SETTINGS = WorkSettings(
     results=Path("results"),
     data=Path("data"),
     teachers=Path("teachers"),
+    network="ResNet50",
+    accept_weak_teacher=True,
     keep="none",
     teacher_cache="off",
     execution=ExecutionRequest(device="cpu", precision="bf16", threads=4, student_threads=2),
