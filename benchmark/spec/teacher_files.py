@@ -1,7 +1,7 @@
 """The files of a folder of teachers: which hold weights, and which of a training's checkpoints teach.
 
 A training leaves several checkpoints. RepDistiller's folder has `ckpt_epoch_40.pth`, `ckpt_epoch_80.pth` ...
-beside `resnet56_best.pth` and `resnet56_last.pth`. Of numbered checkpoints only the last one is read. The file
+beside `resnet56_best.pth` and `resnet56_last.pth`. Of numbered checkpoints only the last is read. The file
 whose name has the word `best` is the best epoch; the one with `last`, `latest` or `final`, else the one with
 the highest number, is the last epoch.
 """
