@@ -19,6 +19,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from results.plain_json import parse_json
+
 STALE_SECONDS = 120.0
 """A claim whose file was not touched for this long has a dead holder, for example because its node went
 down.
@@ -70,7 +72,7 @@ def read_json(path: Path | str) -> Any:
     """
     try:
         with open(path, "rb") as f:
-            return json.loads(f.read())
+            return parse_json(f.read())
     except (FileNotFoundError, NotADirectoryError):
         return None
 
@@ -226,8 +228,10 @@ def append_line(path: Path, line: str) -> None:
 
 
 def tail(path: Path, lines: int) -> list[str]:
-    """Return the last lines of a text file, [] if it does not exist."""
+    """Return the last lines of a text file, [] if it does not exist. One line says that it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
     except FileNotFoundError:
         return []
+    except OSError as error:
+        return [f"{path}: cannot be read ({error.strerror})"]

@@ -7,6 +7,9 @@ import math
 import re
 from typing import Any
 
+MOST_DEPTH = 100
+"""The deepest nesting that is read. No file of ours is deeper than ten."""
+
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _LARGE_NUMBER = re.compile(r"\d[eE]\+?\d{3}|\d{300}")
 
@@ -23,6 +26,8 @@ def parse_json(content: bytes) -> Any:
         value = json.loads(text, parse_constant=_refuse, parse_float=parse_float)
         if _SURROGATE.search(text):  # most are pairs, which are characters
             json.dumps(value, ensure_ascii=False).encode("utf-8")
+        if text.count("[") + text.count("{") > MOST_DEPTH and _is_deeper(value, MOST_DEPTH):
+            raise ValueError("too deeply nested")
     except RecursionError:
         raise ValueError("too deeply nested") from None
     except UnicodeEncodeError:
@@ -39,3 +44,14 @@ def _finite(digits: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"has {digits[:20]}, which is too large a number")
     return value
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    """Return whether lists and objects are nested more than `depth` deep."""
+    level = [value]
+    for _ in range(depth + 1):
+        inner = [x.values() if isinstance(x, dict) else x for x in level if isinstance(x, dict | list)]
+        if not inner:
+            return False
+        level = [x for each in inner for x in each]
+    return True

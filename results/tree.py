@@ -26,7 +26,7 @@ def walk(folder: Path | str, problems: list[str]) -> Iterator[tuple[str, list[os
         except OSError as error:
             problems.append(f"{path}: cannot be read ({error.strerror}); skipped")
             continue
-        for entry in entries:
+        for entry in tuple(entries):
             if entry.name.startswith("."):
                 continue
             try:
@@ -35,6 +35,7 @@ def walk(folder: Path | str, problems: list[str]) -> Iterator[tuple[str, list[os
                 loop = entry.is_symlink() and _is_above(entry.path, path, str(folder))
             except OSError as error:
                 problems.append(f"{entry.path}: cannot be read ({error.strerror}); skipped")
+                entries.remove(entry)
                 continue
             if loop:
                 problems.append(f"{entry.path}: a link to a folder that it is in; skipped")

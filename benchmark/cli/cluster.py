@@ -88,6 +88,7 @@ def do_submit(args: argparse.Namespace) -> int:
         # Nodes often have no internet access, and jobs that start together would race for the same file.
         for name in sorted({r.dataset for r in chosen.runs}):
             data.load(name, common.path_of(args.data))
+    common.note_unusable(store, {r.key: "" for r in closure(chosen.runs) if not store.is_done(r.key)})
     report = submit_runs(
         chosen.runs,
         chosen.expansion.table.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from typing import Any
 
 from benchmark.cli import common, options
@@ -49,8 +50,9 @@ def find_key(store: Store, text: str) -> str:
     """Return the key of the only run that `text` matches. Raises `InputError` if none or several match."""
     text = text.replace(":", "-").strip("/")
     log_files = ("log.txt", "failure.json")
-    if any((store.folder / text / name).exists() for name in log_files):
-        return text
+    with contextlib.suppress(OSError):  # for example a loop of links, or too long a name
+        if any((store.folder / text / name).exists() for name in log_files):
+            return text
     keys = sorted(
         {
             path.parent.relative_to(store.folder).as_posix()
@@ -74,6 +76,8 @@ def do_logs(args: argparse.Namespace) -> int:
     store = common.store_to_read(args)
     key = find_key(store, args.run)
     print(f"{key}: {store.state(key)}")
+    if line := store.unusable(key):
+        print_note(f"skipped: {line}")
     for line in tail(store.path(key) / "log.txt", args.lines):
         print(line)
     if failure := store.failure(key):

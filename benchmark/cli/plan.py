@@ -62,6 +62,7 @@ def _size(n: float) -> str:
 def do_plan(args: argparse.Namespace) -> int:
     chosen = select(args)
     planned, numbers = _plan(args, chosen)
+    common.note_unusable(common.store_of(args), planned.states)
     if args.json:
         _print_plan_json(chosen, planned, numbers, listed=args.list)
     else:
