@@ -6,7 +6,6 @@ fields are not looked at.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -118,7 +117,8 @@ def seconds_for_images(record: Mapping[str, Any]) -> bool:
     recipe = record["settings"].get("recipe")
     if not isinstance(recipe, dict):
         return False
-    counts = (record.get("epochs"), record.get("test_images"), recipe.get("train_images"))
-    counts += (recipe.get("batch_size"),)
-    shares = record.get("share_seconds")
-    return all(_is_count(n) and n > 0 for n in counts) and shares is not None and math.isfinite(shares)
+    counts = [record.get("epochs"), record.get("test_images")]
+    counts += [recipe.get("train_images"), recipe.get("batch_size")]
+    return all(n is not None and _is_count(n) and n > 0 for n in counts) and _is_number(
+        record.get("share_seconds")
+    )
