@@ -28,7 +28,11 @@ def register(verbs: Any) -> None:
     )
     p.add_argument("run", metavar="RUN", help="a run's key, or a part of it that matches only one run")
     p.add_argument(
-        "--lines", type=int, default=40, metavar="N", help="print the last N lines of each log (default: 40)"
+        "--lines",
+        type=options.whole_number,
+        default=40,
+        metavar="N",
+        help="print the last N lines of each log (default: 40)",
     )
     options.add_folder_options(p)
     p.set_defaults(do=do_logs)

@@ -9,12 +9,28 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from benchmark.spec import matrix, protocols
-from benchmark.text import program_name
+from benchmark.text import decimal, program_name, whole
 
 PROGRAM = program_name()
 
 KEEP = ("all", "none")
 """Values of `--keep`."""
+
+
+def whole_number(text: str) -> int:
+    """The type of an option that is a whole number."""
+    try:
+        return whole(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def decimal_number(text: str) -> float:
+    """The type of an option that is a number."""
+    try:
+        return decimal(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -176,7 +192,7 @@ def add_arithmetic_options(group: Any) -> None:
     add_threads_option(group)
     group.add_argument(
         "--student-threads",
-        type=int,
+        type=whole_number,
         default=variable("STUDENT_THREADS", "1"),
         metavar="N",
         help="CPU threads for one student's step; THREADS / N students are trained side by side "
@@ -202,7 +218,7 @@ def add_precision_option(group: Any) -> None:
 def add_threads_option(group: Any) -> None:
     group.add_argument(
         "--threads",
-        type=int,
+        type=whole_number,
         default=variable("THREADS", "0"),
         metavar="N",
         help="number of CPU threads; 0 leaves it to torch (default: $THREADS, else 0)",
@@ -222,7 +238,7 @@ def add_pack_option(group: Any, default: str) -> None:
     """Add `--pack`. default: the default size, in words."""
     group.add_argument(
         "--pack",
-        type=int,
+        type=whole_number,
         default=0,
         metavar="N",
         help=f"train at most N runs behind one teacher pass (default: {default})",

@@ -17,6 +17,7 @@ from benchmark.spec import imported, matrix, protocols
 from benchmark.spec.matrix import MOST_SEEDS, Expansion
 from benchmark.spec.resolver import Resolver
 from benchmark.spec.runs import Run, TeacherRef
+from benchmark.text import whole
 from benchmark.training.execution import has_gpu
 
 PAPER_TABLES = {
@@ -75,7 +76,7 @@ def seeds_of(text: str | None) -> list[int] | None:
     if text is None:
         return None
     try:
-        numbers = [int(w) for w in split_list(text)]
+        numbers = [whole(w) for w in split_list(text)]
     except ValueError:
         numbers = []
     is_list = "," in text

@@ -71,6 +71,11 @@ def numbers() -> tuple[PublishedNumber, ...]:
     return _numbers(_tables_stamp())
 
 
+def built_in() -> tuple[PublishedNumber, ...]:
+    """Return the published numbers that come with the project."""
+    return _numbers(_stamp(table_files(NUMBERS)))
+
+
 def _tables_stamp() -> _Stamp:
     return _stamp([p for folder in folders() for p in table_files(folder)])
 
