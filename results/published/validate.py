@@ -135,7 +135,7 @@ def _of_one(x: PublishedNumber) -> Iterator[str]:
 
 
 def _of_names(x: PublishedNumber, right: Collection[str]) -> Iterator[str]:
-    """Yield the names of a number that are other spellings of names here, so that no cell takes the number."""
+    """Yield the names of a number that are other spellings of names here: no cell takes the number."""
     for column in ("teacher", "student"):
         text = getattr(x, column)
         meant = "" if text in right else spelling.network(text, NETWORKS)
