@@ -6,7 +6,9 @@ import math
 from typing import Any
 
 from benchmark.errors import InputError
+from benchmark.text import decimal, whole
 
+_NUMBERS = {int: whole, float: decimal}
 _EXPECTED = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a word"}
 
 
@@ -24,7 +26,7 @@ def coerce(key: str, value: Any, kind: type[Any], allowed: tuple[Any, ...] | Non
     if isinstance(value, str) and kind is not str:
         words = {"true": True, "false": False}
         try:
-            value = words[value.lower()] if kind is bool else kind(value)
+            value = words[value.lower()] if kind is bool else _NUMBERS[kind](value)
         except (ValueError, KeyError):
             raise error from None
     if kind is float and isinstance(value, int) and not isinstance(value, bool):

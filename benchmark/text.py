@@ -1,7 +1,8 @@
-"""Small helpers for messages."""
+"""Small helpers for messages, and for numbers that a user writes."""
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -9,6 +10,30 @@ from pathlib import Path
 def plural(n: int, word: str) -> str:
     """Return `1 job`, `2 jobs`, `1,000 jobs`."""
     return f"{n:,} {word}{'' if n == 1 else 's'}"
+
+
+_WHOLE = re.compile(r"[+-]?[0-9]{1,400}")
+_DECIMAL = re.compile(r"[+-]?(?:[0-9]{1,400}\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,9})?")
+
+
+def whole(text: str) -> int:
+    """Return the whole number that a text is. Raises `ValueError` for any other text.
+
+    Python's `int` also reads `1_0` and digits of other scripts, which nobody means as a number.
+    """
+    if not _WHOLE.fullmatch(text.strip()):
+        raise ValueError(f"'{text}' is not a whole number")
+    return int(text)
+
+
+def decimal(text: str) -> float:
+    """Return the number that a text is, such as `7.5` or `1e-3`. Raises `ValueError` for any other text.
+
+    Python's `float` also reads `7_3.3`, `nan` and digits of other scripts.
+    """
+    if not _DECIMAL.fullmatch(text.strip()):
+        raise ValueError(f"'{text}' is not a number")
+    return float(text)
 
 
 def program_name() -> str:

@@ -13,7 +13,8 @@ from models.layers import batch_statistics, freeze
 from models.netinfo import NetInfo, info
 from models.network import Network
 from models.registry import UnknownNetwork, build, names
-from models.weights import WeightsError, load_weights, save_weights, weights_hash
+from models.weight_files import WeightFile, WeightsError
+from models.weights import fitting, load_weights, read_weights, save_weights, weights_hash
 
 __all__ = [
     "PARTS",
@@ -22,14 +23,17 @@ __all__ = [
     "NetInfo",
     "Network",
     "UnknownNetwork",
+    "WeightFile",
     "WeightsError",
     "batch_statistics",
     "build",
+    "fitting",
     "freeze",
     "import_torchvision",
     "info",
     "load_weights",
     "names",
+    "read_weights",
     "save_weights",
     "weights_hash",
 ]

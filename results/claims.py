@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from results import holders
+from results.plain_json import parse_json
 
 PATIENCE = 5.0
 """Seconds to wait for a process that is just changing a claim. It may have been suspended meanwhile."""
@@ -258,8 +259,8 @@ class _Content:
 
 def _parse(raw: bytes) -> dict[str, Any] | None:
     try:
-        who = json.loads(raw)
-    except (ValueError, RecursionError):
+        who = parse_json(raw)
+    except ValueError:
         return None
     return who if isinstance(who, dict) and isinstance(who.get("token"), str) else None
 

@@ -49,7 +49,7 @@ def collect(source: Path, patterns: Sequence[str] = ("*",), target: Path = REFER
                     "note": "stopped after these epochs; the run is not finished",
                 },
             )
-        if (folder / "curve.csv").exists():
+        if (folder / "curve.csv").is_file():
             shutil.copyfile(folder / "curve.csv", into / "curve.csv")
         copied.append(key)
     return copied

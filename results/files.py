@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from results.claims import check_folder
+from results.plain_json import parse_json
 
 
 @contextlib.contextmanager
@@ -66,7 +67,7 @@ def read_json(path: Path | str) -> Any:
     """
     try:
         with open(path, "rb") as f:
-            return json.loads(f.read())
+            return parse_json(f.read())
     except (FileNotFoundError, NotADirectoryError):
         return None
 
@@ -79,8 +80,10 @@ def append_line(path: Path, line: str) -> None:
 
 
 def tail(path: Path, lines: int) -> list[str]:
-    """Return the last lines of a text file, [] if it does not exist."""
+    """Return the last lines of a text file, [] if it does not exist. One line says that it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
     except FileNotFoundError:
         return []
+    except OSError as error:
+        return [f"{path}: cannot be read ({error.strerror})"]

@@ -23,7 +23,6 @@ import contextlib
 import heapq
 import itertools
 import json
-import math
 import os
 import warnings
 from collections.abc import Iterable, Iterator
@@ -35,6 +34,9 @@ import pandas as pd
 
 from results.claims import Claim, remove_drafts
 from results.files import read_json, write_json
+from results.plain_json import parse_json
+from results.record_check import FAILURE, PROGRESS, usable, usable_curve, wrong_field
+from results.tree import walk
 
 SCHEMA = 1
 REFERENCE = Path(__file__).resolve().parent / "reference"
@@ -126,6 +128,17 @@ class Store:
             return ""
         return f"{path}: {problem}" if problem else ""
 
+    def unusable(self, key: str) -> str:
+        """Return the path of a record that cannot be used and why, "" if it can be or there is none."""
+        path = f"{self.folder}/{key}/record.json"
+        if not os.path.lexists(path):
+            return ""
+        try:
+            problem = problems(read_json(path), key)
+        except (ValueError, OSError) as error:
+            return f"{path}: damaged ({error})"
+        return f"{path}: not a record of this folder's run ({problem})" if problem else ""
+
     def is_done(self, key: str) -> bool:
         """Return whether a run is finished; it may have diverged."""
         return self.record(key) is not None
@@ -146,7 +159,7 @@ class Store:
             failure = read_json(self.path(key) / "failure.json")
         except (ValueError, OSError):
             return {"reason": "failure.json is damaged", "traceback": "", "time": ""}
-        return failure if isinstance(failure, dict) else None
+        return usable(failure, FAILURE)
 
     def write_failure(self, key: str, reason: str, traceback: str, time: str, blocked: bool = False) -> None:
         """Record why a run failed. blocked: it could not start, because a run that it needs has no result."""
@@ -184,7 +197,7 @@ class Store:
             progress = read_json(self.path(key) / "progress.json")
         except (ValueError, OSError):
             return None
-        return progress if isinstance(progress, dict) else None
+        return usable(progress, PROGRESS)
 
     def began(self, key: str) -> dict[str, Any] | None:
         """Return `began` (a time), device, precision and threads of an unfinished run; None if unknown."""
@@ -217,10 +230,10 @@ class Store:
         for folder in (self.folder, REFERENCE) if reference else (self.folder,):
             path = folder / key / "curve.csv"
             try:
-                curve = pd.read_csv(path)
+                curve = usable_curve(pd.read_csv(path))
             except (ValueError, OSError):  # pandas raises ValueErrors for empty and damaged files
                 continue
-            if "epoch" in curve:  # some damaged files can be parsed
+            if curve is not None:  # some damaged files can be parsed
                 return curve
         return None
 
@@ -282,7 +295,7 @@ def problems(record: Any, key: str | None = None) -> str:
     for name, value in _columns(record).items():
         if not _fits(value, COLUMNS[name]):
             return f"{name} = {str(value)[:40]!r} is not of type {COLUMNS[name]}"
-    return ""
+    return wrong_field(record)
 
 
 def newer_schema(record: Any) -> str:
@@ -301,7 +314,7 @@ def _fits(value: Any, kind: str) -> bool:
     if value is None or kind == "string":
         return value is None or isinstance(value, str)
     if isinstance(value, float):
-        return kind == "float64" or value.is_integer() or math.isnan(value)
+        return kind == "float64" or (value.is_integer() and abs(value) < 2**53)
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 
 
@@ -318,9 +331,12 @@ def _columns(record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def record_files(folder: Path) -> Iterator[Path]:
-    """Yield every `record.json` below a folder, sorted by path."""
-    yield from (Path(entry.path) for entry in _record_entries(folder))
+def record_files(folder: Path, skipped: list[str] | None = None) -> Iterator[Path]:
+    """Yield every `record.json` below a folder, sorted by path.
+
+    skipped: gets a line for each folder that cannot be read.
+    """
+    yield from (Path(entry.path) for entry in _record_entries(folder, skipped))
 
 
 def record_keys(folder: Path) -> set[str]:
@@ -338,20 +354,11 @@ def recent_record_files(folder: Path, most: int) -> list[Path]:
     return sorted(Path(path) for _, path in heapq.nlargest(most, times))
 
 
-def _record_entries(folder: Path) -> list[os.DirEntry[str]]:
+def _record_entries(folder: Path, skipped: list[str] | None = None) -> list[os.DirEntry[str]]:
     """Return every `record.json` below a folder, sorted by path. Paths as strings are ten times as fast."""
-    stack, entries = [str(folder)], list[os.DirEntry[str]]()
-    while stack:
-        try:
-            with os.scandir(stack.pop()) as inside:
-                for entry in inside:
-                    if entry.name == "record.json":  # even a folder of this name, to be reported as damaged
-                        entries.append(entry)
-                    # `.slurm` has the cluster's files, not runs
-                    elif entry.is_dir(follow_symlinks=True) and not entry.name.startswith("."):
-                        stack.append(entry.path)
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
-            continue
+    below = walk(folder, [] if skipped is None else skipped)
+    # even a folder of this name, to be reported as damaged
+    entries = [entry for _, inside in below for entry in inside if entry.name == "record.json"]
     return sorted(entries, key=lambda entry: entry.path)
 
 
@@ -360,10 +367,10 @@ def read_records(folder: Path, paths: Iterable[Path] | None = None) -> tuple[lis
 
     Such a file is skipped, not deleted. paths: the files to read; a missing one is no record (default: all).
     """
-    records, skipped = [], []
-    for path in record_files(folder) if paths is None else paths:
+    records, skipped = list[dict[str, Any]](), list[str]()
+    for path in record_files(folder, skipped) if paths is None else paths:
         try:
-            record = json.loads(path.read_bytes())
+            record = parse_json(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             continue
         except (OSError, ValueError) as error:

@@ -12,6 +12,7 @@ submitting process dies in between, the array can still be found by its job name
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -79,10 +80,23 @@ def read_arrays(results: Path) -> list[JobArray]:
         try:
             raw: dict[str, Any] = read_json(path)
             packs, depends = tuple(tuple(pack) for pack in raw["packs"]), tuple(raw["depends"])
-            arrays.append(JobArray(**{**raw, "packs": packs, "depends": depends}))
-        except (ValueError, TypeError, KeyError):
+            array = JobArray(**{**raw, "packs": packs, "depends": depends})
+            if not _has_right_types(array):
+                continue
+            arrays.append(array)
+        except (OSError, ValueError, TypeError, KeyError):
             continue
     return sorted(arrays, key=lambda array: (array.time, array.name))
+
+
+def _has_right_types(array: JobArray) -> bool:
+    texts = (array.name, array.table, array.cluster, array.folder, array.job, array.snapshot, array.user)
+    keys = [key for pack in array.packs for key in pack]
+    return (
+        all(isinstance(text, str) for text in (*texts, *array.depends, *keys))
+        and isinstance(array.time, int | float)
+        and math.isfinite(array.time)
+    )
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from benchmark.spec import matrix, protocols
 from benchmark.spec.plan import make_plan
 from benchmark.spec.resolver import Resolver
 from benchmark.spec.runs import Run, closure
+from benchmark.text import whole
 from results.store import SCHEMA, Store, load, record_keys
 from slurm import commands, registry, script, snapshot
 from slurm.cluster import load_cluster
@@ -183,9 +184,12 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("what", choices=("plan", "status", "submit"))
-    p.add_argument("--seeds", type=int, default=8, help="seeds of each cell (default: 8)")
+    p.add_argument("--seeds", type=whole, default=8, help="seeds of each cell (default: 8)")
     p.add_argument(
-        "--number", type=int, default=0, help="number of records (default: 100,000) or jobs (default: 5,000)"
+        "--number",
+        type=whole,
+        default=0,
+        help="number of records (default: 100,000) or jobs (default: 5,000)",
     )
     p.add_argument("--seconds", type=float, default=1.0, help="how long a job sleeps (default: 1)")
     p.add_argument("--watch", action="store_true", help="wait until all jobs have ended")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from benchmark.errors import hint, unknown
 from benchmark.spec.matrix import Cell, Table, built_in_tables
 from benchmark.spec.runs import NONE
+from benchmark.text import plural
 from results import published
-from results.published import reader
+from results.published import reader, spelling
 from results.published.schema import ERRATA_KEYS, OriginKind, PublishedNumber, erratum_applies
 
 
@@ -101,13 +103,52 @@ def nothing_published(table: Table) -> str:
     return f"{nothing}; name folders with more in KD_PUBLISHED="
 
 
+def rows_without_cell(table: Table) -> list[str]:
+    """Return a line for each name of which the registry has published numbers of a table that no cell shows.
+
+    The name may be misspelt, so the line suggests a similar one. Numbers that come with the project are left
+    out: their names are right, and the table has reasons to leave some out.
+    """
+    pairs = {
+        pair for column in table.columns for row in table.rows for pair in _pairs_of(row.method, *column)
+    }
+    networks = {name for pair in pairs for name in pair}
+    of_table = {row.published for row in table.rows}
+    own = {(x.published_in, *x.cell) for x in reader.built_in()}
+    counts: Counter[str] = Counter()
+    for x in reader.numbers():
+        here = x.published_in == f"{table.paper}/{table.table}" and x.dataset == table.dataset
+        if not here or x.metric != "top1" or (x.published_in, *x.cell) in own:
+            continue
+        if x.method not in of_table:
+            meant = spelling.method(x.method, of_table)
+            counts[f"method '{x.method}'{_did_you_mean(meant) or hint(x.method, of_table)}"] += 1
+        elif odd := next((name for name in (x.teacher, x.student) if name not in networks), ""):
+            meant = spelling.network(odd, networks)
+            counts[f"network '{odd}'{_did_you_mean(meant) or hint(odd, networks)}"] += 1
+        elif (x.teacher, x.student) not in pairs:
+            counts[f"pair {x.teacher}:{x.student}"] += 1
+    return [
+        f"{table.name}: no cell takes {plural(count, 'published value')} of {what}"
+        for what, count in counts.items()
+    ]
+
+
+def _did_you_mean(name: str) -> str:
+    return f" (did you mean {name}?)" if name else ""
+
+
 def _pairs(cell: Cell) -> list[tuple[str, str]]:
     """Return the pairs under which the registry may have a cell.
 
     It may have a teacher or a plain student without the other network of the pair.
     """
-    alone = {"teacher": [(cell.teacher, NONE), (NONE, cell.teacher)], "student": [(NONE, cell.student)]}
-    return [(cell.teacher, cell.student), *alone.get(cell.row.method, [])]
+    return _pairs_of(cell.row.method, cell.teacher, cell.student)
+
+
+def _pairs_of(method: str, teacher: str, student: str) -> list[tuple[str, str]]:
+    alone = {"teacher": [(teacher, NONE), (NONE, teacher)], "student": [(NONE, student)]}
+    return [(teacher, student), *alone.get(method, [])]
 
 
 def _with_errata(number: PublishedNumber, errata: Iterable[Mapping[str, str]]) -> PublishedNumber:

@@ -13,7 +13,7 @@ from tabulate import tabulate
 
 from benchmark.bench import clock
 from benchmark.bench.ours import random_split
-from benchmark.cli import common
+from benchmark.cli import common, options
 from benchmark.cli.selection import listed_names, split_list
 from benchmark.data.datasets import Split
 from benchmark.errors import InputError, unknown
@@ -52,7 +52,7 @@ def add_pair_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--images",
-        type=int,
+        type=options.whole_number,
         default=50_000,
         metavar="N",
         help="number of random training images; also the size of CRD's memory banks (default: 50000)",
@@ -63,7 +63,7 @@ def add_budget_option(parser: argparse.ArgumentParser, what: str) -> None:
     """Add `--budget`. what: what the time is for, in words."""
     parser.add_argument(
         "--budget",
-        type=float,
+        type=options.decimal_number,
         default=10.0,
         metavar="SECONDS",
         help=f"time to measure {what} (default: 10)",
@@ -73,7 +73,7 @@ def add_budget_option(parser: argparse.ArgumentParser, what: str) -> None:
 def add_repeats_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--repeats",
-        type=int,
+        type=options.whole_number,
         default=5,
         metavar="N",
         help="turns of each loop; the median is reported (default: 5)",
@@ -86,13 +86,21 @@ def add_methods_option(parser: argparse.ArgumentParser) -> None:
 
 def add_steps_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--steps", type=int, default=200, metavar="N", help="number of training steps (default: 200)"
+        "--steps",
+        type=options.whole_number,
+        default=200,
+        metavar="N",
+        help="number of training steps (default: 200)",
     )
 
 
 def add_seeds_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--seeds", type=int, default=10, metavar="N", help="use the seeds 0 to N-1 (default: 10)"
+        "--seeds",
+        type=options.whole_number,
+        default=10,
+        metavar="N",
+        help="use the seeds 0 to N-1 (default: 10)",
     )
 
 

@@ -23,6 +23,7 @@ from benchmark.cli.bench_options import (
 from benchmark.cli.common import print_note
 from benchmark.cli.selection import split_list
 from benchmark.errors import InputError
+from benchmark.text import whole
 from benchmark.training.execution import Execution
 from results.files import write_json
 
@@ -226,7 +227,7 @@ def _print_norms(rows: list[dict[str, Any]]) -> None:
 
 def _counts(text: str) -> list[int]:
     try:
-        counts = [int(w) for w in split_list(text)]
+        counts = [whole(w) for w in split_list(text)]
     except ValueError:
         counts = []
     if not counts or min(counts) < 1 or len(set(counts)) < len(counts):

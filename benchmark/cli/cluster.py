@@ -50,6 +50,7 @@ def register(verbs: Any) -> None:
     options.add_keep_option(p)
     options.add_teacher_cache_option(p)
     options.add_accept_edit_option(p)
+    options.add_weak_teacher_option(p)
     p.set_defaults(do=do_submit)
 
     p = options.add_verb(
@@ -91,6 +92,7 @@ def do_submit(args: argparse.Namespace) -> int:
         # Nodes often have no internet access, and jobs that start together would race for the same file.
         for name in sorted({r.dataset for r in chosen.runs}):
             data.load(name, common.path_of(args.data))
+    common.note_unusable(store, {r.key: "" for r in closure(chosen.runs) if not store.is_done(r.key)})
     report = submit_runs(
         chosen.runs,
         chosen.expansion.table.name,

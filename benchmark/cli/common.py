@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,13 @@ def store_to_read(args: argparse.Namespace, may_be_missing: bool = False) -> Sto
             )
         print_note(f"RESULTS: no folder {store.folder} yet, so no run is done")
     return store
+
+
+def note_unusable(store: Store, states: Mapping[str, str]) -> None:
+    """Name the records of these runs that cannot be used. states: key of a run -> its state."""
+    for key, state in states.items():
+        if state not in ("done", "diverged") and (line := store.unusable(key)):
+            print_note(f"skipped: {line}")
 
 
 def was_submitted(store: Store) -> bool:
@@ -150,6 +158,8 @@ def work_settings_of(args: argparse.Namespace) -> WorkSettings:
         results=store_of(args).folder.resolve(),
         data=path_of(args.data).resolve(),
         teachers=path_of(args.teachers).resolve() if args.teachers else None,
+        network=args.network,
+        accept_weak_teacher=args.accept_weak_teacher,
         keep=args.keep,
         teacher_cache=args.teacher_cache,
         accept_edit=args.accept_edit,

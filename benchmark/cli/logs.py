@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from typing import Any
 
 from benchmark.cli import common, options
@@ -27,7 +28,11 @@ def register(verbs: Any) -> None:
     )
     p.add_argument("run", metavar="RUN", help="a run's key, or a part of it that matches only one run")
     p.add_argument(
-        "--lines", type=int, default=40, metavar="N", help="print the last N lines of each log (default: 40)"
+        "--lines",
+        type=options.whole_number,
+        default=40,
+        metavar="N",
+        help="print the last N lines of each log (default: 40)",
     )
     options.add_folder_options(p)
     p.set_defaults(do=do_logs)
@@ -49,8 +54,9 @@ def find_key(store: Store, text: str) -> str:
     """Return the key of the only run that `text` matches. Raises `InputError` if none or several match."""
     text = text.replace(":", "-").strip("/")
     log_files = ("log.txt", "failure.json")
-    if any((store.folder / text / name).exists() for name in log_files):
-        return text
+    with contextlib.suppress(OSError):  # for example a loop of links, or too long a name
+        if any((store.folder / text / name).exists() for name in log_files):
+            return text
     keys = sorted(
         {
             path.parent.relative_to(store.folder).as_posix()
@@ -74,6 +80,8 @@ def do_logs(args: argparse.Namespace) -> int:
     store = common.store_to_read(args)
     key = find_key(store, args.run)
     print(f"{key}: {store.state(key)}")
+    if line := store.unusable(key):
+        print_note(f"skipped: {line}")
     for line in tail(store.path(key) / "log.txt", args.lines):
         print(line)
     if failure := store.failure(key):

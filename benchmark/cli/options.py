@@ -9,12 +9,28 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from benchmark.spec import matrix, protocols
-from benchmark.text import program_name
+from benchmark.text import decimal, program_name, whole
 
 PROGRAM = program_name()
 
 KEEP = ("all", "none")
 """Values of `--keep`."""
+
+
+def whole_number(text: str) -> int:
+    """The type of an option that is a whole number."""
+    try:
+        return whole(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def decimal_number(text: str) -> float:
+    """The type of an option that is a number."""
+    try:
+        return decimal(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -97,7 +113,15 @@ def add_folder_options(parser: argparse.ArgumentParser) -> None:
         "--teachers",
         default=variable("TEACHERS"),
         metavar="DIR",
-        help="folder of checkpoints to use as teachers instead of training them (default: $TEACHERS)",
+        help="folder of checkpoints, or one file, to use as teachers instead of training them "
+        "(default: $TEACHERS)",
+    )
+    group.add_argument(
+        "--network",
+        default="",
+        metavar="NAME",
+        help="the network of a checkpoint in TEACHERS= whose name does not say it and whose weights fit "
+        "several",
     )
 
 
@@ -168,7 +192,7 @@ def add_arithmetic_options(group: Any) -> None:
     add_threads_option(group)
     group.add_argument(
         "--student-threads",
-        type=int,
+        type=whole_number,
         default=variable("STUDENT_THREADS", "1"),
         metavar="N",
         help="CPU threads for one student's step; THREADS / N students are trained side by side "
@@ -194,7 +218,7 @@ def add_precision_option(group: Any) -> None:
 def add_threads_option(group: Any) -> None:
     group.add_argument(
         "--threads",
-        type=int,
+        type=whole_number,
         default=variable("THREADS", "0"),
         metavar="N",
         help="number of CPU threads; 0 leaves it to torch (default: $THREADS, else 0)",
@@ -208,13 +232,14 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     add_keep_option(group)
     add_teacher_cache_option(group)
     add_accept_edit_option(group)
+    add_weak_teacher_option(group)
 
 
 def add_pack_option(group: Any, default: str) -> None:
     """Add `--pack`. default: the default size, in words."""
     group.add_argument(
         "--pack",
-        type=int,
+        type=whole_number,
         default=0,
         metavar="N",
         help=f"train at most N runs behind one teacher pass (default: {default})",
@@ -228,6 +253,15 @@ def add_keep_option(group: Any) -> None:
         choices=KEEP,
         help="which weights of finished runs to keep; none still keeps those that other runs need: "
         "plain teachers and students, and teachers' heads (default: $KEEP, else all)",
+    )
+
+
+def add_weak_teacher_option(group: Any) -> None:
+    group.add_argument(
+        "--accept-weak-teacher",
+        action="store_true",
+        help="train with an imported teacher although its accuracy is near chance (profiles short and paper "
+        "refuse it)",
     )
 
 

@@ -60,6 +60,7 @@ def _describe(numbers: dict[str, Any]) -> str:
 def do_plan(args: argparse.Namespace) -> int:
     chosen = select(args)
     planned, numbers = _plan(args, chosen)
+    common.note_unusable(common.store_of(args), planned.states)
     if args.json:
         _print_plan_json(chosen, planned, numbers, listed=args.list)
     else:

@@ -72,7 +72,7 @@ def do_published(args: argparse.Namespace) -> int:
 
 
 def _validate() -> int:
-    problems = published.validate()
+    problems = published.validate(known=(*models.names(), *methods.names()))
     for line in problems:
         print(line)
     if problems:

@@ -42,7 +42,7 @@ def register(verbs: Any) -> None:
     options.add_training_options(p)
     p.add_argument(
         "--until",
-        type=int,
+        type=options.whole_number,
         default=None,
         metavar="EPOCH",
         help="stop after this epoch; the same command without --until continues",
@@ -69,7 +69,7 @@ def register(verbs: Any) -> None:
     p.add_argument("--paper", default=None, help="take the table of dlkd, sskd or crd (default: dlkd)")
     p.add_argument(
         "--number",
-        type=int,
+        type=options.whole_number,
         choices=(1, 2),
         default=None,
         help="1: its table of similar architectures (default), 2: of different architectures",

@@ -17,6 +17,7 @@ from benchmark.spec import imported, matrix, protocols
 from benchmark.spec.matrix import MOST_SEEDS, Expansion
 from benchmark.spec.resolver import Resolver
 from benchmark.spec.runs import Run, TeacherRef
+from benchmark.text import whole
 from benchmark.training.execution import has_gpu
 
 PAPER_TABLES = {
@@ -75,7 +76,7 @@ def seeds_of(text: str | None) -> list[int] | None:
     if text is None:
         return None
     try:
-        numbers = [int(w) for w in split_list(text)]
+        numbers = [whole(w) for w in split_list(text)]
     except ValueError:
         numbers = []
     is_list = "," in text
@@ -102,15 +103,28 @@ def paper_table(paper: str, number: int) -> str:
     return PAPER_TABLES[paper][number - 1]
 
 
-def imported_of(args: argparse.Namespace) -> dict[tuple[str, str], TeacherRef]:
-    """Return the checkpoints in the folder of `--teachers`, by data set and network."""
-    return imported.teachers_in(path_of(args.teachers) if args.teachers else None)
+def imported_of(args: argparse.Namespace, quiet: bool = False) -> dict[tuple[str, str], TeacherRef]:
+    """Return the checkpoints in the folder of `--teachers`, by data set and network.
+
+    Files that look like weights and are left alone are named, unless `quiet`.
+    """
+    if not args.teachers:
+        if args.network:
+            raise InputError(f"--network {args.network} needs checkpoints: give TEACHERS= or --teachers")
+        return {}
+    content = imported.read_folder(path_of(args.teachers), args.network)
+    for line in () if quiet else content.notes:
+        print_note(f"TEACHERS: {line}")
+    return imported.refs_of(content.teachers)
 
 
-def resolver_of(args: argparse.Namespace) -> Resolver:
-    """Return a resolver that knows the imported teachers, and the data sets in the folder of `--data`."""
+def resolver_of(args: argparse.Namespace, quiet: bool = False) -> Resolver:
+    """Return a resolver that knows the imported teachers, and the data sets in the folder of `--data`.
+
+    quiet: see `imported_of`.
+    """
     data.register_clips(path_of(args.data))
-    return Resolver(imported_of(args))
+    return Resolver(imported_of(args, quiet))
 
 
 def select(args: argparse.Namespace, table_name: str = "", quiet: bool = False) -> Selection:
@@ -127,7 +141,7 @@ def select(args: argparse.Namespace, table_name: str = "", quiet: bool = False) 
     profile = args.profile or default_profile(has_gpu())
     protocols.get_profile(profile)
     overrides = matrix.parse_overrides(args.settings)
-    resolver = resolver_of(args)
+    resolver = resolver_of(args, quiet)
     expansion = matrix.expand(
         table,
         profile,

@@ -156,8 +156,12 @@ def do_status(args: argparse.Namespace) -> int:
     chosen = select(args)
     store = common.store_to_read(args, may_be_missing=True)
     runs = closure(chosen.runs)
+    named = False
     while True:
         rows, states = status_rows(runs, store)
+        if not named:
+            common.note_unusable(store, states)
+            named = True
         lost = lost_jobs(states, store)
         if args.json:
             common.print_json(

@@ -107,8 +107,13 @@ def load_records(store: Store, runs: Iterable[Run]) -> pd.DataFrame:
 
 
 def note_unpublished(table: Table) -> None:
-    """Print a note if the table has no published values. Its paper's name may be mistyped."""
+    """Print notes if the table has no published values, or has some that no cell takes.
+
+    A name in them may be mistyped.
+    """
     if line := published_cells.nothing_published(table):
+        print_note(f"note: {line}")
+    for line in published_cells.rows_without_cell(table):
         print_note(f"note: {line}")
 
 

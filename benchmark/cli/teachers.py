@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from tabulate import tabulate
 from benchmark import data, methods
 from benchmark.cli import common, options
 from benchmark.cli.common import print_note
-from benchmark.cli.selection import imported_of, resolver_of
+from benchmark.cli.selection import resolver_of
 from benchmark.errors import InputError
 from benchmark.spec import matrix, protocols
-from benchmark.spec.resolver import Resolver
+from benchmark.spec.imported import require_weights
+from benchmark.spec.resolver import Resolver, normalisation
 from benchmark.spec.runs import NONE, Request, Run, TeacherRef
 from benchmark.training.execution import ExecutionRequest
 from benchmark.training.options import TrainingOptions
@@ -30,7 +32,8 @@ def register(verbs: Any) -> None:
         "teachers",
         summary="list the teachers of the tables and their accuracy beside the published ones",
         details="Lists the teachers that the tables need, whether they are trained, their top-1 and the "
-        "published values. Checkpoints of TEACHERS= are listed too; --test measures them.",
+        "published values. Checkpoints of TEACHERS= are listed too; --test measures them, with the "
+        "normalisation of each protocol that they teach in.",
         example="teachers --teachers my-checkpoints --test",
     )
     p.add_argument(
@@ -42,9 +45,16 @@ def register(verbs: Any) -> None:
         help=f"{', '.join(protocols.PROFILES)} (default: $PROFILE, else paper)",
     )
     p.add_argument(
+        "--protocol",
+        default=options.variable("PROTOCOL") or None,
+        help="only the teachers of this protocol; it normalises the images of the test "
+        "(default: $PROTOCOL, else those of all tables)",
+    )
+    p.add_argument(
         "--test",
         action="store_true",
-        help="measure the checkpoints of TEACHERS= on the test set, and store the results as records",
+        help="measure the checkpoints of TEACHERS= on the test set, and store the results as records; what "
+        "has a record already is not measured again",
     )
     p.add_argument(
         "--per-class",
@@ -56,12 +66,17 @@ def register(verbs: Any) -> None:
     p.set_defaults(do=do_teachers)
 
 
-def teacher_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return one row for each teacher of the tables: state, accuracy, published accuracies, origin."""
+def teacher_rows(args: argparse.Namespace, imported: Sequence[TeacherRef]) -> list[dict[str, Any]]:
+    """Return one row for each teacher of the tables: state, accuracy, published accuracies, origin.
+
+    imported: the checkpoints of this data set. They have a row for each normalisation that the protocols use.
+    """
     store = common.store_of(args)
     resolver = Resolver()
     rows = []
     for network, protocol in _teachers_of_tables(args.dataset):
+        if args.protocol and protocol != protocols.get_protocol(args.protocol).teacher_protocol:
+            continue
         run = resolver.run(Request(args.dataset, protocol, args.profile, NONE, network, methods.PLAIN), 0)
         record = store.record(run.key) or {}
         rows.append(
@@ -76,12 +91,32 @@ def teacher_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
                 "key": run.key,
             }
         )
-    imported = imported_of(args)
-    for (dataset, network), ref in imported.items():
-        if dataset == args.dataset:
-            run = Resolver(imported).imported_run(ref, dataset=dataset, protocol="crd", profile=args.profile)
-            rows.append(_imported_row(network, ref, run, store))
-    return rows
+    return rows + [_imported_row(ref, names, run, store) for ref, names, run in _measurements(args, imported)]
+
+
+def _measurements(
+    args: argparse.Namespace, imported: Sequence[TeacherRef]
+) -> list[tuple[TeacherRef, list[str], Run]]:
+    """Return the runs that measure the checkpoints, each with its protocols.
+
+    Protocols that normalise the images in the same way share one, except those in which another epoch of the
+    checkpoint's training teaches.
+    """
+    of_network: dict[str, list[str]] = {}
+    for network, protocol in _teachers_of_tables(args.dataset):
+        of_network.setdefault(network, []).append(protocol)
+    measurements = []
+    both = {ref.network for ref in imported if ref.other_epoch is not None}
+    for ref in imported:
+        names = [args.protocol] if args.protocol else of_network.get(ref.network, ["crd"])
+        groups: dict[Any, list[str]] = {}
+        for name in names:
+            if ref.network not in both or protocols.get_protocol(name).teacher_epoch == ref.epoch:
+                groups.setdefault(normalisation(name, args.dataset), []).append(name)
+        for group in groups.values():
+            run = Resolver().imported_run(ref, dataset=args.dataset, protocol=group[0], profile=args.profile)
+            measurements.append((ref, group, run))
+    return measurements
 
 
 def _teachers_of_tables(dataset: str) -> list[tuple[str, str]]:
@@ -106,16 +141,16 @@ def _published_values(network: str, dataset: str, paper: str | None = None) -> l
     return sorted({float(v) for v in rows["value"].dropna()})
 
 
-def _imported_row(network: str, ref: TeacherRef, run: Run, store: Store) -> dict[str, Any]:
+def _imported_row(ref: TeacherRef, names: list[str], run: Run, store: Store) -> dict[str, Any]:
     record, origin = _measured_record(store, run)
     return {
-        "network": network,
-        "protocol": "any",
+        "network": ref.network,
+        "protocol": ", ".join(names),
         "origin": f"imported: {Path(ref.path).name} (weights {ref.weights})",
         "state": f"tested{origin}" if record else "not tested (--test)",
         "top1_last": record.get("top1_last"),
         "top1_best": record.get("top1_best"),
-        "published": _published_values(network, run.dataset),
+        "published": _published_values(ref.network, run.dataset),
         "key": record.get("key", run.key),
         "per_class": record.get("per_class", {}),
     }
@@ -124,9 +159,8 @@ def _imported_row(network: str, ref: TeacherRef, run: Run, store: Store) -> dict
 def _measured_record(store: Store, run: Run) -> tuple[dict[str, Any], str]:
     """Return the record of an imported checkpoint on the whole test set, and its origin in words.
 
-    It is the record of the run itself, else that of another protocol, else a reference record; empty if there
-    is none. Only reference records have an origin that is not empty. Protocols differ only in the fourth
-    decimal of the mean that they subtract from the images.
+    It is the record of the run itself, else that of another protocol or profile with the same normalisation,
+    else a reference record; empty if there is none. Only reference records have an origin that is not empty.
     """
     if record := store.record(run.key):
         return record, ""
@@ -134,7 +168,10 @@ def _measured_record(store: Store, run: Run) -> tuple[dict[str, Any], str]:
     for folder, origin in ((store.folder, ""), (REFERENCE, " (reference results)")):
         for path in sorted(folder.glob(pattern)):
             record = Store(folder).record(path.parent.relative_to(folder).as_posix()) or {}
-            if record.get("test_images") == data.info(run.dataset).test_images:
+            if (
+                record.get("test_images") == data.info(run.dataset).test_images
+                and record["settings"].get("normalise") == run.settings["normalise"]
+            ):
                 return record, origin
     return {}, ""
 
@@ -147,37 +184,39 @@ def _class_range(per_class: dict[str, float]) -> str:
     return f"{per_class[worst]:.1f} ({worst}) to {per_class[best]:.1f} ({best})"
 
 
-def _test_checkpoints(args: argparse.Namespace) -> None:
-    """Measure the checkpoints of `--teachers`, and store the results as records."""
-    resolver = resolver_of(args)
+def _test_checkpoints(args: argparse.Namespace, imported: Sequence[TeacherRef]) -> None:
+    """Measure the checkpoints that have no record yet, and store the results as records."""
     store = common.store_of(args)
     execution = ExecutionRequest(precision="fp32").resolve()
     training_options = TrainingOptions(execution, data_folder=common.path_of(args.data))
-    for (dataset, _), ref in resolver.imported.items():
-        if dataset == args.dataset:
-            train_pack(
-                [resolver.imported_run(ref, dataset=dataset, protocol="crd", profile=args.profile)],
-                store,
-                training_options,
-            )
+    for _, _, run in _measurements(args, imported):
+        record, origin = _measured_record(store, run)
+        if not record or origin:
+            train_pack([run], store, training_options)
 
 
 def do_teachers(args: argparse.Namespace) -> int:
     profile = protocols.get_profile(args.profile)
+    if args.protocol:
+        protocols.get_protocol(args.protocol)
     if args.dataset is None:
         args.dataset = profile.dataset or "cifar100"
     data.info(args.dataset)
-    if args.test:
-        if not args.teachers:
-            raise InputError("--test needs a folder of checkpoints: give TEACHERS= or --teachers")
-        _test_checkpoints(args)
-    rows = teacher_rows(args)
-    for (dataset, _), ref in imported_of(args).items():
-        if dataset != args.dataset:
+    if args.test and not args.teachers:
+        raise InputError("--test needs checkpoints: give TEACHERS= or --teachers")
+    imported = []
+    for (dataset, _), ref in resolver_of(args).imported.items():
+        if dataset == args.dataset:
+            imported += [ref] if ref.other_epoch is None else [ref, ref.other_epoch]
+        else:
             print_note(
                 f"{Path(ref.path).name} is left out: by its number of classes it is for {dataset}, not for "
                 f"{args.dataset}"
             )
+    if args.test:
+        require_weights(imported)
+        _test_checkpoints(args, imported)
+    rows = teacher_rows(args, imported)
     if args.json:
         common.print_json(rows)
         return 0

@@ -25,6 +25,7 @@ import torch
 
 from benchmark import longwork
 from benchmark.data.datasets import DATASETS, Dataset, DatasetInfo, Split, stratified_order
+from benchmark.data.locate import locate
 from benchmark.data.spectrogram import read_wave, spectrogram
 from benchmark.errors import InputError
 
@@ -55,7 +56,7 @@ def list_clips(folder: Path) -> ClipFiles:
 
     Raises `InputError` if the folder does not have the layout above, or has fewer than two classes.
     """
-    base = folder / NAME
+    base = locate(folder, NAME, lambda base: all((base / part).is_dir() for part in PARTS)) / NAME
     files: dict[str, dict[str, list[Path]]] = {}
     for part in PARTS:
         if not (base / part).is_dir():

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmark import longwork
+from benchmark.data.locate import locate
 from benchmark.errors import InputError, unknown
 from benchmark.text import size
 from models import import_torchvision
@@ -135,8 +136,14 @@ def _load_cifar(name: str, folder: Path) -> Dataset:
     from torchvision import datasets
 
     kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
-    base = folder / kind.base_folder
     wanted = [*kind.train_list, *kind.test_list]
+    folder = locate(folder, kind.base_folder, lambda base: any((base / name).exists() for name, _ in wanted))
+    base = folder / kind.base_folder
+    if folder.name != kind.base_folder and all((folder / name).is_file() for name, _ in wanted):
+        raise InputError(
+            f"DATA: {folder} has the files of {name} itself; rename it to {kind.base_folder}, and set DATA= "
+            "to the folder above it"
+        )
     present = [entry for entry in wanted if (base / entry[0]).exists()]
     for file, md5 in present:
         actual = _md5(base / file)
@@ -220,6 +227,8 @@ def info(name: str) -> DatasetInfo:
 
 def load(name: str, folder: Path | str = "data") -> Dataset:
     """Load a data set; download into `folder` what is missing.
+
+    A folder that is one or two levels too high or too deep is recognised (`locate`).
 
     Raises `InputError` for an unknown name, a wrong md5 sum or a failed download.
     """

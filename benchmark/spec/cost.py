@@ -24,6 +24,7 @@ from benchmark import data, longwork
 from benchmark.errors import InputError
 from benchmark.methods import IN_TRAIN
 from benchmark.spec.runs import NONE, Run, network_info
+from results.record_check import seconds_for_images
 from results.store import Store, read_records, recent_record_files
 
 
@@ -242,6 +243,7 @@ def measured_factor(records: Iterable[Mapping[str, Any]], device: str) -> float 
             or (r.get("seconds") or 0) < LONG_SECONDS
             or not r.get("epochs")
             or r.get("student") == NONE
+            or not seconds_for_images(r)
         ):
             continue
         recipe = r["settings"]["recipe"]

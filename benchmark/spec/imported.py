@@ -1,8 +1,11 @@
-"""Imported teachers: checkpoints in a folder (`TEACHERS=`) that teach instead of runs of this suite.
+"""Imported teachers: checkpoints in a folder, or one file (`TEACHERS=`), that teach instead of runs of this
+suite.
 
-The name of a checkpoint's file, or of its folder, begins with the name of its network (`resnet56_sskd.pth`,
-`resnet56.pth`, `resnet56_vanilla/ckpt_epoch_240.pth`). Every format that `models.load_weights` reads is
-accepted. A file that does not fit its network is refused with the reason before anything is trained.
+Every format that `models.load_weights` reads is accepted. The network of a checkpoint is the one that its
+file or a folder above it is named after (`resnet56_sskd.pth`, `cifar100_resnet20_xyz.pth`,
+`resnet56_vanilla/ckpt_epoch_240.pth`), else the only one that its weights fit. A file that does not fit its
+network is refused with the reason before anything is trained. Of several checkpoints of one training, the
+protocol's `teacher_epoch` decides which one teaches (benchmark/spec/teacher_files.py).
 
 A `.json` file (`resnet56.json`: network, num_classes, weights = the hash, top1, source) can stand in for a
 checkpoint that is not here. Tables, diffs and reports then find the records of its students, but nothing can
@@ -11,8 +14,9 @@ be trained with it. `results/reference/teachers` has such descriptions for the r
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+import dataclasses
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,14 +25,10 @@ import torch
 
 import models
 from benchmark import data, longwork
-from benchmark.errors import InputError
+from benchmark.errors import InputError, unknown
 from benchmark.spec.runs import TeacherRef
-
-CHECKPOINTS = (".pth", ".pt", ".tar", ".ckpt")
-"""Suffixes of checkpoint files."""
-
-DESCRIPTION = ".json"
-"""Suffix of a file that describes a checkpoint."""
+from benchmark.spec.teacher_files import BEST, CHECKPOINTS, DESCRIPTION, LAST, epoch_of, list_files
+from results.plain_json import parse_json
 
 DATASETS = {100: "cifar100", 10: "cifar10"}
 """The data set of a checkpoint by its number of classes.
@@ -54,60 +54,100 @@ class ImportedTeacher:
     description_only: bool = False
     """The file has no weights; it only describes the checkpoint."""
 
+    epoch: str = LAST
+    """`best` if the file holds the best epoch of its training by its name, else `last`."""
+
     def ref(self) -> TeacherRef:
         return TeacherRef(
             self.network,
+            epoch=self.epoch,
             weights=self.weights,
             path=str(self.path),
             description_only=self.description_only,
         )
 
 
-def network_of(path: Path) -> str | None:
-    """Return the network that a checkpoint's file or folder is named after, or None.
+@dataclass(frozen=True)
+class FolderContent:
+    """What was read from a folder of teachers."""
 
-    If several names match, return the longest.
+    teachers: tuple[ImportedTeacher, ...]
+    """One for each network and data set, or two: its last and its best epoch."""
+
+    notes: tuple[str, ...] = ()
+    """A line for each file that looks like weights and is left alone, or for several of a kind."""
+
+
+_SPELLINGS = {re.sub(r"[-_]", "", name.lower()): name for name in models.names()}
+_NAMES = re.compile(
+    r"(?<![0-9a-z])(?:"
+    + "|".join(name.lower().replace("_", "[-_]?") for name in sorted(models.names(), key=len, reverse=True))
+    + r")(?![0-9a-z])"
+)
+
+
+def networks_of(path: Path, top: Path | None = None) -> list[str]:
+    """Return the networks that a checkpoint's file is named after, else those of a folder above it.
+
+    top: the highest folder whose name counts; by default the one that the file is in.
     """
-    for text in (path.name, path.parent.name):
-        matches = [
-            n
-            for n in models.names()
-            if text.lower().startswith(n.lower()) and not text[len(n) : len(n) + 1].isalnum()
-        ]
-        if matches:
-            return max(matches, key=len)
-    return None
+    top = path.parent if top is None else top
+    for part in (path, *path.parents):
+        if matches := _NAMES.findall(part.name.lower()):
+            return list(dict.fromkeys(_SPELLINGS[re.sub(r"[-_]", "", match)] for match in matches))
+        if part == top:
+            break
+    return []
 
 
-def read_checkpoint(path: Path, network: str | None = None) -> ImportedTeacher:
+def read_checkpoint(path: Path, network: str = "", top: Path | None = None) -> ImportedTeacher:
     """Read a checkpoint.
 
-    network: its network; by default the one that the file or its folder is named after.
+    network: its network; by default the one that it is named after, else the only one that its weights fit.
+    top: see `networks_of`.
 
-    Raises `InputError` if the name matches no network, or the weights do not fit it.
+    Raises `InputError` if the file cannot be read, the weights do not fit, or fit several networks.
     """
-    network = network or network_of(path)
-    if network is None:
+    try:
+        file = models.read_weights(path)
+        name, num_classes = _network_in(file, network, top)
+        net = models.build(name, num_classes)
+        extra = models.load_weights(net, file)
+    except models.WeightsError as error:
+        raise InputError(str(error)) from error
+    return ImportedTeacher(
+        network=name, num_classes=num_classes, path=path, weights=models.weights_hash(net), extra=extra
+    )
+
+
+def _network_in(file: models.WeightFile, network: str, top: Path | None) -> tuple[str, int]:
+    """Return network and number of classes of a file. Raises `InputError` if they are not clear."""
+    named = [network] if network else networks_of(file.path, top)
+    fits = models.fitting(file, named, DATASETS) or (
+        [] if network else models.fitting(file, models.names(), DATASETS)
+    )
+    if len(fits) == 1 and (fits[0][0] in named or not _begins_with_network(file.path)):
+        return fits[0]
+    if len(fits) > 1:
         raise InputError(
-            f"{path}: the name of the file or its folder must begin with a network's name; "
+            f"{file.path}: its weights fit {' and '.join(dict.fromkeys(n for n, _ in fits))}; name one of "
+            "them with --network, or begin the file's name with it"
+        )
+    if not named:
+        raise InputError(
+            f"{file.path}: its weights fit no network with {' or '.join(map(str, DATASETS))} classes; "
             f"allowed: {', '.join(models.names())}"
         )
-    reasons = []
-    for num_classes in DATASETS:
-        net = models.build(network, num_classes)
-        try:
-            extra = models.load_weights(net, path)
-        except models.WeightsError as error:
-            reasons.append(str(error))
-            continue
-        return ImportedTeacher(
-            network=network,
-            num_classes=num_classes,
-            path=path,
-            weights=models.weights_hash(net),
-            extra=extra,
-        )
-    raise InputError(reasons[0])
+    try:
+        models.load_weights(models.build(named[0], next(iter(DATASETS))), file)
+    except models.WeightsError as error:
+        is_of = f" (they are those of {fits[0][0]})" if fits else ""
+        raise InputError(f"{error}{is_of}") from error
+    raise AssertionError("a network that does not fit was loaded")
+
+
+def _begins_with_network(path: Path) -> bool:
+    return _NAMES.match(path.name.lower()) is not None
 
 
 def read_description(path: Path) -> ImportedTeacher:
@@ -116,7 +156,7 @@ def read_description(path: Path) -> ImportedTeacher:
     Raises `InputError` if it lacks the network, the number of classes (10 or 100) or the weights' hash.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_bytes())
         network, num_classes, weights = values["network"], values["num_classes"], values["weights"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
@@ -153,35 +193,110 @@ def require_weights(refs: Iterable[TeacherRef | None]) -> None:
             )
 
 
-def read_folder(folder: Path) -> list[ImportedTeacher]:
-    """Read every checkpoint and description below a folder.
+def read_folder(folder: Path, network: str = "") -> FolderContent:
+    """Read every checkpoint and description below a folder, or a single file.
 
-    Raises `InputError` for a missing or empty folder, a file that does not fit, or two files of one network.
+    network: the network of a checkpoint that fits several, and of a single file.
+
+    Raises `InputError` for a missing or empty folder, a file that does not fit, or several files of one
+    network that are not checkpoints of one training.
     """
+    if network and network not in models.names():
+        raise unknown("network", network, models.names())
+    if folder.is_file():
+        one = (
+            read_description(folder)
+            if folder.suffix.lower() == DESCRIPTION
+            else read_checkpoint(folder, network)
+        )
+        return FolderContent((one,))
     if not folder.is_dir():
         raise InputError(
             f"TEACHERS: no folder {folder}; set it to a folder of checkpoints ({', '.join(CHECKPOINTS)})"
         )
-    teachers: dict[str, ImportedTeacher] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix not in (*CHECKPOINTS, DESCRIPTION) or path.name.startswith(".") or not path.is_file():
-            continue
-        teacher = read_description(path) if path.suffix == DESCRIPTION else read_checkpoint(path)
-        if teacher.network in teachers:
-            raise InputError(
-                f"TEACHERS: {teachers[teacher.network].path} and {path} are both checkpoints of "
-                f"{teacher.network}; keep one of each network"
-            )
-        teachers[teacher.network] = teacher
+    files, notes = list_files(folder)
+    groups: dict[tuple[int, str], list[ImportedTeacher]] = {}
+    for path in files:
+        if (teacher := _read(path, network, folder, notes)) is not None:
+            groups.setdefault((teacher.num_classes, teacher.network), []).append(teacher)
+    teachers = tuple(teacher for group in groups.values() for teacher in _of_one_training(group, notes))
+    if network and network not in {teacher.network for teacher in teachers}:
+        raise InputError(f"--network {network}: {folder} has no checkpoint of it; leave the option out")
     if not teachers:
+        also = "".join(f"; {note}" for note in notes[:1])
         raise InputError(
             f"TEACHERS: no checkpoint in {folder}; "
-            f"set it to a folder of checkpoints ({', '.join(CHECKPOINTS)})"
+            f"set it to a folder of checkpoints ({', '.join(CHECKPOINTS)}){also}"
         )
-    return list(teachers.values())
+    return FolderContent(teachers, tuple(notes))
 
 
-def teachers_in(folder: Path | None) -> dict[tuple[str, str], TeacherRef]:
+def _read(path: Path, network: str, top: Path, notes: list[str]) -> ImportedTeacher | None:
+    """Read a file of a folder. None for a file that is left alone; a note says why.
+
+    A file whose suffix is not that of a checkpoint may be something else, so that it cannot be an error.
+    """
+    if path.suffix.lower() == DESCRIPTION:
+        return None if _is_other_json(path) else read_description(path)
+    try:
+        if network:
+            file, named = models.read_weights(path), networks_of(path, top)
+            if len(models.fitting(file, named or models.names(), DATASETS)) != 1:
+                return read_checkpoint(path, network)
+        return read_checkpoint(path, top=top)
+    except (InputError, models.WeightsError) as error:
+        if path.suffix.lower() in CHECKPOINTS:
+            raise InputError(str(error)) from error
+        notes.append(f"left alone: {error}")
+        return None
+
+
+def _is_other_json(path: Path) -> bool:
+    """Return whether a JSON file is a training's settings or log rather than a description of a teacher."""
+    try:
+        values = parse_json(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and bool(values) and not {"num_classes", "weights"} & values.keys()
+
+
+def _of_one_training(group: Sequence[ImportedTeacher], notes: list[str]) -> list[ImportedTeacher]:
+    """Return the last and the best epoch of the checkpoints of one network, with `epoch` set.
+
+    Raises `InputError` if the checkpoints are not those of one training.
+    """
+    different = list({teacher.weights: teacher for teacher in reversed(group)}.values())[::-1]
+    if len(different) == 1:
+        epochs = {epoch_of(teacher.path)[0] for teacher in group}
+        return [dataclasses.replace(different[0], epoch=BEST if epochs == {BEST} else LAST)]
+    by_epoch: dict[str, list[tuple[int, ImportedTeacher]]] = {}
+    for teacher in different:
+        epoch, rank = epoch_of(teacher.path)
+        by_epoch.setdefault(epoch, []).append((rank, teacher))
+    chosen = []
+    for epoch in (LAST, BEST):
+        ranked = sorted(by_epoch.pop(epoch, []), key=lambda entry: -entry[0])
+        if not ranked:
+            continue
+        if len(ranked) > 1 and ranked[0][0] == ranked[1][0]:
+            raise _both(ranked[0][1], ranked[1][1])
+        chosen.append(dataclasses.replace(ranked[0][1], epoch=epoch))
+        notes += [f"{other.path}: left alone beside {ranked[0][1].path.name}" for _, other in ranked[1:]]
+    unclear = [teacher for entries in by_epoch.values() for _, teacher in entries]
+    others = [*chosen, *unclear]
+    if unclear or len({teacher.path.parent for teacher in others}) > 1:
+        raise _both(others[0], others[1])
+    return chosen
+
+
+def _both(a: ImportedTeacher, b: ImportedTeacher) -> InputError:
+    return InputError(
+        f"TEACHERS: {a.path} and {b.path} are both checkpoints of {a.network}; keep one of each network, or "
+        "one whose name has the word best and one with last, in the same folder"
+    )
+
+
+def teachers_in(folder: Path | None, network: str = "") -> dict[tuple[str, str], TeacherRef]:
     """Return the teachers in a folder by `(data set, network)`; {} if `folder` is None.
 
     Raises `InputError` (see `read_folder`).
@@ -189,8 +304,18 @@ def teachers_in(folder: Path | None) -> dict[tuple[str, str], TeacherRef]:
     if folder is None:
         return {}
     with longwork.task(f"reading the teachers in {folder}"):
-        teachers = read_folder(folder)
-    return {(DATASETS[t.num_classes], t.network): t.ref() for t in teachers}
+        content = read_folder(folder, network)
+    return refs_of(content.teachers)
+
+
+def refs_of(teachers: Iterable[ImportedTeacher]) -> dict[tuple[str, str], TeacherRef]:
+    """Return teachers by `(data set, network)`. One that has two epochs is its last one, which knows both."""
+    refs: dict[tuple[str, str], TeacherRef] = {}
+    for teacher in teachers:
+        key = (DATASETS[teacher.num_classes], teacher.network)
+        ref = teacher.ref()
+        refs[key] = dataclasses.replace(refs[key], other_epoch=ref) if key in refs else ref
+    return refs
 
 
 def load_teacher(ref: TeacherRef, dataset: str, path: Path) -> models.Network:

@@ -55,6 +55,7 @@ class Resolver:
                     f"{order['key']}: its imported checkpoint is not here; "
                     "set TEACHERS= to the folder that has it"
                 )
+            ref = next((r for r in (ref, ref.other_epoch) if r and order["key"].endswith(r.weights)), ref)
             run = self.imported_run(
                 ref, dataset=request.dataset, protocol=request.protocol, profile=request.profile
             )
@@ -79,7 +80,7 @@ class Resolver:
         if cache_key not in self._teachers:
             p = protocols.get_protocol(protocol)
             if (dataset, network) in self.imported:
-                self._teachers[cache_key] = self.imported[dataset, network]
+                self._teachers[cache_key] = self.imported[dataset, network].at(p.teacher_epoch)
             else:
                 request = Request(
                     dataset=dataset,

@@ -50,7 +50,7 @@ class TeacherRef:
     """The plain training that produces the teacher."""
 
     epoch: str = "last"
-    """Which checkpoint of that run teaches: `last` or `best`."""
+    """Which checkpoint of that run, or of an imported training, teaches: `last` or `best`."""
 
     weights: str = ""
     """Hash of an imported checkpoint's weights (`models.weights_hash`)."""
@@ -61,6 +61,14 @@ class TeacherRef:
     description_only: bool = False
     """The file only describes the checkpoint (see `benchmark.spec.imported`), so nothing can be trained with
     it."""
+
+    other_epoch: TeacherRef | None = None
+    """The best epoch of an imported checkpoint's training, if this is its last one and both are here."""
+
+    def at(self, epoch: str) -> TeacherRef:
+        """Return the checkpoint of this epoch (`last` or `best`) if there is one, else this one."""
+        other = self.other_epoch
+        return other if other is not None and other.epoch == epoch else self
 
     @property
     def identity(self) -> str:

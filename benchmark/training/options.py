@@ -23,6 +23,10 @@ class TrainingOptions:
     """Identities of the teachers with a teacher cache, as `teacher_cache_rule` chose them for the plan."""
     accept_edit: bool = False
     """Go on with begun runs although the file of a user method, or their teacher, has changed since."""
+    accept_weak_teacher: bool = False
+    """Whether an imported teacher that is near chance may teach (see teacher_check.py)."""
+    weak_teachers: set[str] = field(default_factory=set)
+    """What was already reported about weak teachers: each is named once, not for each of its packs."""
     until: int | None = None
     """Stop after this epoch of the main stage; the runs can be resumed later."""
     reporter: Reporter = field(default_factory=Reporter)

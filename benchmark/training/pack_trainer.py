@@ -31,9 +31,9 @@ from benchmark.errors import InputError
 from benchmark.methods import Leak
 from benchmark.seeds import global_generators_kept
 from benchmark.spec import cost, imported, teacher_cache_rule
-from benchmark.spec.runs import Run
+from benchmark.spec.runs import Run, TeacherRef
 from benchmark.text import plural
-from benchmark.training import checkpoint, graphs, kept_weights, teacher_cache
+from benchmark.training import checkpoint, graphs, kept_weights, teacher_cache, teacher_check
 from benchmark.training.active_run import MAIN, ActiveRun, Best, NextEpoch
 from benchmark.training.evaluate import Score, evaluate, logits, per_class, score
 from benchmark.training.execution import Execution
@@ -152,10 +152,32 @@ class PackTrainer:
             "identity": ref.identity,
             "epoch": ref.epoch,
             "weights": weights,
-            "top1": self._score(teacher).top1,
+            "top1": self._top1_of_teacher(ref, runs[0], teacher),
         }
         self.info = replace(self.info, teacher=info)
         return True
+
+    def _top1_of_teacher(self, ref: TeacherRef, run: Run, teacher: Network) -> float:
+        """Return the teacher's top-1, by its record or measured here.
+
+        A weak teacher is named. Raises `InputError` for an imported one that is near chance, unless the user
+        accepts it.
+        """
+        images = self.info.test_images
+        top1 = teacher_check.recorded_top1(ref, run, self.store, self.execution, images)
+        if top1 is None:
+            top1 = self._score(teacher).top1
+        finding = teacher_check.weakness(ref, top1, run, images)
+        if finding is None:
+            return top1
+        if teacher_check.must_refuse(finding, ref, run) and not self.options.accept_weak_teacher:
+            raise InputError(
+                f"{finding.text}; give another file, or add --accept-weak-teacher to train with it anyway"
+            )
+        if finding.text not in self.options.weak_teachers:
+            self.options.weak_teachers.add(finding.text)
+            self.reporter.note(finding.text)
+        return top1
 
     def _open_teacher_cache(self, runs: Sequence[Run]) -> TeacherCache | None:
         """Open the teacher's cache. None unless the plan chose one and some run can read it."""

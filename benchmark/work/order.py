@@ -38,6 +38,10 @@ class WorkSettings:
     """Folder of the data sets."""
     teachers: Path | None = None
     """Folder of imported checkpoints."""
+    network: str = ""
+    """The network of a checkpoint in `teachers` that fits several."""
+    accept_weak_teacher: bool = False
+    """See `TrainingOptions.accept_weak_teacher`."""
     keep: str = "all"
     """See `TrainingOptions.keep`."""
     teacher_cache: str = "auto"
@@ -52,6 +56,8 @@ class WorkSettings:
             "results": str(self.results),
             "data": str(self.data),
             "teachers": "" if self.teachers is None else str(self.teachers),
+            "network": self.network,
+            "accept_weak_teacher": self.accept_weak_teacher,
             "keep": self.keep,
             "teacher_cache": self.teacher_cache,
             "accept_edit": self.accept_edit,
@@ -73,6 +79,7 @@ class WorkSettings:
             execution=execution,
             data_folder=self.data,
             keep=self.keep,
+            accept_weak_teacher=self.accept_weak_teacher,
             cached_teachers=self.cached_teachers(
                 packs, device=execution.torch_device.type, precision=execution.precision, until=until
             ),
@@ -121,7 +128,7 @@ def work(order: str, reporter: Reporter | None = None) -> list[Outcome]:
     """Train the pack of a work order in this process. Raises `InputError` if it is not a valid work order."""
     run_orders, settings = _parse(order)
     data.register_clips(settings.data)
-    resolver = Resolver(imported.teachers_in(settings.teachers))
+    resolver = Resolver(imported.teachers_in(settings.teachers, settings.network))
     runs = [resolver.from_order(o) for o in run_orders]
     return train_pack(runs, Store(settings.results), settings.training_options([runs], reporter))
 
@@ -132,6 +139,8 @@ _SETTINGS = {
     "results": str,
     "data": str,
     "teachers": str,
+    "network": str,
+    "accept_weak_teacher": bool,
     "keep": str,
     "teacher_cache": str,
     "accept_edit": bool,
@@ -173,6 +182,8 @@ def settings_from_json(values: Any) -> WorkSettings:
         results=Path(values["results"]),
         data=Path(values["data"]),
         teachers=Path(values["teachers"]) if values.get("teachers") else None,
+        network=values.get("network", ""),
+        accept_weak_teacher=values.get("accept_weak_teacher", False),
         keep=values.get("keep", "all"),
         teacher_cache=values.get("teacher_cache", "auto"),
         accept_edit=values.get("accept_edit", False),

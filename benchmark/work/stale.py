@@ -40,6 +40,7 @@ class Reason(enum.Enum):
     NO_ORDER = "its record has no work order"
     DAMAGED_ORDER = "the work order in its record is damaged"
     UNKNOWN_NAME = "unknown here"
+    UNUSABLE = "its record cannot be used"
     BUSY = "being worked on"
     FINISHED_MEANWHILE = "finished meanwhile"
     NO_CLAIM = "it cannot be claimed: remove what is named `claim` in its folder"
@@ -121,7 +122,9 @@ def _judge(store: Store, key: str, resolver: Resolver, include_unfinished: bool)
         return _judge_finished(key, record, resolver)
     if include_unfinished and not os.path.lexists(store.path(key) / "record.json"):
         return Verdict(key, Reason.UNFINISHED)
-    return None  # a damaged record is reported by `results.store.load`, never removed
+    if problem := store.unusable(key):
+        return Verdict(key, Reason.UNUSABLE, problem)
+    return None
 
 
 def _judge_finished(key: str, record: dict[str, Any], resolver: Resolver) -> Verdict | None:

@@ -75,6 +75,11 @@ def _tables_stamp() -> Stamp:
     return stamp_of([p for folder in folders() for p in table_files(folder)])
 
 
+def built_in() -> tuple[PublishedNumber, ...]:
+    """Return the published numbers that come with the project."""
+    return _numbers(stamp_of(table_files(NUMBERS)))
+
+
 @functools.lru_cache(maxsize=4)
 def _numbers(stamp: Stamp) -> tuple[PublishedNumber, ...]:
     every = [parse(path, line, row) for path, _, _ in stamp for line, row in read_rows(path)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
@@ -193,6 +193,11 @@ def read_rows(path: Path, columns: tuple[str, ...] = COLUMNS) -> Iterator[tuple[
         ) from None
 
 
+# Python's float and int also read 7_3.3, 1e2, nan and digits of other scripts.
+_DECIMAL = re.compile(r"[+-]?(?:[0-9]{1,20}\.?[0-9]{0,20}|\.[0-9]{1,20})")
+_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
+
+
 def parse(path: Path, line: int, row: dict[str, str]) -> PublishedNumber:
     """Convert a row to its types.
 
@@ -200,17 +205,14 @@ def parse(path: Path, line: int, row: dict[str, str]) -> PublishedNumber:
     """
     typed: dict[str, Any] = dict(row)
     for name in (*FLOATS, *INTEGERS):
-        convert, allowed = (
-            (float, "a number with a decimal point") if name in FLOATS else (int, "a whole number")
+        convert, form, allowed = (
+            (float, _DECIMAL, "a number with a decimal point")
+            if name in FLOATS
+            else (int, _WHOLE, "a whole number")
         )
-        try:
-            typed[name] = convert(row[name]) if row[name] else None
-            if typed[name] is not None and not math.isfinite(typed[name]):
-                raise ValueError
-        except ValueError:
-            raise PublishedError(
-                f"{path}:{line}: {name} = '{row[name]}'; allowed: {allowed}, or blank"
-            ) from None
+        if row[name] and not form.fullmatch(row[name]):
+            raise PublishedError(f"{path}:{line}: {name} = '{row[name]}'; allowed: {allowed}, or blank")
+        typed[name] = convert(row[name]) if row[name] else None
     if row["rule"] not in RULES:
         raise PublishedError(f"{path}:{line}: rule = '{row['rule']}'; allowed: {', '.join(RULES)}")
     return PublishedNumber(**typed)

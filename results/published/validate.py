@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from results.published.reader import folders
+from results.published import spelling
+from results.published.reader import built_in, folders
 from results.published.schema import (
     ERRATA_COLUMNS,
     METRICS,
@@ -50,11 +51,12 @@ class _Line(NamedTuple):
 _Located = list[tuple[_Line, PublishedNumber]]
 
 
-def validate(folder: Path | None = None) -> list[str]:
+def validate(folder: Path | None = None, known: Collection[str] = ()) -> list[str]:
     """Return one line a problem (`file:line: what; allowed: ...`), [] if there is none.
 
     folder: check only the tables of this folder. None: check the registry with all folders that were added to
-    it. A row may be a copy from any table of the folder or the registry.
+    it. A row may be a copy from any table of the folder or the registry. known: names of networks and methods
+    that are right besides those of the project's own tables.
     """
     checked = folders() if folder is None else (Path(folder),)
     problems: list[str] = []
@@ -63,7 +65,9 @@ def validate(folder: Path | None = None) -> list[str]:
         numbers += _read(each, problems)
     registry = numbers if folder is None else [*numbers, *_read(NUMBERS, [])]
     by_cell = {(x.published_in, *x.cell): x for _, x in reversed(registry)}
+    right = {*known, *(name for x in built_in() for name in (x.teacher, x.student, x.method))}
     for line, x in numbers:
+        problems += [f"{line}: {what}" for what in _of_names(x, right)]
         problems += [f"{line}: {what}" for what in (*_of_one(x), *_of_copy(x, by_cell))]
     problems += _duplicates(numbers)
     problems += _top5_below_top1(numbers)
@@ -130,12 +134,28 @@ def _of_one(x: PublishedNumber) -> Iterator[str]:
         yield f"origin '{x.origin}'; allowed: {ORIGINS}"
 
 
+def _of_names(x: PublishedNumber, right: Collection[str]) -> Iterator[str]:
+    """Yield the names of a number that are other spellings of names here: no cell takes the number."""
+    for column in ("teacher", "student"):
+        text = getattr(x, column)
+        meant = "" if text in right else spelling.network(text, NETWORKS)
+        # differences of case, - and _ are reported by `_misspelt`
+        if meant and _folded(meant) != _folded(text):
+            yield f"{column} '{text}' is the name of no network here; did you mean {meant}?"
+    if x.method not in right and (meant := spelling.method(x.method, right)):
+        yield f"method '{x.method}' is the name of no method here; did you mean {meant}?"
+
+
 def _misspelt(column: str, text: str, known: tuple[str, ...]) -> Iterator[str]:
     """Yield a problem if a name differs from a known one only by case, - or _."""
-    plain = {re.sub(r"[-_ ]", "", k.lower()): k for k in known}
-    meant = plain.get(re.sub(r"[-_ ]", "", text.lower()))
+    plain = {_folded(k): k for k in known}
+    meant = plain.get(_folded(text))
     if meant is not None and meant != text:
         yield f"{column} '{text}'; allowed: {meant}"
+
+
+def _folded(text: str) -> str:
+    return re.sub(r"[-_ ]", "", text.lower())
 
 
 def _of_copy(x: PublishedNumber, by_cell: dict[tuple[str, ...], PublishedNumber]) -> Iterator[str]:

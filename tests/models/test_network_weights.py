@@ -216,7 +216,8 @@ def test_files_that_are_no_checkpoint(tmp_path: Path) -> None:
     assert "not a checkpoint" in _refused(b"<html>404 not found</html>", path)
     assert "contains a list" in _refused([1, 2], path)
     assert "empty" in _refused({"model": {}}, path)
-    assert "'net': dict" in _refused({"net": _state()}, path)
+    assert "'teacher': dict" in _refused({"teacher": _state()}, path)
+    assert "'a': dict" in _refused({"a": _state(), "b": _state()}, path), "two unknown entries"
     assert "'fc.bias': float" in _refused({"model": _state() | {"fc.bias": 1.0}}, path)
 
 

@@ -135,3 +135,44 @@ def test_errors_of_types_name_file_line_and_what_is_allowed() -> None:
 def test_faults_of_errata(tmp_path: Path, row: str, problem: str) -> None:
     (tmp_path / "errata.csv").write_text(f"paper,table,teacher,student,method,what,source\n{row}\n")
     assert any(problem in line and "errata.csv:2" in line for line in published.validate(tmp_path))
+
+
+@pytest.mark.parametrize("text", ["7_3.3", "1e1", "٧٣", "0x10", "1" * 400])
+def test_what_only_python_reads_as_a_number_is_refused(tmp_path: Path, text: str) -> None:
+    (problem,) = plant(tmp_path, {"value": text})
+    assert f"value = '{text}'; allowed: a number with a decimal point" in problem
+    (problem,) = plant(tmp_path, {"n": text})
+    assert f"n = '{text}'; allowed: a whole number" in problem
+
+
+@pytest.mark.parametrize(
+    ("changes", "meant"),
+    [
+        ({"student": "ShuffleNetV1"}, "ShuffleV1"),
+        ({"student": "ShuffleNet-v2"}, "ShuffleV2"),
+        ({"teacher": "W40-2"}, "wrn_40_2"),
+        ({"teacher": "WRN40-2"}, "allowed: wrn_40_2"),
+        ({"student": "WideResNet-16-2"}, "wrn_16_2"),
+        ({"student": "R8x4"}, "resnet8x4"),
+        ({"student": "MobileNet"}, "MobileNetV2"),
+        ({"method": "fitnets"}, "fitnet"),
+        ({"method": "vanilla"}, "student"),
+        ({"method": "fitnets+kd"}, "fitnet+kd"),
+    ],
+)
+def test_a_name_that_no_cell_has_is_named_with_the_one_that_was_meant(
+    tmp_path: Path, changes: dict[str, str], meant: str
+) -> None:
+    (problem,) = plant(tmp_path, changes)
+    (name,) = changes.values()
+    assert f"'{name}'" in problem and (meant if "allowed" in meant else f"did you mean {meant}?") in problem
+
+
+@pytest.mark.parametrize("changes", [{"student": "ResNet152"}, {"method": "mynewkd"}, {"student": "R2D2"}])
+def test_other_names_are_allowed(tmp_path: Path, changes: dict[str, str]) -> None:
+    assert plant(tmp_path, changes) == []
+
+
+def test_a_name_of_the_users_own_is_right(tmp_path: Path) -> None:
+    assert plant(tmp_path, {"method": "fitnets"}) != []
+    assert published.validate(tmp_path, known=["fitnets"]) == []

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,9 @@ import torch
 import models
 from benchmark import data
 from benchmark.__main__ import main
+from benchmark.spec import protocols
 from benchmark.training.evaluate import per_class, score
+from results.store import Store
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -99,6 +102,39 @@ def test_the_reference_teacher_is_listed_as_measured(
     assert {"wrn_40_2", "resnet56"} <= {r["network"] for r in rows} and "crnn_64" not in {
         r["network"] for r in rows
     }
-    (row,) = [r for r in rows if r["origin"].startswith("imported")]
+    crd, row = (r for r in rows if r["origin"].startswith("imported"))
+    assert (crd["protocol"], row["protocol"]) == ("crd", "sskd")
+    assert crd["state"] == "not tested (--test)", "measured with SSKD's normalisation only"
     assert row["state"] == "tested (reference results)" and row["top1_best"] == 73.44 in row["published"]
     assert len(row["per_class"]) == 100 and sum(row["per_class"].values()) / 100 == pytest.approx(73.44)
+
+
+def test_a_checkpoint_is_measured_with_the_normalisation_of_each_protocol(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digits = data.load("digits")
+    few = dataclasses.replace(digits, train=digits.train.take(20), test=digits.test.take(20))
+    hundred = dataclasses.replace(
+        data.info("cifar100"), train_images=20, test_images=20, load=lambda folder: few
+    )
+    monkeypatch.setitem(data.DATASETS, "cifar100", hundred)
+    torch.manual_seed(0)
+    models.save_weights(models.build("resnet56", 100), tmp_path / "x.pth")
+    folders = ["--teachers", str(tmp_path / "x.pth"), "--results", str(tmp_path / "runs"), "--json"]
+
+    def measured(*options: str) -> dict[str, dict[str, Any]]:
+        assert main(["teachers", "--profile", "paper", *folders, *options]) == 0
+        rows = [r for r in json.loads(capsys.readouterr().out) if r["origin"].startswith("imported")]
+        return {r["protocol"]: r for r in rows}
+
+    assert {p: r["state"] for p, r in measured("--test", "--protocol", "dlkd").items()} == {"dlkd": "tested"}
+    assert {p: r["state"] for p, r in measured().items()} == {"crd": "not tested (--test)", "sskd": "tested"}
+    rows = measured("--test")
+    assert {p: r["state"] for p, r in rows.items()} == {"crd": "tested", "sskd": "tested"}
+    for protocol, row in rows.items():
+        record = Store(tmp_path / "runs").record(row["key"]) or {}
+        assert tuple(record["settings"]["normalise"]["mean"]) == protocols.get_protocol(protocol).mean
+        assert record["protocol"] == {"crd": "crd", "sskd": "dlkd"}[protocol], "dlkd normalises as sskd does"
+    monkeypatch.setattr("benchmark.cli.teachers.train_pack", None)
+    assert measured("--test") == rows, "what has a record is not measured again"
+    assert main(["teachers", "--protocol", "nope", *folders]) == 2

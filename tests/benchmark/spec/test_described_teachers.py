@@ -21,7 +21,7 @@ def test_a_description_gives_the_same_keys_as_its_checkpoint(tmp_path: Path) -> 
     models.save_weights(net, tmp_path / "real" / "resnet14.pth")
     described = {"network": "resnet14", "num_classes": 100, "weights": models.weights_hash(net), "top1": 1.0}
     (tmp_path / "described" / "resnet14.json").write_text(json.dumps(described))
-    (real,), (other,) = (imported.read_folder(tmp_path / f) for f in ("real", "described"))
+    (real,), (other,) = (imported.read_folder(tmp_path / f).teachers for f in ("real", "described"))
     assert real.ref().identity == other.ref().identity
     assert (real.ref().description_only, other.ref().description_only) == (False, True)
 

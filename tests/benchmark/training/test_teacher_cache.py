@@ -33,7 +33,7 @@ from benchmark.training.execution import Execution, ExecutionRequest
 from benchmark.training.lockstep import Lockstep
 from benchmark.training.teacher_cache import TeacherCache
 from benchmark.work import local, order
-from results.files import Claim
+from results.claims import Claim
 from results.store import Store
 
 

@@ -12,7 +12,7 @@ from benchmark.__main__ import main
 from benchmark.training.cache_blocks import BlockFile, Layout, index_path
 from benchmark.training.teacher_cache import FOLDER
 from benchmark.work import stale_caches
-from results.files import Claim
+from results.claims import Claim
 from results.store import Store
 
 TEACHER = "cifar100/crd/quick/none-resnet14/plain/seed0-0123456789"

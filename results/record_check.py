@@ -1,0 +1,124 @@
+"""The fields of a run's files: of which type each is, so that one damaged file breaks no reader.
+
+Whoever reads a field that is listed here may rely on its type. Every field may be missing or None, and other
+fields are not looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pandas as pd
+
+MOST_SECONDS = 1e10
+"""Three hundred years; a longer time is damage."""
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    """Return whether a value is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 1e300
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
+
+
+def _is_duration(value: Any) -> bool:
+    return _is_number(value) and 0 <= value <= MOST_SECONDS
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_text_by_name(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(x, str) for x in value.values())
+
+
+def _is_number_by_name(value: Any) -> bool:
+    return isinstance(value, dict) and all(_is_number(x) for x in value.values())
+
+
+_Check = Callable[[Any], bool]
+
+RECORD: Mapping[str, _Check] = {
+    **dict.fromkeys(("epochs", "best_epoch", "seed", "threads", "test_images", "pack"), _is_count),
+    **dict.fromkeys(("student_threads", "student_params", "method_params"), _is_count),
+    **dict.fromkeys(("seconds", "share_seconds"), _is_number),
+    **dict.fromkeys(("top5_last", "test_loss_last", "images_per_second"), _is_number),
+    **dict.fromkeys(("device", "device_name", "precision", "host", "node", "job", "finished"), _is_text),
+    **dict.fromkeys(("reason", "teacher_cache", "best_chosen_on", "kernels"), _is_text),
+    **dict.fromkeys(("channels_last", "graphs"), _is_flag),
+    **dict.fromkeys(("order", "imported", "settings"), _is_object),
+    "sources": _is_text_by_name,
+    "per_class": _is_number_by_name,
+}
+
+FAILURE: Mapping[str, _Check] = {
+    **dict.fromkeys(("key", "reason", "traceback", "time"), _is_text),
+    "blocked": _is_flag,
+}
+
+PROGRESS: Mapping[str, _Check] = {
+    **dict.fromkeys(("key", "stage", "host", "node", "job"), _is_text),
+    **dict.fromkeys(("epoch", "epochs"), _is_count),
+    **dict.fromkeys(("done", "top1", "images_per_second", "time"), _is_number),
+    "eta_seconds": _is_duration,
+}
+
+
+def wrong_field(values: Mapping[str, Any], checks: Mapping[str, _Check] = RECORD) -> str:
+    """Return which field has a wrong value, "" if none has."""
+    for name, check in checks.items():
+        value = values.get(name)
+        if value is not None and not check(value):
+            return f"{name} = {str(value)[:40]!r} is not what this field holds"
+    return ""
+
+
+def usable(values: Any, checks: Mapping[str, _Check]) -> dict[str, Any] | None:
+    """Return a JSON object without the fields that have a wrong value, None for anything else."""
+    if not isinstance(values, dict):
+        return None
+    return {
+        name: value
+        for name, value in values.items()
+        if name not in checks or value is None or checks[name](value)
+    }
+
+
+_CURVE_NUMBERS = ("lr", "train_loss", "train_acc", "test_acc", "test_acc_top5", "test_loss", "seconds")
+
+
+def usable_curve(curve: pd.DataFrame) -> pd.DataFrame | None:
+    """Return a curve whose columns have the right types, None if its epochs are not whole numbers.
+
+    What is not a number in a column of numbers becomes NaN.
+    """
+    if "epoch" not in curve or not pd.api.types.is_integer_dtype(curve["epoch"]):
+        return None
+    for name in _CURVE_NUMBERS:
+        if name in curve and not pd.api.types.is_numeric_dtype(curve[name]):
+            curve[name] = pd.to_numeric(curve[name], errors="coerce")
+    return curve
+
+
+def seconds_for_images(record: Mapping[str, Any]) -> bool:
+    """Return whether a record says how long it took to train how many images."""
+    recipe = record["settings"].get("recipe")
+    if not isinstance(recipe, dict):
+        return False
+    counts = [record.get("epochs"), record.get("test_images")]
+    counts += [recipe.get("train_images"), recipe.get("batch_size")]
+    return all(n is not None and _is_count(n) and n > 0 for n in counts) and _is_number(
+        record.get("share_seconds")
+    )
