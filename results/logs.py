@@ -12,6 +12,7 @@ the content.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import math
@@ -339,9 +340,9 @@ def _read_events(path: Path) -> Log:
         raise LogError(
             f"{path}: event files are read by tensorboard, which is not installed; pip install tensorboard"
         )
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(path), size_guidance={"scalars": 0})
+    # by name, because the package is optional
+    accumulator = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(path), size_guidance={"scalars": 0})
     events.Reload()
     tags = events.Tags()["scalars"]
     series = {

@@ -23,6 +23,7 @@ from benchmark.errors import InputError
 from benchmark.spec import matrix, protocols
 from benchmark.spec.matrix import Cell, Row
 from benchmark.spec.runs import NONE
+from results import imported_logs
 from results.logs import Log
 from results.published import disagreements, errata_of, seed_stds
 from results.published.causes import Cause, Effect, effects
@@ -80,6 +81,8 @@ class Target:
     """The published number that is compared, and what is known of its protocol."""
 
     number: PublishedNumber
+    method: str
+    """The method as our runs name it: a paper may print `pkt` for what is run as `pkt+kd`."""
     epochs: int
     """Length of the training."""
     batch_size: int | None
@@ -186,14 +189,13 @@ class Answer:
         return self.ours.mean - self.published.value
 
 
-def answer(question: Question, records: pd.DataFrame) -> Answer:
+def answer(question: Question, target: Target, records: pd.DataFrame) -> Answer:
     """Return the answer to a question.
 
-    records: those of the cell, as `results.load()` returns them.
+    target: what `target_of` returns. records: those of the cell, as `results.load()` returns them.
 
-    Raises `InputError` if nothing is published of the cell, or no log is complete.
+    Raises `InputError` if no log is complete.
     """
-    target = _target(question)
     published = target.number
     logs, remarks = _usable(question, target)
     epoch = question.epoch
@@ -268,18 +270,26 @@ def answer(question: Question, records: pd.DataFrame) -> Answer:
 # --- the number that is compared --------------------------------------------------------------------------
 
 
-def _target(q: Question) -> Target:
+def target_of(q: Question) -> Target:
     """Return the published number to compare with.
 
     With a protocol, that of the first table whose row is run under it; without one, the number of the paper
     that ran the cell first, of our epoch if there is one.
+
+    Raises `InputError` if nothing is published of the cell.
     """
     note = ""
     if q.protocol:
         protocol = protocols.get_protocol(q.protocol)
         if rows := _of_tables(q):
             row, x = rows[0]
-            return Target(x, x.epochs or protocol.epochs, protocol.batch_size, row.not_comparable)
+            return Target(
+                number=x,
+                method=row.method,
+                epochs=x.epochs or protocol.epochs,
+                batch_size=protocol.batch_size,
+                not_comparable=row.not_comparable,
+            )
         note = f"no table under protocol {q.protocol} has this cell; compared with the first that ran it"
     # papers repeat a plain student in the columns of all its pairs
     teacher = None if (q.teacher, q.method) == (NONE, "student") else q.teacher
@@ -296,7 +306,7 @@ def _target(q: Question) -> Target:
 
     x = min(usable, key=order)
     epochs = protocols.get_protocol(q.protocol).epochs if q.protocol else 240
-    return Target(x, x.epochs or epochs, 64 if not x.recipe else None, note=note)
+    return Target(number=x, method=q.method, epochs=x.epochs or epochs, batch_size=None, note=note)
 
 
 def _of_tables(q: Question) -> list[tuple[Row, PublishedNumber]]:
@@ -312,8 +322,13 @@ def _of_tables(q: Question) -> list[tuple[Row, PublishedNumber]]:
             if row.protocol == q.protocol and q.method in (row.method, row.published):
                 numbers = (cells.of(table, Cell(row, *column)) for column in columns)
                 rows += [(row, x) for x in numbers if x is not None and x.value is not None]
-    # a copy is the last choice, and a row that is run as named comes before one that only is printed so
-    return sorted(rows, key=lambda r: (r[1].origin_kind is OriginKind.COPY, r[0].method != q.method))
+
+    def order(choice: tuple[Row, PublishedNumber]) -> tuple[bool, bool, bool]:
+        # a row that is run as named comes before one that only is printed so
+        row, x = choice
+        return x.origin_kind is OriginKind.COPY, x.paper != q.protocol, row.method != q.method
+
+    return sorted(rows, key=order)
 
 
 def _nothing(q: Question) -> str:
@@ -418,7 +433,9 @@ def _results(q: Question, published: PublishedNumber) -> tuple[Result, tuple[Res
             key = (x.source, x.rule, x.recipe) if single else (x.published_in, "", "")
             groups.setdefault(key, []).append(x)
     others = sorted((_result(g, copies) for g in groups.values()), key=lambda r: -r.value)
-    errata = [f"{e['paper'] or 'any'}: {e['what']}" for x in [published, *first] for e in errata_of(x)]
+    rows = [e for x in [published, *first] for e in errata_of(x)]
+    rows.sort(key=lambda e: not (e["method"] or e["student"]))  # those of a whole paper last
+    errata = [f"{e['paper'] or 'any'}: {e['what']}" for e in rows]
     return main, tuple(others), tuple(dict.fromkeys(errata))
 
 
@@ -450,7 +467,7 @@ def _recorded(records: pd.DataFrame) -> tuple[Recorded, ...]:
         last, best = number(row.get("top1_last")), number(row.get("top1_best"))
         if row.get("status") == "done" and last is not None and best is not None:
             key = tuple(str(row.get(k)) for k in ("protocol", "profile", "origin"))
-            settings = "" if key[2] == "imported log" else str(row.get("settings"))
+            settings = "" if key[2] == imported_logs.ORIGIN else str(row.get("settings"))
             groups.setdefault((*key, settings), []).append((last, best))
     return tuple(
         Recorded(

@@ -6,28 +6,31 @@ import textwrap
 from collections.abc import Iterable
 from typing import Any
 
-from benchmark.text import plural
 from results.published.causes import Effect
 from tables.judge import Answer, Explains, Explanation, Recorded, Result, Teacher, teacher_top1
 from tables.statistics import TAU, WIDE_TAU, Assumption, Judgement, Sample
 from tables.text import mean_std, printable, signed
 from tables.verdicts import Verdict
 
-WIDTH = 100
-MOST_OTHERS = 6
-MOST_LINES = 3
-"""The largest number of remarks, records and errata to show of each."""
+WIDTH, LINES = 100, 40
+MOST = 6
+"""The largest number of remarks, errata, other results and records to show of each; fewer, if the screen is
+full."""
 
 
 def format_answer(a: Answer) -> str:
-    """Return the answer as plain text of at most 40 lines and 100 columns."""
-    sections = [
-        [_title(a), *_limited(_indented(a.remarks), MOST_LINES)],
-        [*_published(a), *_others(a), *_records(a.recorded)],
-        _verdict(a),
-        _explanations(a),
-    ]
-    return "\n\n".join("\n".join(lines) for lines in sections)
+    """Return the answer as plain text of at most `LINES` lines of `WIDTH` columns."""
+    for most in range(MOST, 0, -1):
+        sections = [
+            [_title(a), *_limited(_indented(a.remarks), most)],
+            [*_published(a, most), *_others(a, most), *_records(a.recorded, most)],
+            _verdict(a),
+            _explanations(a),
+        ]
+        text = "\n\n".join("\n".join(lines) for lines in sections)
+        if text.count("\n") < LINES:
+            break
+    return text
 
 
 def _cut(text: str, width: int = WIDTH) -> str:
@@ -68,13 +71,13 @@ def _result(r: Result) -> str:
     return f"{mean_std(r.value, r.std)} {_runs(r.n, r.rule)} in {r.published_in}{recipe}"
 
 
-def _published(a: Answer) -> list[str]:
+def _published(a: Answer, most: int) -> list[str]:
     lines = ["Published, and compared here", _cut(f"  {_result(a.published)}")]
     if a.question.method != "student":
         lines += _wrapped(_teacher(a))
     if copies := a.published.copies:
         lines.append(_cut(f"  repeated, which is no new evidence, in {', '.join(copies)}"))
-    return lines + _limited([_cut(f"  erratum, {text}") for text in a.errata], MOST_LINES - 1)
+    return lines + _limited([_cut(f"  erratum, {text}") for text in a.errata], most)
 
 
 def _teacher(a: Answer) -> str:
@@ -89,13 +92,13 @@ def _teacher(a: Answer) -> str:
     return f"teacher: {whose}, {theirs}; {yours}"
 
 
-def _others(a: Answer) -> list[str]:
+def _others(a: Answer, most: int) -> list[str]:
     if not a.others:
         return ["Others' results of this cell: none in the registry"]
-    return ["Others' results of this cell", *_limited(_indented(map(_result, a.others)), MOST_OTHERS)]
+    return ["Others' results of this cell", *_limited(_indented(map(_result, a.others)), most)]
 
 
-def _records(recorded: tuple[Recorded, ...]) -> list[str]:
+def _records(recorded: tuple[Recorded, ...], most: int) -> list[str]:
     if not recorded:
         return ["Records of this cell here: none"]
     origins = {"runs": "ours", "reference": "reference records"}
@@ -104,7 +107,7 @@ def _records(recorded: tuple[Recorded, ...]) -> list[str]:
         f"{origins.get(r.origin, 'imported logs, not ours')}"
         for r in recorded
     ]
-    return ["Records of this cell here", *_limited(_indented(lines), MOST_LINES)]
+    return ["Records of this cell here", *_limited(_indented(lines), most)]
 
 
 # --- the verdict ------------------------------------------------------------------------------------------
@@ -164,14 +167,13 @@ def _sensitivity(a: Answer, judged: Judgement) -> str:
 
 
 def _explanations(a: Answer) -> list[str]:
-    cells = plural(len(a.explanations) + 1, "cause")
-    head = f"What usually explains a gap of {signed(a.delta)} ({cells}), and how much it was elsewhere"
+    head = f"What usually explains a gap of {signed(a.delta)}, and how large it was elsewhere"
     seeds = Explains.YES if abs(a.delta) <= a.seeds_alone else Explains.NO
     rows = [("seeds alone", f"up to {a.seeds_alone:.2f} in 90% of cases", str(seeds))]
     rows += [(str(x.effect.cause), _size(x.effect), _explains(x)) for x in a.explanations]
     widths = [max(len(r[i]) for r in rows if r[2] or i == 0) for i in range(2)]
     lines = [_cut(f"  {c:{widths[0]}}  {size:{widths[1]}}  {e}".rstrip()) for c, size, e in rows]
-    end = "  mean (least to most), measured in the registry; --json names what was compared"
+    end = "  mean (least to most) of n differences in the registry; --json names what was compared"
     return [head, *lines, end]
 
 
@@ -179,7 +181,7 @@ def _size(effect: Effect) -> str:
     if not effect.sizes:
         return f"not measurable: {effect.basis}"
     sizes = effect.sizes
-    return f"{signed(effect.mean)} ({signed(min(sizes))} to {signed(max(sizes))}), {len(sizes)} compared"
+    return f"{signed(effect.mean)} ({signed(min(sizes))} to {signed(max(sizes))}), n {len(sizes)}"
 
 
 def _explains(x: Explanation) -> str:

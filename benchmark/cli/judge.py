@@ -100,10 +100,11 @@ def do_judge(args: argparse.Namespace) -> int:
         their_code=args.their_code,
     )
     store = common.store_of(args) if args.import_logs else common.store_to_read(args)
-    answer = judge.answer(question, records_of_cell(store, question))
+    target = judge.target_of(question)
+    answer = judge.answer(question, target, records_of_cell(store, question, target.method))
     if args.import_logs:
-        _import(store, question, answer)
-        answer = judge.answer(question, records_of_cell(store, question))
+        _import(store, question, target)
+        answer = judge.answer(question, target, records_of_cell(store, question, target.method))
     if args.json:
         common.print_json(judge_text.as_json(answer))
     else:
@@ -162,15 +163,18 @@ def _logs(args: argparse.Namespace) -> tuple[Log, ...]:
         raise InputError(str(error)) from None
 
 
-def records_of_cell(store: Store, q: judge.Question) -> pd.DataFrame:
-    """Return the records of the cell under any protocol and profile: ours, reference, imported logs."""
-    teacher, method = (NONE, "plain") if q.method == "student" else (q.teacher, q.method)
+def records_of_cell(store: Store, q: judge.Question, method: str) -> pd.DataFrame:
+    """Return the records of the cell under any protocol and profile: ours, reference, imported logs.
+
+    method: as our runs name it.
+    """
+    logs = imported_logs.load(store.folder)
+    same = (logs["teacher"] == q.teacher) & (logs["student"] == q.student) & (logs["method"] == method)
+    teacher, method = (NONE, "plain") if method == "student" else (q.teacher, method)
     keys = set()
     for folder in (store.folder, REFERENCE):
         for cell in (folder / judge.DATASET).glob(f"*/*/{teacher}-{q.student}/{glob_literal(method)}"):
             keys |= {path.parent.relative_to(folder).as_posix() for path in record_files(cell)}
-    logs = imported_logs.load(store.folder)
-    same = (logs["teacher"] == q.teacher) & (logs["student"] == q.student) & (logs["method"] == q.method)
     return join(load(store.folder, reference=True, keys=keys), logs[same])
 
 
@@ -185,9 +189,9 @@ def join(*frames: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(filled, ignore_index=True)
 
 
-def _import(store: Store, q: judge.Question, answer: judge.Answer) -> None:
+def _import(store: Store, q: judge.Question, target: judge.Target) -> None:
     """Write records of the complete logs."""
-    complete = [log for log in q.logs if log.is_complete(answer.target.epochs)]
+    complete = [log for log in q.logs if log.is_complete(target.epochs)]
     folder = common.writable(store.folder, "--results")
     for log in complete:
         imported_logs.write(
@@ -197,6 +201,6 @@ def _import(store: Store, q: judge.Question, answer: judge.Answer) -> None:
             protocol=q.protocol,
             teacher=q.teacher,
             student=q.student,
-            method=q.method,
+            method=target.method,
         )
     print_note(f"imported {plural(len(complete), 'log')} into {folder / imported_logs.FOLDER}")

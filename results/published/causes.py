@@ -28,7 +28,7 @@ class Cause(StrEnum):
 
     EPOCH = "last or best epoch"
     TEACHER = "another teacher"
-    CODE = "same teacher, another's run of the code"
+    CODE = "run by others"
     KD = "the method alone, or with KD"
     NETWORK = "another network of the same name"
     EPOCHS = "number of epochs"
@@ -62,7 +62,11 @@ def effects(student: str, method: str, epochs: int = 240) -> list[Effect]:
 
     epochs: length of the training.
     """
-    measured = [_epoch(epochs), _teacher(), _code()]
+    measured = [_epoch(epochs)]
+    if method == "student":
+        measured.append(_others_students())
+    else:
+        measured += [_teacher(), _code()]
     if method not in ("student", "kd"):
         measured.append(_with_kd(method))
     if networks := _namesakes(student):
@@ -129,6 +133,12 @@ def _code() -> Effect:
     same = [(a, b) for a, b in both if teacher_weights(a) and teacher_weights(a) == teacher_weights(b)]
     basis = f"{len(same)} cells that HSAKD ran with SSKD's checkpoints: hsakd - sskd"
     return Effect(Cause.CODE, basis, tuple(_difference(a, b) for a, b in same))
+
+
+def _others_students() -> Effect:
+    both = origin_pairs(numbers())[Origins.STUDENTS]
+    basis = f"{len(both)} pairs of papers' plain students of 240 epochs"
+    return Effect(Cause.CODE, basis, tuple(_difference(a, b) for a, b in both))
 
 
 def _with_kd(method: str) -> Effect:
