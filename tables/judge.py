@@ -343,9 +343,10 @@ def _nothing(q: Question) -> str:
 def _published_teacher(x: PublishedNumber) -> float | None:
     """Return the top-1 of the teacher behind a number: of its table, its paper, or the checkpoint's paper."""
     rows = choose(teacher=x.teacher, method="teacher", dataset=DATASET, metric="top1")
+    table = x.copied_from or x.published_in
     for key in (
-        lambda y: y.published_in == x.published_in,
-        lambda y: y.paper == x.paper,
+        lambda y: y.published_in == table,
+        lambda y: y.paper == table.partition("/")[0],
         lambda y: y.paper == teacher_weights(x),
     ):
         if values := [y.value for y in rows if key(y) and y.value is not None]:
@@ -374,7 +375,9 @@ def teacher_top1(q: Question) -> float | None:
 def _usable(q: Question, target: Target) -> tuple[list[Log], tuple[str, ...]]:
     """Return the complete logs, and remarks on the others."""
     logs = [x for x in q.logs if x.is_complete(target.epochs)]
-    remarks = [f"{x.path.name}: {line}" for x in q.logs for line in x.remarks(target.epochs)]
+    remarks = [
+        f"{x.path.name}: {line}" for x in q.logs for line in [*x.remarks(target.epochs), *_named(q, x)]
+    ]
     if q.logs and not logs:
         raise InputError(f"no log is complete ({remarks[0]}); give the log of a finished training")
     if len({x.last_epoch for x in logs}) > 1:
@@ -382,11 +385,21 @@ def _usable(q: Question, target: Target) -> tuple[list[Log], tuple[str, ...]]:
     return logs, tuple(remarks)
 
 
+def _named(q: Question, log: Log) -> list[str]:
+    """Say which networks the log's configuration names, if they are others."""
+    return [
+        f"its configuration names the {role} {named}, not {asked}"
+        for role, named, asked in (("teacher", log.teacher, q.teacher), ("student", log.student, q.student))
+        if named and named.lower() != asked.lower()
+    ]
+
+
 def _length(logs: Sequence[Log], target: Target) -> str:
     """Say that the logs' trainings are of another length than the published one, "" if they are not."""
     if not logs or logs[0].last_epoch == target.epochs:
         return ""
-    return f"yours have {logs[0].last_epoch} epochs, the published number {target.epochs}"
+    known = "" if target.number.epochs else ", as far as is known"
+    return f"yours have {logs[0].last_epoch} epochs, the published training {target.epochs}{known}"
 
 
 def _with_unknown_epoch(

@@ -6,7 +6,6 @@ import textwrap
 from collections.abc import Iterable
 from typing import Any
 
-from results.published.causes import Effect
 from tables.judge import Answer, Explains, Explanation, Recorded, Result, Teacher, teacher_top1
 from tables.statistics import TAU, WIDE_TAU, Assumption, Judgement, Sample
 from tables.text import mean_std, printable, signed
@@ -170,18 +169,18 @@ def _explanations(a: Answer) -> list[str]:
     head = f"What usually explains a gap of {signed(a.delta)}, and how large it was elsewhere"
     seeds = Explains.YES if abs(a.delta) <= a.seeds_alone else Explains.NO
     rows = [("seeds alone", f"up to {a.seeds_alone:.2f} in 90% of cases", str(seeds))]
-    rows += [(str(x.effect.cause), _size(x.effect), _explains(x)) for x in a.explanations]
+    rows += [(str(x.effect.cause), _size(x), _explains(x)) for x in a.explanations]
     widths = [max(len(r[i]) for r in rows if r[2] or i == 0) for i in range(2)]
     lines = [_cut(f"  {c:{widths[0]}}  {size:{widths[1]}}  {e}".rstrip()) for c, size, e in rows]
-    end = "  mean (least to most) of n differences in the registry; --json names what was compared"
+    end = "  mean (least to most) of n differences in the registry (--json); best: chosen on the test set"
     return [head, *lines, end]
 
 
-def _size(effect: Effect) -> str:
-    if not effect.sizes:
-        return f"not measurable: {effect.basis}"
-    sizes = effect.sizes
-    return f"{signed(effect.mean)} ({signed(min(sizes))} to {signed(max(sizes))}), n {len(sizes)}"
+def _size(x: Explanation) -> str:
+    sizes = x.effect.sizes
+    if not sizes:
+        return "not measurable" + (f": {x.effect.basis}" if x.explains is Explains.NOT_MEASURED else "")
+    return f"{signed(x.effect.mean)} ({signed(min(sizes))} to {signed(max(sizes))}), n {len(sizes)}"
 
 
 def _explains(x: Explanation) -> str:
