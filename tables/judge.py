@@ -11,6 +11,7 @@ one of the epochs is not known, the verdict holds for both, as in a diff.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -309,12 +310,16 @@ def target_of(q: Question) -> Target:
     return Target(number=x, method=q.method, epochs=x.epochs or epochs, batch_size=None, note=note)
 
 
+@functools.cache
+def _tables() -> tuple[matrix.Table, ...]:
+    return tuple(matrix.load_table(name) for name in matrix.built_in_tables())
+
+
 def _of_tables(q: Question) -> list[tuple[Row, PublishedNumber]]:
     """Return the numbers of the built-in tables whose row has the method and the protocol."""
-    cells = PublishedCells.read(DATASET)
+    cells = PublishedCells(choose(student=q.student, dataset=DATASET), DATASET)
     rows: list[tuple[Row, PublishedNumber]] = []
-    for name in matrix.built_in_tables():
-        table = matrix.load_table(name)
+    for table in _tables():
         columns = [c for c in table.columns if c == (q.teacher, q.student)]
         if (q.teacher, q.method) == (NONE, "student"):
             columns = [c for c in table.columns if c[1] == q.student][:1]
