@@ -18,6 +18,7 @@ from benchmark.cli import (
     bench,
     clean,
     cluster,
+    judge,
     logs,
     methods,
     plan,
@@ -34,7 +35,21 @@ from benchmark.provenance import version_line
 from models import WeightsError
 from results.published import PublishedError
 
-VERBS = (plan, running, cluster, status, logs, clean, tables, report, published, methods, teachers, bench)
+VERBS = (
+    plan,
+    running,
+    cluster,
+    status,
+    logs,
+    clean,
+    tables,
+    report,
+    published,
+    judge,
+    methods,
+    teachers,
+    bench,
+)
 """The modules that define verbs, in the order of `--help`."""
 
 

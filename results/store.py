@@ -80,7 +80,7 @@ COLUMNS = {
   several runs.
 - `status`: `done` or `diverged`.
 - `settings`: JSON.
-- `origin`: `runs` or `reference`.
+- `origin`: `runs` or `reference`; `imported log` in the frame of `results.imported_logs`.
 """
 
 

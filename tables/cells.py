@@ -19,6 +19,7 @@ from benchmark.spec import protocols
 from benchmark.spec.matrix import Cell, Expansion, Table
 from benchmark.spec.runs import NONE, Run
 from benchmark.text import plural
+from results import imported_logs
 from results.store import Store
 from tables.statistics import Sample
 
@@ -101,6 +102,8 @@ class CellResult:
     """The reporting rule of the row's protocol: `last`, `best` or `both`."""
     runs: tuple[RunResult, ...]
     """In order of seed."""
+    imported_logs: tuple[tuple[float, float], ...] = ()
+    """Top-1 of the last and the best epoch of trainings elsewhere, from their logs. They are in no mean."""
 
     @property
     def expected(self) -> int:
@@ -186,6 +189,7 @@ def collect(expansion: Expansion, frame: pd.DataFrame, store: Store | None = Non
     for row in records.to_dict("records"):
         rows.setdefault(str(row["key"]), {str(k): v for k, v in row.items()})
     results = []
+    logs = _imported_logs(expansion, frame)
     for cell in expansion.cells:
         protocol = expansion.table.protocol_override or cell.row.protocol
         runs = sorted(cell.runs, key=lambda r: (r.seed, r.key))
@@ -195,9 +199,35 @@ def collect(expansion: Expansion, frame: pd.DataFrame, store: Store | None = Non
                 protocol=protocol,
                 rule=protocols.get_protocol(protocol).report,
                 runs=tuple(_result(run, rows.get(run.key), store) for run in runs),
+                imported_logs=logs.get((protocol, *_name_of(cell)), ()),
             )
         )
     return results
+
+
+def _name_of(cell: Cell) -> tuple[str, str, str]:
+    """Return teacher, student and method. A plain student is the same for all teachers."""
+    method = cell.row.method
+    return NONE if method == "student" else cell.teacher, cell.student, method
+
+
+def _imported_logs(
+    expansion: Expansion, frame: pd.DataFrame
+) -> dict[tuple[str, str, str, str], tuple[tuple[float, float], ...]]:
+    """Return last and best top-1 of the imported logs by protocol, teacher, student and method."""
+    chosen = frame[
+        (frame["origin"] == imported_logs.ORIGIN)
+        & (frame["dataset"] == expansion.dataset)
+        & (frame["profile"] == expansion.profile)
+    ]
+    logs: dict[tuple[str, str, str, str], tuple[tuple[float, float], ...]] = {}
+    for row in chosen.sort_values("key").to_dict("records"):
+        teacher = NONE if row["method"] == "student" else str(row["teacher"])
+        name = (str(row["protocol"]), teacher, str(row["student"]), str(row["method"]))
+        last, best = number(row["top1_last"]), number(row["top1_best"])
+        if last is not None and best is not None:
+            logs[name] = (*logs.get(name, ()), (last, best))
+    return logs
 
 
 def number(value: Any) -> float | None:

@@ -38,7 +38,7 @@ from tables.statistics import (
     compare,
     decide,
 )
-from tables.text import signed
+from tables.text import mean_std, signed
 from tables.verdicts import FAILING, MAY_FAIL, Verdict
 
 
@@ -340,6 +340,8 @@ def _notes(result: CellResult, number: PublishedNumber | None) -> tuple[str, ...
         notes.append(f"{result.absence()}: not in the mean")
     if result.is_reference:
         notes.append("reference records")
+    if result.imported_logs:
+        notes.append(_imported_logs(result))
     if result.imported:
         weights = f"(weights {result.imported[:10]})"
         notes.append(
@@ -353,6 +355,14 @@ def _notes(result: CellResult, number: PublishedNumber | None) -> tuple[str, ...
     if number is not None and number.note:
         notes.append(number.note)
     return tuple(notes)
+
+
+def _imported_logs(result: CellResult) -> str:
+    """Return a note with the mean of the imported logs, by the epoch that the protocol reports."""
+    last, best = (mean_std(s.mean, s.std) for s in map(Sample.of, zip(*result.imported_logs, strict=True)))
+    value = {"last": last, "best": best, "both": f"{last} / {best}"}[result.rule]
+    epoch = {"both": "last / best"}.get(result.rule, result.rule)
+    return f"imported logs, not ours and in no mean: {value} (n {len(result.imported_logs)}, {epoch} epoch)"
 
 
 def exit_code(diffs: Iterable[CellDiff], fail_on: Collection[str] = FAILING) -> int:

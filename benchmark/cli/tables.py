@@ -19,6 +19,7 @@ from benchmark.cli.selection import Selection, select, split_list
 from benchmark.errors import InputError
 from benchmark.spec.matrix import Table
 from benchmark.spec.runs import Run
+from results import imported_logs
 from results.store import Store, load
 from tables import curves, diff, diff_text, plots, published_cells, render
 from tables.verdicts import FAILING, MAY_FAIL
@@ -93,7 +94,7 @@ def register(verbs: Any) -> None:
 
 
 def load_records(store: Store, runs: Iterable[Run]) -> pd.DataFrame:
-    """Return the records of runs, ours and the reference records.
+    """Return the records of runs, ours and the reference records, and all imported logs.
 
     Files that are not records are named on stderr.
     """
@@ -103,7 +104,8 @@ def load_records(store: Store, runs: Iterable[Run]) -> pd.DataFrame:
             frame = load(store.folder, reference=True, keys=[run.key for run in runs])
     for w in caught:
         print_note(f"skipped: {w.message}")
-    return frame
+    logs = imported_logs.load(store.folder)
+    return pd.concat([frame, logs], ignore_index=True) if len(logs) else frame
 
 
 def note_unpublished(table: Table) -> None:

@@ -24,6 +24,7 @@ from __future__ import annotations
 import functools
 import statistics
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 import pandas as pd
@@ -47,6 +48,15 @@ STEP_FALL = 0.08
 """With a step schedule, the train loss falls by at least this fraction in the epoch after the first
 milestone.
 """
+
+
+class LogGroup(StrEnum):
+    """The groups of logs in which best and last epoch are compared."""
+
+    CRD = "CRD's recipe"
+    NOT_CRD = "called CRD's recipe, with another schedule"
+    LSKD = "logit standardisation, 240 epochs"
+    LSKD_LONG = "logit standardisation, 480 and 960 epochs"
 
 
 @dataclass(frozen=True)
@@ -99,19 +109,21 @@ def loss_fall(curve: pd.DataFrame, milestone: int = FIRST_MILESTONE) -> float | 
     return 1 - float(losses[milestone + 1]) / float(losses[milestone])
 
 
+def best_gaps() -> dict[LogGroup, list[float]]:
+    """Return by how much the best epoch is above the last one, for each log of a group."""
+    groups: dict[LogGroup, list[float]] = {}
+    for (_, recipe, *_), run in _all().groupby(list(RUN)):
+        if recipe != "crd":
+            group = LogGroup.LSKD if int(run["epoch"].max()) == 240 else LogGroup.LSKD_LONG
+        else:
+            group = LogGroup.CRD if has_step_schedule(run) else LogGroup.NOT_CRD
+        accuracy = run.sort_values("epoch")["test_acc"]
+        groups.setdefault(group, []).append(float(accuracy.max() - accuracy.iloc[-1]))
+    return groups
+
+
 def best_minus_last() -> list[BestMinusLast]:
     """Return the difference of best and last epoch, over the logs of one recipe each."""
-    groups: dict[str, list[float]] = {}
-    for (_, recipe, *_), run in _all().groupby(list(RUN)):
-        epochs = int(run["epoch"].max())
-        if recipe != "crd":
-            title = f"logit standardisation, {epochs if epochs == 240 else '480 and 960'} epochs"
-        elif has_step_schedule(run):
-            title = "CRD's recipe"
-        else:
-            title = "called CRD's recipe, with another schedule"
-        accuracy = run.sort_values("epoch")["test_acc"]
-        groups.setdefault(title, []).append(float(accuracy.max() - accuracy.iloc[-1]))
     return [
         BestMinusLast(
             title=title,
@@ -120,5 +132,5 @@ def best_minus_last() -> list[BestMinusLast]:
             std=statistics.stdev(values),
             most=max(values),
         )
-        for title, values in sorted(groups.items())
+        for title, values in sorted(best_gaps().items())
     ]

@@ -17,6 +17,7 @@ import re
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
 from results.published.curves import best_minus_last
 from results.published.evidence import NONE
@@ -118,6 +119,22 @@ def origin_spreads(every: Iterable[PublishedNumber] | None = None) -> list[Origi
     """Return the comparisons of papers that ran the same cells. every: as in `seed_stds`."""
     every = numbers() if every is None else tuple(every)
     stds = seed_stds(every)
+    return [_origin_spread(title, both, stds) for title, both in origin_pairs(every).items() if both]
+
+
+class Origins(StrEnum):
+    """Which papers' numbers of the same cells are compared."""
+
+    CODE = "HSAKD's runs of SSKD's methods, against SSKD's"
+    TEACHER = "RLTF's SSKD with CRD's teachers, against SSKD's"
+    STUDENTS = "plain students of 240 epochs, paper against paper"
+
+
+_Pairs = list[tuple[PublishedNumber, PublishedNumber]]
+
+
+def origin_pairs(every: Iterable[PublishedNumber]) -> dict[Origins, _Pairs]:
+    """Return the two papers' numbers of each cell that is compared."""
     top1 = [x for x in every if x.dataset == DATASET and x.metric == "top1" and x.value is not None]
 
     def cells(paper: str, *left_out: str) -> dict[tuple[str, ...], PublishedNumber]:
@@ -127,15 +144,11 @@ def origin_spreads(every: Iterable[PublishedNumber] | None = None) -> list[Origi
 
     # SSKD's KD row is CRD's
     sskd = cells("sskd", "kd")
-    pairs = {
-        "HSAKD's runs of SSKD's methods, against SSKD's": _shared(cells("hsakd"), sskd),
-        "RLTF's SSKD with CRD's teachers, against SSKD's": _shared(cells("rltf"), sskd),
-        "plain students of 240 epochs, paper against paper": _plain_students(top1),
+    return {
+        Origins.CODE: _shared(cells("hsakd"), sskd),
+        Origins.TEACHER: _shared(cells("rltf"), sskd),
+        Origins.STUDENTS: _plain_students(top1),
     }
-    return [_origin_spread(title, both, stds) for title, both in pairs.items() if both]
-
-
-_Pairs = list[tuple[PublishedNumber, PublishedNumber]]
 
 
 def _shared(
@@ -159,11 +172,11 @@ def _plain_students(top1: Iterable[PublishedNumber]) -> _Pairs:
         for papers in by_student.values()
         for a, b in itertools.combinations(sorted(papers), 2)
         # equal digits are a copy, or the same checkpoint
-        if papers[a].value != papers[b].value and _may_be_the_same_epoch(papers[a], papers[b])
+        if papers[a].value != papers[b].value and may_be_the_same_epoch(papers[a], papers[b])
     ]
 
 
-def _may_be_the_same_epoch(a: PublishedNumber, b: PublishedNumber) -> bool:
+def may_be_the_same_epoch(a: PublishedNumber, b: PublishedNumber) -> bool:
     """Whether two numbers are of the same epoch as far as is known: not one of the last, one of the best."""
     return {a.rule, b.rule} != {"last", "best"}
 

@@ -1,0 +1,206 @@
+"""judge: is somebody's number a reproduction of the published one?"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+import models
+from benchmark import methods
+from benchmark.cli import common, options
+from benchmark.cli.common import print_note
+from benchmark.errors import InputError, unknown
+from benchmark.spec import protocols
+from benchmark.spec.runs import NONE
+from benchmark.text import plural
+from results import imported_logs, published
+from results.logs import Log, LogError, read
+from results.store import REFERENCE, Store, load, record_files
+from tables import judge, judge_text
+from tables.verdicts import FAILING
+
+
+def register(verbs: Any) -> None:
+    p = options.add_verb(
+        verbs,
+        "judge",
+        summary="say whether your result of a cell is a reproduction of the published one",
+        details="Prints on one screen what is published of a pair and a method, what others got, the verdict "
+        "on your values by the rule of diff, and what usually explains a gap of that size, with its measured "
+        "size. Exits with 1 if your result differs from the published one. Only for CIFAR-100.",
+        example="judge resnet32x4:resnet8x4 dkd 76.2 75.8 75.89 --epoch best --protocol mdistiller",
+    )
+    p.add_argument("pair", metavar="PAIR", help="teacher:student, e.g. resnet32x4:resnet8x4")
+    p.add_argument("method", metavar="METHOD", help="a method, e.g. kd or crd+kd; or student")
+    p.add_argument("values", nargs="*", metavar="VALUE", help="your top-1 in %%, one value for each seed")
+    p.add_argument(
+        "--epoch",
+        default="",
+        choices=("last", "best"),
+        help="the epoch of the values (default: not known, so the verdict holds for both)",
+    )
+    p.add_argument("--protocol", default="", help=f"how they were trained: {', '.join(protocols.PROTOCOLS)}")
+    p.add_argument(
+        "--teacher-top1",
+        type=float,
+        default=None,
+        metavar="X",
+        help="top-1 in %% of the teacher that you used",
+    )
+    p.add_argument(
+        "--their-code",
+        action="store_true",
+        help="the runs are of the code that the publisher released; with the same teacher's top-1, nothing "
+        "but the seeds may differ",
+    )
+    p.add_argument(
+        "--log",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FILE",
+        dest="logs",
+        help="read the values from training logs, one for each seed: output of RepDistiller, mdistiller's "
+        "worklog.txt, CTKD's JSON, torchdistill's log, tensorboard's event files",
+    )
+    p.add_argument(
+        "--import",
+        action="store_true",
+        dest="import_logs",
+        help="keep the logs in the folder of results: diff and report then name them, as not ours; needs "
+        "--protocol",
+    )
+    p.add_argument(
+        "--results",
+        default=None,
+        metavar="DIR",
+        help="folder of runs and their records (default: $RESULTS, else results/runs)",
+    )
+    options.add_json_option(p)
+    p.set_defaults(do=do_judge)
+
+
+def do_judge(args: argparse.Namespace) -> int:
+    teacher, student, method = _cell(args)
+    if args.protocol:
+        protocols.get_protocol(args.protocol)
+    question = judge.Question(
+        teacher=teacher,
+        student=student,
+        method=method,
+        values=_values(args),
+        epoch=args.epoch,
+        logs=_logs(args),
+        protocol=args.protocol,
+        teacher_top1=None if args.teacher_top1 is None else percent(str(args.teacher_top1), "--teacher-top1"),
+        their_code=args.their_code,
+    )
+    store = common.store_of(args) if args.import_logs else common.store_to_read(args)
+    target = judge.target_of(question)
+    answer = judge.answer(question, target, records_of_cell(store, question, target.method))
+    if args.import_logs:
+        _import(store, question, target)
+        answer = judge.answer(question, target, records_of_cell(store, question, target.method))
+    if args.json:
+        common.print_json(judge_text.as_json(answer))
+    else:
+        print(judge_text.format_answer(answer))
+    return int(answer.verdict in FAILING)
+
+
+def _cell(args: argparse.Namespace) -> tuple[str, str, str]:
+    """Return teacher, student and method. Raises `InputError` for names that nobody knows."""
+    teacher, colon, student = args.pair.partition(":")
+    if not colon or not teacher or not student:
+        raise InputError(
+            f"pair '{args.pair}' is not of the form teacher:student; allowed: e.g. resnet56:resnet20"
+        )
+    frame = published.load()
+    networks = dict.fromkeys([*models.names(), NONE, *sorted({*frame["teacher"], *frame["student"]})])
+    for name in (teacher, student):
+        if name not in networks:
+            raise unknown("network", name, networks)
+    method = args.method.lower()
+    known = {*methods.names(), *frame["method"]} - {"teacher"}
+    if method not in known and any(part not in known for part in method.split("+")):
+        raise unknown("method", method, sorted(set(frame["method"]) - {"teacher"}))
+    return teacher, student, method
+
+
+def percent(text: str, what: str) -> float:
+    """Return a top-1 in percent. Raises `InputError` for anything but a number from 0 to 100."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 100:
+        raise InputError(f"{what} '{text}' is not a top-1 in percent; allowed: 0 to 100")
+    if 0 < value < 1:
+        raise InputError(f"{what} '{text}' looks like a fraction; give percent, e.g. {100 * value:g}")
+    return value
+
+
+def _values(args: argparse.Namespace) -> tuple[float, ...]:
+    if bool(args.values) == bool(args.logs):
+        raise InputError("give values or --log FILE, one of the two")
+    if args.logs and args.epoch:
+        raise InputError("--epoch cannot be combined with --log, because a log has both epochs")
+    if args.import_logs and not (args.logs and args.protocol):
+        raise InputError("--import needs --log FILE and --protocol NAME")
+    return tuple(percent(text, "value") for text in args.values)
+
+
+def _logs(args: argparse.Namespace) -> tuple[Log, ...]:
+    """Return the trainings of all files; of a file that is given twice, only once."""
+    paths = dict.fromkeys(common.path_of(text) for text in args.logs)
+    try:
+        return tuple(log for path in paths for log in read(path))
+    except LogError as error:
+        raise InputError(str(error)) from None
+
+
+def records_of_cell(store: Store, q: judge.Question, method: str) -> pd.DataFrame:
+    """Return the records of the cell under any protocol and profile: ours, reference, imported logs.
+
+    method: as our runs name it.
+    """
+    logs = imported_logs.load(store.folder)
+    same = (logs["teacher"] == q.teacher) & (logs["student"] == q.student) & (logs["method"] == method)
+    teacher, method = (NONE, "plain") if method == "student" else (q.teacher, method)
+    keys = set()
+    for folder in (store.folder, REFERENCE):
+        for cell in (folder / judge.DATASET).glob(f"*/*/{teacher}-{q.student}/{glob_literal(method)}"):
+            keys |= {path.parent.relative_to(folder).as_posix() for path in record_files(cell)}
+    return join(load(store.folder, reference=True, keys=keys), logs[same])
+
+
+def glob_literal(text: str) -> str:
+    """Return a pattern that matches only this text."""
+    return "".join(f"[{c}]" if c in "*?[" else c for c in text)
+
+
+def join(*frames: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of frames that are not empty; of empty ones only the columns."""
+    filled: Sequence[pd.DataFrame] = [f for f in frames if len(f)] or frames[:1]
+    return pd.concat(filled, ignore_index=True)
+
+
+def _import(store: Store, q: judge.Question, target: judge.Target) -> None:
+    """Write records of the complete logs."""
+    complete = [log for log in q.logs if log.is_complete(target.epochs)]
+    folder = common.writable(store.folder, "--results")
+    for log in complete:
+        imported_logs.write(
+            folder,
+            log,
+            dataset=judge.DATASET,
+            protocol=q.protocol,
+            teacher=q.teacher,
+            student=q.student,
+            method=target.method,
+        )
+    print_note(f"imported {plural(len(complete), 'log')} into {folder / imported_logs.FOLDER}")

@@ -1,0 +1,546 @@
+"""Is a number a reproduction? The answer for anyone's top-1 of one cell, from the registry and the rule.
+
+`answer` compares the values with one published number, the target, by `tables.statistics`. Around it stand
+the other results of the cell, our records of it, and the measured size of what usually explains a gap.
+
+Values of the last epoch are not comparable with a published best one, nor the other way round. Then the
+answer also has the verdict for values that are shifted by the measured difference of the two epochs. Where
+one of the epochs is not known, the verdict holds for both, as in a diff.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import pandas as pd
+from scipy import stats
+
+from benchmark.errors import InputError
+from benchmark.spec import matrix, protocols
+from benchmark.spec.matrix import Cell, Row
+from benchmark.spec.runs import NONE
+from results import imported_logs
+from results.logs import Log
+from results.published import disagreements, errata_of, seed_stds
+from results.published.causes import Cause, Effect, effects
+from results.published.reader import choose, teacher_weights
+from results.published.schema import OriginKind, PublishedNumber
+from tables.cells import number
+from tables.published_cells import PublishedCells
+from tables.statistics import (
+    IDENTITY,
+    LEVEL,
+    TAU,
+    WIDE_TAU,
+    Comparison,
+    Judgement,
+    Sample,
+    compare,
+    decide,
+)
+from tables.verdicts import Verdict
+
+DATASET = "cifar100"
+"""s0, tau and the margin are of this data set."""
+
+REPRODUCTIONS = "reproductions"
+"""The paper's name of results that users of published code report."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """Somebody's results of one cell."""
+
+    teacher: str
+    student: str
+    method: str
+    values: tuple[float, ...] = ()
+    """Top-1 in %, one value for each seed."""
+    epoch: str = ""
+    """The epoch of the values: `last`, `best`, or "" if it is not known."""
+    logs: tuple[Log, ...] = ()
+    """Instead of values: the logs of the trainings, which have both epochs."""
+    protocol: str = ""
+    """The protocol that they were trained under, "" if none is named."""
+    teacher_top1: float | None = None
+    their_code: bool = False
+    """Whether the runs are of the code that the publisher released."""
+
+    @property
+    def pair(self) -> str:
+        """The pair as TEACHER:STUDENT."""
+        return f"{self.teacher}:{self.student}"
+
+
+@dataclass(frozen=True)
+class Target:
+    """The published number that is compared, and what is known of its protocol."""
+
+    number: PublishedNumber
+    method: str
+    """The method as our runs name it: a paper may print `pkt` for what is run as `pkt+kd`."""
+    epochs: int
+    """Length of the training."""
+    batch_size: int | None
+    not_comparable: str = ""
+    """Why nothing can be compared with it, "" if it can."""
+    note: str = ""
+
+
+class Teacher(StrEnum):
+    """Whether both sides learnt from the same teacher."""
+
+    SAME = "same accuracy"
+    OTHER = "another accuracy"
+    UNKNOWN = "not known"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A result of the cell in the registry: a number, or several single runs from one source."""
+
+    value: float
+    std: float | None
+    n: int | None
+    rule: str
+    published_in: str
+    teacher_of: str
+    """Whose checkpoint taught, "" if that is not known."""
+    recipe: str
+    source: str
+    copies: tuple[str, ...] = ()
+    """The tables that repeat it."""
+
+
+class Explains(StrEnum):
+    """Whether a cause alone can explain the gap."""
+
+    YES = "yes"
+    NO = "no, smaller"
+    NOT_HERE = "not here"
+    NOT_MEASURED = "not measurable"
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A cause with its measured size, and whether it explains the gap."""
+
+    effect: Effect
+    explains: Explains
+    reason: str = ""
+    """Why it plays no part here."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Our records, or imported logs, of the cell with the same settings."""
+
+    protocol: str
+    profile: str
+    origin: str
+    n: int
+    last: float
+    best: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What `judge` says about a question."""
+
+    question: Question
+    target: Target
+    ours: Sample
+    """The sample that is compared."""
+    other_epoch: Sample | None
+    """The logs' other epoch, where it is not known which one is published."""
+    epoch: str
+    """The epoch of `ours`, "" if it is not known."""
+    verdict: Verdict
+    reason: str
+    """Why nothing is comparable, or what an unknown epoch means; "" otherwise."""
+    judgement: Judgement | None
+    """None where nothing is comparable."""
+    shifted: Judgement | None
+    """For values of another epoch than the published one: the verdict after a shift by `shift`."""
+    shift: float
+    """Measured mean of best minus last epoch, with the sign that turns our epoch into the published one."""
+    wide: Verdict | None
+    """The verdict with `WIDE_TAU`."""
+    same_origin: Judgement | None
+    """The verdict with tau = 0, for the publisher's teacher and code."""
+    teacher: Teacher
+    published_teacher: float | None
+    seeds_alone: float
+    """Half the 90% interval of the delta if nothing but the seeds differed."""
+    published: Result
+    others: tuple[Result, ...]
+    errata: tuple[str, ...]
+    recorded: tuple[Recorded, ...]
+    remarks: tuple[str, ...]
+    explanations: tuple[Explanation, ...]
+
+    @property
+    def delta(self) -> float:
+        """Ours minus published."""
+        return self.ours.mean - self.published.value
+
+
+def answer(question: Question, target: Target, records: pd.DataFrame) -> Answer:
+    """Return the answer to a question.
+
+    target: what `target_of` returns. records: those of the cell, as `results.load()` returns them.
+
+    Raises `InputError` if no log is complete.
+    """
+    published = target.number
+    logs, remarks = _usable(question, target)
+    epoch = question.epoch
+    other = None
+    if question.logs:
+        epoch = published.rule if published.rule in ("last", "best") else "last"
+        ours = Sample.of([x.best if epoch == "best" else x.last for x in logs])
+        if published.rule not in ("last", "best"):
+            other = Sample.of([x.best for x in logs])
+    else:
+        ours = Sample.of(question.values)
+    taught = _published_teacher(published)
+    teacher = _same_teacher(question, published, taught)
+    same_origin = question.their_code and teacher is Teacher.SAME
+    s0 = seed_stds().of(question.student)
+    theirs = Sample(published.value or 0.0, published.std, published.n)
+    measured = effects(question.student, question.method, target.epochs)
+    gap = next(e for e in measured if e.cause is Cause.EPOCH).mean
+    comparison = compare(ours, theirs, s0, 0.0 if same_origin else TAU)
+    reason, shift = target.not_comparable or _length(logs, target), 0.0
+    judgement = shifted = None
+    if other is not None:
+        comparison = dataclasses.replace(comparison, other_epoch=compare(other, theirs, s0, comparison.tau))
+        reason = reason or "the published epoch is not known: the verdict holds for last and best"
+    elif not reason and epoch and published.rule in ("last", "best") and epoch != published.rule:
+        reason = f"yours are of the {epoch} epoch, the published number is of the {published.rule} one"
+        shift = gap if published.rule == "best" else -gap
+        moved = dataclasses.replace(ours, mean=ours.mean + shift)
+        comparison = compare(moved, theirs, s0, comparison.tau)
+        shifted = decide([comparison])[0]
+    elif not reason and not (epoch and published.rule in ("last", "best")):
+        comparison = _with_unknown_epoch(comparison, ours, theirs, s0, epoch, published.rule, gap)
+        whose = "your" if not epoch else "the published"
+        reason = f"{whose} epoch is not known: the verdict holds for last and best ({gap:+.2f} between them)"
+    not_comparable = bool(target.not_comparable or _length(logs, target)) or shifted is not None
+    if not not_comparable:
+        judgement = decide([comparison])[0]
+    alone = comparison.with_tau(0.0)
+    half = float(stats.t.ppf(1 - LEVEL, alone.error_and_freedom[1])) * alone.error_and_freedom[0]
+    main, others, errata = _results(question, published)
+    delta = ours.mean - main.value
+    return Answer(
+        question=question,
+        target=target,
+        ours=ours,
+        other_epoch=other,
+        epoch=epoch,
+        verdict=judgement.verdict if judgement else Verdict.NOT_COMPARABLE,
+        reason=reason,
+        judgement=judgement,
+        shifted=shifted,
+        shift=shift,
+        wide=decide([comparison.with_tau(WIDE_TAU)])[0].verdict if judgement or shifted else None,
+        same_origin=decide([alone])[0] if judgement or shifted else None,
+        teacher=teacher,
+        published_teacher=taught,
+        seeds_alone=half,
+        published=main,
+        others=others,
+        errata=errata,
+        recorded=_recorded(records),
+        remarks=remarks,
+        explanations=tuple(
+            _explanation(
+                e, delta, epoch=epoch, published=published, teacher=teacher, logs=logs, target=target
+            )
+            for e in measured
+        ),
+    )
+
+
+# --- the number that is compared --------------------------------------------------------------------------
+
+
+def target_of(q: Question) -> Target:
+    """Return the published number to compare with.
+
+    With a protocol, that of the first table whose row is run under it; without one, the number of the paper
+    that ran the cell first, of our epoch if there is one.
+
+    Raises `InputError` if nothing is published of the cell.
+    """
+    note = ""
+    if q.protocol:
+        protocol = protocols.get_protocol(q.protocol)
+        if rows := _of_tables(q):
+            row, x = rows[0]
+            return Target(
+                number=x,
+                method=row.method,
+                epochs=x.epochs or protocol.epochs,
+                batch_size=protocol.batch_size,
+                not_comparable=row.not_comparable,
+            )
+        note = f"no table under protocol {q.protocol} has this cell; compared with the first that ran it"
+    # papers repeat a plain student in the columns of all its pairs
+    teacher = None if (q.teacher, q.method) == (NONE, "student") else q.teacher
+    numbers = choose(teacher=teacher, student=q.student, method=q.method, dataset=DATASET, metric="top1")
+    usable = [x for x in numbers if x.value is not None and x.origin_kind is not OriginKind.COPY]
+    if not usable:
+        raise InputError(_nothing(q))
+    kinds = list(OriginKind)
+
+    def order(x: PublishedNumber) -> tuple[bool, int, bool, bool, int]:
+        kind = kinds.index(x.origin_kind or OriginKind.UNKNOWN)
+        other_epoch = bool(q.epoch) and x.rule != q.epoch
+        return x.paper == REPRODUCTIONS, kind, bool(x.recipe), other_epoch, x.year or 9999
+
+    x = min(usable, key=order)
+    epochs = protocols.get_protocol(q.protocol).epochs if q.protocol else 240
+    return Target(number=x, method=q.method, epochs=x.epochs or epochs, batch_size=None, note=note)
+
+
+@functools.cache
+def _tables() -> tuple[matrix.Table, ...]:
+    return tuple(matrix.load_table(name) for name in matrix.built_in_tables())
+
+
+def _of_tables(q: Question) -> list[tuple[Row, PublishedNumber]]:
+    """Return the numbers of the built-in tables whose row has the method and the protocol."""
+    cells = PublishedCells(choose(student=q.student, dataset=DATASET), DATASET)
+    rows: list[tuple[Row, PublishedNumber]] = []
+    for table in _tables():
+        columns = [c for c in table.columns if c == (q.teacher, q.student)]
+        if (q.teacher, q.method) == (NONE, "student"):
+            columns = [c for c in table.columns if c[1] == q.student][:1]
+        for row in table.rows if table.dataset == DATASET else ():
+            if row.protocol == q.protocol and q.method in (row.method, row.published):
+                numbers = (cells.of(table, Cell(row, *column)) for column in columns)
+                rows += [(row, x) for x in numbers if x is not None and x.value is not None]
+
+    def order(choice: tuple[Row, PublishedNumber]) -> tuple[bool, bool, bool]:
+        # a row that is run as named comes before one that only is printed so
+        row, x = choice
+        return x.origin_kind is OriginKind.COPY, x.paper != q.protocol, row.method != q.method
+
+    return sorted(rows, key=order)
+
+
+def _nothing(q: Question) -> str:
+    of_pair = choose(teacher=q.teacher, student=q.student, dataset=DATASET, metric="top1")
+    methods = sorted({x.method for x in of_pair if x.value is not None})
+    return (
+        f"{q.pair} {q.method} on {DATASET}: no published top-1, so nothing to judge by; published of this "
+        f"pair: {', '.join(methods) or 'nothing'}"
+    )
+
+
+def _published_teacher(x: PublishedNumber) -> float | None:
+    """Return the top-1 of the teacher behind a number: of its table, its paper, or the checkpoint's paper."""
+    rows = choose(teacher=x.teacher, method="teacher", dataset=DATASET, metric="top1")
+    table = x.copied_from or x.published_in
+    for key in (
+        lambda y: y.published_in == table,
+        lambda y: y.paper == table.partition("/")[0],
+        lambda y: y.paper == teacher_weights(x),
+    ):
+        if values := [y.value for y in rows if key(y) and y.value is not None]:
+            return values[0]
+    return None
+
+
+def _same_teacher(q: Question, x: PublishedNumber, published: float | None) -> Teacher:
+    top1 = teacher_top1(q)
+    if top1 is None or published is None or x.method == "student":
+        return Teacher.UNKNOWN
+    return Teacher.SAME if abs(top1 - published) <= IDENTITY + 1e-9 else Teacher.OTHER
+
+
+def teacher_top1(q: Question) -> float | None:
+    """Return the top-1 of the teacher behind the values, as given or as the logs state it."""
+    if q.teacher_top1 is not None:
+        return q.teacher_top1
+    stated = {x.teacher_top1 for x in q.logs if x.teacher_top1 is not None}
+    return stated.pop() if len(stated) == 1 else None
+
+
+# --- logs and epochs --------------------------------------------------------------------------------------
+
+
+def _usable(q: Question, target: Target) -> tuple[list[Log], tuple[str, ...]]:
+    """Return the complete logs, and remarks on the others."""
+    logs = [x for x in q.logs if x.is_complete(target.epochs)]
+    remarks = [
+        f"{x.path.name}: {line}" for x in q.logs for line in [*x.remarks(target.epochs), *_named(q, x)]
+    ]
+    if q.logs and not logs:
+        raise InputError(f"no log is complete ({remarks[0]}); give the log of a finished training")
+    if len({x.last_epoch for x in logs}) > 1:
+        raise InputError("the logs have trainings of different lengths; judge each length alone")
+    return logs, tuple(remarks)
+
+
+def _named(q: Question, log: Log) -> list[str]:
+    """Say which networks the log's configuration names, if they are others."""
+    return [
+        f"its configuration names the {role} {named}, not {asked}"
+        for role, named, asked in (("teacher", log.teacher, q.teacher), ("student", log.student, q.student))
+        if named and named.lower() != asked.lower()
+    ]
+
+
+def _length(logs: Sequence[Log], target: Target) -> str:
+    """Say that the logs' trainings are of another length than the published one, "" if they are not."""
+    if not logs or logs[0].last_epoch == target.epochs:
+        return ""
+    known = "" if target.number.epochs else ", as far as is known"
+    return f"yours have {logs[0].last_epoch} epochs, the published training {target.epochs}{known}"
+
+
+def _with_unknown_epoch(
+    comparison: Comparison, ours: Sample, theirs: Sample, s0: float, epoch: str, rule: str, gap: float
+) -> Comparison:
+    """Return a comparison that holds for both epochs, where that of ours or of the published number is not
+    known.
+
+    The values stand for the case that both are of the same epoch. In the other cases they are shifted by the
+    measured gap.
+    """
+    for sign in sorted(_epoch_signs(epoch, rule)):
+        moved = dataclasses.replace(ours, mean=ours.mean - sign * gap)
+        case = compare(moved, theirs, s0, comparison.tau)
+        comparison = dataclasses.replace(case, other_epoch=comparison)
+    return comparison
+
+
+# --- what else is known of the cell -----------------------------------------------------------------------
+
+
+def _results(q: Question, published: PublishedNumber) -> tuple[Result, tuple[Result, ...], tuple[str, ...]]:
+    """Return the compared result, the other results of the cell, and the errata of them all.
+
+    Copies of a result are no result. Single runs from one source are one.
+    """
+    frame = disagreements(published.teacher, published.student, published.method, DATASET)
+    copies: dict[str, list[str]] = {}
+    for row in frame[frame["copy"]].to_dict("records"):
+        copies.setdefault(str(row["result"]), []).append(f"{row['paper']}/{row['table']}")
+    numbers = choose(
+        teacher=published.teacher,
+        student=published.student,
+        method=published.method,
+        dataset=DATASET,
+        metric="top1",
+    )
+    first = [x for x in numbers if x.value is not None and not _is_copy(frame, x)]
+    main = _result([published], copies)
+    groups: dict[tuple[str, ...], list[PublishedNumber]] = {}
+    for x in first:
+        if x.published_in != published.published_in:
+            single = x.paper == REPRODUCTIONS and x.n == 1
+            key = (x.source, x.rule, x.recipe) if single else (x.published_in, "", "")
+            groups.setdefault(key, []).append(x)
+    others = sorted((_result(g, copies) for g in groups.values()), key=lambda r: -r.value)
+    rows = [e for x in [published, *first] for e in errata_of(x)]
+    rows.sort(key=lambda e: not (e["method"] or e["student"]))  # those of a whole paper last
+    errata = [f"{e['paper'] or 'any'}: {e['what']}" for e in rows]
+    return main, tuple(others), tuple(dict.fromkeys(errata))
+
+
+def _is_copy(frame: pd.DataFrame, x: PublishedNumber) -> bool:
+    rows = frame[(frame["paper"] == x.paper) & (frame["table"] == x.table)]
+    return bool(rows["copy"].all())
+
+
+def _result(numbers: Sequence[PublishedNumber], copies: dict[str, list[str]]) -> Result:
+    x = numbers[0]
+    sample = Sample.of([y.value or 0.0 for y in numbers]) if len(numbers) > 1 else None
+    return Result(
+        value=sample.mean if sample else x.value or 0.0,
+        std=sample.std if sample else x.std,
+        n=sample.n if sample else x.n,
+        rule=x.rule,
+        published_in=x.published_in.removesuffix("-run-1") if sample else x.published_in,
+        teacher_of=teacher_weights(x),
+        recipe=x.recipe,
+        source=x.source,
+        copies=tuple(copies.get(x.published_in, ())),
+    )
+
+
+def _recorded(records: pd.DataFrame) -> tuple[Recorded, ...]:
+    """Return the finished records, averaged over the seeds that have the same settings."""
+    groups: dict[tuple[str, ...], list[tuple[float, float]]] = {}
+    for row in records.sort_values("key").to_dict("records"):
+        last, best = number(row.get("top1_last")), number(row.get("top1_best"))
+        if row.get("status") == "done" and last is not None and best is not None:
+            key = tuple(str(row.get(k)) for k in ("protocol", "profile", "origin"))
+            settings = "" if key[2] == imported_logs.ORIGIN else str(row.get("settings"))
+            groups.setdefault((*key, settings), []).append((last, best))
+    return tuple(
+        Recorded(
+            protocol=key[0],
+            profile=key[1],
+            origin=key[2],
+            n=len(values),
+            last=math.fsum(v for v, _ in values) / len(values),
+            best=math.fsum(v for _, v in values) / len(values),
+        )
+        for key, values in sorted(groups.items())
+    )
+
+
+# --- what explains the gap --------------------------------------------------------------------------------
+
+
+def _explanation(
+    effect: Effect,
+    delta: float,
+    *,
+    epoch: str,
+    published: PublishedNumber,
+    teacher: Teacher,
+    logs: Sequence[Log],
+    target: Target,
+) -> Explanation:
+    """Return whether a cause alone can explain the gap: whether some measured size is as large."""
+    reason = ""
+    if effect.cause is Cause.EPOCH:
+        signs = _epoch_signs(epoch, published.rule)
+        reason = "" if signs else f"both of the {epoch} epoch"
+        can = any(0 <= s * delta <= max(effect.sizes) for s in signs)
+    elif effect.cause in (Cause.TEACHER, Cause.CODE):
+        if effect.cause is Cause.TEACHER and teacher is Teacher.SAME:
+            reason = "same teacher's accuracy"
+        can = bool(effect.sizes) and abs(delta) <= max(abs(s) for s in effect.sizes)
+    else:
+        if effect.cause is Cause.EPOCHS and logs and not _length(logs, target):
+            reason = f"both {target.epochs} epochs"
+        batches = {x.batch_size for x in logs}
+        if effect.cause is Cause.BATCH and target.batch_size and batches == {target.batch_size}:
+            reason = f"both batch {target.batch_size}"
+        can = any(min(effect.sizes) <= s * delta <= max(effect.sizes) for s in (-1, 1) if effect.sizes)
+    if reason:
+        return Explanation(effect, Explains.NOT_HERE, reason)
+    if not effect.sizes:
+        return Explanation(effect, Explains.NOT_MEASURED)
+    return Explanation(effect, Explains.YES if can else Explains.NO)
+
+
+def _epoch_signs(ours: str, published: str) -> set[int]:
+    """Return the signs that the delta can have from the choice of epochs: -1 if ours may be last, and theirs
+    best."""
+    both = ("last", "best")
+    mine = (ours,) if ours in both else both
+    theirs = (published,) if published in both else both
+    return {(a == "best") - (b == "best") for a in mine for b in theirs} - {0}
