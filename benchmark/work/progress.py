@@ -1,31 +1,123 @@
-"""Show the progress of packs: one live bar per pack on a terminal, plain lines elsewhere."""
+"""Show the progress of packs: bars on a terminal (`benchmark.work.bars`), plain lines elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmark import longwork
+from benchmark.spec import cost
 from benchmark.spec.runs import NONE, Run
-from benchmark.text import duration, plural
+from benchmark.text import duration, plural, shorten
 from benchmark.training.reporter import Outcome, Reporter, Status
 
 
 def reporter() -> Reporter:
-    """Return the reporter that suits standard error: `Live` on a terminal, else `Lines`."""
-    return Live() if sys.stderr.isatty() else Lines()
+    """Return the reporter that suits standard error: bars on a terminal, else `Lines`."""
+    if not sys.stderr.isatty():
+        return Lines()
+    from benchmark.work.bars import Live
+
+    return Live()
 
 
-def pack_title(runs: Sequence[Run]) -> str:
-    """Return `teacher -> students: methods (seed n)`, short enough for a line."""
+def pack_title(runs: Sequence[Run], room: int = 110) -> str:
+    """Return `teacher -> students: methods (seed n)` in at most `room` characters.
+
+    Where they do not fit, methods are counted instead of named, then students, then the end is cut.
+    """
     first = runs[0]
-    students = ", ".join(sorted({r.student for r in runs}))
+    students = sorted({r.student for r in runs})
     methods = list(dict.fromkeys(r.method for r in runs))
-    shown = ", ".join(methods[:6]) + (f" and {len(methods) - 6} more" if len(methods) > 6 else "")
-    pair = students if first.teacher == NONE else f"{first.teacher} -> {students}"
-    return f"{pair}: {shown} (seed {first.seed})"
+    teacher = "" if first.teacher == NONE else f"{first.teacher} -> "
+    pair = teacher + ", ".join(students)
+    named = [
+        ", ".join(methods[:n]) + (f" and {len(methods) - n} more" if n < len(methods) else "")
+        for n in range(min(6, len(methods)), 0, -1)
+    ]
+    seed = f" (seed {first.seed})"
+    forms = [f"{pair}: {names}{seed}" for names in named] + [
+        f"{pair}: {plural(len(runs), 'run')}{seed}",
+        f"{teacher}{plural(len(students), 'student')}: {plural(len(runs), 'run')}{seed}",
+        f"{pair}{seed}",
+        pair,
+    ]
+    return next((form for form in forms if len(form) <= room), shorten(forms[-1], room))
+
+
+class Total:
+    """How much of all packs is done, weighed by what the cost model says of each, and the time left.
+
+    The model only says how the packs compare; the time left comes from the speed measured so far.
+    """
+
+    def __init__(self) -> None:
+        self.runs = self.runs_ended = self.packs = self.pack = 0
+        self._cost: dict[str, float] = {}
+        self._pack_of: dict[str, int] = {}
+        self._ended: set[str] = set()
+        self._pack: list[str] = []
+        self._fraction = self._per_step = self._trained = self._seconds = 0.0
+        self._last = time.monotonic()
+
+    def plan(self, packs: Sequence[Sequence[Run]], device: str) -> None:
+        """Take the packs that are to be trained."""
+        self.packs, self.runs = len(packs), sum(len(runs) for runs in packs)
+        for number, runs in enumerate(packs, 1):
+            seconds = cost.pack_seconds(runs, device) or 1e-9
+            self._cost.update((run.key, seconds / len(runs)) for run in runs)
+            self._pack_of.update((run.key, number) for run in runs)
+
+    def begin(self, runs: Sequence[Run], steps_total: int, steps_done: int) -> None:
+        """Take the pack that begins, or a part of it."""
+        self._pack = [run.key for run in runs]
+        self.pack = self._pack_of.get(self._pack[0], self.pack)
+        self._fraction = steps_done / max(steps_total, 1)
+        self._per_step = 1 / max(steps_total, 1)
+        self._last = time.monotonic()
+
+    def step(self, steps: int) -> None:
+        """Count steps of the pack."""
+        now = time.monotonic()
+        self._seconds += now - self._last
+        self._last = now
+        self._fraction += steps * self._per_step
+        self._trained += steps * self._per_step * self._sum(self._pack)
+
+    def outcome(self, run: Run) -> None:
+        """Count a run that has ended."""
+        if run.key in self._cost:
+            self._ended.add(run.key)
+        self.runs_ended = len(self._ended)
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than the pack that is in training."""
+        return self.packs > 1
+
+    @property
+    def fraction(self) -> float:
+        """How much is done, between 0 and 1."""
+        whole = self._sum(self._cost)
+        return 1 - self._left() / whole if whole else 0.0
+
+    def seconds_left(self) -> float | None:
+        """Return the time left by the speed so far, None before the first step."""
+        return self._seconds / self._trained * self._left() if self._trained else None
+
+    def line(self) -> str:
+        """Return how many runs and packs there are, and which is in training."""
+        return (
+            f"all: {self.runs_ended:,} of {plural(self.runs, 'run')} done, pack {self.pack} of {self.packs}"
+        )
+
+    def _sum(self, keys: Iterable[str]) -> float:
+        return sum(self._cost.get(key, 0.0) for key in keys)
+
+    def _left(self) -> float:
+        current = self._sum(key for key in self._pack if key not in self._ended)
+        return self._sum(self._cost.keys() - self._ended) - current * min(self._fraction, 1.0)
 
 
 def epoch_line(run: Run, row: Mapping[str, Any]) -> str:
@@ -53,11 +145,19 @@ class Lines(Reporter):
         self._began = self._printed = time.monotonic()
         self._images = self._steps = self._total = self._first = 0
         self._runs = self._ended = 0
+        self._all = Total()
 
     def _print(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
+    def plan(self, packs: Sequence[Sequence[Run]], device: str) -> None:
+        self._all.plan(packs, device)
+
     def begin(self, pack: Sequence[Run], steps_total: int, steps_done: int) -> None:
+        self._all.begin(pack, steps_total, steps_done)
+        if self._all.several:
+            left = self._all.seconds_left()
+            self._print(self._all.line() + ("" if left is None else f", about {duration(left)} left"))
         self._began = self._printed = time.monotonic()
         self._images, self._steps, self._total = 0, steps_done, steps_total
         self._first = steps_done
@@ -68,6 +168,7 @@ class Lines(Reporter):
     def step(self, stage: str, epoch: int, steps: int, images: int) -> None:
         self._images += images
         self._steps += steps
+        self._all.step(steps)
         self._progress(f"{stage} epoch {epoch}", factor=2)  # the line of an epoch says more, and goes first
 
     def epoch(self, run: Run, row: Mapping[str, Any]) -> None:
@@ -88,6 +189,7 @@ class Lines(Reporter):
 
     def outcome(self, run: Run, outcome: Outcome) -> None:
         self._ended += 1
+        self._all.outcome(run)
         if outcome.status != Status.DONE:
             self._print(f"  {outcome.status}: {run.key}{': ' + outcome.reason if outcome.reason else ''}")
 
@@ -102,53 +204,3 @@ class Lines(Reporter):
             speed = f"{self._images / seconds:.0f} student-images/s"
             self._print(f"  {ended}{plural(self._runs, 'run')} in {seconds:.0f} s, {speed}")
         self._images = 0
-
-
-class Live(Reporter):
-    """Shows one bar per pack, with the speed, the time left and the last epoch."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TextColumn("{task.fields[rate]:.0f} img/s"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[last]}"),
-            console=Console(stderr=True),
-            transient=False,
-        )
-        self._task: Any = None
-        self._images = 0
-        self._began = 0.0
-
-    def begin(self, pack: Sequence[Run], steps_total: int, steps_done: int) -> None:
-        self._images, self._began = 0, time.monotonic()
-        longwork.occupy(True)
-        self._progress.start()
-        self._task = self._progress.add_task(
-            pack_title(pack), total=steps_total, completed=steps_done, rate=0.0, last=""
-        )
-
-    def step(self, stage: str, epoch: int, steps: int, images: int) -> None:
-        self._images += images
-        self._progress.update(
-            self._task, advance=steps, rate=self._images / max(time.monotonic() - self._began, 1e-6)
-        )
-
-    def epoch(self, run: Run, row: Mapping[str, Any]) -> None:
-        self._progress.update(self._task, last=epoch_line(run, row))
-
-    def outcome(self, run: Run, outcome: Outcome) -> None:
-        if outcome.status != Status.DONE:
-            self._progress.console.print(f"{outcome.status}: {run.key} {outcome.reason}", markup=False)
-
-    def note(self, text: str) -> None:
-        self._progress.console.print(text, markup=False)
-
-    def end(self) -> None:
-        self._progress.stop()
-        longwork.occupy(False)
