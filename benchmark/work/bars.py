@@ -16,7 +16,7 @@ from benchmark import longwork
 from benchmark.spec.runs import Run
 from benchmark.text import duration, shorten
 from benchmark.training.reporter import Outcome, Reporter, Status
-from benchmark.work.progress import Total, pack_title
+from benchmark.work.total import Total, pack_title
 
 BAR, PERCENT, LEFT, RATE, LAST = 20, 4, 11, 12, 32
 """Widths of the columns beside the title."""

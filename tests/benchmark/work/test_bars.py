@@ -10,7 +10,7 @@ from rich.console import Console
 
 from benchmark import longwork
 from benchmark.spec import cost, matrix, plan
-from benchmark.work import bars, progress
+from benchmark.work import bars, progress, total
 
 
 def packs() -> list[plan.Pack]:
@@ -61,24 +61,24 @@ def test_the_time_left_of_all_packs_is_what_the_first_took_times_the_rest(
     now = 0.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     first, *rest = packs()
-    total = progress.Total()
-    total.plan([first.runs, *(p.runs for p in rest)], "cpu")
-    assert total.seconds_left() is None
-    total.begin(first.runs, steps_total=40, steps_done=10)
+    everything = total.Total()
+    everything.plan([first.runs, *(p.runs for p in rest)], "cpu")
+    assert everything.seconds_left() is None
+    everything.begin(first.runs, steps_total=40, steps_done=10)
     now = 6.0
-    total.step(30)  # three quarters of the pack in 6 seconds
+    everything.step(30)  # three quarters of the pack in 6 seconds
     for run in first.runs:
-        total.outcome(run)
+        everything.outcome(run)
     modelled = cost.pack_seconds(first.runs, "cpu"), sum(cost.pack_seconds(p.runs, "cpu") for p in rest)
-    assert total.seconds_left() == pytest.approx(8.0 * modelled[1] / modelled[0])
-    assert total.fraction == pytest.approx(modelled[0] / sum(modelled))
+    assert everything.seconds_left() == pytest.approx(8.0 * modelled[1] / modelled[0])
+    assert everything.fraction == pytest.approx(modelled[0] / sum(modelled))
 
 
 def test_a_title_has_the_room_that_it_is_given() -> None:
     runs = max(packs(), key=lambda pack: len(pack.runs)).runs
-    titles = [progress.pack_title(runs, room) for room in range(1, 121)]
+    titles = [total.pack_title(runs, room) for room in range(1, 121)]
     assert all(len(title) <= room for room, title in enumerate(titles, 1))
-    assert f"{len(runs)} runs (seed 0)" in progress.pack_title(runs, 50)
+    assert f"{len(runs)} runs (seed 0)" in total.pack_title(runs, 50)
     assert "kd" in titles[-1]
 
 
