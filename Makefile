@@ -36,7 +36,7 @@ BENCH := $(PY) -m benchmark
 	status-table1 status-table2 status report bench test test-slurm test-report test-all lint docs drill clean
 
 help:
-	@echo "make reproduce-table1 [PAPER=dlkd|sskd|crd] [PROFILE=quick|short|paper]   train what is missing; print table and diff"
+	@echo "make reproduce-table1 [PAPER=dlkd|sskd|crd] [PROFILE=quick|short|paper]   train what is missing; print the table"
 	@echo "make reproduce-table2                                                     the table of different architectures"
 	@echo "make plan-table1                                                          show missing runs and their cost"
 	@echo "make status-table1                                                        show the progress of the runs"

@@ -19,7 +19,7 @@ import time
 from collections.abc import Collection, Iterator
 from typing import Any, TypeVar
 
-from benchmark.text import duration
+from benchmark.text import duration, shorten
 
 T = TypeVar("T")
 
@@ -126,22 +126,37 @@ def _print(line: str) -> None:
         print(f"  {line}", file=sys.stderr, flush=True)
 
 
+BAR_WIDTH = 24
+
+
+def _title(work: Task, width: int) -> str:
+    """Return what is done, as short as a bar on a terminal of this width needs it."""
+    counts, left, gaps = 2 * len(str(work.total)) + 1, len("0:00:00"), 4
+    return shorten(work.what, max(width - BAR_WIDTH - counts - len(work.unit) - left - gaps, 8))
+
+
+def _progress(work: Task, console: Any) -> Any:
+    """Return the bar of some work: title, bar, amount, time left."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns: tuple[Any, ...] = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=BAR_WIDTH),
+        MofNCompleteColumn(),
+        TextColumn(work.unit, markup=False),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console, transient=True, redirect_stdout=False)
+
+
 def _bar(work: Task, stop: threading.Event) -> None:
     """Show a bar until the work is over, then remove it."""
     if stop.wait(BAR_SECONDS):
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns: tuple[Any, ...] = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn(work.unit, markup=False),
-        TimeRemainingColumn(),
-    )
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, redirect_stdout=False) as progress:
-        shown = progress.add_task(work.what, total=work.total)
+    with _progress(work, console) as progress:
+        shown = progress.add_task(_title(work, console.width), total=work.total)
         while not stop.wait(0.2):
             progress.update(shown, completed=work.done)

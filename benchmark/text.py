@@ -55,3 +55,8 @@ def duration(seconds: float) -> str:
     if seconds >= 3600:
         return f"{seconds / 3600:.1f} h"
     return f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
+
+
+def shorten(text: str, room: int) -> str:
+    """Return the text, cut to `room` characters and ended by `…` if it is longer."""
+    return text if len(text) <= room else f"{text[: max(room - 1, 0)].rstrip()}…"[: max(room, 0)]

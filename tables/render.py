@@ -2,7 +2,8 @@
 
 A cell shows mean and std over the seeds, under the reporting rule of its row. The best method of a column is
 bold, the second underlined, as in the papers. Teacher and student are not ranked. Means are rounded to
-the shown digits before ranking, and ties share a rank. A cell without a number says why.
+the shown digits before ranking, and ties share a rank, unless so many methods tie that a mark would single
+out none. A cell without a number says why.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from tabulate import tabulate
 
 from benchmark.errors import unknown
 from benchmark.spec.matrix import Expansion, Row
@@ -30,9 +30,10 @@ from tables.cells import (
     header,
     rank_rule,
 )
+from tables.plain import plain_table
 from tables.plots import heat_map_png
 from tables.statistics import Sample
-from tables.text import csv_cell, escape_md, escape_tex, mean_std, wrap
+from tables.text import csv_cell, escape_md, escape_tex, mean_std, terminal_width, wrap
 
 FORMATS = ("plain", "md", "tex", "csv")
 FILES = ("md", "tex", "csv", "png")
@@ -106,7 +107,8 @@ def lay_out(expansion: Expansion, frame: pd.DataFrame, store: Store | None = Non
 def _ranks(results: Sequence[CellResult], rule: str) -> dict[tuple[Row, str, str], int]:
     """Return the cells of rank 1 and 2 in each column, by means rounded to two decimals.
 
-    A column with a single method has no ranks.
+    A column with a single method has no ranks. A rank that more than two methods and more than a third of
+    them share is left out, and with the first the second.
     """
     scores: dict[tuple[str, str], dict[Row, float]] = {}
     for r in results:
@@ -115,9 +117,12 @@ def _ranks(results: Sequence[CellResult], rule: str) -> dict[tuple[Row, str, str
             scores.setdefault((r.cell.teacher, r.cell.student), {})[r.cell.row] = round(sample.mean, 2)
     ranks = {}
     for column, by_row in scores.items():
-        order = sorted(set(by_row.values()), reverse=True)
-        if len(by_row) > 1:
-            ranks.update({(row, *column): order.index(v) + 1 for row, v in by_row.items() if v in order[:2]})
+        most = min(max(2, len(by_row) // 3), len(by_row) - 1)
+        for rank, value in enumerate(sorted(set(by_row.values()), reverse=True)[:2], 1):
+            tied = [row for row, v in by_row.items() if v == value]
+            if len(tied) > most:
+                break
+            ranks.update({(row, *column): rank for row in tied})
     return ranks
 
 
@@ -197,7 +202,9 @@ def write(layout: Layout, expansion: Expansion, fmt: str) -> str:
     return {"plain": _plain, "md": _md, "tex": _tex, "csv": _csv}[fmt](layout, expansion)
 
 
-def _plain(layout: Layout, expansion: Expansion) -> str:
+def plain_lines(layout: Layout) -> list[str]:
+    """Return the lines of the table itself for the terminal, not wider than it."""
+
     def text(e: Entry) -> str:
         # a cell of two epochs would be as wide as two columns, so it takes two lines
         marked = e.text(
@@ -205,16 +212,15 @@ def _plain(layout: Layout, expansion: Expansion) -> str:
         )
         return marked + e.flag + "".join(f" [{i}]" for i in e.reasons)
 
-    rows = [
-        [row.label, *(text(e) for e in line)] for row, line in zip(layout.rows, layout.entries, strict=True)
-    ]
-    table = tabulate(
-        rows,
-        ["", *(column_title(*c) for c in layout.columns)],
-        tablefmt="simple",
-        disable_numparse=True,
-        colalign=("left", *["right"] * len(layout.columns)),
+    return plain_table(
+        labels=[row.label for row in layout.rows],
+        heads=[column_title(*c) for c in layout.columns],
+        rows=[[text(e) for e in line] for line in layout.entries],
+        width=terminal_width(),
     )
+
+
+def _plain(layout: Layout, expansion: Expansion) -> str:
     below = [
         *explanations(layout, expansion, best="**x**", second="_x_"),
         *(f"[{i}] {reason}" for i, reason in enumerate(layout.reasons, 1)),
@@ -222,7 +228,7 @@ def _plain(layout: Layout, expansion: Expansion) -> str:
     lines = [
         *(piece for x in layout.header.lines for piece in wrap(x)),
         "",
-        *table.splitlines(),
+        *plain_lines(layout),
         "",
         *(piece for x in below for piece in wrap(x)),
     ]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 import textwrap
 from typing import Any
 
 TERMINAL_WIDTH = 118
+"""The most columns that text for the terminal takes, and what it takes where there is no terminal."""
 
 _TEX = {
     "\\": r"\textbackslash{}",
@@ -38,9 +42,21 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(ch if ch.isprintable() else " " for ch in text)
 
 
+def terminal_width() -> int:
+    """Return the columns of the terminal that standard output goes to, at most `TERMINAL_WIDTH`.
+
+    `COLUMNS` in the environment takes precedence, as in other programs.
+    """
+    named = os.environ.get("COLUMNS", "")
+    width = int(named) if named.isdecimal() else 0
+    if not width and sys.stdout.isatty():
+        width = shutil.get_terminal_size((TERMINAL_WIDTH, 24)).columns
+    return min(max(width, 40), TERMINAL_WIDTH) if width else TERMINAL_WIDTH
+
+
 def wrap(line: str) -> list[str]:
     """Break a line at the terminal's width; continuation lines are indented."""
-    return textwrap.wrap(printable(line), TERMINAL_WIDTH, subsequent_indent="    ") or [""]
+    return textwrap.wrap(printable(line), terminal_width(), subsequent_indent="    ") or [""]
 
 
 def escape_md(text: str) -> str:

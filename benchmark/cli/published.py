@@ -14,6 +14,7 @@ from benchmark.spec.runs import NONE
 from benchmark.text import plural
 from results import published
 from results.published.reader import as_frame, choose, teacher_weights
+from tables.text import terminal_width
 
 
 def register(verbs: Any) -> None:
@@ -67,7 +68,11 @@ def do_published(args: argparse.Namespace) -> int:
         rows["teacher_weights"] = [teacher_weights(number) for number in chosen]
         print(rows.to_json(orient="records", indent=1))
         return 0
-    print("\n\n".join(published.format_cell(teacher, student, method, d, args.metric) for d in datasets))
+    cells = [
+        published.format_cell(teacher, student, method, d, args.metric, width=terminal_width())
+        for d in datasets
+    ]
+    print("\n\n".join(cells))
     return 0
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from benchmark import longwork
-from benchmark.cli import common, options
+from benchmark.cli import common, options, summary
 from benchmark.cli.common import print_note
 from benchmark.cli.selection import Selection, select, split_list
 from benchmark.errors import InputError
@@ -119,17 +119,27 @@ def note_unpublished(table: Table) -> None:
         print_note(f"note: {line}")
 
 
-def show(chosen: Selection, store: Store, out: Path, alias: str | None) -> None:
-    """Write the table's files, and print the table and its diff. alias: a second name for the files."""
+def show(
+    args: argparse.Namespace, chosen: Selection, store: Store, out: Path, alias: str | None, seconds: float
+) -> None:
+    """Write the table's files, and print one screen about it.
+
+    alias: a second name for the files. seconds: how long the command has trained.
+    """
     note_unpublished(chosen.expansion.table)
     frame = load_records(store, chosen.expansion.runs)
     with longwork.task("writing the table"):
         paths = render.write_all(chosen.expansion, frame, out, alias=alias, store=store)
-    print(render.render(chosen.expansion, frame, "plain", store))
-    print()
-    cells = diff.diff_table(chosen.expansion, frame, store=store)
-    print(diff_text.format_diff(cells, "plain", color=sys.stdout.isatty()))
-    print_note("wrote " + ", ".join(str(p) for p in paths))
+    lines = summary.lines(
+        args,
+        chosen,
+        store,
+        layout=render.lay_out(chosen.expansion, frame, store),
+        diffs=diff.diff_table(chosen.expansion, frame, store=store),
+        paths=paths,
+        seconds=seconds,
+    )
+    print("\n".join(line.rstrip() for line in lines))
 
 
 def do_table(args: argparse.Namespace) -> int:

@@ -41,6 +41,12 @@ class Outcome:
 class Reporter:
     """Receives the progress of a pack. The base class ignores it; see benchmark/work/progress.py."""
 
+    def plan(self, packs: Sequence[Sequence[Run]], device: str) -> None:
+        """Called before the first pack, with the runs of all packs. device: `cuda` or `cpu`.
+
+        Not called where the packs are trained by other processes.
+        """
+
     def begin(self, pack: Sequence[Run], steps_total: int, steps_done: int) -> None:
         """Called when the pack begins. Steps are summed over its runs; if runs resume, some are done."""
 

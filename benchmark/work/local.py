@@ -60,6 +60,8 @@ def run_plan(
         )
 
     several = gpus > 1 and len(plan.packs) > 1
+    if not several:
+        options.reporter.plan([pack.runs for pack in plan.packs], options.execution.torch_device.type)
     return train_all(plan.packs, store, train_on_gpus if several else train, options.reporter, wait)
 
 

@@ -1,4 +1,4 @@
-"""Show the progress of packs: one live bar per pack on a terminal, plain lines elsewhere."""
+"""Show the progress of packs: bars on a terminal (`benchmark.work.bars`), plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -7,25 +7,19 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmark import longwork
-from benchmark.spec.runs import NONE, Run
+from benchmark.spec.runs import Run
 from benchmark.text import duration, plural
 from benchmark.training.reporter import Outcome, Reporter, Status
+from benchmark.work.total import Total, pack_title
 
 
 def reporter() -> Reporter:
-    """Return the reporter that suits standard error: `Live` on a terminal, else `Lines`."""
-    return Live() if sys.stderr.isatty() else Lines()
+    """Return the reporter that suits standard error: bars on a terminal, else `Lines`."""
+    if not sys.stderr.isatty():
+        return Lines()
+    from benchmark.work.bars import Live
 
-
-def pack_title(runs: Sequence[Run]) -> str:
-    """Return `teacher -> students: methods (seed n)`, short enough for a line."""
-    first = runs[0]
-    students = ", ".join(sorted({r.student for r in runs}))
-    methods = list(dict.fromkeys(r.method for r in runs))
-    shown = ", ".join(methods[:6]) + (f" and {len(methods) - 6} more" if len(methods) > 6 else "")
-    pair = students if first.teacher == NONE else f"{first.teacher} -> {students}"
-    return f"{pair}: {shown} (seed {first.seed})"
+    return Live()
 
 
 def epoch_line(run: Run, row: Mapping[str, Any]) -> str:
@@ -53,11 +47,19 @@ class Lines(Reporter):
         self._began = self._printed = time.monotonic()
         self._images = self._steps = self._total = self._first = 0
         self._runs = self._ended = 0
+        self._all = Total()
 
     def _print(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
+    def plan(self, packs: Sequence[Sequence[Run]], device: str) -> None:
+        self._all.plan(packs, device)
+
     def begin(self, pack: Sequence[Run], steps_total: int, steps_done: int) -> None:
+        self._all.begin(pack, steps_total, steps_done)
+        if self._all.several:
+            left = self._all.seconds_left()
+            self._print(self._all.line() + ("" if left is None else f", about {duration(left)} left"))
         self._began = self._printed = time.monotonic()
         self._images, self._steps, self._total = 0, steps_done, steps_total
         self._first = steps_done
@@ -68,6 +70,7 @@ class Lines(Reporter):
     def step(self, stage: str, epoch: int, steps: int, images: int) -> None:
         self._images += images
         self._steps += steps
+        self._all.step(steps)
         self._progress(f"{stage} epoch {epoch}", factor=2)  # the line of an epoch says more, and goes first
 
     def epoch(self, run: Run, row: Mapping[str, Any]) -> None:
@@ -88,6 +91,7 @@ class Lines(Reporter):
 
     def outcome(self, run: Run, outcome: Outcome) -> None:
         self._ended += 1
+        self._all.outcome(run)
         if outcome.status != Status.DONE:
             self._print(f"  {outcome.status}: {run.key}{': ' + outcome.reason if outcome.reason else ''}")
 
@@ -102,53 +106,3 @@ class Lines(Reporter):
             speed = f"{self._images / seconds:.0f} student-images/s"
             self._print(f"  {ended}{plural(self._runs, 'run')} in {seconds:.0f} s, {speed}")
         self._images = 0
-
-
-class Live(Reporter):
-    """Shows one bar per pack, with the speed, the time left and the last epoch."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TextColumn("{task.fields[rate]:.0f} img/s"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[last]}"),
-            console=Console(stderr=True),
-            transient=False,
-        )
-        self._task: Any = None
-        self._images = 0
-        self._began = 0.0
-
-    def begin(self, pack: Sequence[Run], steps_total: int, steps_done: int) -> None:
-        self._images, self._began = 0, time.monotonic()
-        longwork.occupy(True)
-        self._progress.start()
-        self._task = self._progress.add_task(
-            pack_title(pack), total=steps_total, completed=steps_done, rate=0.0, last=""
-        )
-
-    def step(self, stage: str, epoch: int, steps: int, images: int) -> None:
-        self._images += images
-        self._progress.update(
-            self._task, advance=steps, rate=self._images / max(time.monotonic() - self._began, 1e-6)
-        )
-
-    def epoch(self, run: Run, row: Mapping[str, Any]) -> None:
-        self._progress.update(self._task, last=epoch_line(run, row))
-
-    def outcome(self, run: Run, outcome: Outcome) -> None:
-        if outcome.status != Status.DONE:
-            self._progress.console.print(f"{outcome.status}: {run.key} {outcome.reason}", markup=False)
-
-    def note(self, text: str) -> None:
-        self._progress.console.print(text, markup=False)
-
-    def end(self) -> None:
-        self._progress.stop()
-        longwork.occupy(False)

@@ -101,12 +101,17 @@ def _spread(values: list[float | None]) -> float:
 
 
 def format_cell(
-    teacher: str, student: str, method: str, dataset: str = "cifar100", metric: str = "top1"
+    teacher: str,
+    student: str,
+    method: str,
+    dataset: str = "cifar100",
+    metric: str = "top1",
+    width: int | None = None,
 ) -> str:
     """Return the output of `published --pair TEACHER:STUDENT --method METHOD`.
 
     One block a result with its copies and its differences from the benchmark's recipe; then the spread and
-    the errata.
+    the errata. width: of the terminal; results are listed one below the other if a table would be wider.
     """
     from tabulate import tabulate
 
@@ -133,10 +138,13 @@ def format_cell(
     top = "top-1" if metric == "top1" else "top-5"
     heads = [top, "n", "epoch", "published in", "origin", "teacher of", "differs", "source"]
     counts = frame.attrs
+    table = tabulate(body, heads, disable_numparse=True).splitlines()
+    if width is not None and max(map(len, table)) > width:
+        table = _as_list(body, heads, width)
     lines = [
         f"{teacher}:{student} {method} on {dataset}",
         "",
-        *tabulate(body, heads, disable_numparse=True).splitlines(),
+        *table,
         "",
         f"{_count(len(rows), 'published value')} of {_count(counts['results'], 'result')} (=: a copy of the "
         "result, ~: some of its runs or another epoch of them; neither is new evidence)",
@@ -145,7 +153,21 @@ def format_cell(
     ]
     if pairs := _pairs_with(teacher, student, method, dataset, metric):
         lines.append(f"also published in the columns of {', '.join(pairs)}")
-    return "\n".join([*lines, *_errata_lines(teacher, student, method, dataset, metric)])
+    lines += _errata_lines(teacher, student, method, dataset, metric)
+    if width is not None:
+        lines = [piece for line in lines for piece in _wrap(line, width, "    ").splitlines() or [""]]
+    return "\n".join(lines)
+
+
+def _as_list(body: list[list[str]], heads: list[str], width: int) -> list[str]:
+    """Return the results one below the other: the value, and a line for each thing known about it."""
+    lines: list[str] = []
+    for value, *facts in body:
+        lines += [*([""] if lines else []), f"{heads[0]} {value}"]
+        for head, text in zip(heads[1:], facts, strict=True):
+            if text:
+                lines += _wrap(f"  {head}: {' '.join(text.split())}", width, "    ").splitlines()
+    return lines
 
 
 def _no_value(teacher: str, student: str, method: str, dataset: str, metric: str) -> str:
@@ -183,8 +205,12 @@ def _percent(value: float) -> str:
     return f"{value:.2f}" if round(value, 2) == value else f"{value:g}"
 
 
-def _wrap(text: str, width: int) -> str:
-    return "\n".join(textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False))
+def _wrap(text: str, width: int, indent: str = "") -> str:
+    """Break a text at a width. indent: of the lines after the first."""
+    pieces = textwrap.wrap(
+        text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join(pieces)
 
 
 def _errata_lines(teacher: str, student: str, method: str, dataset: str, metric: str) -> list[str]:
