@@ -28,6 +28,11 @@ BASELINE_ROWS = ("teacher", "student")
 
 EPOCH_NOTE = "best = the best epoch, chosen on the test set, as the papers do; last = the last epoch"
 
+BEST_MARK = "ᵇ"
+"""Marks a number of the best epoch, chosen on the test set, where there is no room for words."""
+
+BEST_LEGEND = f"{BEST_MARK} best epoch, chosen on the test set"
+
 RULES = {
     "last": "last epoch",
     "best": "best epoch, chosen on the test set",

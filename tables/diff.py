@@ -25,7 +25,7 @@ from results.published.checkpoints import published_by
 from results.published.schema import PublishedNumber
 from results.published.spread import SeedStds, seed_stds
 from results.store import Store
-from tables.cells import BASELINE_ROWS, CellResult, collect, header
+from tables.cells import BASELINE_ROWS, BEST_MARK, CellResult, collect, header
 from tables.published_cells import PublishedCells
 from tables.statistics import (
     IDENTITY,
@@ -104,6 +104,11 @@ class CellDiff:
     def pair(self) -> str:
         """The pair as TEACHER:STUDENT."""
         return f"{self.teacher}:{self.student}"
+
+    @property
+    def best_mark(self) -> str:
+        """`BEST_MARK` if our number is of the best epoch, which is chosen on the test set, else ""."""
+        return BEST_MARK if self.rule == "best" and self.ours is not None else ""
 
 
 class Diff(list[CellDiff]):
@@ -377,10 +382,15 @@ def exit_code(diffs: Iterable[CellDiff], fail_on: Collection[str] = FAILING) -> 
 
 
 def to_frame(diffs: Iterable[CellDiff]) -> pd.DataFrame:
-    """Return the diff as a DataFrame with one row a cell. Tuples become text joined by '; '."""
+    """Return the diff as a DataFrame with one row a cell. Tuples become text joined by '; '.
+
+    The column `best_on_test_set` says whether `ours` is of the best epoch, which is chosen on the test set.
+    """
     names = [f.name for f in dataclasses.fields(CellDiff)]
     rows: list[dict[str, Any]] = []
     for c in diffs:
         values = {name: getattr(c, name) for name in names}
-        rows.append({k: "; ".join(v) if isinstance(v, tuple) else v for k, v in values.items()})
+        shown = {k: "; ".join(v) if isinstance(v, tuple) else v for k, v in values.items()}
+        rows.append({**shown, "best_on_test_set": bool(c.best_mark)})
+    names.insert(names.index("rule") + 1, "best_on_test_set")
     return pd.DataFrame(rows, columns=names)

@@ -21,6 +21,7 @@ from results.files import atomic
 from results.published.spread import seed_stds
 from results.store import Store
 from tables.cells import (
+    BEST_LEGEND,
     CellResult,
     changed_settings,
     collect,
@@ -159,10 +160,10 @@ def delta_map_png(expansion: Expansion, diffs: Sequence[CellDiff]) -> bytes:
         if d.delta is None:
             continue
         if d.verdict == Verdict.NOT_COMPARABLE:
-            texts[i][j] = f"~ {signed(d.delta)}"
+            texts[i][j] = f"~ {signed(d.delta)}{d.best_mark}"
             continue
         mark = "? " if d.verdict is Verdict.UNDECIDED else ""
-        values[i, j], texts[i][j] = d.delta, mark + signed(d.delta)
+        values[i, j], texts[i][j] = d.delta, mark + signed(d.delta) + d.best_mark
         if d.verdict in DIFFERING:
             hatch = HATCHES["above" if d.delta > 0 else "below"]
             axes.add_patch(
@@ -170,7 +171,7 @@ def delta_map_png(expansion: Expansion, diffs: Sequence[CellDiff]) -> bytes:
             )
     finite = values[np.isfinite(values)]
     most = max(1.0, float(np.abs(finite).max())) if finite.size else 1.0
-    what = "ours minus published; hatched: differs; ? undecided; ~ not comparable; . missing"
+    what = "ours minus published; hatched: differs; ? undecided; ~ not comparable; . missing" + _legend(diffs)
     _title(figure, expansion, what)
     _grid(
         axes=axes,
@@ -183,6 +184,11 @@ def delta_map_png(expansion: Expansion, diffs: Sequence[CellDiff]) -> bytes:
         label="percentage points",
     )
     return _png(figure)
+
+
+def _legend(diffs: Sequence[CellDiff]) -> str:
+    """Explain the mark of the best epoch if some number has it."""
+    return f"; {BEST_LEGEND}" if any(d.best_mark for d in diffs) else ""
 
 
 def intervals(d: CellDiff) -> tuple[tuple[float, float, bool], tuple[float, float, bool]]:
@@ -219,7 +225,7 @@ def forest_png(expansion: Expansion, diffs: Sequence[CellDiff]) -> bytes:
         figure,
         expansion,
         "● ours   □ published   95% intervals, dashed where the std is assumed\n"
-        "= same   !! differs   ? undecided   ~ not comparable",
+        "= same   !! differs   ? undecided   ~ not comparable" + _legend(diffs),
     )
     axes = list(figure.subplots(down, across, squeeze=False).flat)
     for ax, (column, cells) in zip(axes, both.items(), strict=False):
@@ -232,7 +238,9 @@ def forest_png(expansion: Expansion, diffs: Sequence[CellDiff]) -> bytes:
             ):
                 ax.plot([low, high], [y, y], color="0.35", linewidth=1, linestyle=":" if assumed else "-")
                 ax.plot([mean], [y], mark, color="black", markerfacecolor=fill, markersize=4)
-        ax.set_yticks(range(len(cells)), [f"{MARKS[d.verdict]} {d.label}" for d in cells], fontsize=7)
+        ax.set_yticks(
+            range(len(cells)), [f"{MARKS[d.verdict]} {d.label}{d.best_mark}" for d in cells], fontsize=7
+        )
         ax.invert_yaxis()
         ax.set_title(column_title(*column, arrow=" → "), fontsize=8)
         ax.tick_params(axis="x", labelsize=7)

@@ -9,24 +9,36 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from benchmark.spec.matrix import Expansion
+from benchmark.spec.matrix import Expansion, Row
 from benchmark.text import plural
 from results.files import atomic
 from results.store import Store
-from tables.cells import BASELINE_ROWS, EPOCH_NOTE, changed_settings, column_title, profile_warning
+from tables.cells import (
+    BASELINE_ROWS,
+    BEST_LEGEND,
+    EPOCH_NOTE,
+    changed_settings,
+    column_title,
+    profile_warning,
+    rank_rule,
+)
 from tables.curves import BAND
 from tables.diff import CellDiff, diff_table
 from tables.published_cells import PublishedCells
-from tables.render import Entry, explanations, lay_out
+from tables.render import Entry, Layout, explanations, lay_out
+from tables.report_cards import card, runs_done
 from tables.report_details import details
+from tables.report_downloads import downloads
 from tables.report_figures import figures
 from tables.statistics import RULE
+from tables.summary import FEWEST_PAIRS, FORMULAS, RowSummary, summaries
 from tables.svg import MARKS, MINUS
 from tables.text import signed
 from tables.verdicts import Verdict
@@ -61,13 +73,12 @@ def page(
     published: PublishedCells | None = None,
 ) -> str:
     """Return the text of the page. published: the published numbers (default: those of the registry)."""
-    sections: list[str] = []
-    data: dict[str, Any] = {}
     published_curves: dict[str, Any] = {}
-    for e in expansions:
-        section, cells = _section(e, frame, store, published, published_curves)
-        sections.append(section)
-        data |= cells
+    sections = [
+        _section(e, anchor, frame, store, published, published_curves)
+        for e, anchor in zip(expansions, _anchors(expansions), strict=True)
+    ]
+    data = {k: v for section in sections for k, v in section.cells.items()}
     content = {"cells": data, "published_curves": published_curves, "band": BAND}
     # "</script" would end the script, and "<!--<script" hide its end; in JSON "<" stands only in strings
     blob = json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
@@ -85,9 +96,10 @@ def page(
             f'<p class="meta">{plural(len(expansions), "table")}; written {now}. Top-1 accuracy in %. '
             f"{_e(_capitalized(EPOCH_NOTE))}.</p>",
             *(_warning(w) for w in dict.fromkeys(warnings)),
+            f'<nav class="cards" aria-label="Tables">{"".join(x.card for x in sections)}</nav>',
             _filters(expansions),
             "</header>\n<main>",
-            *sections,
+            *(x.body for x in sections),
             _explanations(),
             "</main>",
             f'<script type="application/json" id="data">{blob}</script>',
@@ -120,108 +132,200 @@ def _filters(expansions: Sequence[Expansion]) -> str:
         f'<b data-count="{v}"></b></label>'
         for v in Verdict
     )
-    tables = "".join(_option(e.table.name, e.table.name) for e in expansions)
+    names = dict.fromkeys(e.table.name for e in expansions)
+    tables = "".join(_option(name, name) for name in names)
     options = "".join(_option(p, p.replace(":", " → ")) for p in pairs)
-    views = (
-        ("all", "side by side"),
-        ("ours", "regenerated"),
-        ("published", "published"),
-        ("delta", "difference"),
+    toggle = "".join(
+        f'<label><input type="radio" name="view" value="{value}"{" checked" if value == "ours" else ""}> '
+        f"{text}</label>"
+        for value, text in VIEWS.items()
     )
     themes = (("", "as the system"), ("light", "light"), ("dark", "dark"))
     return (
         '<form id="filters" aria-label="Filters">'
+        f'<fieldset class="toggle"><legend>Show</legend>{toggle}</fieldset>'
+        '<output id="matches" aria-live="polite"></output>'
+        '<details id="fold" open><summary>Filters</summary><div class="fields">'
         f'<label>Table <select name="table">{_option("", "all")}{tables}</select></label>'
         f'<label>Pair <select name="pair">{_option("", "all")}{options}</select></label>'
         '<label>Method <input name="method" type="search" placeholder="any" size="9"></label>'
-        f'<label>Show <select name="view">{"".join(_option(*v) for v in views)}</select></label>'
-        f'<fieldset><legend>Verdict</legend>{boxes}</fieldset><button type="reset">Reset</button>'
+        f"<fieldset><legend>Verdict</legend>{boxes}</fieldset>"
+        '<label><input type="checkbox" name="blank" value="yes"> rows and pairs without records</label>'
         f'<label>Theme <select name="theme">{"".join(_option(*t) for t in themes)}</select></label>'
-        '<output id="matches" aria-live="polite"></output></form>'
+        '<button type="reset">Reset</button></div></details></form>'
     )
 
 
-GROUPS = {
-    "ours": "Regenerated",
-    "published": "Published",
-    "delta": "Difference (regenerated − published)",
+VIEWS = {
+    "ours": "regenerated and difference",
+    "all": "published too",
+    "published": "published",
+    "delta": "difference",
 }
-"""The groups of columns, by the style class of their cells."""
+"""What the cells show, by the value of the form's `view`. A narrow window begins with `delta`."""
+
+SUMMARY_COLUMNS = {
+    "average": "average",
+    "over_student": "over student",
+    "over_kd": "over KD",
+    "ari": "ARI over KD, %",
+}
+"""The columns of averages over pairs: field of `RowSummary` and title."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table in the page."""
+
+    card: str
+    body: str
+    """Its HTML."""
+    cells: dict[str, Any]
+    """The details of its cells."""
+
+
+def _anchors(expansions: Sequence[Expansion]) -> list[str]:
+    """Return a name for each section: the table's, with profile and settings if several are of that table."""
+    names = [e.table.name for e in expansions]
+    anchors: list[str] = []
+    for e in expansions:
+        several = names.count(e.table.name) > 1
+        anchor = f"{e.table.name}-{e.profile}{e.suffix}" if several else e.table.name
+        repeated = sum(a == anchor or a.startswith(f"{anchor}~") for a in anchors)
+        anchors.append(f"{anchor}~{repeated + 1}" if repeated else anchor)
+    return anchors
 
 
 def _section(
     e: Expansion,
+    anchor: str,
     frame: pd.DataFrame,
     store: Store,
     published: PublishedCells | None,
     published_curves: dict[str, Any],
-) -> tuple[str, dict[str, Any]]:
-    """Return the HTML of a table and the details of its cells.
+) -> Section:
+    """Return a table's section.
 
-    published_curves: those of the cells are added.
+    anchor: its name in the page. published_curves: those of the cells are added.
     """
     layout = lay_out(e, frame, store)
     diffs = diff_table(e, frame, store=store, published=published)
-    results, columns, name = layout.results, layout.columns, e.table.name
+    results, columns = layout.results, layout.columns
     index = {(r.cell.row, r.cell.teacher, r.cell.student): i for i, r in enumerate(results)}
+    blank_rows, blank_columns = _blank(layout)
+    averages = _averages(layout, e)
     heads = "".join(
-        f'<th scope="col" class="g-{g}">{_column(*column)}</th>' for g in GROUPS for column in columns
-    )
-    groups = "".join(
-        f'<th scope="colgroup" colspan="{len(columns)}" class="g-{g}">{title}</th>'
-        for g, title in GROUPS.items()
-    )
+        f'<th scope="col"{_blank_class(column in blank_columns)}>{_column(*column)}</th>'
+        for column in columns
+    ) + "".join(f'<th scope="col" class="average">{_e(t)}</th>' for t in SUMMARY_COLUMNS.values() if averages)
     rows = []
     for row, entries in zip(layout.rows, layout.entries, strict=True):
         indices = [index[row, *column] for column in columns]
-        cells = [_cells(f"{name}/{i}", diffs[i], x) for i, x in zip(indices, entries, strict=True)]
+        cells = "".join(
+            _cell(f"{anchor}/{i}", diffs[i], x, column in blank_columns)
+            for i, x, column in zip(indices, entries, columns, strict=True)
+        )
         kind = "plain" if row.method in BASELINE_ROWS else "method"
+        blank = " data-blank" if row in blank_rows else ""
         rows.append(
-            f'<tr class="{kind}" data-method="{_e((row.label + " " + row.method).lower())}">'
+            f'<tr class="{kind}"{blank} data-method="{_e((row.label + " " + row.method).lower())}">'
             f'<th scope="row" title="{_e(row.method)}, protocol {_e(row.protocol)}">{_e(row.label)}</th>'
-            + "".join(c[g] for g in GROUPS for c in cells)
-            + "</tr>"
+            f"{cells}{_average_cells(averages.get(row.label)) if averages else ''}</tr>"
         )
     tally = " ".join(
         f'<span class="chip v-{v.css}">{MARKS[v]} {n} {v}</span>' for v, n in diffs.counts().items() if n
     )
     head = layout.header
     below = [*explanations(layout, e), *(f"[{i}] {x}" for i, x in enumerate(layout.reasons, 1))]
-    text = "".join(
+    left_out = _left_out(len(blank_rows), len(blank_columns))
+    unfolded = " open" if runs_done(results)[0] else ""
+    body = "".join(
         [
-            f'<section class="table" data-table="{_e(name)}" id="{_e(name)}"><h2>{_e(head.title)}</h2>',
+            f'<section class="table" data-table="{_e(e.table.name)}" id="{_e(anchor)}">',
+            f'<details class="body"{unfolded}><summary><h2>{_e(head.title)}</h2></summary>',
             *(_warning(x) for x in head.warnings),
             *(f'<p class="meta">{_e(x)}</p>' for x in head.conditions),
             f'<p class="tally">{tally}</p>',
-            f'<div class="scroll"><table class="grid" aria-label="{_e(name)}">',
-            f'<thead><tr><th rowspan="2" scope="col">Method</th>{groups}</tr><tr>{heads}</tr></thead>',
+            f'<div class="scroll"><table class="grid" aria-label="{_e(anchor)}">',
+            f'<thead><tr><th scope="col">Method</th>{heads}</tr></thead>',
             f"<tbody>{''.join(rows)}</tbody></table></div>",
+            f'<p class="meta left-out">{_e(left_out)}</p>' if left_out else "",
+            f'<p class="meta">{_e(FORMULAS)}</p>' if averages else "",
+            downloads(f"{e.table.name}-{e.profile}{e.suffix}", layout, e, diffs),
             "<details><summary>Notes to this table</summary>",
             *(f"<p>{_e(x)}</p>" for x in below),
             "</details>",
             figures(e, results, diffs),
-            "</section>",
+            "</details></section>",
         ]
     )
-    return text, {
-        f"{name}/{i}": details(e, r, diffs[i], results, store, published_curves)
+    details_of = {
+        f"{anchor}/{i}": details(e, r, diffs[i], results, store, published_curves)
         for i, r in enumerate(results)
     }
+    return Section(card(anchor, e, results, diffs), body, details_of)
 
 
-def _cells(identifier: str, d: CellDiff, entry: Entry) -> dict[str, str]:
-    """Return the HTML of one cell in each of `GROUPS`. identifier: of its details."""
-    common = f'data-cell="{_e(identifier)}" data-verdict="{d.verdict}" data-pair="{_e(d.pair)}"'
-    label = f"{d.label}, {d.pair}: {d.verdict}; details"
-    button = (
-        f'<button type="button" aria-expanded="false" aria-label="{_e(label)}" title="{_e(_tip(d))}">'
-        f"{_delta(d)}</button>"
-    )
-    return {
-        "ours": f'<td class="g-ours" {common}>{_ours(entry)}</td>',
-        "published": f'<td class="g-published" {common}>{_published(d)}</td>',
-        "delta": f'<td class="g-delta v-{d.verdict.css}" {common}>{button}</td>',
+def _blank(layout: Layout) -> tuple[set[Row], set[tuple[str, str]]]:
+    """Return the rows and columns in which no run has a record; none if that holds for the whole table.
+
+    Rows that are not implemented do not count as blank: their cells say why.
+    """
+    seen = {
+        (r.cell.row, (r.cell.teacher, r.cell.student))
+        for r in layout.results
+        if any(x.state != "absent" for x in r.runs)
     }
+    if not seen:
+        return set(), set()
+    rows, columns = {row for row, _ in seen}, {column for _, column in seen}
+    return set(layout.rows) - rows, set(layout.columns) - columns
+
+
+def _blank_class(blank: bool) -> str:
+    return ' class="blank"' if blank else ""
+
+
+def _left_out(rows: int, columns: int) -> str:
+    """Say how many rows and columns are not shown at first, "" if none."""
+    parts = [plural(n, word) for n, word in ((rows, "row"), (columns, "pair")) if n]
+    return f"Without any record, and shown only on request: {' and '.join(parts)}." if parts else ""
+
+
+def _averages(layout: Layout, e: Expansion) -> dict[str, RowSummary]:
+    """Return the averages over pairs by row label, {} if there are too few pairs."""
+    by_label = summaries(layout.results, rank_rule(e.table))
+    enough = max((s.pairs for s in by_label.values()), default=0) >= FEWEST_PAIRS
+    return by_label if enough else {}
+
+
+def _average_cells(s: RowSummary | None) -> str:
+    def text(field: str) -> str:
+        value = None if s is None else getattr(s, field)
+        if value is None:
+            return '<span class="dim">–</span>'
+        return f"{value:.2f}" if field == "average" else _minus(signed(value, 1 if field == "ari" else 2))
+
+    return "".join(f'<td class="average">{text(field)}</td>' for field in SUMMARY_COLUMNS)
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", MINUS)
+
+
+def _cell(identifier: str, d: CellDiff, entry: Entry, blank: bool) -> str:
+    """Return the HTML of one cell: our number, the published one and the difference, one below the other.
+
+    identifier: of its details. blank: whether its column has no record.
+    """
+    label = f"{d.label}, {d.pair}: {d.verdict}; details"
+    return (
+        f'<td class="cell v-{d.verdict.css}{" blank" if blank else ""}" data-cell="{_e(identifier)}" '
+        f'data-verdict="{d.verdict}" data-pair="{_e(d.pair)}">'
+        f'<div class="ours">{_ours(entry)}</div><div class="published">{_published(d)}</div>'
+        f'<button type="button" class="delta" aria-expanded="false" aria-label="{_e(label)}" '
+        f'title="{_e(_tip(d))}">{_delta(d)}</button></td>'
+    )
 
 
 def _column(teacher: str, student: str) -> str:
@@ -248,7 +352,7 @@ def _published(d: CellDiff) -> str:
 
 
 def _delta(d: CellDiff) -> str:
-    text = "" if d.delta is None else signed(d.delta).replace("-", MINUS)
+    text = "" if d.delta is None else _minus(signed(d.delta)) + d.best_mark
     if d.low is not None and d.delta:
         text = f'<span class="{"over" if d.delta > 0 else "under"}">{text}</span>'
     return f'<span class="mark" aria-hidden="true">{MARKS[d.verdict]}</span> {text}'
@@ -271,7 +375,7 @@ def _explanations() -> str:
         "missing: one side has no number. not comparable: a difference would mean nothing, because the "
         "profile, data set, protocol, teachers or reporting rule differs; the cell's details give the "
         "reason. Only 'differs' is a failure.",
-        f"{_capitalized(EPOCH_NOTE)}. Bold: best method of its column; underlined: second.",
+        f"{_capitalized(EPOCH_NOTE)}. {BEST_LEGEND}. Bold: best method of its column; underlined: second.",
         f"Curves: {BAND}.",
         "Keys: Tab moves into a table, the arrow keys move between its cells, Enter opens and closes a "
         "cell's details, Escape closes them.",

@@ -9,19 +9,20 @@ from collections.abc import Sequence
 from benchmark.spec.matrix import Expansion
 from tables import svg
 from tables.between_methods import power_note, ranks
-from tables.cells import BASELINE_ROWS, CellResult, number, rank_rule
+from tables.cells import BASELINE_ROWS, BEST_LEGEND, CellResult, number, rank_rule
 from tables.diff import CellDiff
 from tables.verdicts import Verdict
 
 FOREST = (
     "● regenerated, □ published, with 95% intervals of the means by the std that the verdict uses; dashed: "
     "it is assumed, from the student's family. They leave out the difference between origins (tau). "
-    "Intervals that leave the plot are cut. Faint: not comparable."
+    "Intervals that leave the plot are cut. Faint: not comparable. "
+    f"{BEST_LEGEND}."
 )
 HEAT = (
     "Regenerated minus published, in percentage points. The colour is the sign. The mark is the verdict: "
     + ", ".join(f"{svg.MARKS[v]} {v}" for v in Verdict)
-    + ". Comparable cells are shaded."
+    + f". Comparable cells are shaded. {BEST_LEGEND}."
 )
 RANKS = (
     "Mean rank by the {epoch} over {pairs} pairs, 1 = best, with a 95% t interval over the pairs (in "

@@ -118,7 +118,7 @@ def _forest(cells: Sequence[CellDiff], pair: str) -> str:
             _text(
                 LABEL - 8,
                 y + 4,
-                f"{MARKS[d.verdict]} {d.label}",
+                f"{MARKS[d.verdict]} {d.label}{d.best_mark}",
                 "end",
                 f"label t-{d.verdict.css}",
             )
@@ -160,7 +160,9 @@ def heat_map(diffs: Sequence[CellDiff]) -> str:
             f'<rect x="{x}" y="{y}" width="{width - 2}" height="{height - 2}" class="heat {sign}" '
             f'style="--share:{share:.3f}"/>'
         )
-        shown = MARKS[d.verdict] + ("" if d.delta is None else f" {signed(d.delta)}".replace("-", MINUS))
+        shown = MARKS[d.verdict] + (
+            "" if d.delta is None else f" {signed(d.delta)}{d.best_mark}".replace("-", MINUS)
+        )
         body.append(
             _text(
                 x + width / 2 - 1,

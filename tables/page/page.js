@@ -18,12 +18,14 @@
   // --- filters ------------------------------------------------------------------------------------------------------
   const countVerdicts = () => {
     const counts = {};
-    for (const td of document.querySelectorAll("td.g-delta")) counts[td.dataset.verdict] = (counts[td.dataset.verdict] || 0) + 1;
+    for (const td of document.querySelectorAll("td[data-cell]")) counts[td.dataset.verdict] = (counts[td.dataset.verdict] || 0) + 1;
     for (const b of form.querySelectorAll("[data-count]")) b.textContent = counts[b.dataset.count] || 0;
   };
+  // rows and pairs without any record are shown only on request
+  const shown = (node) => form.elements.blank.checked || !node.classList.contains("blank");
   const setTabStop = (section) => {
     // Tab reaches one button of a table; it must be one that the filters still show
-    const all = [...section.querySelectorAll("td.g-delta button")], left = all.filter((b) => !b.closest("tr").hidden && !b.closest("td").classList.contains("off"));
+    const all = [...section.querySelectorAll("td[data-cell] button")], left = all.filter((b) => !b.closest("tr").hidden && !b.closest("td").classList.contains("off") && shown(b.closest("td")));
     const now = all.find((b) => b.tabIndex === 0), next = left.includes(now) ? now : left[0];
     for (const b of all) b.tabIndex = b === next ? 0 : -1;
   };
@@ -32,6 +34,7 @@
     const [table, pair, method] = [f.get("table"), f.get("pair"), f.get("method").trim().toLowerCase()];
     let matches = 0;
     document.body.dataset.view = f.get("view");
+    document.body.classList.toggle("with-blanks", form.elements.blank.checked);
     if (f.get("theme")) document.documentElement.dataset.theme = f.get("theme"); else delete document.documentElement.dataset.theme;
     for (const section of document.querySelectorAll("section.table[data-table]")) {
       let inSection = 0;
@@ -40,9 +43,9 @@
         for (const td of row.querySelectorAll("td[data-cell]")) {
           const on = verdicts.has(td.dataset.verdict) && (!pair || td.dataset.pair === pair);
           td.classList.toggle("off", !on);
-          if (on && td.classList.contains("g-delta")) inRow += 1;
+          if (on && shown(td)) inRow += 1;
         }
-        row.hidden = inRow === 0 || (method !== "" && !row.dataset.method.includes(method));
+        row.hidden = inRow === 0 || ("blank" in row.dataset && !form.elements.blank.checked) || (method !== "" && !row.dataset.method.includes(method));
         if (row.hidden) closeAfter(row); else inSection += inRow;
       }
       setTabStop(section);
@@ -113,8 +116,12 @@
     ])));
     columns.append(part("Provenance of the published number", list([["published in", c.published_in || "–"], ["origin", c.origin], ["source", c.source]])));
     const done = c.runs.filter((r) => r.curve);
-    if (done.length) columns.append(...curves(c, done));
     div.append(columns);
+    if (done.length) {
+      const plots = make("div", null, { class: "plots" });
+      plots.append(...curves(c, done));
+      div.append(plots);
+    }
     if (c.runs.length) div.append(part("Runs", table(
       ["seed", "state", "last", "best", "best at epoch", "time", "share of the pack", "images/s", "device", "teacher top-1", "commit", "torch", "finished", "key"],
       c.runs.map((r) => [r.seed, r.state + (r.origin === "reference" ? " (reference)" : "") + (r.reason ? ": " + r.reason : ""), fixed(r.last, 2), fixed(r.best, 2), fixed(r.best_epoch, 0),
@@ -138,27 +145,31 @@
   // --- curves ------------------------------------------------------------------------------------------------------------
   const curves = (c, runs) => {
     const theirs = c.curves ? data.published_curves[c.curves] : {};
-    return [["test_acc", "Test top-1 (%) by epoch"], ["train_loss", "Train loss (mean of the total) by epoch"]].map(([field, title]) => {
+    return [["test_acc", "Test top-1 (%)"], ["train_loss", "Train loss (mean of the total)"]].map(([field, title]) => {
       const lines = runs.map((r) => ({ curve: r.curve, css: "mine" }));
       for (const curve of Object.values(theirs)) lines.push({ curve, css: "theirs" });
       const shown = Object.keys(theirs).length ? `${title}; dashed: published (${Object.keys(theirs).join(", ")})` : title;
       return part(shown, plot(lines, field));
     });
   };
+  const niceTicks = (low, high, most, least) => {
+    // round numbers (1, 2 or 5 times a power of ten, at least `least` apart) that reach over both ends
+    const raw = Math.max((high - low) / most, least, 1e-9), power = 10 ** Math.floor(Math.log10(raw) + 1e-9);
+    const step = [1, 2, 5, 10].map((k) => k * power).find((s) => s >= raw * (1 - 1e-9));
+    const first = Math.floor(low / step + 1e-9), last = Math.max(Math.ceil(high / step - 1e-9), first + 1);
+    return { step, values: Array.from({ length: last - first + 1 }, (_, i) => Number(((first + i) * step).toPrecision(12))) };
+  };
   const plot = (lines, field) => {
-    const [width, height, left, bottom] = [420, 200, 44, 20];
+    const [width, height, left, right, top, bottom] = [520, 240, 44, 16, 10, 36];
     const points = lines.flatMap((l) => l.curve.epoch.map((e, i) => [e, (l.curve[field] || [])[i]])).filter((p) => p[1] !== null && p[1] !== undefined);
     const svg = svgNode("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": field + " by epoch" });
     if (!points.length) return svg;
-    const [x0, x1] = [1, Math.max(2, ...points.map((p) => p[0]))];
-    let [y0, y1] = [Math.min(...points.map((p) => p[1])), Math.max(...points.map((p) => p[1]))];
-    if (y0 === y1) [y0, y1] = [y0 - 1, y1 + 1];
-    const x = (e) => left + ((e - x0) / (x1 - x0)) * (width - left - 8), y = (v) => height - bottom - ((v - y0) / (y1 - y0)) * (height - bottom - 8);
-    for (let i = 0; i <= 4; i += 1) {
-      const v = y0 + ((y1 - y0) * i) / 4;
-      svg.append(svgNode("line", { x1: left, x2: width - 8, y1: y(v), y2: y(v), class: "rule" }), svgNode("text", { x: left - 5, y: y(v) + 3, "text-anchor": "end", class: "tick" }, v.toPrecision(3)));
-    }
-    for (const e of [...new Set([x0, Math.round((x0 + x1) / 2), x1])]) svg.append(svgNode("text", { x: x(e), y: height - 5, "text-anchor": "middle", class: "tick" }, e));
+    const xs = niceTicks(0, Math.max(...points.map((p) => p[0])), 6, 1), ys = niceTicks(Math.min(...points.map((p) => p[1])), Math.max(...points.map((p) => p[1])), 5, 0.001);
+    const [x1, y0, y1] = [xs.values.at(-1), ys.values[0], ys.values.at(-1)], digits = Math.max(0, -Math.floor(Math.log10(ys.step) + 1e-9));
+    const x = (e) => left + (e / x1) * (width - left - right), y = (v) => height - bottom - ((v - y0) / (y1 - y0)) * (height - bottom - top);
+    for (const v of ys.values) svg.append(svgNode("line", { x1: left, x2: width - right, y1: y(v), y2: y(v), class: "rule" }), svgNode("text", { x: left - 6, y: y(v) + 3, "text-anchor": "end", class: "tick" }, v.toFixed(digits)));
+    for (const e of xs.values) svg.append(svgNode("text", { x: x(e), y: height - bottom + 15, "text-anchor": "middle", class: "tick" }, e));
+    svg.append(svgNode("text", { x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle", class: "tick" }, "epoch"));
     for (const l of lines) {
       const path = l.curve.epoch.map((e, i) => [e, (l.curve[field] || [])[i]]).filter((p) => p[1] !== null && p[1] !== undefined).map((p) => `${x(p[0]).toFixed(1)},${y(p[1]).toFixed(1)}`);
       svg.append(svgNode("polyline", { points: path.join(" "), class: l.css }));
@@ -168,16 +179,15 @@
 
   // --- keys: Tab reaches one button of a table, arrow keys move between its cells -----------------------------------------------------------------
   for (const grid of document.querySelectorAll("table.grid")) {
-    for (const row of grid.rows) for (const g of ["ours", "published", "delta"]) row.querySelector(`.g-${g}`)?.classList.add("g-first");
     grid.addEventListener("click", (event) => {
       const td = event.target.closest("td[data-cell]");
       if (!td) return;
-      const button = [...td.parentElement.querySelectorAll("td.g-delta")].find((d) => d.dataset.cell === td.dataset.cell).querySelector("button");
+      const button = td.querySelector("button");
       toggle(button);
       focus(grid, button);
     });
     grid.addEventListener("keydown", (event) => {
-      const button = event.target.closest("td.g-delta button");
+      const button = event.target.closest("td[data-cell] button");
       if (event.key === "Escape") {
         const row = event.target.closest("tr.detail")?.previousElementSibling || event.target.closest("tr");
         const opened = row.querySelector('button[aria-expanded="true"]');
@@ -187,9 +197,9 @@
       if (!button || !["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown"].includes(event.key)) return;
       event.preventDefault();
       const rows = [...grid.querySelectorAll("tbody tr[data-method]")].filter((r) => !r.hidden);
-      const row = button.closest("tr"), buttons = [...row.querySelectorAll("button")], at = buttons.indexOf(button);
+      const row = button.closest("tr"), stops = (r) => [...r.querySelectorAll("td[data-cell] button")].filter((b) => shown(b.closest("td"))), buttons = stops(row), at = buttons.indexOf(button);
       const down = { ArrowUp: -1, ArrowDown: 1 }[event.key] || 0, right = { ArrowLeft: -1, ArrowRight: 1 }[event.key] || 0;
-      const target = down ? rows[rows.indexOf(row) + down]?.querySelectorAll("td.g-delta button")[at] : buttons[at + right];
+      const target = down ? rows[rows.indexOf(row) + down] && stops(rows[rows.indexOf(row) + down])[at] : buttons[at + right];
       if (target) focus(grid, target);
     });
   }
@@ -202,19 +212,33 @@
   // --- print: unfold the notes that a table refers to, so that they are on the paper too ------------------------------------------------
   let opened = [];
   window.addEventListener("beforeprint", () => {
-    opened = [...document.querySelectorAll("details:not([open])")];
+    opened = [...document.querySelectorAll("details:not([open]):not(.body)")];
     for (const d of opened) d.open = true;
   });
   window.addEventListener("afterprint", () => { for (const d of opened) d.open = false; });
+
+  // --- a narrow window begins with the difference and folded filters; a card unfolds its table --------------------------------
+  if (matchMedia("(max-width: 600px)").matches) {
+    for (const radio of form.elements.view) radio.checked = radio.defaultChecked = radio.value === "delta";
+    document.getElementById("fold").open = false;
+  }
+  const unfold = () => {
+    const section = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    const body = section && section.querySelector("details.body");
+    if (body) { body.open = true; section.scrollIntoView(); }
+  };
+  window.addEventListener("hashchange", unfold);
+  for (const card of document.querySelectorAll("a.card")) card.addEventListener("click", () => setTimeout(unfold));
 
   form.addEventListener("input", filter);
   form.addEventListener("reset", () => setTimeout(filter));
   form.addEventListener("submit", (event) => event.preventDefault());
   countVerdicts();
   filter();
+  unfold();
   if (location.hash.startsWith("#cell=")) {
-    const td = [...document.querySelectorAll("td.g-delta")].find((d) => d.dataset.cell === decodeURIComponent(location.hash.slice(6)));
-    if (td) { toggle(td.querySelector("button")); td.scrollIntoView(); }
+    const td = [...document.querySelectorAll("td[data-cell]")].find((d) => d.dataset.cell === decodeURIComponent(location.hash.slice(6)));
+    if (td) { td.closest("details.body").open = true; toggle(td.querySelector("button")); td.scrollIntoView(); }
   }
   document.documentElement.dataset.ready = "yes";
 })();

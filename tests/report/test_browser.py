@@ -50,9 +50,15 @@ READER_SCRIPT = """
   const stops = () => all('table.grid button[tabindex="0"]').map((b) => b.getAttribute("aria-label"));
   set("method", "at"); seen.method = rows(); seen.stopsFiltered = stops(); set("method", "");
   set("pair", "wrn_40_2:wrn_16_2"); seen.pair = document.getElementById("matches").value;
-  seen.off = document.querySelectorAll("td.g-delta.off").length; seen.stopsOfPair = stops(); set("pair", "");
-  set("view", "delta"); seen.view = getComputedStyle(document.querySelector("td.g-ours")).display;
-  set("view", "all");
+  seen.off = document.querySelectorAll("td[data-cell].off").length; seen.stopsOfPair = stops();
+  set("pair", "");
+  const display = (name) => getComputedStyle(document.querySelector(`td .${name}`)).display;
+  seen.views = {};
+  for (const view of ["ours", "all", "published", "delta"]) {
+    set("view", view);
+    seen.views[view] = ["ours", "published", "delta"].filter((name) => display(name) !== "none");
+  }
+  set("view", "ours");
   for (const v of ["undecided", "missing", "not comparable"])
     form.querySelector(`input[value="${v}"]`).click();
   seen.outside = rows();
@@ -65,7 +71,7 @@ READER_SCRIPT = """
   setTimeout(() => {
     seen.afterReset = document.getElementById("matches").value;
     const isKd = (b) => b.getAttribute("aria-label").startsWith("KD, resnet56:resnet20");
-    const kd = all("td.g-delta button").find(isKd);
+    const kd = all("td[data-cell] button").find(isKd);
     kd.click();
     const panel = document.querySelector("tr.detail .panel");
     seen.expanded = kd.getAttribute("aria-expanded");
@@ -77,7 +83,7 @@ READER_SCRIPT = """
     press("ArrowDown"); seen.down = cell();
     press("ArrowLeft"); press("ArrowUp"); seen.back = document.activeElement === kd;
     press("Escape"); seen.closed = document.querySelectorAll("tr.detail").length;
-    document.querySelector('td.g-ours[data-verdict="differs"]').click();
+    document.querySelector('td[data-verdict="differs"] .ours').click();
     seen.byMean = document.querySelector("tr.detail h3").textContent;
     seen.tabStops = document.querySelectorAll('table.grid button[tabindex="0"]').length;
     seen.svgs = document.querySelectorAll("details.figure svg").length;
@@ -107,7 +113,7 @@ PAPER_SCRIPT = """
   const form = document.getElementById("filters");
   form.elements.theme.value = "dark";
   form.dispatchEvent(new Event("input", { bubbles: true }));
-  [...document.querySelectorAll("td.g-delta button")][0].click();
+  [...document.querySelectorAll("td[data-cell] button")][0].click();
   asPrinted(document.styleSheets[0].cssRules);
   window.dispatchEvent(new Event("beforeprint"));
   document.body.style.width = "1054px";
@@ -125,6 +131,58 @@ PAPER_SCRIPT = """
   out.textContent = JSON.stringify(seen);
   document.body.append(out);
 })();
+</script>
+"""
+
+
+LAYOUT_SCRIPT = """
+<script>
+(() => {
+  const all = (selector) => [...document.querySelectorAll(selector)];
+  const right = (selector) => Math.max(...all(selector).map((n) => n.getBoundingClientRect().right));
+  const first = document.querySelector("td[data-cell]");
+  const seen = { width: innerWidth, folded: !document.getElementById("fold").open };
+  seen.view = new FormData(document.getElementById("filters")).get("view");
+  seen.shown = ["ours", "published", "delta"].filter(
+    (name) => getComputedStyle(first.querySelector("." + name)).display !== "none");
+  seen.grid = right("table.grid");
+  const withCurves = all("td[data-cell]").find((td) => td.dataset.cell === "CELL");
+  withCurves.querySelector("button").click();
+  seen.page = document.documentElement.scrollWidth;
+  const plots = all(".plots > div").map((n) => n.getBoundingClientRect());
+  seen.sideBySide = plots[0].top === plots[1].top;
+  const within = (text) => {
+    const a = text.getBoundingClientRect(), b = text.closest("svg").getBoundingClientRect();
+    return a.left >= b.left - 1 && a.right <= b.right + 1 && a.top >= b.top - 1 && a.bottom <= b.bottom + 1;
+  };
+  seen.clipped = all(".plots svg text").filter((t) => !within(t)).map((t) => t.textContent);
+  seen.ticks = all(".plots svg").map((s) => [...s.querySelectorAll("text")].map((t) => t.textContent));
+  seen.files = all(".downloads a").map((a) => [a.download, atob(a.href.split("base64,")[1])]);
+  const body = document.querySelector("details.body");
+  body.open = false;
+  document.querySelector("a.card").click();
+  setTimeout(() => {
+    seen.unfolded = body.open;
+    const out = document.createElement("pre");
+    out.id = "seen";
+    out.textContent = JSON.stringify(seen);
+    document.body.append(out);
+    parent.postMessage(out.textContent, "*");
+  }, 200);
+})();
+</script>
+"""
+
+
+FRAME = """<!DOCTYPE html>
+<iframe src="driven.html" style="width: WIDTHpx; height: 900px; border: 0"></iframe>
+<script>
+window.addEventListener("message", (event) => {
+  const out = document.createElement("pre");
+  out.id = "seen";
+  out.textContent = event.data;
+  document.body.append(out);
+});
 </script>
 """
 
@@ -173,13 +231,19 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> tuple[Expansion, Path]:
     return e, report.write_report([e], load(store.folder), store, folder / "out")
 
 
-def drive(page: Path, script: str) -> dict[str, Any]:
-    """Run a script in a copy of the page, and return what it observed."""
+def drive(page: Path, script: str, width: int | None = None) -> dict[str, Any]:
+    """Run a script in a copy of the page, and return what it observed.
+
+    width: of the page in pixels. It is shown in a frame then, because windows are at least 500 wide.
+    """
     driven = page.with_name("driven.html")
     driven.write_text(
         page.read_text(encoding="utf-8").replace("</body>", script + "</body>"), encoding="utf-8"
     )
-    done = chromium(driven, "--dump-dom")
+    shown = driven if width is None else driven.with_name("frame.html")
+    if width is not None:
+        shown.write_text(FRAME.replace("WIDTH", str(width)), encoding="utf-8")
+    done = chromium(shown, "--dump-dom", "--window-size=1600,1000")
     assert [line for line in done.stderr.splitlines() if ":CONSOLE" in line] == []
     found = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout, re.DOTALL)
     assert found, "the driver did not come to its end"
@@ -212,7 +276,12 @@ def test_needs_no_network(case: tuple[Expansion, Path]) -> None:
 def test_filters(seen: dict[str, Any]) -> None:
     assert seen["method"] == ["AT"]
     assert seen["pair"] == "5 cells" and seen["off"] == 5
-    assert seen["view"] == "none"
+    assert seen["views"] == {
+        "ours": ["ours", "delta"],
+        "all": ["ours", "published", "delta"],
+        "published": ["published"],
+        "delta": ["delta"],
+    }
     assert seen["outside"] == ["AT"]  # the one cell that differs
     assert seen["dark"] and seen["light"] == "rgb(251, 251, 249)"
     assert seen["afterReset"] == "10 cells"
@@ -295,3 +364,37 @@ def test_every_table_of_the_product_makes_a_section(tmp_path: Path) -> None:
         [matrix.expand(matrix.load_table(n), "quick") for n in names], kit.as_frame([]), Store(tmp_path)
     )
     assert all(f'data-table="{n}"' in text for n in names) and "only show that the program works" in text
+
+
+@pytest.fixture(scope="module")
+def wide_page(case: tuple[Expansion, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Return a page with a table of seven pairs, and the name of a cell with curves."""
+    folder = tmp_path_factory.mktemp("wide")
+    e = matrix.expand(matrix.load_table("crd-table1"), "paper", seeds=[0, 1])
+    numbers = PublishedCells.read("cifar100")
+    records = [{**r, "top1_last": r["top1_last"] + 0.1 * r["seed"]} for r in kit.golden(e, numbers)]
+    index = next(i for i, c in enumerate(e.cells) if c.row.method == "fsp" and c.runs)
+    store = Store(folder / "runs")
+    kit.write(store, records, {r.key: kit.curve(r) for r in e.cells[index].runs})
+    return report.write_report([e], load(store.folder), store, folder / "out"), f"crd-table1/{index}"
+
+
+@pytest.mark.parametrize("width", [1400, 390])
+def test_fits_wide_and_narrow_windows(wide_page: tuple[Path, str], width: int) -> None:
+    page, cell = wide_page
+    seen = drive(page, LAYOUT_SCRIPT.replace("CELL", cell), width)
+    narrow = width < 600
+    assert seen["width"] == width and seen["page"] <= width  # the page itself does not scroll
+    assert seen["folded"] == narrow and seen["shown"] == (["delta"] if narrow else ["ours", "delta"])
+    assert narrow or seen["grid"] <= width  # seven pairs and the averages, without scrolling
+    assert seen["sideBySide"] != narrow and seen["clipped"] == []
+    top1, loss = ([float(t) for t in ticks if t != "epoch"] for ticks in seen["ticks"])
+    # round steps that reach over the curves: accuracy 22 to 71.8, loss 10 to 1.04, 240 epochs
+    assert top1 == [20, 30, 40, 50, 60, 70, 80, 0, 50, 100, 150, 200, 250]
+    assert loss == [0, 2, 4, 6, 8, 10, 0, 50, 100, 150, 200, 250]
+    assert seen["unfolded"]
+    files = dict(seen["files"])
+    assert [name.rpartition(".")[2] for name in files] == ["csv", "tex", "json"]
+    assert files["crd-table1-paper.csv"].startswith("table,profile,") and json.loads(
+        files["crd-table1-paper.json"]
+    )

@@ -108,4 +108,4 @@ def test_any_records_make_a_report(case: tuple[Any, list[dict], Any]) -> None:
         store = Store(Path(folder))
         kit.write(store, records)
         text = report.page([e], load(store.folder), store, numbers)
-    assert text.startswith("<!DOCTYPE html>") and text.count('class="g-delta v-') == len(e.cells)
+    assert text.startswith("<!DOCTYPE html>") and text.count('class="cell v-') == len(e.cells)
