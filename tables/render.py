@@ -104,17 +104,18 @@ def lay_out(expansion: Expansion, frame: pd.DataFrame, store: Store | None = Non
 
 
 def _ranks(results: Sequence[CellResult], rule: str) -> dict[tuple[Row, str, str], int]:
-    """Return the cells of rank 1 and 2 in each column, by means rounded to two decimals.
+    """Return the cells of rank 1 and 2 in each column and group of rows, by means rounded to two decimals.
 
     A column with a single method has no ranks.
     """
-    scores: dict[tuple[str, str], dict[Row, float]] = {}
+    scores: dict[tuple[str, str, str], dict[Row, float]] = {}
     for r in results:
         sample = r.sample(rule)
         if sample is not None and r.cell.row.method not in BASELINE_ROWS:
-            scores.setdefault((r.cell.teacher, r.cell.student), {})[r.cell.row] = round(sample.mean, 2)
+            group = (r.cell.row.group, r.cell.teacher, r.cell.student)
+            scores.setdefault(group, {})[r.cell.row] = round(sample.mean, 2)
     ranks = {}
-    for column, by_row in scores.items():
+    for (_, *column), by_row in scores.items():
         order = sorted(set(by_row.values()), reverse=True)
         if len(by_row) > 1:
             ranks.update({(row, *column): order.index(v) + 1 for row, v in by_row.items() if v in order[:2]})
