@@ -315,6 +315,9 @@ def header(expansion: Expansion, results: list[CellResult]) -> Header:
         f"seeds {', '.join(map(str, expansion.seeds))}",
         f"conditions: {conditions(results)}; {sum(done.values())} of {len(done)} runs of the cells done",
     ]
+    chosen = dict.fromkeys(r.run.recipe.selection.describe() for c in results for r in c.runs)
+    if selections := "; ".join(filter(None, chosen)):
+        lines.append(f"training images: {selections}; teachers learn from all images and clean labels")
     columns = len({c.cell.pair for c in results})
     if profile.name == "quick" and table.quick_columns and columns < len(table.columns):
         lines.append(f"{columns} of {len(table.columns)} columns: this profile leaves out the others")

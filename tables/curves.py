@@ -144,6 +144,7 @@ def comparable_epochs(run: Run) -> tuple[int, str]:
         "drop_last",
         "augment",
         "train_images",
+        "label_noise",
     ):
         if getattr(run.recipe, name) != getattr(plain, name):
             return 0, f"recipe.{name} is {getattr(run.recipe, name)}, published {getattr(plain, name)}"

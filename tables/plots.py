@@ -105,15 +105,15 @@ def _title(figure: Figure, expansion: Expansion, what: str) -> None:
 
 
 def heat_map_png(expansion: Expansion, results: Sequence[CellResult]) -> bytes:
-    """Draw the table: top-1 in each cell, shaded by the gain over the plain student of its column."""
+    """Draw the table: top-1 in each cell, shaded by the gain over the plain student of its column and group."""
     rows = list(dict.fromkeys(r.cell.row for r in results))
     columns = list(dict.fromkeys((r.cell.teacher, r.cell.student) for r in results))
     rule = rank_rule(expansion.table)
     values, texts = np.full((len(rows), len(columns)), np.nan), [[""] * len(columns) for _ in rows]
-    plain: dict[tuple[str, str], float] = {}
+    plain: dict[tuple[str, str, str], float] = {}
     for r in results:
         if r.cell.row.method == "student" and (s := r.sample(rule)) is not None:
-            plain[r.cell.teacher, r.cell.student] = s.mean
+            plain[r.cell.row.group, r.cell.teacher, r.cell.student] = s.mean
     for r in results:
         i, j = rows.index(r.cell.row), columns.index((r.cell.teacher, r.cell.student))
         sample = r.sample(rule)
@@ -121,7 +121,8 @@ def heat_map_png(expansion: Expansion, results: Sequence[CellResult]) -> bytes:
             texts[i][j] = "missing" if r.cell.missing else "N/A" if not r.runs else r.absence()
             continue
         texts[i][j] = f"{sample.mean:.2f}"
-        values[i, j] = sample.mean - plain.get((r.cell.teacher, r.cell.student), np.nan)
+        group = (r.cell.row.group, r.cell.teacher, r.cell.student)
+        values[i, j] = sample.mean - plain.get(group, np.nan)
     finite = values[np.isfinite(values)]
     limits = (-1.0, 1.0)
     if finite.size and finite.max() > finite.min():

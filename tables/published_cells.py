@@ -16,7 +16,7 @@ from results.published.schema import ERRATA_KEYS, OriginKind, PublishedNumber, e
 
 
 class PublishedCells:
-    """All published top-1 numbers of one data set, by cell."""
+    """All published top-1 numbers, by cell. A row without a data set of its own has those of one data set."""
 
     def __init__(
         self,
@@ -24,16 +24,17 @@ class PublishedCells:
         dataset: str,
         errata: Iterable[Mapping[str, str]] = (),
     ) -> None:
-        """Index the top-1 numbers of a data set.
+        """Index the top-1 numbers.
 
+        dataset: the one whose numbers count for rows without a `published_dataset`.
         errata: rows of `results.published.errata()`, which are added to the notes of their numbers.
         """
         errata = [e for e in errata if any(e[c] for c in ERRATA_KEYS[2:])]
-        chosen = (x for x in numbers if x.dataset == dataset and x.metric == "top1")
-        self._numbers = [_with_errata(x, errata) for x in chosen]
-        self._by_cell: dict[tuple[str, str, str, str], PublishedNumber] = {}
+        self._dataset = dataset
+        self._numbers = [_with_errata(x, errata) for x in numbers if x.metric == "top1"]
+        self._by_cell: dict[tuple[str, str, str, str, str], PublishedNumber] = {}
         for x in self._numbers:
-            self._by_cell.setdefault((x.published_in, x.teacher, x.student, x.method), x)
+            self._by_cell.setdefault((x.dataset, x.published_in, x.teacher, x.student, x.method), x)
 
     @staticmethod
     def read(dataset: str) -> PublishedCells:
@@ -42,18 +43,21 @@ class PublishedCells:
 
     @property
     def papers(self) -> list[str]:
-        """The papers that have a number, sorted."""
-        return sorted({x.paper for x in self._numbers})
+        """The papers that have a number of the data set, sorted."""
+        return sorted({x.paper for x in self._numbers if x.dataset == self._dataset})
+
+    def _dataset_of(self, cell: Cell) -> str:
+        return cell.row.published_dataset or self._dataset
 
     def of(self, table: Table, cell: Cell) -> PublishedNumber | None:
         """Return the number that a table publishes for a cell.
 
         If the table has none, the number is that of the first of the row's other sources (`from`) with one.
         """
-        blank = None
+        blank, dataset = None, self._dataset_of(cell)
         for source in (f"{table.paper}/{table.table}", *cell.row.sources):
             for teacher, student in _pairs(cell):
-                number = self._by_cell.get((source, teacher, student, cell.row.published))
+                number = self._by_cell.get((dataset, source, teacher, student, cell.row.published))
                 if number is not None and number.value is not None:
                     return number
                 blank = blank or number
@@ -71,6 +75,7 @@ class PublishedCells:
             x
             for x in self._numbers
             if x.paper == paper
+            and x.dataset == self._dataset_of(cell)
             and x.method in names
             and (x.teacher, x.student) in pairs
             and x.value is not None
@@ -85,7 +90,8 @@ class PublishedCells:
         """Give a copied number whose reporting rule is not known the rule of its original."""
         if number.rule in ("last", "best") or number.origin_kind is not OriginKind.COPY:
             return number
-        original = self._by_cell.get((number.copied_from, number.teacher, number.student, number.method))
+        cell = (number.dataset, number.copied_from, number.teacher, number.student, number.method)
+        original = self._by_cell.get(cell)
         return number if original is None else replace(number, rule=original.rule)
 
 
@@ -114,10 +120,11 @@ def rows_without_cell(table: Table) -> list[str]:
     }
     networks = {name for pair in pairs for name in pair}
     of_table = {row.published for row in table.rows}
+    datasets = {row.published_dataset or table.dataset for row in table.rows}
     own = {(x.published_in, *x.cell) for x in reader.built_in()}
     counts: Counter[str] = Counter()
     for x in reader.numbers():
-        here = x.published_in == f"{table.paper}/{table.table}" and x.dataset == table.dataset
+        here = x.published_in == f"{table.paper}/{table.table}" and x.dataset in datasets
         if not here or x.metric != "top1" or (x.published_in, *x.cell) in own:
             continue
         if x.method not in of_table:

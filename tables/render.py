@@ -105,24 +105,25 @@ def lay_out(expansion: Expansion, frame: pd.DataFrame, store: Store | None = Non
 
 
 def _ranks(results: Sequence[CellResult], rule: str) -> dict[tuple[Row, str, str], int]:
-    """Return the cells of rank 1 and 2 in each column, by means rounded to two decimals.
+    """Return the cells of rank 1 and 2 in each column and group of rows, by means rounded to two decimals.
 
     A column with a single method has no ranks. A rank that more than two methods and more than a third of
     them share is left out, and with the first the second.
     """
-    scores: dict[tuple[str, str], dict[Row, float]] = {}
+    scores: dict[tuple[str, str, str], dict[Row, float]] = {}
     for r in results:
         sample = r.sample(rule)
         if sample is not None and r.cell.row.method not in BASELINE_ROWS:
-            scores.setdefault((r.cell.teacher, r.cell.student), {})[r.cell.row] = round(sample.mean, 2)
-    ranks = {}
-    for column, by_row in scores.items():
+            group = (r.cell.row.group, r.cell.teacher, r.cell.student)
+            scores.setdefault(group, {})[r.cell.row] = round(sample.mean, 2)
+    ranks: dict[tuple[Row, str, str], int] = {}
+    for (_, teacher, student), by_row in scores.items():
         most = min(max(2, len(by_row) // 3), len(by_row) - 1)
         for rank, value in enumerate(sorted(set(by_row.values()), reverse=True)[:2], 1):
             tied = [row for row, v in by_row.items() if v == value]
             if len(tied) > most:
                 break
-            ranks.update({(row, *column): rank for row in tied})
+            ranks.update({(row, teacher, student): rank for row in tied})
     return ranks
 
 

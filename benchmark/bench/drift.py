@@ -92,7 +92,10 @@ def losses(
 
 
 def _split(run: Run, execution: Execution) -> data.Split:
-    return data.load(run.dataset).train.take(run.recipe.train_images).to(execution.torch_device)
+    classes = data.info(run.dataset).num_classes
+    train = data.load(run.dataset).train
+    split = run.recipe.selection.apply(train, seed=run.seed, num_classes=classes)
+    return split.to(execution.torch_device)
 
 
 def _open(

@@ -134,7 +134,7 @@ class Independent:
             raise InputError(f"method {run.method}: this loop cannot train it, because {reason}")
         self.run, self.teacher, self.device = run, teacher, device
         classes = data.info(run.dataset).num_classes
-        self.train_split = dataset.train.take(run.recipe.train_images)
+        self.train_split = run.recipe.selection.apply(dataset.train, seed=seed, num_classes=classes)
         self.test_split = dataset.test.take(run.recipe.test_images)
         self.mean, self.std = (tuple(run.settings["normalise"][k]) for k in ("mean", "std"))
         torch.manual_seed(1_000_003 * seed + 99_991)

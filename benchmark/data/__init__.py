@@ -4,6 +4,7 @@ from benchmark.data.clips import register_clips
 from benchmark.data.datasets import DATASETS, Channels, Dataset, DatasetInfo, Split, info, load
 from benchmark.data.randaugment import STRONG
 from benchmark.data.samplers import FOURS, GROUPS, HALVES, PAIRS, SHUFFLE, Sampler, cut_batches
+from benchmark.data.selection import NOISES, SUBSETS, Selection
 from benchmark.data.views import (
     AUGMENTS,
     MIXED,
@@ -28,6 +29,7 @@ __all__ = [
     "GROUPS",
     "HALVES",
     "MIXED",
+    "NOISES",
     "NORMAL",
     "PAD",
     "PAIRS",
@@ -35,11 +37,13 @@ __all__ = [
     "SECOND",
     "SHUFFLE",
     "STRONG",
+    "SUBSETS",
     "Channels",
     "Dataset",
     "DatasetInfo",
     "RawBatch",
     "Sampler",
+    "Selection",
     "Split",
     "View",
     "batch_crop",

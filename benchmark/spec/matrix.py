@@ -22,6 +22,7 @@ from benchmark.spec.runs import (
     parse_pair,
     recipe_only,
     skip_reason,
+    teacher_overrides,
 )
 from benchmark.spec.table_file import (
     FOLDER,
@@ -119,8 +120,9 @@ class Expander:
         protocol, method = self.table.protocol_override or row.protocol, row.method
         overrides: Overrides
         if method in PLAIN_ROWS:
-            overrides = recipe_only(self.overrides)
+            overrides = tuple(sorted({**dict(row.settings), **dict(recipe_only(self.overrides))}.items()))
             if method == "teacher":
+                overrides = teacher_overrides(overrides)
                 protocol, student = protocols.get_protocol(protocol).teacher_protocol, teacher
             method, teacher = PLAIN, NONE
         else:

@@ -78,7 +78,7 @@ def pack_key(run: Run) -> tuple[Any, ...]:
     """
     return (
         run.dataset,
-        run.recipe.train_images,
+        run.recipe.selection,
         run.recipe.test_images,
         None if run.teacher_ref is None else run.teacher_ref.identity,
         run.seed,

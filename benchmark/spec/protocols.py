@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from benchmark import data
 from benchmark.errors import InputError, unknown
 from benchmark.settings import coerce, scaled
 
@@ -308,7 +309,10 @@ class Recipe:
     nesterov: bool
     drop_last: bool
     augment: str
+
     train_images: int
+    """Number of images that are trained on."""
+
     test_images: int
 
     warm_up: int = 0
@@ -316,6 +320,32 @@ class Recipe:
 
     norm_updates: int = 1
     """Updates of a WRN student's running statistics in a step (see `Protocol.wrn_norms`)."""
+
+    share: float = 1.0
+    """The part of the training images that the run trains on. Teachers and their heads learn from all."""
+
+    subset: str = "stratified"
+    """How the part is drawn (see benchmark/data/selection.py)."""
+
+    drawn_from: int = 0
+    """Number of training images that the part is drawn from; 0 where `share` is 1."""
+
+    label_noise: float = 0.0
+    """The part of these images whose labels are disturbed. Teachers and their heads learn from clean ones."""
+
+    noise_kind: str = "permute"
+    """How labels are disturbed (see benchmark/data/selection.py)."""
+
+    @property
+    def selection(self) -> data.Selection:
+        """The training images and labels."""
+        return data.Selection(
+            images=self.train_images,
+            drawn_from=self.drawn_from,
+            subset=self.subset,
+            noise=self.label_noise,
+            noise_kind=self.noise_kind,
+        )
 
     def lr_at(self, epoch: int, step: int = 1, steps: int = 1) -> float:
         """Return the learning rate of a step of an epoch, both counted from 1; by default of its last one.
@@ -353,8 +383,17 @@ RECIPE_FIELDS: dict[str, type] = {
     "test_images": int,
     "warm_up": int,
     "norm_updates": int,
+    "share": float,
+    "subset": str,
+    "label_noise": float,
+    "noise_kind": str,
 }
 """The fields that `--set recipe.FIELD=value` can set, and their types."""
+
+STUDENT_ONLY = ("share", "subset", "label_noise", "noise_kind")
+"""The fields that no teacher has: it learns from all images and clean labels, whatever its students do."""
+
+_WORDS = {"subset": data.SUBSETS, "noise_kind": data.NOISES}
 
 LARGEST = 1_000_000
 """Upper limit on a recipe's whole numbers: more epochs, or images, than anyone trains."""
@@ -366,7 +405,7 @@ def check_recipe_override(key: str, value: Any) -> Any:
     if name not in RECIPE_FIELDS:
         raise unknown("setting of recipe", name, RECIPE_FIELDS)
     kind = RECIPE_FIELDS[name]
-    value = coerce(key, value, kind)
+    value = coerce(key, value, kind, _WORDS.get(name))
     if kind is int:
         lowest = {"batch_size": 2, "train_images": 2, "warm_up": 0}.get(name, 1)
         highest = 2 if name == "norm_updates" else LARGEST
@@ -375,6 +414,12 @@ def check_recipe_override(key: str, value: Any) -> Any:
     elif name == "momentum":
         if not 0 <= value < 1:
             raise InputError(f"{key}={value}; allowed: 0 and more, below 1")
+    elif name == "share":
+        if not 0 < value <= 1:
+            raise InputError(f"{key}={value}; allowed: more than 0, up to 1")
+    elif name == "label_noise":
+        if not 0 <= value <= 1:
+            raise InputError(f"{key}={value}; allowed: 0 to 1")
     elif kind is float and value < 0:
         raise InputError(f"{key}={value}; allowed: 0 and more")
     return value
@@ -398,6 +443,8 @@ def resolve(
     overrides: checked `recipe.FIELD` settings by field.
     reads_preacts: whether a method of the run reads the student's pre-activations.
 
+    `train_images` limits the training set, for teachers too; `share` is a part of what it leaves.
+
     Raises `InputError` for fewer than two training images, and for a field of `schedule` that does not exist.
     """
     overrides = dict(overrides or {})
@@ -410,6 +457,14 @@ def resolve(
         factor = 1.0 if profile.epochs is None else profile.epochs / SCHEDULE
         epochs = max(1, round(p.epochs * factor))
     train_images = overrides.pop("train_images", profile.train_images)
+    train_images = min(train_images or available[0], available[0])
+    drawn_from = 0
+    if (share := overrides.get("share", 1.0)) < 1:
+        drawn_from, train_images = train_images, round(share * train_images)
+    else:
+        overrides.pop("subset", None)  # it changes nothing, so it must not change the key either
+    if not overrides.get("label_noise"):
+        overrides.pop("noise_kind", None)
     test_images = overrides.pop("test_images", profile.test_images)
     lr = p.lr_small if network in p.small_lr_networks and "lr" not in (schedule or {}) else p.lr
     recipe = Recipe(
@@ -424,10 +479,11 @@ def resolve(
         nesterov=p.nesterov,
         drop_last=p.drop_last,
         augment=p.augment,
-        train_images=min(train_images or available[0], available[0]),
+        train_images=train_images,
         test_images=min(test_images or available[1], available[1]),
         warm_up=scaled(p.warm_up, epochs, p.epochs) if p.warm_up else 0,
         norm_updates=2 if p.wrn_norms == "twice" or (p.wrn_norms == "twice if read" and reads_preacts) else 1,
+        drawn_from=drawn_from,
     )
     if recipe.train_images < 2:  # `samplers.cut_batches` drops a batch of one image, so none would be left
         raise InputError(f"train_images is {recipe.train_images}; training needs at least 2 images")

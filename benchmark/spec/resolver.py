@@ -21,6 +21,7 @@ from benchmark.spec.runs import (
     init_epochs,
     network_info,
     recipe_only,
+    teacher_overrides,
 )
 
 ENGINE_REVISION = 1
@@ -74,8 +75,9 @@ class Resolver:
         """Return the teacher of an architecture.
 
         It is the imported checkpoint if there is one, else seed 0 of the network's plain training under the
-        protocol's teacher protocol.
+        protocol's teacher protocol. Of `overrides`, only those of the recipe that concern a teacher count.
         """
+        overrides = teacher_overrides(overrides)
         cache_key = (dataset, protocol, profile, network, overrides)
         if cache_key not in self._teachers:
             p = protocols.get_protocol(protocol)
@@ -89,7 +91,7 @@ class Resolver:
                     teacher=NONE,
                     student=network,
                     method=PLAIN,
-                    overrides=recipe_only(overrides),
+                    overrides=overrides,
                 )
                 self._teachers[cache_key] = TeacherRef(
                     network, run=self.run(request, seed=0), epoch=p.teacher_epoch
@@ -181,7 +183,7 @@ class Resolver:
 
     def _recipe(self, request: Request, spec: MethodSpec) -> Recipe:
         dataset = data.info(request.dataset)
-        return protocols.resolve(
+        recipe = protocols.resolve(
             protocols.get_protocol(request.protocol),
             protocols.get_profile(request.profile),
             network=request.student,
@@ -190,6 +192,8 @@ class Resolver:
             overrides={k.partition(".")[2]: v for k, v in recipe_only(request.overrides)},
             reads_preacts=spec.reads_preacts,
         )
+        recipe.selection.check(dataset.num_classes)
+        return recipe
 
     def _heads(self, request: Request, spec: MethodSpec) -> tuple[Run, ...]:
         shared = ("recipe.train_images", "recipe.test_images", "recipe.batch_size")

@@ -266,6 +266,13 @@ def recipe_only(overrides: Overrides) -> Overrides:
     return tuple((k, v) for k, v in overrides if k.startswith("recipe."))
 
 
+def teacher_overrides(overrides: Overrides) -> Overrides:
+    """Return the overrides of recipe fields that also hold for the training of a run's teacher."""
+    return tuple(
+        (k, v) for k, v in recipe_only(overrides) if k.partition(".")[2] not in protocols.STUDENT_ONLY
+    )
+
+
 def closure(runs: Iterable[Run]) -> list[Run]:
     """Return the runs and all runs that they need, each once, required runs first."""
     ordered: dict[str, Run] = {}

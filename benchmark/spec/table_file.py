@@ -17,10 +17,13 @@ its published values come from.
     label = "KD"                       the row's name in the published table
     method = "kd"                      `a+b` combines methods; `teacher` and `student` are the plain trainings
     protocol = "sskd"                  optional
-    set = { "kd.temperature" = 4.0 }   optional: settings of the row's methods, `ce`, `recipe.FIELD`
+    set = { "kd.temperature" = 4.0 }   optional: settings of the row's methods, `ce`, `recipe.FIELD`; of a
+                                       `student` row, those of the recipe
+    group = "25%"                      optional: the row is ranked among the rows with the same group only
     published = "kd"                   optional: the row's method in results/published (default: `method`)
     from = "crd/table1"                optional: the published table that the values originate from;
                                        of several ("a/x, b/y") the first one that has the value
+    published_dataset = "cifar100-25"  optional: the row's data set in results/published (default: `dataset`)
     not_comparable = "..."             optional: why the runs cannot be compared with the published values
     missing = "..."                    optional: why the row cannot be run yet
 """
@@ -66,12 +69,18 @@ class Row:
     settings: Overrides = ()
     """Settings that differ from the methods' and the protocol's defaults."""
 
+    group: str = ""
+    """Rows are ranked among those of the same group."""
+
     published: str = ""
     """The row's method in `results/published`."""
 
     source: str = ""
     """The published tables that the values originate from, as the file gives them ("" for the table
     itself)."""
+
+    published_dataset: str = ""
+    """The row's data set in `results/published`, "" for the table's."""
 
     not_comparable: str = ""
     """Why the runs cannot be compared with the published values, "" if they can."""
@@ -184,11 +193,12 @@ def check_override(key: str, value: Any) -> Any:
 def concerns(key: str, method: str) -> bool:
     """Whether a setting changes the runs of a row with this method.
 
-    It does if it belongs to one of the row's methods, to a method that these require, or to all training.
+    It does if it belongs to one of the row's methods, to a method that these require, or to all training. A
+    plain student has a recipe, and nothing else that can be set.
     """
-    if method in PLAIN_ROWS:
-        return False
     name = key.partition(".")[0]
+    if method in PLAIN_ROWS:
+        return method == "student" and name == "recipe"
     components = [m.strip() for m in method.split("+")]
     return name in ("ce", "recipe", *components) or name in methods.parse(method).requires
 
@@ -211,7 +221,9 @@ _ROW_FIELDS = {
     "method": str,
     "protocol": str,
     "set": dict,
+    "group": str,
     "published": str,
+    "published_dataset": str,
     "from": str,
     "not_comparable": str,
     "missing": str,
@@ -256,7 +268,8 @@ def _row(owner: str, raw: Any, table_protocol: str) -> Row:
     if unused := [k for k, _ in settings if not concerns(k, method)]:
         problem = f"{owner} ('{raw['label']}'): set has {', '.join(unused)}"
         if method in PLAIN_ROWS:
-            raise InputError(f"{problem}; rows of method {method} have no settings")
+            but = "" if method == "teacher" else " but recipe.FIELD"
+            raise InputError(f"{problem}; rows of method {method} have no settings{but}")
         raise InputError(
             f"{problem}, which no run of the row uses; allowed: settings of {method}, ce, recipe.FIELD"
         )
@@ -265,24 +278,29 @@ def _row(owner: str, raw: Any, table_protocol: str) -> Row:
         method=method,
         protocol=protocol,
         settings=settings,
+        group=raw.get("group", ""),
         published=str(raw.get("published", method)),
         source=raw.get("from", ""),
+        published_dataset=raw.get("published_dataset", ""),
         not_comparable=raw.get("not_comparable", ""),
         missing=raw.get("missing", ""),
     )
 
 
 def _check_published(file: str, table: str, rows: Sequence[Row]) -> None:
-    """Check the rows' `from` and `published` against the published values.
+    """Check the rows' `from`, `published` and `published_dataset` against the published values.
 
-    Raises `InputError` for a `from` that is not a published table, and for a `published` that none of the
-    row's published tables has. The table itself may be unpublished: then only `from` is checked.
+    Raises `InputError` for a `from` that is not a published table, and for a `published` or a
+    `published_dataset` that none of the row's published tables has. The table itself may be unpublished: then
+    only `from` is checked.
     """
-    if not any(r.source or r.published != r.method for r in rows):
+    if not any(r.source or r.published_dataset or r.published != r.method for r in rows):
         return
     published_tables: dict[str, set[str]] = {}
+    datasets: dict[str, set[str]] = {}
     for number in published.numbers():
         published_tables.setdefault(number.published_in, set()).add(number.method)
+        datasets.setdefault(number.published_in, set()).add(number.dataset)
     for i, row in enumerate(rows, start=1):
         owner = f"{file}, row {i} ('{row.label}')"
         for source in row.sources:
@@ -291,6 +309,11 @@ def _check_published(file: str, table: str, rows: Sequence[Row]) -> None:
         published_rows = {m for name in (table, *row.sources) for m in published_tables.get(name, ())}
         if table in published_tables and row.published not in {row.method, *published_rows}:
             raise unknown(f"name in `published` of {owner}:", row.published, sorted(published_rows))
+        of_row = {d for name in (table, *row.sources) for d in datasets.get(name, ())}
+        if table in published_tables and row.published_dataset not in {"", *of_row}:
+            raise unknown(
+                f"data set in `published_dataset` of {owner}:", row.published_dataset, sorted(of_row)
+            )
 
 
 def _unknown_source(owner: str, source: str, published_tables: Mapping[str, object]) -> InputError:

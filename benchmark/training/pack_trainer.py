@@ -113,7 +113,9 @@ class PackTrainer:
         device = self.execution.torch_device
         dataset = data.load(run.dataset, self.options.data_folder)
         self.classes = dataset.classes
-        self.train_split = dataset.train.take(run.recipe.train_images).to(device)
+        classes = data.info(run.dataset).num_classes
+        train = run.recipe.selection.apply(dataset.train, seed=run.seed, num_classes=classes)
+        self.train_split = train.to(device)
         self.test_split = dataset.test.take(run.recipe.test_images).to(device)
         normalise = run.settings["normalise"]
         self.mean = torch.tensor(tuple(normalise["mean"]), device=device)

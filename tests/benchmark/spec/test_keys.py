@@ -22,7 +22,10 @@ FILE = Path(__file__).with_name("keys.txt")
 
 
 def digests() -> list[str]:
-    """Return a line for each method, protocol and profile: the number of its keys, and a hash of them all."""
+    """Return a line for each method, protocol and profile: the number of its keys, and a hash of them all.
+
+    Runs on a part of the training images, or with noisy labels, have lines of their own.
+    """
     keys: dict[tuple[str, str, str], set[str]] = defaultdict(set)
     resolver = Resolver()
     for name in matrix.table_names():
@@ -31,7 +34,8 @@ def digests() -> list[str]:
             for protocol in ("", *protocols.PROTOCOLS):
                 expansion = matrix.expand(replace(table, protocol_override=protocol), profile, resolver)
                 for run in expansion.runs:
-                    keys[run.method, run.protocol, run.profile].add(run.key)
+                    method = f"{run.method}, chosen data" if run.recipe.selection.describe() else run.method
+                    keys[method, run.protocol, run.profile].add(run.key)
     lines = []
     for group, keys_of_group in sorted(keys.items()):
         digest = hashlib.sha256("\n".join(sorted(keys_of_group)).encode()).hexdigest()[:12]
