@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import random
 from collections.abc import Callable, Iterator, Mapping
@@ -169,6 +170,8 @@ class Objective(nn.Module):
             step = steps[name]
             for wrapper in wrappers:
                 step = self.call(wrapper, "transform", step) if wrapper is not method else step
+            if step is not steps[name]:
+                step = dataclasses.replace(step, before_wrappers=steps[name])
             for term, value in _checked(method, "loss", self.call(method, "loss", step)).items():
                 terms[term] = value
                 weighted = self._weight(method, term) * value

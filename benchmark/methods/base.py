@@ -286,6 +286,14 @@ class Step:
     first: int | None = None
     """Number of rows in the first part of the batch, for samplers whose batches have two; None if unknown."""
 
+    before_wrappers: Step | None = None
+    """The step as it was before wrappers changed it; None if none did. See `unwrapped`."""
+
+    @property
+    def unwrapped(self) -> Step:
+        """The step without the changes of wrappers, for the terms of a method that they leave alone."""
+        return self if self.before_wrappers is None else self.before_wrappers
+
     @property
     def student(self) -> Features:
         """The student's features of the normal view."""

@@ -19,9 +19,9 @@ and weight 9.
 - KD keeps ce = 0.1.
 - DKD: alpha = weight, and beta = weight * the third number of a log's name (8 without a log), because
   tools/train.py multiplies both by the weight.
-- MLLD: the runs have 480 epochs (960 for ShuffleV2), and the learning rates of MLLD. All logit terms are
-  standardised here. The released code standardises only the instance term, not the class and batch
-  correlations (mdistiller/distillers/MLKD.py).
+- MLLD: the runs have 480 epochs (960 for ShuffleV2), and the learning rates of MLLD. Only its instance term
+  reads standardised logits, as in the released code (mdistiller/distillers/MLKD.py); its class and batch
+  terms, its masks and both cross-entropies read the original ones.
 - CTKD: its rows were run with CTKD's code and not with mdistiller's.
 Source: sunshangquan/logit-standardization-KD at f6e5aa5, file names and lengths of its logs, and its README.
 

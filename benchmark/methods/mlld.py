@@ -34,7 +34,7 @@ MLKD is also the first name of DLKD.
 
 Constants: MLKD mdistiller/distillers/MLKD.py and its configurations. Epochs and learning rate depend on the
 pair (`pair_constants`): 240, 480 or 960 epochs, while the learning rate always drops after epochs 150, 180
-and 210. `ls.py` has those of MLLD+LS.
+and 210. `ls.py` has those of MLLD+LS, where only L_instance reads standardised logits.
 
 Paper: Jin, Wang, Lin: Multi-Level Logit Distillation. CVPR 2023.
 """
@@ -126,7 +126,7 @@ class MLLD(Method):
   pages     = {24276--24285},
   year      = {2023}
 }"""
-    revision = 2
+    revision = 3
     Config = MLLDConfig
     pair_constants = (SCHEDULE,)
 
@@ -142,21 +142,23 @@ class MLLD(Method):
 
     def loss(self, step: Step) -> Terms:
         terms: Terms = {}
+        unwrapped = step.unwrapped  # with LS, only the instance term reads standardised logits
         if self.is_active("mlld_strong"):
-            terms["mlld_strong"] = F.cross_entropy(step.students["strong"].logits, step.labels)
+            terms["mlld_strong"] = F.cross_entropy(unwrapped.students["strong"].logits, step.labels)
         if not any(self.is_active(term) for term in ("mlld_instance", "mlld_class", "mlld_batch")):
             return terms
         strong = (self.config.temperature, *STRONG_TEMPERATURES)
         temperatures = (*strong, *WEAK_TEMPERATURES)
-        z_w, z_t = step.student.logits, step.teacher.logits
+        z_w, z_t = unwrapped.student.logits, unwrapped.teacher.logits
         p = F.softmax(z_t, dim=1)
         unsure, rare = (share_not_above_median(x) for x in (p.amax(dim=1), p.sum(dim=0)))
         if self.is_active("mlld_instance"):
+            weak_view = step.student.logits, step.teacher.logits
             strong_view = step.students["strong"].logits, step.teachers["strong"].logits
             terms["mlld_instance"] = (
-                unsure * _sum(kd_loss(z_w, z_t, t) for t in temperatures)
+                unsure * _sum(kd_loss(*weak_view, t) for t in temperatures)
                 + _sum(kd_loss(*strong_view, t) for t in strong)
-                + _sum(kd_loss(z_w, z_t, t) for t in WEAK_TEMPERATURES)
+                + _sum(kd_loss(*weak_view, t) for t in WEAK_TEMPERATURES)
             )
         if self.is_active("mlld_class"):
             terms["mlld_class"] = rare * _sum(class_loss(z_w, z_t, t) for t in temperatures)

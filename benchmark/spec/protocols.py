@@ -113,9 +113,10 @@ PROTOCOLS: dict[str, Protocol] = {
             teacher_protocol="sskd",
             wrn_norms="twice if read",
             mean=(0.5071, 0.4866, 0.4409),
-            note="Best epoch on the test set. The other methods are combined with KD (`x+kd`). This is "
-            "inferred from the published values, which are far above CRD's and close to CRD's combinations "
-            "with KD; the released code does not contain these methods.",
+            note="Best epoch on the test set. The other methods are combined with KD (`x+kd`): an early "
+            "version of SSKD's README prints CRD's CRD+KD values in the row CRD, and the published values are "
+            "far above CRD's and close to CRD's combinations with KD. The released code does not contain "
+            "these methods.",
         ),
         Protocol(
             name="dlkd",

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from kit import build, fake_features, gradients, make_context, make_step, tiny_info, weights
 
 from benchmark import methods
+from benchmark.methods.kd import kd_loss
 from benchmark.spec.resolver import Resolver
 from benchmark.spec.runs import Request
 from results import published
@@ -80,6 +81,36 @@ def test_the_total_is_a_tenth_of_both_cross_entropies_and_nine_tenths_of_the_lev
     hard = [F.cross_entropy(the_step.students[v].logits, the_step.labels) for v in ("normal", "strong")]
     soft = sum(terms[f"mlld_{level}"] for level in ("instance", "class", "batch"))
     torch.testing.assert_close(total, 0.1 * sum(hard) + 0.9 * soft)
+
+
+def test_with_ls_only_the_instance_term_reads_standardised_logits():
+    spec, the_step = methods.parse("mlld+ls"), step()
+    objective = methods.Objective(spec, CONTEXT, lambda name: 0)
+    total, terms = objective({"mlld": the_step, "ls": the_step})
+
+    def standardised(features):
+        z = features.logits
+        return features.replace(logits=(z - z.mean(1, keepdim=True)) / (z.std(1, keepdim=True) + 1e-7))
+
+    students, teachers = (
+        {view: standardised(features) for view, features in passes.items()}
+        for passes in (the_step.students, the_step.teachers)
+    )
+    first = objective.method("mlld").config.temperature
+    wanted = expected(the_step, first)
+    p = torch.softmax(the_step.teacher.logits, 1).max(dim=1).values
+    unsure = (p <= p.quantile(0.5)).double().mean()
+    weak, strong = ((students[v].logits, teachers[v].logits) for v in ("normal", "strong"))
+    wanted["mlld_instance"] = (
+        sum(unsure * kd_loss(*weak, t) for t in (first, 3.0, 5.0, 2.0, 6.0))
+        + sum(kd_loss(*strong, t) for t in (first, 3.0, 5.0))
+        + sum(kd_loss(*weak, t) for t in (2.0, 6.0))
+    )
+    weighted = spec.ce * F.cross_entropy(the_step.student.logits, the_step.labels)
+    for term, value in wanted.items():
+        torch.testing.assert_close(terms[term], value)
+        weighted = weighted + weights(objective.method("mlld"))[term] * value
+    torch.testing.assert_close(total, weighted)
 
 
 def test_gradient_reaches_the_students_logits_alone():
