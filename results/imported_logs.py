@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import warnings
 from pathlib import Path
 
 import pandas as pd
@@ -63,5 +64,11 @@ def write(
 
 
 def load(results: Path) -> pd.DataFrame:
-    """Return the imported records below a folder of runs, with the columns of `results.load()`."""
-    return frame(read_records(results / FOLDER)[0], ORIGIN)
+    """Return the imported records below a folder of runs, with the columns of `results.load()`.
+
+    A file that is not a record is skipped with a warning.
+    """
+    records, skipped = read_records(results / FOLDER)
+    for line in skipped:
+        warnings.warn(line, stacklevel=2)
+    return frame(records, ORIGIN)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import math
-from collections.abc import Sequence
+import warnings
 from typing import Any
 
 import pandas as pd
@@ -13,6 +14,7 @@ import models
 from benchmark import methods
 from benchmark.cli import common, options
 from benchmark.cli.common import print_note
+from benchmark.cli.tables import join
 from benchmark.errors import InputError, unknown
 from benchmark.spec import protocols
 from benchmark.spec.runs import NONE
@@ -168,25 +170,25 @@ def records_of_cell(store: Store, q: judge.Question, method: str) -> pd.DataFram
 
     method: as our runs name it.
     """
-    logs = imported_logs.load(store.folder)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        logs = imported_logs.load(store.folder)
+        records = load(store.folder, reference=True, keys=_keys_of_cell(store, q, method))
+    for w in caught:
+        print_note(f"skipped: {w.message}")
     same = (logs["teacher"] == q.teacher) & (logs["student"] == q.student) & (logs["method"] == method)
-    teacher, method = (NONE, "plain") if method == "student" else (q.teacher, method)
-    keys = set()
-    for folder in (store.folder, REFERENCE):
-        for cell in (folder / judge.DATASET).glob(f"*/*/{teacher}-{q.student}/{glob_literal(method)}"):
-            keys |= {path.parent.relative_to(folder).as_posix() for path in record_files(cell)}
-    return join(load(store.folder, reference=True, keys=keys), logs[same])
+    return join(records, logs[same])
 
 
-def glob_literal(text: str) -> str:
-    """Return a pattern that matches only this text."""
-    return "".join(f"[{c}]" if c in "*?[" else c for c in text)
-
-
-def join(*frames: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of frames that are not empty; of empty ones only the columns."""
-    filled: Sequence[pd.DataFrame] = [f for f in frames if len(f)] or frames[:1]
-    return pd.concat(filled, ignore_index=True)
+def _keys_of_cell(store: Store, q: judge.Question, method: str) -> set[str]:
+    """Return the keys below the folders that runs of the cell have, without reading any other record."""
+    teacher, name = (NONE, "plain") if method == "student" else (q.teacher, method)
+    return {
+        path.parent.relative_to(folder).as_posix()
+        for folder in (store.folder, REFERENCE)
+        for cell in (folder / judge.DATASET).glob(f"*/*/{teacher}-{q.student}/{glob.escape(name)}")
+        for path in record_files(cell)
+    }
 
 
 def _import(store: Store, q: judge.Question, target: judge.Target) -> None:

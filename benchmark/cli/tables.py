@@ -102,10 +102,16 @@ def load_records(store: Store, runs: Iterable[Run]) -> pd.DataFrame:
         warnings.simplefilter("always")
         with longwork.task(f"reading the records in {store.folder}"):
             frame = load(store.folder, reference=True, keys=[run.key for run in runs])
+        logs = imported_logs.load(store.folder)
     for w in caught:
         print_note(f"skipped: {w.message}")
-    logs = imported_logs.load(store.folder)
-    return pd.concat([frame, logs], ignore_index=True) if len(logs) else frame
+    return join(frame, logs)
+
+
+def join(*frames: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of all frames. Empty ones are left out, because pandas warns of them."""
+    filled = [f for f in frames if len(f)]
+    return pd.concat(filled, ignore_index=True) if len(filled) > 1 else (filled or [frames[0]])[0]
 
 
 def note_unpublished(table: Table) -> None:

@@ -185,7 +185,7 @@ def _epochs() -> Effect:
     )
     sizes = [_difference(a, b) * (1 if (a.epochs or 0) > (b.epochs or 0) else -1) for a, b in both]
     if not sizes:
-        return Effect(Cause.EPOCHS, "no cell is published with two lengths and the rest equal")
+        return Effect(Cause.EPOCHS, "no cell has two lengths and the rest equal")
     return Effect(Cause.EPOCHS, f"more epochs minus fewer, {len(sizes)} pairs of numbers", tuple(sizes))
 
 
