@@ -10,16 +10,15 @@ from typing import Any
 
 import pandas as pd
 
-import models
-from benchmark import methods
 from benchmark.cli import common, options
 from benchmark.cli.common import print_note
+from benchmark.cli.published import published_cell
 from benchmark.cli.tables import join
-from benchmark.errors import InputError, unknown
+from benchmark.errors import InputError
 from benchmark.spec import protocols
 from benchmark.spec.runs import NONE
 from benchmark.text import plural
-from results import imported_logs, published
+from results import imported_logs
 from results.logs import Log, LogError, read
 from results.store import REFERENCE, Store, load, record_files
 from tables import judge, judge_text
@@ -115,21 +114,13 @@ def do_judge(args: argparse.Namespace) -> int:
 
 
 def _cell(args: argparse.Namespace) -> tuple[str, str, str]:
-    """Return teacher, student and method. Raises `InputError` for names that nobody knows."""
-    teacher, colon, student = args.pair.partition(":")
-    if not colon or not teacher or not student:
+    """Return teacher, student and method. Raises `InputError` for names that nobody knows, and a teacher."""
+    named = argparse.Namespace(pair=args.pair, method=args.method, dataset=judge.DATASET, metric="top1")
+    teacher, student, method, _ = published_cell(named)
+    if method == "teacher":
         raise InputError(
-            f"pair '{args.pair}' is not of the form teacher:student; allowed: e.g. resnet56:resnet20"
+            "judge compares students; published --pair T:S --method teacher prints what is known of a teacher"
         )
-    frame = published.load()
-    networks = dict.fromkeys([*models.names(), NONE, *sorted({*frame["teacher"], *frame["student"]})])
-    for name in (teacher, student):
-        if name not in networks:
-            raise unknown("network", name, networks)
-    method = args.method.lower()
-    known = {*methods.names(), *frame["method"]} - {"teacher"}
-    if method not in known and any(part not in known for part in method.split("+")):
-        raise unknown("method", method, sorted(set(frame["method"]) - {"teacher"}))
     return teacher, student, method
 
 

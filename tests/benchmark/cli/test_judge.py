@@ -57,7 +57,7 @@ def cell_of_diff(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
         (["judge", "resnet32x4", "dkd", "76"], "not of the form teacher:student"),
         (["judge", "resnet32x4:resnet8x5", "dkd", "76"], "unknown network 'resnet8x5'"),
         (["judge", "resnet32x4:resnet8x4", "dkdd", "76"], "unknown method 'dkdd' (did you mean dkd?)"),
-        (["judge", "resnet32x4:resnet8x4", "teacher", "79"], "unknown method 'teacher'"),
+        (["judge", "resnet32x4:resnet8x4", "teacher", "79"], "judge compares students"),
         (["judge", "ResNet34:ResNet18", "kd", "71"], "no published top-1, so nothing to judge by"),
     ],
 )
