@@ -11,8 +11,6 @@ one of the epochs is not known, the verdict holds for both, as in a diff.
 from __future__ import annotations
 
 import dataclasses
-import functools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,17 +19,13 @@ import pandas as pd
 from scipy import stats
 
 from benchmark.errors import InputError
-from benchmark.spec import matrix, protocols
-from benchmark.spec.matrix import Cell, Row
-from benchmark.spec.runs import NONE
-from results import imported_logs
 from results.logs import Log
-from results.published import disagreements, errata_of, seed_stds
+from results.published import seed_stds
 from results.published.causes import Cause, Effect, effects
 from results.published.reader import choose, teacher_weights
-from results.published.schema import OriginKind, PublishedNumber
-from tables.cells import number
-from tables.published_cells import PublishedCells
+from results.published.schema import PublishedNumber
+from tables.judge_cell import Recorded, Result, recorded_of, results_of
+from tables.judge_target import DATASET, Question, Target
 from tables.statistics import (
     IDENTITY,
     LEVEL,
@@ -45,52 +39,6 @@ from tables.statistics import (
 )
 from tables.verdicts import Verdict
 
-DATASET = "cifar100"
-"""s0, tau and the margin are of this data set."""
-
-REPRODUCTIONS = "reproductions"
-"""The paper's name of results that users of published code report."""
-
-
-@dataclass(frozen=True)
-class Question:
-    """Somebody's results of one cell."""
-
-    teacher: str
-    student: str
-    method: str
-    values: tuple[float, ...] = ()
-    """Top-1 in %, one value for each seed."""
-    epoch: str = ""
-    """The epoch of the values: `last`, `best`, or "" if it is not known."""
-    logs: tuple[Log, ...] = ()
-    """Instead of values: the logs of the trainings, which have both epochs."""
-    protocol: str = ""
-    """The protocol that they were trained under, "" if none is named."""
-    teacher_top1: float | None = None
-    their_code: bool = False
-    """Whether the runs are of the code that the publisher released."""
-
-    @property
-    def pair(self) -> str:
-        """The pair as TEACHER:STUDENT."""
-        return f"{self.teacher}:{self.student}"
-
-
-@dataclass(frozen=True)
-class Target:
-    """The published number that is compared, and what is known of its protocol."""
-
-    number: PublishedNumber
-    method: str
-    """The method as our runs name it: a paper may print `pkt` for what is run as `pkt+kd`."""
-    epochs: int
-    """Length of the training."""
-    batch_size: int | None
-    not_comparable: str = ""
-    """Why nothing can be compared with it, "" if it can."""
-    note: str = ""
-
 
 class Teacher(StrEnum):
     """Whether both sides learnt from the same teacher."""
@@ -98,23 +46,6 @@ class Teacher(StrEnum):
     SAME = "same accuracy"
     OTHER = "another accuracy"
     UNKNOWN = "not known"
-
-
-@dataclass(frozen=True)
-class Result:
-    """A result of the cell in the registry: a number, or several single runs from one source."""
-
-    value: float
-    std: float | None
-    n: int | None
-    rule: str
-    published_in: str
-    teacher_of: str
-    """Whose checkpoint taught, "" if that is not known."""
-    recipe: str
-    source: str
-    copies: tuple[str, ...] = ()
-    """The tables that repeat it."""
 
 
 class Explains(StrEnum):
@@ -134,18 +65,6 @@ class Explanation:
     explains: Explains
     reason: str = ""
     """Why it plays no part here."""
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """Our records, or imported logs, of the cell with the same settings."""
-
-    protocol: str
-    profile: str
-    origin: str
-    n: int
-    last: float
-    best: float
 
 
 @dataclass(frozen=True)
@@ -236,7 +155,7 @@ def answer(question: Question, target: Target, records: pd.DataFrame) -> Answer:
         judgement = decide([comparison])[0]
     alone = comparison.with_tau(0.0)
     half = float(stats.t.ppf(1 - LEVEL, alone.error_and_freedom[1])) * alone.error_and_freedom[0]
-    main, others, errata = _results(question, published)
+    main, others, errata = results_of(published)
     delta = ours.mean - main.value
     return Answer(
         question=question,
@@ -257,7 +176,7 @@ def answer(question: Question, target: Target, records: pd.DataFrame) -> Answer:
         published=main,
         others=others,
         errata=errata,
-        recorded=_recorded(records),
+        recorded=recorded_of(records),
         remarks=remarks,
         explanations=tuple(
             _explanation(
@@ -268,81 +187,7 @@ def answer(question: Question, target: Target, records: pd.DataFrame) -> Answer:
     )
 
 
-# --- the number that is compared --------------------------------------------------------------------------
-
-
-def target_of(q: Question) -> Target:
-    """Return the published number to compare with.
-
-    With a protocol, that of the first table whose row is run under it; without one, the number of the paper
-    that ran the cell first, of our epoch if there is one.
-
-    Raises `InputError` if nothing is published of the cell.
-    """
-    note = ""
-    if q.protocol:
-        protocol = protocols.get_protocol(q.protocol)
-        if rows := _of_tables(q):
-            row, x = rows[0]
-            return Target(
-                number=x,
-                method=row.method,
-                epochs=x.epochs or protocol.epochs,
-                batch_size=protocol.batch_size,
-                not_comparable=row.not_comparable,
-            )
-        note = f"no table under protocol {q.protocol} has this cell; compared with the first that ran it"
-    # papers repeat a plain student in the columns of all its pairs
-    teacher = None if (q.teacher, q.method) == (NONE, "student") else q.teacher
-    numbers = choose(teacher=teacher, student=q.student, method=q.method, dataset=DATASET, metric="top1")
-    usable = [x for x in numbers if x.value is not None and x.origin_kind is not OriginKind.COPY]
-    if not usable:
-        raise InputError(_nothing(q))
-    kinds = list(OriginKind)
-
-    def order(x: PublishedNumber) -> tuple[bool, int, bool, bool, int]:
-        kind = kinds.index(x.origin_kind or OriginKind.UNKNOWN)
-        other_epoch = bool(q.epoch) and x.rule != q.epoch
-        return x.paper == REPRODUCTIONS, kind, bool(x.recipe), other_epoch, x.year or 9999
-
-    x = min(usable, key=order)
-    epochs = protocols.get_protocol(q.protocol).epochs if q.protocol else 240
-    return Target(number=x, method=q.method, epochs=x.epochs or epochs, batch_size=None, note=note)
-
-
-@functools.cache
-def _tables() -> tuple[matrix.Table, ...]:
-    return tuple(matrix.load_table(name) for name in matrix.built_in_tables())
-
-
-def _of_tables(q: Question) -> list[tuple[Row, PublishedNumber]]:
-    """Return the numbers of the built-in tables whose row has the method and the protocol."""
-    cells = PublishedCells(choose(student=q.student, dataset=DATASET), DATASET)
-    rows: list[tuple[Row, PublishedNumber]] = []
-    for table in _tables():
-        columns = [c for c in table.columns if c == (q.teacher, q.student)]
-        if (q.teacher, q.method) == (NONE, "student"):
-            columns = [c for c in table.columns if c[1] == q.student][:1]
-        for row in table.rows if table.dataset == DATASET else ():
-            if row.protocol == q.protocol and q.method in (row.method, row.published):
-                numbers = (cells.of(table, Cell(row, *column)) for column in columns)
-                rows += [(row, x) for x in numbers if x is not None and x.value is not None]
-
-    def order(choice: tuple[Row, PublishedNumber]) -> tuple[bool, bool, bool]:
-        # a row that is run as named comes before one that only is printed so
-        row, x = choice
-        return x.origin_kind is OriginKind.COPY, x.paper != q.protocol, row.method != q.method
-
-    return sorted(rows, key=order)
-
-
-def _nothing(q: Question) -> str:
-    of_pair = choose(teacher=q.teacher, student=q.student, dataset=DATASET, metric="top1")
-    methods = sorted({x.method for x in of_pair if x.value is not None})
-    return (
-        f"{q.pair} {q.method} on {DATASET}: no published top-1, so nothing to judge by; published of this "
-        f"pair: {', '.join(methods) or 'nothing'}"
-    )
+# --- teachers -----------------------------------------------------------------------------------------------
 
 
 def _published_teacher(x: PublishedNumber) -> float | None:
@@ -416,88 +261,11 @@ def _with_unknown_epoch(
     The values stand for the case that both are of the same epoch. In the other cases they are shifted by the
     measured gap.
     """
+    other: Comparison | None = None
     for sign in sorted(_epoch_signs(epoch, rule)):
         moved = dataclasses.replace(ours, mean=ours.mean - sign * gap)
-        case = compare(moved, theirs, s0, comparison.tau)
-        comparison = dataclasses.replace(case, other_epoch=comparison)
-    return comparison
-
-
-# --- what else is known of the cell -----------------------------------------------------------------------
-
-
-def _results(q: Question, published: PublishedNumber) -> tuple[Result, tuple[Result, ...], tuple[str, ...]]:
-    """Return the compared result, the other results of the cell, and the errata of them all.
-
-    Copies of a result are no result. Single runs from one source are one.
-    """
-    frame = disagreements(published.teacher, published.student, published.method, DATASET)
-    copies: dict[str, list[str]] = {}
-    for row in frame[frame["copy"]].to_dict("records"):
-        copies.setdefault(str(row["result"]), []).append(f"{row['paper']}/{row['table']}")
-    numbers = choose(
-        teacher=published.teacher,
-        student=published.student,
-        method=published.method,
-        dataset=DATASET,
-        metric="top1",
-    )
-    first = [x for x in numbers if x.value is not None and not _is_copy(frame, x)]
-    main = _result([published], copies)
-    groups: dict[tuple[str, ...], list[PublishedNumber]] = {}
-    for x in first:
-        if x.published_in != published.published_in:
-            single = x.paper == REPRODUCTIONS and x.n == 1
-            key = (x.source, x.rule, x.recipe) if single else (x.published_in, "", "")
-            groups.setdefault(key, []).append(x)
-    others = sorted((_result(g, copies) for g in groups.values()), key=lambda r: -r.value)
-    rows = [e for x in [published, *first] for e in errata_of(x)]
-    rows.sort(key=lambda e: not (e["method"] or e["student"]))  # those of a whole paper last
-    errata = [f"{e['paper'] or 'any'}: {e['what']}" for e in rows]
-    return main, tuple(others), tuple(dict.fromkeys(errata))
-
-
-def _is_copy(frame: pd.DataFrame, x: PublishedNumber) -> bool:
-    rows = frame[(frame["paper"] == x.paper) & (frame["table"] == x.table)]
-    return bool(rows["copy"].all())
-
-
-def _result(numbers: Sequence[PublishedNumber], copies: dict[str, list[str]]) -> Result:
-    x = numbers[0]
-    sample = Sample.of([y.value or 0.0 for y in numbers]) if len(numbers) > 1 else None
-    return Result(
-        value=sample.mean if sample else x.value or 0.0,
-        std=sample.std if sample else x.std,
-        n=sample.n if sample else x.n,
-        rule=x.rule,
-        published_in=x.published_in.removesuffix("-run-1") if sample else x.published_in,
-        teacher_of=teacher_weights(x),
-        recipe=x.recipe,
-        source=x.source,
-        copies=tuple(copies.get(x.published_in, ())),
-    )
-
-
-def _recorded(records: pd.DataFrame) -> tuple[Recorded, ...]:
-    """Return the finished records, averaged over the seeds that have the same settings."""
-    groups: dict[tuple[str, ...], list[tuple[float, float]]] = {}
-    for row in records.sort_values("key").to_dict("records"):
-        last, best = number(row.get("top1_last")), number(row.get("top1_best"))
-        if row.get("status") == "done" and last is not None and best is not None:
-            key = tuple(str(row.get(k)) for k in ("protocol", "profile", "origin"))
-            settings = "" if key[2] == imported_logs.ORIGIN else str(row.get("settings"))
-            groups.setdefault((*key, settings), []).append((last, best))
-    return tuple(
-        Recorded(
-            protocol=key[0],
-            profile=key[1],
-            origin=key[2],
-            n=len(values),
-            last=math.fsum(v for v, _ in values) / len(values),
-            best=math.fsum(v for _, v in values) / len(values),
-        )
-        for key, values in sorted(groups.items())
-    )
+        other = dataclasses.replace(compare(moved, theirs, s0, comparison.tau), other_epoch=other)
+    return dataclasses.replace(comparison, other_epoch=other)
 
 
 # --- what explains the gap --------------------------------------------------------------------------------

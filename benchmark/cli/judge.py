@@ -22,6 +22,7 @@ from results import imported_logs
 from results.logs import Log, LogError, read
 from results.store import REFERENCE, Store, load, record_files
 from tables import judge, judge_text
+from tables.judge_target import DATASET, Question, Target, target_of
 from tables.verdicts import FAILING
 
 
@@ -89,7 +90,7 @@ def do_judge(args: argparse.Namespace) -> int:
     teacher, student, method = _cell(args)
     if args.protocol:
         protocols.get_protocol(args.protocol)
-    question = judge.Question(
+    question = Question(
         teacher=teacher,
         student=student,
         method=method,
@@ -101,7 +102,7 @@ def do_judge(args: argparse.Namespace) -> int:
         their_code=args.their_code,
     )
     store = common.store_of(args) if args.import_logs else common.store_to_read(args)
-    target = judge.target_of(question)
+    target = target_of(question)
     answer = judge.answer(question, target, records_of_cell(store, question, target.method))
     if args.import_logs:
         _import(store, question, target)
@@ -115,7 +116,7 @@ def do_judge(args: argparse.Namespace) -> int:
 
 def _cell(args: argparse.Namespace) -> tuple[str, str, str]:
     """Return teacher, student and method. Raises `InputError` for names that nobody knows, and a teacher."""
-    named = argparse.Namespace(pair=args.pair, method=args.method, dataset=judge.DATASET, metric="top1")
+    named = argparse.Namespace(pair=args.pair, method=args.method, dataset=DATASET, metric="top1")
     teacher, student, method, _ = published_cell(named)
     if method == "teacher":
         raise InputError(
@@ -156,7 +157,7 @@ def _logs(args: argparse.Namespace) -> tuple[Log, ...]:
         raise InputError(str(error)) from None
 
 
-def records_of_cell(store: Store, q: judge.Question, method: str) -> pd.DataFrame:
+def records_of_cell(store: Store, q: Question, method: str) -> pd.DataFrame:
     """Return the records of the cell under any protocol and profile: ours, reference, imported logs.
 
     method: as our runs name it.
@@ -171,18 +172,18 @@ def records_of_cell(store: Store, q: judge.Question, method: str) -> pd.DataFram
     return join(records, logs[same])
 
 
-def _keys_of_cell(store: Store, q: judge.Question, method: str) -> set[str]:
+def _keys_of_cell(store: Store, q: Question, method: str) -> set[str]:
     """Return the keys below the folders that runs of the cell have, without reading any other record."""
     teacher, name = (NONE, "plain") if method == "student" else (q.teacher, method)
     return {
         path.parent.relative_to(folder).as_posix()
         for folder in (store.folder, REFERENCE)
-        for cell in (folder / judge.DATASET).glob(f"*/*/{teacher}-{q.student}/{glob.escape(name)}")
+        for cell in (folder / DATASET).glob(f"*/*/{teacher}-{q.student}/{glob.escape(name)}")
         for path in record_files(cell)
     }
 
 
-def _import(store: Store, q: judge.Question, target: judge.Target) -> None:
+def _import(store: Store, q: Question, target: Target) -> None:
     """Write records of the complete logs."""
     complete = [log for log in q.logs if log.is_complete(target.epochs)]
     folder = common.writable(store.folder, "--results")
@@ -190,7 +191,7 @@ def _import(store: Store, q: judge.Question, target: judge.Target) -> None:
         imported_logs.write(
             folder,
             log,
-            dataset=judge.DATASET,
+            dataset=DATASET,
             protocol=q.protocol,
             teacher=q.teacher,
             student=q.student,

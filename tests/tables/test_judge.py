@@ -13,7 +13,8 @@ from results.published import seed_stds
 from results.published.causes import Cause, effects
 from results.store import REFERENCE, load
 from tables import judge, judge_text, statistics
-from tables.judge import Answer, Explains, Question, Teacher, target_of
+from tables.judge import Answer, Explains, Teacher
+from tables.judge_target import Question, target_of
 from tables.statistics import TAU, Sample
 from tables.verdicts import Verdict
 
@@ -79,6 +80,7 @@ def test_an_unknown_epoch_is_judged_by_both() -> None:
     best = ask(teacher_top1=79.42, their_code=True, epoch="best")
     last = ask(teacher_top1=79.42, their_code=True, epoch="last")
     assert a.judgement is not None and best.judgement is not None and last.shifted is not None
+    assert a.judgement.comparison.delta == pytest.approx(a.delta)
     low, high = a.judgement.comparison.interval()
     assert low == pytest.approx(best.judgement.comparison.interval()[0])
     assert high == pytest.approx(last.shifted.comparison.interval()[1])
