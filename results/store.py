@@ -161,9 +161,23 @@ class Store:
             return {"reason": "failure.json is damaged", "traceback": "", "time": ""}
         return usable(failure, FAILURE)
 
-    def write_failure(self, key: str, reason: str, traceback: str, time: str, blocked: bool = False) -> None:
-        """Record why a run failed. blocked: it could not start, because a run that it needs has no result."""
+    def write_failure(
+        self,
+        key: str,
+        reason: str,
+        traceback: str,
+        time: str,
+        blocked: bool = False,
+        settings: dict[str, Any] | None = None,
+    ) -> None:
+        """Record why a run failed.
+
+        blocked: it could not start, because a run that it needs has no result. settings: those of the run,
+        which tell it from others of the same name.
+        """
         failure = {"key": key, "reason": reason, "traceback": traceback, "time": time, "blocked": blocked}
+        if settings is not None:
+            failure["settings"] = settings
         write_json(self.path(key) / "failure.json", failure)
 
     def was_blocked(self, key: str) -> bool:
@@ -179,10 +193,17 @@ class Store:
         path = self.path(key) / "record.json"
         if not path.is_file() or self.record(key) is not None or self.newer_record(key):
             return None
-        numbers = (f"-{n}" if n else "" for n in itertools.count())
-        aside = next(p for n in numbers if not (p := path.with_name(f"record.unusable{n}.json")).exists())
-        path.rename(aside)
-        return aside
+        return _aside(path, "unusable")
+
+    def set_diverged_aside(self, key: str) -> Path | None:
+        """Rename the record of a diverged run, so that it is trained again, and return its new path.
+
+        None if the run has no record, or has not diverged.
+        """
+        record = self.record(key)
+        if record is None or record["status"] != "diverged":
+            return None
+        return _aside(self.path(key) / "record.json", "diverged")
 
     def clear_failure(self, key: str) -> bool:
         """Delete the failure, so that the run is tried again. Returns whether there was one."""
@@ -253,6 +274,14 @@ class Store:
         if self.failure(key) is not None:
             return "failed"
         return "started" if (self.path(key) / "checkpoint.pt").exists() else "absent"
+
+
+def _aside(path: Path, why: str) -> Path:
+    """Rename a record to `record.WHY.json`, with a number if there is one, and return its new path."""
+    numbers = (f"-{n}" if n else "" for n in itertools.count())
+    aside = next(p for n in numbers if not (p := path.with_name(f"record.{why}{n}.json")).exists())
+    path.rename(aside)
+    return aside
 
 
 _REQUIRED: dict[str, type | tuple[type, ...]] = {

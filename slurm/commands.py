@@ -26,6 +26,8 @@ ENDED_STATES = (
 )
 """States of jobs that squeue still lists although they have ended."""
 
+STARTED_STATES = ("CONFIGURING", "RUNNING")
+
 
 class SlurmError(InputError):
     """A Slurm command failed. The message is one line."""
@@ -124,6 +126,11 @@ class QueuedJob:
     reason: str
     """Why it waits."""
     user: str
+
+    @property
+    def has_started(self) -> bool:
+        """Whether it has a node: it runs, or will in a moment."""
+        return self.state in STARTED_STATES
 
 
 def squeue(names: Sequence[str] = ()) -> list[QueuedJob]:

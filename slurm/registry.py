@@ -2,6 +2,7 @@
 
     .slurm/lock              held by the process that is submitting now (a claim: it ends with that process)
            arrays/NAME.json  one array: its job id, its packs (each a list of run keys), its dependencies
+           cancelled/ID      an empty file: `cancel` has cancelled this job
            jobs/NAME/        submitit's folder of one submission: batch scripts, pickles, the jobs' output
            snapshots/HASH/   the code that jobs run
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -164,12 +165,39 @@ def queued_runs(results: Path, arrays: list[JobArray] | None = None) -> dict[str
     return queued
 
 
-def queue_lines(results: Path) -> dict[str, str]:
-    """Return a `queue_line` for each run in the queue, by key. Empty if Slurm does not answer."""
+def queued_jobs(results: Path) -> dict[str, QueuedJob]:
+    """Return the job of each run in the queue, by key. Empty if Slurm does not answer."""
     try:
-        return {key: queue_line(run.job) for key, run in queued_runs(results).items()}
+        return {key: run.job for key, run in queued_runs(results).items()}
     except commands.SlurmError:
         return {}
+
+
+def queue_lines(results: Path) -> dict[str, str]:
+    """Return a `queue_line` for each run in the queue, by key. Empty if Slurm does not answer."""
+    return {key: queue_line(job) for key, job in queued_jobs(results).items()}
+
+
+def mark_cancelled(results: Path, ids: Iterable[str]) -> None:
+    """Remember that these jobs were cancelled by their user, so that they do not count as lost."""
+    folder = registry_folder(results) / "cancelled"
+    folder.mkdir(parents=True, exist_ok=True)
+    for job_id in ids:
+        (folder / job_id).touch()
+
+
+def was_cancelled(results: Path, job_id: str) -> bool:
+    """Return whether `mark_cancelled` was called for a job."""
+    return (registry_folder(results) / "cancelled" / job_id).exists()
+
+
+def latest_jobs(arrays: Iterable[JobArray]) -> dict[str, tuple[str, JobArray]]:
+    """Return the latest job of each run, by key: its id and its array. arrays: oldest first."""
+    latest: dict[str, tuple[str, JobArray]] = {}
+    for array in arrays:
+        for job_id, pack in zip(array.ids(), array.packs, strict=False):
+            latest.update((key, (job_id, array)) for key in pack)
+    return latest
 
 
 def queue_line(job: QueuedJob) -> str:

@@ -49,7 +49,14 @@ def cancel(store: Store, keys: Collection[str]) -> Cancelled:
             kept |= newly_kept
         ids = sorted(cancelled)
         commands.scancel(ids)
+        registry.mark_cancelled(store.folder, ids)
         return Cancelled(ids=tuple(ids), kept=tuple(sorted(kept.items())))
+
+
+def cancelled_runs(store: Store, keys: Collection[str]) -> set[str]:
+    """Return those of these runs whose latest job was cancelled. keys: of runs that are not in the queue."""
+    jobs = {key: job for key, (job, _) in registry.latest_jobs(registry.read_arrays(store.folder)).items()}
+    return {key for key in keys if key in jobs and registry.was_cancelled(store.folder, jobs[key])}
 
 
 def lost(store: Store, states: dict[str, str]) -> list[dict[str, Any]]:
@@ -64,15 +71,12 @@ def lost(store: Store, states: dict[str, str]) -> list[dict[str, Any]]:
         queued = registry.queued_runs(store.folder, arrays)
     except commands.SlurmError:
         return []
-    latest: dict[str, tuple[str, str]] = {}
-    for array in arrays:
-        for job_id, pack in zip(array.ids(), array.packs, strict=False):
-            latest.update((key, (job_id, array.folder)) for key in pack)
+    latest = registry.latest_jobs(arrays)
     jobs: dict[str, tuple[Path, list[str]]] = {}
     for key, state in states.items():
         if state in ("absent", "started") and key in latest and key not in queued:
-            job_id, folder = latest[key]
-            jobs.setdefault(job_id, (registry.error_output(folder, job_id), []))[1].append(key)
+            job_id, array = latest[key]
+            jobs.setdefault(job_id, (registry.error_output(array.folder, job_id), []))[1].append(key)
     states_of_jobs = commands.sacct(list(jobs)[:500])
     return [
         {

@@ -65,7 +65,7 @@ def test_the_method_of_contributing_trains(tmp_path: Path) -> None:
     (tmp_path / "own.toml").write_text(
         'title = "One more row"\npaper = "own"\ntable = "t"\ndataset = "digits"\nprotocol = "crd"\n'
         "seeds = 1\n"
-        'columns = ["resnet14:resnet8"]\n[[rows]]\nlabel = "Huber"\nmethod = "huber"\n',
+        'columns = ["resnet14:resnet8"]\n[[rows]]\nlabel = "KD"\nmethod = "kd"\n',
         encoding="utf-8",
     )
     environment = {
@@ -74,7 +74,16 @@ def test_the_method_of_contributing_trains(tmp_path: Path) -> None:
         "RESULTS": str(tmp_path / "runs"),
         "PYTHONPATH": str(ROOT),
     }
-    small = ["--profile", "quick", "--set", "recipe.train_images=96", "--set", "recipe.test_images=50"]
+    small = [
+        "--methods",
+        "huber",
+        "--profile",
+        "quick",
+        "--set",
+        "recipe.train_images=96",
+        "--set",
+        "recipe.test_images=50",
+    ]
     outputs = []
     run = ["run", "own.toml", *small, "--threads", "1", "--device", "cpu"]
     for argv in (["methods", "huber"], run, ["table", "own.toml", *small, "--out", str(tmp_path / "out")]):

@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from benchmark.errors import hint
 from benchmark.spec import matrix, protocols
 from benchmark.text import decimal, program_name, whole
 
@@ -56,6 +57,13 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print one line and exit. argparse would print the usage too."""
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Report a value that is not allowed with the most similar one that is. argparse does not."""
+        if action.choices is not None and value not in action.choices:
+            allowed = [str(choice) for choice in action.choices]
+            message = f"unknown '{value}'{hint(str(value), allowed)}; allowed: {', '.join(allowed)}"
+            raise argparse.ArgumentError(action, message)
 
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
@@ -165,7 +173,8 @@ def add_selection_options(
         "--methods",
         default=None,
         metavar="M,..",
-        help="only these methods; the rows Teacher and Student always stay (default: all)",
+        help="only these methods; those without a row in the table are added to it, and the rows Teacher and "
+        "Student always stay (default: all)",
     )
     if single_runs:
         group.add_argument(

@@ -151,6 +151,8 @@ def select(args: argparse.Namespace, table_name: str = "", quiet: bool = False) 
         only_methods=listed_names("--methods", args.methods),
         overrides=overrides,
     )
+    if not quiet:
+        _note_added_rows(table, expansion)
     _check_overrides(overrides, expansion)
     _check_clips(expansion.dataset, path_of(args.data))
     runs = expansion.runs
@@ -165,6 +167,12 @@ def select(args: argparse.Namespace, table_name: str = "", quiet: bool = False) 
     if not quiet:
         _note_unused_teachers(args.teachers, resolver, expansion)
     return Selection(expansion, runs, profile, profile_is_default=args.profile is None)
+
+
+def _note_added_rows(table: matrix.Table, expansion: Expansion) -> None:
+    added = [row.label for row in expansion.table.rows if row not in table.rows]
+    if added:
+        print_note(f"{table.name} has no row {', '.join(added)}: added, without published values")
 
 
 def _check_clips(dataset: str, folder: Path) -> None:

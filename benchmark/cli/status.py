@@ -17,9 +17,11 @@ from benchmark.text import duration
 from results.store import Store
 from slurm import registry
 from slurm import state as slurm_state
+from slurm.commands import QueuedJob
 
-STATES = ("done", "running", "queued", "started", "failed", "diverged", "absent")
-"""Those of `Store.state`, and `queued`: waiting in a Slurm queue."""
+STATES = ("done", "running", "starting", "queued", "started", "cancelled", "failed", "diverged", "absent")
+"""Those of `Store.state`, and those of Slurm jobs: `queued`, `starting` (the job has a node, and has not
+begun with the run) and `cancelled` (by `cancel`, since the run was last submitted)."""
 
 WATCH_SECONDS = 5
 
@@ -45,9 +47,9 @@ def register(verbs: Any) -> None:
     p.set_defaults(do=do_status)
 
 
-def queued_jobs(store: Store) -> dict[str, str]:
-    """Return the runs that wait in a Slurm queue: key -> job. Empty if nothing was ever submitted."""
-    return registry.queue_lines(store.folder) if common.was_submitted(store) else {}
+def queued_jobs(store: Store) -> dict[str, QueuedJob]:
+    """Return the runs in a Slurm queue: key -> job. Empty if nothing was ever submitted."""
+    return registry.queued_jobs(store.folder) if common.was_submitted(store) else {}
 
 
 def lost_jobs(states: dict[str, str], store: Store) -> list[dict[str, Any]]:
@@ -68,10 +70,19 @@ def format_lost(jobs: list[dict[str, Any]]) -> str:
     return text
 
 
-def state_of(run: Run, store: Store, queued: dict[str, str]) -> str:
-    """Return one of `STATES`."""
-    state = store.state(run.key)
-    return "queued" if state in ("absent", "started", "failed") and run.key in queued else state
+def states_of(runs: Sequence[Run], store: Store, queued: dict[str, QueuedJob]) -> dict[str, str]:
+    """Return one of `STATES` for each run, by key."""
+    states = {run.key: store.state(run.key) for run in longwork.each(runs, "looking up the runs", "runs")}
+    waiting = {key for key, state in states.items() if state in ("absent", "started", "failed")}
+    for key in waiting & queued.keys():
+        if not queued[key].has_started:
+            states[key] = "queued"
+        elif states[key] != "failed":
+            states[key] = "starting"
+    if common.was_submitted(store):
+        idle = {key for key in waiting - queued.keys() if states[key] != "failed"}
+        states.update(dict.fromkeys(slurm_state.cancelled_runs(store, idle), "cancelled"))
+    return states
 
 
 def status_rows(runs: Sequence[Run], store: Store) -> tuple[list[dict[str, Any]], dict[str, str]]:
@@ -80,10 +91,10 @@ def status_rows(runs: Sequence[Run], store: Store) -> tuple[list[dict[str, Any]]
     A row has the number of runs in each state, the progress of those that are running (`live`), the jobs of
     those that are queued (`jobs`) and the reasons of those that failed (`errors`).
     """
-    states: dict[str, str] = {}
     queued = queued_jobs(store)
+    states = states_of(runs, store, queued)
     groups: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for run in longwork.each(runs, "looking up the runs", "runs"):
+    for run in runs:
         row = groups.setdefault(
             (run.protocol, run.pair, run.method),
             {
@@ -96,12 +107,13 @@ def status_rows(runs: Sequence[Run], store: Store) -> tuple[list[dict[str, Any]]
                 "errors": [],
             },
         )
-        state = states[run.key] = state_of(run, store, queued)
+        state = states[run.key]
         row[state] += 1
         if state == "running":
             row["live"].append(_live_run(run, store))
-        if state == "queued" and queued[run.key] not in row["jobs"]:
-            row["jobs"].append(queued[run.key])
+        if state in ("queued", "starting"):
+            line = registry.queue_line(queued[run.key])
+            row["jobs"] += [line] * (line not in row["jobs"])
         if state == "failed":
             failure = store.failure(run.key) or {}
             last_lines = str(failure.get("traceback", "")).splitlines()[-3:]
@@ -174,7 +186,7 @@ def do_status(args: argparse.Namespace) -> int:
             )
         else:
             print(format_status(rows) + format_lost(lost), flush=True)
-        if not args.watch or not any(r["running"] or r["queued"] for r in rows):
+        if not args.watch or not any(r["running"] or r["queued"] or r["starting"] for r in rows):
             return 0
         time.sleep(WATCH_SECONDS)
         print()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from benchmark import methods
@@ -184,10 +184,12 @@ def expand(
     """Expand a table under a profile to its cells and the runs that they need.
 
     seeds: replace those of the profile or the table.
-    pairs, only_methods: select columns, and rows by method or label; the Teacher and Student rows stay.
+    pairs, only_methods: select columns, and rows by method or label; the Teacher and Student rows stay. A
+    method that the table has no row for gets one, under the table's protocol (`with_rows_for`).
 
-    Raises `InputError` for a pair or method that the table does not have.
+    Raises `InputError` for a pair that the table does not have, and for an unknown method.
     """
+    table = with_rows_for(table, only_methods)
     p = protocols.get_profile(profile)
     expander = Expander(
         table=table,
@@ -222,6 +224,28 @@ def expand(
         runs=tuple(runs),
         overrides=overrides,
     )
+
+
+def with_rows_for(table: Table, only_methods: Sequence[str]) -> Table:
+    """Return the table with a row for each of these methods that it has none for, at its end.
+
+    So a method of one's own is compared with a table's without a copy of the table. Words that name neither a
+    row nor methods are left to `expand`, which reports them.
+    """
+    known = {name for row in table.rows for name in (row.method.lower(), row.label.lower())}
+    new = list(dict.fromkeys(m.lower() for m in only_methods))
+    trainable = set(methods.names())
+    rows = [
+        Row(
+            label="+".join(methods.get(part).title for part in name.split("+")),
+            method=name,
+            protocol=table.protocol,
+            published=name,
+        )
+        for name in new
+        if name not in known and trainable.issuperset(name.split("+"))
+    ]
+    return replace(table, rows=(*table.rows, *rows)) if rows else table
 
 
 def _columns(table: Table, profile: str, pairs: Sequence[str]) -> Sequence[tuple[str, str]]:

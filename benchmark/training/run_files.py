@@ -66,7 +66,7 @@ class RunFiles:
             checkpoint.write_curve(self.folder / "curve.csv", active.curve)
         self.log(
             f"{'resumed' if active.resumes else 'began'} at stage {active.stage.name}, "
-            f"epoch {active.epoch + 1}; pack of {pack.size}; {conditions}"
+            f"epoch {active.epoch + 1}; pack of {pack.size}; {in_words(conditions)}"
         )
 
     def _complete(self, active: ActiveRun) -> None:
@@ -275,14 +275,24 @@ class RunFiles:
         text = str(error).splitlines()[0] if str(error) else ""
         reason = text if isinstance(error, MethodError) else f"{type(error).__name__}: {text}"
         trace = "".join(traceback.format_exception(error))
-        self.store.write_failure(self.run.key, reason=reason, traceback=trace, time=now())
+        self.store.write_failure(
+            self.run.key, reason=reason, traceback=trace, time=now(), settings=self.run.settings
+        )
         self.log(trace)
         return reason
 
     def block(self, reason: str) -> None:
         """Store that the run cannot be trained because a run that it needs has no result."""
-        self.store.write_failure(self.run.key, reason=reason, traceback="", time=now(), blocked=True)
+        self.store.write_failure(
+            self.run.key, reason=reason, traceback="", time=now(), blocked=True, settings=self.run.settings
+        )
         self.log(f"blocked: {reason}")
+
+
+def in_words(conditions: Mapping[str, Any]) -> str:
+    """Return conditions as text, without those that are not set: `device cpu, channels last, threads 1`."""
+    named = ((name.replace("_", " "), value) for name, value in conditions.items())
+    return ", ".join(n if v is True else f"{n} {v}" for n, v in named if v is not None and v is not False)
 
 
 def epochs_done(store: Store, run: Run) -> int:

@@ -6,17 +6,20 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from slurm_kit import ROOT, drill_runs
 
+from benchmark.cli import status
 from benchmark.errors import InputError
 from results.store import Store, record_files
 from slurm import commands, registry, script, snapshot
 from slurm.cluster import load_cluster
 from slurm.commands import QueuedJob
 from slurm.registry import JobArray
+from slurm.state import cancel
 from slurm.submit import run_states
 
 
@@ -164,3 +167,30 @@ def test_run_states(tmp_path: Path) -> None:
     assert states[teachers["resnet14"].key] == "failed" and states[teachers["wrn_16_2"].key] == "queued"
     assert {states[students["resnet8", m].key] for m in ("kd", "at", "sp")} == {"blocked"}
     assert [states[students["wrn_16_1", m].key] for m in ("kd", "at", "sp")] == ["absent", "absent", "failed"]
+
+
+def test_status_tells_starting_and_cancelled_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = drill_runs(tmp_path)[:3]
+    first, second, third = (run.key for run in runs)
+    pack = replace(array("one"), packs=((first,), (second,), (third,)))
+    registry.write_array(tmp_path, pack)
+    queue = [QueuedJob(f"7_{i}", "one", "RUNNING", "node1", "None", "me") for i in range(2)]
+    queue.append(QueuedJob("7_2", "one", "PENDING", "", "Priority", "me"))
+    monkeypatch.setattr(commands, "squeue", lambda names: queue)
+    ended: list[str] = []
+    monkeypatch.setattr(commands, "scancel", ended.extend)
+    store = Store(tmp_path)
+    store.write_failure(second, "out of memory", "", "2026-01-01")
+
+    def states() -> list[str]:
+        return list(status.status_rows(runs, store)[1].values())
+
+    assert states() == ["starting", "failed", "queued"]
+    rows = status.status_rows(runs, store)[0]
+    assert sum(row["starting"] for row in rows) == 1 and "7_0 RUNNING on node1" in status.format_status(rows)
+    assert cancel(store, {first}).ids == ("7_0",) == tuple(ended)
+    del queue[0]
+    assert states() == ["cancelled", "failed", "queued"]
+    assert not status.lost_jobs(dict(zip((first, second, third), states(), strict=True)), store)
+    registry.write_array(tmp_path, replace(array("later", job="9"), packs=((first,),), time=99.0))
+    assert states()[0] == "absent", "it was submitted again, and that job was not cancelled"

@@ -8,6 +8,7 @@ import pytest
 
 from benchmark.errors import InputError
 from benchmark.spec import matrix
+from tables.published_cells import PublishedCells
 
 
 @pytest.mark.parametrize("name", matrix.table_names())
@@ -118,3 +119,22 @@ def test_settings_are_parsed() -> None:
 def test_a_wrong_setting_is_an_error(text: str, problem: str) -> None:
     with pytest.raises(InputError, match=problem):
         matrix.parse_overrides([text])
+
+
+def test_a_method_without_a_row_gets_one() -> None:
+    table = matrix.load_table("crd-table1")
+    options = {"pairs": ["resnet56:resnet20"], "seeds": [0]}
+    e = matrix.expand(table, "quick", only_methods=["kd", "DIST", "dist+kd"], **options)  # type: ignore[arg-type]
+    assert [row.label for row in e.table.rows[len(table.rows) :]] == ["DIST", "DIST+KD"]
+    shown = {c.row.method: c for c in e.cells}
+    assert set(shown) == {"teacher", "student", "kd", "dist", "dist+kd"}
+    assert [r.method for r in shown["dist"].runs] == ["dist"]
+    assert {r.protocol for c in e.cells for r in c.runs} == {"crd"}
+    published = PublishedCells.read(table.dataset)
+    assert published.of(e.table, shown["kd"]) is not None and published.of(e.table, shown["dist"]) is None
+    usual = matrix.expand(table, "quick", only_methods=["kd"], **options)  # type: ignore[arg-type]
+    assert {r.key for r in usual.runs} < {r.key for r in e.runs}, "the other rows are as without it"
+    with pytest.raises(InputError, match="did you mean kd"):
+        matrix.expand(table, "quick", only_methods=["kdd"], **options)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="unknown method"):
+        matrix.expand(table, "quick", only_methods=["plain"], **options)  # type: ignore[arg-type]
