@@ -98,21 +98,32 @@ def ranks(scores: Mapping[str, Mapping[str, float]]) -> tuple[list[Rank], tuple[
     A method is left out if it has no number on some pair. Pairs with fewer than two methods do not count.
     scores: pair -> method -> top-1.
     """
-    pairs = sorted(p for p in scores if len(scores[p]) > 1)
-    every = sorted({m for p in pairs for m in scores[p]})
-    methods = [m for m in every if all(m in scores[p] for p in pairs)]
-    left_out = tuple(m for m in every if m not in methods)
+    methods, per_pair = complete_ranks(scores)
+    left_out = tuple(sorted({m for s in scores.values() if len(s) > 1 for m in s} - set(methods)))
+    pairs = len(per_pair)
     if len(methods) < 2:
         return [], left_out
-    per_pair = stats.rankdata(-np.array([[scores[p][m] for m in methods] for p in pairs]), axis=1)
-    half = rank_half_widths(per_pair) if len(pairs) > 1 else None
+    half = rank_half_widths(per_pair) if pairs > 1 else None
     ranked = []
     for i, m in enumerate(methods):
         centre = float(per_pair[:, i].mean())
         low = None if half is None else max(1.0, centre - float(half[i]))
         high = None if half is None else min(float(len(methods)), centre + float(half[i]))
-        ranked.append(Rank(method=m, mean=centre, low=low, high=high, pairs=len(pairs)))
+        ranked.append(Rank(method=m, mean=centre, low=low, high=high, pairs=pairs))
     return sorted(ranked, key=lambda r: (r.mean, r.method)), left_out
+
+
+def complete_ranks(scores: Mapping[str, Mapping[str, float]]) -> tuple[list[str], np.ndarray]:
+    """Return the methods that have a number on every pair, and their ranks [pairs, methods].
+
+    Pairs with fewer than two methods do not count. scores: pair -> method -> top-1.
+    """
+    pairs = sorted(p for p in scores if len(scores[p]) > 1)
+    every = sorted({m for p in pairs for m in scores[p]})
+    methods = [m for m in every if all(m in scores[p] for p in pairs)]
+    if not methods:
+        return [], np.empty((len(pairs), 0))
+    return methods, stats.rankdata(-np.array([[scores[p][m] for m in methods] for p in pairs]), axis=1)
 
 
 def rank_half_widths(per_pair: np.ndarray, confidence: float = 0.95) -> np.ndarray:

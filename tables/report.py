@@ -53,13 +53,16 @@ def write_report(
     store: Store,
     out: Path | str = "report",
     published: PublishedCells | None = None,
+    suffix: str | None = None,
 ) -> Path:
     """Write `<out>/index.html` and return its path. frame: `results.load()`. store: has the runs' curves.
 
     With settings of `--set` the name is `index-set-<settings>.html`, so that the page of the tables' own
-    settings is kept.
+    settings is kept. suffix: what follows `index` (default: the tables' settings).
     """
-    path = Path(out) / f"index{max((e.suffix for e in expansions), default='')}.html"
+    if suffix is None:
+        suffix = max((e.suffix for e in expansions), default="")
+    path = Path(out) / f"index{suffix}.html"
     text = page(expansions, frame, store, published)
     with atomic(path) as f:
         f.write(text)

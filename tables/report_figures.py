@@ -10,6 +10,7 @@ from benchmark.spec.matrix import Expansion
 from tables import svg
 from tables.between_methods import power_note, ranks
 from tables.cells import BASELINE_ROWS, BEST_LEGEND, CellResult, number, rank_rule
+from tables.critical_difference import caption, critical_difference, diagram
 from tables.diff import CellDiff
 from tables.verdicts import Verdict
 
@@ -69,12 +70,19 @@ def figures(e: Expansion, results: Sequence[CellResult], diffs: Sequence[CellDif
             ),
             _fold("Heat map of differences", svg.heat_map(diffs), HEAT),
             _fold("Ranks of the methods over the pairs", svg.ranks(ranked), rank_caption),
+            _fold("Critical differences of the ranks", *_critical(scores, epoch)),
             _fold("Last versus best epoch", svg.dumbbells(_last_best(results)), LAST_BEST),
             _fold("Cost of each row", svg.bars(_costs(results), "h"), COST),
         ]
     )
     power = f'<p class="meta">Power: {html.escape(power_note(n))}</p>' if n else ""
     return f'<div class="figures">{folds}</div>{power}'
+
+
+def _critical(scores: dict[str, dict[str, float]], epoch: str) -> tuple[str, str]:
+    """Return the diagram of critical differences and its caption, "" with too few pairs or methods."""
+    c = critical_difference(scores)
+    return ("", "") if c is None else (diagram(c), caption(c, epoch))
 
 
 def _fold(title: str, body: str, caption: str, css: str = "figure") -> str:

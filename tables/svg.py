@@ -32,11 +32,13 @@ ROW = 18
 LABEL = 150
 
 
-def _text(x: float, y: float, text: str, anchor: str = "start", css: str = "") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{css}">{html.escape(text)}</text>'
+def text(x: float, y: float, content: str, anchor: str = "start", css: str = "") -> str:
+    """Return a text element."""
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{css}">{html.escape(content)}</text>'
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, css: str) -> str:
+def line(x1: float, y1: float, x2: float, y2: float, css: str) -> str:
+    """Return a line element."""
     return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="{css}"/>'
 
 
@@ -44,7 +46,8 @@ def _circle(x: float, y: float, radius: float, css: str) -> str:
     return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}" class="{css}"/>'
 
 
-def _svg(width: float, height: float, body: Sequence[str], label: str) -> str:
+def draw(width: float, height: float, body: Sequence[str], label: str) -> str:
+    """Return a picture of these elements. label: for readers who do not see it."""
     return (
         f'<svg viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}" role="img" '
         f'aria-label="{html.escape(label, quote=True)}">{"".join(body)}</svg>'
@@ -60,11 +63,14 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
     return [round(i * step, 10) for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-class _Scale:
-    """Maps values from `low` to `high` (with some padding) to x positions from `left` to `right`."""
+class Scale:
+    """Maps values from `low` to `high` to x positions from `left` to `right`.
 
-    def __init__(self, low: float, high: float, left: float, right: float) -> None:
-        pad = 0.04 * (high - low) or 0.5
+    padding: added at both ends, as a share of the range.
+    """
+
+    def __init__(self, low: float, high: float, left: float, right: float, padding: float = 0.04) -> None:
+        pad = padding * (high - low) or (0.5 if padding else 0.0)
         self.low, self.high, self.left, self.right = low - pad, high + pad, left, right
 
     def __call__(self, value: float) -> float:
@@ -75,8 +81,8 @@ class _Scale:
         parts = []
         for t in ticks(self.low, self.high):
             parts += [
-                _line(self(t), top, self(t), bottom, "rule"),
-                _text(self(t), bottom + 12, f"{t:g}", "middle", "tick"),
+                line(self(t), top, self(t), bottom, "rule"),
+                text(self(t), bottom + 12, f"{t:g}", "middle", "tick"),
             ]
         return parts
 
@@ -108,14 +114,14 @@ def _forest(cells: Sequence[CellDiff], pair: str) -> str:
         marks.append((d, d.ours, our_interval, d.published, their_interval))
     # one wide interval (n = 2 or 3) must not squeeze the rest: the axis follows the points, intervals are cut
     points = [v for _, ours, _, theirs, _ in marks for v in (ours, theirs)]
-    scale = _Scale(min(points) - 1, max(points) + 1, LABEL, 380)
+    scale = Scale(min(points) - 1, max(points) + 1, LABEL, 380)
     bottom = ROW * len(cells) + 6
     body = scale.axis(2, bottom)
     for i, (d, ours, (low, high, assumed), theirs, (low2, high2, assumed2)) in enumerate(marks):
         y = ROW * i + 12
         faint = " faint" if d.verdict == Verdict.NOT_COMPARABLE else ""
         body.append(
-            _text(
+            text(
                 LABEL - 8,
                 y + 4,
                 f"{MARKS[d.verdict]} {d.label}{d.best_mark}",
@@ -128,7 +134,7 @@ def _forest(cells: Sequence[CellDiff], pair: str) -> str:
             (theirs, low2, high2, assumed2, 4, True),
         ):
             a, b = (min(max(scale(v), LABEL), 384) for v in (a, b))
-            body.append(_line(a, y + dy, b, y + dy, f"whisker{' dashed' if dashed else ''}{faint}"))
+            body.append(line(a, y + dy, b, y + dy, f"whisker{' dashed' if dashed else ''}{faint}"))
             x = scale(mean)
             if square:
                 body.append(
@@ -136,7 +142,7 @@ def _forest(cells: Sequence[CellDiff], pair: str) -> str:
                 )
             else:
                 body.append(_circle(x, y + dy, 3.2, f"dot v-{d.verdict.css}{faint}"))
-    return _svg(400, bottom + 20, body, f"regenerated and published top-1 of {pair}")
+    return draw(400, bottom + 20, body, f"regenerated and published top-1 of {pair}")
 
 
 def heat_map(diffs: Sequence[CellDiff]) -> str:
@@ -150,7 +156,7 @@ def heat_map(diffs: Sequence[CellDiff]) -> str:
     body = []
     for j, pair in enumerate(columns):
         for k, name in enumerate(pair.split(":")):
-            body.append(_text(left + width * (j + 0.5), 11 + 12 * k, name, "middle", "tick"))
+            body.append(text(left + width * (j + 0.5), 11 + 12 * k, name, "middle", "tick"))
     for d in diffs:
         i, j = rows.index(d.label), columns.index(d.pair)
         x, y = left + width * j, 30 + height * i
@@ -164,7 +170,7 @@ def heat_map(diffs: Sequence[CellDiff]) -> str:
             "" if d.delta is None else f" {signed(d.delta)}{d.best_mark}".replace("-", MINUS)
         )
         body.append(
-            _text(
+            text(
                 x + width / 2 - 1,
                 y + 14,
                 shown,
@@ -172,49 +178,49 @@ def heat_map(diffs: Sequence[CellDiff]) -> str:
                 "value" + (" strong" if d.verdict in DIFFERING else ""),
             )
         )
-    body += [_text(left - 8, 30 + height * i + 14, label, "end", "label") for i, label in enumerate(rows)]
-    return _svg(left + width * len(columns), 34 + height * len(rows), body, "heat map of differences")
+    body += [text(left - 8, 30 + height * i + 14, label, "end", "label") for i, label in enumerate(rows)]
+    return draw(left + width * len(columns), 34 + height * len(rows), body, "heat map of differences")
 
 
 def ranks(ranked: Sequence[Rank]) -> str:
     """Draw mean ranks with intervals, best on top. "" if there is none."""
     if not ranked:
         return ""
-    scale = _Scale(1, max(r.high or r.mean for r in ranked), LABEL, 480)
+    scale = Scale(1, max(r.high or r.mean for r in ranked), LABEL, 480)
     bottom = ROW * len(ranked) + 6
     body = scale.axis(2, bottom)
     for i, r in enumerate(ranked):
         y = ROW * i + 12
         body += [
-            _text(LABEL - 8, y + 4, r.method, "end", "label"),
+            text(LABEL - 8, y + 4, r.method, "end", "label"),
             *(
                 []
                 if r.low is None or r.high is None
-                else [_line(scale(r.low), y, scale(r.high), y, "whisker")]
+                else [line(scale(r.low), y, scale(r.high), y, "whisker")]
             ),
             _circle(scale(r.mean), y, 3.5, "dot"),
-            _text(490, y + 4, f"{r.mean:.1f}", "start", "value"),
+            text(490, y + 4, f"{r.mean:.1f}", "start", "value"),
         ]
-    return _svg(530, bottom + 20, body, "mean ranks of the methods")
+    return draw(530, bottom + 20, body, "mean ranks of the methods")
 
 
 def dumbbells(rows: Sequence[tuple[str, float, float]]) -> str:
     """Draw each `(label, last, best)` as two marks on a line. "" if there is none."""
     if not rows:
         return ""
-    scale = _Scale(min(last for _, last, _ in rows), max(best for _, _, best in rows), LABEL, 480)
+    scale = Scale(min(last for _, last, _ in rows), max(best for _, _, best in rows), LABEL, 480)
     bottom = ROW * len(rows) + 6
     body = scale.axis(2, bottom)
     for i, (label, last, best) in enumerate(rows):
         y = ROW * i + 12
         body += [
-            _text(LABEL - 8, y + 4, label, "end", "label"),
-            _line(scale(last), y, scale(best), y, "whisker"),
+            text(LABEL - 8, y + 4, label, "end", "label"),
+            line(scale(last), y, scale(best), y, "whisker"),
             _circle(scale(best), y, 4, "ring"),
             _circle(scale(last), y, 3, "dot"),
-            _text(490, y + 4, signed(best - last), "start", "value"),
+            text(490, y + 4, signed(best - last), "start", "value"),
         ]
-    return _svg(540, bottom + 20, body, "last and best top-1 of each row")
+    return draw(540, bottom + 20, body, "last and best top-1 of each row")
 
 
 def bars(rows: Sequence[tuple[str, float]], unit: str) -> str:
@@ -227,8 +233,8 @@ def bars(rows: Sequence[tuple[str, float]], unit: str) -> str:
         y = ROW * i + 12
         length = 320 * value / most
         body += [
-            _text(LABEL - 8, y + 4, label, "end", "label"),
+            text(LABEL - 8, y + 4, label, "end", "label"),
             f'<rect x="{LABEL}" y="{y - 6}" width="{length:.1f}" height="12" class="bar"/>',
-            _text(LABEL + length + 6, y + 4, f"{value:.3g} {unit}", "start", "value"),
+            text(LABEL + length + 6, y + 4, f"{value:.3g} {unit}", "start", "value"),
         ]
-    return _svg(560, ROW * len(rows) + 12, body, "cost of each row")
+    return draw(560, ROW * len(rows) + 12, body, "cost of each row")

@@ -8,6 +8,7 @@ from typing import Any
 from benchmark import data, longwork
 from benchmark.cli import common, options
 from benchmark.cli.common import print_note
+from benchmark.cli.report_groups import more_tables
 from benchmark.cli.selection import NotInTable, Selection, listed_names, select
 from benchmark.cli.tables import load_records, note_unpublished
 from benchmark.data.clips import NAME as CLIPS
@@ -15,7 +16,7 @@ from benchmark.errors import InputError, unknown
 from benchmark.spec import matrix, protocols
 from benchmark.spec.runs import parse_pair
 from benchmark.text import plural
-from results.store import REFERENCE, record_keys
+from results.store import REFERENCE, Store, record_keys
 from tables.report import write_report
 
 
@@ -25,7 +26,8 @@ def register(verbs: Any) -> None:
         "report",
         summary="write one HTML page with all tables, curves and verdicts",
         details="Writes a self-contained index.html from the records that exist, and prints its path. "
-        "Without a TABLE it shows all tables that have a record.",
+        "Without a TABLE it shows all tables that have a record, and again those of other profiles, settings "
+        "(--set) or teachers that have some.",
         example="report crd-table1 --profile paper",
     )
     p.add_argument(
@@ -41,11 +43,15 @@ def do_report(args: argparse.Namespace) -> int:
     out, store = common.folder_of(common.path_of(args.out), "--out"), common.store_to_read(args)
     keys = set() if args.tables else record_keys(store.folder) | record_keys(REFERENCE)
     chosen, profile = choose_tables(args, keys)
+    suffix = max((c.expansion.suffix for c in chosen), default="")
+    if not args.tables:
+        chosen = with_groups(args, chosen, keys, store)
     common.writable(out, "--out")
     frame = load_records(store, (run for c in chosen for run in c.expansion.runs))
-    if not args.tables and args.profile is None and profile != chosen[0].expansion.profile:
+    shown = dict.fromkeys(c.expansion.profile for c in chosen)
+    if not args.tables and args.profile is None and profile not in shown:
         print_note(
-            f"no record of profile {profile}; showing {chosen[0].expansion.profile} instead "
+            f"no record of profile {profile}; showing {', '.join(shown)} instead "
             "(choose with PROFILE= or --profile)"
         )
     if not args.tables and not data.info(CLIPS).identity and any(key.startswith(f"{CLIPS}/") for key in keys):
@@ -63,7 +69,7 @@ def do_report(args: argparse.Namespace) -> int:
         for c in chosen:
             note_unpublished(c.expansion.table)
     with longwork.task(f"writing the report on {plural(len(chosen), 'table')}"):
-        page = write_report([c.expansion for c in chosen], frame, store, out)
+        page = write_report([c.expansion for c in chosen], frame, store, out, suffix=suffix)
     print(page)
     return 0
 
@@ -93,6 +99,19 @@ def choose_tables(args: argparse.Namespace, keys: set[str]) -> tuple[list[Select
         if with_records := [s for s in candidates if any(r.key in keys for r in s.runs)]:
             return with_records, default
     return selections[:1], default
+
+
+def with_groups(
+    args: argparse.Namespace, chosen: list[Selection], keys: set[str], store: Store
+) -> list[Selection]:
+    """Return the tables, and more for the records that they lack.
+
+    A table whose only records are reference records that those have too gives way.
+    """
+    more = more_tables(narrow_by_table(args), chosen, keys, store)
+    others = {r.key for c in more for r in c.expansion.runs} - record_keys(store.folder)
+    kept = [c for c in chosen if any(r.key in keys - others for r in c.expansion.runs)]
+    return [*kept, *more] or chosen
 
 
 def narrow_by_table(args: argparse.Namespace) -> dict[str, argparse.Namespace]:

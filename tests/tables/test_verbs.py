@@ -207,7 +207,7 @@ def test_report_shows_the_profile_that_has_records_and_says_so(
     kit.write(store, [kit.record(e.cells[-1].runs[0], 70.0)])
     choice = ["report", "--results", str(store.folder), "--out", str(tmp_path / "out")]
     assert main(choice) == 0
-    assert "no record of profile quick; showing paper instead" in capsys.readouterr().err
+    assert "no record of profile quick; showing paper, short instead" in capsys.readouterr().err
     page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     assert 'data-table="sskd-table3"' in page and 'data-table="crd-table1"' not in page and "70.00" in page
     assert main([*choice, "--profile", "quick"]) == 0
