@@ -105,7 +105,7 @@ def _title(figure: Figure, expansion: Expansion, what: str) -> None:
 
 
 def heat_map_png(expansion: Expansion, results: Sequence[CellResult]) -> bytes:
-    """Draw the table: top-1 in each cell, shaded by the gain over the plain student of its column and group."""
+    """Draw the table: top-1, shaded by the gain over the plain student of its column and group."""
     rows = list(dict.fromkeys(r.cell.row for r in results))
     columns = list(dict.fromkeys((r.cell.teacher, r.cell.student) for r in results))
     rule = rank_rule(expansion.table)

@@ -170,9 +170,10 @@ def explanations(
     entries = [e for line in layout.entries for e in line]
     if any(e.rank for e in entries):
         epoch = "best epoch, chosen on the test set" if rule == "best" else "last epoch"
+        group = " and the group of rows" if any(row.group for row in layout.rows) else ""
         lines.append(
-            f"{best}: best method of the column; {second}: second; both by the mean of the {epoch}. A rank "
-            "alone is no evidence: see the paired differences in the report."
+            f"{best}: best method of the column{group}; {second}: second; both by the mean of the {epoch}. "
+            "A rank alone is no evidence: see the paired differences in the report."
         )
     flags = "".join(e.flag for e in entries)
     if "†" in flags:

@@ -4,13 +4,13 @@ A share keeps the schedule's epochs, so 25% of the images are a quarter of the s
 
 - `stratified`: every class keeps its proportion, and all seeds have the same images. It is scikit-learn's
   StratifiedShuffleSplit with random_state=0, as in HSAKD's train_student_few_shot.py.
-- `random`: images at random, other ones for each seed, as in DLKD's data set code (which has no seed; here the
-  run's seed decides).
+- `random`: images at random, other ones for each seed, as in DLKD's data set code (which has no seed; here
+  the run's seed decides).
 
 Noise changes labels of the images that the share has left, by the run's seed. The test set stays clean.
 
-- `permute`: the first `noise` of the images swap their labels among themselves, so the class counts stay (as in
-  DLKD's data set code).
+- `permute`: the first `noise` of the images swap their labels among themselves, so the class counts stay (as
+  in DLKD's data set code).
 - `uniform`: `noise` of the images, chosen at random, get a label drawn from all classes, the right one
   included. Of C classes, noise * (1 - 1/C) of all labels are wrong on average.
 """

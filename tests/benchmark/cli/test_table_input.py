@@ -79,7 +79,7 @@ method = "kd"
         ),
         (
             KD_ROW.replace("kd", "student") + "set = { ce = 0.5 }",
-            "('The row'): set has ce; rows of method student have no settings",
+            "('The row'): set has ce; rows of method student have no settings but recipe.FIELD",
         ),
         (
             KD_ROW + 'from = "crd/tabel1"',
