@@ -114,9 +114,9 @@ PROTOCOLS: dict[str, Protocol] = {
             wrn_norms="twice if read",
             mean=(0.5071, 0.4866, 0.4409),
             note="Best epoch on the test set. The other methods are combined with KD (`x+kd`): an early "
-            "version of SSKD's README prints CRD's CRD+KD values in the row CRD, and the published values are "
-            "far above CRD's and close to CRD's combinations with KD. The released code does not contain "
-            "these methods.",
+            "version of SSKD's README prints CRD's CRD+KD values in the row CRD, and the published values "
+            "are far above CRD's and close to CRD's combinations with KD. The released code does not "
+            "contain these methods.",
         ),
         Protocol(
             name="dlkd",
