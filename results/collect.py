@@ -24,7 +24,8 @@ from results.store import REFERENCE, Store
 def collect(source: Path, patterns: Sequence[str] = ("*",), target: Path = REFERENCE) -> list[str]:
     """Copy the runs below `source` whose key matches a pattern, and return their keys.
 
-    Runs that are finished in `target` are not replaced.
+    Runs that are finished in `target` are not replaced. A record that cannot be used is named on standard
+    error, and its run is left out.
     """
     store, copied = Store(source), []
     folders = {p.parent for name in ("curve.csv", "record.json") for p in source.rglob(name)}
@@ -32,6 +33,9 @@ def collect(source: Path, patterns: Sequence[str] = ("*",), target: Path = REFER
         key = folder.relative_to(source).as_posix()
         into = target / key
         if not any(fnmatch.fnmatch(key, f"*{p}*") for p in patterns) or (into / "record.json").exists():
+            continue
+        if problem := store.unusable(key):
+            print(f"skipped: {problem}", file=sys.stderr)
             continue
         into.mkdir(parents=True, exist_ok=True)
         record = store.record(key)

@@ -1,6 +1,6 @@
-"""clean: remove stale runs and teacher caches.
+"""clean: remove stale runs and teacher caches, and what killed processes left.
 
-The rules are in `benchmark.work.stale` and `stale_caches`.
+The rules are in `benchmark.work.stale`, `stale_caches` and `left_files`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from benchmark.cli import common, options
 from benchmark.cli.common import print_note
 from benchmark.cli.selection import resolver_of
 from benchmark.text import plural
-from benchmark.work import stale, stale_caches
+from benchmark.work import left_files, stale, stale_caches
 from results.store import Store
 
 
@@ -24,9 +24,9 @@ def register(verbs: Any) -> None:
         "clean",
         summary="remove stale runs; without --yes they are only listed",
         details="Lists the runs that no table uses any more, because the code, a method's revision or the "
-        "data have changed since, and what is left of teacher caches that nobody can use. With --yes they "
-        "are removed. Folders that are not runs, damaged records and what is being worked on are always "
-        "kept.",
+        "data have changed since, what is left of teacher caches that nobody can use, and what killed "
+        "processes left in finished runs. With --yes they are removed. Folders that are not runs, damaged "
+        "records and what is being worked on are always kept.",
         example="clean --unfinished --yes",
     )
     p.add_argument(
@@ -62,15 +62,23 @@ def do_clean(args: argparse.Namespace) -> int:
     caches = [c for c in stale_caches.find(store) if args.unfinished or not c.unfinished]
     for cache in caches:
         print(stale_caches.describe(cache))
+    left = list(left_files.find(store, leave_out={verdict.key for verdict in runs.to_remove}))
+    for files in left:
+        print(files.describe())
     what = plural(len(runs.to_remove), "run")
     if caches:
         what += f" and {plural(len(caches), 'file')} of teacher caches"
-    if not runs.to_remove and not caches:
+    if left:
+        what += f" and what is left in {plural(len(left), 'finished run')}"
+    if not runs.to_remove and not caches and not left:
         print_note("nothing is stale")
     elif not args.yes:
         print_note(f"{what} would be removed; add --yes to remove them")
     else:
         _remove(store, runs, caches)
+        if left:
+            number = sum(left_files.remove(store, files) for files in left)
+            print_note(f"what was left in {plural(number, 'finished run')} removed")
     return 0
 
 

@@ -81,20 +81,25 @@ def load_head(head: Run, store: Store, device: torch.device) -> dict[str, Any]:
     return state
 
 
-def check_file(store: Store, key: str, name: str) -> None:
-    """Check one of `FILES` of a finished run, if its record states the hash. Raises `Damaged`."""
+def check_file(store: Store, key: str, name: str) -> dict[str, Any]:
+    """Check one of `FILES` of a finished run, if its record states the hash. Raises `Damaged`.
+
+    Returns the weights that were read, an empty dictionary if there were none to check.
+    """
     if (stated := expected(store, key, name)) is None:
-        return
+        return {}
     path = store.path(key) / f"{name}.pt"
     content = checkpoint.load(path, torch.device("cpu"), checksum=stated if name == "state" else None)
     if content is None:
         raise Damaged(path, "the file is missing")
-    if name != "state":
-        state = dict(content.get("model", {}))
-        for entry, values in content.items():
-            if entry.startswith("at_test_"):
-                state |= _of_method(entry, values)
-        _compare(path, models.weights_hash(state), stated)
+    if name == "state":
+        return {}
+    state = dict(content.get("model", {}))
+    for entry, values in content.items():
+        if entry.startswith("at_test_"):
+            state |= _of_method(entry, values)
+    _compare(path, models.weights_hash(state), stated)
+    return state
 
 
 def expected(store: Store, key: str, name: str) -> str | None:
@@ -121,13 +126,24 @@ def _compare(path: Path, weights: str, stated: str | None) -> None:
 
 
 def require_intact(runs: Iterable[Run], store: Store) -> None:
-    """Raise `InputError` if a run needs a teacher or a head that is finished and whose file is damaged."""
+    """Raise `InputError` if a run needs a teacher or a head that is finished and cannot teach.
+
+    That is one whose file is damaged, or a teacher whose training has left weights that are not finite.
+    """
     for key, name in dict.fromkeys(_needed(runs)):
-        if store.record(key) is not None:
-            try:
-                check_file(store, key, name)
-            except Damaged as error:
-                raise InputError(str(error)) from error
+        if store.record(key) is None:
+            continue
+        try:
+            state = check_file(store, key, name)
+        except Damaged as error:
+            raise InputError(str(error)) from error
+        for tensor, values in state.items():
+            if values.is_floating_point() and not values.isfinite().all():
+                raise InputError(
+                    f"{key}: the training of this teacher has left values in {tensor} that are not finite "
+                    f"({name}.pt), so it cannot teach; leave its pairs out, or train it with another "
+                    "learning rate (--set recipe.lr=...)"
+                )
 
 
 def _needed(runs: Iterable[Run]) -> Iterator[tuple[str, str]]:

@@ -345,7 +345,9 @@ class PackTrainer:
         alive = [active for active in active_runs if active.failure is None]
         if alive:
             why = "to find the method that changes what they share" if careful else "without that method"
-            self.reporter.note(f"{plural(len(alive), 'run')} of its pack goes on from the last epoch, {why}")
+            self.reporter.note(
+                f"the pack goes on from the last epoch with {plural(len(alive), 'run')}, {why}"
+            )
         fresh = {id(active): self._open(active.run) for active in alive}
         self.active_runs = [
             active for old in self.active_runs if (active := fresh.get(id(old), old)) is not None

@@ -22,6 +22,7 @@ from benchmark.spec.plan import Pack, Plan
 from benchmark.spec.runs import Run
 from benchmark.training.pack import train_pack
 from benchmark.training.reporter import Outcome, Reporter, Status
+from benchmark.training.run_files import epochs_done
 from benchmark.work.order import WorkSettings, work_order
 from benchmark.work.waiting import Outcomes, train_all, trainable
 from results.claims import describe
@@ -40,7 +41,8 @@ def run_plan(
     A pack that fails does not stop the others. until: stop each run after this epoch. wait: wait for the runs
     that other processes train, and go on with those that need them (see `benchmark.work.waiting`).
     """
-    options = settings.training_options([pack.runs for pack in plan.packs], reporter, until)
+    settings = replace(settings, until=until)
+    options = settings.training_options([pack.runs for pack in plan.packs], reporter)
     gpus = torch.cuda.device_count() if options.execution.device == "cuda" else 0
     store = Store(settings.results)
 
@@ -95,7 +97,7 @@ def _train_on_gpus(
                         reporter.note(f"GPU {gpu}: {pack.name}")
                 for gpu, (process, pack) in list(working.items()):
                     if process.poll() is not None:
-                        outcomes |= {run.key: _outcome(run, store) for run in pack.runs}
+                        outcomes |= {run.key: _outcome(run, store, settings.until) for run in pack.runs}
                         del working[gpu]
                 time.sleep(0.5)
         finally:
@@ -122,8 +124,8 @@ def _start(pack: Pack, settings: WorkSettings, gpu: int) -> subprocess.Popen[byt
     return process
 
 
-def _outcome(run: Run, store: Store) -> Outcome:
-    """Return how a run ended in a worker process, according to its files."""
+def _outcome(run: Run, store: Store, until: int | None) -> Outcome:
+    """Return how a run ended in a worker process, according to its files. until: the last epoch to train."""
     state = store.state(run.key)
     if state in ("done", "diverged"):
         return Outcome(run, Status(state))
@@ -132,6 +134,8 @@ def _outcome(run: Run, store: Store) -> Outcome:
     failure = store.failure(run.key)
     if failure is not None:
         return Outcome(run, Status.FAILED, str(failure.get("reason", "")))
+    if until is not None and state == "started" and (done := epochs_done(store, run)) >= until:
+        return Outcome(run, Status.STOPPED, f"after epoch {done} of {run.recipe.epochs}, as requested")
     missing = next((needed for needed in run.needs_runs if not store.is_done(needed.key)), None)
     if missing is not None:
         reason = f"needs {missing.key}, which is {store.state(missing.key)}"

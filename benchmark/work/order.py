@@ -48,6 +48,8 @@ class WorkSettings:
     """`auto`, `on` or `off`: see benchmark/spec/teacher_cache_rule.py."""
     accept_edit: bool = False
     """See `TrainingOptions.accept_edit`."""
+    until: int | None = None
+    """See `TrainingOptions.until`."""
     execution: ExecutionRequest = field(default_factory=ExecutionRequest)
 
     def as_json(self) -> dict[str, Any]:
@@ -61,6 +63,7 @@ class WorkSettings:
             "keep": self.keep,
             "teacher_cache": self.teacher_cache,
             "accept_edit": self.accept_edit,
+            **({} if self.until is None else {"until": self.until}),
             "execution": asdict(self.execution),
         }
 
@@ -68,7 +71,6 @@ class WorkSettings:
         self,
         packs: Sequence[Sequence[Run]],
         reporter: Reporter | None = None,
-        until: int | None = None,
     ) -> TrainingOptions:
         """Return the trainer's options for these packs.
 
@@ -81,10 +83,13 @@ class WorkSettings:
             keep=self.keep,
             accept_weak_teacher=self.accept_weak_teacher,
             cached_teachers=self.cached_teachers(
-                packs, device=execution.torch_device.type, precision=execution.precision, until=until
+                packs,
+                device=execution.torch_device.type,
+                precision=execution.precision,
+                until=self.until,
             ),
             accept_edit=self.accept_edit,
-            until=until,
+            until=self.until,
             reporter=reporter or Reporter(),
         )
 
@@ -144,6 +149,7 @@ _SETTINGS = {
     "keep": str,
     "teacher_cache": str,
     "accept_edit": bool,
+    "until": int,
     "execution": dict,
 }
 _EXECUTION = {"device": str, "precision": str, "threads": int, "student_threads": int}
@@ -187,6 +193,7 @@ def settings_from_json(values: Any) -> WorkSettings:
         keep=values.get("keep", "all"),
         teacher_cache=values.get("teacher_cache", "auto"),
         accept_edit=values.get("accept_edit", False),
+        until=values.get("until"),
         execution=ExecutionRequest(**execution),
     )
 

@@ -14,7 +14,8 @@ Each round trains a small table (fp32, one thread) in a new folder. Its kind say
 Then every record, curve and weight is compared bit for bit with an undisturbed training. The exit code is 1
 if one differs, or if a worker ends with a traceback or with another exit code than it should; the command
 that repeats the round is printed, and its folder is kept. It repeats the same choices, but the clock and the
-order of two workers matter too. What becomes of flipped bits is only counted.
+order of two workers matter too. A flipped bit must be noticed, or have no effect on any other file; what
+becomes of it is counted.
 """
 
 from __future__ import annotations

@@ -156,7 +156,7 @@ def suspend(r: Round) -> None:
 
 
 def flip(r: Round) -> None:
-    """Flip a bit of a file that a later worker reads. Counts what becomes of it; nothing of it is a fault."""
+    """Flip a bit of a file that a later worker reads. It must be noticed, or have no effect on any result."""
     r.end(r.start(signal.SIGKILL, r.rng.randint(r.reference.calls // 4, r.reference.calls)), signal.SIGKILL)
     files = [
         path
@@ -177,13 +177,17 @@ def flip(r: Round) -> None:
     kind = "teacher cache" if teacher_cache.FOLDER in path.parts else path.name
     worker = r.start()
     code = worker.wait(LIMIT)
+    if code not in (0, 1, 2) or "Traceback" in worker.text():
+        raise Fault(f"exit code {code} after a bit was flipped in {path}")
     output = worker.text() + "".join(p.read_text() for p in r.results.rglob("failure.json"))
     flipped = f"{path.parent.relative_to(r.results).as_posix()}: {path.name}"
     different = compare.differences(r.reference.results, compare.results_of(r.results))
     if code != 0 or any(word in output for word in NOTICED):
         fate = "detected"
     else:
-        fate = "trained on silently" if set(different) - {flipped} else "without effect"
+        if wrong := [line for line in different if line != flipped]:
+            raise Fault("\n".join([f"trained on a flipped bit in {path} without notice:", *wrong]))
+        fate = "without effect"
     r.counts[f"bit flipped in {kind}: {fate}"] += 1
 
 

@@ -78,3 +78,16 @@ def test_the_reference_results_can_be_read() -> None:
     assert records and not skipped
     for path in REFERENCE.rglob("*"):
         assert path.suffix in ("", ".json", ".csv") and (path.is_dir() or path.stat().st_size < 200_000), path
+
+
+@pytest.mark.parametrize("content", ["{", "{}", json.dumps({"schema": 99})])
+def test_a_run_whose_record_cannot_be_used_is_named_and_left_out(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path / "runs", finished=True)
+    record = tmp_path / "runs" / KEY / "record.json"
+    record.write_text(content)
+    assert collect(tmp_path / "runs", ["*"], tmp_path / "kept") == []
+    assert not (tmp_path / "kept").exists()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(record) in line

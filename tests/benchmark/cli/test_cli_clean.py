@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -148,7 +149,7 @@ def test_an_old_key_is_removed_whole(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize(
-    "order", [[1], "x", 3, {}, {"key": KEY}, {**RUN.order(), "overrides": 3}, {**RUN.order(), "method": 3},
+    "order", [{}, {"key": KEY}, {**RUN.order(), "overrides": 3}, {**RUN.order(), "method": 3},
               {**RUN.order(), "protocol": ["crd"]}, {**RUN.order(), "protocol": "mine", "method": 3}], ids=str
 )  # fmt: skip
 def test_a_record_with_a_damaged_order_is_kept_and_named(
@@ -157,8 +158,18 @@ def test_a_record_with_a_damaged_order_is_kept_and_named(
     run = finished(tmp_path, order=order)
     clean(tmp_path)
     assert (run / "record.json").exists()
-    reason = stale.Reason.DAMAGED_ORDER if isinstance(order, dict) else stale.Reason.NO_ORDER
-    assert capsys.readouterr().out == f"{KEY}: kept: {reason.value}\n"
+    assert capsys.readouterr().out == f"{KEY}: kept: {stale.Reason.DAMAGED_ORDER.value}\n"
+
+
+@pytest.mark.parametrize("order", [[1], "x", 3], ids=str)
+def test_a_record_whose_order_is_no_object_cannot_be_used_and_is_kept(
+    order: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = finished(tmp_path) / "record.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "order": order}))
+    clean(tmp_path)
+    assert record.exists()
+    assert f"{KEY}: kept: {stale.Reason.UNUSABLE.value}: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -203,3 +214,24 @@ def test_plain_is_only_offered_where_it_is_allowed(capsys: pytest.CaptureFixture
     assert "plain" not in capsys.readouterr().err
     with pytest.raises(InputError, match="allowed: plain, "):
         methods.parse("nope")
+
+
+def test_what_a_killed_process_left_in_a_finished_run_is_removed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, busy = finished(tmp_path, RUN.key), finished(tmp_path, RUN.key.replace("seed0", "seed1"))
+    for folder in (run, busy):
+        (folder / "checkpoint.pt").write_bytes(b"x")
+    (run / "claim").write_text("")  # of a process that was killed while it claimed the run, long ago
+    os.utime(run / "claim", (0, 0))
+    claim = Store(tmp_path).claim(busy.relative_to(tmp_path).as_posix())
+    assert claim is not None
+    assert main(["clean", "--results", str(tmp_path)]) == 0
+    assert (run / "checkpoint.pt").exists()
+    clean(tmp_path)
+    claim.release()
+    assert [p.name for p in run.iterdir()] == ["record.json"]
+    assert (busy / "checkpoint.pt").exists()
+    printed = capsys.readouterr()
+    assert f"{RUN.key}: checkpoint.pt, claim, left by a process" in printed.out
+    assert "what was left in 1 finished run removed" in printed.err

@@ -153,3 +153,17 @@ def test_weights_that_are_not_kept_have_no_hash(folder: Path) -> None:
     train([run], folder, keep="none")
     record = Store(folder).record(run.key)
     assert record is not None and record["weights"] == {}
+
+
+def test_a_teacher_whose_weights_are_not_finite_is_refused_before_training(folder: Path) -> None:
+    store, (teacher,) = Store(folder), SIMKD.needs_runs
+    path = store.path(teacher.key) / "last.pt"
+    content = torch.load(path, weights_only=True)
+    next(iter(content["model"].values())).view(-1)[0] = float("nan")
+    torch.save(content, path)
+    record = store.record(teacher.key)
+    assert record is not None
+    record["weights"]["last"] = models.weights_hash(content["model"])  # as if its training had ended so
+    store.write_record(teacher.key, record)
+    with pytest.raises(InputError, match=r"not finite .*so it cannot teach"):
+        require_trainable([small_run("kd", recipe__epochs=1)], store, accept_edit=False)

@@ -10,7 +10,10 @@ import pytest
 from training_kit import small_run
 
 from benchmark.spec.plan import Pack
+from benchmark.training.execution import ExecutionRequest
+from benchmark.training.reporter import Status
 from benchmark.work import local, order
+from results.store import Store
 
 
 def test_a_worker_process_finds_the_user_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,3 +33,14 @@ def test_a_worker_process_finds_the_user_methods(tmp_path: Path, monkeypatch: py
     local._start(pack, order.WorkSettings(results=Path("r"), data=Path("d")), 1)
     assert started[0]["KD_METHODS"].split(os.pathsep) == [str(tmp_path / "mine"), str(tmp_path / "others")]
     assert started[0]["CUDA_VISIBLE_DEVICES"] == "1"
+
+
+def test_a_worker_process_stops_after_the_epoch_that_is_asked_for(tmp_path: Path) -> None:
+    run = small_run("plain", recipe__epochs=3)
+    settings = order.WorkSettings(
+        results=tmp_path, data=Path("data"), execution=ExecutionRequest(device="cpu", threads=1), until=1
+    )
+    (outcome,) = order.work(order.work_order([run], settings))
+    assert outcome.status == Status.STOPPED
+    assert local._outcome(run, Store(tmp_path), until=1) == outcome
+    assert local._outcome(run, Store(tmp_path), until=2).status == Status.FAILED

@@ -22,6 +22,7 @@ SETTINGS = WorkSettings(
     keep="none",
     teacher_cache="off",
     accept_edit=True,
+    until=3,
     execution=ExecutionRequest(device="cpu", precision="bf16", threads=4, student_threads=2),
 )
 
