@@ -181,9 +181,9 @@ def train_missing(args: argparse.Namespace, chosen: Selection) -> list[Outcome]:
         f"results in {store.folder}"
     )
     if execution.wants_kernels and not execution.kernels:
+        slower = "" if execution.torch_device.type == "cuda" else "slower than necessary: "
         print_note(
-            "slower than necessary: batch norms use PyTorch's operators, not our kernels "
-            f"({execution.kernels_error})"
+            f"{slower}batch norms use PyTorch's operators, not our kernels ({execution.kernels_error})"
         )
     common.note_many_threads(execution)
     outcomes = local.run_plan(

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmark.bench import norm_trials
+from benchmark.cli import bench_speed
 from benchmark.training.execution import Execution
 from models import gpu_norms
 from models.gpu_norms import Norms, Shape
@@ -262,7 +263,7 @@ def test_the_record_names_them(gpu: None, monkeypatch: pytest.MonkeyPatch) -> No
         assert not other.kernels and other.describe()["kernels"] is None
 
 
-def test_the_table_of_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_of_trials(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(norm_trials, "BATCH", 1)
     monkeypatch.setattr(norm_trials, "MAPS", ((8, 3), (5, 2)))
     rows = norm_trials.measure(norms_of(Kernels(), kernel_ms=4.0))
@@ -278,5 +279,9 @@ def test_the_table_of_trials(monkeypatch: pytest.MonkeyPatch) -> None:
         "used": False,
         "error": "",
     }
+    bench_speed._print_norm_trials(rows)
+    printed = [[c.strip() for c in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    assert ["8 of 3x3", "train", "yes", "2.000", "4.000", "no"] in printed
+    assert ["5 of 2x2, shortcut", "eval", "yes", "2.000", "4.000", "no"] in printed
     rows = norm_trials.measure(norms_of(Kernels(error=ValueError("no"))))
     assert {r["error"] for r in rows} == {"ValueError: no"} and not any(r["used"] for r in rows)
