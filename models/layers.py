@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from models import kernels
+from models import gpu_norms, kernels
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -35,13 +35,18 @@ class BatchNorm2d(nn.BatchNorm2d):
     def forward(self, x: Tensor, shortcut: Tensor | None = None, relu: bool = False) -> Tensor:
         """Return `norm(x) + shortcut`, after a ReLU if `relu`.
 
-        x, shortcut: `[B, C, H, W]`. In bf16 on a CPU all of it is one kernel (models/kernels.py).
+        x, shortcut: `[B, C, H, W]`. In bf16 all of it is one kernel on a CPU (models/kernels.py); on a GPU
+        one or two, for maps that gain by them (models/gpu_norms.py).
         """
         if kernels.fits(x, shortcut, self):
             if self.training:
                 return kernels.train(x, shortcut, self, relu)
             if not torch.is_grad_enabled():
                 return kernels.evaluate(x, shortcut, self, relu)
+        if (on_gpu := gpu_norms.used_for(x, shortcut, self, relu)) is not None:
+            form = on_gpu.train if self.training else on_gpu.evaluate
+            fused: Tensor = form(x, shortcut, self, relu)
+            return fused
         out = self._norm(x)
         if shortcut is not None:
             out = out + shortcut

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import longwork
-from benchmark.bench import cells, growth, parts
+from benchmark.bench import cells, growth, norm_trials, parts
 from benchmark.cli import options
 from benchmark.cli.bench_options import (
     add_budget_option,
@@ -25,6 +25,7 @@ from benchmark.cli.selection import split_list
 from benchmark.errors import InputError
 from benchmark.text import whole
 from benchmark.training.execution import Execution
+from models import gpu_norms
 from results.files import write_json
 
 
@@ -182,7 +183,14 @@ def do_parts(args: argparse.Namespace) -> int:
             print_table([[r["part"], f"{r['ms']:.2f}", r["note"]] for r in rows], ["part", "ms", ""])
         report["forms"] = parts.measure_forms(args.budget)
         _print_forms(report["forms"])
-        if execution.kernels:
+        if execution.torch_device.type == "cuda":
+            built = gpu_norms.built(execution.torch_device)
+            if built.norms is None:
+                print_note(f"batch norms use PyTorch's operators: {built.error}")
+            else:
+                report["norm_trials"] = norm_trials.measure(built.norms)
+                _print_norm_trials(report["norm_trials"])
+        elif execution.kernels:
             report["norms"] = parts.measure_norms(args.budget)
             _print_norms(report["norms"])
     return 0
@@ -219,6 +227,24 @@ def _print_norms(rows: list[dict[str, Any]]) -> None:
             for r in rows
         ],
         ["channels", "our kernels ms", "PyTorch ms", "ratio"],
+    )
+
+
+def _print_norm_trials(rows: list[dict[str, Any]]) -> None:
+    print(f"\nbatch norm with ReLU, bf16, batch of {norm_trials.BATCH}, on the GPU: the kernels' trials")
+    print_table(
+        [
+            [
+                f"{r['channels']} of {r['side']}x{r['side']}{', shortcut' if r['shortcut'] else ''}",
+                "train" if r["training"] else "eval",
+                r["error"] or ("yes" if r["right"] else "no"),
+                "" if r["pytorch_ms"] is None else f"{r['pytorch_ms']:.3f}",
+                "" if r["kernel_ms"] is None else f"{r['kernel_ms']:.3f}",
+                "yes" if r["used"] else "no",
+            ]
+            for r in rows
+        ],
+        ["channels", "mode", "values ok", "PyTorch ms", "our kernels ms", "used"],
     )
 
 

@@ -23,7 +23,6 @@ from benchmark.training.reporter import Outcome, Status
 from benchmark.work import local, order
 from benchmark.work.checks import require_trainable
 from benchmark.work.progress import reporter
-from models import kernels
 from results.store import Store
 
 
@@ -184,9 +183,9 @@ def train_missing(args: argparse.Namespace, chosen: Selection) -> list[Outcome]:
         f"results in {store.folder}"
     )
     if execution.wants_kernels and not execution.kernels:
+        slower = "" if execution.torch_device.type == "cuda" else "slower than necessary: "
         print_note(
-            "slower than necessary: batch norms use PyTorch's operators, not our kernels "
-            f"({kernels.built().error})"
+            f"{slower}batch norms use PyTorch's operators, not our kernels ({execution.kernels_error})"
         )
     common.note_many_threads(execution)
     outcomes = local.run_plan(

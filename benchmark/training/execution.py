@@ -182,20 +182,39 @@ class Execution:
 
     @property
     def wants_kernels(self) -> bool:
-        """Whether students' batch norms should use the kernels of models/kernels.py: in bf16 on a CPU."""
-        return (
-            self.precision == "bf16"
-            and self.torch_device.type == "cpu"
-            and self.student_threads <= models.kernels.MOST_THREADS
-        )
+        """Whether batch norms should use kernels of ours: those of models/kernels.py in bf16 on a CPU, those
+        of models/triton_norm.py in bf16 on a GPU, which are measured as parts of a replayed graph."""
+        if self.precision != "bf16":
+            return False
+        if self.torch_device.type == "cuda":
+            return self.graphs and self.channels_last
+        return self.student_threads <= models.kernels.MOST_THREADS
+
+    def _built_kernels(self) -> models.kernels.Kernels | models.gpu_norms.Built:
+        with longwork.task("building the kernels of batch norms"):  # in the first call of a process
+            if self.torch_device.type == "cuda":
+                return models.gpu_norms.built(self.torch_device)
+            return models.kernels.built()
 
     @property
     def kernels(self) -> bool:
-        """Whether students' batch norms use them: they are wanted and could be built on this machine."""
-        if not self.wants_kernels:
-            return False
-        with longwork.task("building the kernels of batch norms"):  # in the first call of a process
-            return models.kernels.built().library is not None
+        """Whether batch norms use them: they are wanted and could be built on this machine.
+
+        On a GPU each shape of a map is tried when it is first met, and PyTorch's operators are used where
+        they are faster.
+        """
+        return self.wants_kernels and not self.kernels_error
+
+    @property
+    def kernels_error(self) -> str:
+        """Why the kernels cannot be built on this machine; "" if they can."""
+        return self._built_kernels().error
+
+    def _using_kernels(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """Return the contexts in which batch norms use the kernels, on a CPU and on a GPU."""
+        on_gpu = self.torch_device.type == "cuda"
+        norms = models.gpu_norms.built(self.torch_device).norms if on_gpu and self.kernels else None
+        return models.kernels.using(self.kernels and not on_gpu), models.gpu_norms.using(norms)
 
     @property
     def casts_at_once(self) -> bool:
@@ -211,7 +230,8 @@ class Execution:
         if self.threads:
             torch.set_num_threads(self.threads)
         try:
-            with models.kernels.using(self.kernels):
+            on_cpu, on_gpu = self._using_kernels()
+            with on_cpu, on_gpu:
                 yield
         finally:
             torch.set_num_threads(threads)
@@ -252,6 +272,6 @@ class Execution:
             "channels_last": self.channels_last,
             "threads": self.threads or torch.get_num_threads(),
             "student_threads": self.student_threads if self.torch_device.type == "cpu" else None,
-            "kernels": models.kernels.built().name if self.kernels else None,
+            "kernels": self._built_kernels().name if self.kernels else None,
             "graphs": self.graphs if self.torch_device.type == "cuda" else None,
         }
