@@ -8,7 +8,7 @@ from typing import Any
 from benchmark.cli import common, options
 from benchmark.cli.selection import Selection, select
 from benchmark.spec import cost, plan
-from benchmark.text import plural, size
+from benchmark.text import duration, plural, size
 from benchmark.training import begun
 
 SHOWN_PACKS = 8
@@ -42,17 +42,33 @@ def _plan(args: argparse.Namespace, chosen: Selection) -> tuple[plan.Plan, dict[
         max_pack=common.max_pack(args, execution),
         conditions_of=begun.conditions_of(store, execution),
     )
-    device = "cuda" if chosen.profile == "paper" and args.device == "auto" else execution.torch_device.type
-    return planned, plan.summary(planned, device, keep=args.keep, factor=cost.factor_of(store, device))
+    device = estimated_device(chosen.profile, args.device, execution.torch_device.type)
+    return planned, plan.summary(
+        planned, device, keep=args.keep, factor=cost.factor_of(store, device, chosen.profile)
+    )
+
+
+def estimated_device(profile: str, device: str, here: str) -> str:
+    """Return the kind of device whose time is estimated. device: as asked for; here: what this machine has.
+
+    The published schedule is meant for a GPU, so it is estimated for one unless a device is named.
+    """
+    return "cuda" if profile == "paper" and device == "auto" else here
+
+
+def time_of(numbers: dict[str, Any]) -> str:
+    """Return the time in a `plan.summary` in words: `12 min on two CPU cores`, `24.6 GPU-hours`."""
+    on_gpu = "gpu_hours" in numbers
+    hours = float(numbers["gpu_hours"] if on_gpu else numbers["hours"])
+    if hours < 1:
+        return f"{duration(3600 * hours)} on {'one GPU' if on_gpu else 'two CPU cores'}"
+    return f"{hours:.1f} {'GPU-hours' if on_gpu else 'hours on two CPU cores'}"
 
 
 def _describe(numbers: dict[str, Any]) -> str:
-    hours = float(numbers["gpu_hours"] if "gpu_hours" in numbers else numbers["hours"])
-    unit = "GPU-hours" if "gpu_hours" in numbers else "hours on two CPU cores"
-    amount = f"{hours:.1f}" if hours >= 1 else f"{hours:.3f}"
     return (
         f"{plural(numbers['missing'], 'run')} to do in {plural(numbers['packs'], 'pack')}: "
-        f"about {amount} {unit}, {size(numbers['disk_bytes'])} of disk "
+        f"about {time_of(numbers)}, {size(numbers['disk_bytes'])} of disk "
         f"({size(numbers['checkpoint_bytes'])} more while the largest pack trains)"
     )
 

@@ -11,9 +11,12 @@ from tabulate import tabulate
 
 from benchmark import longwork
 from benchmark.cli import common, options
-from benchmark.cli.selection import select
+from benchmark.cli import plan as plan_verb
+from benchmark.cli.selection import Selection, select
+from benchmark.spec import cost, plan
 from benchmark.spec.runs import Run, closure
-from benchmark.text import duration
+from benchmark.text import duration, plural
+from benchmark.training.execution import has_gpu
 from results.store import Store
 from slurm import registry
 from slurm import state as slurm_state
@@ -164,6 +167,27 @@ def _now(row: dict[str, Any]) -> str:
     return "; ".join(parts)
 
 
+def remaining(chosen: Selection, store: Store) -> dict[str, Any]:
+    """Return what is left, in the numbers of `plan` and by the same estimate.
+
+    It is that of this machine's kind of device with the default size of packs.
+    """
+    here = "cuda" if has_gpu() else "cpu"
+    device = plan_verb.estimated_device(chosen.profile, options.variable("DEVICE", "auto"), here)
+    planned = plan.make_plan(chosen.runs, store, max_pack=plan.DEFAULT_PACK[here])
+    return plan.summary(planned, device, factor=cost.factor_of(store, device, chosen.profile))
+
+
+def format_remaining(numbers: dict[str, Any]) -> str:
+    """Return the numbers of `remaining` as one line, "" if nothing is left."""
+    if not numbers["missing"]:
+        return ""
+    return (
+        f"\nleft: {plural(numbers['missing'], 'run')}, about {plan_verb.time_of(numbers)} "
+        f"({numbers['assumptions']})"
+    )
+
+
 def do_status(args: argparse.Namespace) -> int:
     chosen = select(args)
     store = common.store_to_read(args, may_be_missing=True)
@@ -175,6 +199,7 @@ def do_status(args: argparse.Namespace) -> int:
             common.note_unusable(store, states)
             named = True
         lost = lost_jobs(states, store)
+        left = remaining(chosen, store)
         if args.json:
             common.print_json(
                 {
@@ -182,10 +207,11 @@ def do_status(args: argparse.Namespace) -> int:
                     "profile": chosen.profile,
                     "rows": rows,
                     "lost_jobs": lost,
+                    "left": left,
                 }
             )
         else:
-            print(format_status(rows) + format_lost(lost), flush=True)
+            print(format_status(rows) + format_remaining(left) + format_lost(lost), flush=True)
         if not args.watch or not any(r["running"] or r["queued"] or r["starting"] for r in rows):
             return 0
         time.sleep(WATCH_SECONDS)

@@ -79,6 +79,9 @@ LARGE_BATCH = 100
 LONG_SECONDS = 60
 """Shorter records do not count for `measured_factor`: they measure the start more than the speed."""
 
+SHORT_SECONDS = 0.5
+"""Records of `quick` count from this time on, for other runs of `quick`."""
+
 RECENT_RECORDS = 500
 """`factor_of` reads this many of the newest records.
 
@@ -229,10 +232,12 @@ class _Timing:
         )
 
 
-def measured_factor(records: Iterable[Mapping[str, Any]], device: str) -> float | None:
+def measured_factor(
+    records: Iterable[Mapping[str, Any]], device: str, shortest: float = LONG_SECONDS
+) -> float | None:
     """Return the time that the records' runs took, divided by the time that the model predicts.
 
-    None if no record of this kind of device lasted at least `LONG_SECONDS`. Of each run, the steps and
+    None if no record of this kind of device lasted at least `shortest` seconds. Of each run, the steps and
     evaluations of its student count, and its share of one teacher pass; initialisation stages and further
     views do not.
     """
@@ -240,7 +245,7 @@ def measured_factor(records: Iterable[Mapping[str, Any]], device: str) -> float 
     for r in records:
         if (
             r.get("device") != device
-            or (r.get("seconds") or 0) < LONG_SECONDS
+            or (r.get("seconds") or 0) < shortest
             or not r.get("epochs")
             or r.get("student") == NONE
             or not seconds_for_images(r)
@@ -264,13 +269,22 @@ def measured_factor(records: Iterable[Mapping[str, Any]], device: str) -> float 
     return measured / modelled if modelled and math.isfinite(measured) else None
 
 
-def factor_of(store: Store, device: str) -> float | None:
-    """Return the `measured_factor` of the newest records in a results folder, None if there is no folder."""
+def factor_of(store: Store, device: str, profile: str = "paper") -> float | None:
+    """Return the `measured_factor` of the newest records in a results folder, None if there is no folder.
+
+    profile: of the runs that are to be estimated. Those of `quick` are short, and their start counts, so they
+    are measured by the records of this profile if there are any.
+    """
     if not store.folder.is_dir():
         return None
     with longwork.task(f"reading the newest records in {store.folder}"):
         newest = recent_record_files(store.folder, RECENT_RECORDS)
-        return measured_factor(read_records(store.folder, newest)[0], device)
+        records = read_records(store.folder, newest)[0]
+    if profile == "quick":
+        alike = [r for r in records if r.get("profile") == profile]
+        if (factor := measured_factor(alike, device, shortest=SHORT_SECONDS)) is not None:
+            return factor
+    return measured_factor(records, device)
 
 
 def _buffer_elements(run: Run) -> int:

@@ -119,3 +119,17 @@ def test_the_factor_of_a_results_folder(tmp_path: Path) -> None:
     assert cost.factor_of(Store(tmp_path), "cuda") is None
     records, _ = read_records(Path(REFERENCE))
     assert cost.factor_of(Store(Path(REFERENCE)), "cuda") == cost.measured_factor(records, "cuda")
+
+
+def test_quick_runs_are_measured_by_quick_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are all too short to count for other runs."""
+    run = make_run("kd")
+    seconds = cost.pack_seconds([run], "cuda")
+    long = record(run, 2 * seconds, profile="paper")
+    short = record(run, 3 * seconds, profile="quick") | {"seconds": 4.0}
+    monkeypatch.setattr(cost, "read_records", lambda *_: ([long, short], []))
+    store = Store(tmp_path)
+    assert cost.factor_of(store, "cuda", "quick") == pytest.approx(3.0, rel=1e-6)
+    assert cost.factor_of(store, "cuda", "paper") == pytest.approx(2.0, rel=1e-6)
+    monkeypatch.setattr(cost, "read_records", lambda *_: ([long], []))
+    assert cost.factor_of(store, "cuda", "quick") == pytest.approx(2.0, rel=1e-6)
