@@ -14,6 +14,7 @@ from benchmark.text import plural
 from tables.between_methods import power_note
 from tables.cells import EPOCH_NOTE
 from tables.diff import CellDiff, Diff, count_verdicts, to_frame
+from tables.latex import network_name, number
 from tables.statistics import RULE, WIDE_TAU, Assumption
 from tables.text import csv_cell, escape_md, escape_tex, mean_std, signed, wrap
 from tables.verdicts import MARKS, Verdict
@@ -216,12 +217,24 @@ def _md(rows: list[list[str]], above: Sequence[str], below: Sequence[str]) -> st
 
 
 def _tex(rows: list[list[str]], above: Sequence[str], below: Sequence[str]) -> str:
+    """Return a longtable, since a diff has a row a cell and may need several pages."""
+    pair, verdict = _COLUMNS.index("pair"), len(_COLUMNS) - 1
     lines = [f"% {line}" for line in above]
-    lines += [r"\begin{tabular}{lllrrrrrrl}", r"\toprule", " & ".join(_COLUMNS) + r" \\", r"\midrule"]
-    lines += [" & ".join(escape_tex(x) for x in r) + r" \\" for r in rows]
     lines += [
+        "% needs the packages booktabs, longtable",
+        r"{\fontsize{6}{7.5}\selectfont\setlength{\tabcolsep}{1pt}",
+        r"\begin{longtable}{lllrrrrrr@{\hspace{4pt}}p{16mm}}",
+        r"\toprule",
+        " & ".join(map(escape_tex, _COLUMNS)) + r" \\",
+        r"\midrule",
+        r"\endhead",
         r"\bottomrule",
-        r"\end{tabular}",
-        *(r"\par\noindent\footnotesize " + escape_tex(x) for x in below),
+        r"\endfoot",
     ]
+    for row in rows:
+        cells = [number(x) if " ± " in x else escape_tex(x) for x in row]
+        cells[pair] = ":".join(map(network_name, row[pair].split(":")))
+        cells[verdict] = r"\raggedright " + cells[verdict] + r"\tabularnewline"
+        lines.append(" & ".join(cells))
+    lines += [r"\end{longtable}}", *(r"\par\noindent{\footnotesize " + escape_tex(x) + "}" for x in below)]
     return "\n".join(lines) + "\n"

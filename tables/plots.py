@@ -1,7 +1,7 @@
 """Static figures, drawn with matplotlib.
 
-They are readable in grey: whatever a colour shows is also written or hatched. Every `*_png` function returns
-the bytes of a PNG. matplotlib is imported only when a figure is drawn.
+They are readable in grey: whatever a colour shows is also written or hatched. `pictures` returns
+them as bytes. matplotlib is imported only when a figure is drawn.
 """
 
 from __future__ import annotations
@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INCHES_PER_ROW = 0.32
+TITLE_SIZE = 8.5
+CHARACTERS_PER_INCH = 13
+"""How many characters of a title fit, at `TITLE_SIZE`."""
+
 HATCHES = {"above": "\\\\\\", "below": "///"}
 """How cells that differ are hatched, by the sign of their difference."""
 DIFFERING = (Verdict.DIFFERS, Verdict.DIFFERS_LITTLE)
@@ -53,10 +57,22 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, max(height, 1.8)), dpi=120, layout="constrained")
 
 
-def _png(figure: Figure) -> bytes:
-    out = io.BytesIO()
-    figure.savefig(out, format="png", metadata={"Software": None})
-    return out.getvalue()
+KINDS = ("png", "pdf", "svg")
+"""The forms in which figures are written."""
+
+
+def pictures(figure: Figure) -> dict[str, bytes]:
+    """Return a figure in each of `KINDS`. The same figure gives the same bytes: none has a date."""
+    import matplotlib
+
+    undated = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
+    contents = {}
+    with matplotlib.rc_context({"svg.hashsalt": "kd-tables", "svg.fonttype": "none"}):
+        for kind in KINDS:
+            out = io.BytesIO()
+            figure.savefig(out, format=kind, metadata=undated[kind])
+            contents[kind] = out.getvalue()
+    return contents
 
 
 def _grid(
@@ -83,8 +99,29 @@ def _grid(
             shade = (
                 colours((values[i, j] - low) / (high - low)) if np.isfinite(values[i, j]) else (1, 1, 1, 1)
             )
+            backing = None
+            if not re.search(r"\d\.\d\d", text):
+                # crossed out, because a white cell could also be a small number
+                for slope in (1, -1):
+                    axes.plot(
+                        [j - 0.48, j + 0.48],
+                        [i - 0.46 * slope, i + 0.46 * slope],
+                        color="0.8",
+                        linewidth=0.7,
+                        zorder=1.5,
+                    )
+                backing = {"facecolor": "white", "edgecolor": "none", "pad": 1}
             dark = 0.299 * shade[0] + 0.587 * shade[1] + 0.114 * shade[2] < 0.5
-            axes.text(j, i, text, ha="center", va="center", fontsize=7.5, color="white" if dark else "black")
+            axes.text(
+                j,
+                i,
+                text,
+                ha="center",
+                va="center",
+                fontsize=7.5,
+                color="white" if dark else "black",
+                bbox=backing,
+            )
     axes.set_xticks(range(len(columns)), columns, fontsize=7.5)
     axes.set_yticks(range(len(rows)), rows, fontsize=8)
     axes.xaxis.tick_top()
@@ -100,11 +137,16 @@ def _grid(
 
 def _title(figure: Figure, expansion: Expansion, what: str) -> None:
     warnings = [w for w in (profile_warning(expansion.profile), changed_settings(expansion)) if w]
-    lines = [expansion.table.title, what, *(textwrap.fill(w, 90) for w in warnings)]
-    figure.suptitle("\n".join(lines), fontsize=8.5)
+    _wrapped_title(figure, [expansion.table.title, *what.split("\n"), *warnings])
 
 
-def heat_map_png(expansion: Expansion, results: Sequence[CellResult]) -> bytes:
+def _wrapped_title(figure: Figure, lines: Sequence[str]) -> None:
+    """Set a title whose lines are broken to the width of the figure."""
+    most = max(20, int(figure.get_figwidth() * CHARACTERS_PER_INCH))
+    figure.suptitle("\n".join(textwrap.fill(line, most) for line in lines), fontsize=TITLE_SIZE)
+
+
+def heat_map(expansion: Expansion, results: Sequence[CellResult]) -> Figure:
     """Draw the table: top-1, shaded by the gain over the plain student of its column and group."""
     rows = list(dict.fromkeys(r.cell.row for r in results))
     columns = list(dict.fromkeys((r.cell.teacher, r.cell.student) for r in results))
@@ -140,10 +182,10 @@ def heat_map_png(expansion: Expansion, results: Sequence[CellResult]) -> bytes:
         limits=limits,
         label="gain over the plain student",
     )
-    return _png(figure)
+    return figure
 
 
-def delta_map_png(expansion: Expansion, diffs: Sequence[CellDiff]) -> bytes:
+def delta_map(expansion: Expansion, diffs: Sequence[CellDiff]) -> Figure:
     """Draw ours minus published in each cell.
 
     Cells that differ are hatched by `HATCHES`; a tilde marks those that are not comparable, a question mark
@@ -184,7 +226,7 @@ def delta_map_png(expansion: Expansion, diffs: Sequence[CellDiff]) -> bytes:
         limits=(-most, most),
         label="percentage points",
     )
-    return _png(figure)
+    return figure
 
 
 def _legend(diffs: Sequence[CellDiff]) -> str:
@@ -205,7 +247,7 @@ def _interval(sample: Sample, s0: float) -> tuple[float, float, bool]:
     return *mean_interval(sample, s0), sample.std is None or sample.n == 1
 
 
-def forest_png(expansion: Expansion, diffs: Sequence[CellDiff]) -> bytes:
+def forest(expansion: Expansion, diffs: Sequence[CellDiff]) -> Figure:
     """Draw ours and published with 95% intervals, for every cell that has both."""
     columns = list(dict.fromkeys((d.teacher, d.student) for d in diffs))
     both = {
@@ -218,7 +260,7 @@ def forest_png(expansion: Expansion, diffs: Sequence[CellDiff]) -> bytes:
     if not both:
         figure = _figure(6, 2)
         _title(figure, expansion, "no cell has both our number and a published one")
-        return _png(figure)
+        return figure
     across = min(len(both), 3)
     down = -(-len(both) // across)
     figure = _figure(3.6 * across, 0.9 + down * (0.7 + 0.3 * max(map(len, both.values()))))
@@ -248,18 +290,18 @@ def forest_png(expansion: Expansion, diffs: Sequence[CellDiff]) -> bytes:
         ax.grid(axis="x", color="0.85", linewidth=0.5)
     for ax in axes[len(both) :]:
         ax.set_axis_off()
-    return _png(figure)
+    return figure
 
 
-def curves_png(
+def curve_plot(
     title: str, ours: Mapping[str, pd.DataFrame], published: Mapping[str, pd.DataFrame] | None = None
-) -> bytes:
+) -> Figure:
     """Draw test top-1 and train loss by epoch.
 
     Our runs are solid, one shade each; published ones are dashed.
     """
     figure = _figure(8, 3.2)
-    figure.suptitle(title, fontsize=9)
+    _wrapped_title(figure, [title])
     for ax, column, label in zip(
         figure.subplots(1, 2),
         ("test_acc", "train_loss"),
@@ -290,23 +332,20 @@ def curves_png(
         ax.tick_params(labelsize=7)
         ax.grid(color="0.9", linewidth=0.5)
     figure.axes[0].legend(fontsize=6.5, frameon=False)
-    return _png(figure)
+    return figure
 
 
 def write_figures(expansion: Expansion, frame: pd.DataFrame, store: Store, out_dir: Path) -> list[Path]:
     """Write the figures beside a table's files, and return their paths.
 
-    They are `<table>-<profile>-{delta,forest}.png`, and
-    `<table>-<profile>-curves-<row>-<teacher>-<student>.png` for every cell whose runs have curves. The names
-    contain the settings of `--set`, as in `render.write_all`.
+    They are `<table>-<profile>-{delta,forest}`, and
+    `<table>-<profile>-curves-<row>-<teacher>-<student>` for every cell whose runs have curves, each in
+    all `KINDS`. The names contain the settings of `--set`, as in `render.write_all`.
     """
     diffs = diff_table(expansion, frame, store=store)
     profile = expansion.profile + expansion.suffix
     stem = f"{expansion.table.name}-{profile}"
-    files = {
-        f"{stem}-delta.png": delta_map_png(expansion, diffs),
-        f"{stem}-forest.png": forest_png(expansion, diffs),
-    }
+    figures = {f"{stem}-delta": delta_map(expansion, diffs), f"{stem}-forest": forest(expansion, diffs)}
     for cell in collect(expansion, frame, store):
         curves = {
             f"seed {r.run.seed}": curve
@@ -317,12 +356,13 @@ def write_figures(expansion: Expansion, frame: pd.DataFrame, store: Store, out_d
             c = cell.cell
             title = f"{c.row.label}, {column_title(c.teacher, c.student, arrow=' → ')} (profile {profile})"
             slug = re.sub(r"[^\w+]+", "-", c.row.label).strip("-")
-            files[f"{stem}-curves-{slug}-{c.teacher}-{c.student}.png"] = curves_png(
-                title, curves, cell_curves(cell)
-            )
+            name = f"{stem}-curves-{slug}-{c.teacher}-{c.student}"
+            figures[name] = curve_plot(title, curves, cell_curves(cell))
     paths = []
-    for name, content in files.items():
-        with atomic(Path(out_dir) / name, "wb") as f:
-            f.write(content)
-        paths.append(Path(out_dir) / name)
+    for name, figure in figures.items():
+        for kind, content in pictures(figure).items():
+            path = Path(out_dir) / f"{name}.{kind}"
+            with atomic(path, "wb") as f:
+                f.write(content)
+            paths.append(path)
     return paths

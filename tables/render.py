@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from benchmark.errors import unknown
 from benchmark.spec.matrix import Expansion, Row
 from results.files import atomic
 from results.store import Store
+from tables import latex
 from tables.cells import (
     BASELINE_ROWS,
     EPOCH_NOTE,
@@ -31,12 +33,12 @@ from tables.cells import (
     rank_rule,
 )
 from tables.plain import plain_table
-from tables.plots import heat_map_png
+from tables.plots import KINDS, heat_map, pictures
 from tables.statistics import Sample
 from tables.text import csv_cell, escape_md, escape_tex, mean_std, terminal_width, wrap
 
 FORMATS = ("plain", "md", "tex", "csv")
-FILES = ("md", "tex", "csv", "png")
+FILES = ("md", "tex", "csv", *KINDS)
 
 
 @dataclass(frozen=True)
@@ -264,9 +266,12 @@ def _md(layout: Layout, expansion: Expansion) -> str:
 
 
 def _tex(layout: Layout, expansion: Expansion) -> str:
+    """Return a float with a short caption and a label; the conditions are in the note below."""
+
     def text(e: Entry) -> str:
         marks = {1: r"\textbf{%s}", 2: r"\underline{%s}"}
-        value = e.text(lambda t, rank: marks.get(rank, "%s") % escape_tex(t))
+        parts = e.text(lambda t, rank: marks.get(rank, "%s") % latex.number(t), joint=r"\\/ ")
+        value = rf"\shortstack{{{parts}}}" if len(e.parts) > 1 else parts
         value += e.flag.replace("†", r"$^\dagger$").replace("‡", r"$^\ddagger$")
         return value + (rf"$^{{{','.join(map(str, e.reasons))}}}$" if e.reasons else "")
 
@@ -276,7 +281,7 @@ def _tex(layout: Layout, expansion: Expansion) -> str:
     head = layout.header
     names = [("Teacher", [c[0] for c in layout.columns]), ("Student", [c[1] for c in layout.columns])]
     heads = [
-        line([f"{word} network", *(escape_tex(n) for n in which)])
+        line([word, *(latex.network_name(n) for n in which)])
         for word, which in names
         if set(which) != {"none"}
     ]
@@ -285,16 +290,12 @@ def _tex(layout: Layout, expansion: Expansion) -> str:
         for row, entries in zip(layout.rows, layout.entries, strict=True)
     ]
     below = [
+        *(rf"\textbf{{{escape_tex(x)}}}" for x in head.warnings),
+        *(escape_tex(f"{x[0].upper()}{x[1:]}.") for x in head.conditions),
         *(escape_tex(x) for x in explanations(layout, expansion)),
         *(rf"$^{{{i}}}$ {escape_tex(x)}" for i, x in enumerate(layout.reasons, 1)),
     ]
-    lines = [
-        *(f"% {x}" for x in head.lines),
-        "% needs the package booktabs",
-        r"\begin{table}",
-        r"\centering",
-        *(rf"\textbf{{{escape_tex(x)}}}\par" for x in head.warnings),
-        rf"\caption{{{escape_tex('. '.join([head.title, *head.conditions]))}.}}",
+    tabular = [
         r"\begin{tabular}{l" + "c" * len(layout.columns) + "}",
         r"\toprule",
         *heads,
@@ -304,7 +305,17 @@ def _tex(layout: Layout, expansion: Expansion) -> str:
         *(text for row, text in rows if row.method not in BASELINE_ROWS),
         r"\bottomrule",
         r"\end{tabular}",
-        *(r"\par\footnotesize " + x for x in below),
+    ]
+    label = re.sub(r"[^\w.+-]", "-", f"{expansion.table.name}-{expansion.profile}{expansion.suffix}")
+    lines = [
+        *(f"% {x}" for x in head.lines),
+        f"% needs the packages {latex.PACKAGES}",
+        r"\begin{table}[t]",
+        r"\centering\small",
+        rf"\caption{{{escape_tex(head.title)}.}}",
+        rf"\label{{tab:{label}}}",
+        *latex.shrunk(tabular),
+        *latex.note(below),
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
@@ -373,14 +384,14 @@ def write_all(
     alias: str | None = None,
     store: Store | None = None,
 ) -> list[Path]:
-    """Write `<table>-<profile>.{md,tex,csv,png}`, and the same as `<alias>.*`; return the paths.
+    """Write `<table>-<profile>.{md,tex,csv,png,pdf,svg}`, and the same as `<alias>.*`; return the paths.
 
     Each file is written atomically. The names contain the settings of `--set`, so that the files of the
     table's own settings are kept.
     """
     layout = lay_out(expansion, frame, store)
     contents: dict[str, bytes] = {fmt: write(layout, expansion, fmt).encode() for fmt in ("md", "tex", "csv")}
-    contents["png"] = heat_map_png(expansion, layout.results)
+    contents |= pictures(heat_map(expansion, layout.results))
     paths = []
     for stem in [f"{expansion.table.name}-{expansion.profile}", *([alias] if alias else [])]:
         for suffix in FILES:

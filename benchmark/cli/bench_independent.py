@@ -49,7 +49,7 @@ def register(measurements: Any) -> None:
     p.add_argument(
         "--plot", default="", metavar="FILE", help="also plot the curves to this .png, .pdf or .svg"
     )
-    p.set_defaults(do=do_independent)
+    p.set_defaults(do=do_independent, no_wait=False)
 
 
 def do_independent(args: argparse.Namespace) -> int:

@@ -33,6 +33,12 @@ class Candidate:
         """The keys of its runs, without those that they need."""
         return {r.key for c in self.selection.expansion.cells for r in c.runs}
 
+    @property
+    def is_of_its_protocol(self) -> bool:
+        """Whether the table is of the paper that its protocol is from."""
+        table = self.selection.expansion.table
+        return table.paper == table.protocol
+
 
 def more_tables(
     args_by_table: Mapping[str, argparse.Namespace], shown: Iterable[Selection], keys: set[str], store: Store
@@ -80,7 +86,8 @@ def _cover(candidates: Iterable[Candidate], keys: set[str]) -> tuple[list[Candid
     """
     rest, chosen = [(c, c.keys) for c in candidates], []
     while rest:
-        best, its_keys = max(rest, key=lambda pair: len(pair[1] & keys))
+        # of tables that share their records, the one of the paper whose protocol they have
+        best, its_keys = max(rest, key=lambda pair: (len(pair[1] & keys), pair[0].is_of_its_protocol))
         if not its_keys & keys:
             break
         chosen.append(best)

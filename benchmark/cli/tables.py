@@ -29,7 +29,7 @@ def register(verbs: Any) -> None:
     p = options.add_verb(
         verbs,
         "table",
-        summary="print the regenerated table, and write it as md, tex, csv and png",
+        summary="print the regenerated table, and write it as md, tex, csv, png, pdf and svg",
         details="Makes the table from the records that exist. Cells without a record stay empty. Trains "
         "nothing.",
         example="table crd-table1 --profile paper --format md",
@@ -51,7 +51,8 @@ def register(verbs: Any) -> None:
     p.add_argument(
         "--figures",
         action="store_true",
-        help="also write a png of the differences, a forest plot, and the training curves of every cell",
+        help="also draw the differences, a forest plot, and the training curves of every cell, as png, pdf "
+        "and svg",
     )
     p.set_defaults(do=do_table)
 

@@ -22,19 +22,15 @@ def diffs_of(folder: Path, protocol: str) -> tuple[Any, diff.Diff]:
 
 
 @pytest.mark.parametrize(("protocol", "marked"), [("crd", False), ("sskd", True)])
-def test_best_is_marked(tmp_path: Path, protocol: str, marked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_best_is_marked(tmp_path: Path, protocol: str, marked: bool) -> None:
     e, diffs = diffs_of(tmp_path, protocol)
     rows = list(csv.DictReader(io.StringIO(diff_text.format_diff(diffs, "csv"))))
     assert {r["best_on_test_set"] for r in rows} == {str(marked)}
-    figures: list[Any] = []
-    monkeypatch.setattr(plots, "_png", lambda figure: figures.append(figure) or b"")
-    plots.forest_png(e, diffs)
-    plots.delta_map_png(e, diffs)
-    forest, delta = figures
+    forest, delta = plots.forest(e, diffs), plots.delta_map(e, diffs)
     ticks = [t.get_text() for ax in forest.axes for t in ax.get_yticklabels()]
     cells = [t.get_text() for t in delta.axes[0].texts]
     assert ticks and all(t.endswith(BEST_MARK) == marked for t in ticks)
     assert len(cells) == len(diffs) and all(t.endswith(BEST_MARK) == marked for t in cells)
-    for figure in figures:
+    for figure in (forest, delta):
         assert (BEST_LEGEND in " ".join(figure.get_suptitle().split())) == marked
     assert svg.forest(diffs).count(BEST_MARK) == svg.heat_map(diffs).count(BEST_MARK) == marked * len(diffs)

@@ -144,10 +144,10 @@ def test_figures_are_written(tmp_path: Path) -> None:
     kit.write(store, [kit.record(run, 70.0)], {run.key: own_curve()})
     paths = plots.write_figures(e, load(store.folder), store, tmp_path / "out")
     assert {p.name for p in paths} == {
-        "small-paper-delta.png",
-        "small-paper-forest.png",
-        "small-paper-curves-KD-resnet56-resnet20.png",
+        *(f"small-paper-delta.{x}" for x in plots.KINDS),
+        *(f"small-paper-forest.{x}" for x in plots.KINDS),
+        *(f"small-paper-curves-KD-resnet56-resnet20.{x}" for x in plots.KINDS),
     }
-    assert all(p.read_bytes().startswith(b"\x89PNG") for p in paths)
+    assert all(p.read_bytes().startswith(b"\x89PNG") for p in paths if p.suffix == ".png")
     empty = plots.write_figures(e, kit.as_frame([]), Store(tmp_path / "none"), tmp_path / "out2")
-    assert len(empty) == 2
+    assert len(empty) == 2 * len(plots.KINDS)

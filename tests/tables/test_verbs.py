@@ -88,7 +88,8 @@ def test_table_writes_the_static_figures_when_asked(
     plain = {p.name for p in (tmp_path / "out").iterdir()}
     assert main([*choice, "--figures"]) == 0
     more = sorted({p.name for p in (tmp_path / "out").iterdir()} - plain)
-    assert more == [f"small-paper-{x}.png" for x in ("curves-KD-resnet56-resnet20", "delta", "forest")]
+    stems = ("curves-KD-resnet56-resnet20", "delta", "forest")
+    assert more == [f"small-paper-{x}.{kind}" for x in stems for kind in ("pdf", "png", "svg")]
     errors = capsys.readouterr().err
     assert all(str(tmp_path / "out" / name) in errors for name in more)
     assert main([*choice, "--out", os.devnull]) == 0  # only printed, as docs/generate.py asks for it

@@ -49,7 +49,7 @@ def cell_of_diff(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
         ([*CELL, "0.762"], "looks like a fraction; give percent, e.g. 76.2"),
         ([*CELL, "76", "--teacher-top1", "0.79"], "--teacher-top1 '0.79' looks like a fraction"),
         ([*CELL, "76", "--protocol", "crdd"], "unknown protocol 'crdd' (did you mean crd?)"),
-        ([*CELL, "76", "--epoch", "first"], "invalid choice: 'first'"),
+        ([*CELL, "76", "--epoch", "first"], "unknown 'first'; allowed: last, best"),
         ([*CELL, "76", "--import"], "--import needs --log FILE and --protocol NAME"),
         ([*CELL, "--log", "x", "--epoch", "last"], "--epoch cannot be combined with --log"),
         ([*CELL, "--log", "/absent"], "/absent: no such file"),
