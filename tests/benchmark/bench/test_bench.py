@@ -217,7 +217,6 @@ WRONG = [
     ["--tables", ","],
     ["--repeats", "0"],
     ["--budget", "0"],
-    ["--budget", "nan"],
     ["--images", "1"],
     ["--json", "no-such-folder/x.json"],
     ["--precision", "fp7"],
@@ -243,8 +242,9 @@ MISPLACED = [
     ["finals", "--steps", "3"],
     ["biases", "--save", "x.pt"],
     ["nope"],
+    ["--budget", "nan"],
 ]
-"""Options and names that belong to another measurement, or to none."""
+"""Options and names that belong to another measurement, or to none, and a value that no option takes."""
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=" ".join)
