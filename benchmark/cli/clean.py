@@ -65,15 +65,17 @@ def do_clean(args: argparse.Namespace) -> int:
     left = list(left_files.find(store, leave_out={verdict.key for verdict in runs.to_remove}))
     for files in left:
         print(files.describe())
-    what = plural(len(runs.to_remove), "run")
+    what = []
+    if runs.to_remove:
+        what.append(plural(len(runs.to_remove), "run"))
     if caches:
-        what += f" and {plural(len(caches), 'file')} of teacher caches"
+        what.append(f"{plural(len(caches), 'file')} of teacher caches")
     if left:
-        what += f" and what is left in {plural(len(left), 'finished run')}"
+        what.append(f"what is left in {plural(len(left), 'finished run')}")
     if not runs.to_remove and not caches and not left:
         print_note("nothing is stale")
     elif not args.yes:
-        print_note(f"{what} would be removed; add --yes to remove them")
+        print_note(f"{' and '.join(what)} would be removed; add --yes to remove them")
     else:
         _remove(store, runs, caches)
         if left:
