@@ -55,6 +55,8 @@ def test_method_and_numbers_appear_in_the_report(folder_of_the_page: Path) -> No
     )
     page = (folder / "report" / "index.html").read_text(encoding="utf-8")
     assert "Our table" in page and 'title="mse, protocol crd"' in page
-    assert re.search(r'data-pair="resnet14:resnet8">60\.90<small>±0\.25', page)
+    assert re.search(
+        r'data-pair="resnet14:resnet8"><div class="ours">.*?<div class="published">60\.90<small>±0\.25', page
+    )
     assert re.search(r'"label":"MSE \(ours\)","method":"mse".*?"last":"\d+\.\d+"', page)
     assert '"method.components.mse.weight":0.1' in page
