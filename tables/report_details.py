@@ -142,13 +142,15 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _paired(e: Expansion, r: CellResult, results: Sequence[CellResult]) -> list[dict[str, Any]]:
-    """Compare a cell with the other methods of its column, by seed."""
+    """Compare a cell with the other methods of its column and group, by seed."""
     rule = rank_rule(e.table)
     if r.cell.row.method in BASELINE_ROWS:
         return []
     comparisons = []
     for other in results:
         if other is r or other.cell.pair != r.cell.pair or other.cell.row.method == "teacher":
+            continue
+        if other.cell.row.group != r.cell.row.group:  # trained on other images
             continue
         p = paired(r.by_seed(rule), other.by_seed(rule))
         if p is not None:
