@@ -53,7 +53,7 @@ def test_reproduce_ends_in_one_screen(fail: bool, tmp_path: Path, capsys: pytest
     assert "vs. published: not comparable in profile quick; every cell:" in text
     command = f"    {PROGRAM} diff dlkd-table1 --profile quick --results {store.folder}"
     assert command in lines, "in one piece, to be copied"
-    assert "dlkd-table1-quick.{md,tex,csv,png}" in text
+    assert "dlkd-table1-quick.{md,tex,csv,png,pdf,svg}" in text
     assert ("`retry`" in text) == fail
     assert "[1]" not in text or fail, "the reasons of every cell are those of `diff`"
 

@@ -205,6 +205,6 @@ def test_what_cannot_be_a_claim_fails_its_run_alone(tmp_path: Path) -> None:
 
 def test_a_run_that_a_worker_left_to_another_process_is_busy(tmp_path: Path) -> None:
     claim_elsewhere(tmp_path, OTHER)
-    outcome = local._outcome(OTHER, Store(tmp_path))
+    outcome = local._outcome(OTHER, Store(tmp_path), until=None)
     assert (outcome.status, outcome.reason) == ("busy", "process 9 on node7 trains it")
     assert waiting.trainable(Pack((OTHER,), 0), {}, Store(tmp_path)) == Pack((OTHER,), 0)
