@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import special  # scipy.stats takes half a second to import
 
 from results.published.spread import seed_stds
 from tables.statistics import TAU, least, mean, std, t_interval
@@ -72,9 +72,9 @@ def power(effect: float, n: int, alpha: float = 0.05) -> float:
 
     effect: the true difference, in standard deviations of the differences.
     """
-    critical = stats.t.ppf(1 - alpha / 2, n - 1)
+    critical = special.stdtrit(n - 1, 1 - alpha / 2)
     shift = abs(effect) * math.sqrt(n)
-    chance = float(stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift))
+    chance = 1 - float(special.nctdtr(n - 1, shift, critical) - special.nctdtr(n - 1, shift, -critical))
     # scipy returns NaN far out in the tail
     return chance if math.isfinite(chance) else float(shift > critical)
 
@@ -123,6 +123,8 @@ def complete_ranks(scores: Mapping[str, Mapping[str, float]]) -> tuple[list[str]
     methods = [m for m in every if all(m in scores[p] for p in pairs)]
     if not methods:
         return [], np.empty((len(pairs), 0))
+    from scipy import stats
+
     return methods, stats.rankdata(-np.array([[scores[p][m] for m in methods] for p in pairs]), axis=1)
 
 
@@ -139,7 +141,7 @@ def rank_half_widths(per_pair: np.ndarray, confidence: float = 0.95) -> np.ndarr
     random = (k**2 - 1) / 12
     common = (3 * random + freedom * variances.mean(axis=-1, keepdims=True)) / (3 + freedom)
     shrunk = (3 * common + (pairs - 1) * variances) / (3 + pairs - 1)
-    return stats.t.ppf(0.5 + confidence / 2, 3 + pairs - 1) * np.sqrt(shrunk / pairs)
+    return special.stdtrit(3 + pairs - 1, 0.5 + confidence / 2) * np.sqrt(shrunk / pairs)
 
 
 @cache
@@ -153,12 +155,8 @@ def detectable(
     """
     freedom = n - 1 if paired_runs else 2 * n - 2
     scale = math.sqrt((1 if paired_runs else 2) / n)
-    critical = stats.t.ppf(1 - alpha / 2, freedom)
-
-    def miss(shift: float) -> float:
-        return float(stats.nct.sf(critical, freedom, shift)) - wanted
-
-    return float(optimize.brentq(miss, 0.0, 60.0)) * scale * s
+    critical = special.stdtrit(freedom, 1 - alpha / 2)
+    return float(special.nctdtrinc(freedom, 1 - wanted, critical)) * scale * s
 
 
 def power_note(n: int) -> str:
@@ -173,7 +171,7 @@ def power_note(n: int) -> str:
         return (
             f"n = 1: one run has no measurable spread, so two methods cannot be told apart. {against_paper}"
         )
-    half = float(stats.t.ppf(0.975, n - 1)) / math.sqrt(n)
+    half = float(special.stdtrit(n - 1, 0.975)) / math.sqrt(n)
     return (
         f"n = {n}: the 95% interval of a mean reaches {half:.2f} standard deviations to either side "
         f"({half * s0:.2f} points for s = {s0:.2f}). With n = {n} runs each, two methods are told apart with "

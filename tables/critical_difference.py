@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from tables.between_methods import complete_ranks
 from tables.svg import LABEL, Scale, draw, line, text
@@ -52,6 +51,8 @@ def critical_difference(scores: dict[str, dict[str, float]]) -> CriticalDifferen
     order = sorted(range(k), key=lambda i: (means[i], methods[i]))
     ordered = tuple(float(means[i]) for i in order)
     p = _friedman(per_pair)
+    from scipy import stats  # takes half a second to import, and few tables have 5 pairs
+
     critical = float(stats.studentized_range.ppf(1 - LEVEL, k, math.inf)) / math.sqrt(2)
     critical *= math.sqrt(k * (k + 1) / (6 * pairs))
     return CriticalDifference(
@@ -70,6 +71,8 @@ def _friedman(per_pair: np.ndarray) -> float:
     pairs, k = per_pair.shape
     if (per_pair == per_pair[:, :1]).all():  # all tied everywhere: the statistic is not defined
         return 1.0
+    from scipy import stats
+
     chi2 = float(stats.friedmanchisquare(*per_pair.T).statistic)
     rest = pairs * (k - 1) - chi2
     if rest <= 1e-9:  # the same order on every pair
