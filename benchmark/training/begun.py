@@ -25,16 +25,17 @@ def last_part(run: Run, store: Store) -> dict[str, Any] | None:
     """Return the last part of a begun run (see parts.py), None if the run has no checkpoint.
 
     A checkpoint of an older version states only the precision; began.json may add the device and the threads
-    of the beginning. A damaged checkpoint counts as none. It is not checked here; see `usable_part`.
+    of the beginning. A damaged checkpoint, or one that cannot be read, counts as none: one bad file must not
+    stop a plan. It is not checked here; see `usable_part`.
     """
     path = store.path(run.key) / CHECKPOINT
     if not path.exists():
         return None
-    if (about := checkpoint.about(path)) is not None:
-        return about
     try:
+        if (about := checkpoint.about(path)) is not None:
+            return about
         state = checkpoint.load(path, torch.device("cpu"))
-    except checkpoint.Damaged:
+    except (checkpoint.Damaged, OSError):
         return None
     return None if state is None else {**(store.began(run.key) or {}), "precision": state["precision"]}
 

@@ -358,3 +358,12 @@ def test_the_lines_after_a_checkpoint_can_be_read_alone(tmp_path: Path) -> None:
         checkpoint.load(path, torch.device("cpu"), checksum="0" * 64)
     path.write_bytes(content.replace(b"00000021", b"99999999"))
     assert checkpoint.about(path) is None
+
+
+def test_a_checkpoint_that_cannot_be_read_stops_no_plan(tmp_path: Path) -> None:
+    """It counts as none for a plan; its run fails alone when it is trained."""
+    run, store = small_run("plain"), Store(tmp_path)
+    (store.path(run.key) / "checkpoint.pt").mkdir(parents=True)
+    assert begun.last_part(run, store) is None
+    (outcome,) = train([run], tmp_path)
+    assert outcome.status == "failed" and "checkpoint.pt" in outcome.reason
