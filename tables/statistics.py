@@ -137,7 +137,7 @@ class Comparison:
     def interval(self, confidence: float = 1 - 2 * LEVEL) -> tuple[float, float]:
         """Return the interval of the delta. Of two epochs, it reaches over both."""
         error, freedom = self.error_and_freedom
-        half = _t_quantile(confidence, freedom) * error
+        half = t_quantile(confidence, freedom) * error
         low, high = self.delta - half, self.delta + half
         if self.other_epoch is not None:
             low2, high2 = self.other_epoch.interval(confidence)
@@ -191,11 +191,11 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float
     s = std(values)
     if s is None:
         return None
-    half = _t_quantile(confidence, len(values) - 1) * s / math.sqrt(len(values))
+    half = t_quantile(confidence, len(values) - 1) * s / math.sqrt(len(values))
     return mean(values) - half, mean(values) + half
 
 
-def _t_quantile(confidence: float, freedom: float) -> float:
+def t_quantile(confidence: float, freedom: float) -> float:
     """Return how many standard errors a two-sided t interval reaches to either side.
 
     scipy.special has the same values as scipy.stats, at a tenth of the time for a single number.
@@ -248,7 +248,7 @@ def spread_of(sample: Sample, s0: float) -> Spread:
 def mean_interval(sample: Sample, s0: float, confidence: float = 0.95) -> tuple[float, float]:
     """Return the interval of a sample's mean by its shrunk variance."""
     spread = spread_of(sample, s0)
-    half = _t_quantile(confidence, spread.freedom) * math.sqrt(spread.of_mean)
+    half = t_quantile(confidence, spread.freedom) * math.sqrt(spread.of_mean)
     return sample.mean - half, sample.mean + half
 
 

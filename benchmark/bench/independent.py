@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +20,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from scipy import special
 from torch import Tensor, nn
 
 import models
@@ -36,6 +34,7 @@ from benchmark.training.active_run import MAIN
 from models import Features, Network
 from results.files import write_json
 from results.store import Store
+from tables.statistics import t_quantile, two_sided, welch
 
 VIEWS = (NORMAL, ROTATED, SECOND)
 """The views that this loop can make."""
@@ -336,11 +335,10 @@ class Comparison:
         shares = [statistics.variance(v) / len(v) for v in (self.trainer, self.independent)]
         if not any(shares):  # no spread
             return self.delta, self.delta, float(self.delta == 0)
-        error = math.sqrt(sum(shares))
-        sizes = (len(self.trainer), len(self.independent))
-        freedom = sum(shares) ** 2 / sum(s**2 / (n - 1) for s, n in zip(shares, sizes, strict=True))
-        half = float(special.stdtrit(freedom, 0.975)) * error
-        p = 2 * float(special.stdtr(freedom, -abs(self.delta) / error))
+        trainer, loop = len(self.trainer) - 1, len(self.independent) - 1
+        error, freedom = welch(shares[0], trainer, shares[1], loop, tau=0.0)
+        half = t_quantile(0.95, freedom) * error
+        p = float(two_sided(self.delta / error, freedom))
         return self.delta - half, self.delta + half, p
 
 
