@@ -44,15 +44,24 @@ def versions() -> dict[str, str]:
     }
 
 
-@functools.cache
 def git_state() -> dict[str, Any]:
     """Return the commit of the running code and whether it was modified: `{"commit": ..., "dirty": ...}`.
 
     A wheel and a snapshot for jobs (see `slurm.snapshot`) carry this in the file `benchmark/COMMIT`; in a
     checkout, git is asked. The commit is "unknown" if git does not track this file: in a virtual environment
     inside somebody's repository, for example, the commit of that repository would say nothing about this
-    code.
+    code. Git is asked once in a process; only if it gave no answer (no `git` in PATH at that moment, for
+    example), the next call asks again.
     """
+    try:
+        return _known_state()
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": UNKNOWN, "dirty": None}
+
+
+@functools.cache
+def _known_state() -> dict[str, Any]:
+    """Return `git_state()`, or raise what git's call raised."""
     folder = Path(__file__).resolve().parent
     if (folder / COMMIT_FILE).is_file():
         commit, _, state = (folder / COMMIT_FILE).read_text(encoding="utf-8").strip().partition(" ")
@@ -62,11 +71,8 @@ def git_state() -> dict[str, Any]:
         done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
         return done.stdout.strip()
 
-    try:
-        git("ls-files", "--error-unmatch", Path(__file__).name)
-        commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.CalledProcessError):
-        return {"commit": UNKNOWN, "dirty": None}
+    git("ls-files", "--error-unmatch", Path(__file__).name)
+    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
     return {"commit": commit, "dirty": bool(changes)}
 
 
