@@ -6,63 +6,37 @@ Exit codes: 0 done, 1 a check or a run failed, 2 the input was wrong, 130 interr
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from benchmark import longwork, package_names
 
 package_names.exit_on_conflict()  # before importing packages that another distribution may have replaced
 
-from benchmark.cli import (
-    bench,
-    clean,
-    cluster,
-    judge,
-    logs,
-    methods,
-    plan,
-    published,
-    report,
-    running,
-    status,
-    tables,
-    teachers,
-)
-from benchmark.cli.options import PROGRAM, HelpFormatter, Parser, wrap
+from benchmark.cli.parser import PROGRAM, HelpFormatter, Parser, wrap
+from benchmark.cli.verbs import VERBS
 from benchmark.errors import InputError
-from benchmark.provenance import version_line
-from models import WeightsError
-from results.published import PublishedError
-
-VERBS = (
-    plan,
-    running,
-    cluster,
-    status,
-    logs,
-    clean,
-    tables,
-    report,
-    published,
-    judge,
-    methods,
-    teachers,
-    bench,
-)
-"""The modules that define verbs, in the order of `--help`."""
 
 
 class _Version(argparse.Action):
-    """Print the version and exit. The line is made only on request, because it needs git."""
+    """Print the version and exit. The line is made only on request, because it needs git and PyTorch."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from benchmark.provenance import version_line
+
         print(version_line())
         parser.exit()
 
 
-def parser() -> Parser:
-    """Return the parser of all verbs."""
+def parser(verb: str | None = None) -> Parser:
+    """Return the parser of all verbs.
+
+    verb: the only verb that will be parsed. The others then have their lines in `--help` but no options, and
+    their modules are not imported. None: every verb has its options.
+    """
     p = Parser(
         prog=PROGRAM,
         description=wrap(
@@ -73,9 +47,42 @@ def parser() -> Parser:
     )
     p.add_argument("--version", action=_Version, nargs=0, help="print the version and the commit")
     verbs = p.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for module in VERBS:
-        module.register(verbs)
+    modules = list(dict.fromkeys(v.module for v in VERBS if verb is None or v.name == verb))
+    for v in VERBS:
+        if v.module not in modules:
+            verbs.add_parser(v.name, help=v.summary)
+        elif v.name not in verbs.choices:
+            importlib.import_module(f"benchmark.cli.{v.module}").register(verbs)
     return p
+
+
+def _requested(argv: Sequence[str]) -> str:
+    """Return the verb of a command line, "" if it names none that exists."""
+    first = next((text for text in argv if not text.startswith("-")), "")
+    return first if any(v.name == first for v in VERBS) else ""
+
+
+@contextlib.contextmanager
+def _starting() -> Iterator[None]:
+    """Say on a terminal that the command is at work while its modules are imported; then remove the line."""
+    shown = sys.stderr.isatty()
+    if shown:
+        print("starting ...", end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        if shown:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def _input_errors() -> tuple[type[Exception], ...]:
+    """Return the errors that report wrong input in one line. What was not imported cannot have raised one."""
+    errors: list[type[Exception]] = [InputError]
+    if "models" in sys.modules:
+        errors.append(sys.modules["models"].WeightsError)
+    if "results.published" in sys.modules:
+        errors.append(sys.modules["results.published"].PublishedError)
+    return tuple(errors)
 
 
 def _allow_any_encoding() -> None:
@@ -96,12 +103,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code. argv: the arguments; None: those of the process."""
     _allow_any_encoding()
     longwork.show(True)
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        args = parser().parse_args(argv)
+        with _starting():
+            p = parser(_requested(argv))
+        args = p.parse_args(argv)
         return int(args.do(args))
-    except (InputError, PublishedError, WeightsError) as error:
-        print(f"error: {_one_line(str(error))}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print(
             "interrupted; everything up to the last finished epoch is kept; the same command continues",
@@ -115,6 +122,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         where = "" if error.filename is None else f"{error.filename}: "
         print(f"error: {_one_line(f'{where}{error.strerror or error}')}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        if not isinstance(error, _input_errors()):
+            raise
+        print(f"error: {_one_line(str(error))}", file=sys.stderr)
         return 2
 
 

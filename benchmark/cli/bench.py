@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmark.cli import bench_independent, bench_precision, bench_speed, bench_verdicts, options
+from benchmark.cli import bench_independent, bench_precision, bench_speed, bench_verdicts
+from benchmark.cli.parser import Parser, add_verb
 
 DEFAULT = "cells"
 
 
 def register(verbs: Any) -> None:
-    p = options.add_verb(
+    p = add_verb(
         verbs,
         "bench",
-        summary="measure speed, the effect of bf16, and the error rates of the verdicts",
         details="Measures how fast training is against a naive training loop, whether bf16 changes results, "
         "and how often the diff's verdicts are wrong. Without the name of a "
         f"measurement it measures the {DEFAULT}: `bench --budget 3` means `bench {DEFAULT} --budget 3`. "
@@ -22,7 +22,7 @@ def register(verbs: Any) -> None:
     )
     p.default_command = DEFAULT
     measurements = p.add_subparsers(
-        dest="measurement", metavar="MEASUREMENT", required=True, parser_class=options.Parser
+        dest="measurement", metavar="MEASUREMENT", required=True, parser_class=Parser
     )
     bench_speed.register(measurements)
     bench_precision.register(measurements)

@@ -13,7 +13,8 @@ from benchmark.bench import independent
 from benchmark.bench.independent import Comparison, Curve
 from benchmark.cli import common, options, running
 from benchmark.cli.bench_options import add_json_file_option, check, measurement, print_table
-from benchmark.cli.common import print_note
+from benchmark.cli.output import print_note
+from benchmark.cli.parser import add_verb
 from benchmark.cli.selection import Selection, select
 from benchmark.errors import InputError
 from benchmark.spec.runs import Run, TeacherRef
@@ -31,7 +32,7 @@ FOLDER = ".independent"
 
 
 def register(measurements: Any) -> None:
-    p = options.add_verb(
+    p = add_verb(
         measurements,
         "independent",
         summary="the trainer against a plain loop that shares only networks and formulas with it",

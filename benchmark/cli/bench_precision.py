@@ -21,7 +21,8 @@ from benchmark.cli.bench_options import (
     measurement,
     print_table,
 )
-from benchmark.cli.common import print_note
+from benchmark.cli.output import print_note
+from benchmark.cli.parser import add_verb
 from benchmark.cli.selection import listed_names
 from benchmark.errors import unknown
 from benchmark.text import plural
@@ -36,7 +37,7 @@ SIGNIFICANCE = 0.05
 
 
 def register(measurements: Any) -> None:
-    p = options.add_verb(
+    p = add_verb(
         measurements,
         "drift",
         summary="losses of the first steps in bf16, or on a GPU, against fp32 on the CPU",
@@ -64,7 +65,7 @@ def register(measurements: Any) -> None:
     add_json_file_option(p)
     p.set_defaults(do=do_drift, precision="auto", student_threads=1)
 
-    p = options.add_verb(
+    p = add_verb(
         measurements,
         "biases",
         summary="mean difference between losses in bf16 and in fp32, over seeds",
@@ -80,7 +81,7 @@ def register(measurements: Any) -> None:
     add_json_file_option(p)
     p.set_defaults(do=do_biases, device="cpu", precision="auto", student_threads=1)
 
-    p = options.add_verb(
+    p = add_verb(
         measurements,
         "finals",
         summary="final top-1 in bf16 against fp32, over seeds",

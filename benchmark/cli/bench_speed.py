@@ -20,7 +20,8 @@ from benchmark.cli.bench_options import (
     print_table,
     random_images,
 )
-from benchmark.cli.common import print_note
+from benchmark.cli.output import print_note
+from benchmark.cli.parser import add_verb
 from benchmark.cli.selection import split_list
 from benchmark.errors import InputError
 from benchmark.text import whole
@@ -30,7 +31,7 @@ from results.files import write_json
 
 
 def register(measurements: Any) -> None:
-    p = options.add_verb(
+    p = add_verb(
         measurements,
         "cells",
         summary="images per second against a naive training loop (the default)",
@@ -46,7 +47,7 @@ def register(measurements: Any) -> None:
     add_json_file_option(p)
     p.set_defaults(do=do_cells)
 
-    p = options.add_verb(
+    p = add_verb(
         measurements,
         "parts",
         summary="time of each part of a training step",
@@ -61,7 +62,7 @@ def register(measurements: Any) -> None:
     add_json_file_option(p)
     p.set_defaults(do=do_parts)
 
-    p = options.add_verb(
+    p = add_verb(
         measurements,
         "students",
         summary="time of a step by the number of students behind one teacher pass",
@@ -85,7 +86,7 @@ def register(measurements: Any) -> None:
     add_json_file_option(p)
     p.set_defaults(do=do_students)
 
-    p = options.add_verb(
+    p = add_verb(
         measurements,
         "compile",
         summary="what torch.compile gains, and after how many epochs its warm-up is paid back",

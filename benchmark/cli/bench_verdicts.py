@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmark.cli import options
 from benchmark.cli.bench_options import add_json_file_option, check, print_table
+from benchmark.cli.parser import add_verb
 from results.files import write_json
 from results.published.spread import seed_stds
 from tables import simulation
@@ -16,7 +16,7 @@ from tables.verdicts import MARGIN
 
 
 def register(measurements: Any) -> None:
-    p = options.add_verb(
+    p = add_verb(
         measurements,
         "verdicts",
         summary="error rates of the diff's verdicts, by simulation",

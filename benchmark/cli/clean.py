@@ -11,7 +11,8 @@ from typing import Any
 
 from benchmark import longwork
 from benchmark.cli import common, options
-from benchmark.cli.common import print_note
+from benchmark.cli.output import print_note
+from benchmark.cli.parser import add_verb
 from benchmark.cli.selection import resolver_of
 from benchmark.text import plural
 from benchmark.work import left_files, stale, stale_caches
@@ -19,10 +20,9 @@ from results.store import Store
 
 
 def register(verbs: Any) -> None:
-    p = options.add_verb(
+    p = add_verb(
         verbs,
         "clean",
-        summary="remove stale runs; without --yes they are only listed",
         details="Lists the runs that no table uses any more, because the code, a method's revision or the "
         "data have changed since, what is left of teacher caches that nobody can use, and what killed "
         "processes left in finished runs. With --yes they are removed. Folders that are not runs, damaged "

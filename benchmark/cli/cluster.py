@@ -7,7 +7,8 @@ from typing import Any
 
 from benchmark import data
 from benchmark.cli import common, options
-from benchmark.cli.common import print_note
+from benchmark.cli.output import print_json, print_note
+from benchmark.cli.parser import add_json_option, add_verb
 from benchmark.cli.selection import default_profile, select
 from benchmark.errors import InputError
 from benchmark.spec import cost, imported
@@ -22,10 +23,9 @@ from slurm.submit import format_report, submit_runs
 
 
 def register(verbs: Any) -> None:
-    p = options.add_verb(
+    p = add_verb(
         verbs,
         "submit",
-        summary="submit a table's missing runs to a Slurm cluster",
         details="Submits the missing runs as job arrays and returns at once. Students start when their "
         "teachers are done. It can be repeated: runs that are done, queued or running are not submitted "
         "again. Device, precision and threads come from the cluster file.",
@@ -33,7 +33,7 @@ def register(verbs: Any) -> None:
     )
     options.add_selection_options(p, default_profile="paper on a cluster with GPUs, quick on one without")
     options.add_folder_options(p)
-    options.add_json_option(p)
+    add_json_option(p)
     p.add_argument(
         "--cluster",
         required=True,
@@ -53,10 +53,9 @@ def register(verbs: Any) -> None:
     options.add_weak_teacher_option(p)
     p.set_defaults(do=do_submit)
 
-    p = options.add_verb(
+    p = add_verb(
         verbs,
         "cancel",
-        summary="cancel a table's Slurm jobs",
         details="Cancels the queued and running jobs of the chosen runs. Their checkpoints are kept, and "
         "`submit` continues from there. A job that also trains other runs is not cancelled.",
         example="cancel crd-table1",
@@ -105,7 +104,7 @@ def do_submit(args: argparse.Namespace) -> int:
         note=print_note,
     )
     if args.json:
-        common.print_json(report.json())
+        print_json(report.json())
     else:
         print(format_report(report))
     return 0

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from benchmark.cli.options import KEEP, variable
+from benchmark.cli.output import print_note
 from benchmark.errors import InputError
 from benchmark.spec import plan, teacher_cache_rule
 from benchmark.text import plural
@@ -23,16 +21,6 @@ MOST_THREADS = 1_024
 """The most threads to accept; far more would exceed the limits of the system.
 
 A machine with many cores may use 4 per core."""
-
-
-def print_note(text: str = "") -> None:
-    """Print a line for the user on standard error. Standard output is for the result."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def print_json(value: Any) -> None:
-    """Print JSON on standard output."""
-    print(json.dumps(value, indent=1))
 
 
 # --- folders ----------------------------------------------------------------------------------------------

@@ -10,8 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.cli import common, options
-from benchmark.cli.common import print_note
+from benchmark.cli import common
+from benchmark.cli.output import print_json, print_note
+from benchmark.cli.parser import add_json_option, add_verb
 from benchmark.cli.published import published_cell
 from benchmark.cli.tables import join
 from benchmark.errors import InputError
@@ -27,10 +28,9 @@ from tables.verdicts import FAILING
 
 
 def register(verbs: Any) -> None:
-    p = options.add_verb(
+    p = add_verb(
         verbs,
         "judge",
-        summary="say whether your result of a cell is a reproduction of the published one",
         details="Prints on one screen what is published of a pair and a method, what others got, the verdict "
         "on your values by the rule of diff, and what usually explains a gap of that size, with its measured "
         "size. Exits with 1 if your result differs from the published one. Only for CIFAR-100.",
@@ -82,7 +82,7 @@ def register(verbs: Any) -> None:
         metavar="DIR",
         help="folder of runs and their records (default: $RESULTS, else results/runs)",
     )
-    options.add_json_option(p)
+    add_json_option(p)
     p.set_defaults(do=do_judge)
 
 
@@ -108,7 +108,7 @@ def do_judge(args: argparse.Namespace) -> int:
         _import(store, question, target)
         answer = judge.answer(question, target, records_of_cell(store, question, target.method))
     if args.json:
-        common.print_json(judge_text.as_json(answer))
+        print_json(judge_text.as_json(answer))
     else:
         print(judge_text.format_answer(answer))
     return int(answer.verdict in FAILING)

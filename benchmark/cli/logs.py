@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from benchmark.cli import common, options
-from benchmark.cli.common import print_note
+from benchmark.cli.output import print_note
+from benchmark.cli.parser import add_verb
 from benchmark.cli.selection import key_matches, select
 from benchmark.errors import InputError
 from benchmark.spec.runs import closure
@@ -22,10 +23,9 @@ MOST_FIELDS = 4
 
 
 def register(verbs: Any) -> None:
-    p = options.add_verb(
+    p = add_verb(
         verbs,
         "logs",
-        summary="print a run's log, and why it failed",
         details="Prints the end of a run's log, the reason and traceback of its last failure, and the end "
         "of the output of the Slurm job that it was last submitted in.",
         example="logs resnet56:resnet20/kd/seed0",
@@ -41,10 +41,9 @@ def register(verbs: Any) -> None:
     options.add_folder_options(p)
     p.set_defaults(do=do_logs)
 
-    p = options.add_verb(
+    p = add_verb(
         verbs,
         "retry",
-        summary="forget the failures of a table, so that `run` or `submit` tries again",
         details="`run` and `submit` skip runs that failed before. `retry` deletes the stored failures of "
         "the chosen runs and prints their keys. It trains nothing itself. With --diverged, runs that "
         "diverged are trained again too; under the same conditions they diverge again, so it is for another "

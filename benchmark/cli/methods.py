@@ -8,15 +8,15 @@ import sys
 from typing import Any
 
 from benchmark import methods
-from benchmark.cli import common, options
+from benchmark.cli.output import print_json
+from benchmark.cli.parser import add_json_option, add_verb
 from benchmark.spec import matrix
 
 
 def register(verbs: Any) -> None:
-    p = options.add_verb(
+    p = add_verb(
         verbs,
         "methods",
-        summary="list the methods with formula, citation and hyper-parameters",
         details="Without a NAME it lists all methods. With one it also prints which views and features the "
         "method needs, where each of its constants comes from, and the constants that its authors chose for "
         "each pair.",
@@ -31,7 +31,7 @@ def register(verbs: Any) -> None:
     )
     p.add_argument("--bibtex", action="store_true", help="print BibTeX entries to cite")
     p.add_argument("--markdown", action="store_true", help="print the table of all methods for the docs")
-    options.add_json_option(p)
+    add_json_option(p)
     p.set_defaults(do=do_methods)
 
 
@@ -99,7 +99,7 @@ def chosen_methods(name: str) -> list[str]:
 def do_methods(args: argparse.Namespace) -> int:
     described = [describe(n) for n in chosen_methods(args.name)]
     if args.json:
-        common.print_json(described[0] if args.name and len(described) == 1 else described)
+        print_json(described[0] if args.name and len(described) == 1 else described)
     elif args.bibtex:
         print("\n\n".join(dict.fromkeys(d["bibtex"] for d in described)))
     elif args.markdown:

@@ -1,18 +1,13 @@
-"""The command line's parser, and the options that several verbs share."""
+"""The options that several verbs share."""
 
 from __future__ import annotations
 
 import argparse
 import os
-import textwrap
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
-from benchmark.errors import hint
 from benchmark.spec import matrix, protocols
-from benchmark.text import decimal, program_name, whole
-
-PROGRAM = program_name()
+from benchmark.text import decimal, whole
 
 KEEP = ("all", "none")
 """Values of `--keep`."""
@@ -32,70 +27,6 @@ def decimal_number(text: str) -> float:
         return decimal(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Wraps the help of an option without breaking names at their hyphens, and lists sub-commands
-    in a column."""
-
-    def add_argument(self, action: argparse.Action) -> None:
-        super().add_argument(action)
-        if isinstance(action, argparse._SubParsersAction):
-            # argparse forgets their indentation, and would put the help of long names on the next line.
-            self._action_max_length += 4
-
-    def _split_lines(self, text: str, width: int) -> list[str]:
-        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
-
-
-class Parser(argparse.ArgumentParser):
-    """Reports wrong input in one line, with exit code 2."""
-
-    default_command = ""
-    """The sub-command to use where none is named."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print one line and exit. argparse would print the usage too."""
-        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
-
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
-        """Report a value that is not allowed with the most similar one that is. argparse does not."""
-        if action.choices is not None and value not in action.choices:
-            allowed = [str(choice) for choice in action.choices]
-            message = f"unknown '{value}'{hint(str(value), allowed)}; allowed: {', '.join(allowed)}"
-            raise argparse.ArgumentError(action, message)
-
-    def parse_known_args(  # type: ignore[override]
-        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
-    ) -> tuple[argparse.Namespace, list[str]]:
-        if self.default_command and args is not None:
-            first = next(iter(args), "-")
-            if first.startswith("-") and first not in ("-h", "--help"):
-                args = [self.default_command, *args]
-        parsed, unknown = super().parse_known_args(args, namespace)
-        if unknown:  # reported here, so that the message names the help of this verb
-            self.error(f"unrecognized arguments: {' '.join(unknown)}")
-        return parsed, unknown
-
-
-def wrap(text: str) -> str:
-    """Wrap a paragraph for a terminal of 80 columns."""
-    return textwrap.fill(text, 79, break_on_hyphens=False)
-
-
-def add_verb(verbs: Any, name: str, *, summary: str, details: str, example: str) -> Parser:
-    """Add a verb (or a sub-command of one) to the command line.
-
-    summary: one line for the list of verbs. details: what the verb does, for its own help.
-    example: the arguments of a typical call.
-    """
-    return verbs.add_parser(
-        name,
-        help=summary,
-        description=wrap(details),
-        epilog=f"example:\n  {PROGRAM} {example}",
-        formatter_class=HelpFormatter,
-    )
 
 
 def variable(name: str, default: str = "") -> str:
@@ -292,7 +223,3 @@ def add_accept_edit_option(group: Any) -> None:
         help="go on with begun runs although the file of your method, or their teacher, has changed since; "
         "their records state both",
     )
-
-
-def add_json_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON, for programs")

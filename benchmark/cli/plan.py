@@ -6,6 +6,8 @@ import argparse
 from typing import Any
 
 from benchmark.cli import common, options
+from benchmark.cli.output import print_json
+from benchmark.cli.parser import add_json_option, add_verb
 from benchmark.cli.selection import Selection, select
 from benchmark.spec import cost, plan
 from benchmark.text import duration, plural, size
@@ -16,10 +18,9 @@ SHOWN_PACKS = 8
 
 
 def register(verbs: Any) -> None:
-    p = options.add_verb(
+    p = add_verb(
         verbs,
         "plan",
-        summary="show which runs are missing and what they would cost; trains nothing",
         details="Prints the missing runs of a table as packs, and estimates the hours and disk space that "
         "they need. Packs of one level can be trained at the same time; a level needs the levels before it.",
         example="plan crd-table1 --profile paper --list",
@@ -27,7 +28,7 @@ def register(verbs: Any) -> None:
     options.add_selection_options(p)
     options.add_folder_options(p)
     options.add_training_options(p)
-    options.add_json_option(p)
+    add_json_option(p)
     p.add_argument("--list", action="store_true", help="print all packs, and the key and state of every run")
     p.set_defaults(do=do_plan)
 
@@ -90,7 +91,7 @@ def _print_plan_json(chosen: Selection, planned: plan.Plan, numbers: dict[str, A
         {"key": r.key, "state": planned.states[r.key], "pair": r.pair, "method": r.method, "seed": r.seed}
         for r in planned.runs
     ]
-    common.print_json(
+    print_json(
         {
             "table": chosen.expansion.table.name,
             "profile": chosen.profile,

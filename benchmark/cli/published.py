@@ -5,23 +5,20 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-import models
-from benchmark import methods
-from benchmark.cli import options
-from benchmark.cli.common import print_note
+from benchmark.cli.output import print_note
+from benchmark.cli.parser import add_json_option, add_verb
 from benchmark.errors import InputError, unknown
-from benchmark.spec.runs import NONE
 from benchmark.text import plural
 from results import published
+from results.published.evidence import NONE
 from results.published.reader import as_frame, choose, teacher_weights
 from tables.text import terminal_width
 
 
 def register(verbs: Any) -> None:
-    p = options.add_verb(
+    p = add_verb(
         verbs,
         "published",
-        summary="print every published value of a cell, and how the papers disagree",
         details="Prints what the papers report for one pair and method, with the table each value is from. "
         "It also knows pairs and methods that cannot be trained here, such as ImageNet's.",
         example="published --pair resnet32x4:resnet8x4 --method kd",
@@ -40,7 +37,7 @@ def register(verbs: Any) -> None:
         action="store_true",
         help="print instead how far published values lie apart, between seeds and between papers",
     )
-    options.add_json_option(p)
+    add_json_option(p)
     p.set_defaults(do=do_published)
 
 
@@ -76,8 +73,22 @@ def do_published(args: argparse.Namespace) -> int:
     return 0
 
 
+def _networks_here() -> list[str]:
+    """Return the networks that can be trained here. Imported on request, because it brings PyTorch."""
+    import models
+
+    return list(models.names())
+
+
+def _methods_here() -> list[str]:
+    """Return the methods that can be trained here. Imported on request, because it brings PyTorch."""
+    from benchmark import methods
+
+    return list(methods.names())
+
+
 def _validate() -> int:
-    problems = published.validate(known=(*models.names(), *methods.names()))
+    problems = published.validate(known=(*_networks_here(), *_methods_here()))
     for line in problems:
         print(line)
     if problems:
@@ -99,15 +110,16 @@ def published_cell(args: argparse.Namespace) -> tuple[str, str, str, list[str]]:
         raise InputError(
             f"pair '{args.pair}' is not of the form teacher:student; allowed: e.g. resnet56:resnet20"
         )
-    networks = [*models.names(), NONE, *sorted({*frame["teacher"], *frame["student"]})]
+    networks = [NONE, *sorted({*frame["teacher"], *frame["student"]})]
     for name in (teacher, student):
-        if name not in networks:
-            raise unknown("network", name, dict.fromkeys(networks))
+        if name not in networks and name not in (trained := _networks_here()):
+            raise unknown("network", name, dict.fromkeys([*trained, *networks]))
     method = args.method.lower()
     published_methods = sorted(set(frame["method"]))
-    known = {*published_methods, *methods.names()}
-    if method not in published_methods and any(m not in known for m in method.split("+")):
-        raise unknown("method", method, published_methods)
+    if method not in published_methods:
+        known = {*published_methods, *_methods_here()}
+        if any(m not in known for m in method.split("+")):
+            raise unknown("method", method, published_methods)
     for kind, column, value in (("data set", "dataset", args.dataset), ("metric", "metric", args.metric)):
         if value and value not in set(frame[column]):
             raise unknown(kind, value, sorted(set(frame[column])))

@@ -7,7 +7,8 @@ from typing import Any
 
 from benchmark import data, longwork
 from benchmark.cli import common, options
-from benchmark.cli.common import print_note
+from benchmark.cli.output import print_note
+from benchmark.cli.parser import add_verb
 from benchmark.cli.report_groups import more_tables
 from benchmark.cli.selection import NotInTable, Selection, listed_names, select
 from benchmark.cli.tables import load_records, note_unpublished
@@ -21,10 +22,9 @@ from tables.report import write_report
 
 
 def register(verbs: Any) -> None:
-    p = options.add_verb(
+    p = add_verb(
         verbs,
         "report",
-        summary="write one HTML page with all tables, curves and verdicts",
         details="Writes a self-contained index.html from the records that exist, and prints its path. "
         "Without a TABLE it shows all tables that have a record, and again those of other profiles, settings "
         "(--set) or teachers that have some.",

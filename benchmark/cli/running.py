@@ -12,7 +12,8 @@ from typing import Any
 from benchmark import methods
 from benchmark.cli import common, options
 from benchmark.cli import tables as table_verbs
-from benchmark.cli.common import print_note
+from benchmark.cli.output import print_note
+from benchmark.cli.parser import PROGRAM, add_verb
 from benchmark.cli.selection import NotInTable, Selection, paper_table, select
 from benchmark.errors import InputError
 from benchmark.spec import cost, imported, plan
@@ -27,10 +28,9 @@ from results.store import Store
 
 
 def register(verbs: Any) -> None:
-    p = options.add_verb(
+    p = add_verb(
         verbs,
         "run",
-        summary="train a table's missing runs on this machine",
         details="Trains the missing runs of a table, and the teachers that they need. It can be interrupted "
         "at any time: the same command continues from the last finished epoch. Runs that failed before are "
         "skipped (see `retry`). Runs that another process is training are waited for. Exits with 1 if a run "
@@ -50,10 +50,9 @@ def register(verbs: Any) -> None:
     _add_no_wait(p)
     p.set_defaults(do=do_run)
 
-    p = options.add_verb(
+    p = add_verb(
         verbs,
         "reproduce",
-        summary="train what is missing, then print the table (`make reproduce-table1`)",
         details="Does what `run` and `table` do, one after the other, and prints one screen: how the runs "
         "ended, the table, and how many cells agree with the published ones; `diff` prints every cell. "
         "Exits with 1 if a run fails, but not if the table disagrees with the published one.",
@@ -83,10 +82,9 @@ def register(verbs: Any) -> None:
     _add_no_wait(p)
     p.set_defaults(do=do_reproduce)
 
-    p = options.add_verb(
+    p = add_verb(
         verbs,
         "work",
-        summary="train the runs of one work order (for worker processes and Slurm jobs)",
         details="Trains one pack as a work order describes it. `run` on several GPUs and `submit` write work "
         "orders for their workers; you rarely need this verb yourself.",
         example="work order.json",
@@ -163,7 +161,7 @@ def train_missing(args: argparse.Namespace, chosen: Selection) -> list[Outcome]:
     if failed:
         print_note(
             f"{plural(len(failed), 'run')} failed before and {'is' if len(failed) == 1 else 'are'} skipped; "
-            f"see `{options.PROGRAM} logs` for the reason, and use `retry` to try again"
+            f"see `{PROGRAM} logs` for the reason, and use `retry` to try again"
         )
     done = sum(planned.states[r.key] in ("done", "diverged") for r in planned.runs)
     _note_edited_methods(planned, store)

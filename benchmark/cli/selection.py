@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import data
-from benchmark.cli.common import path_of, print_note
+from benchmark.cli.common import path_of
+from benchmark.cli.output import print_note
 from benchmark.data.clips import list_clips
 from benchmark.errors import InputError, unknown
 from benchmark.spec import imported, matrix, protocols

@@ -12,6 +12,8 @@ from tabulate import tabulate
 from benchmark import longwork
 from benchmark.cli import common, options
 from benchmark.cli import plan as plan_verb
+from benchmark.cli.output import print_json
+from benchmark.cli.parser import add_json_option, add_verb
 from benchmark.cli.selection import Selection, select
 from benchmark.spec import cost, plan
 from benchmark.spec.runs import Run, closure
@@ -30,10 +32,9 @@ WATCH_SECONDS = 5
 
 
 def register(verbs: Any) -> None:
-    p = options.add_verb(
+    p = add_verb(
         verbs,
         "status",
-        summary="count a table's runs: done, running, queued, failed ...",
         details="Prints one row for each pair and method with the number of runs in each state. Running "
         "runs show their epoch and the time left, failed ones the reason, and Slurm jobs that ended "
         "without a result are listed.",
@@ -41,7 +42,7 @@ def register(verbs: Any) -> None:
     )
     options.add_selection_options(p)
     options.add_folder_options(p)
-    options.add_json_option(p)
+    add_json_option(p)
     p.add_argument(
         "--watch",
         action="store_true",
@@ -201,7 +202,7 @@ def do_status(args: argparse.Namespace) -> int:
         lost = lost_jobs(states, store)
         left = remaining(chosen, store)
         if args.json:
-            common.print_json(
+            print_json(
                 {
                     "table": chosen.expansion.table.name,
                     "profile": chosen.profile,

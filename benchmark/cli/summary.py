@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.cli.options import PROGRAM
+from benchmark.cli.parser import PROGRAM
 from benchmark.cli.selection import Selection
 from benchmark.spec.runs import closure
 from benchmark.text import duration

@@ -14,7 +14,8 @@ import pandas as pd
 
 from benchmark import longwork
 from benchmark.cli import common, options, summary
-from benchmark.cli.common import print_note
+from benchmark.cli.output import print_note
+from benchmark.cli.parser import add_verb
 from benchmark.cli.selection import Selection, select, split_list
 from benchmark.errors import InputError
 from benchmark.spec.matrix import Table
@@ -26,10 +27,9 @@ from tables.verdicts import FAILING, MAY_FAIL
 
 
 def register(verbs: Any) -> None:
-    p = options.add_verb(
+    p = add_verb(
         verbs,
         "table",
-        summary="print the regenerated table, and write it as md, tex, csv, png, pdf and svg",
         details="Makes the table from the records that exist. Cells without a record stay empty. Trains "
         "nothing.",
         example="table crd-table1 --profile paper --format md",
@@ -56,10 +56,9 @@ def register(verbs: Any) -> None:
     )
     p.set_defaults(do=do_table)
 
-    p = options.add_verb(
+    p = add_verb(
         verbs,
         "diff",
-        summary="compare the regenerated table with the published one",
         details="Prints our value and the published value of each cell, their difference and a verdict. "
         "Exits with 1 if a cell differs from the published value, by a rule that allows for seeds, other "
         "teachers and the number of cells.",

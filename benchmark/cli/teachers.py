@@ -12,7 +12,8 @@ from tabulate import tabulate
 
 from benchmark import data, methods
 from benchmark.cli import common, options
-from benchmark.cli.common import print_note
+from benchmark.cli.output import print_json, print_note
+from benchmark.cli.parser import add_json_option, add_verb
 from benchmark.cli.selection import resolver_of
 from benchmark.errors import InputError
 from benchmark.spec import matrix, protocols
@@ -27,10 +28,9 @@ from results.store import REFERENCE, Store
 
 
 def register(verbs: Any) -> None:
-    p = options.add_verb(
+    p = add_verb(
         verbs,
         "teachers",
-        summary="list the teachers of the tables and their accuracy beside the published ones",
         details="Lists the teachers that the tables need, whether they are trained, their top-1 and the "
         "published values. Checkpoints of TEACHERS= are listed too; --test measures them, with the "
         "normalisation of each protocol that they teach in.",
@@ -62,7 +62,7 @@ def register(verbs: Any) -> None:
         help="also print the accuracy of measured checkpoints on each class",
     )
     options.add_folder_options(p)
-    options.add_json_option(p)
+    add_json_option(p)
     p.set_defaults(do=do_teachers)
 
 
@@ -218,7 +218,7 @@ def do_teachers(args: argparse.Namespace) -> int:
         _test_checkpoints(args, imported)
     rows = teacher_rows(args, imported)
     if args.json:
-        common.print_json(rows)
+        print_json(rows)
         return 0
     _print_rows(rows)
     if args.per_class:

@@ -9,7 +9,7 @@ import pytest
 import records_kit as kit
 
 from benchmark.__main__ import main
-from benchmark.cli.options import PROGRAM
+from benchmark.cli.parser import PROGRAM
 from benchmark.spec import matrix
 from results.store import Store
 from tables import overview, plain, render
