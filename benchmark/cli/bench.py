@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmark.cli import bench_independent, bench_precision, bench_speed, bench_verdicts
+from benchmark.cli import bench_gpu, bench_independent, bench_precision, bench_speed, bench_verdicts
 from benchmark.cli.parser import Parser, add_verb
 
 DEFAULT = "cells"
@@ -27,4 +27,5 @@ def register(verbs: Any) -> None:
     bench_speed.register(measurements)
     bench_precision.register(measurements)
     bench_independent.register(measurements)
+    bench_gpu.register(measurements)
     bench_verdicts.register(measurements)

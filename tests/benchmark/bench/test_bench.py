@@ -275,7 +275,7 @@ def test_help_lists_the_measurements(capsys: pytest.CaptureFixture[str]) -> None
         out = capsys.readouterr().out
         assert stop.value.code == 0
         for measurement in (
-            *("cells", "parts", "students", "compile", "drift", "biases", "finals", "verdicts"),
+            *("cells", "parts", "students", "compile", "drift", "biases", "finals", "gpu", "verdicts"),
         ):
             assert f"\n    {measurement} " in out
 

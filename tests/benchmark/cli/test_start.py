@@ -34,7 +34,11 @@ print(*sorted({{"torch", "scipy", "matplotlib"}} & sys.modules.keys()))
 )
 def test_what_is_imported(lines: list[str], imported: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", CALLS.format(lines=lines)], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", CALLS.format(lines=lines)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.splitlines()[-1] == imported
 
