@@ -7,7 +7,8 @@ import math
 from collections.abc import Sequence
 
 from benchmark.spec.matrix import Expansion
-from tables import svg
+from benchmark.text import plural
+from tables import gains, svg
 from tables.between_methods import power_note, ranks
 from tables.cells import BASELINE_ROWS, BEST_LEGEND, CellResult, number, rank_rule
 from tables.critical_difference import caption, critical_difference, diagram
@@ -72,6 +73,13 @@ def figures(e: Expansion, results: Sequence[CellResult], diffs: Sequence[CellDif
             _fold("Ranks of the methods over the pairs", svg.ranks(ranked), rank_caption),
             _fold("Critical differences of the ranks", *_critical(scores, epoch)),
             _fold("Last versus best epoch", svg.dumbbells(_last_best(results)), LAST_BEST),
+            _fold(
+                "Gain over the plain student, by pair",
+                gains.bars_by_pair(gains.gains(results, rule)),
+                gains.BY_PAIR.format(epoch=epoch),
+                "figure wide",
+            ),
+            _fold("Gain against cost", *_gain_against_cost(results, rule, epoch)),
             _fold("Cost of each row", svg.bars(_costs(results), "h"), COST),
         ]
     )
@@ -83,6 +91,12 @@ def _critical(scores: dict[str, dict[str, float]], epoch: str) -> tuple[str, str
     """Return the diagram of critical differences and its caption, "" with too few pairs or methods."""
     c = critical_difference(scores)
     return ("", "") if c is None else (diagram(c), caption(c, epoch))
+
+
+def _gain_against_cost(results: Sequence[CellResult], rule: str, epoch: str) -> tuple[str, str]:
+    """Return the figure of gain against cost and its caption."""
+    points, pairs = gains.points(results, rule)
+    return gains.against_cost(points), gains.AGAINST_COST.format(epoch=epoch, pairs=plural(pairs, "pair"))
 
 
 def _fold(title: str, body: str, caption: str, css: str = "figure") -> str:

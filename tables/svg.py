@@ -42,7 +42,8 @@ def line(x1: float, y1: float, x2: float, y2: float, css: str) -> str:
     return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="{css}"/>'
 
 
-def _circle(x: float, y: float, radius: float, css: str) -> str:
+def circle(x: float, y: float, radius: float, css: str) -> str:
+    """Return a circle element."""
     return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}" class="{css}"/>'
 
 
@@ -141,7 +142,7 @@ def _forest(cells: Sequence[CellDiff], pair: str) -> str:
                     f'<rect x="{x - 3:.1f}" y="{y + dy - 3:.1f}" width="6" height="6" class="square{faint}"/>'
                 )
             else:
-                body.append(_circle(x, y + dy, 3.2, f"dot v-{d.verdict.css}{faint}"))
+                body.append(circle(x, y + dy, 3.2, f"dot v-{d.verdict.css}{faint}"))
     return draw(400, bottom + 20, body, f"regenerated and published top-1 of {pair}")
 
 
@@ -198,7 +199,7 @@ def ranks(ranked: Sequence[Rank]) -> str:
                 if r.low is None or r.high is None
                 else [line(scale(r.low), y, scale(r.high), y, "whisker")]
             ),
-            _circle(scale(r.mean), y, 3.5, "dot"),
+            circle(scale(r.mean), y, 3.5, "dot"),
             text(490, y + 4, f"{r.mean:.1f}", "start", "value"),
         ]
     return draw(530, bottom + 20, body, "mean ranks of the methods")
@@ -216,8 +217,8 @@ def dumbbells(rows: Sequence[tuple[str, float, float]]) -> str:
         body += [
             text(LABEL - 8, y + 4, label, "end", "label"),
             line(scale(last), y, scale(best), y, "whisker"),
-            _circle(scale(best), y, 4, "ring"),
-            _circle(scale(last), y, 3, "dot"),
+            circle(scale(best), y, 4, "ring"),
+            circle(scale(last), y, 3, "dot"),
             text(490, y + 4, signed(best - last), "start", "value"),
         ]
     return draw(540, bottom + 20, body, "last and best top-1 of each row")
