@@ -19,6 +19,7 @@ from benchmark.data.pictures import NAME as PICTURES
 from benchmark.data.randaugment import STRONG
 from benchmark.data.samplers import FOURS, GROUPS, HALVES, PAIRS, SHUFFLE, Sampler, cut_batches
 from benchmark.data.selection import NOISES, SUBSETS, Selection
+from benchmark.data.stl10 import NAME as STL10
 from benchmark.data.views import (
     AUGMENTS,
     MIXED,
@@ -51,6 +52,7 @@ __all__ = [
     "ROTATED",
     "SECOND",
     "SHUFFLE",
+    "STL10",
     "STRONG",
     "SUBSETS",
     "Channels",

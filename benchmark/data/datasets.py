@@ -2,7 +2,8 @@
 
 `cifar100` and `cifar10` come through torchvision: downloaded, or read from an existing folder. The md5 sums
 of their files are checked. `digits` is scikit-learn's (1,797 real 8x8 images that come with its wheel),
-enlarged to 3x32x32; the `quick` profile uses it. `pictures` are drawings of 64 pixels (pictures.py). `clips`
+enlarged to 3x32x32; the `quick` profile uses it. `pictures` are drawings of 64 pixels (pictures.py),
+`stl10` are photographs of 96 (stl10.py). `clips`
 are sound clips from a folder of the user (clips.py); TinyImageNet, Imagenette and `folder:NAME` are folders
 of images (folders/).
 """
@@ -134,7 +135,7 @@ def _load_digits(_folder: Path) -> Dataset:
     return Dataset("digits", train, test)
 
 
-def _md5(path: Path) -> str:
+def md5_of(path: Path) -> str:
     digest = hashlib.md5()
     with path.open("rb") as f:
         for block in iter(lambda: f.read(1 << 20), b""):
@@ -157,7 +158,7 @@ def _load_cifar(name: str, folder: Path) -> Dataset:
         )
     present = [entry for entry in wanted if (base / entry[0]).exists()]
     for file, md5 in present:
-        actual = _md5(base / file)
+        actual = md5_of(base / file)
         if actual != md5:
             raise InputError(
                 f"{base / file}: md5 is {actual}, not {md5}; replace the file, "

@@ -54,7 +54,7 @@ def test_the_classifier_is_that_of_logistic_regression_on_the_same_features() ->
     """Features with six directions and overlapping classes, so that the optimum is unique."""
     from sklearn.linear_model import LogisticRegression
 
-    training = _Training(small("cached", epochs=60, train_images=400, test_images=300), context())
+    training = _Training(small("cached", epochs=60, lr=0.5, train_images=400, test_images=300), context())
     generator = torch.Generator().manual_seed(0)
     centres = torch.randn(10, 64, generator=generator)
     only_six = (torch.arange(64) < 6).float()
