@@ -25,7 +25,7 @@ from results.published.checkpoints import published_by
 from results.published.schema import PublishedNumber
 from results.published.spread import SeedStds, seed_stds
 from results.store import Store
-from tables.cells import BASELINE_ROWS, BEST_MARK, CellResult, collect, header
+from tables.cells import BASELINE_ROWS, BEST_MARK, CellResult, collect, header, other_numbers
 from tables.published_cells import PublishedCells
 from tables.statistics import (
     IDENTITY,
@@ -330,6 +330,13 @@ def _changed_settings(result: CellResult) -> str:
     if not result.runs:
         return ""
     run, row_settings = result.runs[0].run, dict(result.cell.row.settings)
+    measured = result.cell.row.measured
+    if run.measure is not None and measured is not None:
+        asked = measured.spec().fields()
+        if other := [f"{run.measure.name}.{k}={v}" for k, v in run.measure.fields().items() if asked[k] != v]:
+            return ", ".join(other)
+        if run.evaluates is not None and run.evaluates.run is not None:
+            run = run.evaluates.run
     changed = [f"{k}={v}" for k, v in run.request.overrides if row_settings.get(k) != v]
     if not changed or run.evaluates is not None:
         return ""
@@ -355,6 +362,8 @@ def _notes(result: CellResult, number: PublishedNumber | None) -> tuple[str, ...
             else f"learnt from an imported checkpoint {weights}"
         )
     row = result.cell.row
+    if row.measured is not None and (others := other_numbers(result)):
+        notes.append(f"beside it: {others}")
     if row.source and number is not None and number.published_in not in row.sources:
         notes.append(f"published value originates from {row.source}")
     if number is not None and number.note:

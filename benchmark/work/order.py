@@ -133,6 +133,7 @@ def work(order: str, reporter: Reporter | None = None) -> list[Outcome]:
     """Train the pack of a work order in this process. Raises `InputError` if it is not a valid work order."""
     run_orders, settings = _parse(order)
     data.register_clips(settings.data)
+    data.use_folder(settings.data)
     resolver = Resolver(imported.teachers_in(settings.teachers, settings.network))
     runs = [resolver.from_order(o) for o in run_orders]
     return train_pack(runs, Store(settings.results), settings.training_options([runs], reporter))
@@ -153,6 +154,7 @@ _SETTINGS = {
     "execution": dict,
 }
 _EXECUTION = {"device": str, "precision": str, "threads": int, "student_threads": int}
+_MEASURE = {"name": str, "settings": dict, "target": str}
 _RUN = {
     **dict.fromkeys(("dataset", "protocol", "profile", "teacher", "student", "method", "key"), str),
     "seed": int,
@@ -173,7 +175,9 @@ def _parse(text: str) -> tuple[list[dict[str, Any]], WorkSettings]:
     if not isinstance(runs, list) or not runs:
         raise _invalid("has no `runs`")
     for run in runs:
-        _check("run", run, _RUN, required=tuple(_RUN), closed=False)
+        _check("run", run, {**_RUN, "measure": dict}, required=tuple(_RUN), closed=False)
+        if "measure" in run:
+            _check("measure", run["measure"], _MEASURE, required=tuple(_MEASURE), closed=False)
         if not all(isinstance(o, list) and len(o) == 2 and isinstance(o[0], str) for o in run["overrides"]):
             raise _invalid("has `overrides` that are not pairs of a name and a value")
     return runs, settings_from_json(order.get("settings"))
