@@ -5,13 +5,15 @@ TensorFlow, a convolution of stride 2 pads only as much as it needs, first at th
 batch norms have eps = 1e-3 and momentum 0.01. Checkpoints are loaded with the names of
 efficientnet-lite-pytorch (`_conv_stem`, `_blocks.3._expand_conv`) and of timm's `tf_efficientnet_lite0`.
 
-The published weights expect pixels as (x - 127) / 128, x in 0..255: `INPUT_MEAN` and `INPUT_STD` for x / 255.
+The published weights expect pixels as (x - 127) / 128, x in 0..255. Here a network reads what all networks of
+a pack read, images normalised by ImageNet's mean and std, so this one converts them first.
 """
 
 from __future__ import annotations
 
 import re
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,8 +34,8 @@ GROUPS = (
 EPS, MOMENTUM = 1e-3, 0.01
 """Of the batch norms."""
 
-INPUT_MEAN, INPUT_STD = 127 / 255, 128 / 255
-"""The normalisation of pixels in 0..1 that the published weights expect, the same for each channel."""
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""ImageNet's, of pixels in 0..1, by which the network's input is normalised."""
 
 
 class SameConv(nn.Conv2d):
@@ -66,12 +68,22 @@ def _depthwise(channels: int, kernel: int, stride: int) -> SameConv:
 class EfficientNetLite0(InvertedResidualNetwork):
     """The network; its convolutions are initialised as TensorFlow's are, N(0, sqrt(2 / fan-out))."""
 
+    scale: Tensor
+    shift: Tensor
+    """The network reads x * scale + shift."""
+
     def __init__(self, num_classes: int) -> None:
         super().__init__(SameConv(3, STEM, 3, 2), GROUPS, _depthwise, num_classes)
         for module in self.modules():
             if isinstance(module, BatchNorm2d):
                 module.eps, module.momentum = EPS, MOMENTUM
         normal_by_width(self)
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
+        self.register_buffer("scale", std * 255 / 128, persistent=False)
+        self.register_buffer("shift", (mean * 255 - 127) / 128, persistent=False)
+
+    def run_stem(self, x: Tensor) -> Tensor:
+        return super().run_stem(x * self.scale + self.shift)
 
     @classmethod
     def canonical_key(cls, key: str) -> str:
