@@ -40,6 +40,8 @@ RULES = {
 }
 """The reporting rules in words."""
 
+METRIC_WORDS = {"top1": "top-1", "top5": "top-5"}
+
 STATE_WORDS = {
     "absent": "not run",
     "started": "started, not finished",
@@ -77,11 +79,11 @@ class RunResult:
     reason: str = ""
     """Why the run failed or diverged."""
     last: float | None = None
-    """Top-1 of the last epoch in %. None if there is no number, or none that counts because the run
+    """The row's metric (top-1, or top-5) of the last epoch in %. None if there is no number, or none that counts because the run
     diverged.
     """
     best: float | None = None
-    """Top-1 of the best epoch in %."""
+    """The same of the epoch with the best top-1."""
 
     @property
     def is_reference(self) -> bool:
@@ -203,8 +205,8 @@ def collect(expansion: Expansion, frame: pd.DataFrame, store: Store | None = Non
                 cell=cell,
                 protocol=protocol,
                 rule=protocols.get_protocol(protocol).report,
-                runs=tuple(_result(run, rows.get(run.key), store) for run in runs),
-                imported_logs=logs.get((protocol, *_name_of(cell)), ()),
+                runs=tuple(_result(run, rows.get(run.key), store, cell.row.metric) for run in runs),
+                imported_logs=logs.get((protocol, *_name_of(cell)), ()) if cell.row.metric == "top1" else (),
             )
         )
     return results
@@ -242,7 +244,7 @@ def number(value: Any) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _result(run: Run, row: Mapping[str, Any] | None, store: Store | None) -> RunResult:
+def _result(run: Run, row: Mapping[str, Any] | None, store: Store | None, metric: str) -> RunResult:
     if row is None:
         state = "absent" if store is None else store.state(run.key)
         if state in ("done", "diverged"):  # finished after the records were read; the next command shows it
@@ -253,9 +255,9 @@ def _result(run: Run, row: Mapping[str, Any] | None, store: Store | None) -> Run
     reason = reason if isinstance(reason, str) else ""
     if row.get("status") != "done":
         return RunResult(run, "diverged", row, reason)
-    last, best = number(row.get("top1_last")), number(row.get("top1_best"))
+    last, best = number(row.get(f"{metric}_last")), number(row.get(f"{metric}_best"))
     if last is None and best is None:
-        return RunResult(run, "failed", row, "the record has no top-1")
+        return RunResult(run, "failed", row, f"the record has no {METRIC_WORDS[metric]}")
     return RunResult(
         run=run,
         state="done",

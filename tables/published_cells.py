@@ -16,7 +16,7 @@ from results.published.schema import ERRATA_KEYS, OriginKind, PublishedNumber, e
 
 
 class PublishedCells:
-    """All published top-1 numbers, by cell. A row without a data set of its own has those of one data set."""
+    """All published numbers, by cell and metric. A row without a data set of its own has those of one data set."""
 
     def __init__(
         self,
@@ -24,17 +24,17 @@ class PublishedCells:
         dataset: str,
         errata: Iterable[Mapping[str, str]] = (),
     ) -> None:
-        """Index the top-1 numbers.
+        """Index the numbers.
 
         dataset: the one whose numbers count for rows without a `published_dataset`.
         errata: rows of `results.published.errata()`, which are added to the notes of their numbers.
         """
         errata = [e for e in errata if any(e[c] for c in ERRATA_KEYS[2:])]
         self._dataset = dataset
-        self._numbers = [_with_errata(x, errata) for x in numbers if x.metric == "top1"]
-        self._by_cell: dict[tuple[str, str, str, str, str], PublishedNumber] = {}
+        self._numbers = [_with_errata(x, errata) for x in numbers]
+        self._by_cell: dict[tuple[str, str, str, str, str, str], PublishedNumber] = {}
         for x in self._numbers:
-            self._by_cell.setdefault((x.dataset, x.published_in, x.teacher, x.student, x.method), x)
+            self._by_cell.setdefault(_index(x, x.published_in), x)
 
     @staticmethod
     def read(dataset: str) -> PublishedCells:
@@ -44,7 +44,9 @@ class PublishedCells:
     @property
     def papers(self) -> list[str]:
         """The papers that have a number of the data set, sorted."""
-        return sorted({x.paper for x in self._numbers if x.dataset == self._dataset})
+        return sorted(
+            {x.paper for x in self._numbers if x.dataset == self._dataset and x.metric == "top1"}
+        )
 
     def _dataset_of(self, cell: Cell) -> str:
         return cell.row.published_dataset or self._dataset
@@ -57,7 +59,9 @@ class PublishedCells:
         blank, dataset = None, self._dataset_of(cell)
         for source in (f"{table.paper}/{table.table}", *cell.row.sources):
             for teacher, student in _pairs(cell):
-                number = self._by_cell.get((dataset, source, teacher, student, cell.row.published))
+                number = self._by_cell.get(
+                    (dataset, cell.row.metric, source, teacher, student, cell.row.published)
+                )
                 if number is not None and number.value is not None:
                     return number
                 blank = blank or number
@@ -76,6 +80,7 @@ class PublishedCells:
             for x in self._numbers
             if x.paper == paper
             and x.dataset == self._dataset_of(cell)
+            and x.metric == cell.row.metric
             and x.method in names
             and (x.teacher, x.student) in pairs
             and x.value is not None
@@ -90,9 +95,13 @@ class PublishedCells:
         """Give a copied number whose reporting rule is not known the rule of its original."""
         if number.rule in ("last", "best") or number.origin_kind is not OriginKind.COPY:
             return number
-        cell = (number.dataset, number.copied_from, number.teacher, number.student, number.method)
-        original = self._by_cell.get(cell)
+        original = self._by_cell.get(_index(number, number.copied_from))
         return number if original is None else replace(number, rule=original.rule)
+
+
+def _index(x: PublishedNumber, table: str) -> tuple[str, str, str, str, str, str]:
+    """Return what a number is looked up by, as that of a table."""
+    return x.dataset, x.metric, table, x.teacher, x.student, x.method
 
 
 def nothing_published(table: Table) -> str:
@@ -154,6 +163,7 @@ def _pairs(cell: Cell) -> list[tuple[str, str]]:
 
 
 def _pairs_of(method: str, teacher: str, student: str) -> list[tuple[str, str]]:
+    teacher, student = spelling.published_name(teacher), spelling.published_name(student)
     alone = {"teacher": [(teacher, NONE), (NONE, teacher)], "student": [(NONE, student)]}
     return [(teacher, student), *alone.get(method, [])]
 
