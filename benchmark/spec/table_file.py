@@ -166,7 +166,7 @@ def load_table(name: str, folder: Path = FOLDER) -> Table:
     _check_fields(path.name, raw, _TABLE_FIELDS, required=_TABLE_REQUIRED)
     protocols.get_protocol(raw["protocol"])
     for dataset in (raw["dataset"], raw.get("quick_dataset", raw["dataset"])):
-        data.info(dataset)
+        data.check_name(dataset)
     if raw.get("shown", ACCURACY) not in SHOWN:
         raise unknown(f"word in `shown` of {path.name}:", raw["shown"], SHOWN)
     if not 1 <= raw["seeds"] <= MOST_SEEDS:
