@@ -79,8 +79,8 @@ class RunResult:
     reason: str = ""
     """Why the run failed or diverged."""
     last: float | None = None
-    """The row's metric (top-1, or top-5) of the last epoch in %. None if there is no number, or none that counts because the run
-    diverged.
+    """The row's metric (top-1 or top-5) of the last epoch in %. None if there is no number, or none that
+    counts because the run diverged.
     """
     best: float | None = None
     """The same of the epoch with the best top-1."""

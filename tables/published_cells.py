@@ -16,7 +16,10 @@ from results.published.schema import ERRATA_KEYS, OriginKind, PublishedNumber, e
 
 
 class PublishedCells:
-    """All published numbers, by cell and metric. A row without a data set of its own has those of one data set."""
+    """All published numbers, by cell and metric.
+
+    A row without a data set of its own has those of one data set.
+    """
 
     def __init__(
         self,
@@ -44,9 +47,7 @@ class PublishedCells:
     @property
     def papers(self) -> list[str]:
         """The papers that have a number of the data set, sorted."""
-        return sorted(
-            {x.paper for x in self._numbers if x.dataset == self._dataset and x.metric == "top1"}
-        )
+        return sorted({x.paper for x in self._numbers if x.dataset == self._dataset and x.metric == "top1"})
 
     def _dataset_of(self, cell: Cell) -> str:
         return cell.row.published_dataset or self._dataset

@@ -23,7 +23,7 @@ from typing import Any
 from benchmark import data, longwork
 from benchmark.errors import InputError
 from benchmark.methods import IN_TRAIN
-from benchmark.spec.runs import NONE, Run, network_info
+from benchmark.spec.runs import NONE, Run, network_info, network_on
 from results.record_check import seconds_for_images
 from results.store import Store, read_records, recent_record_files
 
@@ -166,8 +166,7 @@ def pack_passes(runs: Sequence[Run]) -> list[Passes]:
 
 def macs(passes: Iterable[Passes], dataset: str) -> float:
     """Return the multiply-accumulates of passes."""
-    classes = data.info(dataset).num_classes
-    return sum(p.per_image * p.images * network_info(p.network, classes).macs for p in passes)
+    return sum(p.per_image * p.images * network_on(p.network, dataset).macs for p in passes)
 
 
 def pack_seconds(runs: Sequence[Run], device: str, factor: float | None = None) -> float:
@@ -203,10 +202,9 @@ class _Timing:
 
     def shared(self, passes: Iterable[Passes]) -> float:
         """Return the seconds of passes beside other work that fills the gaps between their kernels."""
-        rates, classes = RATES[self.device], data.info(self.dataset).num_classes
-        seconds = 0.0
+        rates, seconds = RATES[self.device], 0.0
         for p in passes:
-            net = network_info(p.network, classes)
+            net = network_on(p.network, self.dataset)
             per_pass = (
                 rates.call * net.convolutions / self.batch_size
                 + rates.element * net.map_elements
@@ -220,10 +218,10 @@ class _Timing:
 
         Evaluations are left out: their batches are large, so they hardly count.
         """
-        rates, classes = RATES[self.device], data.info(self.dataset).num_classes
+        rates = RATES[self.device]
         return sum(
             rates.chain
-            * network_info(p.network, classes).convolutions
+            * network_on(p.network, self.dataset).convolutions
             * p.per_image
             * p.images
             / self.batch_size

@@ -11,7 +11,7 @@ its published values come from.
     seeds = 5                          runs of each cell
     columns = ["wrn_40_2:wrn_16_2"]    pairs teacher:student (none:student without a teacher); at least one
     quick_columns = ["none:resnet20"]  optional: the columns of profile `quick`, where all take too long
-    quick_dataset = "pictures"         optional: the data set of profile `quick`, where the profile's does not fit
+    quick_dataset = "pictures"         optional: the data set of profile `quick`, if not the profile's
     shown = "error"                    optional: how the table prints its values: `accuracy` (the default) or
                                        `error`, 100 - accuracy
     note = "..."                       optional: printed below the table

@@ -73,7 +73,19 @@ IMAGENETTE = Source(
     disk_bytes=1_500_000_000,
 )
 
+IMAGENET = Source(
+    title="ImageNet (ILSVRC-2012)",
+    folders=("imagenet", "ILSVRC2012", "imagenet-1k"),
+    num_classes=1000,
+    train_images=1_281_167,
+    test_images=50_000,
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
+    disk_bytes=145_000_000_000,
+)
+
 SOURCES: dict[str, tuple[Source, int]] = {
+    "imagenet": (IMAGENET, 224),
     "tinyimagenet": (TINY, 64),
     "tinyimagenet32": (TINY, 32),
     "imagenette64": (IMAGENETTE, 64),
