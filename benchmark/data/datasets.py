@@ -90,6 +90,10 @@ class DatasetInfo:
     size: int = 32
     """Side of the images in pixels."""
 
+    streamed: bool = False
+    """Whether the training images are read from their files in every epoch, because they are too many or too
+    large for the memory."""
+
     current: Callable[[], DatasetInfo] | None = None
     """Returns the properties of the files that are there now; None if they are always the same."""
 

@@ -149,6 +149,7 @@ def _nominal(name: str) -> DatasetInfo:
         load=functools.partial(_load, name),
         user_files=True,
         size=size,
+        streamed=source is IMAGENET,
     )
 
 
