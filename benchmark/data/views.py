@@ -215,13 +215,15 @@ def mixing_shares(rows: int, device: torch.device) -> Tensor:
     return (torch.arange(rows, device=device) + 0.5) / rows
 
 
+def mixed_with_next(images: Tensor) -> Tensor:
+    """Mix each image of `[B, 3, H, W]` with the next one (the last with the first); see `mixing_shares`."""
+    share = mixing_shares(len(images), images.device).view(-1, 1, 1, 1)
+    return (share * images + (1 - share) * images.roll(-1, 0)).contiguous(memory_format=torch.channels_last)
+
+
 def _mixed(make: Make) -> View:
     def mix(raw: RawBatch, _draws: Tensor, normal: Tensor) -> Tensor:
-        images = make(raw, normal, normal)
-        share = mixing_shares(len(images), images.device).view(-1, 1, 1, 1)
-        return (share * images + (1 - share) * images.roll(-1, 0)).contiguous(
-            memory_format=torch.channels_last
-        )
+        return mixed_with_next(make(raw, normal, normal))
 
     return View("mixed", 1, draw=lambda n, generator: torch.empty(n, 0, dtype=torch.int64), make=mix)
 

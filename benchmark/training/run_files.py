@@ -39,6 +39,8 @@ class PackInfo:
     test_images: int
     teacher: Mapping[str, Any] | None = None
     """Network, identity, epoch, weights' hash and top-1 of the teacher; None without one."""
+    images: str = ""
+    """How the training images are read, "" if they are held in memory."""
 
 
 class RunFiles:
@@ -272,6 +274,7 @@ class RunFiles:
             **where(),
             "finished": now(),
             "test_images": pack.test_images,
+            **({"images": pack.images} if pack.images else {}),
         }
 
     def fail(self, error: BaseException) -> str:

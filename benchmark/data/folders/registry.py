@@ -13,11 +13,14 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark.data.datasets import DATASETS, FAMILIES, Channels, Dataset, DatasetInfo, MissingData
+import torch
+
+from benchmark.data.datasets import DATASETS, FAMILIES, Channels, Dataset, DatasetInfo, MissingData, Split
 from benchmark.data.folders.description import Description, read_description
-from benchmark.data.folders.held import load_split
+from benchmark.data.folders.held import load_split, ordered
 from benchmark.data.folders.index import FolderIndex, index_of
 from benchmark.data.folders.layout import is_image_folder
+from benchmark.data.folders.streamed import FileSplit, HostSplit, before_crop
 from benchmark.data.locate import locate
 from benchmark.errors import InputError
 
@@ -74,18 +77,19 @@ IMAGENETTE = Source(
 )
 
 IMAGENET = Source(
-    title="ImageNet (ILSVRC-2012)",
+    title="ImageNet (ILSVRC 2012)",
     folders=("imagenet", "ILSVRC2012", "imagenet-1k"),
-    num_classes=1000,
+    num_classes=1_000,
     train_images=1_281_167,
     test_images=50_000,
     mean=IMAGENET_MEAN,
     std=IMAGENET_STD,
-    disk_bytes=145_000_000_000,
+    disk_bytes=144_000_000_000,
 )
 
 SOURCES: dict[str, tuple[Source, int]] = {
     "imagenet": (IMAGENET, 224),
+    "imagenette": (IMAGENETTE, 224),
     "tinyimagenet": (TINY, 64),
     "tinyimagenet32": (TINY, 32),
     "imagenette64": (IMAGENETTE, 64),
@@ -149,7 +153,7 @@ def _nominal(name: str) -> DatasetInfo:
         load=functools.partial(_load, name),
         user_files=True,
         size=size,
-        streamed=source is IMAGENET,
+        streamed=_is_streamed(source.train_images, size),
     )
 
 
@@ -164,6 +168,7 @@ def _described(name: str, index: FolderIndex, base: Path) -> DatasetInfo:
             train_images=len(train),
             test_images=len(test),
             identity="" if official else index.identity,
+            streamed=_is_streamed(len(train), SOURCES[name][1]),
         )
     description = _description(name, base)
     return DatasetInfo(
@@ -179,7 +184,21 @@ def _described(name: str, index: FolderIndex, base: Path) -> DatasetInfo:
         user_files=True,
         identity=f"{index.identity}-{description.size}",
         size=description.size,
+        streamed=_is_streamed(len(train), description.size),
     )
+
+
+HELD_BYTES, HELD_SIZE = 8_000_000_000, 128
+"""Training images up to this amount and side are held in memory, on the device. Larger ones lose too much
+when they are resized before the crop, and are streamed like those that do not fit."""
+
+HOST_BYTES = 2_000_000_000
+"""Test images of more bytes stay in the host's memory, which all processes share."""
+
+
+def _is_streamed(images: int, size: int) -> bool:
+    """Return whether training images are streamed. It must not depend on the machine: the views differ."""
+    return size > HELD_SIZE or 3 * images * size**2 > HELD_BYTES
 
 
 def _description(name: str, base: Path) -> Description:
@@ -240,10 +259,23 @@ def _loaded(name: str, base: Path, index: FolderIndex) -> Dataset:
     if _last and _last[0][:2] == (name, index.identity):
         return _last[0][2]
     _last.clear()  # before the next one takes memory
-    train, test = (load_split(index, part, actual.size) for part in ("train", "test"))
+    train: Split
+    if actual.streamed:
+        train = _file_split(index, actual.size)
+        test = load_split(index, "test", actual.size, before_crop(actual.size))
+        if test.images.numel() > HOST_BYTES:
+            test = HostSplit(test.images, test.labels)
+    else:
+        train, test = (load_split(index, part, actual.size) for part in ("train", "test"))
     dataset = Dataset(name, train, test, index.classes)
     _last.append((name, index.identity, dataset))
     return dataset
+
+
+def _file_split(index: FolderIndex, size: int) -> FileSplit:
+    entries = tuple(ordered(index.train.usable))
+    labels = torch.tensor([e.file.label for e in entries], dtype=torch.int64)
+    return FileSplit(torch.empty((0, size, size, 3), dtype=torch.uint8), labels, index.base, entries)
 
 
 for _name in SOURCES:
