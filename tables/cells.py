@@ -41,6 +41,8 @@ RULES = {
 }
 """The reporting rules in words."""
 
+METRIC_WORDS = {"top1": "top-1", "top5": "top-5"}
+
 STATE_WORDS = {
     "absent": "not run",
     "started": "started, not finished",
@@ -78,11 +80,11 @@ class RunResult:
     reason: str = ""
     """Why the run failed or diverged."""
     last: float | None = None
-    """Top-1 of the last epoch in %. None if there is no number, or none that counts because the run
-    diverged.
+    """The row's metric (top-1 or top-5) of the last epoch in %. None if there is no number, or none that
+    counts because the run diverged.
     """
     best: float | None = None
-    """Top-1 of the best epoch in %."""
+    """The same of the epoch with the best top-1."""
 
     @property
     def is_reference(self) -> bool:
@@ -210,7 +212,7 @@ def collect(expansion: Expansion, frame: pd.DataFrame, store: Store | None = Non
                 if cell.row.measured is None
                 else cell.row.measured.rule,
                 runs=tuple(_result(run, rows.get(run.key), store, cell.row) for run in runs),
-                imported_logs=() if cell.row.measured else logs.get((protocol, *_name_of(cell)), ()),
+                imported_logs=logs.get((protocol, *_name_of(cell)), ()) if cell.row.metric == "top1" else (),
             )
         )
     return results
@@ -263,8 +265,8 @@ def _result(run: Run, row: Mapping[str, Any] | None, store: Store | None, of: Ro
         last = best = _measured(row, of.measured.shown)
         problem = f"the record has no number {of.measured.shown}"
     else:
-        last, best = number(row.get("top1_last")), number(row.get("top1_best"))
-        problem = "the record has no top-1"
+        last, best = number(row.get(f"{of.metric}_last")), number(row.get(f"{of.metric}_best"))
+        problem = f"the record has no {METRIC_WORDS[of.metric]}"
     if last is None and best is None:
         return RunResult(run, "failed", row, problem)
     return RunResult(

@@ -21,6 +21,7 @@ from benchmark.spec import protocols
 from benchmark.spec.matrix import Expansion
 from benchmark.spec.resolver import Resolver
 from benchmark.spec.runs import NONE
+from benchmark.spec.table_file import ERROR
 from results.published.checkpoints import published_by
 from results.published.schema import PublishedNumber
 from results.published.spread import SeedStds, seed_stds
@@ -157,7 +158,10 @@ def diff_table(
             else published.of_paper(against, result.cell)
         )
         cells.append(_cell(expansion, result, number, against, stds, tau))
-    return Diff(_judged(cells), header(expansion, results).lines, expansion.table.note)
+    head = header(expansion, results).lines
+    if expansion.table.shown == ERROR:
+        head.append("accuracies are compared, 100 - error, where the paper prints errors")
+    return Diff(_judged(cells), head, expansion.table.note)
 
 
 def _judged(cells: Sequence[tuple[CellDiff, Comparison | None]]) -> list[CellDiff]:

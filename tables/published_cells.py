@@ -16,7 +16,10 @@ from results.published.schema import ERRATA_KEYS, OriginKind, PublishedNumber, e
 
 
 class PublishedCells:
-    """All published numbers of top-1 and of measures, by cell. A row without a data set has those of one."""
+    """All published numbers, by cell and metric.
+
+    A row without a data set of its own has those of one data set.
+    """
 
     def __init__(
         self,
@@ -31,11 +34,10 @@ class PublishedCells:
         """
         errata = [e for e in errata if any(e[c] for c in ERRATA_KEYS[2:])]
         self._dataset = dataset
-        every = [_with_errata(x, errata) for x in numbers if x.metric != "top5"]
-        self._numbers = [x for x in every if x.metric == "top1"]
+        self._numbers = [_with_errata(x, errata) for x in numbers]
         self._by_cell: dict[tuple[str, str, str, str, str, str], PublishedNumber] = {}
-        for x in every:
-            self._by_cell.setdefault((x.metric, x.dataset, x.published_in, x.teacher, x.student, x.method), x)
+        for x in self._numbers:
+            self._by_cell.setdefault(_index(x, x.published_in), x)
 
     @staticmethod
     def read(dataset: str) -> PublishedCells:
@@ -45,7 +47,7 @@ class PublishedCells:
     @property
     def papers(self) -> list[str]:
         """The papers that have a number of the data set, sorted."""
-        return sorted({x.paper for x in self._numbers if x.dataset == self._dataset})
+        return sorted({x.paper for x in self._numbers if x.dataset == self._dataset and x.metric == "top1"})
 
     def _dataset_of(self, cell: Cell) -> str:
         return cell.row.published_dataset or self._dataset
@@ -59,7 +61,7 @@ class PublishedCells:
         for source in (f"{table.paper}/{table.table}", *cell.row.sources):
             for teacher, student in _pairs(cell):
                 number = self._by_cell.get(
-                    (cell.row.metric, dataset, source, teacher, student, cell.row.published)
+                    (dataset, cell.row.metric, source, teacher, student, cell.row.published)
                 )
                 if number is not None and number.value is not None:
                     return number
@@ -81,6 +83,7 @@ class PublishedCells:
             for x in self._numbers
             if x.paper == paper
             and x.dataset == self._dataset_of(cell)
+            and x.metric == cell.row.metric
             and x.method in names
             and (x.teacher, x.student) in pairs
             and x.value is not None
@@ -95,9 +98,13 @@ class PublishedCells:
         """Give a copied number whose reporting rule is not known the rule of its original."""
         if number.rule in ("last", "best") or number.origin_kind is not OriginKind.COPY:
             return number
-        cell = (number.dataset, number.copied_from, number.teacher, number.student, number.method)
-        original = self._by_cell.get((number.metric, *cell))
+        original = self._by_cell.get(_index(number, number.copied_from))
         return number if original is None else replace(number, rule=original.rule)
+
+
+def _index(x: PublishedNumber, table: str) -> tuple[str, str, str, str, str, str]:
+    """Return what a number is looked up by, as that of a table."""
+    return x.dataset, x.metric, table, x.teacher, x.student, x.method
 
 
 def nothing_published(table: Table) -> str:
@@ -161,6 +168,7 @@ def _pairs(cell: Cell) -> list[tuple[str, str]]:
 
 
 def _pairs_of(method: str, teacher: str, student: str) -> list[tuple[str, str]]:
+    teacher, student = spelling.published_name(teacher), spelling.published_name(student)
     alone = {"teacher": [(teacher, NONE), (NONE, teacher)], "student": [(NONE, student)]}
     return [(teacher, student), *alone.get(method, [])]
 

@@ -19,12 +19,14 @@ import pandas as pd
 
 from benchmark.errors import unknown
 from benchmark.spec.matrix import Expansion, Row
+from benchmark.spec.table_file import ERROR
 from results.files import atomic
 from results.store import Store
 from tables import latex
 from tables.cells import (
     BASELINE_ROWS,
     EPOCH_NOTE,
+    METRIC_WORDS,
     CellResult,
     Header,
     collect,
@@ -80,8 +82,8 @@ class Layout:
     results: list[CellResult]
 
 
-def _show(sample: Sample) -> str:
-    return mean_std(sample.mean, sample.std)
+def _show(sample: Sample, shown: str) -> str:
+    return mean_std(100 - sample.mean if shown == ERROR else sample.mean, sample.std)
 
 
 def lay_out(expansion: Expansion, frame: pd.DataFrame, store: Store | None = None) -> Layout:
@@ -94,7 +96,11 @@ def lay_out(expansion: Expansion, frame: pd.DataFrame, store: Store | None = Non
     ranks = _ranks(results, rule)
     reasons: dict[str, int] = {}
     entries = [
-        [_entry(by_cell[row, *c], ranks.get((row, *c), 0), rule, reasons) for c in columns] for row in rows
+        [
+            _entry(by_cell[row, *c], ranks.get((row, *c), 0), rule, reasons, expansion.table.shown)
+            for c in columns
+        ]
+        for row in rows
     ]
     return Layout(
         header=header(expansion, results),
@@ -129,8 +135,8 @@ def _ranks(results: Sequence[CellResult], rule: str) -> dict[tuple[Row, str, str
     return ranks
 
 
-def _entry(result: CellResult, rank: int, rule: str, reasons: dict[str, int]) -> Entry:
-    """Return the text of a cell. reasons: text -> number; new ones are added."""
+def _entry(result: CellResult, rank: int, rule: str, reasons: dict[str, int], shown: str) -> Entry:
+    """Return the text of a cell. reasons: text -> number; new ones are added. shown: see `Table`."""
 
     def numbers(*texts: str) -> tuple[int, ...]:
         return tuple(sorted(reasons.setdefault(t, len(reasons) + 1) for t in texts if t))
@@ -142,7 +148,8 @@ def _entry(result: CellResult, rank: int, rule: str, reasons: dict[str, int]) ->
     last, best = result.sample("last"), result.sample("best")
     if last is None or best is None:
         return Entry((f"({result.absence()})",), reasons=numbers(*result.reasons()))
-    parts = {"both": (_show(last), _show(best)), "best": (_show(best),), "last": (_show(last),)}[result.rule]
+    samples = {"both": (last, best), "best": (best,), "last": (last,)}[result.rule]
+    parts = tuple(_show(sample, shown) for sample in samples)
     incomplete = f"{result.absence()}: not in the mean" if result.absence() else ""
     return Entry(
         parts=parts,
@@ -151,6 +158,13 @@ def _entry(result: CellResult, rank: int, rule: str, reasons: dict[str, int]) ->
         reasons=numbers(incomplete, *result.reasons()),
         flag=("†" if result.is_reference else "") + ("‡" if result.measures_imported else ""),
     )
+
+
+def _metrics(expansion: Expansion) -> str:
+    """Say what the numbers of a table are."""
+    metrics = dict.fromkeys(METRIC_WORDS[row.accuracy] for row in expansion.table.rows)
+    words = " and ".join(metrics).capitalize()
+    return f"{words} error (100 - accuracy)" if expansion.table.shown == ERROR else f"{words} accuracy"
 
 
 def explanations(
@@ -163,7 +177,7 @@ def explanations(
     results, rule = layout.results, rank_rule(expansion.table)
     seeds = max((r.n for r in results), default=0)
     spread = f"mean ± std (n - 1) over up to {seeds} seeds" if seeds > 1 else "one seed: no spread"
-    lines = [f"Top-1 accuracy in %, {spread}; each teacher is one run. {EPOCH_NOTE}."]
+    lines = [f"{_metrics(expansion)} in %, {spread}; each teacher is one run. {EPOCH_NOTE}."]
     if unknown_rule := dict.fromkeys(r.cell.row.label for r in results if r.rule == "both"):
         lines.append(
             f"{', '.join(unknown_rule)}: it is not known which epoch the paper reports; shown as last / best "
@@ -329,7 +343,7 @@ CSV_COLUMNS = (
 
 
 def _csv(layout: Layout, expansion: Expansion) -> str:
-    """Return one line a cell, for programs.
+    """Return one line a cell, for programs; values are always accuracies.
 
     mean, std: under the row's rule, empty where that is `both`. best_on_test_set_*: of the best epoch, which
     is chosen on the test set. profile: with the settings of `--set`, as in the names of files.

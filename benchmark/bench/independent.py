@@ -132,7 +132,7 @@ class Independent:
         if reason := why_not(run):
             raise InputError(f"method {run.method}: this loop cannot train it, because {reason}")
         self.run, self.teacher, self.device = run, teacher, device
-        classes = data.info(run.dataset).num_classes
+        classes, size = data.info(run.dataset).num_classes, data.info(run.dataset).size
         self.train_split = run.recipe.selection.apply(dataset.train, seed=seed, num_classes=classes)
         self.test_split = dataset.test.take(run.recipe.test_images)
         self.mean, self.std = (tuple(run.settings["normalise"][k]) for k in ("mean", "std"))
@@ -140,8 +140,8 @@ class Independent:
         self.generator = torch.Generator(device).manual_seed(1_000_033 * seed + 99_989)
         self.student = models.build(run.student, classes).to(device)
         context = MethodContext(
-            student=models.info(run.student, classes),
-            teacher=None if teacher is None else models.info(teacher.name, classes),
+            student=models.info(run.student, classes, size),
+            teacher=None if teacher is None else models.info(teacher.name, classes, size),
             student_net=self.student,
             teacher_net=teacher,
             train_labels=self.train_split.labels.to(device),

@@ -113,6 +113,8 @@ def _print_plan(chosen: Selection, planned: plan.Plan, numbers: dict[str, Any], 
     )
     print(_describe(numbers))
     print(f"({numbers['assumptions']})")
+    for line in numbers.get("large_images", ()):
+        print(f"({line})")
     for level in range(planned.levels):
         packs = planned.level(level)
         print(f"level {level}: {plural(len(packs), 'pack')}")

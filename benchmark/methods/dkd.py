@@ -19,7 +19,8 @@ Modules: none.
 
 Constants: mdistiller configs/cifar100/dkd, distillers/DKD.py. alpha = 1; beta is the authors' choice for
 each pair: 2, 6 or 8 (`pair_constants`). wrn_40_2 with ShuffleV1 has 8, although the other pairs of this
-teacher have 6. Pairs without a configuration have the value of the teacher's other pairs (assumed).
+teacher have 6. Pairs without a configuration have the value of the teacher's other pairs (assumed). On
+ImageNet T = 1, beta = 0.5 or 2, and there is no warm-up.
 
 Paper: Zhao, Cui, Song, Qiu, Liang: Decoupled Knowledge Distillation. CVPR 2022, arXiv 2203.08679.
 """
@@ -53,6 +54,14 @@ BETA = PairConstants(
         "wrn_40_2:ShuffleV1": (8.0,),
     },
     source="mdistiller configs/cifar100/dkd/TEACHER_STUDENT.yaml, DKD.BETA",
+)
+IMAGENET = PairConstants(
+    settings=("dkd.beta", "dkd.temperature", "dkd.warmup"),
+    pairs={
+        "resnet34_imagenet:resnet18_imagenet": (0.5, 1.0, 1),
+        "resnet50_imagenet:mobilenetv1_imagenet": (2.0, 1.0, 1),
+    },
+    source="mdistiller configs/imagenet/{r34_r18,r50_mv1}/dkd.yaml (alpha 1; the paper's text has 0.5)",
 )
 OTHER_BETA = PairConstants(
     settings=("dkd.beta",),
@@ -126,7 +135,7 @@ class DKD(Method):
   year      = {2022}
 }"""
     Config = DKDConfig
-    pair_constants = (OTHER_BETA, BETA)
+    pair_constants = (OTHER_BETA, BETA, IMAGENET)
 
     @classmethod
     def needs(cls, config: DKDConfig) -> Needs:

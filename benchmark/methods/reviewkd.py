@@ -28,7 +28,8 @@ Differences from the original: its CIFAR script trains with batch size 128 and l
 uses the benchmark's recipe, as here. Networks with different numbers of stages are paired from the deepest
 level (unverified).
 
-Constants: the weight is the authors' for each pair (`pair_constants`), 5 where they have no other.
+Constants: the weight is the authors' for each pair (`pair_constants`), 5 where they have no other;
+on ImageNet the three of mdistiller's configuration.
 Sources: ReviewKD@cede6ea; mdistiller configs/cifar100/reviewkd, distillers/ReviewKD.py.
 
 Paper: Chen, Liu, Zhao, Jia: Distilling Knowledge via Knowledge Review. CVPR 2021, arXiv 2104.09044.
@@ -62,6 +63,14 @@ WEIGHTS = PairConstants(
         "resnet32x4:ShuffleV2": (8.0,),
     },
     source="ReviewKD's released CIFAR scripts",
+)
+IMAGENET = PairConstants(
+    settings=("reviewkd.weight", "reviewkd.warmup", "reviewkd.mid"),
+    pairs={
+        "resnet34_imagenet:resnet18_imagenet": (1.0, 1, 512),
+        "resnet50_imagenet:mobilenetv1_imagenet": (8.0, 1, 256),
+    },
+    source="mdistiller configs/imagenet/{r34_r18,r50_mv1}/reviewkd.yaml",
 )
 
 
@@ -156,7 +165,7 @@ class ReviewKD(Method):
 }"""
     revision = 2
     Config = ReviewKDConfig
-    pair_constants = (WEIGHTS,)
+    pair_constants = (WEIGHTS, IMAGENET)
 
     @classmethod
     def needs(cls, config: ReviewKDConfig) -> Needs:

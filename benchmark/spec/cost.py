@@ -2,12 +2,12 @@
 
 The model counts passes of images through networks. An evaluation is 1 pass, a training step 3 (forward,
 gradients of inputs, gradients of weights). A pack runs its teacher once for each view that any of its runs
-needs.
+needs. Passes are those of the data set's images: at 224 pixels a network costs 49 times what it does at 32.
 
 The time of a pass has three parts (`RATES`): one for each call of a convolution, one for each element of a
 convolution's output (batch norm, ReLU and sums read and write it again), and one for each
 multiply-accumulate. A pack takes at least as long as its longest student alone, because a student's kernels
-run one after another.
+run one after another, and at least as long as its images take to be decoded (benchmark/spec/decoding.py).
 
 If there are earlier records from the same kind of device, the estimate is multiplied by the ratio of their
 measured to their modelled time (`measured_factor`). `assumptions` tells whether it was.
@@ -23,7 +23,8 @@ from typing import Any
 from benchmark import data, longwork
 from benchmark.errors import InputError
 from benchmark.methods import IN_TRAIN
-from benchmark.spec.runs import NONE, Run, network_info
+from benchmark.spec import decoding
+from benchmark.spec.runs import NONE, Run, network_info, network_on
 from results.record_check import seconds_for_images
 from results.store import Store, read_records, recent_record_files
 
@@ -105,6 +106,9 @@ class Estimate:
     peak_bytes: int
     """Size of the checkpoints of runs in training, which are removed when the runs are done."""
 
+    decode_hours: float = 0.0
+    """The part of `hours` in packs that take as long as their images take to be decoded."""
+
 
 @dataclass(frozen=True)
 class Passes:
@@ -181,8 +185,7 @@ def pack_passes(runs: Sequence[Run]) -> list[Passes]:
 
 def macs(passes: Iterable[Passes], dataset: str) -> float:
     """Return the multiply-accumulates of passes."""
-    classes = data.info(dataset).num_classes
-    return sum(p.per_image * p.images * network_info(p.network, classes).macs for p in passes)
+    return sum(p.per_image * p.images * network_on(p.network, dataset).macs for p in passes)
 
 
 def pack_seconds(runs: Sequence[Run], device: str, factor: float | None = None) -> float:
@@ -194,7 +197,7 @@ def pack_seconds(runs: Sequence[Run], device: str, factor: float | None = None) 
     timing = _Timing(device, runs[0].dataset, runs[0].recipe.batch_size)
     busy = timing.shared(pack_passes(runs))
     waiting = max(timing.alone(student_passes(run)) for run in runs)
-    return (factor or 1.0) * max(busy, waiting)
+    return (factor or 1.0) * max(busy, waiting, decoding.decode_seconds(runs, device))
 
 
 def teacher_seconds(
@@ -218,15 +221,16 @@ class _Timing:
 
     def shared(self, passes: Iterable[Passes]) -> float:
         """Return the seconds of passes beside other work that fills the gaps between their kernels."""
-        rates, classes = RATES[self.device], data.info(self.dataset).num_classes
-        seconds = 0.0
+        rates, seconds = RATES[self.device], 0.0
         for p in passes:
-            net = network_info(p.network, classes)
+            net = network_on(p.network, self.dataset)
             per_pass = (
                 rates.call * net.convolutions / self.batch_size
                 + rates.element * net.map_elements
                 + rates.mac * net.macs
             )
+            if self.device == "cuda" and net.size > decoding.LARGE:
+                per_pass = max(per_pass, decoding.LARGE_MAC * net.macs)
             seconds += p.per_image * p.images * per_pass
         return seconds
 
@@ -235,10 +239,10 @@ class _Timing:
 
         Evaluations are left out: their batches are large, so they hardly count.
         """
-        rates, classes = RATES[self.device], data.info(self.dataset).num_classes
+        rates = RATES[self.device]
         return sum(
             rates.chain
-            * network_info(p.network, classes).convolutions
+            * network_on(p.network, self.dataset).convolutions
             * p.per_image
             * p.images
             / self.batch_size
@@ -332,8 +336,11 @@ def estimate(
 ) -> Estimate:
     """Return the cost of packs that are trained one after another on one device."""
     sizes = [disk(runs, keep) for runs in packs]
+    seconds = [pack_seconds(runs, device, factor) for runs in packs]
+    decode = [(factor or 1.0) * decoding.decode_seconds(runs, device) for runs in packs]
     return Estimate(
-        hours=sum(pack_seconds(runs, device, factor) for runs in packs) / 3600,
+        hours=sum(seconds) / 3600,
+        decode_hours=sum(d for d, s in zip(decode, seconds, strict=True) if d and d >= s) / 3600,
         macs=sum(macs(pack_passes(runs), runs[0].dataset) for runs in packs),
         disk_bytes=sum(finished for finished, _ in sizes),
         peak_bytes=max((checkpoints for _, checkpoints in sizes), default=0),

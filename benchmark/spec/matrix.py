@@ -220,7 +220,7 @@ def expand(
     expander = Expander(
         table=table,
         profile=profile,
-        dataset=dataset or p.dataset or table.dataset,
+        dataset=dataset or _dataset(table, p),
         seeds=tuple(range(p.seeds or table.seeds)) if seeds is None else tuple(seeds),
         overrides=overrides,
         resolver=resolver or Resolver(),
@@ -250,6 +250,11 @@ def expand(
         runs=tuple(runs),
         overrides=overrides,
     )
+
+
+def _dataset(table: Table, profile: protocols.Profile) -> str:
+    """Return the data set of a table under a profile."""
+    return (profile.dataset and table.quick_dataset) or profile.dataset or table.dataset
 
 
 def with_rows_for(table: Table, only_methods: Sequence[str]) -> Table:

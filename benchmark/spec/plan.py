@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmark import longwork
 from benchmark.errors import InputError
-from benchmark.spec import cost
+from benchmark.spec import cost, decoding
 from benchmark.spec.runs import Run, closure
 from results.store import Store
 
@@ -197,6 +197,10 @@ def _split(
 def summary(plan: Plan, device: str, *, keep: str = "all", factor: float | None = None) -> dict[str, Any]:
     """Return the plan in numbers, as plain JSON data (`plan --json`)."""
     estimate = cost.estimate([pack.runs for pack in plan.packs], device, keep=keep, factor=factor)
+    lines: list[str] = []
+    if plan.packs and device == "cuda":
+        dataset = plan.packs[0].runs[0].dataset
+        lines = decoding.assumptions(dataset, estimate.hours, estimate.decode_hours)
     return {
         "runs": len(plan.runs),
         "states": dict(Counter(plan.states.values())),
@@ -209,4 +213,5 @@ def summary(plan: Plan, device: str, *, keep: str = "all", factor: float | None 
         "disk_bytes": estimate.disk_bytes,
         "checkpoint_bytes": estimate.peak_bytes,
         "assumptions": cost.assumptions(device, factor),
+        **({"large_images": lines} if lines else {}),
     }

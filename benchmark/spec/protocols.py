@@ -249,6 +249,16 @@ PROTOCOLS: dict[str, Protocol] = {
             "trains 120 epochs with the milestones of 100; the paper says 100 epochs (protocol imagenet). "
             "Everything else is the same.",
         ),
+        dataclasses.replace(
+            _IMAGENET,
+            name="imagenet-mdistiller",
+            title="ImageNet as mdistiller trains it (DKD, LSKD)",
+            report="best",
+            batch_size=512,
+            lr=0.2,
+            note="mdistiller configs/imagenet at a08d46f: batch 512, learning rate 0.2 for KD, AT and DKD; "
+            "its CRD and ReviewKD have 256 and 0.1 (protocol imagenet). Its code keeps the best epoch.",
+        ),
     )
 }
 

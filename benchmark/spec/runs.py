@@ -276,11 +276,17 @@ class Run:
         return f"Run({self.key})"
 
 
-def network_info(name: str, num_classes: int) -> models.NetInfo:
+def network_info(name: str, num_classes: int, size: int = 32) -> models.NetInfo:
     """Return `models.info`. Raises `InputError` for an unknown name."""
     if name not in models.names():
         raise unknown("network", name, models.names())
-    return models.info(name, num_classes)
+    return models.info(name, num_classes, size)
+
+
+def network_on(name: str, dataset: str) -> models.NetInfo:
+    """Return the sizes and shapes of a network on the images of a data set."""
+    info = data.info(dataset)
+    return network_info(name, info.num_classes, info.size)
 
 
 def parse_pair(text: str) -> tuple[str, str]:
@@ -338,13 +344,14 @@ def init_epochs(spec: MethodSpec, recipe: Recipe) -> tuple[tuple[str, int], ...]
 
 
 @functools.cache
-def _skip(spec: MethodSpec, teacher: str, student: str, num_classes: int) -> str | None:
+def _skip(spec: MethodSpec, teacher: str, student: str, num_classes: int, size: int) -> str | None:
     return spec.skip(
-        None if student == NONE else network_info(student, num_classes),
-        None if teacher == NONE else network_info(teacher, num_classes),
+        None if student == NONE else network_info(student, num_classes, size),
+        None if teacher == NONE else network_info(teacher, num_classes, size),
     )
 
 
 def skip_reason(run: Run) -> str | None:
     """Return why the method cannot train this pair, None if it can. The table prints N/A with this reason."""
-    return _skip(run.spec, run.teacher, run.student, data.info(run.dataset).num_classes)
+    info = data.info(run.dataset)
+    return _skip(run.spec, run.teacher, run.student, info.num_classes, info.size)

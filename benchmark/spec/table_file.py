@@ -11,6 +11,9 @@ its published values come from.
     seeds = 5                          runs of each cell
     columns = ["wrn_40_2:wrn_16_2"]    pairs teacher:student (none:student without a teacher); at least one
     quick_columns = ["none:resnet20"]  optional: the columns of profile `quick`, where all take too long
+    quick_dataset = "pictures"         optional: the data set of profile `quick`, if not the profile's
+    shown = "error"                    optional: how the table prints its values: `accuracy` (the default) or
+                                       `error`, 100 - accuracy
     note = "..."                       optional: printed below the table
 
     [[rows]]                           at least one
@@ -20,6 +23,7 @@ its published values come from.
     set = { "kd.temperature" = 4.0 }   optional: settings of the row's methods, `ce`, `recipe.FIELD`; of a
                                        `student` row, those of the recipe
     group = "25%"                      optional: the row is ranked among the rows with the same group only
+    metric = "top5"                    optional: `top1` (the default) or `top5`; the runs are the same
     published = "kd"                   optional: the row's method in results/published (default: `method`)
     from = "crd/table1"                optional: the published table that the values originate from;
                                        of several ("a/x, b/y") the first one that has the value
@@ -45,6 +49,7 @@ from benchmark.spec.measured_rows import Measured
 from benchmark.spec.runs import Overrides, parse_pair
 from benchmark.user_files import find_toml, toml_files
 from results.published import reader as published
+from results.published.schema import METRICS
 
 MOST_SEEDS = 1_000
 """Upper limit on a number of seeds: every seed adds runs to the plan."""
@@ -54,6 +59,9 @@ FOLDER = Path(__file__).resolve().parents[2] / "tables"
 
 USER_FOLDER = Path("tables")
 """Tables of the user, in the working folder."""
+
+ACCURACY, ERROR = "accuracy", "error"
+SHOWN = (ACCURACY, ERROR)
 
 PLAIN_ROWS = ("teacher", "student")
 """Methods of the rows that show the plain trainings of a pair's networks."""
@@ -85,6 +93,9 @@ class Row:
     published_dataset: str = ""
     """The row's data set in `results/published`, "" for the table's."""
 
+    accuracy: str = "top1"
+    """Which accuracy the row shows, one of `METRICS`."""
+
     not_comparable: str = ""
     """Why the runs cannot be compared with the published values, "" if they can."""
 
@@ -97,7 +108,7 @@ class Row:
     @property
     def metric(self) -> str:
         """The metric of the row's numbers in `results/published`."""
-        return "top1" if self.measured is None else self.measured.metric
+        return self.accuracy if self.measured is None else self.measured.metric
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -139,6 +150,12 @@ class Table:
     measured: tuple[Measured, ...] = ()
     """What is measured on the networks of every row; empty for their top-1 on the test set."""
 
+    quick_dataset: str = ""
+    """The data set of profile `quick`, "" for the profile's."""
+
+    shown: str = ACCURACY
+    """How the table prints its values, one of `SHOWN`."""
+
 
 def table_names() -> tuple[str, ...]:
     """Return the names of all tables: the built-in ones, and those in `tables/` of the working folder."""
@@ -162,7 +179,10 @@ def load_table(name: str, folder: Path = FOLDER) -> Table:
     raw = _read(path)
     _check_fields(path.name, raw, _TABLE_FIELDS, required=_TABLE_REQUIRED)
     protocols.get_protocol(raw["protocol"])
-    data.check_name(raw["dataset"])
+    for dataset in (raw["dataset"], raw.get("quick_dataset", raw["dataset"])):
+        data.check_name(dataset)
+    if raw.get("shown", ACCURACY) not in SHOWN:
+        raise unknown(f"word in `shown` of {path.name}:", raw["shown"], SHOWN)
     if not 1 <= raw["seeds"] <= MOST_SEEDS:
         raise InputError(f"{path.name}: seeds = {raw['seeds']}; allowed: 1 to {MOST_SEEDS}")
     for field in ("columns", "rows"):
@@ -196,6 +216,8 @@ def load_table(name: str, folder: Path = FOLDER) -> Table:
         rows=rows,
         note=raw.get("note", ""),
         quick_columns=tuple(parse_pair(c) for c in quick_columns),
+        quick_dataset=raw.get("quick_dataset", ""),
+        shown=raw.get("shown", ACCURACY),
         measured=measured,
     )
 
@@ -254,6 +276,8 @@ _TABLE_FIELDS = {
     "seeds": int,
     "columns": list,
     "quick_columns": list,
+    "quick_dataset": str,
+    "shown": str,
     "rows": list,
     "note": str,
     "measure": dict,
@@ -265,6 +289,7 @@ _ROW_FIELDS = {
     "protocol": str,
     "set": dict,
     "group": str,
+    "metric": str,
     "published": str,
     "published_dataset": str,
     "from": str,
@@ -305,6 +330,8 @@ def _row(owner: str, raw: Any, table_protocol: str) -> Row:
     _check_fields(owner, raw, _ROW_FIELDS, required=("label", "method"))
     protocol, method = raw.get("protocol", table_protocol), raw["method"]
     protocols.get_protocol(protocol)
+    if raw.get("metric", "top1") not in METRICS:
+        raise unknown(f"metric of {owner}:", raw["metric"], METRICS)
     settings: Overrides = ()
     if not raw.get("missing"):  # the method of a missing row need not exist
         settings = tuple(sorted((k, check_override(k, v)) for k, v in raw.get("set", {}).items()))
@@ -322,6 +349,7 @@ def _row(owner: str, raw: Any, table_protocol: str) -> Row:
         protocol=protocol,
         settings=settings,
         group=raw.get("group", ""),
+        accuracy=raw.get("metric", "top1"),
         published=str(raw.get("published", method)),
         source=raw.get("from", ""),
         published_dataset=raw.get("published_dataset", ""),

@@ -160,10 +160,10 @@ class ActiveRun:
             execution.to_device(student)
         guard = RunGuard(teacher, train_labels)
         context = MethodContext(
-            student=None if student is None else models.info(run.student, info.num_classes),
+            student=None if student is None else models.info(run.student, info.num_classes, info.size),
             teacher=None
             if run.teacher_ref is None or teacher is None
-            else models.info(run.teacher_ref.network, info.num_classes),
+            else models.info(run.teacher_ref.network, info.num_classes, info.size),
             student_net=student,
             teacher_net=guard.teacher,
             train_labels=guard.train_labels,

@@ -16,6 +16,17 @@ _NETWORKS = (
 )
 """Patterns of short or long names, without case, - and _, and the names here in the same form."""
 
+_PUBLISHED = {
+    "resnet18_imagenet": "ResNet18",
+    "resnet34_imagenet": "ResNet34",
+    "resnet50_imagenet": "ResNet50",
+    "resnet101_imagenet": "ResNet101",
+    "mobilenetv1_imagenet": "MobileNetV1",
+    "mobilenetv2_imagenet": "MobileNetV2",
+    "shufflev2_imagenet": "ShuffleV2",
+}
+"""Networks for ImageNet, whose name in the papers is that of a network for CIFAR here."""
+
 _METHODS = {
     **dict.fromkeys(("vanilla", "baseline", "scratch", "plain", "ce", "crossentropy", "students"), "student"),
     **dict.fromkeys(("teachers",), "teacher"),
@@ -31,6 +42,11 @@ _METHODS = {
 
 def _folded(text: str) -> str:
     return re.sub(r"[-_ ]", "", text.lower())
+
+
+def published_name(network: str) -> str:
+    """Return the name that the registry has for a network of `models`."""
+    return _PUBLISHED.get(network, network)
 
 
 def network(text: str, known: Iterable[str]) -> str:

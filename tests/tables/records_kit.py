@@ -143,6 +143,7 @@ def record(run: Run, last: float | None, best: float | None = None, **fields: An
         "best_epoch": 200,
         "epochs": run.recipe.epochs,
         "top5_last": None,
+        "top5_best": None,
         "seconds": 120.5,
         "share_seconds": 60.25,
         "images_per_second": 1000.0,
@@ -166,7 +167,9 @@ def golden(expansion: Expansion, numbers: PublishedCells) -> list[dict[str, Any]
     for cell in expansion.cells:
         number = numbers.of(expansion.table, cell)
         if number is not None and number.value is not None:
-            records |= {run.key: record(run, number.value) for run in cell.runs}
+            metric = {f"{cell.row.metric}_{epoch}": number.value for epoch in ("last", "best")}
+            for run in cell.runs:
+                records[run.key] = {**records.get(run.key, record(run, number.value)), **metric}
     return list(records.values())
 
 
