@@ -21,7 +21,7 @@ from benchmark.errors import unknown
 from benchmark.spec.matrix import Expansion, Row
 from results.files import atomic
 from results.store import Store
-from tables import latex
+from tables import entropy_pictures, latex
 from tables.cells import (
     BASELINE_ROWS,
     EPOCH_NOTE,
@@ -386,8 +386,9 @@ def write_all(
 ) -> list[Path]:
     """Write `<table>-<profile>.{md,tex,csv,png,pdf,svg}`, and the same as `<alias>.*`; return the paths.
 
-    Each file is written atomically. The names contain the settings of `--set`, so that the files of the
-    table's own settings are kept.
+    A table of pixel entropies also gets `<table>-<profile>-maps-<teacher>-<student>.png`. Each file is
+    written atomically. The names contain the settings of `--set`, so that the files of the table's own
+    settings are kept.
     """
     layout = lay_out(expansion, frame, store)
     contents: dict[str, bytes] = {fmt: write(layout, expansion, fmt).encode() for fmt in ("md", "tex", "csv")}
@@ -399,4 +400,10 @@ def write_all(
             with atomic(path, "wb") as f:
                 f.write(contents[suffix])
             paths.append(path)
+    if store is not None:
+        stem = f"{expansion.table.name}-{expansion.profile}{expansion.suffix}"
+        for name, content in entropy_pictures.contents(expansion, layout.results, store).items():
+            paths.append(Path(out_dir) / f"{stem}-{name}.png")
+            with atomic(paths[-1], "wb") as f:
+                f.write(content)
     return paths

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from benchmark.measures import concepts
+from benchmark.measures import _concepts as concepts
 
 
 def test_entropy_is_that_of_a_gaussian() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.errors import InputError
-from benchmark.measures.largest_noise import (
+from benchmark.measures._largest_noise import (
     STEPS_A_DRAW,
     Feature,
     LargestNoise,

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.errors import InputError
-from benchmark.measures.largest_noise import LargestNoise, NoiseSettings, spread_of
-from benchmark.measures.views_entropy import ViewsEntropy, ViewsResult, ViewsSettings
+from benchmark.measures._largest_noise import LargestNoise, NoiseSettings, spread_of
+from benchmark.measures._views_entropy import ViewsEntropy, ViewsResult, ViewsSettings
 from benchmark.seeds import seed_of
 
 SETTINGS = ViewsSettings(NoiseSettings(iterations=5), images=3, quarters=1, batch=2)

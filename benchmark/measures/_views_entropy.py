@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from benchmark.errors import InputError
-from benchmark.measures import concepts
-from benchmark.measures.largest_noise import Feature, LargestNoise, NoiseSettings, Spread, spread_of
+from benchmark.measures import _concepts as concepts
+from benchmark.measures._largest_noise import Feature, LargestNoise, NoiseSettings, Spread, spread_of
 from benchmark.seeds import seed_of
 
 QUARTERS = (1, 2, 3)
@@ -79,7 +79,7 @@ class ViewsResult:
         return {
             "entropy": float(means[0]),
             "entropy_turned": float(means[1]),
-            "iou": None if both_empty == len(ious) else float(ious.nanmean()),
+            "iou": None if both_empty == len(ious) else 100 * float(ious.nanmean()),
             "concept_share": float(self.concepts[0].double().mean()),
             "images": len(ious),
             "images_without_concepts": both_empty,
