@@ -154,12 +154,13 @@ def draw(expansion: Expansion, picture: Picture, images: int = IMAGES) -> Figure
     return figure
 
 
+def _png(figure: Figure) -> bytes:
+    return pictures(figure, ("png",))["png"]
+
+
 def contents(expansion: Expansion, results: Sequence[CellResult], store: Store) -> dict[str, bytes]:
     """Return the PNG of each picture by the end of its file's name (`maps-TEACHER-STUDENT`)."""
-    return {
-        f"maps-{p.teacher}-{p.student}": pictures(draw(expansion, p))["png"]
-        for p in pictures_of(results, store)
-    }
+    return {f"maps-{p.teacher}-{p.student}": _png(draw(expansion, p)) for p in pictures_of(results, store)}
 
 
 def section(expansion: Expansion, results: Sequence[CellResult], store: Store) -> str:
@@ -167,7 +168,7 @@ def section(expansion: Expansion, results: Sequence[CellResult], store: Store) -
     parts = []
     for p in pictures_of(results, store):
         title = f"Pixel entropy and concepts, {column_title(p.teacher, p.student, arrow=' → ')}"
-        png = b64encode(pictures(draw(expansion, p))["png"]).decode()
+        png = b64encode(_png(draw(expansion, p))).decode()
         parts.append(
             f'<details class="figure wide" open><summary>{html.escape(title)}</summary>'
             f'<p class="meta">{html.escape(CAPTION.format(seed=p.seed))}</p><div class="scroll">'
