@@ -109,13 +109,13 @@ def lay_out(expansion: Expansion, frame: pd.DataFrame, store: Store | None = Non
 def _ranks(results: Sequence[CellResult], rule: str) -> dict[tuple[Row, str, str], int]:
     """Return the cells of rank 1 and 2 in each column and group of rows, by means rounded to two decimals.
 
-    A column with a single method has no ranks. A rank that more than two methods and more than a third of
-    them share is left out, and with the first the second.
+    Numbers without a better side have no ranks, nor has a column with a single method. A rank that more than
+    two methods and more than a third of them share is left out, and with the first the second.
     """
     scores: dict[tuple[str, str, str], dict[Row, float]] = {}
     for r in results:
         sample = r.sample(rule)
-        if sample is not None and r.cell.row.method not in BASELINE_ROWS:
+        if sample is not None and r.cell.row.ranked and r.cell.row.method not in BASELINE_ROWS:
             group = (r.cell.row.group, r.cell.teacher, r.cell.student)
             scores.setdefault(group, {})[r.cell.row] = round(sample.mean, 2)
     ranks: dict[tuple[Row, str, str], int] = {}
@@ -163,7 +163,8 @@ def explanations(
     results, rule = layout.results, rank_rule(expansion.table)
     seeds = max((r.n for r in results), default=0)
     spread = f"mean ± std (n - 1) over up to {seeds} seeds" if seeds > 1 else "one seed: no spread"
-    lines = [f"Top-1 accuracy in %, {spread}; each teacher is one run. {EPOCH_NOTE}."]
+    what = "Numbers of the measure named above" if expansion.table.measured else "Top-1 accuracy in %"
+    lines = [f"{what}, {spread}; each teacher is one run. {EPOCH_NOTE}."]
     if unknown_rule := dict.fromkeys(r.cell.row.label for r in results if r.rule == "both"):
         lines.append(
             f"{', '.join(unknown_rule)}: it is not known which epoch the paper reports; shown as last / best "

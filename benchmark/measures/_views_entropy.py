@@ -73,7 +73,7 @@ class ViewsResult:
         return concepts.iou(one, other)
 
     def numbers(self) -> dict[str, float | int | None]:
-        """Return the means over the images, as JSON values."""
+        """Return the means over the images, as JSON values; `iou` in %, None if no image has one."""
         means, ious = self.means.mean(dim=1), self.ious
         both_empty = int(ious.isnan().sum())
         return {
@@ -147,11 +147,19 @@ class ViewsEntropy:
 
     def state(self) -> dict[str, Any]:
         """Return what `load_state` needs to go on from here: tensors and plain values."""
-        return {"sigmas": list(self.sigmas), "batch": None if self._noise is None else self._noise.state()}
+        spreads = {view: (s.std, s.varying, s.constant) for view, s in self._spreads.items()}
+        return {
+            "sigmas": list(self.sigmas),
+            "batch": None if self._noise is None else self._noise.state(),
+            "spreads": spreads,
+            "features": self._features,
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from a state of the same network, images, settings and seed."""
         self.sigmas = [sigma.cpu() for sigma in state["sigmas"]]
+        self._spreads = {view: Spread(*parts) for view, parts in state["spreads"].items()}
+        self._features = state["features"]
         self._noise = None
         if state["batch"] is not None:
             self._noise = self._begin()

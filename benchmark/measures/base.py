@@ -80,6 +80,9 @@ class Measure:
     unit: ClassVar[str] = "%"
     """The unit of its headline."""
 
+    unranked: ClassVar[frozenset[str]] = frozenset()
+    """Names of numbers of which neither a large nor a small one is better: no row of a table is the best."""
+
     revision: ClassVar[int] = 1
     """Part of the key. Raised when a correction makes older records invalid."""
 

@@ -80,6 +80,7 @@ def test_table_and_report_contain_the_picture(
     (path,) = [p for p in paths if "maps" in p.name]
     assert path.name == "dlkd-entropy-quick-maps-resnet56-resnet20.png"
     page = report.page([e], frame, store)
+    assert "mean gain" not in page and "Last versus best" not in page and "Ranks of" not in page
     (embedded,) = (part.partition('"')[0] for part in page.split('src="data:image/png;base64,')[1:])
     assert b64decode(embedded) == path.read_bytes()
     assert Image.open(io.BytesIO(path.read_bytes())).size[0] > 300
@@ -91,3 +92,24 @@ def test_other_tables_have_no_pictures(tmp_path: Path) -> None:
     results = cells.collect(e, kit.as_frame(records), Store(tmp_path))
     assert entropy_pictures.contents(e, results, Store(tmp_path)) == {}
     assert entropy_pictures.section(e, results, Store(tmp_path)) == ""
+
+
+def test_only_numbers_with_a_better_side_are_ranked(
+    measured: tuple[Expansion, list[dict[str, object]], Store],
+) -> None:
+    """Three methods with different numbers; the table's student and teacher are never ranked."""
+    _, _, store = measured
+    table = matrix.load_table("dlkd-entropy")
+    names = [f"{m}, {n}" for m in ("KD", "CRD", "DLKD") for n in ("entropy", "iou")]
+    e = matrix.expand(table, "quick", pairs=["resnet56:resnet20"], only_methods=names)
+    values = {"kd": 1.0, "crd": 0.5, "dlkd": 0.25}
+    records = {
+        run.key: kit.record(run, None, measure="entropy", numbers={"entropy": v, "iou": 30 + v}, value=v)
+        for cell in e.cells
+        for run in cell.runs
+        if (v := values.get(cell.row.method)) is not None
+    }
+    layout = render.lay_out(e, kit.as_frame(list(records.values())), store)
+    ranks = {row.label: entry.rank for row, (entry,) in zip(layout.rows, layout.entries, strict=True)}
+    assert {label: rank for label, rank in ranks.items() if rank} == {"KD, iou": 1, "CRD, iou": 2}
+    assert "Top-1 accuracy" not in render.write(layout, e, "md")

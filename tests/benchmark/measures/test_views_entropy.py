@@ -96,7 +96,7 @@ def test_numbers_by_plain_loops() -> None:
             means.append(mean)
         shares.append(len(sets[0]) / 64)
         ious.append(len(sets[0] & sets[1]) / len(sets[0] | sets[1]))
-    assert numbers["iou"] == pytest.approx(sum(ious) / 3)
+    assert numbers["iou"] == pytest.approx(100 * sum(ious) / 3)
     assert numbers["entropy"] == pytest.approx(sum(means[::2]) / 3)
     assert numbers["entropy_turned"] == pytest.approx(sum(means[1::2]) / 3)
     assert numbers["concept_share"] == pytest.approx(sum(shares) / 3)
@@ -107,7 +107,7 @@ def test_images_without_concepts_are_left_out_of_the_iou() -> None:
     entropy = torch.zeros(2, 2, 3, 3)
     entropy[:, 0, 0] = -1
     numbers = ViewsResult(entropy, 6, (0, 2)).numbers()
-    assert (numbers["iou"], numbers["images_without_concepts"], numbers["constant_features"]) == (1.0, 1, 2)
+    assert (numbers["iou"], numbers["images_without_concepts"], numbers["constant_features"]) == (100, 1, 2)
     assert ViewsResult(torch.zeros(2, 2, 3, 3), 6, (0, 0)).numbers()["iou"] is None
 
 
