@@ -34,6 +34,7 @@ from tables.cells import (
 )
 from tables.plain import plain_table
 from tables.plots import KINDS, heat_map, pictures
+from tables.remarks import remarks
 from tables.statistics import Sample
 from tables.text import csv_cell, escape_md, escape_tex, mean_std, terminal_width, wrap
 
@@ -186,6 +187,7 @@ def explanations(
             f"{r.cell.teacher} ({r.imported[:10]})" for r in results if r.measures_imported
         )
         lines.append(f"‡ an imported checkpoint, evaluated here: {', '.join(imported)}.")
+    lines += remarks(results)
     if expansion.table.note:
         lines.append(f"Note: {expansion.table.note}")
     return lines

@@ -113,6 +113,11 @@ class Measure:
         return "last"
 
     @classmethod
+    def remark(cls, numbers: Mapping[str, float]) -> str:
+        """Return what a table must say about a network with these numbers, "" for nothing."""
+        return ""
+
+    @classmethod
     def passes(cls, config: Any, train: int, test: int) -> float:
         """Return the number of images that pass through the network forwards, for the cost model.
 

@@ -32,6 +32,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -91,6 +92,19 @@ class Entropy(Measure):
     @classmethod
     def headline(cls, config: EntropyConfig) -> str:
         return "entropy"
+
+    @classmethod
+    def remark(cls, numbers: Mapping[str, float]) -> str:
+        constant, empty = (int(numbers.get(k, 0)) for k in ("constant_features", "images_without_concepts"))
+        said = []
+        if constant:
+            said.append(
+                f"{constant} of {int(numbers['features'])} coordinates of the feature are constant over the "
+                "reference images and left out"
+            )
+        if empty:
+            said.append(f"{empty} of {int(numbers['images'])} images have no concepts and no IoU")
+        return "; ".join(said)
 
     @classmethod
     def passes(cls, config: EntropyConfig, train: int, test: int) -> float:

@@ -34,7 +34,8 @@ def measured(tmp_path: Path) -> tuple[Expansion, list[dict[str, object]], Store]
         for run in cell.runs:
             if cell.row.method == "student" and run.seed == 0:
                 continue
-            numbers = {"entropy": -1.0, "iou": 40.0}
+            constant = 2.0 if cell.row.method == "kd" and run.seed == 1 else 0.0
+            numbers = {"entropy": -1.0, "iou": 40.0, "features": 64.0, "constant_features": constant}
             fields = {"measure": "entropy", "target": "digits", "value": -1.0, "numbers": numbers}
             records[run.key] = kit.record(run, None, **fields)
             (tmp_path / run.key).mkdir(parents=True, exist_ok=True)
@@ -80,6 +81,8 @@ def test_table_and_report_contain_the_picture(
     (path,) = [p for p in paths if "maps" in p.name]
     assert path.name == "dlkd-entropy-quick-maps-resnet56-resnet20.png"
     page = report.page([e], frame, store)
+    remark = "KD, entropy, resnet56 -&gt; resnet20, seed 1: 2 of 64 coordinates"
+    assert page.count("coordinates of the feature are constant") == 1 and remark in page
     assert "mean gain" not in page and "Last versus best" not in page and "Ranks of" not in page
     (embedded,) = (part.partition('"')[0] for part in page.split('src="data:image/png;base64,')[1:])
     assert b64decode(embedded) == path.read_bytes()

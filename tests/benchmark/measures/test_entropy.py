@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from measure_kit import carry_out, measuring_run
 
 import models
 from benchmark import data, measures
@@ -15,6 +16,7 @@ from benchmark.measures import _concepts as concepts
 from benchmark.measures import entropy
 from benchmark.measures.base import MeasureContext
 from benchmark.measures.entropy import MAPS, Entropy, EntropyConfig
+from results.store import Store
 
 CONFIG = EntropyConfig(images=3, iterations=23, reference=20)
 
@@ -100,6 +102,23 @@ def test_a_killed_measurement_goes_on_with_the_same_bits(
     assert len(states) > 2 and reached == sorted(reached) and reached[-1] == 1
     assert numbers == whole[0]
     assert all(np.array_equal(value, whole[1][name]) for name, value in read(tmp_path).items())
+
+
+def test_a_run_has_numbers_and_maps(tmp_path: Path) -> None:
+    run = measuring_run("entropy", images=2, iterations=3, reference=10)
+    assert [o.status for o in carry_out([run], tmp_path)] == ["done"]
+    record = Store(tmp_path).record(run.key)
+    assert record is not None and record["artifacts"] == [MAPS]
+    assert record["value"] == record["numbers"]["entropy"] and record["numbers"]["images"] == 2
+    assert read(tmp_path / run.key)["entropy"].shape == (2, 2, 32, 32)
+    assert not (tmp_path / run.key / "checkpoint.pt").exists()
+
+
+def test_left_out_coordinates_and_images_are_remarked() -> None:
+    numbers = {"features": 64, "constant_features": 3, "images": 8, "images_without_concepts": 0}
+    assert "3 of 64" in Entropy.remark(numbers) and "images have" not in Entropy.remark(numbers)
+    assert "2 of 8 images" in Entropy.remark({**numbers, "images_without_concepts": 2})
+    assert Entropy.remark({**numbers, "constant_features": 0}) == ""
 
 
 def test_settings_of_the_paper_and_of_the_quick_profile() -> None:
