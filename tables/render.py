@@ -31,6 +31,7 @@ from tables.cells import (
     column_title,
     header,
     rank_rule,
+    what_is_shown,
 )
 from tables.plain import plain_table
 from tables.plots import KINDS, heat_map, pictures
@@ -164,7 +165,7 @@ def explanations(
     results, rule = layout.results, rank_rule(expansion.table)
     seeds = max((r.n for r in results), default=0)
     spread = f"mean ± std (n - 1) over up to {seeds} seeds" if seeds > 1 else "one seed: no spread"
-    what = "Numbers of the measure named above" if expansion.table.measured else "Top-1 accuracy in %"
+    what = what_is_shown(expansion.table) if expansion.table.measured else "Top-1 accuracy in %"
     lines = [f"{what}, {spread}; each teacher is one run. {EPOCH_NOTE}."]
     if unknown_rule := dict.fromkeys(r.cell.row.label for r in results if r.rule == "both"):
         lines.append(

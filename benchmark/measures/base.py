@@ -80,6 +80,9 @@ class Measure:
     unit: ClassVar[str] = "%"
     """The unit of its headline."""
 
+    units: ClassVar[Mapping[str, str]] = {}
+    """Units of the numbers that have another one than the headline."""
+
     unranked: ClassVar[frozenset[str]] = frozenset()
     """Names of numbers of which neither a large nor a small one is better: no row of a table is the best."""
 

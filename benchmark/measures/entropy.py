@@ -84,6 +84,7 @@ class Entropy(Measure):
     title = "pixel entropy"
     paper = "Ding et al. (DLKD), TNNLS 2022"
     unit = "nats"
+    units = {"iou": "%"}
     unranked = frozenset({"entropy", "entropy_turned", "concept_share"})
     takes_target: ClassVar[bool] = False  # sigma is in units of the training's normalisation
     Config = EntropyConfig

@@ -115,4 +115,6 @@ def test_only_numbers_with_a_better_side_are_ranked(
     layout = render.lay_out(e, kit.as_frame(list(records.values())), store)
     ranks = {row.label: entry.rank for row, (entry,) in zip(layout.rows, layout.entries, strict=True)}
     assert {label: rank for label, rank in ranks.items() if rank} == {"KD, iou": 1, "CRD, iou": 2}
-    assert "Top-1 accuracy" not in render.write(layout, e, "md")
+    text = render.write(layout, e, "md")
+    assert "pixel entropy (entropy) in nats and pixel entropy (iou) in %" in text
+    assert "Top-1 accuracy" not in text
