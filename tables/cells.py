@@ -365,7 +365,7 @@ def header(expansion: Expansion, results: list[CellResult]) -> Header:
 
 def what_is_shown(table: Table) -> str:
     """Return what the numbers of a table are, with their unit."""
-    shown = {f"{measures.get(m.name).title} ({m.shown})": measures.get(m.name).unit for m in table.measured}
+    shown = {f"{measures.get(m.name).title} ({m.shown})": m.unit for m in table.measured}
     parts = [f"{what} in {unit}" if unit else what for what, unit in shown.items()]
     return " and ".join(parts) or "top-1 in %"
 

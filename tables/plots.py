@@ -62,14 +62,14 @@ KINDS = ("png", "pdf", "svg")
 """The forms in which figures are written."""
 
 
-def pictures(figure: Figure) -> dict[str, bytes]:
-    """Return a figure in each of `KINDS`. The same figure gives the same bytes: none has a date."""
+def pictures(figure: Figure, kinds: Sequence[str] = KINDS) -> dict[str, bytes]:
+    """Return a figure in each of these forms. The same figure gives the same bytes: none has a date."""
     import matplotlib
 
     undated = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
     contents = {}
     with matplotlib.rc_context({"svg.hashsalt": "kd-tables", "svg.fonttype": "none"}):
-        for kind in KINDS:
+        for kind in kinds:
             out = io.BytesIO()
             figure.savefig(out, format=kind, metadata=undated[kind])
             contents[kind] = out.getvalue()

@@ -22,7 +22,7 @@ from benchmark.spec.matrix import Expansion, Row
 from benchmark.spec.table_file import ERROR
 from results.files import atomic
 from results.store import Store
-from tables import latex
+from tables import entropy_pictures, latex
 from tables.cells import (
     BASELINE_ROWS,
     EPOCH_NOTE,
@@ -33,9 +33,11 @@ from tables.cells import (
     column_title,
     header,
     rank_rule,
+    what_is_shown,
 )
 from tables.plain import plain_table
 from tables.plots import KINDS, heat_map, pictures
+from tables.remarks import remarks
 from tables.statistics import Sample
 from tables.text import csv_cell, escape_md, escape_tex, mean_std, terminal_width, wrap
 
@@ -115,13 +117,13 @@ def lay_out(expansion: Expansion, frame: pd.DataFrame, store: Store | None = Non
 def _ranks(results: Sequence[CellResult], rule: str) -> dict[tuple[Row, str, str], int]:
     """Return the cells of rank 1 and 2 in each column and group of rows, by means rounded to two decimals.
 
-    A column with a single method has no ranks. A rank that more than two methods and more than a third of
-    them share is left out, and with the first the second.
+    Numbers without a better side have no ranks, nor has a column with a single method. A rank that more than
+    two methods and more than a third of them share is left out, and with the first the second.
     """
     scores: dict[tuple[str, str, str], dict[Row, float]] = {}
     for r in results:
         sample = r.sample(rule)
-        if sample is not None and r.cell.row.method not in BASELINE_ROWS:
+        if sample is not None and r.cell.row.ranked and r.cell.row.method not in BASELINE_ROWS:
             group = (r.cell.row.group, r.cell.teacher, r.cell.student)
             scores.setdefault(group, {})[r.cell.row] = round(sample.mean, 2)
     ranks: dict[tuple[Row, str, str], int] = {}
@@ -177,7 +179,8 @@ def explanations(
     results, rule = layout.results, rank_rule(expansion.table)
     seeds = max((r.n for r in results), default=0)
     spread = f"mean ± std (n - 1) over up to {seeds} seeds" if seeds > 1 else "one seed: no spread"
-    lines = [f"{_metrics(expansion)} in %, {spread}; each teacher is one run. {EPOCH_NOTE}."]
+    what = what_is_shown(expansion.table) if expansion.table.measured else f"{_metrics(expansion)} in %"
+    lines = [f"{what}, {spread}; each teacher is one run. {EPOCH_NOTE}."]
     if unknown_rule := dict.fromkeys(r.cell.row.label for r in results if r.rule == "both"):
         lines.append(
             f"{', '.join(unknown_rule)}: it is not known which epoch the paper reports; shown as last / best "
@@ -199,6 +202,7 @@ def explanations(
             f"{r.cell.teacher} ({r.imported[:10]})" for r in results if r.measures_imported
         )
         lines.append(f"‡ an imported checkpoint, evaluated here: {', '.join(imported)}.")
+    lines += remarks(results)
     if expansion.table.note:
         lines.append(f"Note: {expansion.table.note}")
     return lines
@@ -400,8 +404,9 @@ def write_all(
 ) -> list[Path]:
     """Write `<table>-<profile>.{md,tex,csv,png,pdf,svg}`, and the same as `<alias>.*`; return the paths.
 
-    Each file is written atomically. The names contain the settings of `--set`, so that the files of the
-    table's own settings are kept.
+    A table of pixel entropies also gets `<table>-<profile>-maps-<teacher>-<student>.png`. Each file is
+    written atomically. The names contain the settings of `--set`, so that the files of the table's own
+    settings are kept.
     """
     layout = lay_out(expansion, frame, store)
     contents: dict[str, bytes] = {fmt: write(layout, expansion, fmt).encode() for fmt in ("md", "tex", "csv")}
@@ -413,4 +418,10 @@ def write_all(
             with atomic(path, "wb") as f:
                 f.write(contents[suffix])
             paths.append(path)
+    if store is not None:
+        stem = f"{expansion.table.name}-{expansion.profile}{expansion.suffix}"
+        for name, content in entropy_pictures.contents(expansion, layout.results, store).items():
+            paths.append(Path(out_dir) / f"{stem}-{name}.png")
+            with atomic(paths[-1], "wb") as f:
+                f.write(content)
     return paths

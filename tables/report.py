@@ -20,6 +20,7 @@ from benchmark.spec.matrix import Expansion, Row
 from benchmark.text import plural
 from results.files import atomic
 from results.store import Store
+from tables import entropy_pictures
 from tables.cells import (
     BASELINE_ROWS,
     BEST_LEGEND,
@@ -258,6 +259,7 @@ def _section(
             "<details><summary>Notes to this table</summary>",
             *(f"<p>{_e(x)}</p>" for x in below),
             "</details>",
+            entropy_pictures.section(e, results, store),
             figures(e, results, diffs),
             "</details></section>",
         ]

@@ -23,7 +23,9 @@ def card(anchor: str, e: Expansion, results: Sequence[CellResult], diffs: Diff) 
         for v, n in diffs.counts().items()
         if n
     )
-    lines = [f"{done} of {plural(total, 'run')} done", *gains(results, rank_rule(e.table))]
+    lines = [f"{done} of {plural(total, 'run')} done"]
+    if len(e.table.measured) < 2:  # several numbers of a network have no common mean
+        lines += gains(results, rank_rule(e.table))
     profile = e.profile + e.suffix
     return (
         f'<a class="card" href="#{html.escape(anchor, quote=True)}"><b>{html.escape(e.table.name)}</b> '

@@ -52,7 +52,9 @@ def figures(e: Expansion, results: Sequence[CellResult], diffs: Sequence[CellDif
     rule = rank_rule(e.table)
     scores: dict[str, dict[str, float]] = {}
     for r in results:
-        if r.cell.row.method not in BASELINE_ROWS and (s := r.sample(rule)) is not None:
+        # several numbers of a network have no common rank
+        rankable = r.cell.row.method not in BASELINE_ROWS and len(e.table.measured) < 2
+        if rankable and (s := r.sample(rule)) is not None:
             scores.setdefault(r.cell.pair, {})[r.cell.row.label] = s.mean
     ranked, left_out = ranks(scores)
     epoch = "best epoch (chosen on the test set)" if rule == "best" else "last epoch"
@@ -109,11 +111,15 @@ def _fold(title: str, body: str, caption: str, css: str = "figure") -> str:
 
 
 def _last_best(results: Sequence[CellResult]) -> list[tuple[str, float, float]]:
-    """Return row label, mean of the last and mean of the best epoch over the cells that have both."""
+    """Return row label, mean of the last and mean of the best epoch over the cells that have both.
+
+    What is measured on a network is of one epoch.
+    """
     by_row: dict[str, list[tuple[float, float]]] = {}
     for r in results:
         last, best = r.sample("last"), r.sample("best")
-        if last is not None and best is not None and not r.measures_imported:
+        one_epoch = r.measures_imported or r.cell.row.measured is not None
+        if last is not None and best is not None and not one_epoch:
             by_row.setdefault(r.cell.row.label, []).append((last.mean, best.mean))
     return [
         (k, math.fsum(a for a, _ in v) / len(v), math.fsum(b for _, b in v) / len(v))

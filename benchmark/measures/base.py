@@ -80,6 +80,12 @@ class Measure:
     unit: ClassVar[str] = "%"
     """The unit of its headline."""
 
+    units: ClassVar[Mapping[str, str]] = {}
+    """Units of the numbers that have another one than the headline."""
+
+    unranked: ClassVar[frozenset[str]] = frozenset()
+    """Names of numbers of which neither a large nor a small one is better: no row of a table is the best."""
+
     revision: ClassVar[int] = 1
     """Part of the key. Raised when a correction makes older records invalid."""
 
@@ -108,6 +114,11 @@ class Measure:
     def rule(cls, config: Any) -> str:
         """Return which epoch the headline is of: `best` if it was chosen on the test set, else `last`."""
         return "last"
+
+    @classmethod
+    def remark(cls, numbers: Mapping[str, float]) -> str:
+        """Return what a table must say about a network with these numbers, "" for nothing."""
+        return ""
 
     @classmethod
     def passes(cls, config: Any, train: int, test: int) -> float:

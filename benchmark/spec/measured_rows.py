@@ -72,6 +72,17 @@ class Measured:
         return spec.rule if self.number in ("", spec.headline) else "last"
 
     @property
+    def unit(self) -> str:
+        """The unit of the shown number."""
+        measure = measures.get(self.name)
+        return measure.units.get(self.shown, measure.unit)
+
+    @property
+    def ranked(self) -> bool:
+        """Whether a larger number is better."""
+        return self.shown not in measures.get(self.name).unranked
+
+    @property
     def shown(self) -> str:
         """The name of the number that is shown."""
         return self.number or self.spec().headline

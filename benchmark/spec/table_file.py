@@ -111,6 +111,11 @@ class Row:
         return self.accuracy if self.measured is None else self.measured.metric
 
     @property
+    def ranked(self) -> bool:
+        """Whether a larger number is better, so that rows can be ranked."""
+        return self.measured is None or self.measured.ranked
+
+    @property
     def sources(self) -> tuple[str, ...]:
         """The published tables of `source`, each as `paper/table`."""
         return tuple(filter(None, (name.strip() for name in self.source.split(","))))
