@@ -164,6 +164,8 @@ class Expander:
             profile=self.profile,
             overrides=recipe_only(self.overrides),
         )
+        if not ref.has_classifier:
+            return Cell(row, teacher, student, reason="the imported teacher has no classifier")
         run = ref.run or self.resolver.imported_run(
             ref, dataset=self.dataset, protocol=protocol, profile=self.profile
         )
