@@ -58,9 +58,9 @@ RECORD: Mapping[str, _Check] = {
     **dict.fromkeys(("device", "device_name", "precision", "host", "node", "job", "finished"), _is_text),
     **dict.fromkeys(("reason", "teacher_cache", "best_chosen_on", "kernels"), _is_text),
     **dict.fromkeys(("channels_last", "graphs"), _is_flag),
-    **dict.fromkeys(("order", "imported", "settings"), _is_object),
+    **dict.fromkeys(("order", "imported", "settings", "network_info"), _is_object),
     "sources": _is_text_by_name,
-    "per_class": _is_number_by_name,
+    **dict.fromkeys(("per_class", "numbers"), _is_number_by_name),
 }
 
 FAILURE: Mapping[str, _Check] = {

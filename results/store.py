@@ -72,6 +72,10 @@ COLUMNS = {
     "reason": "string",
     "settings": "string",
     "origin": "string",
+    "measure": "string",
+    "target": "string",
+    "value": "float64",
+    "numbers": "string",
 }
 """Columns of `load()`.
 
@@ -79,7 +83,10 @@ COLUMNS = {
 - `seconds`: wall time while the run was trained. `share_seconds`: the run's share of it, if its pack has
   several runs.
 - `status`: `done` or `diverged`.
-- `settings`: JSON.
+- `settings`, `numbers`: JSON.
+- `measure`, `target`, `value`, `numbers`: what was measured on a trained network, on which data set, the
+  headline number and all numbers by name (benchmark/training/measuring.py); empty for a training. Such a
+  record has the pair and method of the network that it measured, and no top-1.
 - `origin`: `runs` or `reference`; `imported log` in the frame of `results.imported_logs`.
 """
 
@@ -348,10 +355,10 @@ def _fits(value: Any, kind: str) -> bool:
 
 
 def _columns(record: dict[str, Any]) -> dict[str, Any]:
-    """Return the values of a record for the columns of `load()`, except `settings` and `origin`."""
+    """Return a record's values for the columns of `load()`, except `settings`, `numbers` and `origin`."""
     teacher, git, versions = (record.get(k) or {} for k in ("teacher_info", "git", "versions"))
     return {
-        **{c: record.get(c) for c in COLUMNS if c not in ("settings", "origin")},
+        **{c: record.get(c) for c in COLUMNS if c not in ("settings", "origin", "numbers")},
         "teacher_key": teacher.get("identity"),
         "teacher_hash": teacher.get("weights"),
         "teacher_top1": teacher.get("top1"),
@@ -417,7 +424,9 @@ def frame(records: Iterable[dict[str, Any]], origin: str = "runs") -> pd.DataFra
     """Return records as a tidy DataFrame with the columns `COLUMNS`, one row a run, sorted by key."""
     rows = []
     for r in records:
-        rows.append({**_columns(r), "settings": json.dumps(r["settings"], sort_keys=True), "origin": origin})
+        numbers = json.dumps(r["numbers"]) if r.get("numbers") else None
+        settings = json.dumps(r["settings"], sort_keys=True)
+        rows.append({**_columns(r), "settings": settings, "numbers": numbers, "origin": origin})
     table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
     return table.sort_values("key", ignore_index=True)
 

@@ -15,8 +15,9 @@ from typing import Any
 
 import pandas as pd
 
+from benchmark import measures
 from benchmark.spec import protocols
-from benchmark.spec.matrix import Cell, Expansion, Table
+from benchmark.spec.matrix import Cell, Expansion, Row, Table
 from benchmark.spec.runs import NONE, Run
 from benchmark.text import plural
 from results import imported_logs
@@ -139,7 +140,10 @@ class CellResult:
     def imported(self) -> str:
         """Hash of the imported checkpoint that the cell measures or learns from, "" if there is none."""
         for r in self.runs:
-            ref = r.run.evaluates or r.run.teacher_ref
+            training = r.run
+            if training.evaluates is not None and training.evaluates.run is not None:
+                training = training.evaluates.run
+            ref = training.evaluates or training.teacher_ref
             if ref is not None and ref.run is None:
                 return ref.weights
         return ""
@@ -147,7 +151,7 @@ class CellResult:
     @property
     def measures_imported(self) -> bool:
         """Whether the cell evaluates an imported checkpoint, without any training."""
-        return bool(self.imported) and any(r.run.evaluates is not None for r in self.runs)
+        return any(r.run.evaluates is not None and r.run.evaluates.run is None for r in self.runs)
 
     def states(self) -> dict[str, int]:
         """Return the number of unfinished runs by state."""
@@ -202,9 +206,11 @@ def collect(expansion: Expansion, frame: pd.DataFrame, store: Store | None = Non
             CellResult(
                 cell=cell,
                 protocol=protocol,
-                rule=protocols.get_protocol(protocol).report,
-                runs=tuple(_result(run, rows.get(run.key), store) for run in runs),
-                imported_logs=logs.get((protocol, *_name_of(cell)), ()),
+                rule=protocols.get_protocol(protocol).report
+                if cell.row.measured is None
+                else cell.row.measured.rule,
+                runs=tuple(_result(run, rows.get(run.key), store, cell.row) for run in runs),
+                imported_logs=() if cell.row.measured else logs.get((protocol, *_name_of(cell)), ()),
             )
         )
     return results
@@ -242,7 +248,7 @@ def number(value: Any) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _result(run: Run, row: Mapping[str, Any] | None, store: Store | None) -> RunResult:
+def _result(run: Run, row: Mapping[str, Any] | None, store: Store | None, of: Row) -> RunResult:
     if row is None:
         state = "absent" if store is None else store.state(run.key)
         if state in ("done", "diverged"):  # finished after the records were read; the next command shows it
@@ -253,9 +259,14 @@ def _result(run: Run, row: Mapping[str, Any] | None, store: Store | None) -> Run
     reason = reason if isinstance(reason, str) else ""
     if row.get("status") != "done":
         return RunResult(run, "diverged", row, reason)
-    last, best = number(row.get("top1_last")), number(row.get("top1_best"))
+    if of.measured is not None:
+        last = best = _measured(row, of.measured.shown)
+        problem = f"the record has no number {of.measured.shown}"
+    else:
+        last, best = number(row.get("top1_last")), number(row.get("top1_best"))
+        problem = "the record has no top-1"
     if last is None and best is None:
-        return RunResult(run, "failed", row, "the record has no top-1")
+        return RunResult(run, "failed", row, problem)
     return RunResult(
         run=run,
         state="done",
@@ -264,6 +275,12 @@ def _result(run: Run, row: Mapping[str, Any] | None, store: Store | None) -> Run
         last=best if last is None else last,
         best=last if best is None else best,
     )
+
+
+def _measured(row: Mapping[str, Any], name: str) -> float | None:
+    """Return a number of a record of a measure, None if it has none of this name."""
+    text = row.get("numbers")
+    return number(json.loads(text).get(name)) if isinstance(text, str) else None
 
 
 def conditions(results: list[CellResult]) -> str:
@@ -318,6 +335,8 @@ def header(expansion: Expansion, results: list[CellResult]) -> Header:
     chosen = dict.fromkeys(r.run.recipe.selection.describe() for c in results for r in c.runs)
     if selections := "; ".join(filter(None, chosen)):
         lines.append(f"training images: {selections}; teachers learn from all images and clean labels")
+    if table.measured:
+        lines.append(measured_line(results))
     columns = len({c.cell.pair for c in results})
     if profile.name == "quick" and table.quick_columns and columns < len(table.columns):
         lines.append(f"{columns} of {len(table.columns)} columns: this profile leaves out the others")
@@ -328,6 +347,28 @@ def header(expansion: Expansion, results: list[CellResult]) -> Header:
         )
     warnings = tuple(filter(None, (profile_warning(profile.name), changed)))
     return Header(title=table.title, warnings=warnings, conditions=tuple(lines))
+
+
+def what_is_shown(table: Table) -> str:
+    """Return what the numbers of a table are, with their unit."""
+    shown = {f"{measures.get(m.name).title} ({m.shown})": measures.get(m.name).unit for m in table.measured}
+    parts = [f"{what} in {unit}" if unit else what for what, unit in shown.items()]
+    return " and ".join(parts) or "top-1 in %"
+
+
+def measured_line(results: list[CellResult]) -> str:
+    """Return what a table shows that is measured on its networks, with the settings that are not defaults."""
+    specs = {json.dumps(r.run.measure.order()): r.run for c in results for r in c.runs if r.run.measure}
+    words = []
+    for run in specs.values():
+        assert run.measure is not None
+        defaults = run.measure.measure.Config()
+        changed = [f"{k} {v}" for k, v in run.measure.fields().items() if v != getattr(defaults, k)]
+        epoch = "" if run.evaluates is None or run.evaluates.run is None else f", {run.evaluates.epoch} epoch"
+        title = run.measure.measure.title
+        settings = f" ({', '.join(changed)})" if changed else ""
+        words.append(f"{title} on {run.measured_on}{settings}{epoch}")
+    return f"measured on the trained networks, not their top-1: {'; '.join(dict.fromkeys(words))}"
 
 
 def column_title(teacher: str, student: str, arrow: str = "\n") -> str:

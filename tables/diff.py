@@ -330,6 +330,13 @@ def _changed_settings(result: CellResult) -> str:
     if not result.runs:
         return ""
     run, row_settings = result.runs[0].run, dict(result.cell.row.settings)
+    measured = result.cell.row.measured
+    if run.measure is not None and measured is not None:
+        asked = measured.spec().fields()
+        if other := [f"{run.measure.name}.{k}={v}" for k, v in run.measure.fields().items() if asked[k] != v]:
+            return ", ".join(other)
+        if run.evaluates is not None and run.evaluates.run is not None:
+            run = run.evaluates.run
     changed = [f"{k}={v}" for k, v in run.request.overrides if row_settings.get(k) != v]
     if not changed or run.evaluates is not None:
         return ""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from benchmark.spec.matrix import Expansion
 from benchmark.text import plural, shorten
-from tables.cells import RULES, rank_rule
+from tables.cells import RULES, rank_rule, what_is_shown
 from tables.diff import Diff
 from tables.render import Layout, plain_lines
 from tables.text import printable, terminal_width, wrap
@@ -28,7 +28,8 @@ def table_lines(layout: Layout, expansion: Expansion, file: str) -> list[str]:
     seeds = max((r.n for r in layout.results), default=0)
     spread = f"mean ± std of {seeds} seeds" if seeds > 1 else "one seed"
     rule = rank_rule(expansion.table)
-    meaning = [f"top-1 in %, {spread}", RULES[rule]]
+    meaning = [f"{what_is_shown(expansion.table)}, {spread}"]
+    meaning += [] if expansion.table.measured else [RULES[rule]]
     if any(len(e.parts) == 2 for e in entries):
         meaning.append("x / y: last / best")
     if any(e.rank for e in entries):

@@ -28,6 +28,7 @@ from tables.cells import (
     column_title,
     profile_warning,
     rank_rule,
+    what_is_shown,
 )
 from tables.curves import cell_curves
 from tables.diff import CellDiff, diff_table
@@ -171,7 +172,8 @@ def heat_map(expansion: Expansion, results: Sequence[CellResult]) -> Figure:
         limits = (float(finite.min()), float(finite.max()))
     figure = _figure(2.6 + 1.15 * len(columns), 1.5 + INCHES_PER_ROW * len(rows))
     epoch = "best epoch (chosen on the test set)" if rule == "best" else "last epoch"
-    _title(figure, expansion, f"top-1 of the {epoch}")
+    measured = expansion.table.measured
+    _title(figure, expansion, what_is_shown(expansion.table) if measured else f"top-1 of the {epoch}")
     _grid(
         axes=figure.subplots(),
         values=values,

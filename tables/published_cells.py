@@ -16,7 +16,7 @@ from results.published.schema import ERRATA_KEYS, OriginKind, PublishedNumber, e
 
 
 class PublishedCells:
-    """All published top-1 numbers, by cell. A row without a data set of its own has those of one data set."""
+    """All published numbers of top-1 and of measures, by cell. A row without a data set has those of one."""
 
     def __init__(
         self,
@@ -24,17 +24,18 @@ class PublishedCells:
         dataset: str,
         errata: Iterable[Mapping[str, str]] = (),
     ) -> None:
-        """Index the top-1 numbers.
+        """Index the numbers.
 
         dataset: the one whose numbers count for rows without a `published_dataset`.
         errata: rows of `results.published.errata()`, which are added to the notes of their numbers.
         """
         errata = [e for e in errata if any(e[c] for c in ERRATA_KEYS[2:])]
         self._dataset = dataset
-        self._numbers = [_with_errata(x, errata) for x in numbers if x.metric == "top1"]
-        self._by_cell: dict[tuple[str, str, str, str, str], PublishedNumber] = {}
-        for x in self._numbers:
-            self._by_cell.setdefault((x.dataset, x.published_in, x.teacher, x.student, x.method), x)
+        every = [_with_errata(x, errata) for x in numbers if x.metric != "top5"]
+        self._numbers = [x for x in every if x.metric == "top1"]
+        self._by_cell: dict[tuple[str, str, str, str, str, str], PublishedNumber] = {}
+        for x in every:
+            self._by_cell.setdefault((x.metric, x.dataset, x.published_in, x.teacher, x.student, x.method), x)
 
     @staticmethod
     def read(dataset: str) -> PublishedCells:
@@ -57,7 +58,9 @@ class PublishedCells:
         blank, dataset = None, self._dataset_of(cell)
         for source in (f"{table.paper}/{table.table}", *cell.row.sources):
             for teacher, student in _pairs(cell):
-                number = self._by_cell.get((dataset, source, teacher, student, cell.row.published))
+                number = self._by_cell.get(
+                    (cell.row.metric, dataset, source, teacher, student, cell.row.published)
+                )
                 if number is not None and number.value is not None:
                     return number
                 blank = blank or number
@@ -70,6 +73,8 @@ class PublishedCells:
         """
         if paper not in self.papers:
             raise unknown("paper", paper, self.papers)
+        if cell.row.measured is not None:
+            return None
         pairs, names = _pairs(cell), (cell.row.method, cell.row.published)
         candidates = [
             x
@@ -91,7 +96,7 @@ class PublishedCells:
         if number.rule in ("last", "best") or number.origin_kind is not OriginKind.COPY:
             return number
         cell = (number.dataset, number.copied_from, number.teacher, number.student, number.method)
-        original = self._by_cell.get(cell)
+        original = self._by_cell.get((number.metric, *cell))
         return number if original is None else replace(number, rule=original.rule)
 
 
@@ -122,10 +127,12 @@ def rows_without_cell(table: Table) -> list[str]:
     of_table = {row.published for row in table.rows}
     datasets = {row.published_dataset or table.dataset for row in table.rows}
     own = {(x.published_in, *x.cell) for x in reader.built_in()}
+    metrics = {row.metric for row in table.rows}
+    datasets |= {row.published_dataset for row in table.rows if row.published_dataset}
     counts: Counter[str] = Counter()
     for x in reader.numbers():
         here = x.published_in == f"{table.paper}/{table.table}" and x.dataset in datasets
-        if not here or x.metric != "top1" or (x.published_in, *x.cell) in own:
+        if not here or x.metric not in metrics or (x.published_in, *x.cell) in own:
             continue
         if x.method not in of_table:
             meant = spelling.method(x.method, of_table)

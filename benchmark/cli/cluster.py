@@ -81,8 +81,8 @@ def do_submit(args: argparse.Namespace) -> int:
             )
     args.device, args.precision = cluster.torch_device, cluster.torch_precision
     args.threads, args.student_threads = cluster.cpus, cluster.student_threads
-    settings = common.work_settings_of(args)
     chosen = select(args)
+    settings = common.work_settings_of(args, chosen.runs)
     store = common.store_of(args)
     if not args.dry_run:
         missing = [r for r in closure(chosen.runs) if not store.is_done(r.key)]
@@ -90,7 +90,7 @@ def do_submit(args: argparse.Namespace) -> int:
         to_train = [r for r in missing if store.state(r.key) != "failed"]
         require_trainable(to_train, store, accept_edit=args.accept_edit)
         # Nodes often have no internet access, and jobs that start together would race for the same file.
-        for name in sorted({r.dataset for r in chosen.runs}):
+        for name in sorted({r.measured_on or r.dataset for r in closure(chosen.runs)}):
             data.load(name, common.path_of(args.data))
     common.note_unusable(store, {r.key: "" for r in closure(chosen.runs) if not store.is_done(r.key)})
     report = submit_runs(

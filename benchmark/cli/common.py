@@ -6,13 +6,14 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmark.cli.options import KEEP, variable
 from benchmark.errors import InputError
 from benchmark.spec import plan, teacher_cache_rule
+from benchmark.spec.runs import Run
 from benchmark.text import plural
 from benchmark.training.execution import Execution, ExecutionRequest, cores
 from benchmark.work.order import WorkSettings
@@ -151,16 +152,23 @@ def execution_request_of(args: argparse.Namespace) -> ExecutionRequest:
     )
 
 
-def work_settings_of(args: argparse.Namespace) -> WorkSettings:
-    """Return the settings of workers. Paths are absolute, because a worker may run in another folder."""
+def work_settings_of(args: argparse.Namespace, runs: Iterable[Run] = ()) -> WorkSettings:
+    """Return the settings of workers. Paths are absolute, because a worker may run in another folder.
+
+    runs: those of the table. If some measure networks, all weights are kept, whatever the options say.
+    """
     _check_training_options(args)
+    keep = args.keep
+    if keep == "none" and any(run.measure is not None for run in runs):
+        keep = "all"
+        print_note("all weights are kept, although KEEP is none: this table measures the trained networks")
     return WorkSettings(
         results=store_of(args).folder.resolve(),
         data=path_of(args.data).resolve(),
         teachers=path_of(args.teachers).resolve() if args.teachers else None,
         network=args.network,
         accept_weak_teacher=args.accept_weak_teacher,
-        keep=args.keep,
+        keep=keep,
         teacher_cache=args.teacher_cache,
         accept_edit=args.accept_edit,
         execution=execution_request_of(args),

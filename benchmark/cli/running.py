@@ -190,7 +190,7 @@ def train_missing(args: argparse.Namespace, chosen: Selection) -> list[Outcome]:
     common.note_many_threads(execution)
     outcomes = local.run_plan(
         planned,
-        common.work_settings_of(args),
+        common.work_settings_of(args, planned.runs),
         reporter(),
         until=getattr(args, "until", None),
         wait=not args.no_wait,

@@ -206,6 +206,7 @@ def _note_unused_teachers(folder: str, resolver: Resolver, expansion: Expansion)
 def _check_overrides(overrides: tuple[tuple[str, Any], ...], expansion: Expansion) -> None:
     """Raise `NotInTable` for a `--set` that applies to no run of the table; it would be ignored silently."""
     method_names = {w for r in expansion.runs for w in r.method.split("+")}
+    method_names |= {r.measure.name for r in expansion.runs if r.measure is not None}
     for key, _ in overrides:
         name = key.partition(".")[0]
         if name not in ("ce", "recipe") and name not in method_names:

@@ -99,11 +99,11 @@ def status_rows(runs: Sequence[Run], store: Store) -> tuple[list[dict[str, Any]]
     groups: dict[tuple[str, str, str], dict[str, Any]] = {}
     for run in runs:
         row = groups.setdefault(
-            (run.protocol, run.pair, run.method),
+            (run.protocol, run.pair, run.doing),
             {
                 "protocol": run.protocol,
                 "pair": run.pair,
-                "method": run.method,
+                "method": run.doing,
                 **dict.fromkeys(STATES, 0),
                 "live": [],
                 "jobs": [],

@@ -120,12 +120,17 @@ class Passes:
 
 def steps(run: Run) -> int:
     """Return the number of optimisation steps of a run, initialisation stages included."""
+    if run.evaluates is not None:
+        return 0
     per_epoch = -(-run.recipe.train_images // run.recipe.batch_size)
     return per_epoch * (run.recipe.epochs + sum(epochs for _, epochs in run.init_epochs))
 
 
 def student_passes(run: Run) -> Iterator[Passes]:
     """Yield the passes of a run, without those of its teacher."""
+    if run.evaluates is not None:
+        yield measured_passes(run)
+        return
     if run.student == NONE:
         return
     images = run.recipe.train_images
@@ -135,6 +140,16 @@ def student_passes(run: Run) -> Iterator[Passes]:
         if component.method.init_needs(component.config).student:
             yield Passes(run.student, 3, images * epochs)
     yield Passes(run.student, 1, run.recipe.test_images * run.recipe.epochs)
+
+
+def measured_passes(run: Run) -> Passes:
+    """Return the passes of a run that only measures a network."""
+    assert run.evaluates is not None
+    images = float(run.recipe.test_images)
+    if run.measure is not None:
+        target = data.info(run.measured_on)
+        images = run.measure.measure.passes(run.measure.config, target.train_images, target.test_images)
+    return Passes(run.evaluates.network, 1, images)
 
 
 def teacher_passes(runs: Sequence[Run]) -> Iterator[Passes]:
@@ -299,6 +314,9 @@ def disk(runs: Sequence[Run], keep: str) -> tuple[int, int]:
     finished = checkpoints = 0
     for run in runs:
         params = 0
+        if run.evaluates is not None:
+            finished += 4096
+            continue
         if run.student != NONE:
             params = network_info(run.student, data.info(run.dataset).num_classes).params
         if keep == "all" or not run.spec.components:

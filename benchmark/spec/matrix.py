@@ -18,6 +18,7 @@ from benchmark.spec.runs import (
     Overrides,
     Request,
     Run,
+    TeacherRef,
     closure,
     parse_pair,
     recipe_only,
@@ -34,6 +35,7 @@ from benchmark.spec.table_file import (
     check_override,
     concerns,
     load_table,
+    measured_forms,
     table_names,
 )
 
@@ -145,6 +147,30 @@ class Expander:
         """Return the cell of a row and a pair."""
         if row.missing:
             return Cell(row, teacher, student, reason=row.missing, missing=True)
+        cell = self._trained_cell(row, teacher, student)
+        return (
+            cell if row.measured is None else replace(cell, runs=tuple(map(self._measuring(row), cell.runs)))
+        )
+
+    def _measuring(self, row: Row) -> Callable[[Run], Run]:
+        """Return the function from a row's training to the run that measures its network."""
+        measured = row.measured
+        assert measured is not None
+        protocol = protocols.get_protocol(self.table.protocol_override or row.protocol)
+        if row.method == "teacher":
+            epoch = protocol.teacher_epoch
+        else:
+            epoch = measured.epoch or ("best" if protocol.report == "best" else "last")
+        stand_in = self.dataset if self.dataset != self.table.dataset else ""
+        spec = measured.spec(self.profile, stand_in, self.overrides)
+
+        def measuring(run: Run) -> Run:
+            subject = run.evaluates or TeacherRef(run.student, run=run, epoch=epoch)
+            return self.resolver.measuring(subject, spec, run)
+
+        return measuring
+
+    def _trained_cell(self, row: Row, teacher: str, student: str) -> Cell:
         if row.method == "teacher":
             return self._teacher_cell(row, teacher, student)
         request = self.request(row, teacher, student)
@@ -237,7 +263,7 @@ def with_rows_for(table: Table, only_methods: Sequence[str]) -> Table:
     known = {name for row in table.rows for name in (row.method.lower(), row.label.lower())}
     new = list(dict.fromkeys(m.lower() for m in only_methods))
     trainable = set(methods.names())
-    rows = [
+    rows: Sequence[Row] = [
         Row(
             label="+".join(methods.get(part).title for part in name.split("+")),
             method=name,
@@ -247,7 +273,7 @@ def with_rows_for(table: Table, only_methods: Sequence[str]) -> Table:
         for name in new
         if name not in known and trainable.issuperset(name.split("+"))
     ]
-    return replace(table, rows=(*table.rows, *rows)) if rows else table
+    return replace(table, rows=(*table.rows, *measured_forms(rows, table.measured))) if rows else table
 
 
 def _columns(table: Table, profile: str, pairs: Sequence[str]) -> Sequence[tuple[str, str]]:

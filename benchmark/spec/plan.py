@@ -74,8 +74,11 @@ class Plan:
 def pack_key(run: Run) -> tuple[Any, ...]:
     """Return what runs must have in common to be trained together.
 
-    That is the data, teacher, seed, batches and normalisation.
+    That is the data, teacher, seed, batches and normalisation. Runs that measure have the measure, its
+    settings and the data sets in common.
     """
+    if run.measure is not None:
+        return ("measure", json.dumps(run.measure.order(), sort_keys=True), run.dataset, run.profile)
     return (
         run.dataset,
         run.recipe.selection,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any
 
-from benchmark import data, methods
+from benchmark import data, measures, methods
 from benchmark.errors import InputError
+from benchmark.measures import MeasureSpec
 from benchmark.methods import PLAIN, MethodSpec
 from benchmark.spec import protocols
 from benchmark.spec.protocols import Recipe
@@ -56,12 +58,19 @@ class Resolver:
                     f"{order['key']}: its imported checkpoint is not here; "
                     "set TEACHERS= to the folder that has it"
                 )
-            ref = next((r for r in (ref, ref.other_epoch) if r and order["key"].endswith(r.weights)), ref)
+            weights = order.get("measure", {}).get("weights", order["key"])
+            ref = next((r for r in (ref, ref.other_epoch) if r and weights.endswith(r.weights)), ref)
             run = self.imported_run(
                 ref, dataset=request.dataset, protocol=request.protocol, profile=request.profile
             )
         else:
             run = self.run(request, order["seed"])
+        if (wanted := order.get("measure")) is not None:
+            spec = measures.parse(wanted["name"], wanted["settings"], wanted["target"])
+            epoch = wanted.get("epoch", "last")
+            run = self.measuring(
+                run.evaluates or TeacherRef(request.student, run=run, epoch=epoch), spec, run
+            )
         if run.key != order["key"]:
             raise InputError(
                 f"{order['key']} has the key {run.key} here: the code, the teachers or the data have changed "
@@ -133,6 +142,30 @@ class Resolver:
             evaluates=ref,
         )
         return Run(request, 0, resolved)
+
+    def measuring(self, subject: TeacherRef, spec: MeasureSpec, run: Run) -> Run:
+        """Return the run that measures a network.
+
+        run: the one that trained the network, or `imported_run` of its checkpoint. The measuring run has its
+        pair, method and seed.
+        """
+        settings = {
+            "dataset": run.dataset,
+            "normalise": run.settings["normalise"],
+            "network": {"network": subject.network, "identity": subject.identity},
+            "measure": spec.settings(run.dataset),
+        }
+        if identity := data.info(run.dataset).identity:
+            settings["data"] = identity
+        resolved = dataclasses.replace(
+            run.resolved,
+            teacher=None,
+            heads=(),
+            settings_json=json.dumps(settings, sort_keys=True),
+            evaluates=subject,
+            measure=spec,
+        )
+        return Run(run.request, run.seed, resolved)
 
     def _resolve(self, request: Request) -> Resolved:
         r = request

@@ -11,6 +11,10 @@ A run's key is its path below the results folder, readable and stable:
 The last part is a hash. It covers every resolved hyper-parameter, the seed, the teacher (the key and epoch of
 its run, or the hash of an imported checkpoint's weights), the methods' revisions and, for a data set made of
 the user's files, the identity of these files. The machine, the pack and the precision are not part of it.
+
+A run may also measure a trained network (benchmark/measures). Its key lies beside that of the measured run:
+
+    cifar100/crd/paper/resnet56-resnet20/crd+kd/probe-stl10-seed0-8c2d3e4f5a
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +30,7 @@ from typing import Any
 import models
 from benchmark import data
 from benchmark.errors import InputError, unknown
+from benchmark.measures import MeasureSpec
 from benchmark.methods import MethodSpec
 from benchmark.settings import scaled
 from benchmark.spec import protocols
@@ -109,7 +115,11 @@ class Resolved:
     """Everything that the key's hash covers except the seed, as canonical JSON."""
 
     evaluates: TeacherRef | None = None
-    """The imported checkpoint of a run that trains nothing and only measures it on the test set."""
+    """The network of a run that trains nothing and only measures it: a run of this suite, or an imported
+    checkpoint."""
+
+    measure: MeasureSpec | None = None
+    """What is measured. None for the accuracy of an imported checkpoint on the test set."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,10 +134,14 @@ class Run:
     def key(self) -> str:
         r = self.request
         folder = f"{r.dataset}/{r.protocol}/{r.profile}/{self.teacher}-{self.student}/{self.method}"
-        if self.evaluates is not None:
+        if self.evaluates is not None and self.measure is None:
             return f"{folder}/{self.evaluates.weights}"
         digest = hashlib.sha256(f"{self.settings_json}|seed={self.seed}".encode()).hexdigest()[:10]
-        return f"{folder}/seed{self.seed}-{digest}"
+        name = ""
+        if self.measure is not None:
+            target = re.sub(r"[^A-Za-z0-9_]+", "_", self.measured_on)
+            name = f"{self.measure.name}-{target}-"
+        return f"{folder}/{name}seed{self.seed}-{digest}"
 
     @property
     def dataset(self) -> str:
@@ -154,7 +168,17 @@ class Run:
     @property
     def method(self) -> str:
         """The method's canonical name, for example `crd+kd`."""
-        return self.spec.name if self.evaluates is None else IMPORTED
+        imported = self.evaluates is not None and self.evaluates.run is None
+        return IMPORTED if imported else self.spec.name
+
+    @property
+    def doing(self) -> str:
+        """The method, and what is measured on the trained network if it is: `crd+kd, probe on stl10`."""
+        return (
+            self.method
+            if self.measure is None
+            else f"{self.method}, {self.measure.name} on {self.measured_on}"
+        )
 
     @property
     def recipe(self) -> Recipe:
@@ -177,6 +201,15 @@ class Run:
         return self.resolved.evaluates
 
     @property
+    def measure(self) -> MeasureSpec | None:
+        return self.resolved.measure
+
+    @property
+    def measured_on(self) -> str:
+        """The data set that a measure is made on, "" for a run that measures nothing."""
+        return "" if self.measure is None else self.measure.target or self.dataset
+
+    @property
     def settings_json(self) -> str:
         return self.resolved.settings_json
 
@@ -192,9 +225,9 @@ class Run:
 
     @property
     def needs_runs(self) -> tuple[Run, ...]:
-        """Runs that must be done before this one: its teacher's, and its heads'."""
-        teacher = () if self.teacher_ref is None or self.teacher_ref.run is None else (self.teacher_ref.run,)
-        return teacher + self.heads
+        """Runs that must be done before this one: its teacher's and its heads', or the one it measures."""
+        refs = (self.teacher_ref, self.evaluates)
+        return tuple(ref.run for ref in refs if ref is not None and ref.run is not None) + self.heads
 
     @property
     def init_epochs(self) -> tuple[tuple[str, int], ...]:
@@ -225,8 +258,16 @@ class Run:
             "overrides": [list(o) for o in r.overrides],
             "seed": self.seed,
             "key": self.key,
-            "evaluates": self.evaluates is not None,
+            "evaluates": self.evaluates is not None and self.evaluates.run is None,
+            **self._measure_order(),
         }
+
+    def _measure_order(self) -> dict[str, Any]:
+        if self.measure is None or self.evaluates is None:
+            return {}
+        ref = self.evaluates
+        which = {"weights": ref.weights} if ref.run is None else {"epoch": ref.epoch}
+        return {"measure": {**self.measure.order(), **which}}
 
     def __hash__(self) -> int:
         return hash(self.key)

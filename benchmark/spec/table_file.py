@@ -26,19 +26,22 @@ its published values come from.
     published_dataset = "cifar100-25"  optional: the row's data set in results/published (default: `dataset`)
     not_comparable = "..."             optional: why the runs cannot be compared with the published values
     missing = "..."                    optional: why the row cannot be run yet
+
+A section `[measure]` makes it a table of what is measured on the networks: see measured_rows.py.
 """
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmark import data, methods
+from benchmark import data, measures, methods
 from benchmark.errors import InputError, hint, unknown
-from benchmark.spec import protocols
+from benchmark.spec import measured_rows, protocols
+from benchmark.spec.measured_rows import Measured
 from benchmark.spec.runs import Overrides, parse_pair
 from benchmark.user_files import find_toml, toml_files
 from results.published import reader as published
@@ -88,6 +91,14 @@ class Row:
     missing: str = ""
     """Why the row cannot be run yet, "" if it can."""
 
+    measured: Measured | None = None
+    """What is measured on the row's networks; None for their top-1 on the test set."""
+
+    @property
+    def metric(self) -> str:
+        """The metric of the row's numbers in `results/published`."""
+        return "top1" if self.measured is None else self.measured.metric
+
     @property
     def sources(self) -> tuple[str, ...]:
         """The published tables of `source`, each as `paper/table`."""
@@ -125,6 +136,9 @@ class Table:
     quick_columns: tuple[tuple[str, str], ...] = ()
     """The columns of profile `quick`; empty for all."""
 
+    measured: tuple[Measured, ...] = ()
+    """What is measured on the networks of every row; empty for their top-1 on the test set."""
+
 
 def table_names() -> tuple[str, ...]:
     """Return the names of all tables: the built-in ones, and those in `tables/` of the working folder."""
@@ -157,6 +171,7 @@ def load_table(name: str, folder: Path = FOLDER) -> Table:
     rows = tuple(
         _row(f"{path.name}, row {i}", r, raw["protocol"]) for i, r in enumerate(raw["rows"], start=1)
     )
+    measured = measured_rows.read(path.name, raw["measure"]) if "measure" in raw else ()
     quick_columns = raw.get("quick_columns", [])
     if not all(isinstance(c, str) for c in [*raw["columns"], *quick_columns]):
         raise InputError(f"{path.name}: columns must be strings, written teacher:student")
@@ -167,6 +182,7 @@ def load_table(name: str, folder: Path = FOLDER) -> Table:
     for what, names in (("columns", raw["columns"]), ("labels", [r.label for r in rows])):
         if repeated := sorted({n for n in names if names.count(n) > 1}):
             raise InputError(f"{path.name}: repeated {what}: {', '.join(repeated)}; keep one of each")
+    rows = measured_forms(rows, measured)
     _check_published(path.name, f"{raw['paper']}/{raw['table']}", rows)
     return Table(
         name=path.stem,
@@ -180,11 +196,37 @@ def load_table(name: str, folder: Path = FOLDER) -> Table:
         rows=rows,
         note=raw.get("note", ""),
         quick_columns=tuple(parse_pair(c) for c in quick_columns),
+        measured=measured,
+    )
+
+
+def measured_forms(rows: Sequence[Row], measured: tuple[Measured, ...]) -> tuple[Row, ...]:
+    """Return each row once for each number that is measured on its networks; the rows as they are if none is.
+
+    The rows of one data set and number follow each other, and are ranked among themselves.
+    """
+    if not measured:
+        return tuple(rows)
+    return tuple(
+        replace(
+            row,
+            label=measured_rows.label(row.label, m, measured),
+            group=", ".join(filter(None, [row.group, *measured_rows.group(m, measured)])),
+            published_dataset=row.published_dataset or m.target,
+            measured=m,
+        )
+        for m in measured
+        for row in rows
     )
 
 
 def check_override(key: str, value: Any) -> Any:
-    """Return the checked value of a setting: `METHOD.FIELD`, `ce` or `recipe.FIELD`. Raises `InputError`."""
+    """Return the checked value of a setting: `METHOD.FIELD`, `MEASURE.FIELD`, `ce` or `recipe.FIELD`.
+
+    Raises `InputError`.
+    """
+    if key.partition(".")[0] in measures.names():
+        return measures.check_override(key, value)
     if key.startswith("recipe."):
         return protocols.check_recipe_override(key, value)
     return methods.check_override(key, value)
@@ -214,6 +256,7 @@ _TABLE_FIELDS = {
     "quick_columns": list,
     "rows": list,
     "note": str,
+    "measure": dict,
 }
 _TABLE_REQUIRED = ("title", "paper", "table", "dataset", "protocol", "seeds", "columns", "rows")
 _ROW_FIELDS = {
@@ -310,7 +353,8 @@ def _check_published(file: str, table: str, rows: Sequence[Row]) -> None:
         if table in published_tables and row.published not in {row.method, *published_rows}:
             raise unknown(f"name in `published` of {owner}:", row.published, sorted(published_rows))
         of_row = {d for name in (table, *row.sources) for d in datasets.get(name, ())}
-        if table in published_tables and row.published_dataset not in {"", *of_row}:
+        named = row.published_dataset if row.measured is None else ""
+        if table in published_tables and named not in {"", *of_row}:
             raise unknown(
                 f"data set in `published_dataset` of {owner}:", row.published_dataset, sorted(of_row)
             )

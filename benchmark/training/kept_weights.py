@@ -151,4 +151,6 @@ def _needed(runs: Iterable[Run]) -> Iterator[tuple[str, str]]:
     for run in runs:
         if run.teacher_ref is not None and run.teacher_ref.run is not None:
             yield run.teacher_ref.run.key, run.teacher_ref.epoch
+        if run.evaluates is not None and run.evaluates.run is not None:
+            yield run.evaluates.run.key, run.evaluates.epoch
         yield from ((head.key, "state") for head in run.heads)

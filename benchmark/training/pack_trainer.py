@@ -33,7 +33,14 @@ from benchmark.seeds import global_generators_kept
 from benchmark.spec import cost, imported, teacher_cache_rule
 from benchmark.spec.runs import Run, TeacherRef
 from benchmark.text import plural
-from benchmark.training import checkpoint, graphs, kept_weights, teacher_cache, teacher_check
+from benchmark.training import (
+    checkpoint,
+    graphs,
+    kept_weights,
+    measuring,
+    teacher_cache,
+    teacher_check,
+)
 from benchmark.training.active_run import MAIN, ActiveRun, Best, NextEpoch
 from benchmark.training.evaluate import Score, evaluate, logits, per_class, score
 from benchmark.training.execution import Execution
@@ -82,6 +89,9 @@ class PackTrainer:
         ready = [run for run in self.runs if not self._is_blocked(run)]
         if ready:
             with self.execution.applied(), global_generators_kept(self.execution.torch_device):
+                if ready[0].measure is not None:
+                    self._measure(ready)
+                    return self.outcomes
                 self._load_data(ready[0])
                 if ready[0].evaluates is not None:
                     for run in ready:
@@ -418,6 +428,31 @@ class PackTrainer:
             seconds=time.perf_counter() - began,
         )
         self._end(Outcome(run, Status.DONE))
+
+    def _measure(self, runs: Sequence[Run]) -> None:
+        """Measure the networks of the runs, one after the other."""
+        self.reporter.begin(runs, steps_total=len(runs), steps_done=0)
+        for run in runs:
+            try:
+                measuring.measure(
+                    run,
+                    self.files[run.key],
+                    self.store,
+                    execution=self.execution,
+                    size=len(runs),
+                    data_folder=self.options.data_folder,
+                )
+            except (InputError, OSError):
+                raise
+            except ClaimLost:
+                reason = f"taken over by {describe(self.store.holder(run.key))} while this process was halted"
+                self._end(Outcome(run, Status.BUSY, reason))
+            except Exception as error:
+                self._fail(run, error)
+            else:
+                images = round(cost.measured_passes(run).images)
+                self.reporter.step(run.measured_on, epoch=1, steps=1, images=images)
+                self._end(Outcome(run, Status.DONE))
 
     def _write_progress(self, active_runs: Sequence[ActiveRun], steps: int, images_per_second: float) -> None:
         """Update the progress files every few seconds, so that `status` is current within a long epoch."""

@@ -187,7 +187,7 @@ class RunFiles:
             reason = f"loss not finite in stage {row['stage']}, epoch {row['epoch']}"
         images = pack.train_images * len(active.curve)
         return {
-            **self._record_head(pack),
+            **self.record_head(pack),
             "status": str(Status.DIVERGED if active.diverged else Status.DONE),
             "settings": run.settings,
             "order": run.order(),
@@ -230,7 +230,7 @@ class RunFiles:
         self.store.write_record(
             self.run.key,
             {
-                **self._record_head(pack),
+                **self.record_head(pack),
                 "precision": "fp32",
                 "status": str(Status.DONE),
                 "settings": self.run.settings,
@@ -248,7 +248,7 @@ class RunFiles:
             },
         )
 
-    def _record_head(self, pack: PackInfo) -> dict[str, Any]:
+    def record_head(self, pack: PackInfo) -> dict[str, Any]:
         """Return the fields of every record: the run, the software, the machine and the time."""
         run = self.run
         return {

@@ -153,6 +153,7 @@ _SETTINGS = {
     "execution": dict,
 }
 _EXECUTION = {"device": str, "precision": str, "threads": int, "student_threads": int}
+_MEASURE = {"name": str, "settings": dict, "target": str}
 _RUN = {
     **dict.fromkeys(("dataset", "protocol", "profile", "teacher", "student", "method", "key"), str),
     "seed": int,
@@ -173,7 +174,9 @@ def _parse(text: str) -> tuple[list[dict[str, Any]], WorkSettings]:
     if not isinstance(runs, list) or not runs:
         raise _invalid("has no `runs`")
     for run in runs:
-        _check("run", run, _RUN, required=tuple(_RUN), closed=False)
+        _check("run", run, {**_RUN, "measure": dict}, required=tuple(_RUN), closed=False)
+        if "measure" in run:
+            _check("measure", run["measure"], _MEASURE, required=tuple(_MEASURE), closed=False)
         if not all(isinstance(o, list) and len(o) == 2 and isinstance(o[0], str) for o in run["overrides"]):
             raise _invalid("has `overrides` that are not pairs of a name and a value")
     return runs, settings_from_json(order.get("settings"))

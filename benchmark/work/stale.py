@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import models
-from benchmark import data, longwork, methods
+from benchmark import data, longwork, measures, methods
 from benchmark.errors import InputError
 from benchmark.spec import protocols
 from benchmark.spec.resolver import Resolver
@@ -77,7 +77,9 @@ RUN_FILES = ("record.json", "checkpoint.pt", "log.txt", "failure.json")
 """A folder that contains any of these counts as a run's folder."""
 
 _PART = r"[^/.][^/]*"
-_KEY = re.compile(rf"(?:{_PART}/){{4}}(?:{_PART}/seed\d+-[0-9a-f]{{10}}|imported/[0-9a-f]{{8,64}})")
+_KEY = re.compile(
+    rf"(?:{_PART}/){{4}}(?:{_PART}/(?:\w+-\w+-)?seed\d+-[0-9a-f]{{10}}|imported/[0-9a-f]{{8,64}})"
+)
 """The form of a run's key (see `benchmark.spec.runs`). Folders of any other form are never removed."""
 
 
@@ -198,6 +200,9 @@ def unknown_name(order: dict[str, Any]) -> str:
         ("network", [order["teacher"], order["student"]], (NONE, *models.names())),
         ("method", method_names, (methods.PLAIN, "recipe", *methods.names())),
     ]
+    if "measure" in order:
+        kinds.append(("measure", [order["measure"]["name"]], measures.names()))
+        kinds.append(("data set", list(filter(None, [order["measure"]["target"]])), data.DATASETS))
     unknown = (f"{kind} '{name}'" for kind, names, known in kinds for name in names if name not in known)
     return next(unknown, "")
 

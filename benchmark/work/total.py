@@ -17,7 +17,7 @@ def pack_title(runs: Sequence[Run], room: int = 110) -> str:
     """
     first = runs[0]
     students = sorted({r.student for r in runs})
-    methods = list(dict.fromkeys(r.method for r in runs))
+    methods = list(dict.fromkeys(r.doing for r in runs))
     teacher = "" if first.teacher == NONE else f"{first.teacher} -> "
     pair = teacher + ", ".join(students)
     named = [

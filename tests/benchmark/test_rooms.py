@@ -58,7 +58,8 @@ BASE -= {"benchmark.__init__", "benchmark.__main__"}
 
 BELOW_DATA = BASE | {"models"}
 BELOW_METHODS = BELOW_DATA | {"benchmark.data"}
-BELOW_SPEC = BELOW_METHODS | {"benchmark.methods", "results"}
+BELOW_MEASURES = BELOW_METHODS | {"benchmark.methods"}
+BELOW_SPEC = BELOW_MEASURES | {"benchmark.measures", "results"}
 BELOW_TRAINING = BELOW_SPEC | {"benchmark.spec"}
 BELOW_WORK = BELOW_TRAINING | {"benchmark.training"}
 BELOW_SLURM = BELOW_WORK | {"benchmark.work"}
@@ -71,6 +72,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(BASE, BASE),
     "benchmark.data": BELOW_DATA,
     "benchmark.methods": BELOW_METHODS,
+    "benchmark.measures": BELOW_MEASURES,  # for the declaration of settings
     "benchmark.spec": BELOW_SPEC,
     "benchmark.training": BELOW_TRAINING,
     "benchmark.work": BELOW_WORK,

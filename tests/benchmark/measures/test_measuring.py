@@ -1,0 +1,111 @@
+"""Runs that measure: keys, orders, records, and what happens when the weights are not there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from measure_kit import carry_out, measuring_run, plain_run
+
+import results
+from benchmark import measures
+from benchmark.errors import InputError
+from benchmark.spec import plan
+from benchmark.spec.resolver import Resolver
+from benchmark.work import stale
+from benchmark.work.order import WorkSettings, work, work_order
+from results.store import Store
+
+
+def test_every_measure_describes_itself() -> None:
+    assert "knn" in measures.names()
+    for name in measures.names():
+        measure = measures.get(name)
+        assert measure.title and measure.paper and measure.source, name
+        assert measure.rule(measure.Config()) in ("last", "best")
+        assert measure.headline(measure.Config())
+        for settings in measure.profile_settings.values():
+            measures.parse(name, settings)
+
+
+def test_a_key_covers_network_settings_target_and_seed() -> None:
+    usual = measuring_run("knn")
+    others = [
+        measuring_run("knn", k=3),
+        measuring_run("knn", target="cifar10"),
+        measuring_run("knn", plain_run("resnet14")),
+        measuring_run("knn", plain_run(seed=1)),
+    ]
+    assert len({run.key for run in [usual, *others]}) == 5
+    assert usual.key.rpartition("/")[0] == plain_run().key.rpartition("/")[0]
+    assert usual.key.rpartition("/")[2].startswith("knn-digits-seed0-")
+    assert measuring_run("knn", k=20).key == usual.key, "20 is the default"
+
+
+def test_a_raised_revision_changes_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = measuring_run("knn").key
+    monkeypatch.setattr(measures.get("knn"), "revision", 99)
+    assert measuring_run("knn").key != before
+
+
+def test_wrong_settings_are_refused() -> None:
+    for name, settings, target in (
+        ("nearest", {}, ""),
+        ("knn", {"neighbours": 3}, ""),
+        ("knn", {"k": "many"}, ""),
+        ("knn", {}, "stl"),
+    ):
+        with pytest.raises(InputError):
+            measures.parse(name, settings, target)
+
+
+def test_an_order_restores_the_run_and_the_plan_puts_it_behind_its_network() -> None:
+    run = measuring_run("knn", k=3)
+    assert Resolver().from_order(json.loads(json.dumps(run.order()))) == run
+    planned = plan.make_plan([run, measuring_run("knn", plain_run(seed=1), k=3)], None)
+    levels = {r.key: pack.level for pack in planned.packs for r in pack.runs}
+    assert levels[run.key] == 1 and levels[plain_run().key] == 0
+    assert len(planned.level(1)) == 1, "measuring runs share a pack whatever their seeds"
+
+
+def test_a_run_is_measured_once_and_has_a_record_without_top1(tmp_path: Path) -> None:
+    run = measuring_run("knn", train_images=60, test_images=40)
+    store = Store(tmp_path)
+    assert [o.status for o in carry_out([run], tmp_path)] == ["done"]
+    record = store.record(run.key)
+    assert record is not None
+    assert record["numbers"] == {"knn_top1": record["value"]} and 0 < record["value"] <= 100
+    assert record["network_info"]["identity"] == f"{plain_run().key}@last"
+    assert (record["measure"], record["target"], record["precision"]) == ("knn", "digits", "fp32")
+    frame = results.load(tmp_path)
+    row = frame[frame["measure"] == "knn"].iloc[0]
+    assert row["value"] == record["value"] and row["top1_last"] != row["top1_last"]
+    written = (tmp_path / run.key / "record.json").stat().st_mtime_ns
+    carry_out([run], tmp_path)
+    assert (tmp_path / run.key / "record.json").stat().st_mtime_ns == written
+    assert not stale.find_stale(store, Resolver()).to_remove
+
+
+def test_a_work_order_measures_and_clean_finds_an_old_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = measuring_run("knn", train_images=60, test_images=40)
+    assert [o.status for o in carry_out([plain_run()], tmp_path)] == ["done"]
+    order = work_order([run], WorkSettings(results=tmp_path, data=tmp_path))
+    assert [o.status for o in work(order)] == ["done"]
+    monkeypatch.setattr(measures.get("knn"), "revision", 99)
+    verdicts = stale.find_stale(Store(tmp_path), Resolver()).to_remove
+    assert [v.key for v in verdicts] == [run.key]
+
+
+def test_weights_that_were_not_kept_fail_the_run_alone(tmp_path: Path) -> None:
+    run = measuring_run("knn")
+    trained = plain_run()
+    carry_out([trained], tmp_path)
+    record_file = tmp_path / trained.key / "record.json"
+    record = json.loads(record_file.read_text())
+    record_file.write_text(json.dumps({**record, "weights": {}}))
+    (tmp_path / trained.key / "last.pt").unlink()
+    (outcome,) = carry_out([run], tmp_path)
+    assert outcome.status == "failed" and "--keep none" in outcome.reason
