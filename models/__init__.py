@@ -12,7 +12,7 @@ from models.features import PARTS, Features, MissingPart
 from models.layers import batch_statistics, freeze
 from models.netinfo import NetInfo, info
 from models.network import Network
-from models.projector import mlp
+from models.projector import mlp, state_of_projector
 from models.registry import UnknownNetwork, build, names
 from models.weight_files import WeightFile, WeightsError
 from models.weights import fitting, lacks_classifier, load_weights, read_weights, save_weights, weights_hash
@@ -38,6 +38,7 @@ __all__ = [
     "names",
     "read_weights",
     "save_weights",
+    "state_of_projector",
     "weights_hash",
 ]
 

@@ -43,6 +43,12 @@ def of_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix(PREFIX): tensor for key, tensor in state.items() if key.startswith(PREFIX)}
 
 
+def state_of_projector(projector: nn.Module | None) -> dict[str, Tensor]:
+    """Return a projector's tensors as they are called in the state dict of a network; {} for None."""
+    state = {} if projector is None else projector.state_dict()
+    return {PREFIX + key: tensor for key, tensor in state.items()}
+
+
 def mlp(size: int, hidden: int, out: int, *, norm: bool = False) -> nn.Sequential:
     """Return Linear-ReLU-Linear, with a batch norm before the ReLU if `norm`: `[n, size]` to `[n, out]`."""
     norms = [nn.BatchNorm1d(hidden)] if norm else []

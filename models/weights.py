@@ -122,9 +122,16 @@ def _classifier(net: Network) -> list[str]:
     return [name for name, parameter in net.named_parameters() if id(parameter) in head]
 
 
-def save_weights(net: nn.Module, path: str | os.PathLike[str], **extra: Any) -> None:
+def save_weights(
+    net: nn.Module,
+    path: str | os.PathLike[str],
+    head: nn.Module | None = None,
+    /,
+    **extra: Any,
+) -> None:
     """Write `{"model": state dict, **extra}` atomically. Floating point tensors are stored in fp32.
 
+    head: a projector to store with the network, which `load_weights` restores as `net.projector`.
     extra: plain data or tensors, which may be nested. Namespaces are written as dicts, numpy scalars as
         numbers.
 
@@ -141,7 +148,8 @@ def save_weights(net: nn.Module, path: str | os.PathLike[str], **extra: Any) -> 
             raise TypeError(
                 f"extra entry {key!r} must contain only plain data and tensors, but is {extra[key]!r:.80}"
             )
-    state = {key: _as_saved(tensor) for key, tensor in net.state_dict().items()}
+    weights = net.state_dict() | projector.state_of_projector(head)
+    state = {key: _as_saved(tensor) for key, tensor in weights.items()}
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")

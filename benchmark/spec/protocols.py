@@ -218,6 +218,7 @@ PROTOCOLS: dict[str, Protocol] = {
             report="last",
             teacher_epoch="last",
             teacher_protocol="seed",
+            teacher_method="moco",
             epochs=200,
             milestones=(),
             batch_size=256,
@@ -231,9 +232,10 @@ PROTOCOLS: dict[str, Protocol] = {
             augment="contrast",
             note="As in SEED's code at f236cac: 200 epochs, learning rate 0.03 * batch / 256, cosine epoch "
             "by epoch, MoCo-v2's views, and a warm-up of 5 epochs that begins at the unscaled 0.03 (with "
-            "batches of 256 it is constant). Teachers can be imported checkpoints. In its method `seed` no "
-            "label reaches the student, and top-1 is that of a classifier trained alongside; SEED fits one "
-            "to the finished network (linear probe).",
+            "batches of 256 it is constant). Teachers are MoCo-v2 pre-trainings of this suite (method "
+            "`moco`, without that warm-up) or imported checkpoints. No label reaches a student of `moco` or "
+            "`seed`: its top-1 is that of a classifier trained alongside, where SEED fits one to the "
+            "finished network (linear probe).",
         ),
         Protocol(
             name="clips",
