@@ -1,6 +1,7 @@
 """MobileNetV2 (Sandler et al., CVPR 2018) as in the distillation papers.
 
-It has width 0.5, ReLUs, and a stem of stride 2.
+It has width 0.5, ReLUs, and a stem of stride 2. HSAKD's has a stem of stride 1, so that all maps are twice as
+large; it is another network, `MobileNetV2_hsakd`.
 """
 
 from __future__ import annotations
@@ -62,10 +63,10 @@ class MobileNetV2(PostActivationNetwork):
 
     num_stages = len(STAGES)
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, stem_stride: int = 2) -> None:
         super().__init__()
         channels = int(STEM * WIDTH)
-        self.conv1 = nn.Sequential(nn.Conv2d(3, channels, 3, 2, 1, bias=False), NormReLU(channels))
+        self.conv1 = nn.Sequential(nn.Conv2d(3, channels, 3, stem_stride, 1, bias=False), NormReLU(channels))
         groups: list[nn.Module] = []
         for expansion, full_width, count, first_stride in GROUPS:
             group: list[nn.Module] = []

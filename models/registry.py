@@ -30,6 +30,7 @@ NETWORKS: Mapping[str, Callable[[int], Network]] = {
     **{f"vgg{depth}": partial(VGG, depth) for depth in (8, 11, 13, 16, 19)},
     "ResNet50": partial(DeepResNet, (3, 4, 6, 3), he_init=True),
     "MobileNetV2": MobileNetV2,
+    "MobileNetV2_hsakd": partial(MobileNetV2, stem_stride=1),
     "ShuffleV1": ShuffleV1,
     "ShuffleV2": ShuffleV2,
     # Networks of the self-distillation papers, with PyTorch's default initialisation.

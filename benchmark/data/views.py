@@ -11,6 +11,7 @@ convolutions prefer); views return float32 `[copies * B, 3, H, W]` in channels_l
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -306,9 +307,12 @@ images of 32 pixels hardly change. (MoCo's example for CIFAR-10 leaves the blur 
 neither paper has, are rotated first and then augmented, each by itself."""
 
 
-def view_for(augment: str, view: View) -> View:
-    """Return the view as an augmentation makes it."""
-    return AUGMENTS[augment].get(view.name, view)
+def view_for(augment: str, view: View, size: int = 32) -> View:
+    """Return the view as an augmentation makes it from images of `size` by `size` pixels."""
+    made = AUGMENTS[augment].get(view.name, view)
+    if made.draw is _draw_resized and size != 32:
+        return View(made.name, made.copies, functools.partial(_draw_resized, size=size), made.make)
+    return made
 
 
 VARIANTS = 2 * (2 * PAD + 1) ** 2

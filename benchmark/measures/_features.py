@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -21,18 +19,15 @@ def embedding_of(net: Network, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def embeddings(
-    net: Network, images: Tensor, mean: Sequence[float], std: Sequence[float], device: torch.device
-) -> Tensor:
-    """Return the embeddings of images uint8 `[N, H, W, 3]`, not augmented: float32 `[N, D]`, on `device`.
+def embeddings(net: Network, images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Return the embeddings of images uint8 `[N, H, W, 3]`, not augmented: float32 `[N, D]`.
 
-    The network's mode is not changed.
+    mean, std: by channel, on the network's device. The network's mode is not changed.
     """
-    by_channel = [torch.tensor(tuple(values), device=device) for values in (mean, std)]
-    parts = []
+    device, parts = mean.device, []
     with longwork.task(f"embeddings of {net.name}", len(images), "images") as task:
         for part in images.split(BATCH[device.type]):
-            parts.append(embedding_of(net, normalise(part.to(device), *by_channel)))
+            parts.append(embedding_of(net, normalise(part.to(device), mean, std)))
             task.advance(len(part))
     return torch.cat(parts)
 

@@ -52,9 +52,8 @@ class Knn(Measure):
     def run(cls, config: KnnConfig, context: MeasureContext) -> dict[str, float]:
         target = context.load(context.target)
         splits = limited(target.train, config.train_images), limited(target.test, config.test_images)
-        train, test = (
-            embeddings(context.net, s.images, context.mean, context.std, context.device) for s in splits
-        )
+        mean, std = (torch.tensor(x, device=context.device) for x in (context.mean, context.std))
+        train, test = (embeddings(context.net, s.images, mean, std) for s in splits)
         top1 = knn_top1(
             train,
             splits[0].labels.to(context.device),

@@ -22,7 +22,7 @@ from benchmark import data
 from benchmark.errors import InputError, unknown
 from benchmark.settings import coerce, scaled
 
-SMALL_LR_NETWORKS = ("MobileNetV2", "ShuffleV1", "ShuffleV2")
+SMALL_LR_NETWORKS = ("MobileNetV2", "MobileNetV2_hsakd", "ShuffleV1", "ShuffleV2")
 LR_SCHEDULES = ("steps", "cosine")
 WRN_NORMS = ("once", "twice if read", "twice")
 

@@ -38,6 +38,7 @@ TABLE = {
     "vgg19": (20_086_692, VGG, 512, None),
     "ResNet50": (23_705_252, DEEP, 2048, "1298"),
     "MobileNetV2": (812_836, ((16, 16), (12, 16), (16, 8), (48, 4), (160, 2)), 1280, "6.5"),
+    "MobileNetV2_hsakd": (812_836, ((16, 32), (12, 32), (16, 16), (48, 8), (160, 4)), 1280, None),
     "ShuffleV1": (949_258, ((24, 32), (240, 16), (480, 8), (960, 4)), 960, "38.7"),
     "ShuffleV2": (1_355_528, ((24, 32), (116, 16), (232, 8), (464, 4)), 1024, "44.5"),
     "ResNet18": (11_220_132, ((64, 32), (64, 32), (128, 16), (256, 8), (512, 4)), 512, None),
@@ -82,6 +83,13 @@ def test_info_is_what_build_gives(name: str) -> None:
     assert sum(p.numel() for p in net.parameters()) == info.params
     assert (net.linear_head().in_features, net.linear_head().out_features) == (info.embedding_dim, 7)
     assert net.name == name
+
+
+def test_the_mobile_net_of_hsakd_has_maps_of_twice_the_size() -> None:
+    """All but the classifier, which works on the pooled map, costs four times as much."""
+    classifier = 1280 * 100
+    usual, theirs = (models.info(name).macs - classifier for name in ("MobileNetV2", "MobileNetV2_hsakd"))
+    assert theirs == 4 * usual
 
 
 def test_macs_of_a_layer_counted_by_hand() -> None:
