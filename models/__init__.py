@@ -12,9 +12,10 @@ from models.features import PARTS, Features, MissingPart
 from models.layers import batch_statistics, freeze
 from models.netinfo import NetInfo, info
 from models.network import Network
+from models.projector import mlp, state_of_projector
 from models.registry import UnknownNetwork, build, names
 from models.weight_files import WeightFile, WeightsError
-from models.weights import fitting, load_weights, read_weights, save_weights, weights_hash
+from models.weights import fitting, lacks_classifier, load_weights, read_weights, save_weights, weights_hash
 
 __all__ = [
     "PARTS",
@@ -31,10 +32,13 @@ __all__ = [
     "freeze",
     "import_torchvision",
     "info",
+    "lacks_classifier",
     "load_weights",
+    "mlp",
     "names",
     "read_weights",
     "save_weights",
+    "state_of_projector",
     "weights_hash",
 ]
 

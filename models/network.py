@@ -32,6 +32,14 @@ class Network(nn.Module, ABC):
     name: str = ""
     """The name under which `models.build` makes it."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.projector: nn.Module | None = None
+        """What a self-supervised training put on top of the embedding (see models/projector.py): `[B, d]` to
+        `[B, k]`. No pass of the network uses it. None for a network that was trained with labels."""
+        self.has_classifier = True
+        """False if the weights come from a file without a classifier. The logits are 0 then."""
+
     @abstractmethod
     def features(self, x: Tensor, preacts: bool = True) -> Features:
         """Run the network and keep all parts; `features(x).logits` equals `forward(x)`.

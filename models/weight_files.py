@@ -36,7 +36,7 @@ SAFETENSORS = ".safetensors"
 _RENAMING = ("module.", "_orig_mod.")
 """Prefixes of wrappers that rename every tensor: DataParallel and its relatives, torch.compile."""
 
-_SELECTING = ("student.", "backbone.")
+_SELECTING = ("student.", "backbone.", "encoder_q.")
 """Prefixes of the network that was trained, in files that also contain other modules."""
 
 _ATTRIBUTES = ("ema_model.", "model.", "net.", "network.")

@@ -17,9 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models import projector
 from models.network import Network
 from models.registry import build
 from models.weight_files import NOT_PLAIN, State, WeightFile, WeightsError, plain, read_file, without_prefixes
+
+_CLASSIFIERS = ("fc.weight", "linear.weight", "classifier.weight", "classifier.0.weight")
+"""The names that networks here, and checkpoints of them, have for the classifier's weights."""
 
 
 def load_weights(net: Network, source: str | os.PathLike[str] | WeightFile) -> dict[str, Any]:
@@ -30,23 +34,29 @@ def load_weights(net: Network, source: str | os.PathLike[str] | WeightFile) -> d
     Known formats: those of torch.save and safetensors; a state dict under one of `weight_files.STATE_KEYS`
     (`model`, `state_dict`, `net`, `student`, `ema` ...), or the file itself; keys with the prefixes `module.`
     and `_orig_mod.`; mdistiller's `module.student.*` next to the teacher; SSKD's `backbone.*` next to its
-    head; Lightning's `model.*`; SSKD's spelling of MobileNetV2's classifier. Counters of batches
-    (`num_batches_tracked`) may be missing. Of the other data, namespaces are returned as dicts, numpy scalars
-    and one-element tensors as numbers; an entry with anything else (the state of an optimizer) is left out.
+    head; Lightning's `model.*`; SSKD's spelling of MobileNetV2's classifier; MoCo's `module.encoder_q.*`.
+    Counters of batches (`num_batches_tracked`) may be missing. A projector in the file, under our names or
+    those of MoCo-v2 and SwAV, becomes `net.projector`; the classifier may be missing then, and is set to 0.
+    Of the other data, namespaces are returned as dicts, numpy scalars and one-element tensors as numbers; an
+    entry with anything else (the state of an optimizer) is left out.
 
     Raises `WeightsError` for a file that is missing, is damaged, contains code, does not fit, or has a weight
     that is not finite. Then `net` is unchanged.
     """
     file = source if isinstance(source, WeightFile) else read_weights(source)
-    target = net.state_dict(keep_vars=True)
     misfits = []
     for entry, state in file.states:
-        state = {net.canonical_key(key): tensor for key, tensor in state.items()}
+        target, state, made = _matched(net, state)
         if misfit := _misfit(target, state):
             misfits.append(misfit)
             continue
         _check_values(file.path, target, state)
+        net.projector = made
+        net.has_classifier = all(key in state for key in _classifier(net))
         with torch.no_grad():
+            if not net.has_classifier:
+                for parameter in net.linear_head().parameters():
+                    parameter.zero_()
             for key, tensor in state.items():
                 target[key].copy_(tensor)
         return file.extra(entry)
@@ -65,8 +75,14 @@ def fitting(file: WeightFile, names: Iterable[str], num_classes: Iterable[int]) 
         (name, classes)
         for name in names
         for classes in num_classes
-        if any(_misfit(*_renamed(name, classes, state)) == "" for _, state in file.states)
+        if any(_misfit(*_matched(_blueprint(name, classes), state)[:2]) == "" for _, state in file.states)
     ]
+
+
+def lacks_classifier(file: WeightFile) -> bool:
+    """Return whether a file holds a self-supervised network: it has a projector and no classifier."""
+    named = [projector.with_known_names(state) for _, state in file.states]
+    return any(projector.of_state(state) and not any(key in _CLASSIFIERS for key in state) for state in named)
 
 
 @functools.cache
@@ -76,15 +92,46 @@ def _blueprint(name: str, num_classes: int) -> Network:
         return build(name, num_classes)
 
 
-def _renamed(name: str, num_classes: int, state: State) -> tuple[State, State]:
-    """Return the tensors of a network, and a state dict with its names."""
-    net = _blueprint(name, num_classes)
-    return net.state_dict(), {net.canonical_key(key): tensor for key, tensor in state.items()}
+def _matched(net: Network, state: State) -> tuple[State, State, nn.Module | None]:
+    """Return the tensors that a state dict fills, the state dict with their names, and its projector.
+
+    The projector, if there is one, has fresh weights, and its tensors are among those to be filled. The
+    classifier is not if the state dict has a projector and no classifier.
+    """
+    named = projector.with_known_names(state)
+    target = {k: v for k, v in net.state_dict(keep_vars=True).items() if not k.startswith(projector.PREFIX)}
+    made: nn.Module | None = None
+    if head := projector.of_state(named):
+        with torch.random.fork_rng(devices=[]):
+            made = projector.build_projector(head)
+        if made is not None:
+            made.to(net.linear_head().weight.device).train(net.training)
+            target |= {projector.PREFIX + k: v for k, v in made.state_dict(keep_vars=True).items()}
+    renamed = {
+        key if key.startswith(projector.PREFIX) else net.canonical_key(key): tensor
+        for key, tensor in named.items()
+    }
+    if made is not None and not any(key in renamed for key in _classifier(net)):
+        target = {key: tensor for key, tensor in target.items() if key not in _classifier(net)}
+    return target, renamed, made
 
 
-def save_weights(net: nn.Module, path: str | os.PathLike[str], **extra: Any) -> None:
+def _classifier(net: Network) -> list[str]:
+    """Return the names of the classifier's tensors."""
+    head = {id(parameter) for parameter in net.linear_head().parameters()}
+    return [name for name, parameter in net.named_parameters() if id(parameter) in head]
+
+
+def save_weights(
+    net: nn.Module,
+    path: str | os.PathLike[str],
+    head: nn.Module | None = None,
+    /,
+    **extra: Any,
+) -> None:
     """Write `{"model": state dict, **extra}` atomically. Floating point tensors are stored in fp32.
 
+    head: a projector to store with the network, which `load_weights` restores as `net.projector`.
     extra: plain data or tensors, which may be nested. Namespaces are written as dicts, numpy scalars as
         numbers.
 
@@ -101,7 +148,8 @@ def save_weights(net: nn.Module, path: str | os.PathLike[str], **extra: Any) -> 
             raise TypeError(
                 f"extra entry {key!r} must contain only plain data and tensors, but is {extra[key]!r:.80}"
             )
-    state = {key: _as_saved(tensor) for key, tensor in net.state_dict().items()}
+    weights = net.state_dict() | projector.state_of_projector(head)
+    state = {key: _as_saved(tensor) for key, tensor in weights.items()}
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
@@ -125,9 +173,12 @@ def weights_hash(weights: nn.Module | Mapping[str, Tensor]) -> str:
     """Return a hash of weights: 16 hex digits, equal for a network, its state dict and any file format.
 
     It is the sha256 of name, shape and fp32 bytes of every floating point tensor, sorted by name. It does
-    not depend on prefixes, nor on `num_batches_tracked`, which old files lack and which changes no result.
+    not depend on prefixes, nor on `num_batches_tracked`, which old files lack and which changes no result. A
+    classifier that no file had does not count: its size is that of the data set.
     """
     state = dict(weights.state_dict() if isinstance(weights, nn.Module) else weights)
+    if isinstance(weights, Network) and not weights.has_classifier:
+        state = {key: tensor for key, tensor in state.items() if key not in _classifier(weights)}
     named = {
         key.replace("classifier.0.", "classifier."): tensor for key, tensor in without_prefixes(state).items()
     }

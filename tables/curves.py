@@ -164,7 +164,10 @@ def schedule_mismatch(theirs: pd.DataFrame, protocol: str) -> str:
 
     The loss must fall where the protocol lowers the learning rate.
     """
-    milestone = protocols.get_protocol(protocol).milestones[0]
+    milestones = protocols.get_protocol(protocol).milestones
+    if not milestones:
+        return f"protocol {protocol} lowers the learning rate in no single epoch"
+    milestone = milestones[0]
     if has_step_schedule(theirs, milestone):
         return ""
     before, after = (

@@ -192,7 +192,8 @@ def add_keep_option(group: Any) -> None:
         default=variable("KEEP", "all"),
         choices=KEEP,
         help="which weights of finished runs to keep; none still keeps those that other runs need: "
-        "plain teachers and students, and teachers' heads (default: $KEEP, else all)",
+        "plain teachers and students, self-supervised networks, and teachers' heads (default: $KEEP, else "
+        "all)",
     )
 
 

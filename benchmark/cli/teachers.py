@@ -207,7 +207,13 @@ def do_teachers(args: argparse.Namespace) -> int:
         raise InputError("--test needs checkpoints: give TEACHERS= or --teachers")
     imported = []
     for (dataset, _), ref in resolver_of(args).imported.items():
-        if dataset == args.dataset:
+        if not ref.has_classifier:
+            if dataset == args.dataset:
+                print_note(
+                    f"{Path(ref.path).name} is left out: it is a self-supervised {ref.network} without a "
+                    "classifier, so it has no top-1"
+                )
+        elif dataset == args.dataset:
             imported += [ref] if ref.other_epoch is None else [ref, ref.other_epoch]
         else:
             print_note(

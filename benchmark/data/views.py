@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmark.data import crops
+from benchmark.data import crops, jitter
 
 PAD = 4
 """Padding of the recipe's RandomCrop(32, padding=4)."""
@@ -233,6 +233,64 @@ MIXED = _mixed(_make_normal)
 (STKD)."""
 
 
+def _draw_contrast(n: int, generator: torch.Generator, copies: int = 1) -> Tensor:
+    """`[n, 17 * copies]` in 0..1: row and column of the crop, its height and width as shares of the image;
+    whether to jitter, four factors and four numbers in whose order they are applied; whether to make grey;
+    whether to blur, and how much; flip."""
+    parts = []
+    for _ in range(copies):
+        u = torch.rand(n, 10, 2, generator=generator, dtype=torch.float64)
+        area, ratio = 0.2 + 0.8 * u[..., 0], torch.exp(math.log(4 / 3) * (2 * u[..., 1] - 1))
+        sides = torch.stack([(area / ratio).sqrt(), (area * ratio).sqrt()], dim=2)
+        fits = (sides <= 1).all(dim=2)
+        first = fits.long().argmax(dim=1)
+        side = torch.where(fits.any(dim=1)[:, None], sides[torch.arange(n), first], 1.0)
+        corner = torch.rand(n, 2, generator=generator, dtype=torch.float64)
+        parts += [corner, side, torch.rand(n, 13, generator=generator, dtype=torch.float64)]
+    return torch.cat(parts, dim=1)
+
+
+def _contrast_images(images: Tensor, draws: Tensor) -> Tensor:
+    """Return uint8 images `[B, H, H, 3]` augmented by draws `[B, 17]`: float32 `[B, 3, H, H]` in 0..1."""
+    size = images.shape[1]
+    sides = (draws[:, 2:4] * size).round().clamp(min=1)
+    corners = (draws[:, :2] * (size - sides + 1)).floor()
+    cropped = batch_resized_crop(images, torch.cat([corners, sides], dim=1).long())
+    x = cropped.permute(0, 3, 1, 2).float() / 255
+    do_jitter, do_grey, do_blur, flip = (
+        (draws[:, k] < p).view(-1, 1, 1, 1) for k, p in ((4, 0.8), (13, 0.2), (14, 0.5), (16, 0.5))
+    )
+    factors = [
+        centre + strength * (2 * draws[:, k] - 1)
+        for k, centre, strength in ((5, 1.0, 0.4), (6, 1.0, 0.4), (7, 1.0, 0.4), (8, 0.0, 0.1))
+    ]
+    x = torch.where(do_jitter, jitter.jitter(x, factors, draws[:, 9:13].argsort(dim=1)), x)
+    x = torch.where(do_grey, jitter.to_grey(x), x)
+    scale = size / 224
+    sigma, radius = scale * (0.1 + 1.9 * draws[:, 15]), max(1, math.ceil(3 * 2 * scale))
+    x = torch.where(do_blur, jitter.blur(x, sigma, radius), x)
+    return torch.where(flip, x.flip(3), x)
+
+
+def _make_contrast(raw: RawBatch, draws: Tensor, _normal: Tensor) -> Tensor:
+    return _normalise_unit(raw, _contrast_images(raw.images, draws))
+
+
+def _make_rotated_contrast(raw: RawBatch, draws: Tensor, _normal: Tensor) -> Tensor:
+    """Rotate, then augment each copy by itself."""
+    copies = [
+        _contrast_images(torch.rot90(raw.images, k, (1, 2)), d)
+        for k, d in zip((1, 2, 3), draws.chunk(3, dim=1), strict=True)
+    ]
+    return _normalise_unit(raw, torch.cat(copies))
+
+
+def _normalise_unit(raw: RawBatch, x: Tensor) -> Tensor:
+    """Normalise values in 0..1, `[n, 3, H, W]`."""
+    normalised = (x - raw.mean.view(-1, 1, 1)) / raw.std.view(-1, 1, 1)
+    return normalised.contiguous(memory_format=torch.channels_last)
+
+
 def _with_fixed_draws(view: View, *draws: int) -> View:
     """Return the view with fixed draws, which leave every image unchanged."""
     return View(
@@ -256,13 +314,30 @@ AUGMENTS: Mapping[str, Mapping[str, View]] = {
         ),
         MIXED.name: _mixed(_make_imagenet),
     },
+    "contrast": {
+        **{
+            v.name: View(v.name, v.copies, draw=_draw_contrast, make=_make_contrast) for v in (NORMAL, SECOND)
+        },
+        ROTATED.name: View(
+            ROTATED.name,
+            ROTATED.copies,
+            draw=lambda n, generator: _draw_contrast(n, generator, copies=3),
+            make=_make_rotated_contrast,
+        ),
+    },
     "none": {
         **{v.name: _with_fixed_draws(v, PAD, PAD, 0) for v in (NORMAL, SECOND)},
         ROTATED.name: _with_fixed_draws(ROTATED, *(PAD,) * 6),
     },
 }
 """For each augmentation that a protocol can name: the views that it makes differently from those above, by
-name."""
+name.
+
+`contrast` is MoCo-v2's augmentation, which SEED has too: a crop of 0.2..1 of the area, resized; with
+probability 0.8 jitter of brightness, contrast, saturation (0.4 each) and hue (0.1) in random order; grey with
+0.2; blur with 0.5; flip. The blur's sigma is 0.1..2 pixels of an image of 224, and in proportion for others:
+images of 32 pixels hardly change. (MoCo's example for CIFAR-10 leaves the blur out.) Rotated copies, which
+neither paper has, are rotated first and then augmented, each by itself."""
 
 
 def view_for(augment: str, view: View, size: int = 32) -> View:

@@ -113,6 +113,23 @@ PROTOCOLS: dict[str, ProbeProtocol] = {
             },
         ),
         ProbeProtocol(
+            name="seed",
+            source="SEED, main_lincls.py at f236cac: learning rate 30 for batches of 256, best epoch. Its "
+            "warm-up changes nothing at this batch size",
+            report="best",
+            epochs=100,
+            milestones=(60, 80),
+            lr=30.0,
+            lr_slow=30.0,
+            momentum=0.9,
+            weight_decay=0.0,
+            nesterov=False,
+            batch_size=256,
+            augment="resized-crop-flip",
+            init_std=0.01,
+            moving_norms=False,
+        ),
+        ProbeProtocol(
             name="cached",
             source="of this project: HSAKD's optimiser on features that are computed once",
             report="last",

@@ -220,6 +220,11 @@ class Objective(nn.Module):
         """The methods that replace the student's logits at test time."""
         return [method for method in self if type(method).predict is not Method.predict]
 
+    @property
+    def saved_projector(self) -> nn.Module | None:
+        """The projector that is stored with the student's weights, None for most runs."""
+        return next(filter(None, (self.call(method, "saved_projector") for method in self)), None)
+
     def predict(self, features: Features) -> Tensor:
         """Return the logits `[B, C]` that are evaluated at test time, from the student's features."""
         for method in self:

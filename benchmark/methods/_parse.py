@@ -116,6 +116,11 @@ class MethodSpec:
         return main or any(c.init_needs().reads_teacher for c in self.init_stages)
 
     @property
+    def pretrains(self) -> bool:
+        """Whether the run leaves a network that is meant to teach others."""
+        return not self.components or any(c.method.pretrains for c in self.components)
+
+    @property
     def reads_preacts(self) -> bool:
         """Whether any stage reads the student's pre-activations."""
         stages = [self.needs(), *(c.init_needs() for c in self.init_stages)]
@@ -149,6 +154,7 @@ class MethodSpec:
             teacher=teacher,
             views=views,
             teacher_views=passes,
+            images=tuple(dict.fromkeys(v for n in parts for v in n.images)),
             separate_passes=any(n.separate_passes for n in parts),
             teacher_in_train=in_train,
             parts_apart=any(n.parts_apart for n in parts),

@@ -38,6 +38,9 @@ and perhaps `__init__`. The functions of a method are called in this order:
     In an evaluation:
         predict(features)                       replaces the student's logits
 
+    When weights are stored:
+        saved_projector()                       stored with them, for runs that the student teaches
+
 Rules for the code of a method (tests check them for every method):
 
 - A method is an `nn.Module`. Everything that it remembers from step to step (projections, memory banks,
@@ -155,6 +158,9 @@ class Needs:
     """Views that the teacher is run on, one pass each, shared by all runs of a pack; None for the same as
     `views`."""
 
+    images: tuple[View, ...] = ()
+    """Further views whose images alone are read (`Step.images`), without a pass of the student or teacher."""
+
     separate_passes: bool = False
     """Whether the student is run on each view by itself, in the order of `views`: its batch norms then use
     the statistics of one view, and update their running statistics once for each. False: all views are one
@@ -174,7 +180,8 @@ class Needs:
         unknown = (self.student | self.teacher | self.teacher_in_train) - set(PARTS)
         if unknown:
             raise ValueError(f"unknown parts {sorted(unknown)}; allowed: {', '.join(PARTS)}")
-        if wrong := [v for v in (*self.views, *(self.teacher_views or ())) if not isinstance(v, View)]:
+        views = (*self.views, *(self.teacher_views or ()), *self.images)
+        if wrong := [v for v in views if not isinstance(v, View)]:
             raise ValueError(f"views must be `View`s of benchmark/data/views.py, not {wrong}")
 
     @staticmethod
@@ -354,6 +361,10 @@ class Method(nn.Module):
     trains_student: ClassVar[bool] = True
     """False if a run trains only the method's own modules (the head of SSKD's teacher)."""
 
+    pretrains: ClassVar[bool] = False
+    """Whether networks that this method has trained, without a teacher, teach others
+    (`Protocol.teacher_method`)."""
+
     sampler: ClassVar[Sampler] = SHUFFLE
     """How an epoch is cut into batches. All runs of a pack use the same sampler."""
 
@@ -501,6 +512,14 @@ class Method(nn.Module):
         """Return logits `[B, num_classes]` that replace the student's at test time, or None to keep them.
 
         features: the student's features in eval mode; read only the parts that `needs` names.
+        """
+        return None
+
+    def saved_projector(self) -> nn.Module | None:
+        """Return a projector that is stored with the student's weights, or None.
+
+        Runs whose teacher the student becomes find it as `context.teacher_net.projector` (see
+        models/projector.py for the forms that it may have).
         """
         return None
 

@@ -17,7 +17,11 @@ f_s, f_t: embeddings `[4B, s]` of the student and `[4B, t]` of the teacher.
     CE        on the B unrotated images only
 
 Only CE reads the logits, and only CE and L_Sup read the labels. With `sup = 0` and `ce = 0` the method
-therefore distils from a teacher without classes, as the paper claims.
+therefore distils from a teacher without classes, as the paper claims. Its experiments with self-supervised
+teachers have `align=10 corr=20 sup=0 ce=0`, after SEED's schedule (the protocol `seed`). No code for them was
+released: that the pooled embedding of the teacher is aligned with, and not its projector's output, is
+inferred from the rest of the method, and so are the rotated views. A student without CE has an untrained
+classifier: not its top-1 counts but a linear probe or the nearest neighbours (`ssl-cifar100`).
 
 Modules: h, g, E_s and E_t, all trained with the student. A term of weight 0 is not computed and its modules
 are not built. The settings for the rows of the paper's ablation are

@@ -323,7 +323,7 @@ def disk(runs: Sequence[Run], keep: str) -> tuple[int, int]:
             continue
         if run.student != NONE:
             params = network_info(run.student, data.info(run.dataset).num_classes).params
-        if keep == "all" or not run.spec.components:
+        if keep == "all" or run.spec.pretrains:
             finished += 2 * WEIGHTS_BYTES * params
         finished += 200 * run.recipe.epochs + 4096
         checkpoints += 2 * WEIGHTS_BYTES * params

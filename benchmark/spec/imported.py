@@ -7,6 +7,9 @@ file or a folder above it is named after (`resnet56_sskd.pth`, `cifar100_resnet2
 network is refused with the reason before anything is trained. Of several checkpoints of one training, the
 protocol's `teacher_epoch` decides which one teaches (benchmark/spec/teacher_files.py).
 
+Self-supervised checkpoints, of MoCo-v2 or SwAV for example, have a projector and no classifier. They can
+teach on every data set.
+
 A `.json` file (`resnet56.json`: network, num_classes, weights = the hash, top1, source) can stand in for a
 checkpoint that is not here. Tables, diffs and reports then find the records of its students, but nothing can
 be trained with it. `results/reference/teachers` has such descriptions for the reference results.
@@ -36,13 +39,19 @@ DATASETS = {100: "cifar100", 10: "cifar10"}
 Digits has 10 classes too, but no published checkpoints.
 """
 
+NO_CLASSIFIER = 0
+"""The number of classes of a self-supervised checkpoint."""
+
 
 @dataclass(frozen=True)
 class ImportedTeacher:
     """A checkpoint that can teach, or the description of one."""
 
     network: str
+
     num_classes: int
+    """0 for a self-supervised network without a classifier."""
+
     path: Path
 
     weights: str
@@ -64,6 +73,7 @@ class ImportedTeacher:
             weights=self.weights,
             path=str(self.path),
             description_only=self.description_only,
+            has_classifier=self.num_classes != NO_CLASSIFIER,
         )
 
 
@@ -111,7 +121,7 @@ def read_checkpoint(path: Path, network: str = "", top: Path | None = None) -> I
     try:
         file = models.read_weights(path)
         name, num_classes = _network_in(file, network, top)
-        net = models.build(name, num_classes)
+        net = models.build(name, num_classes or next(iter(DATASETS)))
         extra = models.load_weights(net, file)
     except models.WeightsError as error:
         raise InputError(str(error)) from error
@@ -126,6 +136,8 @@ def _network_in(file: models.WeightFile, network: str, top: Path | None) -> tupl
     fits = models.fitting(file, named, DATASETS) or (
         [] if network else models.fitting(file, models.names(), DATASETS)
     )
+    if models.lacks_classifier(file):  # it then fits with any number of classes
+        fits = [(name, NO_CLASSIFIER) for name in dict.fromkeys(name for name, _ in fits)]
     if len(fits) == 1 and (fits[0][0] in named or not _begins_with_network(file.path)):
         return fits[0]
     if len(fits) > 1:
@@ -309,11 +321,17 @@ def teachers_in(folder: Path | None, network: str = "") -> dict[tuple[str, str],
 
 
 def refs_of(teachers: Iterable[ImportedTeacher]) -> dict[tuple[str, str], TeacherRef]:
-    """Return teachers by `(data set, network)`. One that has two epochs is its last one, which knows both."""
+    """Return teachers by `(data set, network)`. One that has two epochs is its last one, which knows both.
+
+    A teacher without a classifier is there for every data set for which no other one is.
+    """
     refs: dict[tuple[str, str], TeacherRef] = {}
-    for teacher in teachers:
-        key = (DATASETS[teacher.num_classes], teacher.network)
+    for teacher in sorted(teachers, key=lambda t: t.num_classes == NO_CLASSIFIER):
         ref = teacher.ref()
+        if teacher.num_classes == NO_CLASSIFIER:
+            refs = {(dataset, teacher.network): ref for dataset in data.DATASETS} | refs
+            continue
+        key = (DATASETS[teacher.num_classes], teacher.network)
         refs[key] = dataclasses.replace(refs[key], other_epoch=ref) if key in refs else ref
     return refs
 

@@ -190,6 +190,8 @@ class Expander:
             profile=self.profile,
             overrides=recipe_only(self.overrides),
         )
+        if not ref.has_classifier and row.measured is None:
+            return Cell(row, teacher, student, reason="the imported teacher has no classifier")
         run = ref.run or self.resolver.imported_run(
             ref, dataset=self.dataset, protocol=protocol, profile=self.profile
         )

@@ -13,6 +13,7 @@ checkpoints teaches. What is trained together with KD is stated by the rows of `
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from benchmark.errors import InputError, unknown
 from benchmark.settings import coerce, scaled
 
 SMALL_LR_NETWORKS = ("MobileNetV2", "MobileNetV2_hsakd", "ShuffleV1", "ShuffleV2")
+LR_SCHEDULES = ("steps", "cosine")
 WRN_NORMS = ("once", "twice if read", "twice")
 
 
@@ -61,6 +63,16 @@ class Protocol:
     warm_up: int = 0
     """Number of epochs at the beginning in which the learning rate rises linearly from 0, step by step."""
 
+    schedule: str = "steps"
+    """How the learning rate falls; one of `LR_SCHEDULES`."""
+
+    warm_up_from: float | None = None
+    """For a warm-up as in SEED's code: the learning rate changes epoch by epoch, from this value (which does
+    not depend on the batch size) linearly towards `lr`. None for one that begins at 0."""
+
+    teacher_method: str = "plain"
+    """How teachers are trained: `plain`, or a method without a teacher."""
+
     momentum: float = 0.9
     weight_decay: float = 5e-4
     nesterov: bool = False
@@ -77,8 +89,8 @@ class Protocol:
 
     augment: str = "crop-flip"
     """`crop-flip` (RandomCrop(32, padding=4) and horizontal flip), `resized-crop-flip` (RandomResizedCrop(32)
-    and horizontal flip), `imagenet` (the same for images of any size, with ImageNet's rotated views) or
-    `none`."""
+    and horizontal flip), `imagenet` (the same for images of any size, with ImageNet's rotated views),
+    `contrast` (MoCo-v2's views) or `none`."""
 
     mean: tuple[float, float, float] = (0.5071, 0.4867, 0.4408)
     """Mean of CIFAR-100's pixel values in 0..1, by channel. Other data sets have their own."""
@@ -229,6 +241,31 @@ PROTOCOLS: dict[str, Protocol] = {
             "reports is not said.",
         ),
         Protocol(
+            name="seed",
+            title="SEED (self-supervised)",
+            report="last",
+            teacher_epoch="last",
+            teacher_protocol="seed",
+            teacher_method="moco",
+            epochs=200,
+            milestones=(),
+            batch_size=256,
+            lr=0.03,
+            small_lr_networks=(),
+            weight_decay=1e-4,
+            schedule="cosine",
+            warm_up=5,
+            warm_up_from=0.03,
+            drop_last=True,
+            augment="contrast",
+            note="As in SEED's code at f236cac: 200 epochs, learning rate 0.03 * batch / 256, cosine epoch "
+            "by epoch, MoCo-v2's views, and a warm-up of 5 epochs that begins at the unscaled 0.03 (with "
+            "batches of 256 it is constant). Teachers are MoCo-v2 pre-trainings of this suite (method "
+            "`moco`, without that warm-up) or imported checkpoints. No label reaches a student of `moco` or "
+            "`seed`: its top-1 is that of a classifier trained alongside, where SEED fits one to the "
+            "finished network (linear probe).",
+        ),
+        Protocol(
             name="clips",
             title="audio clips (CRD's recipe without augmentation)",
             report="last",
@@ -370,6 +407,13 @@ class Recipe:
     norm_updates: int = 1
     """Updates of a WRN student's running statistics in a step (see `Protocol.wrn_norms`)."""
 
+    schedule: str = "steps"
+    """How the learning rate falls; one of `LR_SCHEDULES`. `steps`: by `decay` after each milestone. `cosine`:
+    lr * (1 + cos(pi * (epoch - 1) / epochs)) / 2."""
+
+    warm_up_from: float | None = None
+    """The learning rate of epoch 1, for a warm-up epoch by epoch (see `Protocol.warm_up_from`)."""
+
     share: float = 1.0
     """The part of the training images that the run trains on. Teachers and their heads learn from all."""
 
@@ -401,9 +445,15 @@ class Recipe:
 
         steps: number of steps of the epoch.
 
-        It drops in the epoch after each milestone. Within an epoch it only changes during the warm-up.
+        It drops in the epoch after each milestone, or along a cosine. Within an epoch it only changes during
+        a warm-up that begins at 0.
         """
-        lr = self.lr * self.decay ** sum(epoch > m for m in self.milestones)
+        if epoch <= self.warm_up and self.warm_up_from is not None:
+            return self.warm_up_from + (self.lr - self.warm_up_from) * (epoch - 1) / self.warm_up
+        if self.schedule == "cosine":
+            lr = self.lr * 0.5 * (1 + math.cos(math.pi * (epoch - 1) / self.epochs))
+        else:
+            lr = self.lr * self.decay ** sum(epoch > m for m in self.milestones)
         if epoch <= self.warm_up:
             lr *= ((epoch - 1) * steps + step) / (self.warm_up * steps)
         return lr
@@ -531,6 +581,8 @@ def resolve(
         train_images=train_images,
         test_images=min(test_images or available[1], available[1]),
         warm_up=scaled(p.warm_up, epochs, p.epochs) if p.warm_up else 0,
+        schedule=p.schedule,
+        warm_up_from=p.warm_up_from if p.warm_up else None,
         norm_updates=2 if p.wrn_norms == "twice" or (p.wrn_norms == "twice if read" and reads_preacts) else 1,
         drawn_from=drawn_from,
     )

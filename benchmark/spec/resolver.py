@@ -83,8 +83,9 @@ class Resolver:
     ) -> TeacherRef:
         """Return the teacher of an architecture.
 
-        It is the imported checkpoint if there is one, else seed 0 of the network's plain training under the
-        protocol's teacher protocol. Of `overrides`, only those of the recipe that concern a teacher count.
+        It is the imported checkpoint if there is one, else seed 0 of the network's training by the protocol's
+        `teacher_method` under its teacher protocol. Of `overrides`, only those of the recipe that concern a
+        teacher count.
         """
         overrides = teacher_overrides(overrides)
         cache_key = (dataset, protocol, profile, network, overrides)
@@ -99,7 +100,7 @@ class Resolver:
                     profile=profile,
                     teacher=NONE,
                     student=network,
-                    method=PLAIN,
+                    method=p.teacher_method,
                     overrides=overrides,
                 )
                 self._teachers[cache_key] = TeacherRef(

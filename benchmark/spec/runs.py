@@ -68,6 +68,9 @@ class TeacherRef:
     """The file only describes the checkpoint (see `benchmark.spec.imported`), so nothing can be trained with
     it."""
 
+    has_classifier: bool = True
+    """False for an imported self-supervised network, whose top-1 means nothing."""
+
     other_epoch: TeacherRef | None = None
     """The best epoch of an imported checkpoint's training, if this is its last one and both are here."""
 

@@ -3,7 +3,8 @@
 The field `weights` of a record has the entries
 
     last, best   hash of the weights in last.pt and best.pt (`models.weights_hash`, with the modules of
-                 methods that predict at test time); of a teacher, the same as in its students' `teacher_info`
+                 methods that predict at test time, and the projector of self-supervised ones); of a
+                 teacher, the same as in its students' `teacher_info`
     state        checksum of state.pt (`checkpoint.save`)
 
 There is an entry for each file that is kept. Records of older versions have none, and their files are used
@@ -37,7 +38,7 @@ TEACHER = "teacher"
 def hash_of(active: ActiveRun) -> str:
     """Return the hash of a run's weights as `RunFiles.save_weights` writes them."""
     assert active.student is not None
-    state = active.student.state_dict()
+    state = active.student.state_dict() | models.state_of_projector(active.objective.saved_projector)
     for method in active.objective.predictors:
         state |= _of_method(f"at_test_{method.name}", active.objective.state_of(method))
     return models.weights_hash(state)

@@ -91,7 +91,7 @@ class Lockstep:
             needs = active.stage.needs
             if active.stage.is_main:
                 active.note_teacher_cache("on" if reads_cache else "off")
-            self.views |= {view.name: view for view in needs.views}
+            self.views |= {view.name: view for view in (*needs.views, *needs.images)}
             for view in needs.passes:
                 if reads_cache:
                     self._cached_views[view.name] = view

@@ -180,7 +180,7 @@ class PackTrainer:
         if top1 is None:
             top1 = self._score(teacher).top1
         finding = teacher_check.weakness(ref, top1, run, images)
-        if finding is None:
+        if finding is None or teacher.projector is not None:  # self-supervised: it never learnt the classes
             return top1
         if teacher_check.must_refuse(finding, ref, run) and not self.options.accept_weak_teacher:
             raise InputError(

@@ -98,6 +98,7 @@ class RunFiles:
             models.save_weights(
                 active.student,
                 self.folder / name,
+                active.objective.saved_projector,
                 epoch=active.epoch,
                 key=self.run.key,
                 **({"top1": active.best.top1} if name == "best.pt" else {}),
@@ -166,7 +167,7 @@ class RunFiles:
                     self.folder / "state.pt", active.objective.state_of(method)
                 )
         record = self._record(active, pack)
-        if components and not keep_weights:
+        if not self.run.spec.pretrains and not keep_weights:
             for name in ("last", "best"):
                 (self.folder / f"{name}.pt").unlink(missing_ok=True)
                 weights.pop(name, None)

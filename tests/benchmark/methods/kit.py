@@ -291,7 +291,7 @@ def batches(method_class: type[Method], context: MethodContext, epoch_seed: int 
 def view_images(context: MethodContext, needs: Needs, indices: Tensor, seed: int = 0) -> dict[str, Tensor]:
     """Return every view in `needs` of random images, as the trainer makes it: `[copies * B, 3, 32, 32]`."""
     raw = raw_batch(context, indices, seed)
-    views = dict.fromkeys((NORMAL, *needs.views, *needs.passes))
+    views = dict.fromkeys((NORMAL, *needs.views, *needs.passes, *needs.images))
     draws = {
         v.name: v.draw(len(indices), torch.Generator().manual_seed(seed + 1 + k)) for k, v in enumerate(views)
     }
@@ -341,7 +341,7 @@ def real_step(
             with torch.no_grad(), models.batch_statistics(context.teacher_net):
                 found = context.teacher_net.features(images["normal"].to(dtype))
             teachers[IN_TRAIN] = found if all_parts else found.select(needs.teacher_in_train)
-    named = {v.name for v in (*needs.views, *needs.passes)}
+    named = {v.name for v in (*needs.views, *needs.passes, *needs.images)}
     return Step(
         labels=context.train_labels[indices],
         indices=indices,
