@@ -9,10 +9,11 @@ models.load_weights(net, path)                    load a checkpoint as the paper
 
 from models._torchvision import import_torchvision
 from models.features import PARTS, Features, MissingPart
+from models.hooked import NetworkByHooks, NetworkError
 from models.layers import batch_statistics, freeze
 from models.netinfo import NetInfo, info
 from models.network import Network
-from models.registry import UnknownNetwork, build, names
+from models.registry import UnknownNetwork, UserNetwork, build, names, provide_user_networks, user_networks
 from models.weight_files import WeightFile, WeightsError
 from models.weights import fitting, load_weights, read_weights, save_weights, weights_hash
 
@@ -22,7 +23,10 @@ __all__ = [
     "MissingPart",
     "NetInfo",
     "Network",
+    "NetworkByHooks",
+    "NetworkError",
     "UnknownNetwork",
+    "UserNetwork",
     "WeightFile",
     "WeightsError",
     "batch_statistics",
@@ -33,8 +37,10 @@ __all__ = [
     "info",
     "load_weights",
     "names",
+    "provide_user_networks",
     "read_weights",
     "save_weights",
+    "user_networks",
     "weights_hash",
 ]
 

@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.errors import InputError
-from benchmark.methods._calls import MethodError, NoWatch, Watch, as_method_error, call, is_of_the_method
+from benchmark.methods._calls import MethodError, NoWatch, Watch, as_method_error, call
 from benchmark.methods._parse import MethodSpec, nothing_to_minimise
 from benchmark.methods.base import Method, MethodContext, Step, Terms, teachers_part
+from benchmark.user_code import is_of_the_user_code
 
 if TYPE_CHECKING:
     from models import Features
@@ -112,7 +113,7 @@ class Objective(nn.Module):
         try:
             return function()
         except BaseException as error:
-            if not is_of_the_method(error) or not len(self.methods):
+            if not is_of_the_user_code(error) or not len(self.methods):
                 raise
             raise as_method_error(self._culprit(error), hook, error) from error
 
@@ -194,7 +195,7 @@ class Objective(nn.Module):
         except InputError:
             raise  # it names the method
         except BaseException as error:
-            if not is_of_the_method(error):
+            if not is_of_the_user_code(error):
                 raise
             raise as_method_error(type(method), "weights", error) from error
 

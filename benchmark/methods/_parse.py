@@ -48,6 +48,17 @@ class Component:
         reason = call_classmethod(self.method, "skip", self.config, student, teacher)
         return str(reason) if reason else None
 
+    def missing_part(self, student: NetInfo | None, teacher: NetInfo | None) -> str | None:
+        """Return which part of the features the method reads and a network of the user's lacks, or None."""
+        stages = [self.needs(), *([self.init_needs()] if self.method.init_epochs else [])]
+        read_by_student = frozenset[str]().union(*(n.student for n in stages))
+        read_of_teacher = frozenset[str]().union(*(n.teacher | n.teacher_in_train for n in stages))
+        for net, parts in ((student, read_by_student), (teacher, read_of_teacher)):
+            if net is not None and (missing := parts - net.parts):
+                what = "pre-activations" if "preacts" in missing else sorted(missing)[0]
+                return f"{net.name} gives no {what}, which {self.method.title or self.method.name} reads"
+        return None
+
     def requires(self) -> tuple[str, ...]:
         """Return the names of the methods whose run on the same teacher must be done first."""
         return tuple(call_classmethod(self.method, "requires", self.config))
@@ -90,7 +101,7 @@ class MethodSpec:
     def skip(self, student: NetInfo | None, teacher: NetInfo | None) -> str | None:
         """Return the first component's reason why the pair cannot be trained, or None."""
         for c in self.components:
-            if reason := c.skip(student, teacher):
+            if reason := c.missing_part(student, teacher) or c.skip(student, teacher):
                 return reason
         return None
 

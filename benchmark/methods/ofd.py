@@ -41,7 +41,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +51,9 @@ from benchmark.methods._common import require_networks
 from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
 from models import Network
 from models.network import PostActivationNetwork, PreActivationNetwork
+
+if TYPE_CHECKING:
+    from models import NetInfo
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -129,6 +132,14 @@ class OFD(Method):
 }"""
     revision = 2
     Config = OFDConfig
+
+    @classmethod
+    def skip(cls, config: OFDConfig, student: NetInfo | None, teacher: NetInfo | None) -> str | None:
+        if teacher is not None and teacher.by_hooks:
+            return (
+                f"OFD reads the batch norm before each stage's last ReLU, which {teacher.name} does not name"
+            )
+        return None
 
     @classmethod
     def needs(cls, config: OFDConfig) -> Needs:

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import models
 from benchmark import data
 from benchmark.errors import InputError, unknown
 from benchmark.settings import coerce, scaled
@@ -489,4 +490,5 @@ def resolve(
     if recipe.train_images < 2:  # `samplers.cut_batches` drops a batch of one image, so none would be left
         raise InputError(f"train_images is {recipe.train_images}; training needs at least 2 images")
     recipe = dataclasses.replace(recipe, **overrides)
-    return recipe if network.startswith("wrn_") else dataclasses.replace(recipe, norm_updates=1)
+    is_wrn = network.startswith("wrn_") and network not in models.user_networks()
+    return recipe if is_wrn else dataclasses.replace(recipe, norm_updates=1)

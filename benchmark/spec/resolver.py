@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import models
 from benchmark import data, methods
 from benchmark.errors import InputError
 from benchmark.methods import PLAIN, MethodSpec
@@ -169,6 +170,7 @@ class Resolver:
             if teacher is None
             else {"network": teacher_network, "identity": teacher.identity},
             "student": None if r.student == NONE else r.student,
+            **_user_sources(teacher_network, r.student),
             "method": {"name": spec.name, **spec.settings()},
             "sampler": spec.sampler.name,
             "heads": {h.method: h.key for h in heads},
@@ -215,6 +217,13 @@ class Resolver:
             )
             for name in spec.requires
         )
+
+
+def _user_sources(*networks: str) -> dict[str, dict[str, str]]:
+    """Return the part of a key that identifies the files of the users' networks; {} without any."""
+    users = models.user_networks()
+    sources = {name: users[name].source for name in sorted(set(networks)) if name in users}
+    return {"networks": sources} if sources else {}
 
 
 def _teacher_network(request: Request, spec: MethodSpec) -> str:

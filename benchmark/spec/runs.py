@@ -26,9 +26,12 @@ import models
 from benchmark import data
 from benchmark.errors import InputError, unknown
 from benchmark.methods import MethodSpec
+from benchmark.plugins.networks import user_networks
 from benchmark.settings import scaled
 from benchmark.spec import protocols
 from benchmark.spec.protocols import Recipe
+
+models.provide_user_networks(user_networks)
 
 NONE = "none"
 """In a pair: no teacher, or (when a teacher's head is trained) no student."""
@@ -236,10 +239,13 @@ class Run:
 
 
 def network_info(name: str, num_classes: int) -> models.NetInfo:
-    """Return `models.info`. Raises `InputError` for an unknown name."""
+    """Return `models.info`. Raises `InputError` for an unknown name, and a user's network that is wrong."""
     if name not in models.names():
         raise unknown("network", name, models.names())
-    return models.info(name, num_classes)
+    try:
+        return models.info(name, num_classes)
+    except models.NetworkError as error:
+        raise InputError(str(error)) from error
 
 
 def parse_pair(text: str) -> tuple[str, str]:
