@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 from benchmark.data.samplers import SHUFFLE, Sampler
@@ -105,6 +107,16 @@ class MethodSpec:
                 return reason
         return None
 
+    def skip_mixed(self, *, mixup: bool, label_smoothing: bool) -> str | None:
+        """Return why the methods cannot be trained with mixed images, or smoothed labels, or None."""
+        for c in self.components:
+            title = c.method.title or c.method.name
+            if (mixup or label_smoothing) and c.method.task_loss is not Method.task_loss:
+                return f"{title} replaces the cross-entropy, whose targets the recipe changes"
+            if mixup and reads_single_images(c):
+                return f"{title} reads labels, indices or further views of single images, which mixup mixes"
+        return None
+
     @property
     def sampler(self) -> Sampler:
         """How an epoch is cut into batches."""
@@ -171,6 +183,33 @@ class MethodSpec:
         single = len(self.components) == 1
         fields = call_classmethod(self.components[0].method, "schedule") if single else {}
         return {**fields, **dict(self.protocol)}
+
+
+def reads_single_images(component: Component) -> bool:
+    """Return whether a method may read what belongs to single images, so that mixup would make it wrong.
+
+    That is a sampler of its own, another view than the normal one, or the word `labels` or `indices` in a
+    function of the method's file.
+    """
+    method = component.method
+    stages = [component.needs(), *([component.init_needs()] if method.init_epochs else [])]
+    views = {view.name for needs in stages for view in (*needs.views, *needs.passes)}
+    if method.sampler is not SHUFFLE or views - {NORMAL.name}:
+        return True
+    holders = [*(c for c in method.__mro__ if c not in Method.__mro__), sys.modules[method.__module__]]
+    codes = [code for holder in holders for code in _codes(holder, method.__module__)]
+    while codes:
+        code = codes.pop()
+        if {"labels", "indices", "train_labels"} & set(code.co_names):
+            return True
+        codes += [c for c in code.co_consts if isinstance(c, CodeType)]
+    return False
+
+
+def _codes(holder: Any, module: str) -> list[CodeType]:
+    """Return the code of the functions that a class or module holds and the module defines."""
+    functions = [getattr(value, "__func__", value) for value in vars(holder).values()]
+    return [f.__code__ for f in functions if isinstance(f, FunctionType) and f.__module__ == module]
 
 
 def _key_fields(config: MethodConfig) -> dict[str, Any]:

@@ -12,6 +12,7 @@ is imported once in a process.
 
 from benchmark.plugins._files import (
     VARIABLES,
+    cached,
     clear_cache,
     environment_variables,
     folders,
@@ -24,6 +25,7 @@ from benchmark.plugins._files import (
 
 __all__ = [
     "VARIABLES",
+    "cached",
     "clear_cache",
     "environment_variables",
     "folders",

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FunctionType, ModuleType
+from typing import TypeVar
 
 from benchmark import torch_settings
 from benchmark.errors import InputError
@@ -17,6 +18,11 @@ from benchmark.user_code import described, is_of_the_user_code
 
 VARIABLES = ("KD_METHODS", "KD_PLUGINS")
 """The environment variables that list folders, in the order in which the folders are read."""
+
+T = TypeVar("T")
+
+_clear: list[Callable[[], None]] = []
+"""What `clear_cache` calls."""
 
 _PREFIX = "kd_methods_"
 """A user's file `mine.py` becomes the module `kd_methods_mine`."""
@@ -71,7 +77,14 @@ def _existing() -> list[tuple[str, Path]]:
     return named
 
 
-@functools.cache
+def cached(function: Callable[[], T]) -> Callable[[], T]:
+    """Return the function with its result remembered until `clear_cache`. For what is read from the files."""
+    remembered = functools.cache(function)
+    _clear.append(remembered.cache_clear)
+    return remembered
+
+
+@cached
 def modules() -> Sequence[ModuleType]:
     """Import the Python files of all folders, and return their modules.
 
@@ -81,8 +94,9 @@ def modules() -> Sequence[ModuleType]:
 
 
 def clear_cache() -> None:
-    """Forget the imported files, so that the next call of `modules` imports them again."""
-    modules.cache_clear()
+    """Forget what was read from the files, so that it is read again when it is next asked for."""
+    for clear in _clear:
+        clear()
 
 
 def _import(variable: str, path: Path) -> ModuleType:

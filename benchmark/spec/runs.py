@@ -312,4 +312,6 @@ def _skip(spec: MethodSpec, teacher: str, student: str, num_classes: int) -> str
 
 def skip_reason(run: Run) -> str | None:
     """Return why the method cannot train this pair, None if it can. The table prints N/A with this reason."""
-    return _skip(run.spec, run.teacher, run.student, data.info(run.dataset).num_classes)
+    recipe = run.recipe
+    mixed = run.spec.skip_mixed(mixup=recipe.mixup > 0, label_smoothing=recipe.label_smoothing > 0)
+    return mixed or _skip(run.spec, run.teacher, run.student, data.info(run.dataset).num_classes)

@@ -67,12 +67,12 @@ def cacheable(needs: Needs) -> bool:
 def can_use_cache(run: Run) -> bool:
     """Whether a cache can hold all that the run's main stage needs of its teacher.
 
-    The run must augment by crops and flips and nothing else, and not train on a drawn part of the images: a
-    cache has all images of the training set, and a part would need one for each draw.
+    The run must augment by crops and flips and nothing else (no mixup), and not train on a drawn part of the
+    images: a cache has all images of the training set, and a part would need one for each draw.
     """
     recipe = run.recipe
     all_images = not recipe.drawn_from
-    crops = recipe.augment == "crop-flip"
+    crops = recipe.augment == "crop-flip" and not recipe.mixup
     return run.teacher_ref is not None and all_images and crops and cacheable(run.spec.needs())
 
 

@@ -257,6 +257,7 @@ class PackTrainer:
             drop_last=first.recipe.drop_last,
             seed=first.seed,
             augment=first.recipe.augment,
+            mixup=first.recipe.mixup,
         )
         self.teacher_cache = self._open_teacher_cache(runs)
         self.stepper = self._new_stepper()
