@@ -42,6 +42,12 @@ def show(on: bool) -> None:
     _shown = on
 
 
+def note(line: str) -> None:
+    """Display a line about the work, if tasks are displayed."""
+    if _shown:
+        _print(line)
+
+
 def occupy(on: bool) -> None:
     """Take the display for a bar of the caller's until it is given back: a terminal can show only one."""
     global _occupied

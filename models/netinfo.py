@@ -22,7 +22,7 @@ Shape = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class NetInfo:
-    """Sizes and shapes of a network. Those that depend on the input are for one image of 3x32x32."""
+    """Sizes and shapes of a network. Those that depend on the input are for one image of 3 x size x size."""
 
     name: str
     """Name of the network, as in `models.build`."""
@@ -48,6 +48,9 @@ class NetInfo:
     embedding_dim: int
     """Length of the vector that the classifier reads."""
 
+    size: int = 32
+    """Rows and columns of the image."""
+
     parts: frozenset[str] = frozenset(PARTS)
     """The parts of `Features` that it gives: all, except of a user's network without pre-activations."""
 
@@ -55,31 +58,33 @@ class NetInfo:
     """Whether it is a `NetworkByHooks`, of which only the features are known."""
 
 
-def info(name: str, num_classes: int = 100) -> NetInfo:
+def info(name: str, num_classes: int = 100, size: int = 32) -> NetInfo:
     """Return sizes and shapes of the network that `build` would make. Cached; draws no random number.
+
+    size: rows and columns of an image.
 
     Raises `UnknownNetwork` for an unknown name, and `NetworkError` for a user's network that is wrong.
     """
     if name in user_networks():
-        return _user_info(name, num_classes, user_networks()[name].source)
-    return _built_in_info(name, num_classes)
+        return _user_info(name, num_classes, size, user_networks()[name].source)
+    return _built_in_info(name, num_classes, size)
 
 
 @cache
-def _built_in_info(name: str, num_classes: int) -> NetInfo:
+def _built_in_info(name: str, num_classes: int, size: int) -> NetInfo:
     with torch.device("meta"):
         net = build(name, num_classes).eval()
     # A batch without images, on memory that is never touched. It is as fast as the meta device, whose
     # operators would import PyTorch's compiler first (2 s); `to_empty` would import sympy (0.4 s, 40 MB).
     net._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu"))
-    return _measured(name, net, torch.empty(0, 3, 32, 32, device="cpu"))
+    return _measured(name, net, torch.empty(0, 3, size, size, device="cpu"))
 
 
 @cache
-def _user_info(name: str, num_classes: int, _source: str) -> NetInfo:
+def _user_info(name: str, num_classes: int, size: int, _source: str) -> NetInfo:
     """Check the network with real weights and images: not every module runs without images."""
-    net = checked(name, num_classes)
-    return _measured(name, net, torch.zeros(1, 3, 32, 32, device="cpu"))
+    net = checked(name, num_classes, size)
+    return _measured(name, net, torch.zeros(1, 3, size, size, device="cpu"))
 
 
 def _measured(name: str, net: Network, images: torch.Tensor) -> NetInfo:
@@ -117,6 +122,7 @@ def _measured(name: str, net: Network, images: torch.Tensor) -> NetInfo:
         stem_shape=stem,
         stage_shapes=tuple(stages),
         embedding_dim=features.embedding.shape[1],
+        size=images.shape[2],
         parts=frozenset(part for part in PARTS if features.has(part)),
         by_hooks=isinstance(net, HookedNetwork),
     )

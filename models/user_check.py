@@ -13,8 +13,10 @@ IMAGES = 2
 """Number of images of the pass; one image could hide a wrong order of dimensions."""
 
 
-def checked(name: str, num_classes: int) -> Network:
+def checked(name: str, num_classes: int, size: int = 32) -> Network:
     """Return the user's network in eval mode, built and checked on the CPU.
+
+    size: rows and columns of an image.
 
     Raises `NetworkError`, which names the file. Draws nothing from the caller's generators.
     """
@@ -26,7 +28,7 @@ def checked(name: str, num_classes: int) -> Network:
             if not isinstance(net, Network):
                 raise NetworkError(f"it is a {type(net).__name__}; it must be a Network or a NetworkByHooks")
             net.eval()
-            images = torch.randn(IMAGES, 3, 32, 32)
+            images = torch.randn(IMAGES, 3, size, size)
         with torch.no_grad():
             _check(net, images, num_classes)
     except NetworkError as error:

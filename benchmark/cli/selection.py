@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmark import data
 from benchmark.cli.common import path_of, print_note
+from benchmark.data.clips import NAME as CLIPS
 from benchmark.data.clips import list_clips
 from benchmark.errors import InputError, unknown
 from benchmark.spec import imported, matrix, protocols
@@ -124,6 +125,7 @@ def resolver_of(args: argparse.Namespace, quiet: bool = False) -> Resolver:
     quiet: see `imported_of`.
     """
     data.register_clips(path_of(args.data))
+    data.use_folder(path_of(args.data))
     return Resolver(imported_of(args, quiet))
 
 
@@ -142,15 +144,18 @@ def select(args: argparse.Namespace, table_name: str = "", quiet: bool = False) 
     protocols.get_profile(profile)
     overrides = matrix.parse_overrides(args.settings)
     resolver = resolver_of(args, quiet)
-    expansion = matrix.expand(
-        table,
-        profile,
-        resolver,
-        seeds=seeds_of(args.seeds),
-        pairs=listed_names("--pairs", args.pairs),
-        only_methods=listed_names("--methods", args.methods),
-        overrides=overrides,
-    )
+    try:
+        expansion = matrix.expand(
+            table,
+            profile,
+            resolver,
+            seeds=seeds_of(args.seeds),
+            pairs=listed_names("--pairs", args.pairs),
+            only_methods=listed_names("--methods", args.methods),
+            overrides=overrides,
+        )
+    except data.MissingData as error:
+        raise NotInTable(str(error)) from error
     if not quiet:
         _note_added_rows(table, expansion)
     _check_overrides(overrides, expansion)
@@ -181,7 +186,7 @@ def _check_clips(dataset: str, folder: Path) -> None:
     Their identity is part of their runs' keys, so without them no finished run would be recognised.
     """
     info = data.info(dataset)
-    if info.user_files and not info.identity:
+    if dataset == CLIPS and not info.identity:
         try:
             list_clips(folder)
         except InputError as error:

@@ -14,6 +14,7 @@ from benchmark import data, methods
 from benchmark.cli import common, options
 from benchmark.cli.common import print_note
 from benchmark.cli.selection import resolver_of
+from benchmark.data.clips import NAME as CLIPS
 from benchmark.errors import InputError
 from benchmark.spec import matrix, protocols
 from benchmark.spec.imported import require_weights
@@ -124,7 +125,7 @@ def _teachers_of_tables(dataset: str) -> list[tuple[str, str]]:
     teachers: dict[tuple[str, str], None] = {}
     for name in matrix.table_names():
         table = matrix.load_table(name)
-        if data.info(table.dataset).user_files == data.info(dataset).user_files:
+        if (table.dataset == CLIPS) == (dataset == CLIPS):
             protocol = protocols.get_protocol(table.protocol).teacher_protocol
             teachers.update(((t, protocol), None) for t, _ in table.columns if t != NONE)
     return list(teachers)
@@ -201,7 +202,7 @@ def do_teachers(args: argparse.Namespace) -> int:
         protocols.get_protocol(args.protocol)
     if args.dataset is None:
         args.dataset = profile.dataset or "cifar100"
-    data.info(args.dataset)
+    data.check_name(args.dataset)
     if args.test and not args.teachers:
         raise InputError("--test needs checkpoints: give TEACHERS= or --teachers")
     imported = []

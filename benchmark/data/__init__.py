@@ -1,7 +1,21 @@
 """Data sets, samplers (batches) and views (augmentation), all driven by a run's seed."""
 
 from benchmark.data.clips import register_clips
-from benchmark.data.datasets import DATASETS, Channels, Dataset, DatasetInfo, Split, info, load
+from benchmark.data.datasets import (
+    DATASETS,
+    Channels,
+    Dataset,
+    DatasetInfo,
+    MissingData,
+    Split,
+    check_name,
+    has_user_files,
+    info,
+    is_name,
+    load,
+)
+from benchmark.data.folders import use_folder
+from benchmark.data.pictures import NAME as PICTURES
 from benchmark.data.randaugment import STRONG
 from benchmark.data.samplers import FOURS, GROUPS, HALVES, PAIRS, SHUFFLE, Sampler, cut_batches
 from benchmark.data.selection import NOISES, SUBSETS, Selection
@@ -33,6 +47,7 @@ __all__ = [
     "NORMAL",
     "PAD",
     "PAIRS",
+    "PICTURES",
     "ROTATED",
     "SECOND",
     "SHUFFLE",
@@ -41,6 +56,7 @@ __all__ = [
     "Channels",
     "Dataset",
     "DatasetInfo",
+    "MissingData",
     "RawBatch",
     "Sampler",
     "Selection",
@@ -49,11 +65,15 @@ __all__ = [
     "batch_crop",
     "batch_flip",
     "batch_resized_crop",
+    "check_name",
     "cut_batches",
+    "has_user_files",
     "info",
+    "is_name",
     "load",
     "mixing_shares",
     "normalise",
     "register_clips",
+    "use_folder",
     "view_for",
 ]

@@ -2,8 +2,9 @@
 
 `cifar100` and `cifar10` come through torchvision: downloaded, or read from an existing folder. The md5 sums
 of their files are checked. `digits` is scikit-learn's (1,797 real 8x8 images that come with its wheel),
-enlarged to 3x32x32; the `quick` profile uses it. `clips` are sound clips from a folder of the
-user (benchmark/data/clips.py).
+enlarged to 3x32x32; the `quick` profile uses it. `pictures` are drawings of 64 pixels (pictures.py). `clips`
+are sound clips from a folder of the user (clips.py); TinyImageNet, Imagenette and `folder:NAME` are folders
+of images (folders/).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Split:
     """The images of a training or test set, with their labels."""
 
     images: Tensor
-    """uint8 `[N, 32, 32, 3]` (channels last)."""
+    """uint8 `[N, H, H, 3]` (channels last); H is the data set's `size`."""
 
     labels: Tensor
     """int64 `[N]`."""
@@ -85,6 +86,16 @@ class DatasetInfo:
 
     identity: str = ""
     """Identifies the user's files, and is part of a run's key; "" if there are none."""
+
+    size: int = 32
+    """Side of the images in pixels."""
+
+    current: Callable[[], DatasetInfo] | None = None
+    """Returns the properties of the files that are there now; None if they are always the same."""
+
+
+class MissingData(InputError):
+    """A data set is not in the folder of data sets."""
 
 
 def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
@@ -218,11 +229,37 @@ DATASETS: dict[str, DatasetInfo] = {
 }
 
 
+FAMILIES: dict[str, Callable[[str], DatasetInfo]] = {}
+"""By the beginning of the names of a kind of data sets (`folder:`): returns the properties of one."""
+
+
+def is_name(name: str) -> bool:
+    """Return whether a data set may have this name. No file is looked at."""
+    return name in DATASETS or name.startswith(tuple(FAMILIES))
+
+
+def check_name(name: str) -> None:
+    """Raise `InputError` for a name that no data set has. No file is looked at."""
+    if not is_name(name):
+        raise unknown("data set", name, (*DATASETS, *(f"{family}NAME" for family in FAMILIES)))
+
+
 def info(name: str) -> DatasetInfo:
-    """Return the properties of a data set. Raises `InputError` for an unknown one."""
+    """Return the properties of a data set.
+
+    Raises `InputError` for an unknown one, and `MissingData` for one that is known by its files alone and is
+    not there.
+    """
+    check_name(name)
     if name not in DATASETS:
-        raise unknown("data set", name, DATASETS)
-    return DATASETS[name]
+        return next(of_name(name) for family, of_name in FAMILIES.items() if name.startswith(family))
+    known = DATASETS[name]
+    return known if known.current is None else known.current()
+
+
+def has_user_files(name: str) -> bool:
+    """Return whether a data set consists of the user's files, so that it differs from user to user."""
+    return name not in DATASETS or DATASETS[name].user_files
 
 
 def load(name: str, folder: Path | str = "data") -> Dataset:

@@ -93,7 +93,7 @@ class Stream:
         device = split.images.device
         self.mean, self.std = torch.tensor(mean, device=device), torch.tensor(std, device=device)
         self.sampler, self.batch_size, self.drop_last, self.seed = sampler, batch_size, drop_last, seed
-        self.augment, self.mixup = augment, mixup
+        self.augment, self.mixup, self.size = augment, mixup, split.images.shape[1]
         self._labels_cpu = split.labels.cpu()
 
     def steps(self, stage: str, epoch: int) -> int:
@@ -135,7 +135,7 @@ class Stream:
         order = self._order(stage, epoch)
         total = sum(len(batch) for batch, _ in order)
         draws = {}
-        for view in {v.name: view_for(self.augment, v) for v in (NORMAL, *drawn, *views)}.values():
+        for view in {v.name: view_for(self.augment, v, self.size) for v in (NORMAL, *drawn, *views)}.values():
             generator = torch.Generator().manual_seed(seed_of(self.seed, "view", view.name, stage, epoch))
             draws[view.name] = view.draw(total, generator).to(device)
         if self.mixup:

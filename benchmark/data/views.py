@@ -11,12 +11,15 @@ convolutions prefer); views return float32 `[copies * B, 3, H, W]` in channels_l
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from benchmark.data import crops
 
 PAD = 4
 """Padding of the recipe's RandomCrop(32, padding=4)."""
@@ -179,6 +182,30 @@ def _make_resized(raw: RawBatch, draws: Tensor, _normal: Tensor) -> Tensor:
     return raw.normalise(batch_flip(batch_resized_crop(raw.images, draws[:, :4]), draws[:, 4]))
 
 
+def _crop_flip(images: Tensor, draws: Tensor) -> Tensor:
+    """Crop uint8 images `[B, H, H, 3]`, resize the crops to H x H and mirror them, as `crops` has drawn."""
+    box = crops.boxes(draws, images.shape[1], images.shape[2])
+    return batch_flip(batch_resized_crop(images, box), draws[:, -1])
+
+
+def _make_imagenet(raw: RawBatch, draws: Tensor, _normal: Tensor) -> Tensor:
+    return raw.normalise(_crop_flip(raw.images, draws))
+
+
+def _make_imagenet_rotated(raw: RawBatch, draws: Tensor, _normal: Tensor) -> Tensor:
+    """Mirror the whole image or not, rotate it, then crop and mirror each copy independently (DLKD's code).
+
+    In that code the copy that is not rotated goes through both flips too. Two independent coins make a fair
+    one that is independent of either, so that copy is the ordinary normal view.
+    """
+    mirrored = batch_flip(raw.images, draws[:, 0])
+    copies = [
+        _crop_flip(torch.rot90(mirrored, k + 1, (1, 2)), crops.copy_draws(draws, k))
+        for k in range(crops.COPIES)
+    ]
+    return raw.normalise(torch.cat(copies))
+
+
 def mixing_shares(rows: int, device: torch.device) -> Tensor:
     """Return the share `[rows]` that a row of `MIXED` has of its own image: (i + 1/2) / rows for row i.
 
@@ -220,6 +247,13 @@ AUGMENTS: Mapping[str, Mapping[str, View]] = {
         **{v.name: View(v.name, v.copies, draw=_draw_resized, make=_make_resized) for v in (NORMAL, SECOND)},
         MIXED.name: _mixed(_make_resized),
     },
+    "imagenet": {
+        **{v.name: View(v.name, 1, draw=crops.draw_crop, make=_make_imagenet) for v in (NORMAL, SECOND)},
+        ROTATED.name: View(
+            ROTATED.name, ROTATED.copies, draw=crops.draw_rotated_crops, make=_make_imagenet_rotated
+        ),
+        MIXED.name: _mixed(_make_imagenet),
+    },
     "none": {
         **{v.name: _with_fixed_draws(v, PAD, PAD, 0) for v in (NORMAL, SECOND)},
         ROTATED.name: _with_fixed_draws(ROTATED, *(PAD,) * 6),
@@ -229,9 +263,12 @@ AUGMENTS: Mapping[str, Mapping[str, View]] = {
 name."""
 
 
-def view_for(augment: str, view: View) -> View:
-    """Return the view as an augmentation makes it."""
-    return AUGMENTS[augment].get(view.name, view)
+def view_for(augment: str, view: View, size: int = 32) -> View:
+    """Return the view as an augmentation makes it from images of `size` by `size` pixels."""
+    made = AUGMENTS[augment].get(view.name, view)
+    if made.draw is _draw_resized and size != 32:
+        return View(made.name, made.copies, functools.partial(_draw_resized, size=size), made.make)
+    return made
 
 
 VARIANTS = 2 * (2 * PAD + 1) ** 2

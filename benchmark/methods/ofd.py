@@ -169,4 +169,4 @@ class OFD(Method):
                 p_t = F.adaptive_avg_pool2d(p_t, (p_s.shape[-2], p_s.shape[-1]))
             target = torch.maximum(p_t, self.get_buffer(f"margin_{number}"))
             parts.append(partial_distance(connector(p_s), target) / 2 ** (len(pairs) - 1 - number))
-        return {"ofd": torch.stack(parts).sum() / len(step.images["normal"])}
+        return {"ofd": torch.stack(parts).sum() / len(step.student.preacts[0])}

@@ -148,7 +148,7 @@ def load_table(name: str, folder: Path = FOLDER) -> Table:
     raw = _read(path)
     _check_fields(path.name, raw, _TABLE_FIELDS, required=_TABLE_REQUIRED)
     protocols.get_protocol(raw["protocol"])
-    data.info(raw["dataset"])
+    data.check_name(raw["dataset"])
     if not 1 <= raw["seeds"] <= MOST_SEEDS:
         raise InputError(f"{path.name}: seeds = {raw['seeds']}; allowed: 1 to {MOST_SEEDS}")
     for field in ("columns", "rows"):

@@ -196,6 +196,9 @@ class RunFiles:
             "best_epoch": active.best.epoch or None,
             "best_chosen_on": "test set",
             "top5_last": last.get("test_acc_top5"),
+            "top5_best": next(
+                (row.get("test_acc_top5") for row in main if row["epoch"] == active.best.epoch), None
+            ),
             "test_loss_last": last.get("test_loss"),
             "epochs": len(main),
             "reason": reason,
@@ -239,6 +242,7 @@ class RunFiles:
                 "top1_best": score.top1,
                 "best_epoch": None,
                 "top5_last": score.top5,
+                "top5_best": score.top5,
                 "test_loss_last": score.loss,
                 "epochs": 0,
                 "seconds": round(seconds, 3),

@@ -133,6 +133,7 @@ def work(order: str, reporter: Reporter | None = None) -> list[Outcome]:
     """Train the pack of a work order in this process. Raises `InputError` if it is not a valid work order."""
     run_orders, settings = _parse(order)
     data.register_clips(settings.data)
+    data.use_folder(settings.data)
     resolver = Resolver(imported.teachers_in(settings.teachers, settings.network))
     runs = [resolver.from_order(o) for o in run_orders]
     return train_pack(runs, Store(settings.results), settings.training_options([runs], reporter))

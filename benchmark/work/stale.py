@@ -145,7 +145,7 @@ def _judge_finished(key: str, record: dict[str, Any], resolver: Resolver) -> Ver
                 return None
             if name := unknown_name(order):
                 return Verdict(key, Reason.UNKNOWN_NAME, name)
-            if data.info(order["dataset"]).user_files:
+            if data.has_user_files(order["dataset"]):
                 return None  # its key depends on files that DATA= may not point to now
             return Verdict(key, Reason.OLD_KEY, str(error))
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -192,7 +192,7 @@ def unknown_name(order: dict[str, Any]) -> str:
         *(str(k).partition(".")[0] for k, _ in order["overrides"] if "." in str(k)),
     ]
     kinds: list[tuple[str, list[str], Container[str]]] = [
-        ("data set", [order["dataset"]], data.DATASETS),
+        ("data set", [order["dataset"]], [name for name in [order["dataset"]] if data.is_name(name)]),
         ("protocol", [order["protocol"]], protocols.names()),
         ("profile", [order["profile"]], protocols.PROFILES),
         ("network", [order["teacher"], order["student"]], (NONE, *models.names())),
