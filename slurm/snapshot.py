@@ -19,6 +19,7 @@ from pathlib import Path
 from benchmark import plugins
 from benchmark.package_names import PACKAGES
 from benchmark.provenance import COMMIT_FILE, git_state
+from benchmark.spec import teacher_table
 
 SUFFIXES = (".py", ".c", ".toml", ".json", ".csv")
 IMPORTED = (*SUFFIXES, ".pyc", ".so")
@@ -58,7 +59,7 @@ def take(folder: Path, root: Path = ROOT, note: Callable[[str], None] = lambda t
     content = {path: (root / path).read_bytes() for path in code_files(root)}
     for i, user_folder in enumerate(plugins.folders()):
         content |= {
-            Path(USER_METHODS, str(i), p.name): p.read_bytes()
+            Path(USER_METHODS, str(i), p.name): _content(p)
             for p in sorted([*user_folder.glob("*.py"), *user_folder.glob("*.toml")])
         }
     digest = hashlib.sha256(label.encode())
@@ -74,6 +75,11 @@ def take(folder: Path, root: Path = ROOT, note: Callable[[str], None] = lambda t
         number += 1
         snapshot = folder / f"{name}-{number}"
     return _make(snapshot, content)
+
+
+def _content(path: Path) -> bytes:
+    """Return a plug-in's content. A copy of teachers.toml names its files by absolute paths."""
+    return teacher_table.with_absolute_paths(path) if path.name == teacher_table.FILE else path.read_bytes()
 
 
 def _changed(snapshot: Path, content: Mapping[Path, bytes]) -> Path | None:

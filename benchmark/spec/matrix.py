@@ -139,7 +139,17 @@ class Expander:
             student=student,
             method=method,
             overrides=overrides,
+            teacher_weights=self._listed_weights(teacher, student),
         )
+
+    def _listed_weights(self, teacher: str, student: str) -> str:
+        """Return the hash of the teacher that `teachers.toml` names for this pair in this table, or ""."""
+        if teacher == NONE:
+            return ""
+        ref = self.resolver.listed_teacher(
+            teacher, dataset=self.dataset, student=student, table=self.table.name
+        )
+        return "" if ref is None else ref.weights
 
     def cell(self, row: Row, teacher: str, student: str) -> Cell:
         """Return the cell of a row and a pair."""
@@ -157,7 +167,9 @@ class Expander:
         if teacher == NONE:
             return Cell(row, teacher, student, reason="no teacher")
         protocol = self.table.protocol_override or row.protocol
-        ref = self.resolver.teacher(
+        ref = self.resolver.listed_teacher(
+            teacher, dataset=self.dataset, student=student, table=self.table.name
+        ) or self.resolver.teacher(
             teacher,
             dataset=self.dataset,
             protocol=protocol,

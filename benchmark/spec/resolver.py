@@ -10,7 +10,7 @@ import models
 from benchmark import data, methods
 from benchmark.errors import InputError
 from benchmark.methods import PLAIN, MethodSpec
-from benchmark.spec import protocols
+from benchmark.spec import protocols, teacher_table
 from benchmark.spec.protocols import Recipe
 from benchmark.spec.runs import (
     NONE,
@@ -49,9 +49,13 @@ class Resolver:
         request = Request(
             **{name: order[name] for name in names},
             overrides=tuple((k, v) for k, v in order["overrides"]),
+            teacher_weights=order.get("teacher_weights", ""),
         )
         if order["evaluates"]:
-            ref = self.imported.get((request.dataset, request.student))
+            weights = str(order["key"]).rpartition("/")[2]
+            ref = self._of_weights(weights, request.dataset, request.student) or self.imported.get(
+                (request.dataset, request.student)
+            )
             if ref is None:
                 raise InputError(
                     f"{order['key']}: its imported checkpoint is not here; "
@@ -70,10 +74,25 @@ class Resolver:
             )
         return run
 
+    def listed_teacher(self, network: str, *, dataset: str, student: str, table: str) -> TeacherRef | None:
+        """Return the teacher that `teachers.toml` names; None if it names none. table: "" for no table."""
+        entry = teacher_table.choose(
+            teacher_table.entries(), dataset=dataset, network=network, student=student, table=table
+        )
+        return None if entry is None else entry.ref()
+
+    def _of_weights(self, weights: str, dataset: str, network: str) -> TeacherRef | None:
+        """Return the listed or imported teacher that has these weights, None if none has."""
+        for entry in teacher_table.entries():
+            if (entry.dataset, entry.network) == (dataset, network) and entry.ref().weights == weights:
+                return entry.ref()
+        ref = self.imported.get((dataset, network))
+        return next((r for r in (ref, ref and ref.other_epoch) if r and r.weights == weights), None)
+
     def teacher(
         self, network: str, *, dataset: str, protocol: str, profile: str, overrides: Overrides = ()
     ) -> TeacherRef:
-        """Return the teacher of an architecture.
+        """Return the teacher of an architecture that is not listed in `teachers.toml`.
 
         It is the imported checkpoint if there is one, else seed 0 of the network's plain training under the
         protocol's teacher protocol. Of `overrides`, only those of the recipe that concern a teacher count.
@@ -148,16 +167,18 @@ class Resolver:
                 network_info(name, dataset.num_classes)
         teacher_network = _teacher_network(request, spec)
         recipe = self._recipe(request, spec)
-        teacher = None
+        teacher = listed = None
         if teacher_network != NONE:
-            teacher = self.teacher(
+            listed = self._teacher_of(request, teacher_network)
+            teacher = listed or self.teacher(
                 teacher_network,
                 dataset=r.dataset,
                 protocol=r.protocol,
                 profile=r.profile,
                 overrides=r.overrides,
             )
-        heads = self._heads(request, spec)
+        # a head is trained on the same teacher, whatever the pair and the table are
+        heads = self._heads(request, spec, "" if listed is None else listed.weights)
         mean, std = normalisation(r.protocol, r.dataset)
         settings = {
             "engine": ENGINE_REVISION,
@@ -197,7 +218,20 @@ class Resolver:
         recipe.selection.check(dataset.num_classes)
         return recipe
 
-    def _heads(self, request: Request, spec: MethodSpec) -> tuple[Run, ...]:
+    def _teacher_of(self, request: Request, network: str) -> TeacherRef | None:
+        """Return the teacher of a request that is chosen by `teachers.toml`, None if it does not choose."""
+        r = request
+        if not r.teacher_weights:
+            return self.listed_teacher(network, dataset=r.dataset, student=r.student, table="")
+        ref = self._of_weights(r.teacher_weights, r.dataset, network)
+        if ref is None:
+            raise InputError(
+                f"the teacher {network} with weights {r.teacher_weights} is not here; restore it in "
+                "teachers.toml, or set TEACHERS= to the folder that has it"
+            )
+        return ref
+
+    def _heads(self, request: Request, spec: MethodSpec, teacher_weights: str) -> tuple[Run, ...]:
         shared = ("recipe.train_images", "recipe.test_images", "recipe.batch_size")
         overrides = tuple(
             (k, v) for k, v in request.overrides if k in shared or k.partition(".")[0] in spec.requires
@@ -212,6 +246,7 @@ class Resolver:
                     student=NONE,
                     method=name,
                     overrides=overrides,
+                    teacher_weights=teacher_weights,
                 ),
                 seed=0,
             )

@@ -91,6 +91,10 @@ class Request:
     method: str
     overrides: Overrides = ()
 
+    teacher_weights: str = ""
+    """Hash of the weights of the teacher that `teachers.toml` names for the table; "" leaves the choice to
+    the resolver."""
+
 
 @dataclass(frozen=True)
 class Resolved:
@@ -226,6 +230,7 @@ class Run:
             "seed": self.seed,
             "key": self.key,
             "evaluates": self.evaluates is not None,
+            **({"teacher_weights": r.teacher_weights} if r.teacher_weights else {}),
         }
 
     def __hash__(self) -> int:
