@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from benchmark import methods
+from benchmark import data, methods
 from benchmark.errors import InputError, unknown
 from benchmark.methods import PLAIN
 from benchmark.spec import protocols
@@ -206,7 +206,7 @@ def expand(
     expander = Expander(
         table=table,
         profile=profile,
-        dataset=dataset or p.dataset or table.dataset,
+        dataset=dataset or _dataset(table, p),
         seeds=tuple(range(p.seeds or table.seeds)) if seeds is None else tuple(seeds),
         overrides=overrides,
         resolver=resolver or Resolver(),
@@ -258,6 +258,12 @@ def with_rows_for(table: Table, only_methods: Sequence[str]) -> Table:
         if name not in known and trainable.issuperset(name.split("+"))
     ]
     return replace(table, rows=(*table.rows, *rows)) if rows else table
+
+
+def _dataset(table: Table, profile: protocols.Profile) -> str:
+    """Return the data set of a table under a profile. A user's own stays: nothing has to stand in for it."""
+    is_the_users = table.dataset not in data.DATASETS
+    return table.dataset if is_the_users else profile.dataset or table.dataset
 
 
 def _columns(table: Table, profile: str, pairs: Sequence[str]) -> Sequence[tuple[str, str]]:
