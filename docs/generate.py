@@ -31,7 +31,7 @@ DOCUMENTS = (
 BLOCK = re.compile(r"<!-- (python -m [^>]+?) -->\n(.*?)<!-- end -->", re.DOTALL)
 VARIABLES = (
     *("PROFILE", "SEEDS", "PROTOCOL", "DATA", "TEACHERS", "RESULTS", "PRECISION", "THREADS"),
-    *("STUDENT_THREADS", "KEEP", "TEACHER_CACHE", "KD_METHODS", "KD_PUBLISHED", "KD_GPU_NORMS"),
+    *("STUDENT_THREADS", "KEEP", "TEACHER_CACHE", "KD_METHODS", "KD_PLUGINS", "KD_PUBLISHED", "KD_GPU_NORMS"),
 )
 """The environment variables that commands read."""
 

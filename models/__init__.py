@@ -9,11 +9,12 @@ models.load_weights(net, path)                    load a checkpoint as the paper
 
 from models._torchvision import import_torchvision
 from models.features import PARTS, Features, MissingPart
+from models.hooked import NetworkByHooks, NetworkError
 from models.layers import batch_statistics, freeze
 from models.netinfo import NetInfo, info
 from models.network import Network
 from models.projector import mlp, state_of_projector
-from models.registry import UnknownNetwork, build, names
+from models.registry import UnknownNetwork, UserNetwork, build, names, provide_user_networks, user_networks
 from models.weight_files import WeightFile, WeightsError
 from models.weights import fitting, lacks_classifier, load_weights, read_weights, save_weights, weights_hash
 
@@ -23,7 +24,10 @@ __all__ = [
     "MissingPart",
     "NetInfo",
     "Network",
+    "NetworkByHooks",
+    "NetworkError",
     "UnknownNetwork",
+    "UserNetwork",
     "WeightFile",
     "WeightsError",
     "batch_statistics",
@@ -36,9 +40,11 @@ __all__ = [
     "load_weights",
     "mlp",
     "names",
+    "provide_user_networks",
     "read_weights",
     "save_weights",
     "state_of_projector",
+    "user_networks",
     "weights_hash",
 ]
 

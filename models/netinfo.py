@@ -10,7 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.registry import build
+from models.features import PARTS
+from models.hooked import HookedNetwork
+from models.network import Network
+from models.registry import build, user_networks
+from models.user_check import checked
 
 Shape = tuple[int, int, int]
 """(channels, height, width) of a map."""
@@ -47,21 +51,44 @@ class NetInfo:
     size: int = 32
     """Rows and columns of the image."""
 
+    parts: frozenset[str] = frozenset(PARTS)
+    """The parts of `Features` that it gives: all, except of a user's network without pre-activations."""
 
-@cache
+    by_hooks: bool = False
+    """Whether it is a `NetworkByHooks`, of which only the features are known."""
+
+
 def info(name: str, num_classes: int = 100, size: int = 32) -> NetInfo:
     """Return sizes and shapes of the network that `build` would make. Cached; draws no random number.
 
     size: rows and columns of an image.
 
-    Raises `UnknownNetwork` for an unknown name.
+    Raises `UnknownNetwork` for an unknown name, and `NetworkError` for a user's network that is wrong.
     """
+    if name in user_networks():
+        return _user_info(name, num_classes, size, user_networks()[name].source)
+    return _built_in_info(name, num_classes, size)
+
+
+@cache
+def _built_in_info(name: str, num_classes: int, size: int) -> NetInfo:
     with torch.device("meta"):
         net = build(name, num_classes).eval()
     # A batch without images, on memory that is never touched. It is as fast as the meta device, whose
     # operators would import PyTorch's compiler first (2 s); `to_empty` would import sympy (0.4 s, 40 MB).
     net._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu"))
-    no_image = torch.empty(0, 3, size, size, device="cpu")
+    return _measured(name, net, torch.empty(0, 3, size, size, device="cpu"))
+
+
+@cache
+def _user_info(name: str, num_classes: int, size: int, _source: str) -> NetInfo:
+    """Check the network with real weights and images: not every module runs without images."""
+    net = checked(name, num_classes, size)
+    return _measured(name, net, torch.zeros(1, 3, size, size, device="cpu"))
+
+
+def _measured(name: str, net: Network, images: torch.Tensor) -> NetInfo:
+    """Return sizes and shapes of a network, by one pass of images."""
     macs = convolutions = map_elements = 0
 
     def count(layer: nn.Module, _inputs: Any, output: Any) -> None:
@@ -72,7 +99,8 @@ def info(name: str, num_classes: int = 100, size: int = 32) -> NetInfo:
             map_elements += math.prod(output.shape[1:])
             macs += math.prod(output.shape[1:]) * layer.in_channels // layer.groups * height * width
         elif isinstance(layer, nn.Linear):
-            macs += layer.out_features * layer.in_features
+            positions = math.prod(output.shape[1:-1])  # 1, except for a linear layer over tokens
+            macs += positions * layer.out_features * layer.in_features
         elif isinstance(layer, nn.GRU):
             frames = output[0].shape[1]  # every matrix is multiplied once per frame
             macs += frames * sum(
@@ -82,7 +110,7 @@ def info(name: str, num_classes: int = 100, size: int = 32) -> NetInfo:
     for module in net.modules():
         module.register_forward_hook(count)
     with torch.no_grad():
-        features = net.features(no_image)
+        features = net.features(images)
     stem, *stages = ((m.shape[1], m.shape[2], m.shape[3]) for m in features.maps)
     params = sum(parameter.numel() for parameter in net.parameters())
     return NetInfo(
@@ -94,5 +122,7 @@ def info(name: str, num_classes: int = 100, size: int = 32) -> NetInfo:
         stem_shape=stem,
         stage_shapes=tuple(stages),
         embedding_dim=features.embedding.shape[1],
-        size=size,
+        size=images.shape[2],
+        parts=frozenset(part for part in PARTS if features.has(part)),
+        by_hooks=isinstance(net, HookedNetwork),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 
 from models.crnn import CRNN
@@ -58,9 +59,34 @@ NETWORKS: Mapping[str, Callable[[int], Network]] = {
 }
 
 
+@dataclass(frozen=True)
+class UserNetwork:
+    """A network that is defined outside of this package."""
+
+    build: Callable[[int], Network]
+    file: str
+
+    source: str
+    """Hash of the file, which is part of the keys of the runs that use the network."""
+
+
+_find_user_networks: Callable[[], Mapping[str, UserNetwork]] = dict
+
+
+def provide_user_networks(find: Callable[[], Mapping[str, UserNetwork]]) -> None:
+    """Set the function that returns the users' networks by name. It is called when a name is asked for."""
+    global _find_user_networks
+    _find_user_networks = find
+
+
+def user_networks() -> Mapping[str, UserNetwork]:
+    """Return the users' networks by name."""
+    return _find_user_networks()
+
+
 def names() -> tuple[str, ...]:
     """Return the names of all networks."""
-    return tuple(NETWORKS)
+    return (*NETWORKS, *user_networks())
 
 
 def build(name: str, num_classes: int = 100) -> Network:
@@ -68,10 +94,11 @@ def build(name: str, num_classes: int = 100) -> Network:
 
     Raises `UnknownNetwork` for a name that is not in `names()`, and `ValueError` for fewer than one class.
     """
-    if name not in NETWORKS:
-        raise UnknownNetwork(f"unknown network {name!r}; allowed: {', '.join(NETWORKS)}")
+    if name not in NETWORKS and name not in user_networks():
+        raise UnknownNetwork(f"unknown network {name!r}; allowed: {', '.join(names())}")
     if num_classes < 1:
         raise ValueError(f"num_classes is {num_classes}; allowed: 1 or more")
-    net = NETWORKS[name](num_classes)
+    make = NETWORKS[name] if name in NETWORKS else user_networks()[name].build
+    net = make(num_classes)
     net.name = name
     return net

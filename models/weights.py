@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from models import projector
 from models.network import Network
-from models.registry import build
+from models.registry import build, user_networks
 from models.weight_files import NOT_PLAIN, State, WeightFile, WeightsError, plain, read_file, without_prefixes
 
 _CLASSIFIERS = ("fc.weight", "linear.weight", "classifier.weight", "classifier.0.weight")
@@ -87,7 +87,10 @@ def lacks_classifier(file: WeightFile) -> bool:
 
 @functools.cache
 def _blueprint(name: str, num_classes: int) -> Network:
-    """Return a network whose tensors have no memory."""
+    """Return a network whose tensors have no memory (a user's has: not every module can be built without)."""
+    if name in user_networks():
+        with torch.random.fork_rng(devices=[]):
+            return build(name, num_classes)
     with torch.device("meta"):
         return build(name, num_classes)
 

@@ -1,6 +1,6 @@
 """Copy the code for jobs, so that an edit after the submission does not change what queued jobs run.
 
-A snapshot contains the packages that a job imports, the method files of the folders in KD_METHODS (as
+A snapshot contains the packages that a job imports, the files of the folders in KD_METHODS and KD_PLUGINS (as
 `user-methods/0`, `user-methods/1`, ...) and the file `benchmark/COMMIT`, from which records take the commit.
 Its name is the hash of its content: submissions of the same code share one snapshot. Before it is shared, its
 files are compared with the code again. One that was changed on disk is left to the jobs that were submitted
@@ -16,9 +16,10 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from benchmark import methods
+from benchmark import plugins
 from benchmark.package_names import PACKAGES
 from benchmark.provenance import COMMIT_FILE, git_state
+from benchmark.spec import teacher_table
 
 SUFFIXES = (".py", ".c", ".toml", ".json", ".csv")
 IMPORTED = (*SUFFIXES, ".pyc", ".so")
@@ -44,9 +45,8 @@ def code_files(root: Path = ROOT) -> list[Path]:
 
 
 def environment_variables(snapshot: Path) -> dict[str, str]:
-    """Return the environment variables of jobs that run `snapshot`: KD_METHODS with the copied folders."""
-    folders = [str(snapshot / USER_METHODS / str(i)) for i in range(len(methods.user_method_folders()))]
-    return {"KD_METHODS": os.pathsep.join(folders)} if folders else {}
+    """Return the environment variables of jobs that run `snapshot`: the copied folders of plug-ins."""
+    return plugins.environment_variables(lambda number, _folder: snapshot / USER_METHODS / str(number))
 
 
 def take(folder: Path, root: Path = ROOT, note: Callable[[str], None] = lambda text: None) -> Path:
@@ -57,9 +57,10 @@ def take(folder: Path, root: Path = ROOT, note: Callable[[str], None] = lambda t
     state = git_state()
     label = f"{state['commit']} {'dirty' if state['dirty'] else 'clean'}\n"
     content = {path: (root / path).read_bytes() for path in code_files(root)}
-    for i, user_folder in enumerate(methods.user_method_folders()):
+    for i, user_folder in enumerate(plugins.folders()):
         content |= {
-            Path(USER_METHODS, str(i), p.name): p.read_bytes() for p in sorted(user_folder.glob("*.py"))
+            Path(USER_METHODS, str(i), p.name): _content(p)
+            for p in sorted([*user_folder.glob("*.py"), *user_folder.glob("*.toml")])
         }
     digest = hashlib.sha256(label.encode())
     for path, data in content.items():
@@ -74,6 +75,11 @@ def take(folder: Path, root: Path = ROOT, note: Callable[[str], None] = lambda t
         number += 1
         snapshot = folder / f"{name}-{number}"
     return _make(snapshot, content)
+
+
+def _content(path: Path) -> bytes:
+    """Return a plug-in's content. A copy of teachers.toml names its files by absolute paths."""
+    return teacher_table.with_absolute_paths(path) if path.name == teacher_table.FILE else path.read_bytes()
 
 
 def _changed(snapshot: Path, content: Mapping[Path, bytes]) -> Path | None:

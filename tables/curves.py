@@ -145,6 +145,8 @@ def comparable_epochs(run: Run) -> tuple[int, str]:
         "augment",
         "train_images",
         "label_noise",
+        "label_smoothing",
+        "mixup",
     ):
         if getattr(run.recipe, name) != getattr(plain, name):
             return 0, f"recipe.{name} is {getattr(run.recipe, name)}, published {getattr(plain, name)}"
@@ -164,10 +166,10 @@ def schedule_mismatch(theirs: pd.DataFrame, protocol: str) -> str:
 
     The loss must fall where the protocol lowers the learning rate.
     """
-    milestones = protocols.get_protocol(protocol).milestones
-    if not milestones:
+    p = protocols.get_protocol(protocol)
+    if p.schedule != "step" or not p.milestones:
         return f"protocol {protocol} lowers the learning rate in no single epoch"
-    milestone = milestones[0]
+    milestone = p.milestones[0]
     if has_step_schedule(theirs, milestone):
         return ""
     before, after = (

@@ -1,5 +1,8 @@
 """Data sets, samplers (batches) and views (augmentation), all driven by a run's seed."""
 
+from pathlib import Path
+
+from benchmark.data import user_datasets
 from benchmark.data.clips import register_clips
 from benchmark.data.datasets import (
     DATASETS,
@@ -14,12 +17,14 @@ from benchmark.data.datasets import (
     is_name,
     load,
 )
-from benchmark.data.folders import open_stream, use_folder
+from benchmark.data.folders import open_stream
+from benchmark.data.folders import use_folder as _use_folder
 from benchmark.data.pictures import NAME as PICTURES
 from benchmark.data.randaugment import STRONG
 from benchmark.data.samplers import FOURS, GROUPS, HALVES, PAIRS, SHUFFLE, Sampler, cut_batches
 from benchmark.data.selection import NOISES, SUBSETS, Selection
 from benchmark.data.stl10 import NAME as STL10
+from benchmark.data.user_datasets import UserDataset
 from benchmark.data.views import (
     AUGMENTS,
     MIXED,
@@ -36,6 +41,16 @@ from benchmark.data.views import (
     normalise,
     view_for,
 )
+
+
+def use_folder(folder: Path | str) -> None:
+    """Name the folder of data sets (DATA=) from which `info` reads what it has to know.
+
+    Nothing is read before a data set is asked for.
+    """
+    _use_folder(folder)
+    user_datasets.use_folder(Path(folder))
+
 
 __all__ = [
     "AUGMENTS",
@@ -55,6 +70,7 @@ __all__ = [
     "STL10",
     "STRONG",
     "SUBSETS",
+    "UserDataset",
     "Channels",
     "Dataset",
     "DatasetInfo",

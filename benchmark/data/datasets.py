@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -255,15 +255,25 @@ FAMILIES: dict[str, Callable[[str], DatasetInfo]] = {}
 """By the beginning of the names of a kind of data sets (`folder:`): returns the properties of one."""
 
 
+_user_datasets: Callable[[], Mapping[str, Callable[[], DatasetInfo]]] = dict
+
+
+def provide_user_datasets(find: Callable[[], Mapping[str, Callable[[], DatasetInfo]]]) -> None:
+    """Set the function that returns the users' data sets (user_datasets.py)."""
+    global _user_datasets
+    _user_datasets = find
+
+
 def is_name(name: str) -> bool:
-    """Return whether a data set may have this name. No file is looked at."""
-    return name in DATASETS or name.startswith(tuple(FAMILIES))
+    """Return whether a data set may have this name. No data are looked at."""
+    return name in DATASETS or name.startswith(tuple(FAMILIES)) or name in _user_datasets()
 
 
 def check_name(name: str) -> None:
     """Raise `InputError` for a name that no data set has. No file is looked at."""
     if not is_name(name):
-        raise unknown("data set", name, (*DATASETS, *(f"{family}NAME" for family in FAMILIES)))
+        families = (f"{family}NAME" for family in FAMILIES)
+        raise unknown("data set", name, (*DATASETS, *_user_datasets(), *families))
 
 
 def info(name: str) -> DatasetInfo:
@@ -273,6 +283,8 @@ def info(name: str) -> DatasetInfo:
     not there.
     """
     check_name(name)
+    if name not in DATASETS and name in _user_datasets():
+        return _user_datasets()[name]()
     if name not in DATASETS:
         return next(of_name(name) for family, of_name in FAMILIES.items() if name.startswith(family))
     known = DATASETS[name]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from benchmark.data import mixup
 from benchmark.data.datasets import Split
 from benchmark.data.samplers import Sampler, join
 from benchmark.data.views import NORMAL, RawBatch, View, view_for
@@ -37,6 +38,9 @@ class Batch:
 
     first: int = 0
     """Number of rows in the first part of the batch, for samplers whose batches have two; else all rows."""
+
+    mix: Tensor | None = None
+    """The share that each image has of itself if the recipe mixes images, a scalar (mixup.py)."""
 
 
 @dataclass(frozen=True)
@@ -89,12 +93,13 @@ class Stream:
         drop_last: bool,
         seed: int,
         augment: str = "crop-flip",
+        mixup: float = 0.0,
     ) -> None:
         self.images, self.labels = split.images, split.labels
         device = split.images.device
         self.mean, self.std = torch.tensor(mean, device=device), torch.tensor(std, device=device)
         self.sampler, self.batch_size, self.drop_last, self.seed = sampler, batch_size, drop_last, seed
-        self.augment, self.size = augment, split.images.shape[1]
+        self.augment, self.mixup, self.size = augment, mixup, split.images.shape[1]
         self._labels_cpu = split.labels.cpu()
 
     def steps(self, stage: str, epoch: int) -> int:
@@ -143,6 +148,9 @@ class Stream:
         for view in {v.name: view_for(self.augment, v, self.size) for v in (NORMAL, *drawn, *views)}.values():
             generator = torch.Generator().manual_seed(seed_of(self.seed, "view", view.name, stage, epoch))
             draws[view.name] = view.draw(total, generator).to(device)
+        if self.mixup:
+            seed = seed_of(self.seed, mixup.NAME, stage, epoch)
+            draws[mixup.NAME] = mixup.draw_shares(total, self.mixup, seed).to(device)
         positions = torch.cat([batch for batch, _ in order]).to(device)
         start = 0
         for batch, first in order:
@@ -164,6 +172,15 @@ class Stream:
         views_by_name = {
             v.name: view_for(self.augment, v).make(raw, draw.draws[v.name], normal) for v in views
         }
+        share = None
+        if self.mixup:
+            share = draw.draws[mixup.NAME][0, 0]
+            views_by_name = {name: mixup.mixed(x, share) for name, x in views_by_name.items()}
         return Batch(
-            views=views_by_name, labels=labels, indices=draw.indices, draws=draw.draws, first=draw.first
+            views=views_by_name,
+            labels=labels,
+            indices=draw.indices,
+            draws=draw.draws,
+            first=draw.first,
+            mix=share,
         )

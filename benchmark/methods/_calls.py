@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
+
+from benchmark.user_code import described, is_of_the_user_code
 
 T = TypeVar("T")
 
@@ -56,7 +57,7 @@ def call(watch: Watch, method: type[Any], hook: str, function: Callable[..., T],
     try:
         result = function(*args)
     except BaseException as error:
-        if not is_of_the_method(error):
+        if not is_of_the_user_code(error):
             raise
         watch.after(method.name, hook, before)
         raise as_method_error(method, hook, error) from error
@@ -68,10 +69,8 @@ def as_method_error(method: type[Any], hook: str, error: BaseException) -> Metho
     """Return the error as one that names the method, its function, and the line in the method's file."""
     if isinstance(error, MethodError):
         return error
-    text = next(iter(str(error).splitlines()), "")
-    problem = f"{type(error).__name__}: {text}" if text else type(error).__name__
     file = getattr(sys.modules.get(method.__module__), "__file__", None)
-    return MethodError(method.name, hook, problem + _line(error.__traceback__, file))
+    return MethodError(method.name, hook, described(error) + _line(error.__traceback__, file))
 
 
 def _line(trace: TracebackType | None, file: str | None) -> str:
@@ -82,26 +81,3 @@ def _line(trace: TracebackType | None, file: str | None) -> str:
             line = f" ({file.rpartition('/')[2]}, line {trace.tb_lineno})"
         trace = trace.tb_next
     return line
-
-
-def is_of_the_method(error: BaseException) -> bool:
-    """Return whether the code that was called raised the error, and not the user or the system.
-
-    Not so for Ctrl-C, and for what the handler of a signal raises, such as `sys.exit` when a job must end.
-    """
-    return not isinstance(error, KeyboardInterrupt) and not _is_from_a_signal(error)
-
-
-def _is_from_a_signal(error: BaseException) -> bool:
-    """Return whether the handler of a signal raised the error, for example `sys.exit` when a job must end."""
-    handlers = {getattr(signal.getsignal(s), "__code__", None) for s in signal.valid_signals()}
-    handlers |= {
-        getattr(getattr(signal.getsignal(s), "__func__", None), "__code__", None)
-        for s in signal.valid_signals()
-    }
-    trace = error.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_code in handlers:
-            return True
-        trace = trace.tb_next
-    return False

@@ -14,10 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmark.data.mixup import partners
 from benchmark.errors import InputError
-from benchmark.methods._calls import MethodError, NoWatch, Watch, as_method_error, call, is_of_the_method
+from benchmark.methods._calls import MethodError, NoWatch, Watch, as_method_error, call
 from benchmark.methods._parse import MethodSpec, nothing_to_minimise
 from benchmark.methods.base import Method, MethodContext, Step, Terms, teachers_part
+from benchmark.user_code import is_of_the_user_code
 
 if TYPE_CHECKING:
     from models import Features
@@ -45,6 +47,8 @@ class Objective(nn.Module):
         """
         super().__init__()
         self.spec = spec
+        self.label_smoothing = 0.0
+        """That of the recipe. It smooths the targets of the cross-entropy, not those of the methods."""
         self.watch: Watch = watch or NoWatch()
         methods = {}
         for c in spec.components:
@@ -112,7 +116,7 @@ class Objective(nn.Module):
         try:
             return function()
         except BaseException as error:
-            if not is_of_the_method(error) or not len(self.methods):
+            if not is_of_the_user_code(error) or not len(self.methods):
                 raise
             raise as_method_error(self._culprit(error), hook, error) from error
 
@@ -194,7 +198,7 @@ class Objective(nn.Module):
         except InputError:
             raise  # it names the method
         except BaseException as error:
-            if not is_of_the_method(error):
+            if not is_of_the_user_code(error):
                 raise
             raise as_method_error(type(method), "weights", error) from error
 
@@ -206,7 +210,12 @@ class Objective(nn.Module):
             if replacement is not None:
                 return replacement
         step = next(iter(steps.values()))
-        return F.cross_entropy(step.student.logits, step.labels)
+        z, smoothing = step.student.logits, self.label_smoothing
+        ce = F.cross_entropy(z, step.labels, label_smoothing=smoothing)
+        if step.mix is None:
+            return ce
+        other = F.cross_entropy(z, partners(step.labels), label_smoothing=smoothing)
+        return step.mix * ce + (1 - step.mix) * other
 
     @torch.no_grad()
     def after_step(self) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 from benchmark.data.samplers import SHUFFLE, Sampler
@@ -48,6 +50,17 @@ class Component:
         reason = call_classmethod(self.method, "skip", self.config, student, teacher)
         return str(reason) if reason else None
 
+    def missing_part(self, student: NetInfo | None, teacher: NetInfo | None) -> str | None:
+        """Return which part of the features the method reads and a network of the user's lacks, or None."""
+        stages = [self.needs(), *([self.init_needs()] if self.method.init_epochs else [])]
+        read_by_student = frozenset[str]().union(*(n.student for n in stages))
+        read_of_teacher = frozenset[str]().union(*(n.teacher | n.teacher_in_train for n in stages))
+        for net, parts in ((student, read_by_student), (teacher, read_of_teacher)):
+            if net is not None and (missing := parts - net.parts):
+                what = "pre-activations" if "preacts" in missing else sorted(missing)[0]
+                return f"{net.name} gives no {what}, which {self.method.title or self.method.name} reads"
+        return None
+
     def requires(self) -> tuple[str, ...]:
         """Return the names of the methods whose run on the same teacher must be done first."""
         return tuple(call_classmethod(self.method, "requires", self.config))
@@ -90,8 +103,18 @@ class MethodSpec:
     def skip(self, student: NetInfo | None, teacher: NetInfo | None) -> str | None:
         """Return the first component's reason why the pair cannot be trained, or None."""
         for c in self.components:
-            if reason := c.skip(student, teacher):
+            if reason := c.missing_part(student, teacher) or c.skip(student, teacher):
                 return reason
+        return None
+
+    def skip_mixed(self, *, mixup: bool, label_smoothing: bool) -> str | None:
+        """Return why the methods cannot be trained with mixed images, or smoothed labels, or None."""
+        for c in self.components:
+            title = c.method.title or c.method.name
+            if (mixup or label_smoothing) and c.method.task_loss is not Method.task_loss:
+                return f"{title} replaces the cross-entropy, whose targets the recipe changes"
+            if mixup and reads_single_images(c):
+                return f"{title} reads labels, indices or further views of single images, which mixup mixes"
         return None
 
     @property
@@ -166,6 +189,33 @@ class MethodSpec:
         single = len(self.components) == 1
         fields = call_classmethod(self.components[0].method, "schedule") if single else {}
         return {**fields, **dict(self.protocol)}
+
+
+def reads_single_images(component: Component) -> bool:
+    """Return whether a method may read what belongs to single images, so that mixup would make it wrong.
+
+    That is a sampler of its own, another view than the normal one, or the word `labels` or `indices` in a
+    function of the method's file.
+    """
+    method = component.method
+    stages = [component.needs(), *([component.init_needs()] if method.init_epochs else [])]
+    views = {view.name for needs in stages for view in (*needs.views, *needs.passes)}
+    if method.sampler is not SHUFFLE or views - {NORMAL.name}:
+        return True
+    holders = [*(c for c in method.__mro__ if c not in Method.__mro__), sys.modules[method.__module__]]
+    codes = [code for holder in holders for code in _codes(holder, method.__module__)]
+    while codes:
+        code = codes.pop()
+        if {"labels", "indices", "train_labels"} & set(code.co_names):
+            return True
+        codes += [c for c in code.co_consts if isinstance(c, CodeType)]
+    return False
+
+
+def _codes(holder: Any, module: str) -> list[CodeType]:
+    """Return the code of the functions that a class or module holds and the module defines."""
+    functions = [getattr(value, "__func__", value) for value in vars(holder).values()]
+    return [f.__code__ for f in functions if isinstance(f, FunctionType) and f.__module__ == module]
 
 
 def _key_fields(config: MethodConfig) -> dict[str, Any]:

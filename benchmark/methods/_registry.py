@@ -1,8 +1,8 @@
 """The registry of methods: finds method files, checks the classes in them and returns them by name.
 
-A method file is a module of this folder, or of a folder in the environment variable KD_METHODS, whose name
-does not start with an underscore. Every subclass of `Method` that is defined in it and has a `name` is
-registered.
+A method file is a module of this folder, or of a folder in the environment variables KD_PLUGINS and
+KD_METHODS (benchmark/plugins), whose name does not start with an underscore. Every subclass of `Method` that
+is defined in it and has a `name` is registered.
 
 Users write methods too, so a class that is wrong is reported in one line before anything is trained.
 """
@@ -15,7 +15,6 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
-import os
 import pkgutil
 import re
 import sys
@@ -26,12 +25,12 @@ from typing import Any
 
 from torch import nn
 
-from benchmark import torch_settings
+from benchmark import plugins
 from benchmark.data.samplers import Sampler
 from benchmark.errors import InputError, unknown
-from benchmark.methods._calls import is_of_the_method
 from benchmark.methods._pairs import PROTOCOL, PairConstants
 from benchmark.methods.base import Method, MethodConfig, Needs
+from benchmark.user_code import described, is_of_the_user_code
 
 PLAIN = "plain"
 """The name of training without a method, on the cross-entropy alone: plain students and teachers."""
@@ -40,8 +39,6 @@ RESERVED = (PLAIN, "teacher", "student", "none", "imported", "ce", "recipe", PRO
 """Words that table rows, keys and settings use in place of a method's name. No method can be named so."""
 
 _PACKAGE = __name__.rpartition(".")[0]
-_USER_PREFIX = "kd_methods_"
-"""A user's file `mine.py` becomes the module `kd_methods_mine`."""
 
 _ATTRIBUTE_TYPES: dict[str, type[Any]] = {
     "title": str,
@@ -97,25 +94,26 @@ def get(name: str) -> type[Method]:
 def clear_cache() -> None:
     """Forget all registered methods. The next call of `names` or `get` reads the folders again.
 
-    Call it after KD_METHODS or a method file has changed in a running process.
+    Call it after KD_PLUGINS, KD_METHODS or a file in them has changed in a running process.
     """
     _registry.cache_clear()
+    plugins.clear_cache()
 
 
 def user_method_folders() -> list[Path]:
-    """Return the folders that the environment variable KD_METHODS lists."""
-    return [Path(p).expanduser() for p in os.environ.get("KD_METHODS", "").split(os.pathsep) if p]
+    """Return the folders that the environment variables KD_METHODS and KD_PLUGINS list."""
+    return plugins.folders()
 
 
 def is_user_method(method: type[Method]) -> bool:
-    """Return whether the method is defined in a file of KD_METHODS."""
+    """Return whether the method is defined in a file of KD_PLUGINS or KD_METHODS."""
     return not method.__module__.startswith(f"{_PACKAGE}.")
 
 
 @functools.cache
 def _registry() -> dict[str, type[Method]]:
     methods: dict[str, type[Method]] = {}
-    for module in [*_built_in_modules(), *_user_modules()]:
+    for module in [*_built_in_modules(), *plugins.modules()]:
         for method in _checked_methods(module):
             if method.name in methods:
                 files = f"{_file(methods[method.name])} and {_file(method)}"
@@ -134,15 +132,10 @@ def _checked_methods(module: ModuleType) -> list[type[Method]]:
     except InputError:
         raise
     except BaseException as error:  # a user's metaclass or property can raise anything
-        if not is_of_the_method(error):
+        if not is_of_the_user_code(error):
             raise
-        raise InputError(f"{module.__spec__ and module.__spec__.origin}: {_described(error)}") from error
+        raise InputError(f"{module.__spec__ and module.__spec__.origin}: {described(error)}") from error
     return methods
-
-
-def _described(error: BaseException) -> str:
-    """Return kind and text of an error."""
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def _built_in_modules() -> list[ModuleType]:
@@ -152,44 +145,6 @@ def _built_in_modules() -> list[ModuleType]:
         for name in files
         if name != "base" and not name.startswith("_")
     ]
-
-
-def _user_modules() -> list[ModuleType]:
-    """Import the method files of KD_METHODS.
-
-    Raises `InputError` for a missing folder and a file that fails.
-    """
-    modules = []
-    for folder in user_method_folders():
-        if not folder.is_dir():
-            raise InputError(
-                f"KD_METHODS: there is no folder {folder}; list folders that contain method files (*.py)"
-            )
-        for path in sorted(folder.glob("[!_]*.py")):
-            spec = importlib.util.spec_from_file_location(f"{_USER_PREFIX}{path.stem}", path)
-            assert spec is not None and spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            # `@dataclass` looks up the module in `sys.modules` if annotations are strings.
-            sys.modules[spec.name] = module
-            settings = torch_settings.read_settings(torch_settings.ALL)
-            try:
-                spec.loader.exec_module(module)
-            except BaseException as error:  # also of `sys.exit(0)`, after which a command would print nothing
-                if not is_of_the_method(error):
-                    raise
-                sys.modules.pop(spec.name, None)
-                raise InputError(f"KD_METHODS: {path} cannot be imported: {_described(error)}") from error
-            finally:
-                changed = torch_settings.put_back(torch_settings.ALL, settings)
-            if changed:
-                sys.modules.pop(spec.name, None)
-                raise InputError(
-                    f"KD_METHODS: {path} leaves {'; '.join(changed)} changed when it is imported; remove "
-                    "that, because it would change the runs of all methods"
-                )
-            sys.modules[spec.name] = module  # in case the file replaced it
-            modules.append(module)
-    return modules
 
 
 def _methods_in(module: ModuleType) -> list[type[Method]]:
@@ -285,9 +240,9 @@ def call_classmethod(method: type[Method], function: str, *args: Any, **values: 
     except InputError:
         raise
     except BaseException as error:
-        if not is_of_the_method(error):
+        if not is_of_the_user_code(error):
             raise
-        raise InputError(f"{where} raised {_described(error)}") from error
+        raise InputError(f"{where} raised {described(error)}") from error
     kinds = _RETURN_TYPES.get(function, (object,))
     if not isinstance(result, kinds):
         expected = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)

@@ -113,7 +113,7 @@ class AB(Method):
             2.0 ** (i - n + 1) * boundary_loss(connector(s), t, self.config.margin)
             for i, (connector, s, t) in enumerate(stages)
         ]
-        return {"ab": self.config.init_weight * torch.stack(losses).sum() / len(step.labels)}
+        return {"ab": self.config.init_weight * torch.stack(losses).sum() / len(step.student.preacts[0])}
 
     def after_init(self) -> None:
         """Freeze the connectors, which keeps them out of the main stage's optimiser."""

@@ -293,6 +293,10 @@ class Step:
     first: int | None = None
     """Number of rows in the first part of the batch, for samplers whose batches have two; None if unknown."""
 
+    mix: Tensor | None = None
+    """If the recipe mixes images (benchmark/data/mixup.py): the share, a scalar, that each image has of the
+    one whose label is in `labels`; the rest is the next one's. None otherwise."""
+
     before_wrappers: Step | None = None
     """The step as it was before wrappers changed it; None if none did. See `unwrapped`."""
 

@@ -41,7 +41,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +51,9 @@ from benchmark.methods._common import require_networks
 from benchmark.methods.base import Method, MethodConfig, MethodContext, Needs, Step, Terms, param
 from models import Network
 from models.network import PostActivationNetwork, PreActivationNetwork
+
+if TYPE_CHECKING:
+    from models import NetInfo
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -131,6 +134,14 @@ class OFD(Method):
     Config = OFDConfig
 
     @classmethod
+    def skip(cls, config: OFDConfig, student: NetInfo | None, teacher: NetInfo | None) -> str | None:
+        if teacher is not None and teacher.by_hooks:
+            return (
+                f"OFD reads the batch norm before each stage's last ReLU, which {teacher.name} does not name"
+            )
+        return None
+
+    @classmethod
     def needs(cls, config: OFDConfig) -> Needs:
         return Needs(frozenset({"preacts", "logits"}), teacher_in_train=frozenset({"preacts"}))
 
@@ -158,4 +169,4 @@ class OFD(Method):
                 p_t = F.adaptive_avg_pool2d(p_t, (p_s.shape[-2], p_s.shape[-1]))
             target = torch.maximum(p_t, self.get_buffer(f"margin_{number}"))
             parts.append(partial_distance(connector(p_s), target) / 2 ** (len(pairs) - 1 - number))
-        return {"ofd": torch.stack(parts).sum() / len(step.labels)}
+        return {"ofd": torch.stack(parts).sum() / len(step.student.preacts[0])}

@@ -18,6 +18,7 @@ be trained with it. `results/reference/teachers` has such descriptions for the r
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -88,12 +89,16 @@ class FolderContent:
     """A line for each file that looks like weights and is left alone, or for several of a kind."""
 
 
-_SPELLINGS = {re.sub(r"[-_]", "", name.lower()): name for name in models.names()}
-_NAMES = re.compile(
-    r"(?<![0-9a-z])(?:"
-    + "|".join(name.lower().replace("_", "[-_]?") for name in sorted(models.names(), key=len, reverse=True))
-    + r")(?![0-9a-z])"
-)
+@functools.cache
+def _spellings(names: tuple[str, ...]) -> tuple[re.Pattern[str], dict[str, str]]:
+    """Return a pattern that finds networks' names in lower case, and the name of each without `-` and `_`."""
+    longest_first = sorted(names, key=len, reverse=True)
+    either = "|".join(name.lower().replace("_", "[-_]?") for name in longest_first)
+    return re.compile(rf"(?<![0-9a-z])(?:{either})(?![0-9a-z])"), {_plain(name): name for name in names}
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_]", "", name.lower())
 
 
 def networks_of(path: Path, top: Path | None = None) -> list[str]:
@@ -102,9 +107,10 @@ def networks_of(path: Path, top: Path | None = None) -> list[str]:
     top: the highest folder whose name counts; by default the one that the file is in.
     """
     top = path.parent if top is None else top
+    pattern, spellings = _spellings(models.names())
     for part in (path, *path.parents):
-        if matches := _NAMES.findall(part.name.lower()):
-            return list(dict.fromkeys(_SPELLINGS[re.sub(r"[-_]", "", match)] for match in matches))
+        if matches := pattern.findall(part.name.lower()):
+            return list(dict.fromkeys(spellings[_plain(match)] for match in matches))
         if part == top:
             break
     return []
@@ -159,7 +165,7 @@ def _network_in(file: models.WeightFile, network: str, top: Path | None) -> tupl
 
 
 def _begins_with_network(path: Path) -> bool:
-    return _NAMES.match(path.name.lower()) is not None
+    return _spellings(models.names())[0].match(path.name.lower()) is not None
 
 
 def read_description(path: Path) -> ImportedTeacher:

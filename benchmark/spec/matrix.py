@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from benchmark import methods
+from benchmark import data, methods
 from benchmark.errors import InputError, unknown
 from benchmark.methods import PLAIN
 from benchmark.spec import protocols
@@ -141,7 +141,17 @@ class Expander:
             student=student,
             method=method,
             overrides=overrides,
+            teacher_weights=self._listed_weights(teacher, student),
         )
+
+    def _listed_weights(self, teacher: str, student: str) -> str:
+        """Return the hash of the teacher that `teachers.toml` names for this pair in this table, or ""."""
+        if teacher == NONE:
+            return ""
+        ref = self.resolver.listed_teacher(
+            teacher, dataset=self.dataset, student=student, table=self.table.name
+        )
+        return "" if ref is None else ref.weights
 
     def cell(self, row: Row, teacher: str, student: str) -> Cell:
         """Return the cell of a row and a pair."""
@@ -183,7 +193,9 @@ class Expander:
         if teacher == NONE:
             return Cell(row, teacher, student, reason="no teacher")
         protocol = self.table.protocol_override or row.protocol
-        ref = self.resolver.teacher(
+        ref = self.resolver.listed_teacher(
+            teacher, dataset=self.dataset, student=student, table=self.table.name
+        ) or self.resolver.teacher(
             teacher,
             dataset=self.dataset,
             protocol=protocol,
@@ -279,6 +291,12 @@ def with_rows_for(table: Table, only_methods: Sequence[str]) -> Table:
         if name not in known and trainable.issuperset(name.split("+"))
     ]
     return replace(table, rows=(*table.rows, *measured_forms(rows, table.measured))) if rows else table
+
+
+def _dataset(table: Table, profile: protocols.Profile) -> str:
+    """Return the data set of a table under a profile. A user's own stays: nothing has to stand in for it."""
+    is_the_users = table.dataset not in data.DATASETS
+    return table.dataset if is_the_users else profile.dataset or table.dataset
 
 
 def _columns(table: Table, profile: str, pairs: Sequence[str]) -> Sequence[tuple[str, str]]:

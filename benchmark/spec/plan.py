@@ -88,6 +88,7 @@ def pack_key(run: Run) -> tuple[Any, ...]:
         run.recipe.batch_size,
         run.recipe.drop_last,
         run.recipe.augment,
+        run.recipe.mixup,
         run.spec.sampler.name,
         _normalisation(run.settings_json),
         run.evaluates is not None,

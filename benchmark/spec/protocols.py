@@ -18,12 +18,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from benchmark import data
+import models
+from benchmark import data, methods, plugins
 from benchmark.errors import InputError, unknown
 from benchmark.settings import coerce, scaled
+from benchmark.spec.protocol_files import WORDS, read_protocols
 
 SMALL_LR_NETWORKS = ("MobileNetV2", "MobileNetV2_hsakd", "ShuffleV1", "ShuffleV2")
-LR_SCHEDULES = ("steps", "cosine")
 WRN_NORMS = ("once", "twice if read", "twice")
 
 
@@ -50,6 +51,10 @@ class Protocol:
     milestones: tuple[int, ...] = (150, 180, 210)
     """Epochs (counted from 1) after which the learning rate is multiplied by `decay`."""
 
+    schedule: str = "step"
+    """How the learning rate falls: `step`, at the milestones, or `cosine`, from epoch to epoch along half a
+    cosine that would reach 0 after the last one."""
+
     decay: float = 0.1
     batch_size: int = 64
 
@@ -62,9 +67,6 @@ class Protocol:
     small_lr_networks: tuple[str, ...] = SMALL_LR_NETWORKS
     warm_up: int = 0
     """Number of epochs at the beginning in which the learning rate rises linearly from 0, step by step."""
-
-    schedule: str = "steps"
-    """How the learning rate falls; one of `LR_SCHEDULES`."""
 
     warm_up_from: float | None = None
     """For a warm-up as in SEED's code: the learning rate changes epoch by epoch, from this value (which does
@@ -91,6 +93,12 @@ class Protocol:
     """`crop-flip` (RandomCrop(32, padding=4) and horizontal flip), `resized-crop-flip` (RandomResizedCrop(32)
     and horizontal flip), `imagenet` (the same for images of any size, with ImageNet's rotated views),
     `contrast` (MoCo-v2's views) or `none`."""
+
+    label_smoothing: float = 0.0
+    """Share of the target that the cross-entropy spreads over all classes (Szegedy et al. 2016)."""
+
+    mixup: float = 0.0
+    """The parameter alpha of mixup, 0 for none (benchmark/data/mixup.py). Teachers see the mixed images."""
 
     mean: tuple[float, float, float] = (0.5071, 0.4867, 0.4408)
     """Mean of CIFAR-100's pixel values in 0..1, by channel. Other data sets have their own."""
@@ -360,9 +368,28 @@ PROFILES: dict[str, Profile] = {
 
 def get_protocol(name: str) -> Protocol:
     """Return the protocol of that name. Raises `InputError` for an unknown one."""
-    if name not in PROTOCOLS:
-        raise unknown("protocol", name, PROTOCOLS)
-    return PROTOCOLS[name]
+    if name in PROTOCOLS:
+        return PROTOCOLS[name]
+    if name not in _of_the_user():
+        raise unknown("protocol", name, names())
+    return _of_the_user()[name]
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all protocols: the built-in ones, and those of KD_PLUGINS."""
+    return (*PROTOCOLS, *_of_the_user())
+
+
+@plugins.cached
+def _of_the_user() -> dict[str, Protocol]:
+    protocols = read_protocols(PROTOCOLS, Protocol)
+    for name, protocol in protocols.items():
+        for key, value in protocol.method_settings:
+            try:
+                methods.check_override(key, value)
+            except InputError as error:
+                raise InputError(f"{name}.toml, method_settings: {error}") from error
+    return protocols
 
 
 def get_profile(name: str) -> Profile:
@@ -407,10 +434,6 @@ class Recipe:
     norm_updates: int = 1
     """Updates of a WRN student's running statistics in a step (see `Protocol.wrn_norms`)."""
 
-    schedule: str = "steps"
-    """How the learning rate falls; one of `LR_SCHEDULES`. `steps`: by `decay` after each milestone. `cosine`:
-    lr * (1 + cos(pi * (epoch - 1) / epochs)) / 2."""
-
     warm_up_from: float | None = None
     """The learning rate of epoch 1, for a warm-up epoch by epoch (see `Protocol.warm_up_from`)."""
 
@@ -429,6 +452,15 @@ class Recipe:
     noise_kind: str = "permute"
     """How labels are disturbed (see benchmark/data/selection.py)."""
 
+    schedule: str = "step"
+    """`step` or `cosine` (see `Protocol.schedule`)."""
+
+    label_smoothing: float = 0.0
+    """See `Protocol.label_smoothing`."""
+
+    mixup: float = 0.0
+    """See `Protocol.mixup`."""
+
     @property
     def selection(self) -> data.Selection:
         """The training images and labels."""
@@ -445,13 +477,16 @@ class Recipe:
 
         steps: number of steps of the epoch.
 
-        It drops in the epoch after each milestone, or along a cosine. Within an epoch it only changes during
-        a warm-up that begins at 0.
+        It drops in the epoch after each milestone, or follows half a cosine: after the warm-up, or from the first
+        epoch on where the warm-up has a learning rate of its own (`warm_up_from`), as in SEED's code. Within an
+        epoch it only changes during a warm-up that begins at 0.
         """
         if epoch <= self.warm_up and self.warm_up_from is not None:
             return self.warm_up_from + (self.lr - self.warm_up_from) * (epoch - 1) / self.warm_up
         if self.schedule == "cosine":
-            lr = self.lr * 0.5 * (1 + math.cos(math.pi * (epoch - 1) / self.epochs))
+            before = self.warm_up if self.warm_up_from is None else 0
+            done = max(0, epoch - 1 - before) / max(1, self.epochs - before)
+            lr = self.lr * (1 + math.cos(math.pi * done)) / 2
         else:
             lr = self.lr * self.decay ** sum(epoch > m for m in self.milestones)
         if epoch <= self.warm_up:
@@ -486,13 +521,16 @@ RECIPE_FIELDS: dict[str, type] = {
     "subset": str,
     "label_noise": float,
     "noise_kind": str,
+    "schedule": str,
+    "label_smoothing": float,
+    "mixup": float,
 }
 """The fields that `--set recipe.FIELD=value` can set, and their types."""
 
 STUDENT_ONLY = ("share", "subset", "label_noise", "noise_kind")
 """The fields that no teacher has: it learns from all images and clean labels, whatever its students do."""
 
-_WORDS = {"subset": data.SUBSETS, "noise_kind": data.NOISES}
+_WORDS = {"subset": data.SUBSETS, "noise_kind": data.NOISES, "schedule": WORDS["schedule"]}
 
 LARGEST = 1_000_000
 """Upper limit on a recipe's whole numbers: more epochs, or images, than anyone trains."""
@@ -516,7 +554,7 @@ def check_recipe_override(key: str, value: Any) -> Any:
     elif name == "share":
         if not 0 < value <= 1:
             raise InputError(f"{key}={value}; allowed: more than 0, up to 1")
-    elif name == "label_noise":
+    elif name in ("label_noise", "label_smoothing"):
         if not 0 <= value <= 1:
             raise InputError(f"{key}={value}; allowed: 0 to 1")
     elif kind is float and value < 0:
@@ -551,6 +589,8 @@ def resolve(
     if wrong := sorted(set(schedule or {}) - set(fields)):
         raise unknown("protocol field that a method replaces:", wrong[0], fields)
     p = dataclasses.replace(protocol, **(schedule or {}))
+    if "milestones" in (schedule or {}):
+        p = dataclasses.replace(p, schedule="step")  # the method's authors chose the steps
     epochs = overrides.pop("epochs", None)
     if epochs is None:
         factor = 1.0 if profile.epochs is None else profile.epochs / SCHEDULE
@@ -581,12 +621,17 @@ def resolve(
         train_images=train_images,
         test_images=min(test_images or available[1], available[1]),
         warm_up=scaled(p.warm_up, epochs, p.epochs) if p.warm_up else 0,
-        schedule=p.schedule,
         warm_up_from=p.warm_up_from if p.warm_up else None,
         norm_updates=2 if p.wrn_norms == "twice" or (p.wrn_norms == "twice if read" and reads_preacts) else 1,
         drawn_from=drawn_from,
+        schedule=p.schedule,
+        label_smoothing=p.label_smoothing,
+        mixup=p.mixup,
     )
     if recipe.train_images < 2:  # `samplers.cut_batches` drops a batch of one image, so none would be left
         raise InputError(f"train_images is {recipe.train_images}; training needs at least 2 images")
     recipe = dataclasses.replace(recipe, **overrides)
-    return recipe if network.startswith("wrn_") else dataclasses.replace(recipe, norm_updates=1)
+    if recipe.schedule == "cosine":
+        recipe = dataclasses.replace(recipe, milestones=())
+    is_wrn = network.startswith("wrn_") and network not in models.user_networks()
+    return recipe if is_wrn else dataclasses.replace(recipe, norm_updates=1)

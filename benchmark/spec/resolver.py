@@ -7,11 +7,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import models
 from benchmark import data, measures, methods
 from benchmark.errors import InputError
 from benchmark.measures import MeasureSpec
 from benchmark.methods import PLAIN, MethodSpec
-from benchmark.spec import protocols
+from benchmark.spec import protocols, teacher_table
 from benchmark.spec.protocols import Recipe
 from benchmark.spec.runs import (
     NONE,
@@ -50,9 +51,13 @@ class Resolver:
         request = Request(
             **{name: order[name] for name in names},
             overrides=tuple((k, v) for k, v in order["overrides"]),
+            teacher_weights=order.get("teacher_weights", ""),
         )
         if order["evaluates"]:
-            ref = self.imported.get((request.dataset, request.student))
+            weights = str(order["key"]).rpartition("/")[2]
+            ref = self._of_weights(weights, request.dataset, request.student) or self.imported.get(
+                (request.dataset, request.student)
+            )
             if ref is None:
                 raise InputError(
                     f"{order['key']}: its imported checkpoint is not here; "
@@ -78,10 +83,25 @@ class Resolver:
             )
         return run
 
+    def listed_teacher(self, network: str, *, dataset: str, student: str, table: str) -> TeacherRef | None:
+        """Return the teacher that `teachers.toml` names; None if it names none. table: "" for no table."""
+        entry = teacher_table.choose(
+            teacher_table.entries(), dataset=dataset, network=network, student=student, table=table
+        )
+        return None if entry is None else entry.ref()
+
+    def _of_weights(self, weights: str, dataset: str, network: str) -> TeacherRef | None:
+        """Return the listed or imported teacher that has these weights, None if none has."""
+        for entry in teacher_table.entries():
+            if (entry.dataset, entry.network) == (dataset, network) and entry.ref().weights == weights:
+                return entry.ref()
+        ref = self.imported.get((dataset, network))
+        return next((r for r in (ref, ref and ref.other_epoch) if r and r.weights == weights), None)
+
     def teacher(
         self, network: str, *, dataset: str, protocol: str, profile: str, overrides: Overrides = ()
     ) -> TeacherRef:
-        """Return the teacher of an architecture.
+        """Return the teacher of an architecture that is not listed in `teachers.toml`.
 
         It is the imported checkpoint if there is one, else seed 0 of the network's training by the protocol's
         `teacher_method` under its teacher protocol. Of `overrides`, only those of the recipe that concern a
@@ -181,16 +201,18 @@ class Resolver:
                 network_info(name, dataset.num_classes)
         teacher_network = _teacher_network(request, spec)
         recipe = self._recipe(request, spec)
-        teacher = None
+        teacher = listed = None
         if teacher_network != NONE:
-            teacher = self.teacher(
+            listed = self._teacher_of(request, teacher_network)
+            teacher = listed or self.teacher(
                 teacher_network,
                 dataset=r.dataset,
                 protocol=r.protocol,
                 profile=r.profile,
                 overrides=r.overrides,
             )
-        heads = self._heads(request, spec)
+        # a head is trained on the same teacher, whatever the pair and the table are
+        heads = self._heads(request, spec, "" if listed is None else listed.weights)
         mean, std = normalisation(r.protocol, r.dataset)
         settings = {
             "engine": ENGINE_REVISION,
@@ -203,6 +225,7 @@ class Resolver:
             if teacher is None
             else {"network": teacher_network, "identity": teacher.identity},
             "student": None if r.student == NONE else r.student,
+            **_user_sources(teacher_network, r.student),
             "method": {"name": spec.name, **spec.settings()},
             "sampler": spec.sampler.name,
             "heads": {h.method: h.key for h in heads},
@@ -229,7 +252,20 @@ class Resolver:
         recipe.selection.check(dataset.num_classes)
         return recipe
 
-    def _heads(self, request: Request, spec: MethodSpec) -> tuple[Run, ...]:
+    def _teacher_of(self, request: Request, network: str) -> TeacherRef | None:
+        """Return the teacher of a request that is chosen by `teachers.toml`, None if it does not choose."""
+        r = request
+        if not r.teacher_weights:
+            return self.listed_teacher(network, dataset=r.dataset, student=r.student, table="")
+        ref = self._of_weights(r.teacher_weights, r.dataset, network)
+        if ref is None:
+            raise InputError(
+                f"the teacher {network} with weights {r.teacher_weights} is not here; restore it in "
+                "teachers.toml, or set TEACHERS= to the folder that has it"
+            )
+        return ref
+
+    def _heads(self, request: Request, spec: MethodSpec, teacher_weights: str) -> tuple[Run, ...]:
         shared = ("recipe.train_images", "recipe.test_images", "recipe.batch_size")
         overrides = tuple(
             (k, v) for k, v in request.overrides if k in shared or k.partition(".")[0] in spec.requires
@@ -244,11 +280,19 @@ class Resolver:
                     student=NONE,
                     method=name,
                     overrides=overrides,
+                    teacher_weights=teacher_weights,
                 ),
                 seed=0,
             )
             for name in spec.requires
         )
+
+
+def _user_sources(*networks: str) -> dict[str, dict[str, str]]:
+    """Return the part of a key that identifies the files of the users' networks; {} without any."""
+    users = models.user_networks()
+    sources = {name: users[name].source for name in sorted(set(networks)) if name in users}
+    return {"networks": sources} if sources else {}
 
 
 def _teacher_network(request: Request, spec: MethodSpec) -> str:

@@ -32,9 +32,12 @@ from benchmark import data
 from benchmark.errors import InputError, unknown
 from benchmark.measures import MeasureSpec
 from benchmark.methods import MethodSpec
+from benchmark.plugins.networks import user_networks
 from benchmark.settings import scaled
 from benchmark.spec import protocols
 from benchmark.spec.protocols import Recipe
+
+models.provide_user_networks(user_networks)
 
 NONE = "none"
 """In a pair: no teacher, or (when a teacher's head is trained) no student."""
@@ -96,6 +99,10 @@ class Request:
     student: str
     method: str
     overrides: Overrides = ()
+
+    teacher_weights: str = ""
+    """Hash of the weights of the teacher that `teachers.toml` names for the table; "" leaves the choice to
+    the resolver."""
 
 
 @dataclass(frozen=True)
@@ -260,6 +267,7 @@ class Run:
             "key": self.key,
             "evaluates": self.evaluates is not None and self.evaluates.run is None,
             **self._measure_order(),
+            **({"teacher_weights": r.teacher_weights} if r.teacher_weights else {}),
         }
 
     def _measure_order(self) -> dict[str, Any]:
@@ -280,10 +288,13 @@ class Run:
 
 
 def network_info(name: str, num_classes: int, size: int = 32) -> models.NetInfo:
-    """Return `models.info`. Raises `InputError` for an unknown name."""
+    """Return `models.info`. Raises `InputError` for an unknown name, and a user's network that is wrong."""
     if name not in models.names():
         raise unknown("network", name, models.names())
-    return models.info(name, num_classes, size)
+    try:
+        return models.info(name, num_classes, size)
+    except models.NetworkError as error:
+        raise InputError(str(error)) from error
 
 
 def network_on(name: str, dataset: str) -> models.NetInfo:
@@ -356,5 +367,7 @@ def _skip(spec: MethodSpec, teacher: str, student: str, num_classes: int, size: 
 
 def skip_reason(run: Run) -> str | None:
     """Return why the method cannot train this pair, None if it can. The table prints N/A with this reason."""
+    recipe = run.recipe
+    mixed = run.spec.skip_mixed(mixup=recipe.mixup > 0, label_smoothing=recipe.label_smoothing > 0)
     info = data.info(run.dataset)
-    return _skip(run.spec, run.teacher, run.student, info.num_classes, info.size)
+    return mixed or _skip(run.spec, run.teacher, run.student, info.num_classes, info.size)

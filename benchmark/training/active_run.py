@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import models
 from benchmark import data
+from benchmark.data.mixup import partners
 from benchmark.data.stream import Batch
 from benchmark.methods import Method, MethodContext, Needs, Objective, Step
 from benchmark.seeds import (
@@ -175,6 +176,7 @@ class ActiveRun:
         )
         with global_generators_kept(device):
             objective = Objective(run.spec, context, lambda name: seed_of(run.seed, "modules", name), guard)
+            objective.label_smoothing = run.recipe.label_smoothing
         execution.methods_to_device(objective)
         objective.set_autocast(execution.autocast_methods)
         init = [
@@ -340,6 +342,7 @@ class ActiveRun:
                 teachers=teachers,
                 generator=generator,
                 first=batch.first,
+                mix=batch.mix,
             )
 
         steps = {name: step_with(generator) for name, generator in self.generators.items()}
@@ -366,7 +369,11 @@ class ActiveRun:
         # a method that replaces the student's predictions at test time leaves no training accuracy to measure
         if main and self.student is not None and not self.objective.predictors:
             z = students["normal"].logits
-            correct = (z.detach().argmax(dim=1) == batch.labels).sum()
+            guess = z.detach().argmax(dim=1)
+            correct = (guess == batch.labels).sum()
+            if batch.mix is not None:
+                other = (guess == partners(batch.labels)).sum()
+                correct = batch.mix * correct + (1 - batch.mix) * other
         self.meter.add(total, terms, correct, len(batch.labels))
 
     def student_features(self, batch: Batch, needs: Needs) -> dict[str, Features]:

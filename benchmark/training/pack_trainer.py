@@ -25,6 +25,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+import models
 from benchmark import data
 from benchmark.errors import InputError
 from benchmark.methods import Leak
@@ -48,7 +49,7 @@ from benchmark.training.lockstep import Lockstep
 from benchmark.training.options import TrainingOptions
 from benchmark.training.reporter import Outcome, Status
 from benchmark.training.run_files import PackInfo, RunFiles
-from benchmark.training.stepper import EagerStepper
+from benchmark.training.stepper import EagerStepper, Stepper
 from benchmark.training.teacher_cache import TeacherCache
 from models import Features, Network
 from results.claims import Claim, ClaimLost, describe
@@ -266,9 +267,10 @@ class PackTrainer:
             drop_last=first.recipe.drop_last,
             seed=first.seed,
             augment=first.recipe.augment,
+            mixup=first.recipe.mixup,
         )
         self.teacher_cache = self._open_teacher_cache(runs)
-        self.stepper = graphs.stepper_for(self.execution, self.reporter.note)
+        self.stepper = self._new_stepper()
         self.active_runs = [active for run in runs if (active := self._open(run)) is not None]
         steps = self.stream.steps(MAIN, 1)
         total = sum(active.epochs_to_do for active in self.active_runs)
@@ -287,6 +289,21 @@ class PackTrainer:
             if active.stopped:
                 reason = f"after epoch {active.epoch} of {active.stage.epochs}, as requested"
                 self.outcomes[active.run.key] = Outcome(active.run, Status.STOPPED, reason)
+
+    def _new_stepper(self) -> Stepper:
+        """Return the pack's stepper.
+
+        With a network of the user's there are no CUDA graphs: its passes may wait for the device.
+        """
+        networks = {run.student for run in self.runs} | ({self.teacher.name} if self.teacher else set())
+        stepper = graphs.stepper_for(self.execution, self.reporter.note)
+        users = sorted(networks & models.user_networks().keys())
+        if users and not isinstance(stepper, EagerStepper):
+            self.reporter.note(
+                f"no CUDA graphs for this pack, because of networks of your own: {', '.join(users)}"
+            )
+            return EagerStepper()
+        return stepper
 
     def _train_epoch(self, next_epoch: NextEpoch, active_runs: Sequence[ActiveRun]) -> None:
         """Train one epoch of runs that are all in the same stage and epoch."""
@@ -350,7 +367,7 @@ class PackTrainer:
         careful: train it again one student at a time, to find the method that spoils it.
         """
         self.shared.put_back()
-        self.stepper = graphs.stepper_for(self.execution, self.reporter.note)
+        self.stepper = self._new_stepper()
         self.careful = careful
         alive = [active for active in active_runs if active.failure is None]
         if alive:

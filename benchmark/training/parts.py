@@ -8,7 +8,7 @@ teacher was trained again. Its checkpoint and its record therefore list its part
     torch             version of PyTorch
     commit, dirty     of kd-tables
     sources           hash of each method's file, by the method's name; for a user method also that of each
-                      file of KD_METHODS that it imports, as `METHOD/FILE`
+                      file of KD_PLUGINS that it imports, as `METHOD/FILE`
     learns_from       hash of the teacher's weights as `teacher`, and checksum of the state.pt of each head by
                       its method's name; empty without a teacher
 
@@ -92,7 +92,7 @@ def edited_method(run: Run, last: Mapping[str, Any]) -> tuple[str, str] | None:
 
 @functools.cache
 def _imported_files(method: type[Method]) -> dict[str, str]:
-    """Return the hashes of the files in KD_METHODS that a user method's file imports, by `METHOD/FILE`.
+    """Return the hashes of the files in KD_PLUGINS that a user method's file imports, by `METHOD/FILE`.
 
     They are read once, when the method is first trained. Files elsewhere are not looked at.
     """

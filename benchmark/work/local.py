@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from benchmark import methods
+from benchmark import plugins
 from benchmark.spec import teacher_cache_rule
 from benchmark.spec.plan import Pack, Plan
 from benchmark.spec.runs import Run
@@ -109,9 +109,8 @@ def _train_on_gpus(
 def _start(pack: Pack, settings: WorkSettings, gpu: int) -> subprocess.Popen[bytes]:
     """Start a worker process that trains a pack on one GPU."""
     env = {**os.environ, "CUDA_VISIBLE_DEVICES": str(gpu)}
-    if folders := methods.user_method_folders():
-        # absolute paths, because the worker runs in a different folder
-        env["KD_METHODS"] = os.pathsep.join(str(folder.resolve()) for folder in folders)
+    # absolute paths, because the worker runs in a different folder
+    env |= plugins.environment_variables(lambda _number, folder: folder.resolve())
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmark", "work", "-"],
         stdin=subprocess.PIPE,

@@ -195,7 +195,7 @@ def unknown_name(order: dict[str, Any]) -> str:
     ]
     kinds: list[tuple[str, list[str], Container[str]]] = [
         ("data set", [order["dataset"]], [name for name in [order["dataset"]] if data.is_name(name)]),
-        ("protocol", [order["protocol"]], protocols.PROTOCOLS),
+        ("protocol", [order["protocol"]], protocols.names()),
         ("profile", [order["profile"]], protocols.PROFILES),
         ("network", [order["teacher"], order["student"]], (NONE, *models.names())),
         ("method", method_names, (methods.PLAIN, "recipe", *methods.names())),

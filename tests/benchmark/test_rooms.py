@@ -56,7 +56,7 @@ BASE = {f"benchmark.{path.stem}" for path in (ROOT / "benchmark").glob("*.py")}
 BASE -= {"benchmark.__init__", "benchmark.__main__"}
 """The modules directly in `benchmark/`. Every room of it may import them; they import only each other."""
 
-BELOW_DATA = BASE | {"models"}
+BELOW_DATA = BASE | {"models", "benchmark.plugins"}
 BELOW_METHODS = BELOW_DATA | {"benchmark.data"}
 BELOW_MEASURES = BELOW_METHODS | {"benchmark.methods"}
 BELOW_SPEC = BELOW_MEASURES | {"benchmark.measures", "results"}
@@ -70,6 +70,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": set(),
     "results": set(),
     **dict.fromkeys(BASE, BASE),
+    "benchmark.plugins": BASE | {"models"},
     "benchmark.data": BELOW_DATA,
     "benchmark.methods": BELOW_METHODS,
     "benchmark.measures": BELOW_MEASURES,  # for the declaration of settings

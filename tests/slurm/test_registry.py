@@ -154,6 +154,20 @@ def test_user_methods_are_in_the_snapshot(tmp_path: Path, monkeypatch: pytest.Mo
     assert "KD_METHODS" not in script.text(spec, 1)
 
 
+def test_every_kind_of_plug_in_is_in_the_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, folder in (("KD_METHODS", "old"), ("KD_PLUGINS", "new")):
+        (tmp_path / folder).mkdir()
+        monkeypatch.setenv(name, str(tmp_path / folder))
+    for name in ("net.py", "long.toml", "notes.txt"):
+        (tmp_path / "new" / name).write_text(f"# {name}\n")
+    copy = snapshot.take(tmp_path / "snapshots")
+    variables = snapshot.environment_variables(copy)
+    assert variables.keys() == {"KD_METHODS", "KD_PLUGINS"}
+    assert sorted(p.name for p in Path(variables["KD_PLUGINS"]).iterdir()) == ["long.toml", "net.py"]
+    (tmp_path / "new" / "long.toml").write_text("# edited\n")
+    assert snapshot.take(tmp_path / "snapshots") != copy
+
+
 def test_run_states(tmp_path: Path) -> None:
     """Students of a failed teacher are blocked; a run that only lacked its teacher counts as absent."""
     runs, store = drill_runs(tmp_path), Store(tmp_path / "results")
