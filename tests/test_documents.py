@@ -53,9 +53,8 @@ def test_links_and_commands_of_the_readme_exist() -> None:
     for line in re.findall(r"^    (?:\.venv/bin/)?python -m benchmark (.+?)(?:  #.*)?$", text, re.MULTILINE):
         command_line().parse_args(line.split())
     tables = {p.stem for p in (ROOT / "tables").glob("*.toml")}
-    named = set(
-        re.findall(r"`([a-z]+-(?:table\d?|ablation|few-shot|noisy-labels|cifar100)|lightskd|selfkdlib)`", text)
-    )
+    kinds = "table\\d?|ablation|few-shot|noisy-labels|cifar100|transfer|entropy|imagenet"
+    named = set(re.findall(rf"`([a-z]+-(?:{kinds})|lightskd|selfkdlib)`", text))
     assert named == tables
 
 

@@ -266,11 +266,6 @@ def expand(
     )
 
 
-def _dataset(table: Table, profile: protocols.Profile) -> str:
-    """Return the data set of a table under a profile."""
-    return (profile.dataset and table.quick_dataset) or profile.dataset or table.dataset
-
-
 def with_rows_for(table: Table, only_methods: Sequence[str]) -> Table:
     """Return the table with a row for each of these methods that it has none for, at its end.
 
@@ -295,6 +290,8 @@ def with_rows_for(table: Table, only_methods: Sequence[str]) -> Table:
 
 def _dataset(table: Table, profile: protocols.Profile) -> str:
     """Return the data set of a table under a profile. A user's own stays: nothing has to stand in for it."""
+    if profile.dataset and table.quick_dataset:
+        return table.quick_dataset
     is_the_users = table.dataset not in data.DATASETS
     return table.dataset if is_the_users else profile.dataset or table.dataset
 

@@ -477,9 +477,9 @@ class Recipe:
 
         steps: number of steps of the epoch.
 
-        It drops in the epoch after each milestone, or follows half a cosine: after the warm-up, or from the first
-        epoch on where the warm-up has a learning rate of its own (`warm_up_from`), as in SEED's code. Within an
-        epoch it only changes during a warm-up that begins at 0.
+        It drops in the epoch after each milestone, or follows half a cosine: after the warm-up, or from the
+        first epoch on where the warm-up has a learning rate of its own (`warm_up_from`), as in SEED's code.
+        Within an epoch it only changes during a warm-up that begins at 0.
         """
         if epoch <= self.warm_up and self.warm_up_from is not None:
             return self.warm_up_from + (self.lr - self.warm_up_from) * (epoch - 1) / self.warm_up
