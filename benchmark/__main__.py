@@ -18,6 +18,7 @@ from benchmark.cli import (
     bench,
     clean,
     cluster,
+    evaluate,
     judge,
     logs,
     methods,
@@ -48,6 +49,7 @@ VERBS = (
     judge,
     methods,
     teachers,
+    evaluate,
     bench,
 )
 """The modules that define verbs, in the order of `--help`."""

@@ -103,20 +103,28 @@ def variable(name: str, default: str = "") -> str:
     return os.environ.get(name) or default
 
 
-def add_folder_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("folders")
+def add_results_option(group: Any) -> None:
     group.add_argument(
         "--results",
         default=None,
         metavar="DIR",
         help="folder of runs and their records (default: $RESULTS, else results/runs)",
     )
+
+
+def add_data_option(group: Any) -> None:
     group.add_argument(
         "--data",
         default=variable("DATA", "data"),
         metavar="DIR",
         help="folder of data sets; missing ones are downloaded (default: $DATA, else data)",
     )
+
+
+def add_folder_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("folders")
+    add_results_option(group)
+    add_data_option(group)
     group.add_argument(
         "--teachers",
         default=variable("TEACHERS"),
