@@ -19,6 +19,7 @@ from benchmark.cli import (
     clean,
     cluster,
     evaluate,
+    export,
     judge,
     logs,
     methods,
@@ -50,6 +51,7 @@ VERBS = (
     methods,
     teachers,
     evaluate,
+    export,
     bench,
 )
 """The modules that define verbs, in the order of `--help`."""

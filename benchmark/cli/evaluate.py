@@ -18,9 +18,11 @@ from benchmark.cli import common, options
 from benchmark.cli.common import print_note
 from benchmark.cli.run_names import is_file_name, named_keys
 from benchmark.errors import InputError, unknown
+from benchmark.export import about
 from benchmark.spec import imported, protocols
 from benchmark.spec.resolver import Resolver, normalisation
 from benchmark.spec.runs import TeacherRef
+from benchmark.spec.teacher_files import CHECKPOINTS
 from benchmark.training import finished
 from benchmark.training.evaluate import logits, per_class, score
 from benchmark.training.execution import Execution, ExecutionRequest
@@ -91,7 +93,7 @@ class _Measured:
     """`mean` and `std`, three numbers each."""
     images: int
     """Number of test images."""
-    about: Mapping[str, Any]
+    facts: Mapping[str, Any]
     """What the result states of it."""
     predictor: finished.Predictor | None = None
     """Makes the logits from the network's features, if the network does not."""
@@ -124,7 +126,7 @@ def do_evaluate(args: argparse.Namespace) -> int:
 def _run_of(args: argparse.Namespace, store: Store) -> str | None:
     """Return the key of the run that the target means, None for a file of weights."""
     if not is_file_name(args.target):
-        if Path(args.target).suffix.lower() in imported.CHECKPOINTS:
+        if Path(args.target).suffix.lower() in CHECKPOINTS:
             raise InputError(f"{args.target}: no such file; give a file of weights, or a part of a run's key")
         (key,) = named_keys(store, [args.target], ("record.json",))
         return key
@@ -145,7 +147,7 @@ def _of_run(args: argparse.Namespace, store: Store, key: str) -> _Measured:
         stated = record["student" if option == "network" else "dataset"]
         if (given := getattr(args, option)) and given != stated:
             raise InputError(f"--{option} {given}: {key} is of {stated}; leave the option out")
-    about = {
+    facts = {
         "run": key,
         "epoch": run.epoch,
         "weights": run.weights,
@@ -161,7 +163,7 @@ def _of_run(args: argparse.Namespace, store: Store, key: str) -> _Measured:
         dataset=record["dataset"],
         normalise=normalise,
         images=images,
-        about=about,
+        facts=facts,
         predictor=run.net if len(run.net.at_test) else None,
     )
 
@@ -171,26 +173,33 @@ def _of_file(args: argparse.Namespace) -> _Measured:
     if args.epoch:
         raise InputError(f"--epoch {args.epoch}: {path} is a file, with one epoch; leave --epoch out")
     file = models.read_weights(path)
-    entry = next((str(k) for k in file.content if str(k).startswith(finished.AT_TEST)), None)
-    if entry is not None:
+    entries = (str(name) for name in file.content if str(name).startswith(finished.AT_TEST))
+    if (entry := next(entries, None)) is not None:
+        method = entry.removeprefix(finished.AT_TEST).partition(".")[0]
         raise InputError(
-            f"{path}: predicts with modules of method {entry.removeprefix(finished.AT_TEST)}, which need the "
-            "run's record; give the run's key, and --results with the folder that it is in"
+            f"{path}: predicts with modules of method {method}, which need the run's record; give the run's "
+            "key, and --results with the folder that it is in"
         )
     network, dataset = _network_and_dataset(args, file)
     with torch.random.fork_rng(devices=[]):
         net = models.build(network, data.info(dataset).num_classes)
-    says = models.load_weights(net, file)
-    stated = says.get("normalise")
-    known = isinstance(stated, dict) and all(_is_colour(stated.get(name)) for name in ("mean", "std"))
-    normalise = stated if known and not args.protocol else _normalisation(args.protocol or "crd", dataset)
-    about = {
+    says = models.load_weights(net, file) or about.read(path)
+    stated = None if args.protocol else _stated_normalisation(says)
+    normalise = stated or _normalisation(args.protocol or "crd", dataset)
+    facts = {
         "file": str(path),
         "weights": models.weights_hash(net),
-        "protocol": "" if normalise is stated else args.protocol or "crd",
+        "protocol": "" if stated else args.protocol or "crd",
         "says": {k: v for k, v in says.items() if isinstance(v, int | float | str | bool)},
     }
-    return _Measured(net.eval(), dataset, normalise, data.info(dataset).test_images, about)
+    return _Measured(net.eval(), dataset, normalise, data.info(dataset).test_images, facts)
+
+
+def _stated_normalisation(says: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the normalisation that a file states, as files of `export` do; None if it states none."""
+    stated = says.get("normalise")
+    known = isinstance(stated, dict) and all(_is_colour(stated.get(name)) for name in ("mean", "std"))
+    return stated if known else None
 
 
 def _is_colour(value: Any) -> bool:
@@ -237,7 +246,7 @@ def _measure(args: argparse.Namespace, measured: _Measured, execution: Execution
     names = loaded.classes or tuple(map(str, range(z.shape[1])))
     by_class = dict(zip(names, per_class(z, test.labels), strict=True))
     return {
-        **measured.about,
+        **measured.facts,
         "network": measured.net.name,
         "dataset": measured.dataset,
         "test_images": len(test.labels),
@@ -255,7 +264,7 @@ def _write_record(args: argparse.Namespace, measured: _Measured, store: Store, e
     """Store the record of the checkpoint, if it has none yet, and return its key."""
     ref = TeacherRef(
         measured.net.name,
-        weights=measured.about["weights"],
+        weights=measured.facts["weights"],
         path=str(common.path_of(args.target).resolve()),
     )
     run = Resolver().imported_run(

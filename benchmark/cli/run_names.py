@@ -45,11 +45,6 @@ def named_keys(store: Store, names: Iterable[str], files: tuple[str, ...], every
     return list(chosen)
 
 
-def flat_name(key: str) -> str:
-    """Return a key as the name of a file or folder."""
-    return key.replace("/", "_")
-
-
 def is_file_name(text: str) -> bool:
     """Return whether a user means a file rather than a run."""
     try:
