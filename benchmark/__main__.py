@@ -22,6 +22,7 @@ from benchmark.cli import (
     export,
     judge,
     logs,
+    merge,
     methods,
     plan,
     published,
@@ -52,6 +53,7 @@ VERBS = (
     teachers,
     evaluate,
     export,
+    merge,
     bench,
 )
 """The modules that define verbs, in the order of `--help`."""
