@@ -18,6 +18,7 @@ from benchmark.cli import (
     bench,
     clean,
     cluster,
+    contribute,
     evaluate,
     export,
     judge,
@@ -54,6 +55,7 @@ VERBS = (
     evaluate,
     export,
     merge,
+    contribute,
     bench,
 )
 """The modules that define verbs, in the order of `--help`."""
