@@ -9,7 +9,7 @@ PYTHON ?= python3
 PAPER ?= dlkd
 TABLE ?= $(call table,1)
 PY ?= .venv/bin/python
-export PROFILE SEEDS PROTOCOL DATA TEACHERS RESULTS PRECISION THREADS STUDENT_THREADS DEVICE KEEP TEACHER_CACHE
+export PROFILE SEEDS PROTOCOL DATA TEACHERS RESULTS PRECISION THREADS STUDENT_THREADS DEVICE KEEP TEACHER_CACHE NOTIFY
 
 # $(call table,N): the table of PAPER with similar (N=1) or different (N=2) architectures.
 table = $(or $(NAME_$(PAPER)_$(1)),$(error unknown PAPER '$(PAPER)'; allowed: dlkd, sskd, crd))

@@ -282,6 +282,17 @@ def add_weak_teacher_option(group: Any) -> None:
     )
 
 
+def add_notify_option(group: Any, default: str) -> None:
+    """Add `--notify`. default: the default, in words."""
+    group.add_argument(
+        "--notify",
+        default=variable("NOTIFY"),
+        metavar="COMMAND",
+        help="run this command by the shell when the table is done or has failed; KD_TABLE, KD_STATE, "
+        f"KD_RUNS, KD_DONE, KD_FAILED and others tell what happened (default: $NOTIFY{default})",
+    )
+
+
 def add_teacher_cache_option(group: Any) -> None:
     group.add_argument(
         "--teacher-cache",

@@ -113,7 +113,7 @@ def wrong_curve(record: Mapping[str, Any], curve: pd.DataFrame | None) -> str:
     if record["status"] != "done" or "test_acc" not in main or main.empty:
         return ""
     tested = {int(epoch): float(top1) for epoch, top1 in zip(main["epoch"], main["test_acc"], strict=True)}
-    stated = {"top1_last": max(tested), "top1_best": record.get("best_epoch")}
+    stated = {"top1_last": max(tested), "top1_best": int(record.get("best_epoch") or 0)}
     for name, epoch in stated.items():
         if record.get(name) is not None and not _same(tested.get(epoch, math.nan), record[name]):
             return f"its curve has top-1 {tested.get(epoch)} in epoch {epoch}, its record {record[name]}"
