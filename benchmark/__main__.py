@@ -18,6 +18,7 @@ from benchmark.cli import (
     bench,
     clean,
     cluster,
+    completion,
     contribute,
     evaluate,
     export,
@@ -57,6 +58,7 @@ VERBS = (
     merge,
     contribute,
     bench,
+    completion,
 )
 """The modules that define verbs, in the order of `--help`."""
 
