@@ -56,10 +56,13 @@ def parser(verb: str | None = None) -> Parser:
     return p
 
 
-def _requested(argv: Sequence[str]) -> str:
-    """Return the verb of a command line, "" if it names none that exists."""
+def _needed(argv: Sequence[str]) -> str | None:
+    """Return the only verb that `parser` must know for a command line, "" for none, None for all."""
     first = next((text for text in argv if not text.startswith("-")), "")
-    return first if any(v.name == first for v in VERBS) else ""
+    verb = next((v for v in VERBS if v.name == first), None)
+    if verb is None:
+        return ""
+    return None if verb.reads_all else verb.name
 
 
 @contextlib.contextmanager
@@ -106,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     try:
         with _starting():
-            p = parser(_requested(argv))
+            p = parser(_needed(argv))
         args = p.parse_args(argv)
         return int(args.do(args))
     except KeyboardInterrupt:

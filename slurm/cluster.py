@@ -84,6 +84,9 @@ class Cluster:
     what is fastest on its CPU: nodes may differ, so one table could be trained in two precisions."""
     python: str = ""
     """Python of the jobs, a path that all nodes see. Empty: the Python that submits."""
+    on_done: str = ""
+    """A command that is run by the shell when a submitted table is done or has failed, on the node of the job
+    that ended last. Environment variables tell what happened (docs/running.md)."""
     extra: dict[str, str | bool] = dataclasses.field(default_factory=dict)
     """Any other option of sbatch: `extra = { reservation = "kd", "mail-type" = "END", exclusive = true }`;
     true is an option without a value. `mem-per-cpu` and `mem-per-gpu` replace `memory_gb`."""

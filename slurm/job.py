@@ -9,6 +9,7 @@ import json
 import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from submitit.helpers import DelayedSubmission
 
@@ -16,6 +17,7 @@ from benchmark.training.reporter import Status
 from benchmark.work.order import work
 from benchmark.work.progress import reporter
 from results.holders import STALE_SECONDS
+from slurm import notices
 
 
 class JobFailed(RuntimeError):
@@ -38,6 +40,26 @@ class PackJob:
         heartbeat. It therefore waits until the claim is stale. A claim whose heartbeat continues has a living
         holder, and the run is left to it.
         """
+        keys = [run["key"] for run in json.loads(self.order)["runs"]]
+        results = Path(json.loads(self.order)["settings"]["results"])
+        try:
+            ended = self._train()
+        except Exception as error:
+            notices.after_job(results, keys, f"{type(error).__name__}: {error}", note=print)
+            raise
+        notices.after_job(results, keys, "", note=print)
+        without_result = [
+            e for e in ended.values() if e[1] in (Status.FAILED, Status.BLOCKED, Status.WAITING)
+        ]
+        if without_result:
+            key, _, reason = without_result[0]
+            raise JobFailed(
+                f"{len(without_result)} of {len(ended)} runs have no result; the first: {key}: {reason}"
+            )
+        return list(ended.values())
+
+    def _train(self) -> dict[str, tuple[str, str, str]]:
+        """Train the pack, and return `(key, status, reason)` of each run by its key."""
         order, until = json.loads(self.order), time.monotonic() + self.patience
         ended: dict[str, tuple[str, str, str]] = {}
         job, node = (os.environ.get(name, "?") for name in ("SLURM_JOB_ID", "SLURMD_NODENAME"))
@@ -53,15 +75,7 @@ class PackJob:
             time.sleep(min(5.0, self.patience / 10))
         for key, status, reason in ended.values():
             print(f"{status}: {key}{': ' + reason if reason else ''}", flush=True)
-        without_result = [
-            e for e in ended.values() if e[1] in (Status.FAILED, Status.BLOCKED, Status.WAITING)
-        ]
-        if without_result:
-            key, _, reason = without_result[0]
-            raise JobFailed(
-                f"{len(without_result)} of {len(ended)} runs have no result; the first: {key}: {reason}"
-            )
-        return list(ended.values())
+        return ended
 
     def checkpoint(self) -> DelayedSubmission:
         """Return what to submit after a timeout or a preemption: the same job (submitit calls this)."""

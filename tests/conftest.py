@@ -13,7 +13,7 @@ torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 VARIABLES = (
     "RESULTS", "DATA", "TEACHERS", "PROFILE", "SEEDS", "PROTOCOL", "PRECISION", "THREADS", "DEVICE", "KEEP",
-    "KD_METHODS", "KD_PLUGINS", "KD_PUBLISHED", "COLUMNS",
+    "KD_METHODS", "KD_PLUGINS", "KD_PUBLISHED", "COLUMNS", "NOTIFY",
 )  # fmt: skip
 
 

@@ -15,8 +15,9 @@ from benchmark.spec import cost, imported
 from benchmark.spec.runs import closure
 from benchmark.text import plural
 from benchmark.training.execution import has_gpu
+from benchmark.work import notify
 from benchmark.work.checks import require_trainable
-from slurm import commands
+from slurm import commands, notices
 from slurm.cluster import load_cluster
 from slurm.state import cancel
 from slurm.submit import format_report, submit_runs
@@ -51,6 +52,7 @@ def register(verbs: Any) -> None:
     options.add_teacher_cache_option(p)
     options.add_accept_edit_option(p)
     options.add_weak_teacher_option(p)
+    options.add_notify_option(p, default=", else on_done of the cluster file")
     p.set_defaults(do=do_submit)
 
     p = add_verb(
@@ -92,6 +94,11 @@ def do_submit(args: argparse.Namespace) -> int:
         for name in sorted({r.measured_on or r.dataset for r in closure(chosen.runs)}):
             data.load(name, common.path_of(args.data))
     common.note_unusable(store, {r.key: "" for r in closure(chosen.runs) if not store.is_done(r.key)})
+    if not args.dry_run and (command := args.notify or cluster.on_done):
+        keys = [run.key for run in closure(chosen.runs)]
+        if not notify.is_over(notify.event("", store, keys)):
+            # before the jobs, which could have ended otherwise
+            notices.leave(store.folder, chosen.expansion.table.name, keys, command)
     report = submit_runs(
         chosen.runs,
         chosen.expansion.table.name,

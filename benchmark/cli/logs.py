@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmark.cli import common, options
@@ -17,6 +17,9 @@ from benchmark.text import plural
 from results.files import tail
 from results.store import Store
 from slurm import registry
+
+LOG_FILES = ("log.txt", "failure.json")
+"""Files of a run that `logs` can print."""
 
 MOST_FIELDS = 4
 """Settings that are named to tell a run from others."""
@@ -60,17 +63,19 @@ def register(verbs: Any) -> None:
     p.set_defaults(do=do_retry)
 
 
-def find_key(store: Store, text: str) -> str:
-    """Return the key of the only run that `text` matches. Raises `InputError` if none or several match."""
+def find_key(store: Store, text: str, files: Sequence[str] = LOG_FILES) -> str:
+    """Return the key of the only run that `text` matches, among those that have one of `files`.
+
+    Raises `InputError` if none or several match.
+    """
     text = text.replace(":", "-").strip("/")
-    log_files = ("log.txt", "failure.json")
     with contextlib.suppress(OSError):  # for example a loop of links, or too long a name
-        if any((store.folder / text / name).exists() for name in log_files):
+        if any((store.folder / text / name).exists() for name in files):
             return text
     keys = sorted(
         {
             path.parent.relative_to(store.folder).as_posix()
-            for name in log_files
+            for name in files
             for path in store.folder.rglob(name)
         }
     )

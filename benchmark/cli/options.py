@@ -34,20 +34,28 @@ def variable(name: str, default: str = "") -> str:
     return os.environ.get(name) or default
 
 
-def add_folder_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("folders")
+def add_results_option(group: Any) -> None:
     group.add_argument(
         "--results",
         default=None,
         metavar="DIR",
         help="folder of runs and their records (default: $RESULTS, else results/runs)",
     )
+
+
+def add_data_option(group: Any) -> None:
     group.add_argument(
         "--data",
         default=variable("DATA", "data"),
         metavar="DIR",
         help="folder of data sets; missing ones are downloaded (default: $DATA, else data)",
     )
+
+
+def add_folder_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("folders")
+    add_results_option(group)
+    add_data_option(group)
     group.add_argument(
         "--teachers",
         default=variable("TEACHERS"),
@@ -203,6 +211,17 @@ def add_weak_teacher_option(group: Any) -> None:
         action="store_true",
         help="train with an imported teacher although its accuracy is near chance (profiles short and paper "
         "refuse it)",
+    )
+
+
+def add_notify_option(group: Any, default: str) -> None:
+    """Add `--notify`. default: the default, in words."""
+    group.add_argument(
+        "--notify",
+        default=variable("NOTIFY"),
+        metavar="COMMAND",
+        help="run this command by the shell when the table is done or has failed; KD_TABLE, KD_STATE, "
+        f"KD_RUNS, KD_DONE, KD_FAILED and others tell what happened (default: $NOTIFY{default})",
     )
 
 

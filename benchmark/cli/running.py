@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,12 @@ from benchmark.cli.parser import PROGRAM, add_verb
 from benchmark.cli.selection import NotInTable, Selection, paper_table, select
 from benchmark.errors import InputError
 from benchmark.spec import cost, imported, plan
+from benchmark.spec.runs import closure
 from benchmark.text import plural
 from benchmark.training import begun
 from benchmark.training.execution import has_gpu
 from benchmark.training.reporter import Outcome, Status
-from benchmark.work import local, order
+from benchmark.work import local, notify, order
 from benchmark.work.checks import require_trainable
 from benchmark.work.progress import reporter
 from results.store import Store
@@ -48,6 +51,7 @@ def register(verbs: Any) -> None:
         help="stop after this epoch; the same command without --until continues",
     )
     _add_no_wait(p)
+    options.add_notify_option(p, default="")
     p.set_defaults(do=do_run)
 
     p = add_verb(
@@ -80,6 +84,7 @@ def register(verbs: Any) -> None:
     options.add_folder_options(p)
     options.add_training_options(p)
     _add_no_wait(p)
+    options.add_notify_option(p, default="")
     p.set_defaults(do=do_reproduce)
 
     p = add_verb(
@@ -186,14 +191,30 @@ def train_missing(args: argparse.Namespace, chosen: Selection) -> list[Outcome]:
             f"{slower}batch norms use PyTorch's operators, not our kernels ({execution.kernels_error})"
         )
     common.note_many_threads(execution)
-    outcomes = local.run_plan(
-        planned,
-        common.work_settings_of(args, planned.runs),
-        reporter(),
-        until=getattr(args, "until", None),
-        wait=not args.no_wait,
-    )
+    with _notifying(args, chosen, store):
+        outcomes = local.run_plan(
+            planned,
+            common.work_settings_of(args, planned.runs),
+            reporter(),
+            until=getattr(args, "until", None),
+            wait=not args.no_wait,
+        )
     return outcomes + failed
+
+
+@contextlib.contextmanager
+def _notifying(args: argparse.Namespace, chosen: Selection, store: Store) -> Iterator[None]:
+    """Run the command of `--notify` if all runs of the table have ended, or an error ends the block."""
+    table, keys = chosen.expansion.table.name, [run.key for run in closure(chosen.runs)]
+    try:
+        yield
+    except Exception as error:
+        if args.notify:
+            reason = f"{type(error).__name__}: {error}"
+            notify.send(args.notify, notify.event(table, store, keys, reason), print_note)
+        raise
+    if args.notify and notify.is_over(happened := notify.event(table, store, keys)):
+        notify.send(args.notify, happened, print_note)
 
 
 def _report_outcomes(outcomes: list[Outcome]) -> int:

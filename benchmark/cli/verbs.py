@@ -17,6 +17,8 @@ class Verb(NamedTuple):
     """The module in `benchmark.cli` that defines it, by `register(verbs)`."""
     summary: str
     """One line for the list of verbs."""
+    reads_all: bool = False
+    """Whether it reads the options of all verbs, so that all modules are imported."""
 
 
 VERBS = (
@@ -37,7 +39,21 @@ VERBS = (
     Verb("judge", "judge", "say whether your result of a cell is a reproduction of the published one"),
     Verb("methods", "methods", "list the methods with formula, citation and hyper-parameters"),
     Verb("teachers", "teachers", "list the teachers, and their accuracy beside the published ones"),
+    Verb("evaluate", "evaluate", "measure any checkpoint, or a finished run's weights, on the test set"),
+    Verb("export", "export", "write a run's weights or curve in the formats of other programs"),
+    Verb("merge", "merge", "copy the runs of other results folders into yours"),
+    Verb(
+        "contribute",
+        "contribute",
+        "prepare records for a pull request that makes them reference records",
+    ),
     Verb("bench", "bench", "measure speed, the effect of bf16, and the error rates of the verdicts"),
+    Verb(
+        "completion",
+        "completion",
+        "print a script that completes verbs, options and names in bash or zsh",
+        reads_all=True,
+    ),
 )
 """In the order of `--help`."""
 

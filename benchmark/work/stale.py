@@ -121,7 +121,7 @@ def _judge(store: Store, key: str, resolver: Resolver, include_unfinished: bool)
     """Return the verdict on one run, None if it is current."""
     record = store.record(key)
     if record is not None:
-        return _judge_finished(key, record, resolver)
+        return judge_finished(key, record, resolver)
     if include_unfinished and not os.path.lexists(store.path(key) / "record.json"):
         return Verdict(key, Reason.UNFINISHED)
     if problem := store.unusable(key):
@@ -129,7 +129,7 @@ def _judge(store: Store, key: str, resolver: Resolver, include_unfinished: bool)
     return None
 
 
-def _judge_finished(key: str, record: dict[str, Any], resolver: Resolver) -> Verdict | None:
+def judge_finished(key: str, record: dict[str, Any], resolver: Resolver) -> Verdict | None:
     """Return the verdict on a run with a record, None if it is current.
 
     It is stale only if its order is understood and resolves to another key.

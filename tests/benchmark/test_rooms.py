@@ -64,7 +64,7 @@ BELOW_TRAINING = BELOW_SPEC | {"benchmark.spec"}
 BELOW_WORK = BELOW_TRAINING | {"benchmark.training"}
 BELOW_SLURM = BELOW_WORK | {"benchmark.work"}
 BELOW_BENCH = BELOW_SLURM | {"slurm", "tables"}
-BELOW_CLI = BELOW_BENCH | {"benchmark.bench"}
+BELOW_CLI = BELOW_BENCH | {"benchmark.bench", "benchmark.export"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "models": set(),
@@ -80,6 +80,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tables": BELOW_TRAINING,  # beside training, not above it
     "slurm": BELOW_SLURM,
     "benchmark.bench": BELOW_BENCH,
+    "benchmark.export": BELOW_WORK,  # beside work, not above it
     "benchmark.cli": BELOW_CLI,
     "benchmark.__main__": BELOW_CLI | {"benchmark.cli"},
 }

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from cli_kit import TABLE, Trained
+from training_kit import small_run, train
 
 from benchmark.bench import cells
 from benchmark.work import local, order
@@ -30,3 +31,16 @@ def table(tmp_path: Path) -> str:
     path = tmp_path / "mini.toml"
     path.write_text(TABLE)
     return str(path)
+
+
+@pytest.fixture(scope="session")
+def finished_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    """A folder of results, and the keys of a plain run and of one that predicts with its method's modules.
+
+    Tests must not change the folder.
+    """
+    folder = tmp_path_factory.mktemp("finished") / "runs"
+    plain, simkd = (small_run(name, recipe__epochs=1) for name in ("plain", "simkd"))
+    for run in (*simkd.needs_runs, plain, simkd):
+        assert [o.status for o in train([run], folder)] == ["done"]
+    return folder, plain.key, simkd.key
