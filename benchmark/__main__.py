@@ -32,6 +32,7 @@ from benchmark.cli import (
 from benchmark.cli.options import PROGRAM, HelpFormatter, Parser, wrap
 from benchmark.errors import InputError
 from benchmark.provenance import version_line
+from benchmark.training.processes import ProcessLost
 from models import WeightsError
 from results.published import PublishedError
 
@@ -102,6 +103,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (InputError, PublishedError, WeightsError) as error:
         print(f"error: {_one_line(str(error))}", file=sys.stderr)
         return 2
+    except ProcessLost as error:
+        print(f"error: {_one_line(str(error))}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(
             "interrupted; everything up to the last finished epoch is kept; the same command continues",
