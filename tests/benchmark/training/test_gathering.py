@@ -6,6 +6,7 @@ tests/benchmark/training/test_processes.py trains in two processes.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -72,7 +73,7 @@ def test_portions_hold_every_row_once_and_each_has_its_share_of_both_parts(total
             assert portions == [None] * count
             continue
         rows = [p.rows.tolist() for p in portions if p is not None]
-        assert sorted(sum(rows, [])) == list(range(total))
+        assert sorted(itertools.chain(*rows)) == list(range(total))
         assert max(map(len, rows)) - min(map(len, rows)) <= 2
         for p in portions:
             assert p is not None and p.first == sum(row < first for row in p.rows.tolist())
@@ -80,7 +81,7 @@ def test_portions_hold_every_row_once_and_each_has_its_share_of_both_parts(total
 
 @pytest.mark.parametrize(("total", "first", "copies"), [(13, 13, 1), (13, 6, 3)])
 def test_the_gradient_of_gathered_rows_is_that_of_one_process(total: int, first: int, copies: int) -> None:
-    """The loss couples all rows, and reads the weight directly too, like a method that applies a classifier."""
+    """The loss couples all rows, and reads the weight too, like a method that applies the classifier."""
     torch.manual_seed(0)
     x = torch.randn(copies * total, 4, dtype=torch.float64)
     start = torch.randn(3, 4, dtype=torch.float64)
