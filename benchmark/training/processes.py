@@ -240,6 +240,7 @@ def joined(device: str, environment: Mapping[str, str] | None = None) -> Iterato
     number, count, local = (int(environment[name]) for name in VARIABLES[:3])
     if device == "cuda" and torch.cuda.is_available():  # else `ExecutionRequest.resolve` says so
         torch.cuda.set_device(local % torch.cuda.device_count())
+    os.environ.update({name: environment[name] for name in VARIABLES})  # where `rendezvous` reads them
     try:
         store, _, _ = next(rendezvous("env://", timeout=TIMEOUT))
         dist.init_process_group(

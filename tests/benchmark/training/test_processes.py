@@ -31,7 +31,7 @@ from results.store import Store
 
 TOLERANCE = 2e-7
 """Trained in float64, stored in float32. Training in float32 makes gradients of the first step differ by up
-to 3%, as much as those of one process do when its convolutions add in another order (measured: oneDNN off)."""
+to 3%, as much as those of one process do when its convolutions add in another order (without oneDNN)."""
 
 
 @dataclass
