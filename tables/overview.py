@@ -8,7 +8,7 @@ from benchmark.spec.matrix import Expansion
 from benchmark.text import plural, shorten
 from tables.cells import RULES, rank_rule
 from tables.diff import Diff
-from tables.render import Layout, plain_lines
+from tables.render import Layout, metrics_of, plain_lines
 from tables.text import printable, terminal_width, wrap
 from tables.verdicts import Verdict
 
@@ -28,7 +28,7 @@ def table_lines(layout: Layout, expansion: Expansion, file: str) -> list[str]:
     seeds = max((r.n for r in layout.results), default=0)
     spread = f"mean ± std of {seeds} seeds" if seeds > 1 else "one seed"
     rule = rank_rule(expansion.table)
-    meaning = [f"top-1 in %, {spread}", RULES[rule]]
+    meaning = [f"{metrics_of(expansion.table)} in %, {spread}", RULES[rule]]
     if any(len(e.parts) == 2 for e in entries):
         meaning.append("x / y: last / best")
     if any(e.rank for e in entries):

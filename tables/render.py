@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmark.errors import unknown
-from benchmark.spec.matrix import Expansion, Row
+from benchmark.spec.matrix import Expansion, Row, Table
 from benchmark.spec.table_file import ERROR
 from results.files import atomic
 from results.store import Store
@@ -160,11 +160,10 @@ def _entry(result: CellResult, rank: int, rule: str, reasons: dict[str, int], sh
     )
 
 
-def _metrics(expansion: Expansion) -> str:
-    """Say what the numbers of a table are."""
-    metrics = dict.fromkeys(METRIC_WORDS[row.metric] for row in expansion.table.rows)
-    words = " and ".join(metrics).capitalize()
-    return f"{words} error (100 - accuracy)" if expansion.table.shown == ERROR else f"{words} accuracy"
+def metrics_of(table: Table) -> str:
+    """Say what the numbers of a table are: `top-1`, `top-1 and top-5 error`."""
+    words = " and ".join(dict.fromkeys(METRIC_WORDS[row.metric] for row in table.rows))
+    return f"{words} error" if table.shown == ERROR else words
 
 
 def explanations(
@@ -177,7 +176,9 @@ def explanations(
     results, rule = layout.results, rank_rule(expansion.table)
     seeds = max((r.n for r in results), default=0)
     spread = f"mean ± std (n - 1) over up to {seeds} seeds" if seeds > 1 else "one seed: no spread"
-    lines = [f"{_metrics(expansion)} in %, {spread}; each teacher is one run. {EPOCH_NOTE}."]
+    what = metrics_of(expansion.table).capitalize()
+    what += " (100 - accuracy)" if expansion.table.shown == ERROR else " accuracy"
+    lines = [f"{what} in %, {spread}; each teacher is one run. {EPOCH_NOTE}."]
     if unknown_rule := dict.fromkeys(r.cell.row.label for r in results if r.rule == "both"):
         lines.append(
             f"{', '.join(unknown_rule)}: it is not known which epoch the paper reports; shown as last / best "
