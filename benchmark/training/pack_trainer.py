@@ -125,7 +125,7 @@ class PackTrainer:
             size=len(self.runs),
             train_images=len(self.train_split.labels),
             test_images=len(self.test_split.labels),
-            images=train.source,
+            images=self.train_split.source,
         )
 
     def _load_teacher(self, runs: Sequence[Run]) -> bool:

@@ -136,12 +136,24 @@ def _content(path: Path) -> bytes:
     return path.read_bytes()
 
 
+def read_content(base: Path, entry: Entry) -> bytes:
+    """Return the content of an index's entry. Raises `InputError` if the file has changed since."""
+    path = base / entry.file.path
+    try:
+        content = _content(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read any more ({error}); run the command again") from error
+    if len(content) != entry.file.size:
+        raise InputError(f"{path} has changed since its folder was indexed; run the command again")
+    return content
+
+
 def read_image(base: Path, entry: Entry) -> Any:
     """Return the image of an index's entry as RGB. Raises `InputError` if the file has changed since."""
     path = base / entry.file.path
     try:
-        image, _ = read_rgb(_content(path))
-    except (OSError, BadImage) as error:
+        image, _ = read_rgb(read_content(base, entry))
+    except BadImage as error:
         raise InputError(f"{path} cannot be read any more ({error}); run the command again") from error
     if image.size != (entry.width, entry.height):
         raise InputError(f"{path} has changed since its folder was indexed; run the command again")

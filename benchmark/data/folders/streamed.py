@@ -3,7 +3,8 @@
 Threads read and decode the images of the next batches while one is trained on. The crops of an image depend
 on the run's seed, the epoch and its position in the epoch alone (they are drawn as those of images in
 memory), so every pack has the same ones, a resumed run goes on with them, and the number of threads changes
-nothing. Each image is decoded once a step for all views of a pack.
+nothing. Each image is decoded once a step for all views of a pack: on the GPU where torchvision can, else by
+Pillow.
 
 The views of the augmentation `imagenet` are cropped from the whole image. All other views are made from the
 test form, a square in the middle, like those of images in memory.
@@ -26,7 +27,8 @@ from torch import Tensor
 
 from benchmark.data import crops
 from benchmark.data.datasets import Split
-from benchmark.data.folders.held import in_order, read_image
+from benchmark.data.folders import gpu_decoding
+from benchmark.data.folders.held import in_order, read_content, read_image
 from benchmark.data.folders.index import Entry, workers
 from benchmark.data.folders.reading import square
 from benchmark.data.stream import Batch, BatchDraw, Stream
@@ -62,6 +64,8 @@ class FileSplit(Split):
     @property
     def source(self) -> str:
         """How the images are read, for the record."""
+        if gpu_decoding.can_decode(self.images.device):
+            return "read from files in every epoch, decoded by torchvision on the GPU"
         return f"read from files in every epoch, decoded by Pillow {PIL.__version__} on the CPU"
 
     def take(self, n: int) -> FileSplit:
@@ -128,14 +132,9 @@ class _Assembly:
         self.draw, self.stream, self.rotated = draw, stream, rotated
         rows, size = len(draw.indices), stream.size
         self.images = {
-            name: torch.empty(
-                (rows * (crops.COPIES if name in rotated else 1), size, size, 3),
-                dtype=torch.uint8,
-                pin_memory=stream.images.device.type == "cuda",
-            )
+            name: self._empty((rows * (crops.COPIES if name in rotated else 1), size, size, 3))
             for name in names
         }
-        self.arrays = {name: images.numpy() for name, images in self.images.items()}
         height, width = stream.sides[:, draw.indices]
         self.boxes: dict[str, Array] = {}
         self.flips: dict[str, Array] = {}
@@ -155,16 +154,21 @@ class _Assembly:
                 self.flips[name] = draws[:, -1].numpy()
         self.futures: list[Future[None]] = []
 
+    def _empty(self, shape: tuple[int, ...]) -> Tensor:
+        """Return memory for images, from which they can be moved to the device without waiting."""
+        return torch.empty(shape, dtype=torch.uint8, pin_memory=self.stream.images.device.type == "cuda")
+
     def start(self, pool: ThreadPoolExecutor) -> None:
         self.futures = [
             pool.submit(self._fill, row, position) for row, position in enumerate(self.draw.indices.tolist())
         ]
 
     def _fill(self, row: int, position: int) -> None:
-        """Read an image, and write its views into the arrays."""
+        """Read an image, and make its views."""
         size, rows = self.stream.size, len(self.draw.indices)
         image = read_image(self.stream.split.base, self.stream.split.entries[position])
-        for name, array in self.arrays.items():
+        for name, images in self.images.items():
+            array = images.numpy()
             if name == SQUARE:
                 array[row] = square(image, size, before_crop(size))
             elif name in self.rotated:
@@ -196,6 +200,41 @@ class _Assembly:
             future.cancel()
 
 
+class _GpuAssembly(_Assembly):
+    """A batch whose files are being read by threads; the device then decodes and crops them."""
+
+    def _empty(self, shape: tuple[int, ...]) -> Tensor:
+        return torch.empty(shape, dtype=torch.uint8, device=self.stream.images.device)
+
+    def start(self, pool: ThreadPoolExecutor) -> None:
+        self.contents: list[bytes] = [b""] * len(self.draw.indices)
+        super().start(pool)
+
+    def _fill(self, row: int, position: int) -> None:
+        self.contents[row] = read_content(self.stream.split.base, self.stream.split.entries[position])
+
+    def finished(self) -> BatchDraw:
+        for future in self.futures:
+            future.result()
+        size, rows = self.stream.size, len(self.draw.indices)
+        for row, image in enumerate(gpu_decoding.decode(self.contents, self.stream.images.device)):
+            for name, images in self.images.items():
+                if name == SQUARE:
+                    images[row] = gpu_decoding.square(image, size, before_crop(size))
+                elif name in self.rotated:
+                    boxes, flips = self.boxes[name][row], self.flips[name][row]
+                    mirrored = image.flip(2) if flips[0] else image
+                    for k in range(crops.COPIES):
+                        turned = torch.rot90(mirrored, k + 1, (1, 2))
+                        copy = gpu_decoding.resized_crop(turned, boxes[k], size, flips[k + 1])
+                        images[k * rows + row] = copy
+                else:
+                    box, flip = self.boxes[name][row], self.flips[name][row]
+                    images[row] = gpu_decoding.resized_crop(image, box, size, flip)
+        self.contents.clear()
+        return super().finished()
+
+
 class FileStream(Stream):
     """The batches of a training split in files."""
 
@@ -204,6 +243,8 @@ class FileStream(Stream):
         self.split = split
         self.sides = torch.tensor([[e.height for e in split.entries], [e.width for e in split.entries]])
         """Height and width of each image, int64 `[2, N]`."""
+        on_gpu = gpu_decoding.can_decode(split.images.device)
+        self.assembly: type[_Assembly] = _GpuAssembly if on_gpu else _Assembly
 
     def _is_cropped(self, view: View) -> bool:
         """Return whether a view is cropped from the whole image."""
@@ -230,7 +271,7 @@ class FileStream(Stream):
         pool = ThreadPoolExecutor(workers())
         try:
             for draw in self._draws(stage, epoch, views, drawn, torch.device("cpu")):
-                assembly = _Assembly(draw, names, rotated, self)
+                assembly = self.assembly(draw, names, rotated, self)
                 assembly.start(pool)
                 waiting.append(assembly)
                 if len(waiting) > AHEAD:

@@ -17,7 +17,7 @@ from training_kit import FP32, weights
 import models
 from benchmark import data
 from benchmark.data import crops
-from benchmark.data.folders import index, registry, streamed
+from benchmark.data.folders import gpu_decoding, index, registry, streamed
 from benchmark.data.folders.streamed import FileSplit, FileStream, HostSplit
 from benchmark.data.randaugment import STRONG
 from benchmark.data.samplers import FOURS, SHUFFLE
@@ -133,6 +133,32 @@ def test_views_do_not_depend_on_the_pack_nor_on_the_epochs_before(loaded: data.D
         assert torch.equal(a.views[NORMAL.name], b.views[NORMAL.name])
     other = next(stream(loaded.train, seed=4).epoch("main", 2, [NORMAL]))
     assert not torch.equal(other.views[NORMAL.name], alone[0].views[NORMAL.name])
+
+
+def test_decoding_on_the_device(loaded: data.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way of images through a GPU, with Pillow in place of its decoder: the same to rounding.
+
+    A file that the decoder refuses and one that is no JPEG are decoded by Pillow.
+    """
+    by_pillow = list(stream(loaded.train).epoch("main", 1, (*VIEWS, STRONG)))
+    refused = []
+
+    def decode_jpeg(contents: list[bytes], device: torch.device) -> list[torch.Tensor]:
+        if any(len(c) % 3 == 0 for c in contents):
+            refused.append(len(contents))
+            raise RuntimeError("cannot decode")
+        return [gpu_decoding._by_pillow(c, device) for c in contents]
+
+    monkeypatch.setattr(gpu_decoding, "can_decode", lambda device: True)
+    monkeypatch.setattr(gpu_decoding, "decode_jpeg", decode_jpeg)
+    assert "on the GPU" in loaded.train.source
+    on_device = list(stream(loaded.train).epoch("main", 1, (*VIEWS, STRONG)))
+    assert 1 in refused and max(refused) > 1, "both ways of refusal are covered"
+    for a, b in zip(by_pillow, on_device, strict=True):
+        assert torch.equal(a.indices, b.indices)
+        for view in VIEWS:
+            off = (a.views[view.name] - b.views[view.name]).abs() * 255 * 0.2
+            assert off.max() < 2.5, view.name  # each value is rounded once here, and after each axis by PIL
 
 
 def test_repeated_images_of_a_batch(loaded: data.Dataset) -> None:
