@@ -2,7 +2,7 @@
 #   PAPER=dlkd|sskd|crd TABLE= PROFILE= SEEDS= PROTOCOL=   what to train
 #   DATA= TEACHERS= RESULTS=                               folders
 #   DEVICE= PRECISION= THREADS= STUDENT_THREADS=           how to train; `submit` takes these from CLUSTER= instead
-#   KEEP=all|none TEACHER_CACHE=auto|on|off
+#   KEEP=all|none TEACHER_CACHE=auto|on|off NOTIFY=command
 #   ARGS=                                                  further options, see `python -m benchmark VERB --help`
 #   PY=                                                    a Python to use instead of .venv, which is then not made
 PYTHON ?= python3
@@ -33,7 +33,7 @@ endif
 BENCH := $(PY) -m benchmark
 
 .PHONY: help setup reproduce reproduce-table1 reproduce-table2 plan-table1 plan-table2 submit-table1 submit-table2 diff-table1 diff-table2 \
-	status-table1 status-table2 status report bench test test-slurm test-report test-all lint docs drill clean
+	status-table1 status-table2 status report bench test test-slurm test-report test-all lint docs lock drill clean
 
 help:
 	@echo "make reproduce-table1 [PAPER=dlkd|sskd|crd] [PROFILE=quick|short|paper]   train what is missing; print the table"
@@ -48,10 +48,11 @@ help:
 	@echo "make bench [ARGS=drift]                                                   measure speed, or what ARGS names"
 	@echo "make drill                                                                interrupt trainings, and compare what they leave"
 	@echo "make docs                                                                 update the generated parts of the documents"
+	@echo "make lock (UV=uv)                                                         pin the dependencies with hashes (requirements.lock)"
 	@echo "make setup                                                                make .venv with all tools"
 	@echo "make test test-slurm test-report test-all lint                            run the tests and checks"
 	@echo "plan, status, diff and submit have a -table2 too"
-	@echo "variables: PAPER TABLE PROFILE SEEDS PROTOCOL DATA TEACHERS RESULTS CLUSTER KEEP TEACHER_CACHE ARGS PY"
+	@echo "variables: PAPER TABLE PROFILE SEEDS PROTOCOL DATA TEACHERS RESULTS CLUSTER KEEP TEACHER_CACHE NOTIFY ARGS PY"
 	@echo "           DEVICE PRECISION THREADS STUDENT_THREADS (submit takes these four from the cluster file)"
 
 .venv/.installed: pyproject.toml constraints.txt
@@ -120,6 +121,16 @@ lint: $(DEV)
 # Update the parts of README.md and docs/ that are the output of commands.
 docs: $(ENV)
 	$(PY) docs/generate.py
+
+# Pin what kd-tables needs, with hashes. Without torch and what only its builds need: those depend on the device (docs/running.md).
+UV ?= uv
+NOT_LOCKED := torch torchvision triton cuda-bindings cuda-pathfinder cuda-toolkit \
+	nvidia-cublas nvidia-cuda-cupti nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile \
+	nvidia-curand nvidia-cusolver nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink \
+	nvidia-nvshmem-cu13 nvidia-nvtx
+lock:
+	$(UV) pip compile pyproject.toml -c constraints.txt --extra safetensors --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--custom-compile-command 'make lock' --no-annotate --quiet $(NOT_LOCKED:%=--no-emit-package %) --output-file requirements.lock
 
 # Disturb trainings, let them go on, and compare the records and weights: make drill ARGS="--minutes 10"
 drill: $(ENV)

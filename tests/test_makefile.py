@@ -22,12 +22,13 @@ VERBS = ("reproduce", "plan", "submit", "diff", "status")
 PYTHON = "a-python"
 EXPORTED = (
     *("PROFILE", "SEEDS", "PROTOCOL", "DATA", "TEACHERS", "RESULTS"),
-    *("DEVICE", "PRECISION", "THREADS", "STUDENT_THREADS", "KEEP", "TEACHER_CACHE"),
+    *("DEVICE", "PRECISION", "THREADS", "STUDENT_THREADS", "KEEP", "TEACHER_CACHE", "NOTIFY"),
 )
 CALLS = {
     "help": "echo",
     "setup": "",
     "docs": "docs/generate.py",
+    "lock": "pip compile pyproject.toml",
     "drill": "tests/drill",
     "lint": "-m mypy",
     "report": "-m benchmark report",
