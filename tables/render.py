@@ -31,6 +31,7 @@ from tables.cells import (
     collect,
     column_title,
     header,
+    metrics_of,
     rank_rule,
     what_is_shown,
 )
