@@ -283,6 +283,18 @@ def _measured(row: Mapping[str, Any], name: str) -> float | None:
     return number(json.loads(text).get(name)) if isinstance(text, str) else None
 
 
+def other_numbers(result: CellResult) -> str:
+    """Return what else was measured for a cell, as means over its seeds; "" if nothing was."""
+    shown = "" if result.cell.row.measured is None else result.cell.row.measured.shown
+    rows = [r.row for r in result.runs if r.row is not None and isinstance(r.row.get("numbers"), str)]
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        for name, value in json.loads(row["numbers"]).items():
+            if name != shown:
+                values.setdefault(name, []).append(value)
+    return ", ".join(f"{name} {sum(v) / len(v):.2f}" for name, v in values.items())
+
+
 def conditions(results: list[CellResult]) -> str:
     """Return the devices and precisions of the records behind a table."""
     counts: Counter[str] = Counter()

@@ -25,7 +25,7 @@ from results.published.checkpoints import published_by
 from results.published.schema import PublishedNumber
 from results.published.spread import SeedStds, seed_stds
 from results.store import Store
-from tables.cells import BASELINE_ROWS, BEST_MARK, CellResult, collect, header
+from tables.cells import BASELINE_ROWS, BEST_MARK, CellResult, collect, header, other_numbers
 from tables.published_cells import PublishedCells
 from tables.statistics import (
     IDENTITY,
@@ -362,6 +362,8 @@ def _notes(result: CellResult, number: PublishedNumber | None) -> tuple[str, ...
             else f"learnt from an imported checkpoint {weights}"
         )
     row = result.cell.row
+    if row.measured is not None and (others := other_numbers(result)):
+        notes.append(f"beside it: {others}")
     if row.source and number is not None and number.published_in not in row.sources:
         notes.append(f"published value originates from {row.source}")
     if number is not None and number.note:

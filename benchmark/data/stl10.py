@@ -1,7 +1,7 @@
 """The data set STL-10 (Coates, Lee and Ng, AISTATS 2011): 5,000 and 8,000 labelled photographs of 96 pixels.
 
-Its files are binary arrays; the md5 sums are those of torchvision. Of them, the ones with labels are read; the
-100,000 images without labels need not be there.
+Its files are binary arrays; the md5 sums are those of torchvision. Only the images with labels are read, so
+the 100,000 without need not be there.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def _download(kind: Any, folder: Path) -> None:
             with contextlib.suppress(OSError):
                 folder.rmdir()
         raise InputError(
-            f"{NAME} is not in {folder} and cannot be downloaded ({type(error).__name__}: {error}); set DATA= to "
-            f"a folder that has {kind.base_folder}/"
+            f"{NAME} is not in {folder} and cannot be downloaded ({type(error).__name__}: {error}); "
+            f"set DATA= to a folder that has {kind.base_folder}/"
         ) from error
 
 

@@ -35,6 +35,7 @@ class ProbeConfig(MeasureConfig):
     protocol: str = param("cached", "how the classifier is trained", "ours", allowed=tuple(PROTOCOLS))
     epochs: int = param(0, "length; 0 = the protocol's. Its milestones keep their proportions", "ours")
     lr: float = param(0.0, "learning rate; 0 = the protocol's", "ours")
+    batch_size: int = param(0, "images of a batch; 0 = the protocol's", "ours")
     size: int = param(32, "side of the images in pixels", "CRD 2020, Table 4: resized to 32")
     k: int = param(20, "number of neighbours", "as measure knn")
     temperature: float = param(0.07, "temperature of the neighbours' votes", "as measure knn")
@@ -50,7 +51,7 @@ class Probe(Measure):
     paper = "CRD (ICLR 2020), HSAKD (IJCAI 2021), RRD"
     metric = "probe_top1"
     Config = ProbeConfig
-    profile_settings = {"quick": {"epochs": 3, "train_images": 256, "test_images": 256}}
+    profile_settings = {"quick": {"epochs": 3, "batch_size": 16, "train_images": 192, "test_images": 128}}
 
     @classmethod
     def constants(cls, config: ProbeConfig, target: str) -> dict[str, Any]:
@@ -84,6 +85,7 @@ class _Training:
         self.config, self.context = config, context
         self.protocol = PROTOCOLS[config.protocol]
         self.epochs = config.epochs or self.protocol.epochs
+        self.batch_size = config.batch_size or self.protocol.batch_size
         device = context.device
         target = context.load(context.target)
         self.classes = data.info(context.target).num_classes
@@ -195,7 +197,7 @@ class _Training:
         seed, device = self.context.seed, self.context.device
         order = torch.Generator().manual_seed(seed_of(seed, "probe", "order", epoch))
         labels = self.train.labels
-        batches = SHUFFLE.epoch(labels, self.protocol.batch_size, False, order)
+        batches = SHUFFLE.epoch(labels, self.batch_size, False, order)
         if self.protocol.augment == "none":
             features = self._features()[0]
             for batch in batches:

@@ -154,7 +154,8 @@ def group(measured: Measured, shown: tuple[Measured, ...]) -> list[str]:
     """Return the words that tell what is shown apart from the other numbers and targets of the table."""
     words = []
     if len({m.target for m in shown}) > 1:
-        words.append(data.info(measured.target).title)
+        info = data.info(measured.target)
+        words.append(info.title.removesuffix(f" at {info.size} pixels"))
     if len({m.number for m in shown}) > 1:
         words.append(measured.shown)
     return words

@@ -84,7 +84,7 @@ def measure(
             save=_saver(files.folder, exact, weights, seconds_before=seconds, began=began),
         )
         seed_global_generators(seed_of(run.seed, "measure", run.measure.name), device)
-        with longwork.task(f"{run.measure.name} of {run.pair} {run.method}", 1000, "thousandths") as task:
+        with longwork.task(f"{run.measure.name} of {run.pair} {run.method}", 100, "percent") as task:
             context = replace(context, progress=_progress(run, files.folder, task))
             numbers = run.measure.measure.run(run.measure.config, context)
     if wrong := [name for name, value in numbers.items() if not math.isfinite(value)]:
@@ -134,7 +134,7 @@ def _progress(run: Run, folder: Path, task: longwork.Task) -> Callable[[int, int
 
     def progress(done: int, total: int) -> None:
         nonlocal written
-        task.reach(round(1000 * done / max(total, 1)))
+        task.reach(round(100 * done / max(total, 1)))
         if time.monotonic() - written < PROGRESS_SECONDS:
             return
         written = time.monotonic()

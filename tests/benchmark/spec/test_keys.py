@@ -24,7 +24,7 @@ FILE = Path(__file__).with_name("keys.txt")
 def digests() -> list[str]:
     """Return a line for each method, protocol and profile: the number of its keys, and a hash of them all.
 
-    Runs on a part of the training images, or with noisy labels, have lines of their own.
+    Runs on a part of the images, runs with noisy labels and runs that measure have lines of their own.
     """
     keys: dict[tuple[str, str, str], set[str]] = defaultdict(set)
     resolver = Resolver()
@@ -35,6 +35,7 @@ def digests() -> list[str]:
                 expansion = matrix.expand(replace(table, protocol_override=protocol), profile, resolver)
                 for run in expansion.runs:
                     method = f"{run.method}, chosen data" if run.recipe.selection.describe() else run.method
+                    method += "" if run.measure is None else f", {run.measure.name}"
                     keys[method, run.protocol, run.profile].add(run.key)
     lines = []
     for group, keys_of_group in sorted(keys.items()):
