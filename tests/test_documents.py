@@ -55,7 +55,8 @@ def test_links_and_commands_of_the_readme_exist() -> None:
     tables = {p.stem for p in (ROOT / "tables").glob("*.toml")}
     named = set(
         re.findall(
-            r"`([a-z]+-(?:table\d?|ablation|few-shot|noisy-labels|transfer|entropy)|lightskd|selfkdlib)`", text
+            r"`([a-z]+-(?:table\d?|ablation|few-shot|noisy-labels|transfer|entropy)|lightskd|selfkdlib)`",
+            text,
         )
     )
     assert named == tables
