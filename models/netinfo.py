@@ -18,7 +18,7 @@ Shape = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class NetInfo:
-    """Sizes and shapes of a network. Those that depend on the input are for one image of 3x32x32."""
+    """Sizes and shapes of a network. Those that depend on the input are for one image of 3 x size x size."""
 
     name: str
     """Name of the network, as in `models.build`."""
@@ -44,10 +44,15 @@ class NetInfo:
     embedding_dim: int
     """Length of the vector that the classifier reads."""
 
+    size: int = 32
+    """Rows and columns of the image."""
+
 
 @cache
-def info(name: str, num_classes: int = 100) -> NetInfo:
+def info(name: str, num_classes: int = 100, size: int = 32) -> NetInfo:
     """Return sizes and shapes of the network that `build` would make. Cached; draws no random number.
+
+    size: rows and columns of an image.
 
     Raises `UnknownNetwork` for an unknown name.
     """
@@ -56,7 +61,7 @@ def info(name: str, num_classes: int = 100) -> NetInfo:
     # A batch without images, on memory that is never touched. It is as fast as the meta device, whose
     # operators would import PyTorch's compiler first (2 s); `to_empty` would import sympy (0.4 s, 40 MB).
     net._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu"))
-    no_image = torch.empty(0, 3, 32, 32, device="cpu")
+    no_image = torch.empty(0, 3, size, size, device="cpu")
     macs = convolutions = map_elements = 0
 
     def count(layer: nn.Module, _inputs: Any, output: Any) -> None:
@@ -89,4 +94,5 @@ def info(name: str, num_classes: int = 100) -> NetInfo:
         stem_shape=stem,
         stage_shapes=tuple(stages),
         embedding_dim=features.embedding.shape[1],
+        size=size,
     )

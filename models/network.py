@@ -22,7 +22,9 @@ from models.layers import BatchNorm2d
 
 
 class Network(nn.Module, ABC):
-    """Base class of all networks. Input is `[B, 3, H, W]`; the networks are designed for 32x32.
+    """Base class of all networks. Input is `[B, 3, H, W]`.
+
+    The networks are designed for 32x32, those for ImageNet for 224x224.
 
     Do not rename submodules: their names are those in the checkpoints that the papers' authors published.
     """

@@ -7,6 +7,11 @@ from functools import partial
 
 from models.crnn import CRNN
 from models.densenet import DenseNet
+from models.efficientnet_lite import EfficientNetLite0
+from models.imagenet_mobilenetv1 import MobileNetV1
+from models.imagenet_mobilenetv2 import ImageNetMobileNetV2
+from models.imagenet_resnet import ImageNetResNet
+from models.imagenet_shufflenet import ImageNetShuffleV2
 from models.mobilenetv2 import MobileNetV2
 from models.network import Network
 from models.resnet import ResNet
@@ -39,6 +44,15 @@ NETWORKS: Mapping[str, Callable[[int], Network]] = {
     "ResNet101": partial(DeepResNet, (3, 4, 23, 3)),
     "ResNeXt50": partial(DeepResNet, (3, 4, 6, 3), groups=32, width=4),
     "DenseNet121": partial(DenseNet, (6, 12, 24, 16)),
+    # Networks for ImageNet, whose stems are for images of 224x224.
+    "resnet18_imagenet": partial(ImageNetResNet, (2, 2, 2, 2), bottleneck=False),
+    "resnet34_imagenet": partial(ImageNetResNet, (3, 4, 6, 3), bottleneck=False),
+    "resnet50_imagenet": partial(ImageNetResNet, (3, 4, 6, 3), bottleneck=True),
+    "resnet101_imagenet": partial(ImageNetResNet, (3, 4, 23, 3), bottleneck=True),
+    "mobilenetv1_imagenet": MobileNetV1,
+    "mobilenetv2_imagenet": ImageNetMobileNetV2,
+    "shufflev2_imagenet": ImageNetShuffleV2,
+    "efficientnet_lite0": EfficientNetLite0,
     # Taggers of sound clips; the rows of the image are frames.
     **{f"crnn_{width}": partial(CRNN, width) for width in (64, 16)},
 }

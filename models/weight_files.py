@@ -93,9 +93,19 @@ def read_file(path: Path) -> WeightFile:
         raise WeightsError(f"{path}: {_no_state(content)}")
     return WeightFile(
         path=path,
-        states=tuple((str(key), without_wrappers(dict(state))) for key, state in states),
+        states=tuple((str(key), form) for key, state in states for form in _forms(dict(state))),
         content=content,
     )
+
+
+def _forms(state: State) -> list[State]:
+    """Return the state dict without the names of wrappers.
+
+    If a part of it looks like a network that a trainer holds, but may be a module of that name (`model.*` and
+    `fc.*` in MobileNetV1), the whole follows.
+    """
+    inner, whole = without_wrappers(state), without_prefixes(state)
+    return [inner] if len(inner) == len(whole) else [inner, whole]
 
 
 def _is_state(value: Any) -> bool:

@@ -54,7 +54,7 @@ RECORD: Mapping[str, _Check] = {
     **dict.fromkeys(("epochs", "best_epoch", "seed", "threads", "test_images", "pack"), _is_count),
     **dict.fromkeys(("student_threads", "student_params", "method_params"), _is_count),
     **dict.fromkeys(("seconds", "share_seconds"), _is_number),
-    **dict.fromkeys(("top5_last", "test_loss_last", "images_per_second"), _is_number),
+    **dict.fromkeys(("top5_last", "top5_best", "test_loss_last", "images_per_second"), _is_number),
     **dict.fromkeys(("device", "device_name", "precision", "host", "node", "job", "finished"), _is_text),
     **dict.fromkeys(("reason", "teacher_cache", "best_chosen_on", "kernels"), _is_text),
     **dict.fromkeys(("channels_last", "graphs"), _is_flag),

@@ -56,6 +56,7 @@ COLUMNS = {
     "best_epoch": "Int64",
     "epochs": "Int64",
     "top5_last": "float64",
+    "top5_best": "float64",
     "seconds": "float64",
     "share_seconds": "float64",
     "images_per_second": "float64",
@@ -80,6 +81,7 @@ COLUMNS = {
 """Columns of `load()`.
 
 - `top1_*`: percent of the test set. The epoch of `top1_best` is chosen on the test set, as the papers do.
+- `top5_*`: of the same epochs. Records of older versions have no `top5_best`.
 - `seconds`: wall time while the run was trained. `share_seconds`: the run's share of it, if its pack has
   several runs.
 - `status`: `done` or `diverged`.

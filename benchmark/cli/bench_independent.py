@@ -130,9 +130,14 @@ def _train(run: Run, args: argparse.Namespace, store: Store, teachers: _Teachers
             f"train {curve.train_acc[-1]:.2f}, test {curve.test_acc[-1]:.2f}"
         )
 
+    dataset = data.load(run.dataset, common.path_of(args.data))
+    if dataset.train.source:
+        raise InputError(
+            f"the independent loop needs images in memory, and those of {run.dataset} are streamed"
+        )
     return independent.train(
         run,
-        data.load(run.dataset, common.path_of(args.data)),
+        dataset,
         teachers.load(run.teacher_ref, run.dataset),
         device=teachers.device,
         folder=store.folder / FOLDER,

@@ -14,7 +14,7 @@ from benchmark.data.datasets import (
     is_name,
     load,
 )
-from benchmark.data.folders import use_folder
+from benchmark.data.folders import open_stream, use_folder
 from benchmark.data.pictures import NAME as PICTURES
 from benchmark.data.randaugment import STRONG
 from benchmark.data.samplers import FOURS, GROUPS, HALVES, PAIRS, SHUFFLE, Sampler, cut_batches
@@ -75,6 +75,7 @@ __all__ = [
     "load",
     "mixing_shares",
     "normalise",
+    "open_stream",
     "register_clips",
     "use_folder",
     "view_for",

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,12 +40,29 @@ class Split:
     labels: Tensor
     """int64 `[N]`."""
 
+    @property
+    def source(self) -> str:
+        """How the images are read while a run is trained, for its record; "" if they are held in memory."""
+        return ""
+
     def take(self, n: int) -> Split:
         """Return the first n images."""
         return Split(self.images[:n], self.labels[:n])
 
+    def pick(self, rows: Tensor) -> Split:
+        """Return the images at these positions, int64 `[n]`."""
+        return Split(self.images[rows], self.labels[rows])
+
+    def relabelled(self, labels: Tensor) -> Split:
+        """Return the same images with other labels."""
+        return Split(self.images, labels)
+
     def to(self, device: torch.device) -> Split:
         return Split(self.images.to(device), self.labels.to(device))
+
+    def batches(self, n: int) -> Iterator[Tensor]:
+        """Yield the images in order, uint8 `[n, H, H, 3]` on the split's device."""
+        yield from self.images.split(n)
 
 
 @dataclass(frozen=True)
@@ -90,6 +107,10 @@ class DatasetInfo:
 
     size: int = 32
     """Side of the images in pixels."""
+
+    streamed: bool = False
+    """Whether the training images are read from their files in every epoch, because they are too many or too
+    large for the memory."""
 
     current: Callable[[], DatasetInfo] | None = None
     """Returns the properties of the files that are there now; None if they are always the same."""

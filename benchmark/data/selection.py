@@ -84,10 +84,10 @@ class Selection:
             split = split.take(self.drawn_from)
             rows = self._stratified(split.labels) if self.subset == "stratified" else self._random(seed)
             rows = rows.sort().values
-            chosen = Split(split.images[rows], split.labels[rows])
+            chosen = split.pick(rows)
         if not self.noise:
             return chosen
-        return Split(chosen.images, self._noisy(chosen.labels, seed, num_classes))
+        return chosen.relabelled(self._noisy(chosen.labels, seed, num_classes))
 
     def _stratified(self, labels: Tensor) -> Tensor:
         """Return the positions of the images that HSAKD's split keeps, int64 `[images]`."""

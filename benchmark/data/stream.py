@@ -52,6 +52,9 @@ class BatchDraw:
     first: int = 0
     """Number of rows in the first part of the batch."""
 
+    images: dict[str, Tensor] = field(default_factory=dict)
+    """Of images in files: the views before normalisation by name, uint8 `[copies * B, H, H, 3]`."""
+
     @property
     def shape(self) -> tuple[int, int]:
         """Number of rows, and of those in the first part. What is captured for one shape fits no other."""
@@ -60,13 +63,16 @@ class BatchDraw:
     def clone(self) -> BatchDraw:
         """Return a copy that shares no memory."""
         draws = {name: d.clone() for name, d in self.draws.items()}
-        return BatchDraw(self.indices.clone(), draws, self.first)
+        images = {name: t.clone() for name, t in self.images.items()}
+        return BatchDraw(self.indices.clone(), draws, self.first, images)
 
     def copy_(self, other: BatchDraw) -> None:
         """Copy the values of `other`, which has the same size, into this object's memory."""
         self.indices.copy_(other.indices)
         for name, d in self.draws.items():
             d.copy_(other.draws[name])
+        for name, t in self.images.items():
+            t.copy_(other.images[name])
 
 
 class Stream:
@@ -126,7 +132,11 @@ class Stream:
 
         Draws are made on the CPU, once, and moved to the device.
         """
-        device = self.images.device
+        return self._draws(stage, epoch, views, drawn, self.images.device)
+
+    def _draws(
+        self, stage: str, epoch: int, views: Iterable[View], drawn: Iterable[View], device: torch.device
+    ) -> Iterator[BatchDraw]:
         order = self._order(stage, epoch)
         total = sum(len(batch) for batch, _ in order)
         draws = {}

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from benchmark.data import crops
+
 PAD = 4
 """Padding of the recipe's RandomCrop(32, padding=4)."""
 
@@ -180,6 +182,30 @@ def _make_resized(raw: RawBatch, draws: Tensor, _normal: Tensor) -> Tensor:
     return raw.normalise(batch_flip(batch_resized_crop(raw.images, draws[:, :4]), draws[:, 4]))
 
 
+def _crop_flip(images: Tensor, draws: Tensor) -> Tensor:
+    """Crop uint8 images `[B, H, H, 3]`, resize the crops to H x H and mirror them, as `crops` has drawn."""
+    box = crops.boxes(draws, images.shape[1], images.shape[2])
+    return batch_flip(batch_resized_crop(images, box), draws[:, -1])
+
+
+def _make_imagenet(raw: RawBatch, draws: Tensor, _normal: Tensor) -> Tensor:
+    return raw.normalise(_crop_flip(raw.images, draws))
+
+
+def _make_imagenet_rotated(raw: RawBatch, draws: Tensor, _normal: Tensor) -> Tensor:
+    """Mirror the whole image or not, rotate it, then crop and mirror each copy independently (DLKD's code).
+
+    In that code the copy that is not rotated goes through both flips too. Two independent coins make a fair
+    one that is independent of either, so that copy is the ordinary normal view.
+    """
+    mirrored = batch_flip(raw.images, draws[:, 0])
+    copies = [
+        _crop_flip(torch.rot90(mirrored, k + 1, (1, 2)), crops.copy_draws(draws, k))
+        for k in range(crops.COPIES)
+    ]
+    return raw.normalise(torch.cat(copies))
+
+
 def mixing_shares(rows: int, device: torch.device) -> Tensor:
     """Return the share `[rows]` that a row of `MIXED` has of its own image: (i + 1/2) / rows for row i.
 
@@ -189,13 +215,15 @@ def mixing_shares(rows: int, device: torch.device) -> Tensor:
     return (torch.arange(rows, device=device) + 0.5) / rows
 
 
+def mixed_with_next(images: Tensor) -> Tensor:
+    """Mix each image of `[B, 3, H, W]` with the next one (the last with the first); see `mixing_shares`."""
+    share = mixing_shares(len(images), images.device).view(-1, 1, 1, 1)
+    return (share * images + (1 - share) * images.roll(-1, 0)).contiguous(memory_format=torch.channels_last)
+
+
 def _mixed(make: Make) -> View:
     def mix(raw: RawBatch, _draws: Tensor, normal: Tensor) -> Tensor:
-        images = make(raw, normal, normal)
-        share = mixing_shares(len(images), images.device).view(-1, 1, 1, 1)
-        return (share * images + (1 - share) * images.roll(-1, 0)).contiguous(
-            memory_format=torch.channels_last
-        )
+        return mixed_with_next(make(raw, normal, normal))
 
     return View("mixed", 1, draw=lambda n, generator: torch.empty(n, 0, dtype=torch.int64), make=mix)
 
@@ -220,6 +248,13 @@ AUGMENTS: Mapping[str, Mapping[str, View]] = {
     "resized-crop-flip": {
         **{v.name: View(v.name, v.copies, draw=_draw_resized, make=_make_resized) for v in (NORMAL, SECOND)},
         MIXED.name: _mixed(_make_resized),
+    },
+    "imagenet": {
+        **{v.name: View(v.name, 1, draw=crops.draw_crop, make=_make_imagenet) for v in (NORMAL, SECOND)},
+        ROTATED.name: View(
+            ROTATED.name, ROTATED.copies, draw=crops.draw_rotated_crops, make=_make_imagenet_rotated
+        ),
+        MIXED.name: _mixed(_make_imagenet),
     },
     "none": {
         **{v.name: _with_fixed_draws(v, PAD, PAD, 0) for v in (NORMAL, SECOND)},

@@ -77,7 +77,8 @@ class Protocol:
 
     augment: str = "crop-flip"
     """`crop-flip` (RandomCrop(32, padding=4) and horizontal flip), `resized-crop-flip` (RandomResizedCrop(32)
-    and horizontal flip) or `none`."""
+    and horizontal flip), `imagenet` (the same for images of any size, with ImageNet's rotated views) or
+    `none`."""
 
     mean: tuple[float, float, float] = (0.5071, 0.4867, 0.4408)
     """Mean of CIFAR-100's pixel values in 0..1, by channel. Other data sets have their own."""
@@ -85,12 +86,39 @@ class Protocol:
     std: tuple[float, float, float] = (0.2675, 0.2565, 0.2761)
     """Standard deviation of CIFAR-100's pixel values in 0..1, by channel."""
 
+    normalises_all: bool = False
+    """Whether `mean` and `std` normalise every data set, not CIFAR-100 alone. Networks that were trained on
+    ImageNet expect its mean and std, whatever images they read."""
+
     method_settings: tuple[tuple[str, Any], ...] = ()
     """Settings `METHOD.FIELD` in which the protocol's code differs from the method's default."""
 
     note: str = ""
     """Further notes on the recipe and its source."""
 
+
+_IMAGENET = Protocol(
+    name="imagenet",
+    title="ImageNet, 100 epochs (CRD, SSKD and DLKD)",
+    report="both",
+    teacher_epoch="last",
+    teacher_protocol="imagenet",
+    epochs=100,
+    milestones=(30, 60, 90),
+    batch_size=256,
+    lr=0.1,
+    small_lr_networks=(),
+    weight_decay=1e-4,
+    augment="imagenet",
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+    normalises_all=True,
+    method_settings=(("dlkd.variant", "paper"),),
+    note="The recipe of the papers' ImageNet tables: RandomResizedCrop(224) and flip; tested on the middle "
+    "224x224 of images whose shorter side has 256 pixels. The teachers are torchvision's checkpoints. Which "
+    "epoch the papers report is not known. A batch norm sees the whole batch here; the papers split it over "
+    "several GPUs.",
+)
 
 PROTOCOLS: dict[str, Protocol] = {
     p.name: p
@@ -210,6 +238,16 @@ PROTOCOLS: dict[str, Protocol] = {
             note="CRD's recipe without crop and flip, because a clip played backwards, or with its "
             "frequencies shifted, is a different sound. Papers on audio tagging use other recipes, so no "
             "published value can be compared with these results.",
+        ),
+        _IMAGENET,
+        dataclasses.replace(
+            _IMAGENET,
+            name="imagenet-dlkd",
+            title="ImageNet as DLKD's code trains it, 120 epochs",
+            epochs=120,
+            note="As in DLKD's run_imagenet_mlkd.sh and train_student_imagenet.py at c7528eb. The code "
+            "trains 120 epochs with the milestones of 100; the paper says 100 epochs (protocol imagenet). "
+            "Everything else is the same.",
         ),
     )
 }

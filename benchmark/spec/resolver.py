@@ -272,10 +272,11 @@ def _teacher_network(request: Request, spec: MethodSpec) -> str:
 def normalisation(protocol: str, dataset: str) -> tuple[data.Channels, data.Channels]:
     """Return the mean and standard deviation that normalise a data set under a protocol.
 
-    Protocols define them for CIFAR-100 only; other data sets define their own.
+    Protocols define them for CIFAR-100 only, those of ImageNet for every data set; other data sets define
+    their own.
     """
-    if dataset == "cifar100":
-        p = protocols.get_protocol(protocol)
+    p = protocols.get_protocol(protocol)
+    if dataset == "cifar100" or p.normalises_all:
         return p.mean, p.std
     info = data.info(dataset)
     return info.mean, info.std

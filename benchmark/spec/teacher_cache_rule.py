@@ -68,11 +68,12 @@ def can_use_cache(run: Run) -> bool:
     """Whether a cache can hold all that the run's main stage needs of its teacher.
 
     The run must augment by crops and flips and nothing else, and not train on a drawn part of the images: a
-    cache has all images of the training set, and a part would need one for each draw.
+    cache has all images of the training set, and a part would need one for each draw. Images must be held in
+    memory.
     """
     recipe = run.recipe
     all_images = not recipe.drawn_from
-    crops = recipe.augment == "crop-flip"
+    crops = recipe.augment == "crop-flip" and not data.info(run.dataset).streamed
     return run.teacher_ref is not None and all_images and crops and cacheable(run.spec.needs())
 
 

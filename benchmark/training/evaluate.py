@@ -52,7 +52,7 @@ def logits(
     net.eval()
     batches = []
     with longwork.task(f"evaluating {net.name}", len(split.labels), "images") as task:
-        for images in split.images.split(BATCH[execution.torch_device.type]):
+        for images in split.batches(BATCH[execution.torch_device.type]):
             x = normalise(images, mean, std)
             with execution.autocast():
                 out = net(x) if predict is None else predict(net.features(x))

@@ -26,7 +26,6 @@ import torch
 from torch import Tensor
 
 from benchmark import data
-from benchmark.data.stream import Stream
 from benchmark.errors import InputError
 from benchmark.methods import Leak
 from benchmark.seeds import global_generators_kept
@@ -136,6 +135,7 @@ class PackTrainer:
             size=len(self.runs),
             train_images=len(self.train_split.labels),
             test_images=len(self.test_split.labels),
+            images=self.train_split.source,
         )
 
     def _load_teacher(self, runs: Sequence[Run]) -> bool:
@@ -257,7 +257,7 @@ class PackTrainer:
     def _train(self, runs: Sequence[Run]) -> None:
         """Train the runs epoch by epoch; those that are behind first."""
         first = runs[0]
-        self.stream = Stream(
+        self.stream = data.open_stream(
             self.train_split,
             mean=tuple(first.settings["normalise"]["mean"]),
             std=tuple(first.settings["normalise"]["std"]),

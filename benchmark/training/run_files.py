@@ -39,6 +39,8 @@ class PackInfo:
     test_images: int
     teacher: Mapping[str, Any] | None = None
     """Network, identity, epoch, weights' hash and top-1 of the teacher; None without one."""
+    images: str = ""
+    """How the training images are read, "" if they are held in memory."""
 
 
 class RunFiles:
@@ -196,6 +198,9 @@ class RunFiles:
             "best_epoch": active.best.epoch or None,
             "best_chosen_on": "test set",
             "top5_last": last.get("test_acc_top5"),
+            "top5_best": next(
+                (row.get("test_acc_top5") for row in main if row["epoch"] == active.best.epoch), None
+            ),
             "test_loss_last": last.get("test_loss"),
             "epochs": len(main),
             "reason": reason,
@@ -239,6 +244,7 @@ class RunFiles:
                 "top1_best": score.top1,
                 "best_epoch": None,
                 "top5_last": score.top5,
+                "top5_best": score.top5,
                 "test_loss_last": score.loss,
                 "epochs": 0,
                 "seconds": round(seconds, 3),
@@ -268,6 +274,7 @@ class RunFiles:
             **where(),
             "finished": now(),
             "test_images": pack.test_images,
+            **({"images": pack.images} if pack.images else {}),
         }
 
     def fail(self, error: BaseException) -> str:

@@ -194,7 +194,10 @@ def test_what_they_are_not_made_for(in_use: None) -> None:
     assert bool(of_x.isfinite().all())
 
 
-LARGE = ("ResNet101", "ResNeXt50", "ResNet50_default", "vgg16", "vgg19")
+LARGE = (
+    *("ResNet101", "ResNeXt50", "ResNet50_default", "vgg16", "vgg19"),
+    *(name for name in models.names() if name.endswith(("_imagenet", "_lite0"))),
+)
 """Networks that have the blocks of others; left out to save time."""
 
 

@@ -14,6 +14,8 @@ CIFAR_X4 = (32, 32), (64, 32), (128, 16), (256, 8)
 WRN_2 = (16, 32), (32, 32), (64, 16), (128, 8)
 VGG = (64, 32), (128, 16), (256, 8), (512, 4), (512, 4)
 DEEP = (64, 32), (256, 32), (512, 16), (1024, 8), (2048, 4)
+BASIC_IMAGENET = (64, 8), (64, 8), (128, 4), (256, 2), (512, 1)
+DEEP_IMAGENET = (64, 8), (256, 8), (512, 4), (1024, 2), (2048, 1)
 
 # name: parameters, (channels, size) or (channels, rows, columns) of stem and stages, embedding length,
 # published MMAC (None: not published)
@@ -46,6 +48,14 @@ TABLE = {
     "ResNet101": (42_697_380, DEEP, 2048, None),
     "ResNeXt50": (23_177_124, DEEP, 2048, None),
     "DenseNet121": (7_048_676, ((64, 32), (256, 32), (512, 16), (1024, 8), (1024, 4)), 1024, None),
+    "resnet18_imagenet": (11_227_812, BASIC_IMAGENET, 512, None),
+    "resnet34_imagenet": (21_335_972, BASIC_IMAGENET, 512, None),
+    "resnet50_imagenet": (23_712_932, DEEP_IMAGENET, 2048, None),
+    "resnet101_imagenet": (42_705_060, DEEP_IMAGENET, 2048, None),
+    "mobilenetv1_imagenet": (3_309_476, ((32, 16), (128, 8), (256, 4), (512, 2), (1024, 1)), 1024, None),
+    "mobilenetv2_imagenet": (2_351_972, ((32, 16), (24, 8), (32, 4), (96, 2), (320, 1)), 1280, None),
+    "shufflev2_imagenet": (1_356_104, ((24, 8), (116, 4), (232, 2), (464, 1)), 1024, None),
+    "efficientnet_lite0": (3_499_108, ((32, 16), (24, 8), (40, 4), (112, 2), (320, 1)), 1280, None),
     "crnn_64": (495_396, ((64, 32), (64, 32, 16), (128, 32, 8), (128, 32, 4), (128, 32, 1)), 128, None),
     "crnn_16": (34_068, ((16, 32), (16, 32, 16), (32, 32, 8), (32, 32, 4), (32, 32, 1)), 32, None),
 }

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -36,22 +37,22 @@ def ordered(entries: tuple[Entry, ...]) -> list[Entry]:
     return [entries[i] for i in order]
 
 
-def load_split(index: FolderIndex, part: str, size: int) -> Split:
+def load_split(index: FolderIndex, part: str, size: int, before: int = 0) -> Split:
     """Return the training (`train`) or test (`test`) images at `size` by `size` pixels, with their labels.
 
-    The shorter side is resized to `size`, and the middle is used.
+    The shorter side is resized to `before` (default `size`), and the middle is used.
     """
     entries = ordered((index.train if part == "train" else index.test).usable)
     labels = torch.tensor([e.file.label for e in entries], dtype=torch.int64)
-    return Split(torch.from_numpy(_pixels(index, part, entries, size)), labels)
+    return Split(torch.from_numpy(_pixels(index, part, entries, size, before or size)), labels)
 
 
-def _pixels(index: FolderIndex, part: str, entries: list[Entry], size: int) -> Array:
+def _pixels(index: FolderIndex, part: str, entries: list[Entry], size: int, before: int) -> Array:
     """Return the images uint8 `[n, size, size, 3]`, from their file if it is intact."""
     file = storage(index.base) / f"{part}-{size}.npy"
     note = file.with_suffix(".json")
     shape = (len(entries), size, size, 3)
-    of = {"identity": index.identity, "shape": list(shape)}
+    of = {"identity": index.identity, "shape": list(shape), "before": before}
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # else it is made again
         stored = json.loads(note.read_text())
         if {k: stored[k] for k in of} == of:
@@ -59,7 +60,7 @@ def _pixels(index: FolderIndex, part: str, entries: list[Entry], size: int) -> A
             if pixels.shape == shape and pixels.dtype == np.uint8 and _sha256(pixels) == stored["sha256"]:
                 return pixels
     needed = int(np.prod(shape))
-    pixels = _decoded(index.base, entries, shape)
+    pixels = _decoded(index.base, entries, shape, before)
     with contextlib.suppress(OSError):  # a full or read-only disk: the next process decodes them again
         file.parent.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(file.parent).free > 1.1 * needed:
@@ -89,7 +90,7 @@ def _npy(pixels: Array) -> Any:
         yield flat[start : start + BLOCK].tobytes()
 
 
-def _decoded(base: Path, entries: list[Entry], shape: tuple[int, ...]) -> Array:
+def _decoded(base: Path, entries: list[Entry], shape: tuple[int, ...], before: int) -> Array:
     try:
         pixels = np.empty(shape, dtype=np.uint8)
     except MemoryError as error:
@@ -97,7 +98,7 @@ def _decoded(base: Path, entries: list[Entry], shape: tuple[int, ...]) -> Array:
             f"{base}: its images need {text_of_size(float(np.prod(shape)))} at {shape[1]} pixels, more than "
             "this machine's memory; choose a smaller size"
         ) from error
-    make = partial(_one, base, shape[1])
+    make = partial(_one, base, shape[1], before)
     with (
         ThreadPoolExecutor(workers()) as pool,
         longwork.task(f"decoding {base} at {shape[1]} pixels, once", len(entries), "images") as task,
@@ -115,16 +116,44 @@ def in_order(pool: ThreadPoolExecutor, call: Callable[[Entry], Array], entries: 
         yield from pool.map(call, entries[start : start + ahead])
 
 
-def _one(base: Path, size: int, entry: Entry) -> Array:
-    return square(read_image(base, entry), size)
+def _one(base: Path, size: int, before: int, entry: Entry) -> Array:
+    return square(read_image(base, entry), size, before)
+
+
+TRIES = 3
+"""How often a file is tried to be read: file systems of clusters have moments without an answer."""
+
+
+def _content(path: Path) -> bytes:
+    """Return what a file has. Raises `OSError` if it cannot be read several times."""
+    for wait in range(1, TRIES):
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            raise
+        except OSError:
+            time.sleep(wait)
+    return path.read_bytes()
+
+
+def read_content(base: Path, entry: Entry) -> bytes:
+    """Return the content of an index's entry. Raises `InputError` if the file has changed since."""
+    path = base / entry.file.path
+    try:
+        content = _content(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read any more ({error}); run the command again") from error
+    if len(content) != entry.file.size:
+        raise InputError(f"{path} has changed since its folder was indexed; run the command again")
+    return content
 
 
 def read_image(base: Path, entry: Entry) -> Any:
     """Return the image of an index's entry as RGB. Raises `InputError` if the file has changed since."""
     path = base / entry.file.path
     try:
-        image, _ = read_rgb(path.read_bytes())
-    except (OSError, BadImage) as error:
+        image, _ = read_rgb(read_content(base, entry))
+    except BadImage as error:
         raise InputError(f"{path} cannot be read any more ({error}); run the command again") from error
     if image.size != (entry.width, entry.height):
         raise InputError(f"{path} has changed since its folder was indexed; run the command again")

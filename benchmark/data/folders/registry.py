@@ -13,11 +13,15 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark.data.datasets import DATASETS, FAMILIES, Channels, Dataset, DatasetInfo, MissingData
+import torch
+
+from benchmark.data.datasets import DATASETS, FAMILIES, Channels, Dataset, DatasetInfo, MissingData, Split
 from benchmark.data.folders.description import Description, read_description
-from benchmark.data.folders.held import load_split
+from benchmark.data.folders.held import load_split, ordered
 from benchmark.data.folders.index import FolderIndex, index_of
 from benchmark.data.folders.layout import is_image_folder
+from benchmark.data.folders.streamed import FileSplit, HostSplit, before_crop
+from benchmark.data.folders.summary import Summary, summary_of, write_summary
 from benchmark.data.locate import locate
 from benchmark.errors import InputError
 
@@ -73,7 +77,20 @@ IMAGENETTE = Source(
     disk_bytes=1_500_000_000,
 )
 
+IMAGENET = Source(
+    title="ImageNet (ILSVRC 2012)",
+    folders=("imagenet", "ILSVRC2012", "imagenet-1k"),
+    num_classes=1_000,
+    train_images=1_281_167,
+    test_images=50_000,
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
+    disk_bytes=144_000_000_000,
+)
+
 SOURCES: dict[str, tuple[Source, int]] = {
+    "imagenet": (IMAGENET, 224),
+    "imagenette": (IMAGENETTE, 224),
     "tinyimagenet": (TINY, 64),
     "tinyimagenet32": (TINY, 32),
     "imagenette64": (IMAGENETTE, 64),
@@ -120,7 +137,7 @@ def _info_in(name: str, folder: Path) -> DatasetInfo:
         if name in SOURCES:
             return _nominal(name)
         raise
-    return _described(name, _index(name, base), base)
+    return _described(name, summary_of(base, _description(name, base).classes), base)
 
 
 def _nominal(name: str) -> DatasetInfo:
@@ -137,36 +154,51 @@ def _nominal(name: str) -> DatasetInfo:
         load=functools.partial(_load, name),
         user_files=True,
         size=size,
+        streamed=_is_streamed(source.train_images, size),
     )
 
 
-def _described(name: str, index: FolderIndex, base: Path) -> DatasetInfo:
+def _described(name: str, summary: Summary, base: Path) -> DatasetInfo:
     """Return the properties of a data set whose images are there."""
-    train, test = index.train.usable, index.test.usable
     if name in SOURCES:
-        official = (index.train.sha256, index.test.sha256) == SOURCES[name][0].sha256
+        official = summary.sha256 == SOURCES[name][0].sha256
         return dataclasses.replace(
             _nominal(name),
-            num_classes=len(index.classes),
-            train_images=len(train),
-            test_images=len(test),
-            identity="" if official else index.identity,
+            num_classes=len(summary.classes),
+            train_images=summary.train_images,
+            test_images=summary.test_images,
+            identity="" if official else summary.identity,
+            streamed=_is_streamed(summary.train_images, SOURCES[name][1]),
         )
     description = _description(name, base)
     return DatasetInfo(
         name=name,
         title=f"images of {base.name} at {description.size} pixels",
-        num_classes=len(index.classes),
-        train_images=len(train),
-        test_images=len(test),
-        mean=description.mean or index.mean,
-        std=description.std or index.std,
-        disk_bytes=sum(e.file.size for e in (*train, *test)),
+        num_classes=len(summary.classes),
+        train_images=summary.train_images,
+        test_images=summary.test_images,
+        mean=description.mean or summary.mean,
+        std=description.std or summary.std,
+        disk_bytes=summary.n_bytes,
         load=functools.partial(_load, name),
         user_files=True,
-        identity=f"{index.identity}-{description.size}",
+        identity=f"{summary.identity}-{description.size}",
         size=description.size,
+        streamed=_is_streamed(summary.train_images, description.size),
     )
+
+
+HELD_BYTES, HELD_SIZE = 8_000_000_000, 128
+"""Training images up to this amount and side are held in memory, on the device. Larger ones lose too much
+when they are resized before the crop, and are streamed like those that do not fit."""
+
+HOST_BYTES = 2_000_000_000
+"""Test images of more bytes stay in the host's memory, which all processes share."""
+
+
+def _is_streamed(images: int, size: int) -> bool:
+    """Return whether training images are streamed. It must not depend on the machine: the views differ."""
+    return size > HELD_SIZE or 3 * images * size**2 > HELD_BYTES
 
 
 def _description(name: str, base: Path) -> Description:
@@ -182,10 +214,6 @@ def _checked_size(name: str, size: int) -> int:
     if not 8 <= size <= 1024:
         raise InputError(f"data set {name}: a size of {size} pixels is not allowed; allowed: 8 to 1024")
     return size
-
-
-def _index(name: str, base: Path) -> FolderIndex:
-    return index_of(base, _description(name, base).classes)
 
 
 def _base(name: str, folder: Path) -> Path:
@@ -212,25 +240,42 @@ def _base(name: str, folder: Path) -> Path:
 
 def _load(name: str, folder: Path) -> Dataset:
     base = _base(name, folder)
-    return _loaded(name, base, _index(name, base))
+    classes = _description(name, base).classes
+    index = index_of(base, classes)
+    summary = Summary.of(index)
+    write_summary(base, classes, summary)  # that of before may be of files that have changed
+    return _loaded(name, base, index, summary)
 
 
 _last: list[tuple[str, str, Dataset]] = []
 """The data set loaded last, with the hash of its contents: most packs of a process have the same."""
 
 
-def _loaded(name: str, base: Path, index: FolderIndex) -> Dataset:
-    actual = _described(name, index, base)
+def _loaded(name: str, base: Path, index: FolderIndex, summary: Summary) -> Dataset:
+    actual = _described(name, summary, base)
     expected = info_of(name) if _data_folder is not None else actual
     if actual.identity != expected.identity:
         raise InputError(f"{base}: the images have changed since this command began; run it again")
     if _last and _last[0][:2] == (name, index.identity):
         return _last[0][2]
     _last.clear()  # before the next one takes memory
-    train, test = (load_split(index, part, actual.size) for part in ("train", "test"))
+    train: Split
+    if actual.streamed:
+        train = _file_split(index, actual.size)
+        test = load_split(index, "test", actual.size, before_crop(actual.size))
+        if test.images.numel() > HOST_BYTES:
+            test = HostSplit(test.images, test.labels)
+    else:
+        train, test = (load_split(index, part, actual.size) for part in ("train", "test"))
     dataset = Dataset(name, train, test, index.classes)
     _last.append((name, index.identity, dataset))
     return dataset
+
+
+def _file_split(index: FolderIndex, size: int) -> FileSplit:
+    entries = tuple(ordered(index.train.usable))
+    labels = torch.tensor([e.file.label for e in entries], dtype=torch.int64)
+    return FileSplit(torch.empty((0, size, size, 3), dtype=torch.uint8), labels, index.base, entries)
 
 
 for _name in SOURCES:
