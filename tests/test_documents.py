@@ -54,7 +54,10 @@ def test_links_and_commands_of_the_readme_exist() -> None:
         command_line().parse_args(line.split())
     tables = {p.stem for p in (ROOT / "tables").glob("*.toml")}
     named = set(
-        re.findall(r"`([a-z]+-(?:table\d?|ablation|few-shot|noisy-labels|cifar100)|lightskd|selfkdlib)`", text)
+        re.findall(
+            r"`([a-z]+-(?:table\d?|ablation|few-shot|noisy-labels|transfer|cifar100)|lightskd|selfkdlib)`",
+            text,
+        )
     )
     assert named == tables
 
