@@ -26,7 +26,7 @@ def register(verbs: Any) -> None:
     p.add_argument("--pair", default="", metavar="T:S", help="teacher:student, e.g. ResNet34:ResNet18")
     p.add_argument("--method", default="", help="a method, e.g. kd or crd+kd; or teacher, student")
     p.add_argument("--dataset", default="", help="only values on this data set (default: on all)")
-    p.add_argument("--metric", default="top1", help="top1 or top5 (default: top1)")
+    p.add_argument("--metric", default="top1", help="top1, top5, probe_top1 ... (default: top1)")
     p.add_argument(
         "--validate",
         action="store_true",

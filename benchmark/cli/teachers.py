@@ -121,12 +121,17 @@ def _measurements(
 
 
 def _teachers_of_tables(dataset: str) -> list[tuple[str, str]]:
-    """Return network and protocol of every teacher in the tables of this kind of data (images or sounds)."""
+    """Return network and protocol of every teacher in the tables of this kind of data (images or sounds).
+
+    Self-supervised ones are left out: their top-1 says nothing about them.
+    """
     teachers: dict[tuple[str, str], None] = {}
     for name in matrix.table_names():
         table = matrix.load_table(name)
         if (table.dataset == CLIPS) == (dataset == CLIPS):
             protocol = protocols.get_protocol(table.protocol).teacher_protocol
+            if protocols.get_protocol(table.protocol).teacher_method != methods.PLAIN:
+                continue
             teachers.update(((t, protocol), None) for t, _ in table.columns if t != NONE)
     return list(teachers)
 

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from results.published.reader import as_frame, choose, errata_of, teacher_weights
-from results.published.schema import OriginKind, PublishedNumber
+from results.published.schema import METRIC_WORDS, OriginKind, PublishedNumber
 
 NONE = "none"
 """Stands for a network that does not exist: a plain student has no teacher."""
@@ -135,7 +135,7 @@ def format_cell(
                 _wrap(result["source"], 44),
             ]
         )
-    top = "top-1" if metric == "top1" else "top-5"
+    top = METRIC_WORDS[metric]
     heads = [top, "n", "epoch", "published in", "origin", "teacher of", "differs", "source"]
     counts = frame.attrs
     table = tabulate(body, heads, disable_numparse=True).splitlines()

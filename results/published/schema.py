@@ -16,7 +16,14 @@ NUMBERS = Path(__file__).resolve().parent / "numbers"
 """The tables that come with the project."""
 
 RULES = ("last", "best", "unknown")
-METRICS = ("top1", "top5", "probe_top1", "knn_top1")
+METRIC_WORDS = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "probe_top1": "top-1 of a linear probe,",
+    "probe_top5": "top-5 of a linear probe,",
+    "knn_top1": "top-1 of the nearest neighbours,",
+}
+METRICS = tuple(METRIC_WORDS)
 
 
 class PublishedError(ValueError):

@@ -18,13 +18,20 @@ SINGLE = tuple(
     n for n in methods.names() if methods.get(n).trains_student and not methods.get(n).is_wrapper()
 )
 SETTINGS = {"recipe__epochs": 6, "recipe__train_images": 256, "recipe__test_images": 200}
-SPECIAL = {"semckd": {"recipe__lr": 0.01}, "sp": {"recipe__epochs": 9}, "tfkd_self": {"recipe__epochs": 14}}
+SPECIAL = {
+    "semckd": {"recipe__lr": 0.01},
+    "sp": {"recipe__epochs": 9},
+    "tfkd_self": {"recipe__epochs": 14},
+    "seed": {"seed__queue": 256, "recipe__epochs": 14},
+    "moco": {"moco__queue": 256, "moco__momentum": 0.99, "recipe__lr": 0.03},
+}
 """Settings of methods that need others to learn here.
 
 SemCKD's weight of 400 makes the first steps with batches of 16 diverge at a learning rate of 0.05. SP is
 chaotic at first: six epochs are enough on some processors and not quite on others. TF-KD takes 0.95 of its
 loss from a teacher that has itself been trained for six epochs only, and reached 20% after six epochs, on
-one processor a little more.
+one processor a little more. The top-1 of SEED and MoCo is that of a classifier on features that learn no
+label; their queues and MoCo's momentum are for millions of images.
 """
 
 
