@@ -337,7 +337,8 @@ def header(expansion: Expansion, results: list[CellResult]) -> Header:
     """Return the lines that belong above every form of a table."""
     table, profile = expansion.table, protocols.get_profile(expansion.profile)
     changed = changed_settings(expansion)
-    title = f"except for the changed settings: {profile.title}" if changed else profile.title
+    title = profile.title_on(expansion.dataset)
+    title = f"except for the changed settings: {title}" if changed else title
     used = dict.fromkeys(c.protocol for c in results)
     rules = ", ".join(f"{p} ({RULES[protocols.get_protocol(p).report]})" for p in used)
     # a dict, because columns share plain students and teachers

@@ -293,7 +293,8 @@ def _not_comparable(
     """Say why our result and the published number of a cell cannot be compared, "" if they can."""
     table, row = expansion.table, result.cell.row
     if expansion.profile != "paper":
-        return f"profile {expansion.profile}: {protocols.get_profile(expansion.profile).title}"
+        profile = protocols.get_profile(expansion.profile)
+        return f"profile {profile.name}: {profile.title_on(expansion.dataset)}"
     if expansion.dataset != table.dataset:
         return f"our runs are on {expansion.dataset}, the published number is on {table.dataset}"
     if table.protocol_override and table.protocol_override != row.protocol:

@@ -336,10 +336,18 @@ class Profile:
     proportion (the linear scaling rule of Goyal et al., Accurate, Large Minibatch SGD, 2017), because at the
     published ones some methods diverge in small batches."""
 
+    def title_on(self, dataset: str) -> str:
+        """Return the title for runs on a data set, which may be another one than the profile's."""
+        if not self.dataset or dataset == self.dataset:
+            return self.title
+        return self.title.replace(_DIGITS, data.info(dataset).title)
+
     def lr_scale(self, protocol: Protocol) -> float:
         """Return the factor on published learning rates; 1 with the published batch size."""
         return self.batch_size / protocol.batch_size if self.batch_size else 1.0
 
+
+_DIGITS = "scikit-learn's digits"
 
 PROFILES: dict[str, Profile] = {
     p.name: p
@@ -353,7 +361,7 @@ PROFILES: dict[str, Profile] = {
         ),
         Profile(
             name="quick",
-            title="miniature on scikit-learn's digits: 512 training images, 2 epochs of batch 16 (learning "
+            title=f"miniature on {_DIGITS}: 512 training images, 2 epochs of batch 16 (learning "
             "rates in proportion), 256 test images, 1 seed; its accuracies only show that everything runs",
             epochs=2,
             train_images=512,

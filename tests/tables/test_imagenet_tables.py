@@ -139,4 +139,6 @@ def test_dlkds_table_shows_its_competitors() -> None:
 def test_quick_runs_on_the_tables_data_set() -> None:
     e = matrix.expand(matrix.load_table("dlkd-table3"), "quick")
     assert {r.dataset for r in e.runs} == {"pictures"}
+    head = render.lay_out(e, kit.as_frame([])).header.lines
+    assert any("drawings" in line for line in head) and not any("digits" in line for line in head)
     assert {r.dataset for r in matrix.expand(matrix.load_table("dlkd-table1"), "quick").runs} == {"digits"}
