@@ -172,12 +172,16 @@ class Stream:
         views_by_name = {
             v.name: view_for(self.augment, v).make(raw, draw.draws[v.name], normal) for v in views
         }
+        return self.batch_of(draw, views_by_name, labels)
+
+    def batch_of(self, draw: BatchDraw, views: dict[str, Tensor], labels: Tensor) -> Batch:
+        """Return the batch of views that are made, mixed if the recipe mixes images."""
         share = None
         if self.mixup:
             share = draw.draws[mixup.NAME][0, 0]
-            views_by_name = {name: mixup.mixed(x, share) for name, x in views_by_name.items()}
+            views = {name: mixup.mixed(x, share) for name, x in views.items()}
         return Batch(
-            views=views_by_name,
+            views=views,
             labels=labels,
             indices=draw.indices,
             draws=draw.draws,

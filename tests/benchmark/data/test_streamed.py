@@ -80,6 +80,14 @@ def test_large_images_are_streamed_and_small_ones_are_not(loaded: data.Dataset, 
     assert not data.info("tinyimagenet").streamed and not data.info("imagenette64").streamed
 
 
+def test_a_recipe_with_mixup_mixes_them(loaded: data.Dataset) -> None:
+    plain, mixed = (list(stream(loaded.train, mixup=a).epoch("main", 1, [NORMAL])) for a in (0.0, 0.4))
+    for a, b in zip(plain, mixed, strict=True):
+        assert a.mix is None and b.mix is not None
+        x = a.views["normal"]
+        torch.testing.assert_close(b.views["normal"], b.mix * x + (1 - b.mix) * x.roll(-1, 0))
+
+
 def test_views_are_those_of_pil_and_torchvision(loaded: data.Dataset) -> None:
     """Every view from its draws by another way: rotated by NumPy, cropped and resized by torchvision."""
     models.import_torchvision()
