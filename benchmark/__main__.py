@@ -78,14 +78,20 @@ def _starting() -> Iterator[None]:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
-def _input_errors() -> tuple[type[Exception], ...]:
-    """Return the errors that report wrong input in one line. What was not imported cannot have raised one."""
-    errors: list[type[Exception]] = [InputError]
-    if "models" in sys.modules:
-        errors.append(sys.modules["models"].WeightsError)
-    if "results.published" in sys.modules:
-        errors.append(sys.modules["results.published"].PublishedError)
-    return tuple(errors)
+def _exit_code(error: Exception) -> int | None:
+    """Return the exit code of an error that is reported in one line, None for one that is a fault of ours.
+
+    The errors of modules that were not imported cannot have been raised.
+    """
+    reported = [(InputError, 2)]
+    for module, name, code in (
+        ("models", "WeightsError", 2),
+        ("results.published", "PublishedError", 2),
+        ("benchmark.training.processes", "ProcessLost", 1),
+    ):
+        if module in sys.modules:
+            reported.append((getattr(sys.modules[module], name), code))
+    return next((code for kind, code in reported if isinstance(error, kind)), None)
 
 
 def _allow_any_encoding() -> None:
@@ -127,10 +133,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {_one_line(f'{where}{error.strerror or error}')}", file=sys.stderr)
         return 2
     except Exception as error:
-        if not isinstance(error, _input_errors()):
+        code = _exit_code(error)
+        if code is None:
             raise
         print(f"error: {_one_line(str(error))}", file=sys.stderr)
-        return 2
+        return code
 
 
 if __name__ == "__main__":

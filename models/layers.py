@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from models import gpu_norms, kernels
+from models import gpu_norms, kernels, synced_norms
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -36,8 +36,11 @@ class BatchNorm2d(nn.BatchNorm2d):
         """Return `norm(x) + shortcut`, after a ReLU if `relu`.
 
         x, shortcut: `[B, C, H, W]`. In bf16 all of it is one kernel on a CPU (models/kernels.py); on a GPU
-        one or two, for maps that gain by them (models/gpu_norms.py).
+        one or two, for maps that gain by them (models/gpu_norms.py). Where several processes compute a batch
+        together, its statistics may be those of all (models/synced_norms.py).
         """
+        if self.training and (team := synced_norms.in_use()) is not None:
+            return self._finished(synced_norms.norm(x, self, team), shortcut, relu)
         if kernels.fits(x, shortcut, self):
             if self.training:
                 return kernels.train(x, shortcut, self, relu)
@@ -47,7 +50,10 @@ class BatchNorm2d(nn.BatchNorm2d):
             form = on_gpu.train if self.training else on_gpu.evaluate
             fused: Tensor = form(x, shortcut, self, relu)
             return fused
-        out = self._norm(x)
+        return self._finished(self._norm(x), shortcut, relu)
+
+    @staticmethod
+    def _finished(out: Tensor, shortcut: Tensor | None, relu: bool) -> Tensor:
         if shortcut is not None:
             out = out + shortcut
         return F.relu(out, inplace=True) if relu else out

@@ -26,7 +26,7 @@ USER_FOLDER = Path("clusters")
 
 @dataclass(frozen=True)
 class Cluster:
-    """What a job asks for. A job trains one pack on one node."""
+    """What a job asks for. A job trains one pack."""
 
     name: str
     """Name of the file without `.toml` (not a field of the file)."""
@@ -37,15 +37,21 @@ class Cluster:
     qos: str = ""
     """Quality of service."""
     gpus: int = 1
-    """GPUs of a job. A pack uses one; 0 makes a CPU job."""
+    """GPUs of a job on each node. A process uses one; 0 makes a CPU job."""
+    nodes: int = 1
+    """Nodes of a job. With several, their processes share every batch of the pack."""
+    processes: int = 1
+    """Processes of a job on each node; all of them share every batch of the pack. On GPUs at most `gpus`."""
+    sync_norms: bool = False
+    """Whether batch norms use the statistics of the whole batch, and not of the rows of their process."""
     gpu_type: str = ""
     """Type of GPU as the cluster names it (`sinfo -o %G`), for example "h100"."""
     cpus: int = 4
-    """CPUs of a job and its number of threads (OMP_NUM_THREADS). Recorded with each result."""
+    """CPUs of a process and its number of threads (OMP_NUM_THREADS). Recorded with each result."""
     student_threads: int = 1
     """Threads of one student's step in a CPU job: `cpus // student_threads` students step in parallel."""
     memory_gb: int = 16
-    """Memory of a job in GB. 0 takes the partition's default."""
+    """Memory of a job on each node in GB. 0 takes the partition's default."""
     time_minutes: int = 240
     """Time limit of a job. Packs are sized to 80% of it; a job that reaches the limit is requeued and
     continues. Ask for more than 10 minutes: submitit counts every preemption of a shorter job as a
@@ -97,6 +103,11 @@ class Cluster:
         return self.device if self.device != "auto" else "cuda" if self.gpus else "cpu"
 
     @property
+    def all_processes(self) -> int:
+        """Number of processes of a job."""
+        return self.nodes * self.processes
+
+    @property
     def torch_precision(self) -> str:
         """`fp32`, `tf32` or `bf16`."""
         return (
@@ -110,11 +121,14 @@ class Cluster:
             precision=self.torch_precision,
             threads=self.cpus,
             student_threads=self.student_threads,
+            sync_norms=self.sync_norms,
         )
         return dataclasses.replace(settings, execution=execution)
 
 
-_SMALLEST = {"cpus": 1, "student_threads": 1, "time_minutes": 1, "signal_delay_s": 1}
+_SMALLEST = dict.fromkeys(
+    ("cpus", "student_threads", "time_minutes", "signal_delay_s", "nodes", "processes"), 1
+)
 """Smallest values; 0 for every other whole number."""
 _CHOICES = {"device": ("auto", "cuda", "cpu"), "precision": ("auto", *PRECISIONS)}
 _TYPE_NAMES = {str: "a string", int: "a whole number", bool: "true or false"}
@@ -182,6 +196,17 @@ def _check_combinations(cluster: Cluster, file: str) -> None:
         raise InputError(
             f"{file}: student_threads = {cluster.student_threads} is too large; "
             f"allowed: 1 to {cluster.cpus}, the job's cpus"
+        )
+    if cluster.torch_device == "cuda" and cluster.processes > cluster.gpus:
+        raise InputError(
+            f"{file}: processes = {cluster.processes} is too large; allowed: 1 to {cluster.gpus}, "
+            "the GPUs of a node (gpus)"
+        )
+    if cluster.all_processes > 1 and not cluster.srun:
+        raise InputError(f"{file}: srun = false starts one process; remove it, or nodes and processes")
+    if cluster.all_processes == 1 and cluster.sync_norms:
+        raise InputError(
+            f"{file}: sync_norms is for several processes, and this job has one; remove it, or set processes"
         )
     if cluster.signal_delay_s >= 60 * cluster.time_minutes:
         raise InputError(

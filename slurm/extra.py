@@ -25,17 +25,16 @@ _FIELDS = {
     "gpus-per-node": "gpus and gpu_type",
     "gpus-per-socket": "gpus and gpu_type",
     "gpus-per-task": "gpus and gpu_type",
+    **dict.fromkeys(("nodes", "use-min-nodes"), "nodes"),
+    **dict.fromkeys(
+        ("ntasks", "ntasks-per-node", "ntasks-per-core", "ntasks-per-gpu", "ntasks-per-socket"), "processes"
+    ),
     **{k: k for k in ("partition", "account", "qos", "constraint", "exclude", "wckey")},
 }
 """Option -> the fields that set it."""
 
-_ONE_NODE = "a pack is trained by one process on one node"
 _FOLLOWED = "kd-tables sets it for every job, to follow the job"
 _REFUSED = {
-    **dict.fromkeys(("nodes", "use-min-nodes"), _ONE_NODE),
-    **dict.fromkeys(
-        ("ntasks", "ntasks-per-node", "ntasks-per-core", "ntasks-per-gpu", "ntasks-per-socket"), _ONE_NODE
-    ),
     **dict.fromkeys(
         (
             "array", "dependency", "requeue", "no-requeue", "kill-on-invalid-dep", "job-name", "output",

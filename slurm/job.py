@@ -13,11 +13,14 @@ from pathlib import Path
 
 from submitit.helpers import DelayedSubmission
 
+from benchmark.training.execution import device_kind
+from benchmark.training.processes import Joined, ProcessLost, joined
 from benchmark.training.reporter import Status
-from benchmark.work.order import work
+from benchmark.work.order import follow, settings_from_json, work
 from benchmark.work.progress import reporter
 from results.holders import STALE_SECONDS
 from slurm import notices
+from slurm.rendezvous import launch_variables
 
 
 class JobFailed(RuntimeError):
@@ -32,9 +35,28 @@ class PackJob:
     """The work order as JSON (`benchmark.work.order.work_order`)."""
     patience: float = 1.5 * STALE_SECONDS
     """Seconds to wait for runs that another worker holds."""
+    processes: int = 1
+    """Number of processes that train the pack together; srun starts them, and each makes this call."""
 
     def __call__(self) -> list[tuple[str, str, str]]:
-        """Train the pack and return `(key, status, reason)` of each run. Raises `JobFailed`.
+        """Train the pack and return `(key, status, reason)` of each run; nothing in a process that follows.
+
+        Raises `JobFailed`, also if another process of the job has ended.
+        """
+        if self.processes == 1:
+            return self._lead()
+        settings = settings_from_json(json.loads(self.order)["settings"])
+        try:
+            with joined(device_kind(settings.execution.device), launch_variables(os.environ)) as team:
+                if isinstance(team, Joined) and not team.leads:
+                    follow(settings, team)
+                    return []
+                return self._lead()
+        except ProcessLost as error:
+            raise JobFailed(str(error)) from error
+
+    def _lead(self) -> list[tuple[str, str, str]]:
+        """Train the pack, have the user told if a table has ended, and return what `__call__` returns.
 
         A job that is restarted after its node died finds the claim of its first start, as fresh as the last
         heartbeat. It therefore waits until the claim is stale. A claim whose heartbeat continues has a living

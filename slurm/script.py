@@ -93,12 +93,14 @@ def parameters(spec: ArraySpec) -> dict[str, Any]:
         **{k: v for k, v in optional.items() if v},
         "time": cluster.time_minutes,
         "cpus_per_task": cluster.cpus,
-        "ntasks_per_node": 1,
+        "nodes": cluster.nodes,
+        "ntasks_per_node": cluster.processes,
         "signal_delay_s": cluster.signal_delay_s,
         "array_parallelism": cluster.parallelism or 1_000_000,
         "wckey": cluster.wckey or None,
         "use_srun": cluster.srun,
-        "srun_args": list(cluster.srun_args),
+        # a process that dies ends the others, which would wait for it
+        "srun_args": [*cluster.srun_args, *(["--kill-on-bad-exit=1"] if cluster.all_processes > 1 else [])],
         "setup": _setup(cluster, spec.snapshot),
         "teardown": _teardown(cluster),
         # without kill-on-invalid-dep, a job whose dependency can no longer be met stays in the queue forever

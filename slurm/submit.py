@@ -323,7 +323,8 @@ class _Submission:
         jobs = []
         for pack in packs:
             mode = "on" if teacher_cache_rule.teacher_identity(pack.runs) in cached else "off"
-            jobs.append(PackJob(work_order(pack.runs, replace(self.settings, teacher_cache=mode))))
+            order = work_order(pack.runs, replace(self.settings, teacher_cache=mode))
+            jobs.append(PackJob(order, processes=self.cluster.all_processes))
         registry.write_array(self.store.folder, array)
         try:
             job = script.send(self._spec(array), jobs)

@@ -137,6 +137,7 @@ def execution_request_of(args: argparse.Namespace) -> ExecutionRequest:
         precision=args.precision,
         threads=args.threads,
         student_threads=args.student_threads,
+        sync_norms=getattr(args, "sync_norms", False),
     )
 
 

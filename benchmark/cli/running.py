@@ -8,10 +8,11 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmark import methods
+from benchmark import longwork, methods
 from benchmark.cli import common, options
 from benchmark.cli import tables as table_verbs
 from benchmark.cli.output import print_note
@@ -21,8 +22,8 @@ from benchmark.errors import InputError
 from benchmark.spec import cost, imported, plan
 from benchmark.spec.runs import closure
 from benchmark.text import plural
-from benchmark.training import begun
-from benchmark.training.execution import has_gpu
+from benchmark.training import begun, processes
+from benchmark.training.execution import device_kind, has_gpu
 from benchmark.training.reporter import Outcome, Status
 from benchmark.work import local, notify, order
 from benchmark.work.checks import require_trainable
@@ -43,6 +44,7 @@ def register(verbs: Any) -> None:
     options.add_selection_options(p)
     options.add_folder_options(p)
     options.add_training_options(p)
+    _add_sync_norms(p)
     p.add_argument(
         "--until",
         type=options.whole_number,
@@ -83,6 +85,7 @@ def register(verbs: Any) -> None:
     )
     options.add_folder_options(p)
     options.add_training_options(p)
+    _add_sync_norms(p)
     _add_no_wait(p)
     options.add_notify_option(p, default="")
     p.set_defaults(do=do_reproduce)
@@ -96,6 +99,15 @@ def register(verbs: Any) -> None:
     )
     p.add_argument("order", metavar="FILE", help="the work order, a JSON file; - reads standard input")
     p.set_defaults(do=do_work)
+
+
+def _add_sync_norms(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--sync-norms",
+        action="store_true",
+        help="with several processes, which torchrun starts and which share every batch: batch norms use the "
+        "statistics of the whole batch, and not of the rows of their process",
+    )
 
 
 def _add_no_wait(parser: argparse.ArgumentParser) -> None:
@@ -236,10 +248,13 @@ def _report_outcomes(outcomes: list[Outcome]) -> int:
 def do_run(args: argparse.Namespace) -> int:
     if args.until is not None and args.until < 1:
         raise InputError(f"--until {args.until}; allowed: an epoch, 1 and more")
-    chosen = select(args)
-    common.execution_of(args)  # reports wrong options before anything else is done
-    _announce(args, chosen)
-    return _report_outcomes(train_missing(args, chosen))
+    with _with_others(args) as follows:
+        if follows:
+            return 0
+        chosen = select(args)
+        common.execution_of(args)  # reports wrong options before anything else is done
+        _announce(args, chosen)
+        return _report_outcomes(train_missing(args, chosen))
 
 
 def do_reproduce(args: argparse.Namespace) -> int:
@@ -250,14 +265,41 @@ def do_reproduce(args: argparse.Namespace) -> int:
     number = args.number or 1
     alias = None if args.table else f"table{number}"
     args.table = args.table or paper_table("dlkd" if args.paper is None else args.paper, number)
-    chosen = select(args)
-    common.execution_of(args)  # reports wrong options before anything else is done
-    out = common.writable(common.path_of(args.out), "--out")
-    _announce(args, chosen)
-    began = time.monotonic()
-    code = _report_outcomes(train_missing(args, chosen))
+    with _with_others(args) as follows:
+        if follows:
+            return 0
+        chosen = select(args)
+        common.execution_of(args)  # reports wrong options before anything else is done
+        out = common.writable(common.path_of(args.out), "--out")
+        _announce(args, chosen)
+        began = time.monotonic()
+        code = _report_outcomes(train_missing(args, chosen))
     table_verbs.show(args, chosen, common.store_of(args), out, alias=alias, seconds=time.monotonic() - began)
     return code
+
+
+@contextlib.contextmanager
+def _with_others(args: argparse.Namespace) -> Iterator[bool]:
+    """Join the other processes if torchrun has started several. The block gets whether this one has followed.
+
+    A process that follows trains the packs of process 0 before the block, and prints nothing.
+    """
+    with processes.joined(device_kind(args.device)) as team:
+        if not isinstance(team, processes.Joined) or team.leads:
+            if team.count > 1:
+                print_note(
+                    f"{team.count} processes share every batch; CUDA graphs, the teacher cache and steps of "
+                    "students side by side are off"
+                )
+            yield False
+            return
+        longwork.show(False)
+        settings = replace(common.work_settings_of(args), until=getattr(args, "until", None))
+        try:
+            order.follow(settings, team)
+        except InputError:  # process 0 says what is wrong
+            sys.exit(2)
+        yield True
 
 
 def do_work(args: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from benchmark.data import mixup
 from benchmark.data.datasets import Split
+from benchmark.data.portions import Portion
 from benchmark.data.samplers import Sampler, join
 from benchmark.data.views import NORMAL, RawBatch, View, view_for
 from benchmark.seeds import seed_of
@@ -42,6 +43,10 @@ class Batch:
     mix: Tensor | None = None
     """The share that each image has of itself if the recipe mixes images, a scalar (mixup.py)."""
 
+    portion: Portion | None = None
+    """The rows whose views this process has, if several share the batch; None: all rows. Labels, indices and
+    draws are those of the whole batch."""
+
 
 @dataclass(frozen=True)
 class BatchDraw:
@@ -63,6 +68,11 @@ class BatchDraw:
     def shape(self) -> tuple[int, int]:
         """Number of rows, and of those in the first part. What is captured for one shape fits no other."""
         return len(self.indices), self.first
+
+    def of(self, portion: Portion) -> BatchDraw:
+        """Return the draw of a portion of the batch."""
+        rows = portion.rows.to(self.indices.device)
+        return BatchDraw(self.indices[rows], {n: d[rows] for n, d in self.draws.items()}, portion.first)
 
     def clone(self) -> BatchDraw:
         """Return a copy that shares no memory."""
@@ -157,6 +167,21 @@ class Stream:
             rows = slice(start, start + len(batch))
             yield BatchDraw(positions[rows], {name: d[rows] for name, d in draws.items()}, first)
             start += len(batch)
+
+    def portion(self, draw: BatchDraw, views: Iterable[View], portion: Portion) -> Batch:
+        """Return the batch of a draw with the views of a portion of its rows, on the device."""
+        views = [view_for(self.augment, view) for view in views]
+        batch = self.batch(draw.of(portion), [v for v in views if not v.across_rows])
+        whole = self.batch(draw, across) if (across := [v for v in views if v.across_rows]) else None
+        made = {} if whole is None else {v.name: portion.of(whole.views[v.name], v.copies) for v in across}
+        return Batch(
+            views={v.name: (made if v.across_rows else batch.views)[v.name] for v in views},
+            labels=self.labels[draw.indices],
+            indices=draw.indices,
+            draws=draw.draws,
+            first=draw.first,
+            portion=portion,
+        )
 
     def batch(self, draw: BatchDraw, views: Iterable[View]) -> Batch:
         """Return the batch of a draw, on the device. The host never waits for a value from the device."""

@@ -78,6 +78,10 @@ class View:
     The last draw of the normal view is its flip.
     """
 
+    across_rows: bool = False
+    """Whether a row of the view depends on other rows of the batch, or on its position in it. If several
+    processes share a batch, each of them then makes the whole view and not only its rows."""
+
     def __repr__(self) -> str:
         return f"View({self.name})"
 
@@ -225,7 +229,13 @@ def _mixed(make: Make) -> View:
     def mix(raw: RawBatch, _draws: Tensor, normal: Tensor) -> Tensor:
         return mixed_with_next(make(raw, normal, normal))
 
-    return View("mixed", 1, draw=lambda n, generator: torch.empty(n, 0, dtype=torch.int64), make=mix)
+    return View(
+        "mixed",
+        1,
+        draw=lambda n, generator: torch.empty(n, 0, dtype=torch.int64),
+        make=mix,
+        across_rows=True,
+    )
 
 
 MIXED = _mixed(_make_normal)

@@ -23,9 +23,15 @@ from benchmark.seeds import (
     seed_of,
 )
 from benchmark.spec.runs import NONE, Run
-from benchmark.training import casts, checkpoint
+from benchmark.training import casts, checkpoint, processes
 from benchmark.training.execution import Execution
 from benchmark.training.features import features_of
+from benchmark.training.gathering import (
+    GatheredViews,
+    average_gradients,
+    gathered_features,
+    take_over_state,
+)
 from benchmark.training.guard import RunGuard
 from benchmark.training.meter import Meter
 from benchmark.training.parts import Part, extended
@@ -332,12 +338,15 @@ class ActiveRun:
         needs, main = self.stage.needs, self.stage.is_main
         students = self.student_features(batch, needs)
         mine, teachers = self.guard.share(batch, teachers)
+        images: Mapping[str, Tensor] = mine.views
+        if batch.portion is not None:
+            images = GatheredViews(mine.views, batch.portion, processes.current())
 
         def step_with(generator: torch.Generator) -> Step:
             return Step(
                 labels=mine.labels,
                 indices=mine.indices,
-                images=mine.views,
+                images=images,
                 students=students,
                 teachers=teachers,
                 generator=generator,
@@ -362,6 +371,9 @@ class ActiveRun:
             raise
         except Exception as error:
             raise self.objective.blamed("the backward pass", error) from error
+        if self.execution.is_shared:
+            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            average_gradients(parameters, processes.current())
         self.optimizer.step()
         if main:
             self.objective.after_step()
@@ -378,20 +390,38 @@ class ActiveRun:
 
     def student_features(self, batch: Batch, needs: Needs) -> dict[str, Features]:
         """Run the student on all views of the batch, in one pass or in one for each. Returns its features by
-        view."""
+        view.
+
+        If several processes share the batch, the student is run on the portion of this one, and the features
+        are gathered. Its random draws (dropout) then differ between the processes.
+        """
         if self.student is None or not needs.student:
             return {}
+        if batch.portion is None:
+            return self._passes(batch, needs, batch.first)
+        team = processes.current()
+        self.seed_globals("step", self.step_number, "process", team.number)
+        features = self._passes(batch, needs, batch.portion.first)
+        self.seed_globals("step", self.step_number)  # what the methods draw is the same in all processes
+        return {
+            view.name: gathered_features(features[view.name], batch.portion, view.copies, team)
+            for view in needs.views
+        }
+
+    def _passes(self, batch: Batch, needs: Needs, first: int) -> dict[str, Features]:
+        """Run the student on the views that this process has. first: rows in the first part of the batch."""
+        assert self.student is not None
         names = [v.name for v in needs.views]
         images = [batch.views[n] for n in names]
         together = len(images) > 1 and not needs.separate_passes
         inputs = [torch.cat(images).contiguous(memory_format=torch.channels_last)] if together else images
         student = self.student
-        first = batch.first if needs.parts_apart and len(images) == 1 else None
+        cut = first if needs.parts_apart and len(images) == 1 else None
 
         def run() -> list[Features]:
-            return [features_of(student, x, needs.student, first) for x in inputs]
+            return [features_of(student, x, needs.student, cut) for x in inputs]
 
-        with self.execution.autocast():
+        with self.execution.autocast(), self.execution.norms_of(batch):
             outputs = casts.with_cast_weights(student, run) if self.execution.casts_at_once else run()
         if not together:
             return dict(zip(names, outputs, strict=True))
@@ -404,6 +434,10 @@ class ActiveRun:
 
     def end_epoch(self) -> dict[str, Any]:
         """Count the epoch and return its row of the curve. Goes to the next stage if this one is over."""
+        if self.execution.is_shared:
+            student = {} if self.student is None else self.student.state_dict()
+            state = [*student.values(), *self.objective.saved().values()]
+            take_over_state([t for t in state if isinstance(t, Tensor)], processes.current())
         row = {"stage": self.stage.name, "epoch": self.epoch + 1, "lr": self.lr, **self.meter.read()}
         self.epoch += 1
         if not self.stage.is_main and self.epoch == self.stage.epochs:

@@ -15,6 +15,7 @@ from torch import Tensor
 from benchmark import longwork
 from benchmark.data.datasets import Split
 from benchmark.data.views import normalise
+from benchmark.training import processes
 from benchmark.training.execution import Execution
 from models import Features, Network
 
@@ -68,14 +69,21 @@ def score(z: Tensor, labels: Tensor) -> Score:
 
     Among equal logits, the first counts. An image with a logit that is not finite counts as wrong.
     """
+    return _score(_sums(z, labels))
+
+
+def _sums(z: Tensor, labels: Tensor) -> Tensor:
+    """Return the sums over images that a score is made of: float64 `[4]`, the last is their number."""
     hits = z.topk(min(5, z.shape[1]), dim=1).indices == labels[:, None]
     finite = torch.isfinite(z).all(dim=1)
     top1, top5 = (hits[:, 0] & finite).sum(), (hits.any(dim=1) & finite).sum()
-    numbers = torch.stack(
-        [top1.double(), top5.double(), F.cross_entropy(z, labels, reduction="sum").double()]
-    ).tolist()
-    n = len(labels)
-    return Score(100 * numbers[0] / n, 100 * numbers[1] / n, numbers[2] / n)
+    loss = F.cross_entropy(z, labels, reduction="sum")
+    return torch.stack([top1.double(), top5.double(), loss.double(), torch.full_like(loss, len(z)).double()])
+
+
+def _score(sums: Tensor) -> Score:
+    top1, top5, loss, n = sums.tolist()
+    return Score(100 * top1 / n, 100 * top5 / n, loss / n)
 
 
 def per_class(z: Tensor, labels: Tensor) -> list[float]:
@@ -98,5 +106,15 @@ def evaluate(
     execution: Execution,
     predict: Callable[[Features], Tensor] | None = None,
 ) -> Score:
-    """Return the score of a network on a split. See `logits` for the arguments."""
-    return score(logits(net, split, mean, std, execution, predict), split.labels)
+    """Return the score of a network on a split. See `logits` for the arguments.
+
+    Processes that share the batches of the training share the images here, and their sums are added.
+    """
+    if not execution.is_shared or len(split.labels) < processes.current().count:
+        return score(logits(net, split, mean, std, execution, predict), split.labels)
+    team, n = processes.current(), len(split.labels)
+    start, end = (n * number // team.count for number in (team.number, team.number + 1))
+    mine = Split(split.images[start:end], split.labels[start:end])
+    sums = _sums(logits(net, mine, mean, std, execution, predict), mine.labels)
+    team.sum_(sums)
+    return _score(sums)

@@ -19,7 +19,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,12 @@ from torch import nn
 
 import models
 from benchmark import longwork
+from benchmark.data.stream import Batch
 from benchmark.errors import InputError
 from benchmark.provenance import cpu_name
+from benchmark.training import processes
+from benchmark.training.processes import Team
+from models import synced_norms
 from models.layers import NormReLU
 
 PRECISIONS = ("fp32", "tf32", "bf16")
@@ -102,6 +106,15 @@ def bf16_gain() -> float:
     return best[False] / best[True]
 
 
+def device_kind(device: str) -> str:
+    """Return `cpu` or `cuda` for a device as the user asks for it; "" if it is neither."""
+    try:
+        kind = torch.device(device if device != "auto" else "cuda" if has_gpu() else "cpu").type
+    except RuntimeError:
+        return ""
+    return kind if kind in ("cpu", "cuda") else ""
+
+
 @dataclass(frozen=True)
 class ExecutionRequest:
     """How a pack is to be computed, as the user asks for it. `resolve` decides what `auto` means here."""
@@ -114,6 +127,8 @@ class ExecutionRequest:
     """Threads of the CPU; 0 leaves the choice to PyTorch."""
     student_threads: int = 1
     """Threads of one student's step."""
+    sync_norms: bool = False
+    """See `Execution.sync_norms`."""
 
     def resolve(self) -> Execution:
         """Return the execution on this machine. It depends on the machine and the request, never on the runs.
@@ -121,11 +136,8 @@ class ExecutionRequest:
         Raises `InputError` for an unknown device or precision, and for a GPU where there is none.
         """
         device = self.device if self.device != "auto" else "cuda" if has_gpu() else "cpu"
-        try:
-            kind = torch.device(device).type
-        except RuntimeError:
-            kind = ""
-        if kind not in ("cpu", "cuda"):
+        kind = device_kind(device)
+        if not kind:
             raise InputError(f"unknown device {device}; allowed: auto, cpu, cuda, cuda:0 ...")
         if kind == "cuda" and not has_gpu():
             raise InputError(f"device {device}: PyTorch finds no GPU on this machine; use cpu")
@@ -136,12 +148,19 @@ class ExecutionRequest:
             precision = "bf16" if fast else "fp32"
         if precision not in PRECISIONS:
             raise InputError(f"unknown precision {precision}; allowed: auto, {', '.join(PRECISIONS)}")
-        return Execution(
+        team = processes.current()
+        if self.sync_norms and team.count == 1:
+            raise InputError(
+                "--sync-norms is for a pack on several processes, and this is one, whose batch norms see the "
+                "whole batch already; leave the option away, or start the command with torchrun"
+            )
+        execution = Execution(
             device=device,
             precision=precision,
             threads=self.threads,
             student_threads=self.student_threads,
         )
+        return execution if team.count == 1 else execution.shared_by(team, sync_norms=self.sync_norms)
 
 
 @dataclass(frozen=True)
@@ -164,10 +183,37 @@ class Execution:
     """Threads of one student's step; `threads // student_threads` students are stepped at the same time."""
     graphs: bool = True
     """Whether steps on a GPU are replayed from CUDA graphs (benchmark/training/graphs.py)."""
+    processes: int = 1
+    """Number of processes that share every batch of the pack (benchmark/training/gathering.py)."""
+    sync_norms: bool = False
+    """Whether the batch norms of the networks use the statistics of the whole batch where processes share
+    it; else of the rows of their process."""
+
+    def shared_by(self, team: Team, sync_norms: bool) -> Execution:
+        """Return the execution of a pack whose batches the processes of `team` share.
+
+        Here is switched off what cannot be used then: CUDA graphs, since an exchange of words is no part of a
+        graph. Students are stepped one after the other (see `lanes` in lockstep.py), so that all processes
+        exchange their tensors in one order, and nothing reads the teacher cache (see `reads_cache`).
+        """
+        device = self.device
+        if self.torch_device.type == "cuda":
+            device = f"cuda:{team.local_number % torch.cuda.device_count()}"
+        return replace(self, device=device, processes=team.count, sync_norms=sync_norms, graphs=False)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several processes share the batches."""
+        return self.processes > 1
 
     @property
     def torch_device(self) -> torch.device:
         return torch.device(self.device)
+
+    def norms_of(self, batch: Batch) -> AbstractContextManager[Any]:
+        """Return the context in which a network in train mode computes this batch, or a portion of it."""
+        together = self.sync_norms and batch.portion is not None
+        return synced_norms.using(processes.current() if together else None)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context for a network's forward pass."""
@@ -265,13 +311,18 @@ class Execution:
         device = (
             torch.cuda.get_device_name(self.torch_device) if self.torch_device.type == "cuda" else cpu_name()
         )
+        threads = self.threads or torch.get_num_threads()
+        shared = {"processes": self.processes, "sync_norms": self.sync_norms} if self.is_shared else {}
         return {
             "device": self.torch_device.type,
             "device_name": device,
             "precision": self.precision,
             "channels_last": self.channels_last,
-            "threads": self.threads or torch.get_num_threads(),
-            "student_threads": self.student_threads if self.torch_device.type == "cpu" else None,
+            "threads": threads,
+            "student_threads": (threads if self.is_shared else self.student_threads)
+            if self.torch_device.type == "cpu"
+            else None,
             "kernels": self._built_kernels().name if self.kernels else None,
             "graphs": self.graphs if self.torch_device.type == "cuda" else None,
+            **shared,
         }

@@ -7,9 +7,10 @@ have been begun in the meantime, for example while its job was in the queue.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 from benchmark.spec.runs import Run
-from benchmark.training import begun
+from benchmark.training import begun, processes
 from benchmark.training.execution import Execution
 from benchmark.training.options import TrainingOptions
 from benchmark.training.pack_trainer import PackTrainer
@@ -47,6 +48,7 @@ def train_in_groups(
     for execution, members in groups.items():
         if execution != options.execution:
             options.reporter.note(begun.describe(members, execution))
+        processes.current().call({"runs": [run.order() for run in members], "execution": asdict(execution)})
         outcomes |= PackTrainer(members, store, options, claims, execution).train()
         options.reporter.end()
     return outcomes

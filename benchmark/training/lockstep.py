@@ -25,13 +25,16 @@ from typing import Any
 import torch
 
 from benchmark import torch_settings
+from benchmark.data.portions import portion
 from benchmark.data.stream import Batch, BatchDraw, Stream
 from benchmark.data.views import NORMAL, View
 from benchmark.methods import IN_TRAIN, Leak
 from benchmark.seeds import global_states
+from benchmark.training import processes
 from benchmark.training.active_run import ActiveRun
 from benchmark.training.execution import Execution
 from benchmark.training.features import features_of
+from benchmark.training.gathering import gathered_features
 from benchmark.training.guard import Originals, Sample, past_the_counters, tensors_of
 from benchmark.training.teacher_cache import TeacherCache
 from models import Features, Network, batch_statistics
@@ -121,8 +124,14 @@ class Lockstep:
         return stream.draws(stage, epoch, self.views.values(), self._cached_views.values())
 
     def make_batch(self, stream: Stream, draw: BatchDraw) -> Batch:
-        """Make a batch with the views that some run reads."""
-        return stream.batch(draw, self.views.values())
+        """Make a batch with the views that some run reads; of this process's portion if several share it."""
+        views, team = self.views.values(), processes.current()
+        if self.execution.is_shared:
+            rows, first = draw.shape
+            mine = portion(rows, first, process=team.number, processes=team.count)
+            if mine is not None:
+                return stream.portion(draw, views, mine)
+        return stream.batch(draw, views)
 
     def batches(self, stream: Stream, stage: str, epoch: int) -> Iterator[Batch]:
         """Yield the epoch's batches with the views that some run reads."""
@@ -131,7 +140,10 @@ class Lockstep:
 
     def teacher_features(self, batch: Batch) -> TeacherFeatures:
         """Run the teacher once for each view that needs a pass, and read the other views from the cache."""
-        live = {name: self.teacher_pass(batch.views[name], parts) for name, parts in self._live_parts.items()}
+        live = {
+            name: self._of_all(batch, name, self.teacher_pass(batch.views[name], parts))
+            for name, parts in self._live_parts.items()
+        }
         cached: dict[str, Features] = {}
         if self.teacher_cache is not None:
             cached = {
@@ -141,9 +153,17 @@ class Lockstep:
         in_train: dict[str, Features] = {}
         if self._parts_in_train:
             assert self.teacher is not None
-            with batch_statistics(self.teacher):
-                in_train[IN_TRAIN] = self.teacher_pass(batch.views[NORMAL.name], self._parts_in_train)
+            with batch_statistics(self.teacher), self.execution.norms_of(batch):
+                features = self.teacher_pass(batch.views[NORMAL.name], self._parts_in_train)
+            in_train[IN_TRAIN] = self._of_all(batch, NORMAL.name, features)
         return TeacherFeatures(live, cached, in_train)
+
+    def _of_all(self, batch: Batch, view: str, features: Features) -> Features:
+        """Return the features of the whole batch, of which this process may have computed a portion."""
+        if batch.portion is None:
+            return features
+        copies = self.views[view].copies
+        return gathered_features(features, batch.portion, copies, processes.current())
 
     def features_for(self, i: int, features: TeacherFeatures) -> Mapping[str, Features]:
         """Return the teacher's features that run number i reads, by view."""
@@ -236,7 +256,8 @@ class Lockstep:
         def timed_step(i: int) -> None:
             began = time.perf_counter()
             try:
-                step_run(i)
+                with processes.current().together(self.active_runs[i].run.key):
+                    step_run(i)
             except Exception as error:
                 errors[i] = error
             self.active_runs[i].step_seconds = time.perf_counter() - began
@@ -314,12 +335,12 @@ class Lockstep:
 def lanes(execution: Execution) -> ThreadPoolExecutor | None:
     """Return the pool in which students are stepped side by side.
 
-    None where the calling thread steps them: on a GPU, and if one student uses all threads. Must be called
-    by the thread whose number of threads the execution has set.
+    None where the calling thread steps them: on a GPU, if one student uses all threads, and where several
+    processes share the batches. Must be called by the thread whose number of threads the execution has set.
     """
     total = execution.threads or torch.get_num_threads()
     each = execution.student_threads
-    if execution.torch_device.type != "cpu" or each >= total:
+    if execution.torch_device.type != "cpu" or each >= total or execution.is_shared:
         return None
     return _lanes(total // each, each)
 

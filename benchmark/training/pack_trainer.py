@@ -6,6 +6,9 @@ whether it is trained alone or in any pack. Every run has its own checkpoint, wr
 of a pack may have done different numbers of epochs (after a crash between two checkpoints, or if the packs
 were formed differently before); those that are behind catch up first.
 
+If several processes share the batches (processes.py), each of them has a trainer of the same pack. The one of
+process 0 decides what depends on files and on time, and writes all files.
+
 An error in a method ends its run alone. A method that changes what other runs use (guard.py) ends its run
 too; what it changed is put back, and the other runs of the epoch go back to their last checkpoint.
 """
@@ -38,12 +41,14 @@ from benchmark.training import (
     graphs,
     kept_weights,
     measuring,
+    processes,
     teacher_cache,
     teacher_check,
 )
 from benchmark.training.active_run import MAIN, ActiveRun, Best, NextEpoch
 from benchmark.training.evaluate import Score, evaluate, logits, per_class, score
 from benchmark.training.execution import Execution
+from benchmark.training.follower_files import FollowerFiles
 from benchmark.training.guard import Originals, named_tensors, past_the_counters
 from benchmark.training.lockstep import Lockstep
 from benchmark.training.options import TrainingOptions
@@ -77,7 +82,9 @@ class PackTrainer:
         self.runs, self.store, self.options, self.claims = runs, store, options, claims
         self.execution = execution
         self.reporter = options.reporter
-        self.files = {run.key: RunFiles(run, store) for run in runs}
+        self.team = processes.current()
+        files = RunFiles if self.team.leads else FollowerFiles
+        self.files = {run.key: files(run, store) for run in runs}
         self.outcomes: dict[str, Outcome] = {}
         self.active_runs: list[ActiveRun] = []
         self.careful = False
@@ -86,15 +93,19 @@ class PackTrainer:
 
     def train(self) -> dict[str, Outcome]:
         """Train all runs whose needs are met. Returns the outcome of every run, by key."""
-        ready = [run for run in self.runs if not self._is_blocked(run)]
+        ready = [run for run in self.runs if self.team.leads and not self._is_blocked(run)]
+        keys = self.team.agree([run.key for run in ready])
+        ready = [run for run in self.runs if run.key in keys]
         if ready:
             with self.execution.applied(), global_generators_kept(self.execution.torch_device):
                 if ready[0].measure is not None:
-                    self._measure(ready)
+                    if self.team.leads:
+                        self._measure(ready)
                     return self.outcomes
-                self._load_data(ready[0])
+                with self.team.leader_first():
+                    self._load_data(ready[0])
                 if ready[0].evaluates is not None:
-                    for run in ready:
+                    for run in ready if self.team.leads else ():
                         self._evaluate_imported(run)
                 elif self._load_teacher(ready):
                     self._train(ready)
@@ -177,7 +188,7 @@ class PackTrainer:
         accepts it.
         """
         images = self.info.test_images
-        top1 = teacher_check.recorded_top1(ref, run, self.store, self.execution, images)
+        top1 = self.team.agree(teacher_check.recorded_top1(ref, run, self.store, self.execution, images))
         if top1 is None:
             top1 = self._score(teacher).top1
         finding = teacher_check.weakness(ref, top1, run, images)
@@ -195,6 +206,8 @@ class PackTrainer:
     def _open_teacher_cache(self, runs: Sequence[Run]) -> TeacherCache | None:
         """Open the teacher's cache. None unless the plan chose one and some run can read it."""
         ref = runs[0].teacher_ref
+        if self.execution.is_shared:
+            return None  # each process would read and build all of it
         if self.teacher is None or ref is None or ref.identity not in self.options.cached_teachers:
             return None
         if self.execution.precision != self.options.execution.precision:
@@ -223,6 +236,18 @@ class PackTrainer:
 
     def _open(self, run: Run) -> ActiveRun | None:
         """Build the run, or read it from its checkpoint. None if that fails; the failure is then stored."""
+        active = self._open_here(run)
+        epochs = self.team.agree(-1 if active is None else active.epochs_done)
+        if active is not None and epochs >= 0 and active.epochs_done != epochs:
+            raise processes.ProcessLost(
+                f"{run.key}: process {self.team.number} reads another checkpoint than process 0; put the "
+                "results into a folder that all processes see"
+            )
+        if active is None and epochs >= 0:
+            raise processes.ProcessLost(f"process {self.team.number} alone could not open {run.key}")
+        return active if epochs >= 0 else None
+
+    def _open_here(self, run: Run) -> ActiveRun | None:
         files = self.files[run.key]
         files.folder.mkdir(parents=True, exist_ok=True)
         device = self.execution.torch_device
@@ -282,6 +307,7 @@ class PackTrainer:
                     self._isolated(active, "finish", partial(self._finish, active))
                 except ClaimLost:
                     self._leave_to_new_holder(active)
+        self._agree_on_ended()
         while epochs := {epoch for active in self.active_runs if (epoch := active.next_epoch) is not None}:
             epoch = min(epochs)
             self._train_epoch(epoch, [active for active in self.active_runs if active.next_epoch == epoch])
@@ -339,6 +365,8 @@ class PackTrainer:
         self.stepper.synchronise()
         if not lockstep.spoiled and (lockstep.values_changed() or self.shared.changed()):
             lockstep.spoiled = lockstep.culprit_unknown = True
+        spoiled = lockstep.spoiled, lockstep.culprit_unknown
+        lockstep.spoiled, lockstep.culprit_unknown = self.team.agree(spoiled)
         if lockstep.spoiled:
             if careful and lockstep.culprit_unknown:
                 raise InputError(
@@ -360,6 +388,18 @@ class PackTrainer:
                         self._isolated(active, "finish", partial(self._finish, active))
             except ClaimLost:  # since the check at its beginning
                 self._leave_to_new_holder(active)
+        self._agree_on_ended()
+
+    def _agree_on_ended(self) -> None:
+        """Drop the runs that process 0 has dropped, for example those that another command has taken over."""
+        ended = self.team.agree([a.run.key for a in self.active_runs if a.failure is not None])
+        for active in self.active_runs:
+            if active.failure is not None and active.run.key not in ended:
+                raise processes.ProcessLost(
+                    f"process {self.team.number} alone has ended {active.run.key}: {active.failure}"
+                )
+            if active.failure is None and active.run.key in ended:
+                active.failure = RuntimeError("process 0 has ended it")
 
     def _go_back(self, active_runs: Sequence[ActiveRun], careful: bool) -> None:
         """Take the runs back to their last checkpoints, because an epoch was spoiled.
@@ -382,17 +422,19 @@ class PackTrainer:
 
     def _close_epoch(self, active: ActiveRun, wall: float, images: int) -> None:
         """Evaluate a run after an epoch of `wall` seconds, and write its files."""
-        if not self.claims[active.run.key].mine():
+        if not self.team.agree(self.team.leads and self.claims[active.run.key].mine()):
             self._leave_to_new_holder(active)
             return
         files, main = self.files[active.run.key], active.stage.is_main
         row = active.end_epoch()
         row["seconds"] = round(wall, 3)
+        row = self.team.agree(row)
         if not math.isfinite(row["train_loss"]):
             active.diverged = True
         elif main and active.student is not None:
             began = time.perf_counter()
-            result = self._evaluate(active)
+            with self.team.together(f"evaluation of {active.run.key}"):
+                result = self._evaluate(active)
             elapsed = time.perf_counter() - began
             active.seconds += elapsed
             active.share_seconds += elapsed

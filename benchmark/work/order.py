@@ -19,10 +19,11 @@ from benchmark.errors import InputError
 from benchmark.spec import imported, teacher_cache_rule
 from benchmark.spec.resolver import Resolver
 from benchmark.spec.runs import Run
-from benchmark.training import teacher_cache
-from benchmark.training.execution import ExecutionRequest
+from benchmark.training import processes, teacher_cache
+from benchmark.training.execution import Execution, ExecutionRequest
 from benchmark.training.options import TrainingOptions
 from benchmark.training.pack import train_pack
+from benchmark.training.pack_trainer import PackTrainer
 from benchmark.training.reporter import Outcome, Reporter
 from benchmark.training.run_files import epochs_done
 from results.store import Store
@@ -139,6 +140,27 @@ def work(order: str, reporter: Reporter | None = None) -> list[Outcome]:
     return train_pack(runs, Store(settings.results), settings.training_options([runs], reporter))
 
 
+def follow(settings: WorkSettings, team: processes.Joined) -> None:
+    """Train the packs of process 0 with it, until it has none left.
+
+    settings: those of process 0. Raises `ProcessLost` if it ends, and what it raises for wrong input.
+    """
+    data.register_clips(settings.data)
+    resolver = Resolver(imported.teachers_in(settings.teachers, settings.network))
+    while (command := team.next_command()) is not None:
+        runs = [resolver.from_order(order) for order in command["runs"]]
+        execution = Execution(**command["execution"])
+        execution = execution.shared_by(team, sync_norms=execution.sync_norms)
+        options = TrainingOptions(
+            execution=execution,
+            data_folder=settings.data,
+            accept_weak_teacher=settings.accept_weak_teacher,
+            keep=settings.keep,
+            until=settings.until,
+        )
+        PackTrainer(runs, Store(settings.results), options, claims={}, execution=execution).train()
+
+
 # --- checks of a work order's form --------------------------------------------------------------------------
 
 _SETTINGS = {
@@ -153,7 +175,13 @@ _SETTINGS = {
     "until": int,
     "execution": dict,
 }
-_EXECUTION = {"device": str, "precision": str, "threads": int, "student_threads": int}
+_EXECUTION = {
+    "device": str,
+    "precision": str,
+    "threads": int,
+    "student_threads": int,
+    "sync_norms": bool,
+}
 _MEASURE = {"name": str, "settings": dict, "target": str}
 _RUN = {
     **dict.fromkeys(("dataset", "protocol", "profile", "teacher", "student", "method", "key"), str),

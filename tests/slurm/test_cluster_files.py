@@ -50,9 +50,7 @@ BROKEN = {
     'partition = "gpu"\nextra = { "-N" = "2" }': "extra contains -N; write the long name of the option",
     'partition = "gpu"\nextra = { "--" = "2" }': "extra contains '--', which is not the name of an option",
     'partition = "gpu"\nextra = { "nice=5 --x" = "" }': "which is not the name of an option of sbatch",
-    'partition = "gpu"\nextra = { nodes = "2" }': (
-        "extra contains nodes, but a pack is trained by one process on one node; remove it"
-    ),
+    'partition = "gpu"\nextra = { nodes = "2" }': ("extra contains nodes; use the field nodes instead"),
     'partition = "gpu"\nextra = { "cpus-per-gpu" = "2" }': "extra contains cpus-per-gpu; use the field cpus",
     'partition = "gpu"\nextra = { gpus = "2" }': "use the fields gpus and gpu_type instead",
     'partition = "gpu"\nextra = { gres = "lustre:1,gpu:h100:2" }': "the fields gpus and gpu_type for GPUs",
@@ -63,6 +61,9 @@ BROKEN = {
     'partition = "gpu"\nextra = { comment = "a\\nrm -r x" }': "comment contains a line break or control char",
     'partition = "gpu"\naccount = "a\\u0007"': "account contains a line break or control character",
     'partition = "gpu"\nsetup = ["module load\\ncuda"]': "setup contains a line break or control character",
+    'partition = "gpu"\nprocesses = 2': "processes = 2 is too large; allowed: 1 to 1, the GPUs of a node",
+    'partition = "gpu"\nnodes = 2\nsrun = false': "srun = false starts one process; remove it",
+    'partition = "gpu"\nsync_norms = true': "sync_norms is for several processes, and this job has one",
     "gpus = 1": "partition is missing; set it to",
     "partition = gpu": "not valid TOML",
 }
