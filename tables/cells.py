@@ -19,6 +19,7 @@ from benchmark import measures
 from benchmark.spec import protocols
 from benchmark.spec.matrix import Cell, Expansion, Row, Table
 from benchmark.spec.runs import NONE, Run
+from benchmark.spec.table_file import ERROR
 from benchmark.text import plural
 from results import imported_logs
 from results.store import Store
@@ -367,7 +368,12 @@ def what_is_shown(table: Table) -> str:
     """Return what the numbers of a table are, with their unit."""
     shown = {f"{measures.get(m.name).title} ({m.shown})": m.unit for m in table.measured}
     parts = [f"{what} in {unit}" if unit else what for what, unit in shown.items()]
-    return " and ".join(parts) or "top-1 in %"
+    return " and ".join(parts) or f"{metrics_of(table)}{' error' if table.shown == ERROR else ''} in %"
+
+
+def metrics_of(table: Table) -> str:
+    """Return which accuracies a table shows: `top-1`, `top-1 and top-5`."""
+    return " and ".join(dict.fromkeys(METRIC_WORDS[row.accuracy] for row in table.rows))
 
 
 def measured_line(results: list[CellResult]) -> str:

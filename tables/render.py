@@ -26,7 +26,6 @@ from tables import entropy_pictures, latex
 from tables.cells import (
     BASELINE_ROWS,
     EPOCH_NOTE,
-    METRIC_WORDS,
     CellResult,
     Header,
     collect,
@@ -162,13 +161,6 @@ def _entry(result: CellResult, rank: int, rule: str, reasons: dict[str, int], sh
     )
 
 
-def _metrics(expansion: Expansion) -> str:
-    """Say what the numbers of a table are."""
-    metrics = dict.fromkeys(METRIC_WORDS[row.accuracy] for row in expansion.table.rows)
-    words = " and ".join(metrics).capitalize()
-    return f"{words} error (100 - accuracy)" if expansion.table.shown == ERROR else f"{words} accuracy"
-
-
 def explanations(
     layout: Layout, expansion: Expansion, best: str = "Bold", second: str = "underlined"
 ) -> list[str]:
@@ -179,7 +171,10 @@ def explanations(
     results, rule = layout.results, rank_rule(expansion.table)
     seeds = max((r.n for r in results), default=0)
     spread = f"mean ± std (n - 1) over up to {seeds} seeds" if seeds > 1 else "one seed: no spread"
-    what = what_is_shown(expansion.table) if expansion.table.measured else f"{_metrics(expansion)} in %"
+    what = what_is_shown(expansion.table)
+    if not expansion.table.measured:
+        kind = " error (100 - accuracy)" if expansion.table.shown == ERROR else " accuracy"
+        what = f"{metrics_of(expansion.table).capitalize()}{kind} in %"
     lines = [f"{what}, {spread}; each teacher is one run. {EPOCH_NOTE}."]
     if unknown_rule := dict.fromkeys(r.cell.row.label for r in results if r.rule == "both"):
         lines.append(

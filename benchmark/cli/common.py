@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from benchmark import data
 from benchmark.cli.options import KEEP, variable
 from benchmark.cli.output import print_note
 from benchmark.errors import InputError
@@ -162,6 +163,15 @@ def work_settings_of(args: argparse.Namespace, runs: Iterable[Run] = ()) -> Work
         accept_edit=args.accept_edit,
         execution=execution_request_of(args),
     )
+
+
+def require_targets(runs: Iterable[Run], folder: Path) -> None:
+    """Load the data sets that runs measure on and do not train on, so that hours of training come after.
+
+    Raises `InputError` for one that is not there.
+    """
+    for name in sorted({run.measured_on for run in runs if run.measured_on not in ("", run.dataset)}):
+        data.load(name, folder)
 
 
 def note_many_threads(execution: Execution) -> None:

@@ -190,6 +190,7 @@ def train_missing(args: argparse.Namespace, chosen: Selection) -> list[Outcome]:
         ref for pack in planned.packs for r in pack.runs for ref in (r.teacher_ref, r.evaluates)
     )
     require_trainable(planned.missing, store, accept_edit=args.accept_edit)
+    common.require_targets(planned.missing, common.path_of(args.data))
     machine = execution.describe()
     packs = plural(len(planned.packs), "pack")
     print_note(

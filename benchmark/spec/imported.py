@@ -34,7 +34,7 @@ from benchmark.spec.runs import TeacherRef
 from benchmark.spec.teacher_files import BEST, CHECKPOINTS, DESCRIPTION, LAST, epoch_of, list_files
 from results.plain_json import parse_json
 
-DATASETS = {100: "cifar100", 10: "cifar10"}
+DATASETS = {100: "cifar100", 10: "cifar10", 1000: "imagenet"}
 """The data set of a checkpoint by its number of classes.
 
 Digits has 10 classes too, but no published checkpoints.
@@ -136,9 +136,18 @@ def read_checkpoint(path: Path, network: str = "", top: Path | None = None) -> I
     )
 
 
+def _namesakes(name: str) -> list[str]:
+    """Return a network, and the one for ImageNet that published files call by the same name.
+
+    torchvision's `resnet50-0676ba61.pth` is `resnet50_imagenet` here.
+    """
+    for_imagenet = f"{name.lower()}_imagenet"
+    return [name, for_imagenet] if for_imagenet in models.names() else [name]
+
+
 def _network_in(file: models.WeightFile, network: str, top: Path | None) -> tuple[str, int]:
     """Return network and number of classes of a file. Raises `InputError` if they are not clear."""
-    named = [network] if network else networks_of(file.path, top)
+    named = [network] if network else [n for name in networks_of(file.path, top) for n in _namesakes(name)]
     fits = models.fitting(file, named, DATASETS) or (
         [] if network else models.fitting(file, models.names(), DATASETS)
     )
@@ -171,7 +180,7 @@ def _begins_with_network(path: Path) -> bool:
 def read_description(path: Path) -> ImportedTeacher:
     """Read the description of a checkpoint.
 
-    Raises `InputError` if it lacks the network, the number of classes (10 or 100) or the weights' hash.
+    Raises `InputError` if it lacks the network, the number of classes (10, 100 or 1000) or the weights' hash.
     """
     try:
         values = parse_json(path.read_bytes())

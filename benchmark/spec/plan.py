@@ -36,9 +36,12 @@ class Pack:
 
     @property
     def name(self) -> str:
-        """A readable name, not unique: teacher, students, number of runs, seed."""
+        """A readable name, not unique: teacher, students, number of runs, seed; or what is measured."""
         first = self.runs[0]
         students = ",".join(sorted({r.student for r in self.runs}))
+        if first.measure is not None:
+            what = f"{first.measure.name} on {first.measured_on}"
+            return f"{what}: {students} x{len(self.runs)} ({first.protocol}, {first.profile})"
         return (
             f"{first.teacher}:{students} x{len(self.runs)} seed{first.seed} "
             f"({first.protocol}, {first.profile})"

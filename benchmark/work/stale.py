@@ -147,7 +147,8 @@ def judge_finished(key: str, record: dict[str, Any], resolver: Resolver) -> Verd
                 return None
             if name := unknown_name(order):
                 return Verdict(key, Reason.UNKNOWN_NAME, name)
-            if data.has_user_files(order["dataset"]):
+            targets = filter(None, [order["dataset"], order.get("measure", {}).get("target")])
+            if any(map(data.has_user_files, targets)):
                 return None  # its key depends on files that DATA= may not point to now
             return Verdict(key, Reason.OLD_KEY, str(error))
     except (KeyError, TypeError, ValueError, AttributeError):

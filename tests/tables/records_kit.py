@@ -157,7 +157,22 @@ def record(run: Run, last: float | None, best: float | None = None, **fields: An
         "host": "here",
         "finished": "2026-01-01T00:00:00",
         "reason": None,
+        **({} if run.measure is None else measured(run, last)),
         **fields,
+    }
+
+
+def measured(run: Run, value: float | None) -> dict[str, Any]:
+    """Return the fields of a record of a run that measures: its headline number, and no top-1."""
+    assert run.measure is not None
+    numbers = {run.measure.headline: value}
+    top1 = dict.fromkeys(("top1_last", "top1_best", "best_epoch", "epochs"))
+    return {
+        **top1,
+        "measure": run.measure.name,
+        "target": run.measured_on,
+        "value": value,
+        "numbers": numbers,
     }
 
 
@@ -179,12 +194,16 @@ def as_frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def move(records: list[dict[str, Any]], runs: Iterable[Run], by: float) -> list[dict[str, Any]]:
-    """Return the records, with `by` added to the top-1 of those of `runs`."""
+    """Return the records, with `by` added to the numbers of those of `runs`."""
     keys = {r.key for r in runs}
-    return [
-        {**r, "top1_last": r["top1_last"] + by, "top1_best": r["top1_best"] + by} if r["key"] in keys else r
-        for r in records
-    ]
+
+    def moved(r: dict[str, Any]) -> dict[str, Any]:
+        if "numbers" in r:
+            numbers = {name: value + by for name, value in r["numbers"].items()}
+            return {**r, "value": r["value"] + by, "numbers": numbers}
+        return {**r, "top1_last": r["top1_last"] + by, "top1_best": r["top1_best"] + by}
+
+    return [moved(r) if r["key"] in keys else r for r in records]
 
 
 def curve(run: Run, epochs: int | None = None, scale: float = 1.0) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,8 +35,7 @@ MOST_BAD = 0.1
 Moments = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """An image file of the index."""
 
     file: Listed

@@ -16,6 +16,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmark.data.folders.ground_truth import read_annotations, read_ground_truth
 from benchmark.data.folders.reading import SUFFIXES
@@ -29,8 +30,7 @@ IMAGES = "images"
 """A folder between a class and its files, as TinyImageNet has it."""
 
 
-@dataclass(frozen=True)
-class Listed:
+class Listed(NamedTuple):
     """An image file."""
 
     path: str
@@ -127,6 +127,7 @@ def _folders(folder: Path) -> Iterator[os.DirEntry[str]]:
 def _files(base: Path, folder: Path, label: int) -> list[Listed]:
     """Return the image files directly in a folder, with one label."""
     files = []
+    prefix = folder.relative_to(base).as_posix()
     with os.scandir(folder) as scan:
         for entry in scan:
             if entry.name.startswith(".") or os.path.splitext(entry.name)[1].lower() not in SUFFIXES:
@@ -135,8 +136,7 @@ def _files(base: Path, folder: Path, label: int) -> list[Listed]:
                 raise InputError(f"{entry.path!r}: a file name may have no tab or line break; rename it")
             if entry.is_file():
                 status = entry.stat()
-                path = Path(entry.path).relative_to(base).as_posix()
-                files.append(Listed(path, label, status.st_size, status.st_mtime_ns))
+                files.append(Listed(f"{prefix}/{entry.name}", label, status.st_size, status.st_mtime_ns))
     return files
 
 

@@ -21,6 +21,7 @@ from benchmark.data.folders.held import load_split, ordered
 from benchmark.data.folders.index import FolderIndex, index_of
 from benchmark.data.folders.layout import is_image_folder
 from benchmark.data.folders.streamed import FileSplit, HostSplit, before_crop
+from benchmark.data.folders.summary import Summary, summary_of, write_summary
 from benchmark.data.locate import locate
 from benchmark.errors import InputError
 
@@ -136,7 +137,7 @@ def _info_in(name: str, folder: Path) -> DatasetInfo:
         if name in SOURCES:
             return _nominal(name)
         raise
-    return _described(name, _index(name, base), base)
+    return _described(name, summary_of(base, _description(name, base).classes), base)
 
 
 def _nominal(name: str) -> DatasetInfo:
@@ -157,34 +158,33 @@ def _nominal(name: str) -> DatasetInfo:
     )
 
 
-def _described(name: str, index: FolderIndex, base: Path) -> DatasetInfo:
+def _described(name: str, summary: Summary, base: Path) -> DatasetInfo:
     """Return the properties of a data set whose images are there."""
-    train, test = index.train.usable, index.test.usable
     if name in SOURCES:
-        official = (index.train.sha256, index.test.sha256) == SOURCES[name][0].sha256
+        official = summary.sha256 == SOURCES[name][0].sha256
         return dataclasses.replace(
             _nominal(name),
-            num_classes=len(index.classes),
-            train_images=len(train),
-            test_images=len(test),
-            identity="" if official else index.identity,
-            streamed=_is_streamed(len(train), SOURCES[name][1]),
+            num_classes=len(summary.classes),
+            train_images=summary.train_images,
+            test_images=summary.test_images,
+            identity="" if official else summary.identity,
+            streamed=_is_streamed(summary.train_images, SOURCES[name][1]),
         )
     description = _description(name, base)
     return DatasetInfo(
         name=name,
         title=f"images of {base.name} at {description.size} pixels",
-        num_classes=len(index.classes),
-        train_images=len(train),
-        test_images=len(test),
-        mean=description.mean or index.mean,
-        std=description.std or index.std,
-        disk_bytes=sum(e.file.size for e in (*train, *test)),
+        num_classes=len(summary.classes),
+        train_images=summary.train_images,
+        test_images=summary.test_images,
+        mean=description.mean or summary.mean,
+        std=description.std or summary.std,
+        disk_bytes=summary.n_bytes,
         load=functools.partial(_load, name),
         user_files=True,
-        identity=f"{index.identity}-{description.size}",
+        identity=f"{summary.identity}-{description.size}",
         size=description.size,
-        streamed=_is_streamed(len(train), description.size),
+        streamed=_is_streamed(summary.train_images, description.size),
     )
 
 
@@ -216,10 +216,6 @@ def _checked_size(name: str, size: int) -> int:
     return size
 
 
-def _index(name: str, base: Path) -> FolderIndex:
-    return index_of(base, _description(name, base).classes)
-
-
 def _base(name: str, folder: Path) -> Path:
     """Return the folder with the images of a data set. Raises `MissingData` if there is none."""
     if name in SOURCES:
@@ -244,15 +240,19 @@ def _base(name: str, folder: Path) -> Path:
 
 def _load(name: str, folder: Path) -> Dataset:
     base = _base(name, folder)
-    return _loaded(name, base, _index(name, base))
+    classes = _description(name, base).classes
+    index = index_of(base, classes)
+    summary = Summary.of(index)
+    write_summary(base, classes, summary)  # that of before may be of files that have changed
+    return _loaded(name, base, index, summary)
 
 
 _last: list[tuple[str, str, Dataset]] = []
 """The data set loaded last, with the hash of its contents: most packs of a process have the same."""
 
 
-def _loaded(name: str, base: Path, index: FolderIndex) -> Dataset:
-    actual = _described(name, index, base)
+def _loaded(name: str, base: Path, index: FolderIndex, summary: Summary) -> Dataset:
+    actual = _described(name, summary, base)
     expected = info_of(name) if _data_folder is not None else actual
     if actual.identity != expected.identity:
         raise InputError(f"{base}: the images have changed since this command began; run it again")

@@ -17,13 +17,14 @@ from PIL import Image
 
 from benchmark import data
 from benchmark.data.folders import index as index_module
-from benchmark.data.folders import registry
+from benchmark.data.folders import registry, summary
 from benchmark.data.folders.index import index_of
 from benchmark.data.folders.layout import list_images
 from benchmark.data.folders.reading import BadImage, centre, read_rgb, resized
 from benchmark.errors import InputError
 from benchmark.spec.resolver import Resolver
 from benchmark.spec.runs import Request
+from benchmark.work import stale
 
 
 @pytest.fixture(autouse=True)
@@ -320,6 +321,32 @@ def test_the_index_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert index_of(base).identity not in (first.identity, changed.identity)
 
 
+def test_a_large_folder_is_summed_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands do not look at each file of a large folder; training does."""
+    base = write_photos(tmp_path / "pets")
+    looked = []
+    monkeypatch.setattr(summary, "index_of", lambda *args: looked.append(1) or index_of(*args))
+
+    def info() -> tuple[str, int]:
+        data.use_folder(tmp_path)
+        known = data.info("folder:pets")
+        return known.identity, known.test_images
+
+    first = info()
+    assert info() == first and len(looked) == 2, "a small folder has no summary"
+    monkeypatch.setattr(summary, "LARGE", 10)
+    assert info() == first and info() == first and len(looked) == 3
+
+    (base / "val" / "cat" / "9.jpg").write_bytes(content(pixels(2, 509)))
+    assert info()[1] == 10 and len(looked) == 4, "another file is noticed"
+    before = info()
+    (base / "train" / "ant" / "0.jpg").write_bytes(content(pixels(9, 9)))
+    assert info() == before and len(looked) == 4, "other contents of a file are not,"
+    with pytest.raises(InputError, match="the images have changed since this command began"):
+        data.load("folder:pets", tmp_path)
+    assert info() != before, "until something is trained"
+
+
 def test_a_read_only_folder_is_indexed_in_the_cache_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -443,6 +470,17 @@ def test_other_images_are_other_runs(tmp_path: Path) -> None:
     data.use_folder(tmp_path)
     assert key("folder:pets") == first
     assert key("folder:pets@32") != first
+
+
+def test_records_of_a_folder_that_is_not_there_are_kept(tmp_path: Path) -> None:
+    write_photos(tmp_path / "pets")
+    data.use_folder(tmp_path)
+    run = Resolver().run(Request("folder:pets", "crd", "paper", "none", "resnet20", "plain"), 0)
+    data.use_folder(tmp_path / "elsewhere")
+    assert stale.unknown_name(run.order()) == ""
+    assert stale._judge_finished(run.key, {"order": run.order()}, Resolver()) is None
+    other = {**run.order(), "dataset": "pets"}
+    assert stale.unknown_name(other) == "data set 'pets'"
 
 
 # --- pictures -----------------------------------------------------------------------------------------------

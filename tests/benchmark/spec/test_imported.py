@@ -124,7 +124,7 @@ def test_a_file_named_after_another_network_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"expected resnet14 with 100 classes$"):
         read_folder(tmp_path)
     (tmp_path / "resnet14_x.pth").rename(tmp_path / "x.pth")
-    with pytest.raises(InputError, match="its weights fit no network with 100 or 10 classes"):
+    with pytest.raises(InputError, match="its weights fit no network with 100 or 10 or 1000 classes"):
         read_folder(tmp_path)
 
 
@@ -224,3 +224,22 @@ def test_a_description_beside_other_json_files(tmp_path: Path) -> None:
 def test_a_network_can_be_named(tmp_path: Path) -> None:
     save(tmp_path / "anything.pth", key="state_dict")
     assert read_checkpoint(tmp_path / "anything.pth", "resnet8").network == "resnet8"
+
+
+def test_torchvisions_file_of_an_imagenet_network_is_read_under_its_name(tmp_path: Path) -> None:
+    """`resnet18-f37072fd.pth` begins with the name of a network for CIFAR that has another stem."""
+    net = models.build("resnet18_imagenet", 1000)
+    state = {
+        key.replace(".shortcut.", ".downsample.").replace("linear.", "fc."): tensor
+        for key, tensor in net.state_dict().items()
+    }
+    torch.save(state, tmp_path / "resnet18-f37072fd.pth")
+    teacher = read_checkpoint(tmp_path / "resnet18-f37072fd.pth")
+    assert (teacher.network, teacher.num_classes) == ("resnet18_imagenet", 1000)
+    assert teacher.weights == models.weights_hash(net)
+    assert set(refs_of([teacher])) == {("imagenet", "resnet18_imagenet")}
+
+
+def test_a_file_of_the_cifar_network_of_that_name_is_still_its_own(tmp_path: Path) -> None:
+    save(tmp_path / "resnet18_x.pth", "ResNet18")
+    assert read_checkpoint(tmp_path / "resnet18_x.pth").network == "ResNet18"

@@ -329,6 +329,8 @@ def test_what_a_finished_run_leaves(tmp_path: Path) -> None:
     assert (
         record["top1_last"] == curve["test_acc"].iloc[-1] and record["top1_best"] == curve["test_acc"].max()
     )
+    best = curve["test_acc_top5"][curve["epoch"] == record["best_epoch"]]
+    assert [record["top5_last"], record["top5_best"]] == [curve["test_acc_top5"].iloc[-1], *best]
     assert record["teacher_info"]["weights"] and record["teacher_info"]["top1"] >= 0
     assert record["settings"]["method"]["components"]["kd"]["temperature"] == 4.0
     left = {path.name for path in (tmp_path / run.key).iterdir()}
