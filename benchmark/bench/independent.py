@@ -61,6 +61,8 @@ def why_not(run: Run) -> str:
         return f"it needs the runs of {', '.join(run.spec.requires)} first"
     if run.recipe.augment != "crop-flip":
         return f"its augmentation is {run.recipe.augment}"
+    if run.recipe.schedule != "step" or run.recipe.mixup or run.recipe.label_smoothing:
+        return "its recipe has a cosine schedule, mixup or label smoothing"
     if other := [v.name for v in run.spec.needs().views if v.name not in {known.name for known in VIEWS}]:
         return f"it reads the view {', '.join(other)}"
     return ""

@@ -101,8 +101,9 @@ class _Measured:
 
 def do_evaluate(args: argparse.Namespace) -> int:
     data.register_clips(common.path_of(args.data))
-    if args.dataset and args.dataset not in data.DATASETS:
-        raise unknown("data set", args.dataset, data.DATASETS)
+    data.use_folder(common.path_of(args.data))
+    if args.dataset:
+        data.check_name(args.dataset)
     if args.network and args.network not in models.names():
         raise unknown("network", args.network, models.names())
     if args.protocol:

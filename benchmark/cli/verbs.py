@@ -38,6 +38,7 @@ VERBS = (
     Verb("published", "published", "print every published value of a cell, and how the papers disagree"),
     Verb("judge", "judge", "say whether your result of a cell is a reproduction of the published one"),
     Verb("methods", "methods", "list the methods with formula, citation and hyper-parameters"),
+    Verb("plugins", "plugins", "list and check the methods, networks, data sets ... of KD_PLUGINS"),
     Verb("teachers", "teachers", "list the teachers, and their accuracy beside the published ones"),
     Verb("evaluate", "evaluate", "measure any checkpoint, or a finished run's weights, on the test set"),
     Verb("export", "export", "write a run's weights or curve in the formats of other programs"),

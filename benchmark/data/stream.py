@@ -72,7 +72,9 @@ class BatchDraw:
     def of(self, portion: Portion) -> BatchDraw:
         """Return the draw of a portion of the batch."""
         rows = portion.rows.to(self.indices.device)
-        return BatchDraw(self.indices[rows], {n: d[rows] for n, d in self.draws.items()}, portion.first)
+        draws = {n: d[rows] for n, d in self.draws.items()}
+        images = {n: portion.of(t, len(t) // portion.total) for n, t in self.images.items()}
+        return BatchDraw(self.indices[rows], draws, portion.first, images)
 
     def clone(self) -> BatchDraw:
         """Return a copy that shares no memory."""
@@ -171,16 +173,19 @@ class Stream:
     def portion(self, draw: BatchDraw, views: Iterable[View], portion: Portion) -> Batch:
         """Return the batch of a draw with the views of a portion of its rows, on the device."""
         views = [view_for(self.augment, view) for view in views]
-        batch = self.batch(draw.of(portion), [v for v in views if not v.across_rows])
-        whole = self.batch(draw, across) if (across := [v for v in views if v.across_rows]) else None
+        across = [v for v in views if v.across_rows or self.mixup]
+        alone = [v for v in views if v not in across]
+        whole = self.batch(draw, across) if across else None
         made = {} if whole is None else {v.name: portion.of(whole.views[v.name], v.copies) for v in across}
+        made |= self.batch(draw.of(portion), alone).views if alone else {}
         return Batch(
-            views={v.name: (made if v.across_rows else batch.views)[v.name] for v in views},
+            views={v.name: made[v.name] for v in views},
             labels=self.labels[draw.indices],
             indices=draw.indices,
             draws=draw.draws,
             first=draw.first,
             portion=portion,
+            mix=None if whole is None else whole.mix,
         )
 
     def batch(self, draw: BatchDraw, views: Iterable[View]) -> Batch:
@@ -197,12 +202,16 @@ class Stream:
         views_by_name = {
             v.name: view_for(self.augment, v).make(raw, draw.draws[v.name], normal) for v in views
         }
+        return self.batch_of(draw, views_by_name, labels)
+
+    def batch_of(self, draw: BatchDraw, views: dict[str, Tensor], labels: Tensor) -> Batch:
+        """Return the batch of views that are made, mixed if the recipe mixes images."""
         share = None
         if self.mixup:
             share = draw.draws[mixup.NAME][0, 0]
-            views_by_name = {name: mixup.mixed(x, share) for name, x in views_by_name.items()}
+            views = {name: mixup.mixed(x, share) for name, x in views.items()}
         return Batch(
-            views=views_by_name,
+            views=views,
             labels=labels,
             indices=draw.indices,
             draws=draw.draws,

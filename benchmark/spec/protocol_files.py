@@ -153,6 +153,8 @@ def _checked(path: Path, key: str, value: Any, kind: Any) -> Any:
     def wrong(allowed: str) -> InputError:
         return InputError(f"{path}: {key} = {value!r}; allowed: {allowed}")
 
+    if type(None) in (parts := typing.get_args(kind)):  # `float | None`: TOML has no None, so leave it out
+        kind = next(part for part in parts if part is not type(None))
     if key == "method_settings":
         if not isinstance(value, dict):
             raise wrong('a table, such as { "kd.temperature" = 2.0 }')

@@ -397,6 +397,12 @@ def _of_the_user() -> dict[str, Protocol]:
                 methods.check_override(key, value)
             except InputError as error:
                 raise InputError(f"{name}.toml, method_settings: {error}") from error
+        if protocol.teacher_method not in (methods.PLAIN, *methods.names()):
+            raise unknown(
+                f"method in {name}.toml: teacher_method",
+                protocol.teacher_method,
+                (methods.PLAIN, *methods.names()),
+            )
     return protocols
 
 

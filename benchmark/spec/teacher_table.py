@@ -135,7 +135,7 @@ def _entry(where: str, values: dict[str, Any], folder: Path) -> Entry:
         raise InputError(f"{where}: epoch = {values['epoch']!r}; allowed: last, best")
     if "pair" in values and parse_pair(values["pair"])[0] != values["network"]:
         raise InputError(f"{where}: the teacher of pair {values['pair']} is not {values['network']}")
-    return Entry(where=where, **{**values, "file": folder / Path(values["file"]).expanduser()})
+    return Entry(where=where, **{**values, "file": (folder / Path(values["file"]).expanduser()).resolve()})
 
 
 @functools.lru_cache(maxsize=64)

@@ -324,6 +324,11 @@ class PackTrainer:
         networks = {run.student for run in self.runs} | ({self.teacher.name} if self.teacher else set())
         stepper = graphs.stepper_for(self.execution, self.reporter.note)
         users = sorted(networks & models.user_networks().keys())
+        if self.execution.sync_norms and users:
+            raise InputError(
+                f"--sync-norms does not reach the batch norms of networks of your own ({', '.join(users)}); "
+                "leave it out, or train these networks in one process"
+            )
         if users and not isinstance(stepper, EagerStepper):
             self.reporter.note(
                 f"no CUDA graphs for this pack, because of networks of your own: {', '.join(users)}"

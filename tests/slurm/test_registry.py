@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,8 +15,14 @@ from pathlib import Path
 import pytest
 from slurm_kit import ROOT, drill_runs
 
+import models
+from benchmark import methods
 from benchmark.cli import status
 from benchmark.errors import InputError
+from benchmark.spec.resolver import Resolver
+from benchmark.spec.runs import Request
+from benchmark.training.execution import ExecutionRequest
+from benchmark.work.order import WorkSettings, work_order
 from results.store import Store, record_files
 from slurm import commands, registry, script, snapshot
 from slurm.cluster import load_cluster
@@ -166,6 +175,51 @@ def test_every_kind_of_plug_in_is_in_the_snapshot(tmp_path: Path, monkeypatch: p
     assert sorted(p.name for p in Path(variables["KD_PLUGINS"]).iterdir()) == ["long.toml", "net.py"]
     (tmp_path / "new" / "long.toml").write_text("# edited\n")
     assert snapshot.take(tmp_path / "snapshots") != copy
+
+
+def test_a_job_trains_with_the_plug_ins_of_its_snapshot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job's process: a network by hooks, a data set, a protocol and a teacher, after the folder is gone."""
+    page = (ROOT / "docs" / "add-your-own.md").read_text(encoding="utf-8")
+    folder = tmp_path / "plugins"
+    folder.mkdir()
+    for name, text in re.findall(r"```\w+\n# plugins/(\S+)\n(.*?)```", page, re.DOTALL):
+        (folder / name).write_text(text, encoding="utf-8")
+    (folder / "teachers.toml").write_text(
+        '[[teachers]]\nnetwork = "TinyNet"\ndataset = "parity"\nfile = "../tiny.pth"\n', encoding="utf-8"
+    )
+    monkeypatch.setenv("KD_PLUGINS", str(folder))
+    methods.clear_cache()
+    try:
+        models.save_weights(models.build("TinyNet", 2), tmp_path / "tiny.pth")
+        small = {"train_images": 16, "test_images": 8, "epochs": 1, "batch_size": 8}
+        overrides = tuple(sorted((f"recipe.{k}", v) for k, v in small.items()))
+        run = Resolver().run(
+            Request("parity", "long", "short", "TinyNet", "shufflenet_tv", "mse", overrides), 0
+        )
+        settings = WorkSettings(
+            results=tmp_path / "r",
+            data=tmp_path,
+            accept_weak_teacher=True,
+            execution=ExecutionRequest(device="cpu", threads=1),
+        )
+        order = work_order([run], settings)
+        copy = snapshot.take(tmp_path / "snapshots")
+        variables = snapshot.environment_variables(copy)
+    finally:
+        methods.clear_cache()
+    shutil.rmtree(folder)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmark", "work", "-"],
+        input=order,
+        cwd=copy,
+        env={**os.environ, **variables, "PYTHONPATH": str(copy)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert Store(tmp_path / "r").is_done(run.key)
 
 
 def test_run_states(tmp_path: Path) -> None:

@@ -302,7 +302,7 @@ class FileStream(Stream):
             else:
                 make = view_for(self.augment, view, self.size).make
                 made[view.name] = make(raw, draw.draws[view.name], draw.draws[NORMAL.name])
-        return Batch(views=made, labels=labels, indices=draw.indices, draws=draw.draws, first=draw.first)
+        return self.batch_of(draw, made, labels)
 
 
 def open_stream(split: Split, **options: Any) -> Stream:

@@ -19,6 +19,7 @@ from benchmark import data
 from benchmark.data import crops
 from benchmark.data.folders import gpu_decoding, index, registry, streamed
 from benchmark.data.folders.streamed import FileSplit, FileStream, HostSplit
+from benchmark.data.portions import portion
 from benchmark.data.randaugment import STRONG
 from benchmark.data.samplers import FOURS, SHUFFLE
 from benchmark.data.stream import Batch
@@ -78,6 +79,28 @@ def test_large_images_are_streamed_and_small_ones_are_not(loaded: data.Dataset, 
     assert not data.info("folder:pets@64").streamed and not data.load("folder:pets@64", folder).train.source
     assert data.info("imagenet").streamed and data.info("imagenette").streamed
     assert not data.info("tinyimagenet").streamed and not data.info("imagenette64").streamed
+
+
+def test_a_recipe_with_mixup_mixes_them(loaded: data.Dataset) -> None:
+    plain, mixed = (list(stream(loaded.train, mixup=a).epoch("main", 1, [NORMAL])) for a in (0.0, 0.4))
+    for a, b in zip(plain, mixed, strict=True):
+        assert a.mix is None and b.mix is not None
+        x = a.views["normal"]
+        torch.testing.assert_close(b.views["normal"], b.mix * x + (1 - b.mix) * x.roll(-1, 0))
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.4])
+def test_a_portion_has_its_rows_of_the_whole_batch(alpha: float, loaded: data.Dataset) -> None:
+    opened, views = stream(loaded.train, mixup=alpha), [NORMAL, ROTATED, MIXED]
+    draw = next(iter(opened.draws("main", 1, views)))
+    whole = opened.batch(draw, views)
+    for process in range(2):
+        mine = portion(4, 0, process=process, processes=2)
+        assert mine is not None
+        part = opened.portion(draw, views, mine)
+        assert (part.mix is None) == (alpha == 0) and part.mix == whole.mix
+        for view in views:
+            assert torch.equal(part.views[view.name], mine.of(whole.views[view.name], view.copies))
 
 
 def test_views_are_those_of_pil_and_torchvision(loaded: data.Dataset) -> None:

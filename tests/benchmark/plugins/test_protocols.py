@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,8 @@ def test_the_new_fields_are_in_no_key_of_the_old_recipes() -> None:
             'base = "crd"\nmethod_settings = { "kd.temp" = 1 }',
             "method_settings: unknown setting of kd 'temp'",
         ),
+        ('base = "crd"\nwarm_up_from = "x"', "warm_up_from = 'x'; allowed: numbers"),
+        ('base = "crd"\nteacher_method = "no"', "mine.toml: teacher_method 'no'"),
         ("[[rows]]", "is a table and no protocol"),
     ],
 )
@@ -113,6 +116,18 @@ def test_a_wrong_protocol_is_one_line(
     with pytest.raises(InputError, match=problem) as error:
         protocols.get_protocol("mine")
     assert "mine.toml" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_every_field_can_be_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file with the fields of a built-in protocol, whose base is another one, is that protocol."""
+    fields = asdict(protocols.get_protocol("seed"))
+    lines = [
+        f"{key} = {json.dumps(value)}"
+        for key, value in fields.items()
+        if key not in ("name", "method_settings") and value is not None
+    ]
+    use(tmp_path / "p", monkeypatch, mine_toml="\n".join(['base = "lightskd"', *lines]))
+    assert protocols.get_protocol("mine") == replace(protocols.get_protocol("seed"), name="mine")
 
 
 def test_a_built_in_name_is_refused(
