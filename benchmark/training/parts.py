@@ -5,6 +5,9 @@ teacher was trained again. Its checkpoint and its record therefore list its part
 
     from, to          its first and last epoch, counted from 1 over all stages, like the lines of curve.csv
     device, device_name, precision, threads, student_threads, kernels, graphs, channels_last
+    processes, sync_norms
+                      only if several processes shared the batches: how many, and whether batch norms used the
+                      statistics of the whole batch
     torch             version of PyTorch
     commit, dirty     of kd-tables
     sources           hash of each method's file, by the method's name; for a user method also that of each

@@ -245,7 +245,7 @@ def joined(device: str, environment: Mapping[str, str] | None = None) -> Iterato
         store, _, _ = next(rendezvous("env://", timeout=TIMEOUT))
         dist.init_process_group(
             "nccl" if device == "cuda" and torch.cuda.is_available() else "gloo",
-            store=_prefixed("torch", store),
+            store=_prefixed("tensors", store),
             rank=number,
             world_size=count,
             timeout=TIMEOUT,
@@ -255,7 +255,7 @@ def joined(device: str, environment: Mapping[str, str] | None = None) -> Iterato
             f"process {number} of {count} cannot reach the others at {environment['MASTER_ADDR']}, port "
             f"{environment['MASTER_PORT']} ({next(iter(str(error).splitlines()), '')})"
         ) from error
-    team = Joined(number, count, local, _prefixed("kd", store))
+    team = Joined(number, count, local, _prefixed("words", store))
     _team = team
     try:
         yield team

@@ -30,8 +30,7 @@ def small_run(
     resolver: Resolver | None = None,
     **settings: object,
 ) -> Run:
-    changed = {**dict(SMALL), **{k.replace("__", "."): v for k, v in settings.items()}}
-    overrides = tuple(sorted(changed.items()))
+    overrides = tuple(sorted((*SMALL, *((k.replace("__", "."), v) for k, v in settings.items()))))
     spec = methods.parse(method)
     teacher = teacher if spec.needs_teacher and not spec.self_teacher else "none"
     request = Request("digits", protocol, "quick", teacher, student, method, overrides)

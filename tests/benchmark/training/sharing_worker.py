@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from unittest import mock
 
@@ -17,10 +17,11 @@ if __name__ == "__main__":
 
 import torch
 from torch import Tensor
-from training_kit import FP32, small_run
+from training_kit import FP32
 
 from benchmark.data.views import RawBatch
-from benchmark.spec.runs import Run
+from benchmark.spec.resolver import Resolver
+from benchmark.spec.runs import Request, Run
 from benchmark.training import active_run, lockstep, processes
 from benchmark.training.lockstep import Lockstep
 from benchmark.training.options import TrainingOptions
@@ -31,33 +32,38 @@ from models.features import joined
 from results.store import Store
 
 SIZES = {
-    "recipe__batch_size": 8,
-    "recipe__train_images": 13,
-    "recipe__test_images": 11,
-    "recipe__epochs": 1,
+    "recipe.batch_size": 8,
+    "recipe.train_images": 13,
+    "recipe.test_images": 11,
+    "recipe.epochs": 1,
 }
 """Batches of 8 and 5 images: of the last one, a process has 2 rows and the other 3."""
 METHODS = ("kd", "at", "sp", "crd", "dlkd", "stkd")
-PLAIN = {**SIZES, "recipe__train_images": 11}
+PLAIN = {**SIZES, "recipe.train_images": 11}
 """Batches of 8 and of 3 images: each process computes the last one alone."""
+
+
+def run_of(method: str, sizes: Mapping[str, object] = SIZES, seed: int = 0, teacher: str = "resnet8") -> Run:
+    overrides = tuple(sorted(sizes.items()))
+    return Resolver().run(Request("digits", "crd", "quick", teacher, "resnet8", method, overrides), seed)
 
 
 def synced_runs() -> list[Run]:
     """Runs of one pack; STKD's view mixes rows of the whole batch."""
-    return [small_run(m, teacher="resnet8", **SIZES) for m in METHODS]
+    return [run_of(m) for m in METHODS]
 
 
 def halves_run() -> Run:
     """A run whose batches have two parts, which are normalised apart."""
-    return small_run("cskd", **SIZES)
+    return run_of("cskd", teacher="none")
 
 
 def apart_run() -> Run:
-    return small_run("plain", seed=3, **PLAIN)
+    return run_of("plain", PLAIN, seed=3, teacher="none")
 
 
 def killed_run() -> Run:
-    return small_run("kd", teacher="resnet8", seed=2, **{**SIZES, "recipe__epochs": 2})
+    return run_of("kd", {**SIZES, "recipe.epochs": 2}, seed=2)
 
 
 @contextlib.contextmanager
