@@ -7,6 +7,7 @@ from torch import Tensor
 
 from benchmark import longwork
 from benchmark.data import Split, normalise
+from benchmark.errors import InputError
 from models import Network
 
 BATCH = {"cpu": 100, "cuda": 500}
@@ -33,8 +34,16 @@ def embeddings(net: Network, images: Tensor, mean: Tensor, std: Tensor) -> Tenso
 
 
 def limited(split: Split, n: int, seed: int = 0) -> Split:
-    """Return n images of a split, drawn by a fixed seed; all for n = 0 or more than there are."""
+    """Return n images of a split, drawn by a fixed seed; all for n = 0 or more than there are.
+
+    Raises `InputError` for a split whose images are read from files in every epoch.
+    """
+    if len(split.images) != len(split.labels):
+        raise InputError(
+            "its images are too many for the memory, and this measure needs them there; measure on another "
+            "data set (targets)"
+        )
     if not n or n >= len(split.labels):
         return split
     chosen = torch.randperm(len(split.labels), generator=torch.Generator().manual_seed(seed))[:n]
-    return Split(split.images[chosen], split.labels[chosen])
+    return split.pick(chosen)
