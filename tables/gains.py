@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from tables import svg
 from tables.cells import BASELINE_ROWS, CellResult, number
 from tables.statistics import mean
-from tables.summary import FEWEST_PAIRS, row_scores
+from tables.summary import FEWEST_PAIRS, baseline, row_scores
 from tables.text import signed
 
 FEWEST_ROWS = 3
@@ -41,18 +41,21 @@ class Point:
 
 
 def gains(results: Sequence[CellResult], rule: str) -> dict[str, dict[str, float]]:
-    """Return pair -> row label -> top-1 minus the student's of this pair; {} without a row of students.
+    """Return pair -> row label -> top-1 minus that of the student of this pair and group of rows.
+
+    Empty without a row of students.
 
     rule: `last` or `best` epoch.
     """
     scores = row_scores(results, rule)
-    student = next((r.cell.row.label for r in results if r.cell.row.method == "student"), "")
-    baselines = {r.cell.row.label for r in results if r.cell.row.method in BASELINE_ROWS}
+    rows = {r.cell.row.label: r.cell.row for r in results}
     by_pair: dict[str, dict[str, float]] = {}
     for label, by_row in scores.items():
+        row = rows[label]
+        student = baseline(rows.values(), scores, "student", row.group)
         for pair, value in by_row.items():
-            if label not in baselines and pair in scores.get(student, {}):
-                by_pair.setdefault(pair, {})[label] = value - scores[student][pair]
+            if row.method not in BASELINE_ROWS and pair in student:
+                by_pair.setdefault(pair, {})[label] = value - student[pair]
     return by_pair
 
 

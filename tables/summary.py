@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from benchmark.spec.matrix import Row
 from tables.cells import BASELINE_ROWS, CellResult
 from tables.statistics import mean
 
@@ -48,31 +49,38 @@ def row_scores(results: Sequence[CellResult], rule: str) -> dict[str, dict[str, 
 def summaries(results: Sequence[CellResult], rule: str) -> dict[str, RowSummary]:
     """Return the averages of every row that has a number, by its label. rule: `last` or `best`."""
     scores = row_scores(results, rule)
-    student = _of_method(results, scores, "student")
-    kd = _of_method(results, scores, "kd")
-    method_of = {r.cell.row.label: r.cell.row.method for r in results}
+    rows = {r.cell.row.label: r.cell.row for r in results}
     all_pairs = {pair for by_pair in scores.values() for pair in by_pair}
-    return {
-        label: RowSummary(
+    summaries = {}
+    for label, by_pair in scores.items():
+        row = rows[label]
+        student, kd = (baseline(rows.values(), scores, method, row.group) for method in ("student", "kd"))
+        after_kd = row.method not in NOT_OVER_KD
+        summaries[label] = RowSummary(
             label=label,
             pairs=len(by_pair),
             average=mean(list(by_pair.values())) if set(by_pair) == all_pairs else None,
-            over_student=None if method_of[label] == "student" else _gain(by_pair, student),
-            over_kd=None if method_of[label] in NOT_OVER_KD else _gain(by_pair, kd),
-            ari=None
-            if method_of[label] in NOT_OVER_KD
-            else average_relative_improvement(by_pair, kd, student),
+            over_student=None if row.method == "student" else _gain(by_pair, student),
+            over_kd=_gain(by_pair, kd) if after_kd else None,
+            ari=average_relative_improvement(by_pair, kd, student) if after_kd else None,
         )
-        for label, by_pair in scores.items()
-    }
+    return summaries
 
 
-def _of_method(
-    results: Sequence[CellResult], scores: Mapping[str, Mapping[str, float]], method: str
+def baseline(
+    rows: Iterable[Row], scores: Mapping[str, Mapping[str, float]], method: str, group: str
 ) -> Mapping[str, float]:
-    """Return the scores of the first row of a method, {} if the table has none."""
-    labels = (r.cell.row.label for r in results if r.cell.row.method == method)
-    return scores.get(next(labels, ""), {})
+    """Return the scores of the row that rows of a group are compared with, {} if there is none.
+
+    method: `student` or `kd`. It is the first row of this method in the group (trained on the same images,
+    or measured in the same way), else the first one outside all groups.
+    """
+    candidates = [row for row in rows if row.method == method]
+    for wanted in dict.fromkeys((group, "")):
+        for row in candidates:
+            if row.group == wanted:
+                return scores.get(row.label, {})
+    return {}
 
 
 def _gain(row: Mapping[str, float], other: Mapping[str, float]) -> float | None:

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import records_kit as kit
 
-from benchmark.spec.matrix import Expansion
+from benchmark.spec.matrix import Expansion, Row
 from results.store import Store
 from tables import report, report_cards
 from tables.cells import CellResult, collect
-from tables.summary import average_relative_improvement, summaries
+from tables.summary import average_relative_improvement, baseline, summaries
 
 PAIRS = '["resnet56:resnet20", "wrn_40_2:wrn_16_2", "vgg13:vgg8"]'
 GAINS = {"teacher": 5.0, "student": 0.0, "kd": 2.0, "at": 3.0, "sp": 1.0}
@@ -93,3 +93,14 @@ def test_rows_and_pairs_without_records_are_left_out_at_first(tmp_path: Path) ->
     assert page.count(" data-blank ") == 3 and page.count('<th scope="col" class="blank">') == 2
     # if nothing has a record, all is shown
     assert 'class="blank"' not in report.page([e], kit.as_frame([]), Store(tmp_path / "runs"))
+
+
+def test_rows_of_a_group_are_compared_with_its_own_student() -> None:
+    def row(label: str, method: str, group: str) -> Row:
+        return Row(label=label, method=method, protocol="crd", group=group)
+
+    rows = [row("S 25", "student", "25%"), row("S 50", "student", "50%"), row("S", "student", "")]
+    scores = {"S 25": {"p": 1.0}, "S 50": {"p": 2.0}, "S": {"p": 3.0}}
+    for group, expected in (("25%", 1.0), ("50%", 2.0), ("", 3.0), ("75%", 3.0)):
+        assert baseline(rows, scores, "student", group) == {"p": expected}
+    assert baseline(rows[:2], scores, "student", "75%") == {} == baseline(rows, scores, "kd", "")
