@@ -11,12 +11,13 @@ from tabulate import tabulate
 
 from benchmark.errors import unknown
 from benchmark.text import plural
+from tables import diff_narrow
 from tables.between_methods import power_note
 from tables.cells import EPOCH_NOTE
 from tables.diff import CellDiff, Diff, count_verdicts, to_frame
 from tables.latex import network_name, number
 from tables.statistics import RULE, WIDE_TAU, Assumption
-from tables.text import csv_cell, escape_md, escape_tex, mean_std, signed, wrap
+from tables.text import csv_cell, escape_md, escape_tex, given_width, mean_std, signed, wrap
 from tables.verdicts import MARKS, Verdict
 
 FORMATS = ("plain", "md", "tex", "csv", "json")
@@ -56,8 +57,22 @@ def format_diff(diffs: Sequence[CellDiff], fmt: str = "plain", color: bool = Fal
         return _tex(rows, above, below)
     if fmt == "md":
         return _md(rows, above, below)
-    if color:
-        rows = [_coloured(r, c) for r, c in zip(rows, diffs, strict=True)]
+    head_lines = [piece for line in above for piece in wrap(line)]
+    below_lines = [piece for line in below for piece in wrap(line)]
+    table = _table(rows, diffs, color)
+    return "\n".join([*head_lines, "", *table, "", *below_lines])
+
+
+def _table(rows: list[list[str]], diffs: Sequence[CellDiff], color: bool) -> list[str]:
+    """Return the lines of the plain table; a block for each pair where it is too wide for the terminal."""
+    lines, width = _wide(rows), given_width()
+    shown = [_coloured(r, c) for r, c in zip(rows, diffs, strict=True)] if color else rows
+    if width and max(map(len, lines)) > width:
+        return diff_narrow.blocks(rows, shown, [_half_width(c) for c in diffs], width)
+    return _wide(shown)
+
+
+def _wide(rows: list[list[str]]) -> list[str]:
     table = tabulate(
         rows,
         _COLUMNS,
@@ -65,9 +80,7 @@ def format_diff(diffs: Sequence[CellDiff], fmt: str = "plain", color: bool = Fal
         disable_numparse=True,
         colalign=("left", "left", "left", *["right"] * 6, "left"),
     )
-    head_lines = [piece for line in above for piece in wrap(line)]
-    below_lines = [piece for line in below for piece in wrap(line)]
-    return "\n".join([*head_lines, "", *table.splitlines(), "", *below_lines])
+    return table.splitlines()
 
 
 def _coloured(row: list[str], c: CellDiff) -> list[str]:
@@ -86,6 +99,11 @@ def _value(mean: float | None, std: float | None, n: int | None, assumed: bool) 
     if mean is None:
         return ""
     return f"{mean:.2f}*" if assumed else mean_std(mean, None if n == 1 else std)
+
+
+def _half_width(c: CellDiff) -> str:
+    """Return half of the interval's width. The interval lies evenly around the delta."""
+    return "" if c.low is None or c.high is None else f"{(c.high - c.low) / 2:.2f}"
 
 
 def _interval(c: CellDiff) -> str:

@@ -47,11 +47,17 @@ def terminal_width() -> int:
 
     `COLUMNS` in the environment takes precedence, as in other programs.
     """
+    width = given_width()
+    return min(max(width, 40), TERMINAL_WIDTH) if width else TERMINAL_WIDTH
+
+
+def given_width() -> int:
+    """Return the columns that `COLUMNS` or the terminal gives, 0 if neither does: in a file or a pipe."""
     named = os.environ.get("COLUMNS", "")
     width = int(named) if named.isdecimal() else 0
     if not width and sys.stdout.isatty():
         width = shutil.get_terminal_size((TERMINAL_WIDTH, 24)).columns
-    return min(max(width, 40), TERMINAL_WIDTH) if width else TERMINAL_WIDTH
+    return width
 
 
 def wrap(line: str) -> list[str]:

@@ -432,3 +432,24 @@ def test_permuting_records_changes_nothing(expansion: matrix.Expansion) -> None:
 def test_wrong_fail_on(expansion: matrix.Expansion) -> None:
     with pytest.raises(InputError, match="cannot fail a diff"):
         diff.exit_code([], {"missing"})
+
+
+def test_a_narrow_terminal_gets_a_block_for_each_pair(
+    monkeypatch: pytest.MonkeyPatch, expansion: matrix.Expansion
+) -> None:
+    runs = [r for c in expansion.cells for r in c.runs]
+    records = [kit.record(r, 70.0 + i / 8) for i, r in enumerate(runs)]
+    found = run_diff(expansion, records, PublishedCells.read("cifar100"))
+    monkeypatch.setenv("COLUMNS", "400")
+    wide = format_diff(found)
+    monkeypatch.setenv("COLUMNS", "80")
+    for color in (False, True):
+        lines = [re.sub(r"\x1b\[\d*m", "", line) for line in format_diff(found, color=color).splitlines()]
+        assert max(map(len, lines)) <= 80
+        for pair in {c.pair for c in found}:
+            assert any(line.startswith(f"{pair}, ") for line in lines)
+    for c in found:  # nothing is lost: every number of the wide form is in the narrow one
+        if c.ours is not None:
+            assert f"{c.ours:.2f}" in wide and any(f"{c.ours:.2f}" in line for line in lines)
+    half = next((c.high - c.low) / 2 for c in found if c.low is not None and c.high is not None)
+    assert any(f"{half:.2f}" in line.split() for line in lines)
