@@ -50,7 +50,7 @@ def register(measurements: Any) -> None:
     p.add_argument(
         "--plot", default="", metavar="FILE", help="also plot the curves to this .png, .pdf or .svg"
     )
-    p.set_defaults(do=do_independent, no_wait=False)
+    p.set_defaults(do=do_independent, no_wait=False, notify="")
 
 
 def do_independent(args: argparse.Namespace) -> int:

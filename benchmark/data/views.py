@@ -334,6 +334,7 @@ AUGMENTS: Mapping[str, Mapping[str, View]] = {
             draw=lambda n, generator: _draw_contrast(n, generator, copies=3),
             make=_make_rotated_contrast,
         ),
+        MIXED.name: _mixed(_make_contrast),
     },
     "none": {
         **{v.name: _with_fixed_draws(v, PAD, PAD, 0) for v in (NORMAL, SECOND)},

@@ -603,7 +603,7 @@ def resolve(
     if wrong := sorted(set(schedule or {}) - set(fields)):
         raise unknown("protocol field that a method replaces:", wrong[0], fields)
     p = dataclasses.replace(protocol, **(schedule or {}))
-    if "milestones" in (schedule or {}):
+    if "milestones" in (schedule or {}) and "schedule" not in (schedule or {}):
         p = dataclasses.replace(p, schedule="step")  # the method's authors chose the steps
     epochs = overrides.pop("epochs", None)
     if epochs is None:

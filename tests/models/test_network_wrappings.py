@@ -68,10 +68,13 @@ def test_no_network_has_a_module_that_is_taken_for_a_wrapper() -> None:
 
 
 def test_weights_fit_their_network_only() -> None:
-    """Of all networks, those with the same tensors differ in their initialisation alone."""
-    for name in ("resnet20", "wrn_16_2", "vgg8", "MobileNetV2", "ShuffleV1", "ResNet18"):
+    """Networks with the same tensors differ in their initialisation or in a stride."""
+    for name in ("resnet20", "wrn_16_2", "vgg8", "ShuffleV1", "ResNet18"):
         file = models.WeightFile(Path("x"), (("", state_of(name, 100)),), {})
         assert fitting(file, models.names(), (100, 10)) == [(name, 100)]
+    file = models.WeightFile(Path("x"), (("", state_of("MobileNetV2", 100)),), {})
+    same_tensors = [("MobileNetV2", 100), ("MobileNetV2_hsakd", 100)]  # strides are no weights
+    assert fitting(file, models.names(), (100, 10)) == same_tensors
     same = _blueprint("ResNet50_default", 100).state_dict()
     file = models.WeightFile(
         Path("x"), (("", {k: torch.empty(t.shape, dtype=t.dtype) for k, t in same.items()}),), {}

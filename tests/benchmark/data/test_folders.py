@@ -478,7 +478,7 @@ def test_records_of_a_folder_that_is_not_there_are_kept(tmp_path: Path) -> None:
     run = Resolver().run(Request("folder:pets", "crd", "paper", "none", "resnet20", "plain"), 0)
     data.use_folder(tmp_path / "elsewhere")
     assert stale.unknown_name(run.order()) == ""
-    assert stale._judge_finished(run.key, {"order": run.order()}, Resolver()) is None
+    assert stale.judge_finished(run.key, {"order": run.order()}, Resolver()) is None
     other = {**run.order(), "dataset": "pets"}
     assert stale.unknown_name(other) == "data set 'pets'"
 
