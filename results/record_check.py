@@ -51,9 +51,11 @@ def _is_number_by_name(value: Any) -> bool:
 _Check = Callable[[Any], bool]
 
 RECORD: Mapping[str, _Check] = {
-    **dict.fromkeys(("epochs", "best_epoch", "seed", "threads", "test_images", "pack"), _is_count),
+    **dict.fromkeys(
+        ("epochs", "best_epoch", "held_out_epoch", "seed", "threads", "test_images", "pack"), _is_count
+    ),
     **dict.fromkeys(("student_threads", "student_params", "method_params"), _is_count),
-    **dict.fromkeys(("seconds", "share_seconds"), _is_number),
+    **dict.fromkeys(("seconds", "share_seconds", "held_out_acc", "top1_held_out"), _is_number),
     **dict.fromkeys(("top5_last", "top5_best", "test_loss_last", "images_per_second"), _is_number),
     **dict.fromkeys(("device", "device_name", "precision", "host", "node", "job", "finished"), _is_text),
     **dict.fromkeys(("reason", "teacher_cache", "best_chosen_on", "kernels"), _is_text),

@@ -54,6 +54,7 @@ COLUMNS = {
     "top1_last": "float64",
     "top1_best": "float64",
     "best_epoch": "Int64",
+    "top1_held_out": "float64",
     "epochs": "Int64",
     "top5_last": "float64",
     "top5_best": "float64",
@@ -81,6 +82,8 @@ COLUMNS = {
 """Columns of `load()`.
 
 - `top1_*`: percent of the test set. The epoch of `top1_best` is chosen on the test set, as the papers do.
+- `top1_held_out`: percent of the test set of the epoch that was best on held-out training images
+  (`recipe.held_out`); empty for runs without them.
 - `top5_*`: of the same epochs. Records of older versions have no `top5_best`.
 - `seconds`: wall time while the run was trained. `share_seconds`: the run's share of it, if its pack has
   several runs.

@@ -22,7 +22,7 @@ from benchmark.spec.matrix import Expansion, Row
 from benchmark.spec.table_file import ERROR
 from results.files import atomic
 from results.store import Store
-from tables import entropy_pictures, latex
+from tables import entropy_pictures, held_out, latex
 from tables.cells import (
     BASELINE_ROWS,
     EPOCH_NOTE,
@@ -182,6 +182,7 @@ def explanations(
             f"{', '.join(unknown_rule)}: it is not known which epoch the paper reports; shown as last / best "
             "(best chosen on the test set)."
         )
+    lines += held_out.lines(results)
     entries = [e for line in layout.entries for e in line]
     if any(e.rank for e in entries):
         epoch = "best epoch, chosen on the test set" if rule == "best" else "last epoch"

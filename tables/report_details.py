@@ -72,7 +72,7 @@ def _text(r: CellResult, which: str) -> str:
 
 
 _RUN_NUMBERS = (
-    *("best_epoch", "epochs", "seconds", "share_seconds"),
+    *("best_epoch", "top1_held_out", "epochs", "seconds", "share_seconds"),
     *("images_per_second", "threads", "teacher_top1"),
 )
 _RUN_TEXTS = (

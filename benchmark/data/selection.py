@@ -1,4 +1,5 @@
-"""Which training images a run uses, and with which labels: a share of them (few-shot), and label noise.
+"""Which training images a run uses, and with which labels: a share of them, without those that are held out
+to choose the epoch, and label noise.
 
 A share keeps the schedule's epochs, so 25% of the images are a quarter of the steps.
 
@@ -6,6 +7,9 @@ A share keeps the schedule's epochs, so 25% of the images are a quarter of the s
   StratifiedShuffleSplit with random_state=0, as in HSAKD's train_student_few_shot.py.
 - `random`: images at random, other ones for each seed, as in DLKD's data set code (which has no seed; here
   the run's seed decides).
+
+Images that are held out are drawn at random by the run's seed. The run trains on the others, and the epoch
+with the best top-1 on them can be chosen without the test set.
 
 Noise changes labels of the images that the share has left, by the run's seed. The test set stays clean.
 
@@ -50,10 +54,15 @@ class Selection:
     noise_kind: str = "permute"
     """How labels are disturbed; one of `NOISES`."""
 
+    held_out: int = 0
+    """Number of images that are held out of those they are drawn from; `subset` then means nothing."""
+
     def describe(self) -> str:
         """Return the selection in words, "" for the first images with their own labels."""
         parts = []
-        if self.drawn_from:
+        if self.held_out:
+            parts.append(f"{self.images:,} of {self.drawn_from:,} images, the others held out by the seed")
+        elif self.drawn_from:
             seeds = "the same for all seeds" if self.subset == "stratified" else "others for each seed"
             parts.append(f"{self.images:,} of {self.drawn_from:,} images ({self.subset}, {seeds})")
         if self.noise:
@@ -67,7 +76,12 @@ class Selection:
     def check(self, num_classes: int) -> None:
         """Raise `InputError` if a stratified subset cannot have every class, in it and left out of it."""
         left_out = self.drawn_from - self.images
-        if self.drawn_from and self.subset == "stratified" and min(self.images, left_out) < num_classes:
+        if (
+            self.drawn_from
+            and not self.held_out
+            and self.subset == "stratified"
+            and min(self.images, left_out) < num_classes
+        ):
             raise InputError(
                 f"a stratified subset of {self.images} of {self.drawn_from} images cannot have all "
                 f"{num_classes} classes inside and outside; change recipe.share, or set recipe.subset=random"
@@ -82,12 +96,26 @@ class Selection:
             chosen = split.take(self.images)
         else:
             split = split.take(self.drawn_from)
-            rows = self._stratified(split.labels) if self.subset == "stratified" else self._random(seed)
-            rows = rows.sort().values
-            chosen = split.pick(rows)
+            if self.held_out:
+                rows = self._order(seed)[self.held_out :]
+            else:
+                rows = self._stratified(split.labels) if self.subset == "stratified" else self._random(seed)
+            chosen = split.pick(rows.sort().values)
         if not self.noise:
             return chosen
         return chosen.relabelled(self._noisy(chosen.labels, seed, num_classes))
+
+    def held_out_of(self, split: Split, *, seed: int) -> Split:
+        """Return the images that are held out of a training set, with their own labels.
+
+        seed: the run's seed.
+        """
+        return split.take(self.drawn_from).pick(self._order(seed)[: self.held_out].sort().values)
+
+    def _order(self, seed: int) -> Tensor:
+        """Return all positions in the order of being held out, int64 `[drawn_from]`."""
+        generator = torch.Generator().manual_seed(seed_of(seed, "held out"))
+        return torch.randperm(self.drawn_from, generator=generator)
 
     def _stratified(self, labels: Tensor) -> Tensor:
         """Return the positions of the images that HSAKD's split keeps, int64 `[images]`."""

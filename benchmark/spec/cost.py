@@ -143,7 +143,8 @@ def student_passes(run: Run) -> Iterator[Passes]:
     for component, (_, epochs) in zip(run.spec.init_stages, run.init_epochs, strict=True):
         if component.method.init_needs(component.config).student:
             yield Passes(run.student, 3, images * epochs)
-    yield Passes(run.student, 1, run.recipe.test_images * run.recipe.epochs)
+    tested = run.recipe.test_images + run.recipe.held_out
+    yield Passes(run.student, 1, tested * run.recipe.epochs)
 
 
 def measured_passes(run: Run) -> Passes:

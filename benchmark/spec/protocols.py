@@ -458,7 +458,11 @@ class Recipe:
     """How the part is drawn (see benchmark/data/selection.py)."""
 
     drawn_from: int = 0
-    """Number of training images that the part is drawn from; 0 where `share` is 1."""
+    """Number of training images that the part is drawn from; 0 for a run on all of them."""
+
+    held_out: int = 0
+    """Number of training images that are held out, drawn by the run's seed, to choose the epoch without the
+    test set. Teachers and their heads learn from all."""
 
     label_noise: float = 0.0
     """The part of these images whose labels are disturbed. Teachers and their heads learn from clean ones."""
@@ -484,6 +488,7 @@ class Recipe:
             subset=self.subset,
             noise=self.label_noise,
             noise_kind=self.noise_kind,
+            held_out=self.held_out,
         )
 
     def lr_at(self, epoch: int, step: int = 1, steps: int = 1) -> float:
@@ -533,6 +538,7 @@ RECIPE_FIELDS: dict[str, type] = {
     "norm_updates": int,
     "share": float,
     "subset": str,
+    "held_out": int,
     "label_noise": float,
     "noise_kind": str,
     "schedule": str,
@@ -541,7 +547,7 @@ RECIPE_FIELDS: dict[str, type] = {
 }
 """The fields that `--set recipe.FIELD=value` can set, and their types."""
 
-STUDENT_ONLY = ("share", "subset", "label_noise", "noise_kind")
+STUDENT_ONLY = ("share", "subset", "held_out", "label_noise", "noise_kind")
 """The fields that no teacher has: it learns from all images and clean labels, whatever its students do."""
 
 _WORDS = {"subset": data.SUBSETS, "noise_kind": data.NOISES, "schedule": WORDS["schedule"]}
@@ -558,7 +564,7 @@ def check_recipe_override(key: str, value: Any) -> Any:
     kind = RECIPE_FIELDS[name]
     value = coerce(key, value, kind, _WORDS.get(name))
     if kind is int:
-        lowest = {"batch_size": 2, "train_images": 2, "warm_up": 0}.get(name, 1)
+        lowest = {"batch_size": 2, "train_images": 2, "warm_up": 0, "held_out": 0}.get(name, 1)
         highest = 2 if name == "norm_updates" else LARGEST
         if not lowest <= value <= highest:
             raise InputError(f"{key}={value}; allowed: {lowest} to {highest}")
@@ -614,8 +620,17 @@ def resolve(
     drawn_from = 0
     if (share := overrides.get("share", 1.0)) < 1:
         drawn_from, train_images = train_images, round(share * train_images)
+        if overrides.get("held_out"):
+            raise InputError("recipe.share and recipe.held_out cannot be combined; give one of them")
     else:
         overrides.pop("subset", None)  # it changes nothing, so it must not change the key either
+        if held_out := overrides.get("held_out", 0):
+            if held_out > train_images - 2:
+                raise InputError(
+                    f"recipe.held_out={held_out} of {train_images} images; "
+                    f"allowed: at most {train_images - 2}"
+                )
+            drawn_from, train_images = train_images, train_images - held_out
     if not overrides.get("label_noise"):
         overrides.pop("noise_kind", None)
     test_images = overrides.pop("test_images", profile.test_images)

@@ -165,7 +165,8 @@ COLUMNS = (
 def write_curve(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write a curve as CSV, one line per epoch.
 
-    The columns of `COLUMNS` come first, then `term_*`: the unweighted terms of the loss, means over the
+    The columns of `COLUMNS` come first, then `held_out_acc` (top-1 in percent of the images held out) for a
+    run that holds images out, and `term_*`: the unweighted terms of the loss, means over the
     epoch.
     """
     terms = sorted({name for row in rows for name in row} - set(COLUMNS))

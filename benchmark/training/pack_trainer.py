@@ -30,6 +30,7 @@ from torch import Tensor
 
 import models
 from benchmark import data
+from benchmark.data.datasets import Split
 from benchmark.errors import InputError
 from benchmark.methods import Leak
 from benchmark.seeds import global_generators_kept
@@ -137,6 +138,10 @@ class PackTrainer:
         classes = data.info(run.dataset).num_classes
         train = run.recipe.selection.apply(dataset.train, seed=run.seed, num_classes=classes)
         self.train_split = train.to(device)
+        self.held_out: Split | None = None
+        """Training images that are held out to choose the epoch."""
+        if run.recipe.held_out:
+            self.held_out = run.recipe.selection.held_out_of(dataset.train, seed=run.seed).to(device)
         self.test_split = dataset.test.take(run.recipe.test_images).to(device)
         normalise = run.settings["normalise"]
         self.mean = torch.tensor(tuple(normalise["mean"]), device=device)
@@ -190,7 +195,7 @@ class PackTrainer:
         images = self.info.test_images
         top1 = self.team.agree(teacher_check.recorded_top1(ref, run, self.store, self.execution, images))
         if top1 is None:
-            top1 = self._score(teacher).top1
+            top1 = self._score(teacher, self.test_split).top1
         finding = teacher_check.weakness(ref, top1, run, images)
         if finding is None or teacher.projector is not None:  # self-supervised: it never learnt the classes
             return top1
@@ -439,7 +444,9 @@ class PackTrainer:
         elif main and active.student is not None:
             began = time.perf_counter()
             with self.team.together(f"evaluation of {active.run.key}"):
-                result = self._evaluate(active)
+                result = self._evaluate(active, self.test_split)
+                if self.held_out is not None:
+                    row["held_out_acc"] = self._evaluate(active, self.held_out).top1
             elapsed = time.perf_counter() - began
             active.seconds += elapsed
             active.share_seconds += elapsed
@@ -451,18 +458,20 @@ class PackTrainer:
         files.write_progress(active, len(active.curve), images_per_second, self.info.train_images)
         self.reporter.epoch(active.run, row)
 
-    def _evaluate(self, active: ActiveRun) -> Score:
+    def _evaluate(self, active: ActiveRun, split: Split) -> Score:
         assert active.student is not None
         objective = active.objective
         active.seed_globals("predict")
         objective.set_mode(training=False)
         predict = (lambda features: objective.predict(features.float32())) if objective.predictors else None
-        return self._score(active.student, predict)
+        return self._score(active.student, split, predict)
 
-    def _score(self, net: Network, predict: Callable[[Features], Tensor] | None = None) -> Score:
+    def _score(
+        self, net: Network, split: Split, predict: Callable[[Features], Tensor] | None = None
+    ) -> Score:
         return evaluate(
             net,
-            self.test_split,
+            split,
             mean=self.mean,
             std=self.std,
             execution=self.execution,

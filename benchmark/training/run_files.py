@@ -9,7 +9,7 @@ import datetime
 import math
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -198,6 +198,7 @@ class RunFiles:
             "top1_best": active.best.top1 if active.best.epoch else None,
             "best_epoch": active.best.epoch or None,
             "best_chosen_on": "test set",
+            **_by_held_out(main),
             "top5_last": last.get("test_acc_top5"),
             "top5_best": next(
                 (row.get("test_acc_top5") for row in main if row["epoch"] == active.best.epoch), None
@@ -319,3 +320,19 @@ def now() -> str:
 def _finite(value: Any) -> Any:
     """Return the value, or None for NaN and infinities, which CSV readers read back in different ways."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _by_held_out(main: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the result by the epoch that is best on the images held out, {} for a run without such images.
+
+    main: the rows of the main stage. Of equal epochs the first counts, as for the best on the test set.
+    """
+    tested = [row for row in main if row.get("held_out_acc") is not None]
+    if not tested:
+        return {}
+    best = max(tested, key=lambda row: (row["held_out_acc"], -row["epoch"]))
+    return {
+        "top1_held_out": best["test_acc"],
+        "held_out_epoch": best["epoch"],
+        "held_out_acc": best["held_out_acc"],
+    }
