@@ -49,7 +49,7 @@ class Contribution:
     key: str
     record: Mapping[str, Any]
     curve: bytes | None
-    """The curve's file; None for a checkpoint that was only measured."""
+    """The curve's file; None where nothing was trained."""
 
 
 def prepare(store: Store, key: str) -> Contribution:
@@ -62,7 +62,7 @@ def prepare(store: Store, key: str) -> Contribution:
         state = store.unusable(key) or f"the run is {store.state(key)}"
         raise InputError(f"{key}: has no result ({state}); give a finished run")
     path = store.path(key) / "curve.csv"
-    curve = path.read_bytes() if path.is_file() and "imported" not in record else None
+    curve = path.read_bytes() if path.is_file() and _was_trained(record) else None
     problem = (
         unfit(record)
         or wrong_curve(record, store.curve(key))
@@ -73,6 +73,11 @@ def prepare(store: Store, key: str) -> Contribution:
     if problem:
         raise InputError(f"{key}: {problem}")
     return Contribution(key, {**record, **dict.fromkeys(PRIVATE, "")}, curve)
+
+
+def _was_trained(record: Mapping[str, Any]) -> bool:
+    """Return whether a record is of a training; otherwise it is of a network that was only measured."""
+    return "imported" not in record and not record.get("measure")
 
 
 def unfit(record: Mapping[str, Any]) -> str:
@@ -93,7 +98,7 @@ def unfit(record: Mapping[str, Any]) -> str:
     missing = [name for name in ("device", "precision", "versions", "finished") if not record.get(name)]
     if missing:
         return f"it does not state {' and '.join(missing)}; train it again with a newer version"
-    if "imported" in record:
+    if not _was_trained(record):
         return ""
     has_weights = record["status"] == "done" and record["student"] != NONE
     if has_weights and not isinstance((record.get("weights") or {}).get("last"), str):
@@ -103,7 +108,7 @@ def unfit(record: Mapping[str, Any]) -> str:
 
 def wrong_curve(record: Mapping[str, Any], curve: pd.DataFrame | None) -> str:
     """Return in what a curve does not fit its record, "" if it does."""
-    if "imported" in record:
+    if not _was_trained(record):
         return ""
     if curve is None or curve.empty:
         return "it has no curve that can be read; restore curve.csv"
@@ -153,7 +158,7 @@ def _known_already(key: str, record: Mapping[str, Any]) -> str:
     known = Store(REFERENCE).record(key)
     if known is None:
         return ""
-    names = ("top1_last", "top1_best", "best_epoch", "epochs")
+    names = ("top1_last", "top1_best", "best_epoch", "epochs", "numbers")
     same = all(known.get(name) == record.get(name) for name in names)
     numbers = f"{known.get('top1_last')} there, {record.get('top1_last')} here"
     return (

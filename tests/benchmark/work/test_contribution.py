@@ -143,3 +143,15 @@ def test_a_curve_needs_its_column() -> None:
     record = {"epochs": 1, "status": "done", "top1_last": 50.0}
     assert contribution.wrong_curve(record, pd.DataFrame({"epoch": [1]})) == ""
     assert "no curve" in contribution.wrong_curve(record, None)
+
+
+def test_a_measure_needs_neither_curve_nor_weights_of_its_own(store: Store) -> None:
+    record = finish(store, a_run())
+    measured = {k: v for k, v in record.items() if k not in ("weights", "top1_last", "top1_best")}
+    measured |= {"measure": "knn", "numbers": {"knn_top1": 50.0}}
+    assert contribution.unfit(measured) == "" and contribution.wrong_curve(measured, None) == ""
+    without_weights = {k: v for k, v in record.items() if k != "weights"}
+    assert "weights" in contribution.unfit(without_weights)  # of a training they are asked for
+    assert "curve" in contribution.wrong_curve(without_weights, None)
+    dirty = {**measured, "git": {"commit": "a" * 40, "dirty": True}}
+    assert "dirty" in contribution.unfit(dirty)
