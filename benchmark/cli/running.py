@@ -17,7 +17,7 @@ from benchmark.cli import common, options
 from benchmark.cli import tables as table_verbs
 from benchmark.cli.output import print_note
 from benchmark.cli.parser import PROGRAM, add_verb
-from benchmark.cli.selection import NotInTable, Selection, paper_table, select
+from benchmark.cli.selection import Selection, paper_table, select
 from benchmark.errors import InputError
 from benchmark.spec import cost, imported, plan
 from benchmark.spec.runs import closure
@@ -132,7 +132,9 @@ def _announce(args: argparse.Namespace, chosen: Selection) -> None:
     as_published = argparse.Namespace(**{**vars(args), "profile": "paper", "settings": []})
     try:
         full = select(as_published, quiet=True)
-    except NotInTable:  # --only matches runs of this profile only, or `paper` needs clips that are missing
+    except InputError:
+        # --only may match runs of this profile only, and `paper` may need clips or a checkpoint that are not
+        # here. This is only an estimate, so it stops no runs of another profile.
         return
     packs = plan.make_plan(full.runs, None, max_pack=plan.DEFAULT_PACK["cuda"])
     hours = cost.estimate([p.runs for p in packs.packs], "cuda").hours
