@@ -15,9 +15,9 @@ import gc
 import statistics
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +51,6 @@ LISTED = 15
 """Kernels that are listed by name."""
 
 
-@contextmanager
-def _kernels(execution: Execution, used: bool) -> Iterator[None]:
-    """Return a context in which batch norms use our kernels, or PyTorch's operators."""
-    on_gpu = execution.torch_device.type == "cuda"
-    norms = models.gpu_norms.built(execution.torch_device).norms if on_gpu and used else None
-    with models.kernels.using(used and not on_gpu), models.gpu_norms.using(norms):
-        yield
-
-
 class _Pack:
     """A pack that is stepped with or without the kernels, whatever the process uses."""
 
@@ -68,7 +59,7 @@ class _Pack:
         self.students = pack.students
 
     def step(self) -> int:
-        with _kernels(self.execution, self.used):
+        with self.execution.using_kernels(self.used):
             return self.pack.step()
 
 
@@ -85,7 +76,7 @@ def measure_pack(
         variants = (True, False) if execution.kernels else (False,)
         packs = {}
         for used in variants:
-            with _kernels(execution, used):
+            with execution.using_kernels(used):
                 pack = Ours(runs, split, execution, folder=Path(folder) / str(used), teacher=teacher)
             packs["with" if used else "without"] = _Pack(pack, execution, used)
         speeds = cells.take_turns(packs, effort, execution.device)
@@ -167,34 +158,34 @@ def parts(
 ) -> list[Part]:
     """Return the parts of a session, the most telling ones first."""
 
-    def pack(table: str, pair: str) -> dict[str, Any]:
-        try:
-            return measure_pack(table, pair, split=split, execution=execution, effort=effort)
-        finally:
-            _free(execution)
-
-    def launches(table: str, pair: str) -> dict[str, Any]:
-        try:
-            return count_launches(table, pair, split=split, execution=execution)
-        finally:
-            _free(execution)
-
     return [
-        Part("norms", lambda: measure_norms(execution)),
+        Part("norms", partial(measure_norms, execution)),
+        *(Part(f"drift: {m}", partial(measure_drift, m, reference, execution)) for m in methods),
         *(
-            Part(f"drift: {method}", lambda m=method: measure_drift(m, reference, execution))  # type: ignore[misc]
-            for method in methods
+            Part(
+                f"pack: {pair}",
+                partial(_freed, measure_pack, table, pair, split=split, execution=execution, effort=effort),
+            )
+            for table, pair in pairs
         ),
-        *(Part(f"pack: {pair}", lambda t=table, p=pair: pack(t, p)) for table, pair in pairs),  # type: ignore[misc]
-        *(Part(f"launches: {pair}", lambda t=table, p=pair: launches(t, p)) for table, pair in pairs),  # type: ignore[misc]
+        *(
+            Part(
+                f"launches: {pair}",
+                partial(_freed, count_launches, table, pair, split=split, execution=execution),
+            )
+            for table, pair in pairs
+        ),
     ]
 
 
-def _free(execution: Execution) -> None:
-    """Free a pack's memory: its loop and its CUDA graphs refer to each other."""
-    gc.collect()
-    if execution.torch_device.type == "cuda":
-        torch.cuda.empty_cache()
+def _freed(measure: Callable[..., dict[str, Any]], *arguments: Any, **options: Any) -> dict[str, Any]:
+    """Return `measure(...)`, and free its pack's memory: a loop and its CUDA graphs refer to each other."""
+    try:
+        return measure(*arguments, **options)
+    finally:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def table_hours(packs: Sequence[Mapping[str, Any]], device: str) -> dict[str, dict[str, float]]:

@@ -54,7 +54,12 @@ class Session:
     """A clock in seconds."""
 
     def result(self, part: Part) -> dict[str, Any] | None:
-        """Return the results of a part, None if it is not measured yet.
+        """Return the results of a part, None if it is not measured yet. Raises what `_stored` raises."""
+        stored = self._stored(part)
+        return None if stored is None else stored["result"]
+
+    def _stored(self, part: Part) -> dict[str, Any] | None:
+        """Return the content of a part's file, None if it is not measured yet.
 
         Raises `InputError` if they were measured on another machine or by other code.
         """
@@ -70,17 +75,7 @@ class Session:
                     f"{path} was measured under another {field.removesuffix('_name')}; "
                     "give an empty folder for a new session"
                 )
-        result: dict[str, Any] = stored["result"]
-        return result
-
-    def seconds(self, parts: Sequence[Part]) -> dict[str, float]:
-        """Return the seconds of the slowest measured part of each kind."""
-        slowest: dict[str, float] = {}
-        for part in parts:
-            if self.result(part) is not None:
-                stored = read_json(self.folder / part.file_name)
-                slowest[part.kind] = max(slowest.get(part.kind, 0.0), stored["seconds"])
-        return slowest
+        return stored
 
     def run(
         self,
@@ -96,8 +91,14 @@ class Session:
         each part with the seconds that it took.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        left = [part for part in parts if self.result(part) is None]
-        slowest = self.seconds(parts)
+        left: list[Part] = []
+        slowest: dict[str, float] = {}
+        """Seconds of the slowest measured part of each kind."""
+        for part in parts:
+            if (stored := self._stored(part)) is None:
+                left.append(part)
+            else:
+                slowest[part.kind] = max(slowest.get(part.kind, 0.0), stored["seconds"])
         end = self.now() + seconds
         while left and self.now() + slowest.get(left[0].kind, 0.0) < end:
             part = left.pop(0)

@@ -10,12 +10,21 @@ from typing import Any
 from benchmark.bench import cells, drift, gpu
 from benchmark.bench.session import Part, Session
 from benchmark.cli import options
-from benchmark.cli.bench_options import check, measurement, print_table, random_images
+from benchmark.cli.bench_options import (
+    add_budget_option,
+    add_images_option,
+    add_repeats_option,
+    add_steps_option,
+    check,
+    measurement,
+    print_table,
+    random_images,
+)
+from benchmark.cli.bench_precision import print_drift
 from benchmark.cli.output import print_note
 from benchmark.cli.parser import add_verb
 from benchmark.errors import InputError
 from benchmark.text import plural
-from tables.text import signed
 
 
 def register(measurements: Any) -> None:
@@ -45,26 +54,10 @@ def register(measurements: Any) -> None:
         help="fp32 losses from `bench drift --save FILE`, made on any machine; without it they are computed "
         "here on the CPU, which takes minutes",
     )
-    p.add_argument(
-        "--steps", type=options.whole_number, default=200, metavar="N", help="steps of drift (default: 200)"
-    )
-    p.add_argument(
-        "--repeats", type=options.whole_number, default=5, metavar="N", help="turns of each pack (default: 5)"
-    )
-    p.add_argument(
-        "--budget",
-        type=options.decimal_number,
-        default=20.0,
-        metavar="SECONDS",
-        help="time to measure a pack, without its warm-up (default: 20)",
-    )
-    p.add_argument(
-        "--images",
-        type=options.whole_number,
-        default=50_000,
-        metavar="N",
-        help="number of random training images; also the size of CRD's memory banks (default: 50000)",
-    )
+    add_steps_option(p)
+    add_repeats_option(p)
+    add_budget_option(p, "a pack, without its warm-up", default=20.0)
+    add_images_option(p)
     p.add_argument("--only", default="", metavar="TEXT", help="only parts whose name contains this text")
     options.add_arithmetic_options(p)
     p.set_defaults(do=do_gpu, json="")
@@ -94,13 +87,13 @@ def do_gpu(args: argparse.Namespace) -> int:
             seconds=60 * args.minutes - (time.monotonic() - began),
             on_part=lambda part, took: print_note(f"{part.name}: {took:.0f} s"),
         )
-        within = _print_session(session, parts, execution.torch_device.type)
+        within = _print_session(session, parts, device=execution.torch_device.type, steps=args.steps)
     if left:
         print_note(f"{plural(len(left), 'part')} left ({left[0].name} ...); the same call goes on with them")
     return 0 if within else 1
 
 
-def _print_session(session: Session, parts: list[Part], device: str) -> bool:
+def _print_session(session: Session, parts: list[Part], *, device: str, steps: int) -> bool:
     """Print all parts measured so far. Returns whether every loss is within its bounds."""
     by_kind: dict[str, list[dict[str, Any]]] = {}
     for part in parts:
@@ -114,21 +107,7 @@ def _print_session(session: Session, parts: list[Part], device: str) -> bool:
     drifts = [row for result in by_kind.get("drift", []) for row in result["rows"]]
     if drifts:
         print()
-        print_table(
-            [
-                [
-                    r["method"],
-                    f"{r['device']} {r['precision']}",
-                    f"{100 * r['first']:.3f}%",
-                    f"{100 * r['gap']:.2f}%",
-                    f"{signed(100 * r['bias'])}%",
-                    f"{100 * r['floor']:.2f}%",
-                    "yes" if r["within"] else "NO",
-                ]
-                for r in drifts
-            ],
-            ["method", "device", "first step", "gap", "bias", "floor", "within"],
-        )
+        print_drift(drifts, steps)
     packs = by_kind.get("pack", [])
     if packs:
         print()

@@ -50,6 +50,10 @@ def add_pair_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pairs", default=None, metavar="T:S,..", help="only these teacher:student pairs (default: all)"
     )
+    add_images_option(parser)
+
+
+def add_images_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images",
         type=options.whole_number,
@@ -59,14 +63,14 @@ def add_pair_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_budget_option(parser: argparse.ArgumentParser, what: str) -> None:
-    """Add `--budget`. what: what the time is for, in words."""
+def add_budget_option(parser: argparse.ArgumentParser, what: str, default: float = 10.0) -> None:
+    """Add `--budget`. what: what the time is for, in words. default: in seconds."""
     parser.add_argument(
         "--budget",
         type=options.decimal_number,
-        default=10.0,
+        default=default,
         metavar="SECONDS",
-        help=f"time to measure {what} (default: 10)",
+        help=f"time to measure {what} (default: {default:g})",
     )
 
 

@@ -140,11 +140,12 @@ def do_drift(args: argparse.Namespace) -> int:
                         f"floor {100 * row['floor']:.2f}%"
                     )
         if not args.save:
-            _print_drift(rows, args.steps)
+            print_drift(rows, args.steps)
     return 0 if all(r["within"] for r in rows) else 1
 
 
-def _print_drift(rows: list[dict[str, Any]], steps: int) -> None:
+def print_drift(rows: list[dict[str, Any]], steps: int) -> None:
+    """Print rows of `drift.measure`. steps: that they were trained for."""
     print_table(
         [
             [

@@ -72,26 +72,37 @@ class ProbeProtocol:
         return values
 
 
+HSAKD = ProbeProtocol(
+    name="hsakd",
+    source="HSAKD, eval_rep.py",
+    report="best",
+    epochs=100,
+    milestones=(30, 60, 90),
+    lr=0.1,
+    lr_slow=0.1,
+    momentum=0.9,
+    weight_decay=0.0,
+    nesterov=True,
+    batch_size=64,
+    augment="resized-crop-flip",
+    init_std=0.0,
+    moving_norms=False,
+    statistics={"stl10": HALF, "tinyimagenet": IMAGENET},
+)
+
+CACHED = dataclasses.replace(
+    HSAKD,
+    name="cached",
+    source="of this project: HSAKD's optimiser on features that are computed once",
+    report="last",
+    augment="none",
+    statistics={},
+)
+
 PROTOCOLS: dict[str, ProbeProtocol] = {
     p.name: p
     for p in (
-        ProbeProtocol(
-            name="hsakd",
-            source="HSAKD, eval_rep.py",
-            report="best",
-            epochs=100,
-            milestones=(30, 60, 90),
-            lr=0.1,
-            lr_slow=0.1,
-            momentum=0.9,
-            weight_decay=0.0,
-            nesterov=True,
-            batch_size=64,
-            augment="resized-crop-flip",
-            init_std=0.0,
-            moving_norms=False,
-            statistics={"stl10": HALF, "tinyimagenet": IMAGENET},
-        ),
+        HSAKD,
         ProbeProtocol(
             name="rrd",
             source="RRD and DCD, cifar/transfer_student.py; its comment says that the last epoch counts",
@@ -129,21 +140,6 @@ PROTOCOLS: dict[str, ProbeProtocol] = {
             init_std=0.01,
             moving_norms=False,
         ),
-        ProbeProtocol(
-            name="cached",
-            source="of this project: HSAKD's optimiser on features that are computed once",
-            report="last",
-            epochs=100,
-            milestones=(30, 60, 90),
-            lr=0.1,
-            lr_slow=0.1,
-            momentum=0.9,
-            weight_decay=0.0,
-            nesterov=True,
-            batch_size=64,
-            augment="none",
-            init_std=0.0,
-            moving_norms=False,
-        ),
+        CACHED,
     )
 }

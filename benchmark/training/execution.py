@@ -256,11 +256,13 @@ class Execution:
         """Why the kernels cannot be built on this machine; "" if they can."""
         return self._built_kernels().error
 
-    def _using_kernels(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        """Return the contexts in which batch norms use the kernels, on a CPU and on a GPU."""
+    @contextlib.contextmanager
+    def using_kernels(self, used: bool) -> Iterator[None]:
+        """Choose within the block whether batch norms use the kernels, on this execution's kind of device."""
         on_gpu = self.torch_device.type == "cuda"
-        norms = models.gpu_norms.built(self.torch_device).norms if on_gpu and self.kernels else None
-        return models.kernels.using(self.kernels and not on_gpu), models.gpu_norms.using(norms)
+        norms = models.gpu_norms.built(self.torch_device).norms if on_gpu and used else None
+        with models.kernels.using(used and not on_gpu), models.gpu_norms.using(norms):
+            yield
 
     @property
     def casts_at_once(self) -> bool:
@@ -276,8 +278,7 @@ class Execution:
         if self.threads:
             torch.set_num_threads(self.threads)
         try:
-            on_cpu, on_gpu = self._using_kernels()
-            with on_cpu, on_gpu:
+            with self.using_kernels(self.kernels):
                 yield
         finally:
             torch.set_num_threads(threads)
