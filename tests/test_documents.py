@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+import models
+from benchmark import methods
 from benchmark.__main__ import main
 from benchmark.__main__ import parser as command_line
+from results import published
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -56,6 +59,15 @@ def test_links_and_commands_of_the_readme_exist() -> None:
     kinds = "table\\d?|ablation|few-shot|noisy-labels|cifar100|transfer|entropy|imagenet"
     named = set(re.findall(rf"`([a-z]+-(?:{kinds})|lightskd|selfkdlib)`", text))
     assert named == tables
+
+
+def test_the_readme_counts_what_there_is() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    ((networks, of_students),) = re.findall(r"\*\*(\d+) networks and (\d+) methods\*\*", text)
+    assert int(networks) == len(models.names())
+    assert int(of_students) == sum(methods.get(name).trains_student for name in methods.names())
+    (more_than,) = (int(n.replace(",", "")) for n in re.findall(r"More than ([\d,]+) values", text))
+    assert more_than < len(published.load()) <= more_than + 100
 
 
 def test_the_method_of_contributing_trains(tmp_path: Path) -> None:
