@@ -35,7 +35,7 @@ def parser(verb: str | None = None) -> Parser:
     """Return the parser of all verbs.
 
     verb: the only verb that will be parsed. The others then have their lines in `--help` but no options, and
-    their modules are not imported. None: every verb has its options.
+    their modules are not imported. "": no verb has options. None: every verb has its options.
     """
     p = Parser(
         prog=PROGRAM,
@@ -47,7 +47,7 @@ def parser(verb: str | None = None) -> Parser:
     )
     p.add_argument("--version", action=_Version, nargs=0, help="print the version and the commit")
     verbs = p.add_subparsers(dest="verb", metavar="VERB", required=True)
-    modules = list(dict.fromkeys(v.module for v in VERBS if verb is None or v.name == verb))
+    modules = {v.module for v in VERBS if verb is None or v.name == verb}
     for v in VERBS:
         if v.module not in modules:
             verbs.add_parser(v.name, help=v.summary)

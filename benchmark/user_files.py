@@ -1,8 +1,10 @@
-"""Find TOML files by name: the built-in ones and those of the user's working folder."""
+"""Read TOML files, and find them by name: the built-in ones and those of the user's working folder."""
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
+from typing import Any
 
 from benchmark.errors import InputError, unknown
 
@@ -42,3 +44,11 @@ def find_toml(kind: str, name: str, built_in: Path, user: Path) -> Path:
             "rename that file, or give its path instead of the name"
         )
     return built_in_file if built_in_file.is_file() else user_file
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the content of a file. Raises `InputError` if it cannot be read or is not TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid TOML: {error}") from error

@@ -114,8 +114,10 @@ def _matched(net: Network, state: State) -> tuple[State, State, nn.Module | None
         key if key.startswith(projector.PREFIX) else net.canonical_key(key): tensor
         for key, tensor in named.items()
     }
-    if made is not None and not any(key in renamed for key in _classifier(net)):
-        target = {key: tensor for key, tensor in target.items() if key not in _classifier(net)}
+    if made is not None:
+        classifier = _classifier(net)
+        if not any(key in renamed for key in classifier):
+            target = {key: tensor for key, tensor in target.items() if key not in classifier}
     return target, renamed, made
 
 
@@ -181,7 +183,8 @@ def weights_hash(weights: nn.Module | Mapping[str, Tensor]) -> str:
     """
     state = dict(weights.state_dict() if isinstance(weights, nn.Module) else weights)
     if isinstance(weights, Network) and not weights.has_classifier:
-        state = {key: tensor for key, tensor in state.items() if key not in _classifier(weights)}
+        classifier = _classifier(weights)
+        state = {key: tensor for key, tensor in state.items() if key not in classifier}
     named = {
         key.replace("classifier.0.", "classifier."): tensor for key, tensor in without_prefixes(state).items()
     }

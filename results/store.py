@@ -386,6 +386,16 @@ def record_keys(folder: Path) -> set[str]:
     return {entry.path[start:-end].replace(os.sep, "/") for entry in _record_entries(folder)}
 
 
+def keys_with(folder: Path, files: Iterable[str]) -> list[str]:
+    """Return the keys of all folders below `folder` that have one of these files, sorted."""
+    wanted, start = set(files), len(f"{folder}{os.sep}")
+    return sorted(
+        path[start:].replace(os.sep, "/")
+        for path, entries in walk(folder, [])
+        if len(path) > start and any(entry.name in wanted for entry in entries)
+    )
+
+
 def recent_record_files(folder: Path, most: int) -> list[Path]:
     """Return the `most` newest records below a folder, sorted by path."""
     times = []

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import special  # scipy.stats takes half a second to import
 
 from results.published.spread import seed_stds
-from tables.statistics import TAU, least, mean, std, t_interval
+from tables.statistics import TAU, least, mean, std, t_interval, t_quantile
 from tables.verdicts import Verdict
 
 
@@ -72,7 +72,7 @@ def power(effect: float, n: int, alpha: float = 0.05) -> float:
 
     effect: the true difference, in standard deviations of the differences.
     """
-    critical = special.stdtrit(n - 1, 1 - alpha / 2)
+    critical = t_quantile(1 - alpha, n - 1)
     shift = abs(effect) * math.sqrt(n)
     chance = 1 - float(special.nctdtr(n - 1, shift, critical) - special.nctdtr(n - 1, shift, -critical))
     # scipy returns NaN far out in the tail
@@ -141,7 +141,7 @@ def rank_half_widths(per_pair: np.ndarray, confidence: float = 0.95) -> np.ndarr
     random = (k**2 - 1) / 12
     common = (3 * random + freedom * variances.mean(axis=-1, keepdims=True)) / (3 + freedom)
     shrunk = (3 * common + (pairs - 1) * variances) / (3 + pairs - 1)
-    return special.stdtrit(3 + pairs - 1, 0.5 + confidence / 2) * np.sqrt(shrunk / pairs)
+    return t_quantile(confidence, 3 + pairs - 1) * np.sqrt(shrunk / pairs)
 
 
 @cache
@@ -155,7 +155,7 @@ def detectable(
     """
     freedom = n - 1 if paired_runs else 2 * n - 2
     scale = math.sqrt((1 if paired_runs else 2) / n)
-    critical = special.stdtrit(freedom, 1 - alpha / 2)
+    critical = t_quantile(1 - alpha, freedom)
     return float(special.nctdtrinc(freedom, 1 - wanted, critical)) * scale * s
 
 
@@ -171,7 +171,7 @@ def power_note(n: int) -> str:
         return (
             f"n = 1: one run has no measurable spread, so two methods cannot be told apart. {against_paper}"
         )
-    half = float(special.stdtrit(n - 1, 0.975)) / math.sqrt(n)
+    half = t_quantile(0.95, n - 1) / math.sqrt(n)
     return (
         f"n = {n}: the 95% interval of a mean reaches {half:.2f} standard deviations to either side "
         f"({half * s0:.2f} points for s = {s0:.2f}). With n = {n} runs each, two methods are told apart with "

@@ -22,6 +22,7 @@ from benchmark.spec.runs import NONE, Run
 from benchmark.spec.table_file import ERROR
 from benchmark.text import plural
 from results import imported_logs
+from results.published.schema import METRIC_WORDS
 from results.store import Store
 from tables.statistics import Sample
 
@@ -42,7 +43,6 @@ RULES = {
 }
 """The reporting rules in words."""
 
-METRIC_WORDS = {"top1": "top-1", "top5": "top-5"}
 
 STATE_WORDS = {
     "absent": "not run",
@@ -263,7 +263,7 @@ def _result(run: Run, row: Mapping[str, Any] | None, store: Store | None, of: Ro
     if row.get("status") != "done":
         return RunResult(run, "diverged", row, reason)
     if of.measured is not None:
-        last = best = _measured(row, of.measured.shown)
+        last = best = number(measured_numbers(row).get(of.measured.shown))
         problem = f"the record has no number {of.measured.shown}"
     else:
         last, best = number(row.get(f"{of.metric}_last")), number(row.get(f"{of.metric}_best"))
@@ -280,19 +280,18 @@ def _result(run: Run, row: Mapping[str, Any] | None, store: Store | None, of: Ro
     )
 
 
-def _measured(row: Mapping[str, Any], name: str) -> float | None:
-    """Return a number of a record of a measure, None if it has none of this name."""
-    text = row.get("numbers")
-    return number(json.loads(text).get(name)) if isinstance(text, str) else None
+def measured_numbers(row: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return all numbers of a measure's record by name, {} for any other record and for none."""
+    text = None if row is None else row.get("numbers")
+    return json.loads(text) if isinstance(text, str) else {}
 
 
 def other_numbers(result: CellResult) -> str:
     """Return what else was measured for a cell, as means over its seeds; "" if nothing was."""
     shown = "" if result.cell.row.measured is None else result.cell.row.measured.shown
-    rows = [r.row for r in result.runs if r.row is not None and isinstance(r.row.get("numbers"), str)]
     values: dict[str, list[float]] = {}
-    for row in rows:
-        for name, value in json.loads(row["numbers"]).items():
+    for r in result.runs:
+        for name, value in measured_numbers(r.row).items():
             if name != shown:
                 values.setdefault(name, []).append(value)
     return ", ".join(f"{name} {sum(v) / len(v):.2f}" for name, v in values.items())

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import pandas as pd
-from scipy import special
 
 from benchmark.errors import InputError
 from results.logs import Log
@@ -36,6 +35,7 @@ from tables.statistics import (
     Sample,
     compare,
     decide,
+    t_quantile,
 )
 from tables.verdicts import Verdict
 
@@ -154,7 +154,7 @@ def answer(question: Question, target: Target, records: pd.DataFrame) -> Answer:
     if not not_comparable:
         judgement = decide([comparison])[0]
     alone = comparison.with_tau(0.0)
-    half = float(special.stdtrit(alone.error_and_freedom[1], 1 - LEVEL)) * alone.error_and_freedom[0]
+    half = t_quantile(1 - 2 * LEVEL, alone.error_and_freedom[1]) * alone.error_and_freedom[0]
     main, others, errata = results_of(published)
     delta = ours.mean - main.value
     return Answer(

@@ -135,7 +135,6 @@ def rows_without_cell(table: Table) -> list[str]:
     datasets = {row.published_dataset or table.dataset for row in table.rows}
     own = {(x.published_in, *x.cell) for x in reader.built_in()}
     metrics = {row.metric for row in table.rows}
-    datasets |= {row.published_dataset for row in table.rows if row.published_dataset}
     counts: Counter[str] = Counter()
     for x in reader.numbers():
         here = x.published_in == f"{table.paper}/{table.table}" and x.dataset in datasets

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
-from tables.cells import CellResult, column_title
+from tables.cells import CellResult, column_title, measured_numbers
 
 
 def remarks(results: Sequence[CellResult]) -> list[str]:
@@ -13,10 +12,10 @@ def remarks(results: Sequence[CellResult]) -> list[str]:
     lines: dict[str, str] = {}
     for r in results:
         for x in r.runs:
-            numbers = None if x.row is None else x.row.get("numbers")
-            if x.run.measure is None or not isinstance(numbers, str):
+            numbers = measured_numbers(x.row)
+            if x.run.measure is None or not numbers:
                 continue
-            if remark := x.run.measure.measure.remark(json.loads(numbers)):
+            if remark := x.run.measure.measure.remark(numbers):
                 pair = column_title(r.cell.teacher, r.cell.student, arrow=" -> ")
                 lines.setdefault(x.run.key, f"{r.cell.row.label}, {pair}, seed {x.run.seed}: {remark}.")
     return list(lines.values())

@@ -85,17 +85,18 @@ def do_submit(args: argparse.Namespace) -> int:
     chosen = select(args)
     settings = common.work_settings_of(args, chosen.runs)
     store = common.store_of(args)
+    needed = closure(chosen.runs)
     if not args.dry_run:
-        missing = [r for r in closure(chosen.runs) if not store.is_done(r.key)]
+        missing = [r for r in needed if not store.is_done(r.key)]
         imported.require_weights(ref for r in missing for ref in (r.teacher_ref, r.evaluates))
         to_train = [r for r in missing if store.state(r.key) != "failed"]
         require_trainable(to_train, store, accept_edit=args.accept_edit)
         # Nodes often have no internet access, and jobs that start together would race for the same file.
-        for name in sorted({r.measured_on or r.dataset for r in closure(chosen.runs)}):
+        for name in sorted({r.measured_on or r.dataset for r in needed}):
             data.load(name, common.path_of(args.data))
-    common.note_unusable(store, {r.key: "" for r in closure(chosen.runs) if not store.is_done(r.key)})
+    common.note_unusable(store, {r.key: "" for r in needed if not store.is_done(r.key)})
     if not args.dry_run and (command := args.notify or cluster.on_done):
-        keys = [run.key for run in closure(chosen.runs)]
+        keys = [run.key for run in needed]
         if not notify.is_over(notify.event("", store, keys)):
             # before the jobs, which could have ended otherwise
             notices.leave(store.folder, chosen.expansion.table.name, keys, command)

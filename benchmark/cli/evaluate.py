@@ -15,9 +15,10 @@ import torch
 import models
 from benchmark import data
 from benchmark.cli import common, options
+from benchmark.cli.logs import find_key
 from benchmark.cli.output import print_json, print_note
 from benchmark.cli.parser import add_json_option, add_verb
-from benchmark.cli.run_names import is_file_name, named_keys
+from benchmark.cli.run_names import is_file_name
 from benchmark.errors import InputError, unknown
 from benchmark.export import about
 from benchmark.spec import imported, protocols
@@ -100,7 +101,6 @@ class _Measured:
 
 
 def do_evaluate(args: argparse.Namespace) -> int:
-    data.register_clips(common.path_of(args.data))
     data.use_folder(common.path_of(args.data))
     if args.dataset:
         data.check_name(args.dataset)
@@ -129,8 +129,7 @@ def _run_of(args: argparse.Namespace, store: Store) -> str | None:
     if not is_file_name(args.target):
         if Path(args.target).suffix.lower() in CHECKPOINTS:
             raise InputError(f"{args.target}: no such file; give a file of weights, or a part of a run's key")
-        (key,) = named_keys(store, [args.target], ("record.json",))
-        return key
+        return find_key(store, args.target, ("record.json",))
     path = common.path_of(args.target).resolve()
     folder = store.folder.resolve()
     if path.is_relative_to(folder) and path.stem in finished.EPOCHS:
@@ -144,8 +143,7 @@ def _run_of(args: argparse.Namespace, store: Store) -> str | None:
 def _of_run(args: argparse.Namespace, store: Store, key: str) -> _Measured:
     run = finished.load(store, key, args.epoch or "last")
     record = run.record
-    for option in ("network", "dataset"):
-        stated = record["student" if option == "network" else "dataset"]
+    for option, stated in (("network", record["student"]), ("dataset", record["dataset"])):
         if (given := getattr(args, option)) and given != stated:
             raise InputError(f"--{option} {given}: {key} is of {stated}; leave the option out")
     facts = {

@@ -69,7 +69,7 @@ def do_export(args: argparse.Namespace) -> int:
             print(path)
         print_note(f"{plural(len(keys), 'curve')} written{_next_step(args.to, out)}")
         return 0
-    data.register_clips(common.path_of(args.data))
+    data.use_folder(common.path_of(args.data))
     for key in keys:
         print(_write_weights(args, store, key, out))
     return 0

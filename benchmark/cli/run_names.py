@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from benchmark.cli.logs import find_key
 from benchmark.cli.selection import key_matches
 from benchmark.errors import InputError
-from results.store import Store
-from results.tree import walk
-
-
-def keys_with(store: Store, files: Iterable[str]) -> list[str]:
-    """Return the keys of the runs that have one of these files, sorted."""
-    wanted, start = set(files), len(str(store.folder)) + 1
-    return sorted(
-        path[start:].replace(os.sep, "/")
-        for path, entries in walk(store.folder, [])
-        if len(path) > start and any(entry.name in wanted for entry in entries)
-    )
+from results.store import Store, keys_with
 
 
 def named_keys(store: Store, names: Iterable[str], files: tuple[str, ...], every: bool = False) -> list[str]:
@@ -31,7 +19,7 @@ def named_keys(store: Store, names: Iterable[str], files: tuple[str, ...], every
     """
     if not every:
         return list(dict.fromkeys(find_key(store, name, files) for name in names))
-    known = keys_with(store, files)
+    known = keys_with(store.folder, files)
     chosen: dict[str, None] = {}
     for name in names:
         text = name.replace(":", "-").strip("/")

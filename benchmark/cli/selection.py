@@ -125,7 +125,6 @@ def resolver_of(args: argparse.Namespace, quiet: bool = False) -> Resolver:
 
     quiet: see `imported_of`.
     """
-    data.register_clips(path_of(args.data))
     data.use_folder(path_of(args.data))
     return Resolver(imported_of(args, quiet))
 

@@ -46,8 +46,9 @@ from benchmark.data.views import (
 def use_folder(folder: Path | str) -> None:
     """Name the folder of data sets (DATA=) from which `info` reads what it has to know.
 
-    Nothing is read before a data set is asked for.
+    Clips are listed now (`register_clips`). Of other data sets nothing is read before they are asked for.
     """
+    register_clips(folder)
     _use_folder(folder)
     user_datasets.use_folder(Path(folder))
 

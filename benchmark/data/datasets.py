@@ -13,8 +13,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -45,20 +46,20 @@ class Split:
         """How the images are read while a run is trained, for its record; "" if they are held in memory."""
         return ""
 
-    def take(self, n: int) -> Split:
+    def take(self, n: int) -> Self:
         """Return the first n images."""
-        return Split(self.images[:n], self.labels[:n])
+        return replace(self, images=self.images[:n], labels=self.labels[:n])
 
-    def pick(self, rows: Tensor) -> Split:
+    def pick(self, rows: Tensor) -> Self:
         """Return the images at these positions, int64 `[n]`."""
-        return Split(self.images[rows], self.labels[rows])
+        return replace(self, images=self.images[rows], labels=self.labels[rows])
 
-    def relabelled(self, labels: Tensor) -> Split:
+    def relabelled(self, labels: Tensor) -> Self:
         """Return the same images with other labels."""
-        return Split(self.images, labels)
+        return replace(self, labels=labels)
 
-    def to(self, device: torch.device) -> Split:
-        return Split(self.images.to(device), self.labels.to(device))
+    def to(self, device: torch.device) -> Self:
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
     def batches(self, n: int) -> Iterator[Tensor]:
         """Yield the images in order, uint8 `[n, H, H, 3]` on the split's device."""
@@ -156,12 +157,16 @@ def _load_digits(_folder: Path) -> Dataset:
     return Dataset("digits", train, test)
 
 
-def md5_of(path: Path) -> str:
+def check_md5(path: Path, md5: str) -> None:
+    """Raise `InputError` if a file that can be downloaded has another md5 sum."""
     digest = hashlib.md5()
     with path.open("rb") as f:
         for block in iter(lambda: f.read(1 << 20), b""):
             digest.update(block)
-    return digest.hexdigest()
+    if (actual := digest.hexdigest()) != md5:
+        raise InputError(
+            f"{path}: md5 is {actual}, not {md5}; replace the file, or remove it to have it downloaded"
+        )
 
 
 def _load_cifar(name: str, folder: Path) -> Dataset:
@@ -179,12 +184,7 @@ def _load_cifar(name: str, folder: Path) -> Dataset:
         )
     present = [entry for entry in wanted if (base / entry[0]).exists()]
     for file, md5 in present:
-        actual = md5_of(base / file)
-        if actual != md5:
-            raise InputError(
-                f"{base / file}: md5 is {actual}, not {md5}; replace the file, "
-                "or remove it to have it downloaded"
-            )
+        check_md5(base / file, md5)
     download, folder_is_new = len(present) < len(wanted), not folder.exists()
     splits = []
     names: tuple[str, ...] = ()

@@ -25,7 +25,7 @@ def draw_shares(n: int, alpha: float, seed: int) -> Tensor:
 
 
 def mixed(images: Tensor, share: Tensor) -> Tensor:
-    """Mix every image `[B, 3, H, W]` with the next one. share: scalar."""
+    """Mix every image `[B, 3, H, W]` with the next one. share: scalar, or `[B, 1, 1, 1]`."""
     out = share * images + (1 - share) * images.roll(-1, 0)
     return out.contiguous(memory_format=torch.channels_last)
 

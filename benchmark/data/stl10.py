@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmark.data.datasets import DATASETS, Dataset, DatasetInfo, Split, md5_of
+from benchmark.data.datasets import DATASETS, Dataset, DatasetInfo, Split, check_md5
 from benchmark.data.locate import locate
 from benchmark.errors import InputError
 from models import import_torchvision
@@ -47,11 +47,7 @@ def _load(folder: Path) -> Dataset:
     if not all((base / name).is_file() for name in md5):
         _download(kind, folder)
     for name, expected in md5.items():
-        if (actual := md5_of(base / name)) != expected:
-            raise InputError(
-                f"{base / name}: md5 is {actual}, not {expected}; replace the file, or remove it to have it "
-                "downloaded"
-            )
+        check_md5(base / name, expected)
     train, test = (read(base / f"{part}_X.bin", base / f"{part}_y.bin") for part in ("train", "test"))
     return Dataset(NAME, train, test, CLASSES)
 

@@ -112,9 +112,12 @@ def _read(dataset: UserDataset, file: str, folder: Path) -> tuple[DatasetInfo, D
     train, test = (_split(f"{where}: {part}", values[part], len(names)) for part in ("train", "test"))
     if train.images.shape[1:] != test.images.shape[1:]:
         raise InputError(f"{where}: the images of train and test have different sizes; make them equal")
-    pixels = train.images.double() / 255
-    mean = _channels(f"{where}: mean", values.get("mean"), pixels.mean((0, 1, 2)))
-    std = _channels(f"{where}: std", values.get("std"), pixels.std((0, 1, 2)))
+    mean, std = values.get("mean"), values.get("std")
+    if mean is None or std is None:
+        pixels = train.images.double() / 255
+        mean = pixels.mean((0, 1, 2)).tolist() if mean is None else mean
+        std = pixels.std((0, 1, 2)).tolist() if std is None else std
+    mean, std = _channels(f"{where}: mean", mean), _channels(f"{where}: std", std)
     if min(std) <= 0:
         raise InputError(f"{where}: std is {std}; give numbers above 0")
     digest = hashlib.sha256()
@@ -166,11 +169,10 @@ def _split(where: str, value: Any, num_classes: int) -> Split:
     return Split(images, labels)
 
 
-def _channels(where: str, value: Any, default: torch.Tensor) -> Channels:
+def _channels(where: str, value: Any) -> Channels:
     """Return three numbers, rounded: they are part of a run's key, and sums depend on the machine."""
-    numbers = default.tolist() if value is None else value
     try:
-        red, green, blue = (round(float(v), 4) for v in numbers)
+        red, green, blue = (round(float(v), 4) for v in value)
     except (TypeError, ValueError) as error:
         raise InputError(f"{where} is {value!r}; give three numbers") from error
     return red, green, blue

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmark.data import crops, jitter
+from benchmark.data import crops, jitter, mixup
 
 PAD = 4
 """Padding of the recipe's RandomCrop(32, padding=4)."""
@@ -221,8 +221,7 @@ def mixing_shares(rows: int, device: torch.device) -> Tensor:
 
 def mixed_with_next(images: Tensor) -> Tensor:
     """Mix each image of `[B, 3, H, W]` with the next one (the last with the first); see `mixing_shares`."""
-    share = mixing_shares(len(images), images.device).view(-1, 1, 1, 1)
-    return (share * images + (1 - share) * images.roll(-1, 0)).contiguous(memory_format=torch.channels_last)
+    return mixup.mixed(images, mixing_shares(len(images), images.device).view(-1, 1, 1, 1))
 
 
 def _mixed(make: Make) -> View:

@@ -127,6 +127,12 @@ def _check_state(run: Finished, path: Path, state: Mapping[str, Tensor]) -> None
 # --- programs -----------------------------------------------------------------------------------------------
 
 
+def _check_facts(path: Path, stated: str, about: Mapping[str, Any]) -> None:
+    """Raise `Unlike` if a file states other facts (as JSON) than were written into it."""
+    if json.loads(stated) != about:
+        raise Unlike(f"{path.name}: does not state what was written into it, so it was not kept")
+
+
 def _write_torchscript(run: Finished, path: Path, about: Mapping[str, Any]) -> None:
     """Write a traced module for `torch.jit.load`. What it states is its extra file `kd-tables.json`."""
     extra = f"{NAME}.json"
@@ -138,8 +144,7 @@ def _write_torchscript(run: Finished, path: Path, about: Mapping[str, Any]) -> N
         loaded = torch.jit.load(str(path), map_location="cpu", _extra_files=files)
         x = images(3)  # another size of the batch than it was traced with
         logits = loaded(x)
-    if json.loads(files[extra]) != about:
-        raise Unlike(f"{path.name}: does not state what was written into it, so it was not kept")
+    _check_facts(path, files[extra], about)
     _compare(path, logits, _expected(run.net, x), CLOSE)
 
 
@@ -171,8 +176,7 @@ def _write_onnx(run: Finished, path: Path, about: Mapping[str, Any]) -> None:
     program.model.metadata_props[NAME] = json.dumps(about)
     program.save(str(path), external_data=False)
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    if json.loads(session.get_modelmeta().custom_metadata_map.get(NAME, "null")) != about:
-        raise Unlike(f"{path.name}: does not state what was written into it, so it was not kept")
+    _check_facts(path, session.get_modelmeta().custom_metadata_map.get(NAME, "null"), about)
     x = images(3)
     (logits,) = session.run(["logits"], {"images": x.numpy()})
     _compare(path, torch.from_numpy(logits), _expected(run.net, x), CLOSE)

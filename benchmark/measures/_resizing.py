@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import Tensor
 
@@ -50,8 +48,7 @@ def resized(images: Tensor, size: int) -> Tensor:
 
 def draw_crops(n: int, side: int, generator: torch.Generator) -> Tensor:
     """Return the draws `[n, 5]` of RandomResizedCrop and a horizontal flip on images of `side` pixels."""
-    draw = functools.partial(view_for("resized-crop-flip", NORMAL).draw, size=side)  # type: ignore[call-arg]
-    return draw(n, generator)
+    return view_for("resized-crop-flip", NORMAL, side).draw(n, generator)
 
 
 def random_crops(images: Tensor, draws: Tensor, size: int) -> Tensor:

@@ -41,6 +41,10 @@ class Component:
         needs: Needs = call_classmethod(self.method, "init_needs", self.config)
         return needs
 
+    def stages(self) -> list[Needs]:
+        """Return what each stage reads: the main one, then the initialisation if there is one."""
+        return [self.needs(), *([self.init_needs()] if self.method.init_epochs else [])]
+
     def weights(self) -> dict[str, float]:
         """Return the weight of each term of the loss, without a warm-up's factor."""
         return dict(call_classmethod(self.method, "weights", self.config))
@@ -52,7 +56,7 @@ class Component:
 
     def missing_part(self, student: NetInfo | None, teacher: NetInfo | None) -> str | None:
         """Return which part of the features the method reads and a network of the user's lacks, or None."""
-        stages = [self.needs(), *([self.init_needs()] if self.method.init_epochs else [])]
+        stages = self.stages()
         read_by_student = frozenset[str]().union(*(n.student for n in stages))
         read_of_teacher = frozenset[str]().union(*(n.teacher | n.teacher_in_train for n in stages))
         for net, parts in ((student, read_by_student), (teacher, read_of_teacher)):
@@ -198,8 +202,7 @@ def reads_single_images(component: Component) -> bool:
     function of the method's file.
     """
     method = component.method
-    stages = [component.needs(), *([component.init_needs()] if method.init_epochs else [])]
-    views = {view.name for needs in stages for view in (*needs.views, *needs.passes)}
+    views = {view.name for needs in component.stages() for view in (*needs.views, *needs.passes)}
     if method.sampler is not SHUFFLE or views - {NORMAL.name}:
         return True
     holders = [*(c for c in method.__mro__ if c not in Method.__mro__), sys.modules[method.__module__]]

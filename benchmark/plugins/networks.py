@@ -13,7 +13,6 @@ file is part of the key of the runs that use it.
 
 from __future__ import annotations
 
-import functools
 import inspect
 import re
 from collections.abc import Iterator, Mapping
@@ -28,15 +27,11 @@ RESERVED = ("none", "imported", "teacher", "student", "plain")
 """Words that pairs, tables and keys use in place of a network's name."""
 
 
+@_files.cached
 def user_networks() -> Mapping[str, UserNetwork]:
     """Return the networks of all files by name. Raises `InputError` for one that is wrong."""
-    return _found(tuple(_files.modules()))
-
-
-@functools.lru_cache(maxsize=1)
-def _found(modules: tuple[ModuleType, ...]) -> dict[str, UserNetwork]:
     networks: dict[str, UserNetwork] = {}
-    for module in modules:
+    for module in _files.modules():
         file = str(module.__file__)
         for name, build in _networks_in(module):
             if not isinstance(name, str) or not re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name):

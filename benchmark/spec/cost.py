@@ -124,10 +124,8 @@ class Passes:
 
 def steps(run: Run) -> int:
     """Return the number of optimisation steps of a run, initialisation stages included."""
-    if run.evaluates is not None:
-        return 0
     per_epoch = -(-run.recipe.train_images // run.recipe.batch_size)
-    return per_epoch * (run.recipe.epochs + sum(epochs for _, epochs in run.init_epochs))
+    return per_epoch * decoding.sum_of_epochs(run)
 
 
 def student_passes(run: Run) -> Iterator[Passes]:

@@ -41,7 +41,9 @@ def decode_seconds(runs: Sequence[Run], device: str) -> float:
 
 
 def sum_of_epochs(run: Run) -> int:
-    """Return the epochs of a run, with those of its initialisation stages."""
+    """Return the epochs of a run, with those of its initialisation stages; 0 if it only measures."""
+    if run.evaluates is not None:
+        return 0
     return run.recipe.epochs + sum(epochs for _, epochs in run.init_epochs)
 
 

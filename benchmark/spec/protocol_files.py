@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import tomllib
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from benchmark import data, plugins
 from benchmark.errors import InputError, unknown
 from benchmark.settings import scaled
+from benchmark.user_files import read_toml
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -111,10 +111,7 @@ def _read(
 
 
 def _toml(path: Path) -> dict[str, Any]:
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid TOML: {error}") from error
+    values = read_toml(path)
     if "rows" in values:
         raise InputError(f"{path} is a table and no protocol; put it into tables/, or give its path to `run`")
     return values

@@ -54,7 +54,7 @@ class Resolver:
             teacher_weights=order.get("teacher_weights", ""),
         )
         if order["evaluates"]:
-            weights = str(order["key"]).rpartition("/")[2]
+            weights = order.get("measure", {}).get("weights") or str(order["key"]).rpartition("/")[2]
             ref = self._of_weights(weights, request.dataset, request.student) or self.imported.get(
                 (request.dataset, request.student)
             )
@@ -63,8 +63,6 @@ class Resolver:
                     f"{order['key']}: its imported checkpoint is not here; "
                     "set TEACHERS= to the folder that has it"
                 )
-            weights = order.get("measure", {}).get("weights", order["key"])
-            ref = next((r for r in (ref, ref.other_epoch) if r and weights.endswith(r.weights)), ref)
             run = self.imported_run(
                 ref, dataset=request.dataset, protocol=request.protocol, profile=request.profile
             )

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import functools
 import json
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from benchmark import data, plugins
 from benchmark.errors import InputError, unknown
 from benchmark.spec.protocol_files import TEACHERS
 from benchmark.spec.runs import TeacherRef, parse_pair
+from benchmark.user_files import read_toml
 
 FILE = f"{TEACHERS}.toml"
 
@@ -97,10 +97,7 @@ def entries() -> tuple[Entry, ...]:
 
 
 def _entries_of(path: Path) -> list[Entry]:
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid TOML: {error}") from error
+    values = read_toml(path)
     for key in values:
         if key != "teachers":
             raise unknown(f"field in {path}:", key, ("teachers",))

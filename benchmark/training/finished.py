@@ -140,12 +140,13 @@ def _method(
     settings = record["settings"]["method"]["components"][name]
     fields = {f.name for f in dataclasses.fields(kind.Config)}
     config = kind.Config(**{field: value for field, value in settings.items() if field in fields})
-    num_classes = data.info(record["dataset"]).num_classes
+    info = data.info(record["dataset"])
+    num_classes = info.num_classes
     teacher = (record["settings"].get("teacher") or {}).get("network")
     recipe = record["settings"]["recipe"]
     context = methods.MethodContext(
-        student=models.info(record["student"], num_classes),
-        teacher=models.info(teacher, num_classes) if teacher else None,
+        student=models.info(record["student"], num_classes, info.size),
+        teacher=models.info(teacher, num_classes, info.size) if teacher else None,
         student_net=student,
         teacher_net=models.build(teacher, num_classes).eval() if teacher else None,
         train_labels=torch.arange(recipe["train_images"]) % num_classes,

@@ -21,8 +21,7 @@ from benchmark.training.checkpoint import Damaged
 from benchmark.work.left_files import NAMES as OF_UNFINISHED
 from results.claims import ClaimError, heartbeat
 from results.files import atomic
-from results.store import Store
-from results.tree import walk
+from results.store import Store, keys_with
 
 FILES = ("curve.csv", "log.txt", "best.pt", "last.pt", "state.pt")
 """What is copied of a finished run before its record."""
@@ -88,14 +87,8 @@ def merge(sources: list[Path], target: Store, dry_run: bool = False) -> Iterator
 
 def run_keys(folder: Path) -> list[str]:
     """Return the keys of all runs below a folder that have a record or a checkpoint, sorted."""
-    start = len(str(folder)) + 1
-    names = ("record.json", "checkpoint.pt")
-    keys = [
-        Path(path[start:]).as_posix()
-        for path, entries in walk(folder, [])
-        if any(entry.name in names for entry in entries)
-    ]
-    return sorted(key for key in keys if key.count("/") == _DEPTH - 1)
+    keys = keys_with(folder, ("record.json", "checkpoint.pt"))
+    return [key for key in keys if key.count("/") == _DEPTH - 1]
 
 
 def _merge_run(

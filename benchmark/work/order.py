@@ -133,9 +133,7 @@ def work_order(runs: Sequence[Run], settings: WorkSettings) -> str:
 def work(order: str, reporter: Reporter | None = None) -> list[Outcome]:
     """Train the pack of a work order in this process. Raises `InputError` if it is not a valid work order."""
     run_orders, settings = _parse(order)
-    data.register_clips(settings.data)
-    data.use_folder(settings.data)
-    resolver = Resolver(imported.teachers_in(settings.teachers, settings.network))
+    resolver = _resolver(settings)
     runs = [resolver.from_order(o) for o in run_orders]
     return train_pack(runs, Store(settings.results), settings.training_options([runs], reporter))
 
@@ -145,8 +143,7 @@ def follow(settings: WorkSettings, team: processes.Joined) -> None:
 
     settings: those of process 0. Raises `ProcessLost` if it ends, and what it raises for wrong input.
     """
-    data.register_clips(settings.data)
-    resolver = Resolver(imported.teachers_in(settings.teachers, settings.network))
+    resolver = _resolver(settings)
     while (command := team.next_command()) is not None:
         runs = [resolver.from_order(order) for order in command["runs"]]
         execution = Execution(**command["execution"])
@@ -159,6 +156,12 @@ def follow(settings: WorkSettings, team: processes.Joined) -> None:
             until=settings.until,
         )
         PackTrainer(runs, Store(settings.results), options, claims={}, execution=execution).train()
+
+
+def _resolver(settings: WorkSettings) -> Resolver:
+    """Return the resolver for work orders with these settings; their folder of data sets is used from now."""
+    data.use_folder(settings.data)
+    return Resolver(imported.teachers_in(settings.teachers, settings.network))
 
 
 # --- checks of a work order's form --------------------------------------------------------------------------

@@ -194,8 +194,9 @@ def unknown_name(order: dict[str, Any]) -> str:
         *order["method"].split("+"),
         *(str(k).partition(".")[0] for k, _ in order["overrides"] if "." in str(k)),
     ]
+    datasets = [order["dataset"], *filter(None, [order.get("measure", {}).get("target")])]
     kinds: list[tuple[str, list[str], Container[str]]] = [
-        ("data set", [order["dataset"]], [name for name in [order["dataset"]] if data.is_name(name)]),
+        ("data set", datasets, list(filter(data.is_name, datasets))),
         ("protocol", [order["protocol"]], protocols.names()),
         ("profile", [order["profile"]], protocols.PROFILES),
         ("network", [order["teacher"], order["student"]], (NONE, *models.names())),
@@ -203,7 +204,6 @@ def unknown_name(order: dict[str, Any]) -> str:
     ]
     if "measure" in order:
         kinds.append(("measure", [order["measure"]["name"]], measures.names()))
-        kinds.append(("data set", list(filter(None, [order["measure"]["target"]])), data.DATASETS))
     unknown = (f"{kind} '{name}'" for kind, names, known in kinds for name in names if name not in known)
     return next(unknown, "")
 

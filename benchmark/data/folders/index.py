@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -82,7 +83,7 @@ class FolderIndex:
     unlabelled: int = 0
     """Number of test images that have no class and are left out."""
 
-    @property
+    @functools.cached_property
     def identity(self) -> str:
         """Hash of the contents, the labels and what is left out."""
         digest = hashlib.sha256(json.dumps(self.classes).encode())

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from benchmark.data.datasets import DATASETS, FAMILIES, Channels, Dataset, DatasetInfo, MissingData, Split
-from benchmark.data.folders.description import Description, read_description
+from benchmark.data.folders.description import SIZES, Description, read_description
 from benchmark.data.folders.held import load_split, ordered
 from benchmark.data.folders.index import FolderIndex, index_of
 from benchmark.data.folders.layout import is_image_folder
@@ -111,11 +111,6 @@ def use_folder(folder: Path | str) -> None:
     _info_in.cache_clear()
 
 
-def is_folder_name(name: str) -> bool:
-    """Return whether a name is that of a data set in a folder of the user's choice: `folder:NAME`."""
-    return _NAME.fullmatch(name) is not None
-
-
 def info_of(name: str) -> DatasetInfo:
     """Return the properties of a data set of this module.
 
@@ -206,14 +201,15 @@ def _description(name: str, base: Path) -> Description:
     if name in SOURCES:
         return Description(size=SOURCES[name][1])
     described = read_description(base)
-    size = (_NAME.fullmatch(name) or ["", "", None])[2]
-    return dataclasses.replace(described, size=_checked_size(name, int(size))) if size else described
-
-
-def _checked_size(name: str, size: int) -> int:
-    if not 8 <= size <= 1024:
-        raise InputError(f"data set {name}: a size of {size} pixels is not allowed; allowed: 8 to 1024")
-    return size
+    matched = _NAME.fullmatch(name)
+    if matched is None or matched[2] is None:
+        return described
+    size = int(matched[2])
+    if size not in SIZES:
+        raise InputError(
+            f"data set {name}: a size of {size} pixels is not allowed; allowed: {SIZES[0]} to {SIZES[-1]}"
+        )
+    return dataclasses.replace(described, size=size)
 
 
 def _base(name: str, folder: Path) -> Path:

@@ -15,9 +15,9 @@ from __future__ import annotations
 import collections
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import PIL
@@ -68,18 +68,12 @@ class FileSplit(Split):
             return "read from files in every epoch, decoded by torchvision on the GPU"
         return f"read from files in every epoch, decoded by Pillow {PIL.__version__} on the CPU"
 
-    def take(self, n: int) -> FileSplit:
-        return FileSplit(self.images, self.labels[:n], self.base, self.entries[:n])
+    def take(self, n: int) -> Self:
+        return replace(self, labels=self.labels[:n], entries=self.entries[:n])
 
-    def pick(self, rows: Tensor) -> FileSplit:
+    def pick(self, rows: Tensor) -> Self:
         entries = tuple(self.entries[i] for i in rows.tolist())
-        return FileSplit(self.images, self.labels[rows], self.base, entries)
-
-    def relabelled(self, labels: Tensor) -> FileSplit:
-        return FileSplit(self.images, labels, self.base, self.entries)
-
-    def to(self, device: torch.device) -> FileSplit:
-        return FileSplit(self.images.to(device), self.labels.to(device), self.base, self.entries)
+        return replace(self, labels=self.labels[rows], entries=entries)
 
     def batches(self, n: int) -> Iterator[Tensor]:
         """Yield the images in order in their test form."""
@@ -97,17 +91,11 @@ class FileSplit(Split):
 class HostSplit(Split):
     """Test images that stay in the host's memory; batches of them are moved to the device of the labels."""
 
-    def take(self, n: int) -> HostSplit:
-        return HostSplit(self.images[:n], self.labels[:n])
+    def pick(self, rows: Tensor) -> Self:
+        return replace(self, images=self.images[rows.cpu()], labels=self.labels[rows])
 
-    def pick(self, rows: Tensor) -> HostSplit:
-        return HostSplit(self.images[rows.cpu()], self.labels[rows])
-
-    def relabelled(self, labels: Tensor) -> HostSplit:
-        return HostSplit(self.images, labels)
-
-    def to(self, device: torch.device) -> HostSplit:
-        return HostSplit(self.images, self.labels.to(device))
+    def to(self, device: torch.device) -> Self:
+        return replace(self, labels=self.labels.to(device))
 
     def batches(self, n: int) -> Iterator[Tensor]:
         for images in self.images.split(n):

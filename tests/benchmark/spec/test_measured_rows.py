@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.errors import InputError
-from benchmark.spec import matrix
+from benchmark.spec import cost, decoding, matrix
 
 TABLE = """
 title = "t"
@@ -90,3 +90,11 @@ def test_a_method_that_is_added_is_measured_too(tmp_path: Path) -> None:
 def test_mistakes_are_named(tmp_path: Path, measure: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         load(tmp_path, measure)
+
+
+def test_a_run_that_measures_trains_in_no_epoch(tmp_path: Path) -> None:
+    runs = matrix.expand(load(tmp_path), "paper").runs
+    for run in runs:
+        trains = run.measure is None
+        assert (decoding.sum_of_epochs(run) > 0) == (cost.steps(run) > 0) == trains
+    assert {run.measure is None for run in runs} == {True, False}

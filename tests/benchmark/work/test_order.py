@@ -11,6 +11,7 @@ from training_kit import small_run
 
 from benchmark.errors import InputError
 from benchmark.training.execution import ExecutionRequest
+from benchmark.work import order
 from benchmark.work.order import WorkSettings, settings_from_json, work, work_order
 
 SETTINGS = WorkSettings(
@@ -75,3 +76,17 @@ def test_a_work_order_without_settings_is_refused() -> None:
     del order["settings"]
     with pytest.raises(InputError, match="has no valid `settings`"):
         work(json.dumps(order))
+
+
+def test_a_following_process_knows_the_folder_of_data_sets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NothingToDo:
+        def next_command(self) -> None:
+            return None
+
+    folders: list[Path] = []
+    monkeypatch.setattr(order.data, "use_folder", folders.append)
+    settings = WorkSettings(results=tmp_path / "runs", data=tmp_path / "data")
+    order.follow(settings, NothingToDo())  # type: ignore[arg-type]
+    assert folders == [tmp_path / "data"]

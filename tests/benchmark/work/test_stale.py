@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from training_kit import small_run
 
 from benchmark import methods
 from benchmark.spec.resolver import Resolver
 from benchmark.spec.runs import Request, TeacherRef
-from benchmark.work.stale import Reason, StaleRuns, find_stale, remove
+from benchmark.work.stale import Reason, StaleRuns, find_stale, remove, unknown_name
 from results.store import Store
 
 RUN = Resolver().run(Request("cifar100", "crd", "quick", "resnet14", "resnet8", "kd"), 0)
@@ -113,3 +114,12 @@ def test_unfinished_runs_are_removed_on_request_only(tmp_path: Path) -> None:
     assert remove(store, verdict) is Reason.BUSY
     claim.release()
     assert remove(store, verdict) is None and not store.path(OLD_KEY).exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "unknown"),
+    [("folder:mine", ""), ("cifar10", ""), ("", ""), ("nonsense", "data set 'nonsense'")],
+)
+def test_a_target_of_a_measure_is_known_by_the_rule_of_data_sets(target: str, unknown: str) -> None:
+    order = {**small_run("kd").order(), "measure": {"name": "knn", "settings": {}, "target": target}}
+    assert unknown_name(order) == unknown
