@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tabulate import tabulate
+
 from benchmark.cli import common, options
 from benchmark.cli.output import print_note
 from benchmark.cli.parser import add_verb
 from benchmark.cli.run_names import named_keys
 from benchmark.errors import InputError
 from benchmark.text import plural
+from benchmark.training.finished import EPOCHS
 from benchmark.work import contribution
 from benchmark.work.contribution import Contribution
 from results.files import atomic
@@ -31,8 +34,8 @@ def register(verbs: Any) -> None:
         details="Writes records and curves of finished runs as they belong into results/reference, without "
         "the names of your machines, and a text for the pull request. Refused are runs of the profile quick, "
         "of code with changes that are in no commit, of methods that are not part of kd-tables or have "
-        "changed since, and runs whose curve or weights do not fit their record. Weights are not "
-        "contributed; their hashes are.",
+        "changed since, and runs whose curve or weights do not fit their record. The records state the "
+        "hashes of the weights; the weights themselves go along only with --weights.",
         example="contribute sskd/paper/none-resnet20 --all",
     )
     p.add_argument(
@@ -43,15 +46,32 @@ def register(verbs: Any) -> None:
         "--out", default="contribution", metavar="DIR", help="folder to write into (default: contribution)"
     )
     p.add_argument(
+        "--weights",
+        default="",
+        choices=EPOCHS,
+        help="also the weights of this epoch (default: none); small networks only, because every clone of "
+        "the project loads them",
+    )
+    p.add_argument(
         "--check",
         action="store_true",
         help="check the reference records of this checkout instead, as CI does",
+    )
+    p.add_argument(
+        "--list-weights",
+        action="store_true",
+        help="list the weights that the reference records of this checkout bring: hash, top-1, size",
     )
     options.add_results_option(p)
     p.set_defaults(do=do_contribute)
 
 
 def do_contribute(args: argparse.Namespace) -> int:
+    if args.list_weights:
+        if args.runs or args.check:
+            raise InputError("--list-weights lists all weights of the reference; leave RUN and --check out")
+        print(manifest())
+        return 0
     if args.check:
         if args.runs:
             raise InputError("--check looks at all reference records; leave RUN out")
@@ -69,7 +89,7 @@ def do_contribute(args: argparse.Namespace) -> int:
     prepared, refused = list[Contribution](), list[str]()
     for key in keys:
         try:
-            prepared.append(contribution.prepare(store, key))
+            prepared.append(contribution.prepare(store, key, args.weights))
         except InputError as error:
             refused.append(str(error))
     for line in refused:
@@ -85,6 +105,17 @@ def do_contribute(args: argparse.Namespace) -> int:
             f"`contribute --check` there, and open a pull request with {out / TEXT}"
         )
     return 1 if refused else 0
+
+
+def manifest() -> str:
+    """Return a table of the weights that the reference records bring."""
+    names = {"last": "top1_last", "best": "top1_best"}
+    rows = [
+        [record["key"], epoch, record["weights"][epoch], record[names[epoch]], file.stat().st_size / 1e6]
+        for record, epoch, file in contribution.weights_files()
+    ]
+    headers = ["run", "epoch", "hash of the weights", "top-1", "MB"]
+    return tabulate(rows, headers=headers, disable_numparse=[2], floatfmt=("", "", "", ".2f", ".1f"))
 
 
 def text(prepared: Sequence[Contribution]) -> str:

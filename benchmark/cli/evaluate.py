@@ -18,7 +18,7 @@ from benchmark.cli import common, options
 from benchmark.cli.logs import find_key
 from benchmark.cli.output import print_json, print_note
 from benchmark.cli.parser import add_json_option, add_verb
-from benchmark.cli.run_names import is_file_name
+from benchmark.cli.run_names import is_file_name, matches
 from benchmark.errors import InputError, unknown
 from benchmark.export import about
 from benchmark.spec import imported, protocols
@@ -31,7 +31,10 @@ from benchmark.training.execution import Execution, ExecutionRequest
 from benchmark.training.options import TrainingOptions
 from benchmark.training.pack import train_pack
 from models import Network
-from results.store import Store
+from results.store import REFERENCE, Store
+
+WEIGHTS = tuple(f"{epoch}.pt" for epoch in finished.EPOCHS)
+"""The files of weights that a run's folder may have."""
 
 
 def register(verbs: Any) -> None:
@@ -39,8 +42,9 @@ def register(verbs: Any) -> None:
         verbs,
         "evaluate",
         details="Prints top-1, top-5 and cross-entropy of a file of weights (in any form that TEACHERS= "
-        "takes) or of a finished run, named by a part of its key. A run brings its network, data set and "
-        "normalisation; for a file they are --network, --dataset and --protocol. Nothing is stored without "
+        "takes) or of a finished run, named by a part of its key: one of yours, else a reference run that "
+        "brings its weights. A run brings its network, data set and normalisation; for a file they are "
+        "--network, --dataset and --protocol. Nothing is stored without "
         "--record.",
         example="evaluate resnet56_best.pth --dataset cifar100",
     )
@@ -110,9 +114,9 @@ def do_evaluate(args: argparse.Namespace) -> int:
         protocols.get_protocol(args.protocol)
     execution = ExecutionRequest(device=args.device, precision=args.precision, threads=args.threads).resolve()
     store = common.store_of(args)
-    key = _run_of(args, store)
-    measured = _of_file(args) if key is None else _of_run(args, store, key)
-    if args.record and key is not None:
+    run = _run_of(args, store)
+    measured = _of_file(args) if run is None else _of_run(args, *run)
+    if args.record and run is not None:
         raise InputError("--record: a run has its record already; leave --record out")
     result = _measure(args, measured, execution)
     if args.record:
@@ -124,19 +128,28 @@ def do_evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
-def _run_of(args: argparse.Namespace, store: Store) -> str | None:
-    """Return the key of the run that the target means, None for a file of weights."""
+def _run_of(args: argparse.Namespace, store: Store) -> tuple[Store, str] | None:
+    """Return the run that the target means: its store, of the user or the reference, and its key.
+
+    Returns None for a file of weights that belongs to no run.
+    """
+    reference = Store(REFERENCE)
     if not is_file_name(args.target):
         if Path(args.target).suffix.lower() in CHECKPOINTS:
             raise InputError(f"{args.target}: no such file; give a file of weights, or a part of a run's key")
-        return find_key(store, args.target, ("record.json",))
+        if matches(store, args.target, ("record.json",)) or not matches(reference, args.target, WEIGHTS):
+            return store, find_key(store, args.target, ("record.json",))
+        key = find_key(reference, args.target, WEIGHTS)
+        print_note(f"none of your runs matches; {key} is a reference run")
+        return reference, key
     path = common.path_of(args.target).resolve()
-    folder = store.folder.resolve()
-    if path.is_relative_to(folder) and path.stem in finished.EPOCHS:
-        key = path.parent.relative_to(folder).as_posix()
-        if store.record(key) is not None and args.epoch in ("", path.stem):
-            args.epoch = path.stem
-            return key
+    for owner in (store, reference):
+        folder = owner.folder.resolve()
+        if path.is_relative_to(folder) and path.stem in finished.EPOCHS:
+            key = path.parent.relative_to(folder).as_posix()
+            if owner.record(key) is not None and args.epoch in ("", path.stem):
+                args.epoch = path.stem
+                return owner, key
     return None
 
 

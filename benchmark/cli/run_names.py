@@ -33,6 +33,12 @@ def named_keys(store: Store, names: Iterable[str], files: tuple[str, ...], every
     return list(chosen)
 
 
+def matches(store: Store, name: str, files: tuple[str, ...]) -> bool:
+    """Return whether a key, or a part of one, matches any run that has one of the files."""
+    text = name.replace(":", "-").strip("/")
+    return any(key_matches(key, text) for key in keys_with(store.folder, files))
+
+
 def is_file_name(text: str) -> bool:
     """Return whether a user means a file rather than a run."""
     try:

@@ -22,6 +22,7 @@ from benchmark.spec.runs import NONE
 from benchmark.training import kept_weights
 from benchmark.training.active_run import MAIN
 from benchmark.training.checkpoint import Damaged
+from benchmark.training.finished import EPOCHS
 from benchmark.work import stale
 from results.files import atomic, write_json
 from results.store import REFERENCE, Store, record_keys
@@ -38,8 +39,11 @@ BEFORE_RULES = frozenset(
 """Ends of the keys of reference records from before records had weights' hashes; two of them are dirty
 (docs/reference-results.md)."""
 
-ALLOWED = ("record.json", "curve.csv", "partial.json")
+ALLOWED = ("record.json", "curve.csv", "partial.json", "last.pt", "best.pt")
 """What the folder of a reference record may hold."""
+
+WEIGHTS_LIMIT = 40 * 2**20
+"""Most bytes of weights that the reference records may bring: everyone who clones the project loads them."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +54,15 @@ class Contribution:
     record: Mapping[str, Any]
     curve: bytes | None
     """The curve's file; None where nothing was trained."""
+    weights: Path | None = None
+    """The run's file of weights that goes along; None for none."""
 
 
-def prepare(store: Store, key: str) -> Contribution:
+def prepare(store: Store, key: str, weights: str = "") -> Contribution:
     """Return a run as it becomes a reference record.
 
-    Raises `InputError` if it is not fit, with the reason.
+    weights: the epoch, `last` or `best`, whose weights go along; "" for none. Raises `InputError` if the run
+    is not fit, with the reason.
     """
     record = store.record(key)
     if record is None:
@@ -72,7 +79,10 @@ def prepare(store: Store, key: str) -> Contribution:
     )
     if problem:
         raise InputError(f"{key}: {problem}")
-    return Contribution(key, {**record, **dict.fromkeys(PRIVATE, "")}, curve)
+    file = store.path(key) / f"{weights}.pt" if weights else None
+    if file is not None and not file.is_file():
+        raise InputError(f"{key}: it has kept no weights of the epoch {weights}; leave --weights out")
+    return Contribution(key, {**record, **dict.fromkeys(PRIVATE, "")}, curve, file)
 
 
 def _was_trained(record: Mapping[str, Any]) -> bool:
@@ -147,6 +157,8 @@ def _not_current(key: str, record: Mapping[str, Any]) -> str:
 def _damaged(store: Store, key: str) -> str:
     for name in kept_weights.FILES:
         if (store.path(key) / f"{name}.pt").exists():
+            if name in EPOCHS and kept_weights.expected(store, key, name) is None:
+                return f"its record does not state the hash of {name}.pt; train it again with a newer version"
             try:
                 kept_weights.check_file(store, key, name)
             except Damaged as error:
@@ -163,13 +175,16 @@ def _known_already(key: str, record: Mapping[str, Any]) -> str:
     numbers = f"{known.get('top1_last')} there, {record.get('top1_last')} here"
     return (
         f"it is a reference record already{'' if same else f', with other numbers (top-1 {numbers})'}; "
-        "give other runs"
+        "give other runs, or remove that record first"
     )
 
 
 def write(contribution: Contribution, folder: Path) -> Path:
-    """Write a record and its curve below a folder, and return the run's folder."""
+    """Write a record, its curve and its weights below a folder, and return the run's folder."""
     path = folder / contribution.key
+    if contribution.weights is not None:
+        with atomic(path / contribution.weights.name, "wb") as file:
+            file.write(contribution.weights.read_bytes())
     if contribution.curve is not None:
         with atomic(path / "curve.csv", "wb") as file:
             file.write(contribution.curve)
@@ -198,4 +213,19 @@ def check(folder: Path = REFERENCE) -> Iterator[str]:
             yield f"{key}: it names a machine or a job; use `contribute`, which leaves these out"
         extra = sorted(p.name for p in store.path(key).iterdir() if p.name not in ALLOWED)
         if extra:
-            yield f"{key}: {extra[0]} does not belong there; only records and curves do"
+            yield f"{key}: {extra[0]} does not belong there; only records, curves and weights do"
+        if problem := _damaged(store, key):
+            yield f"{key}: {problem}"
+    size = sum(file.stat().st_size for _, _, file in weights_files(folder))
+    if size > WEIGHTS_LIMIT:
+        yield f"the weights have {size / 2**20:.1f} MiB, and at most {WEIGHTS_LIMIT / 2**20:.0f} are allowed"
+
+
+def weights_files(folder: Path = REFERENCE) -> Iterator[tuple[Mapping[str, Any], str, Path]]:
+    """Yield record, epoch (`last` or `best`) and file of all weights that reference records bring."""
+    store = Store(folder)
+    for key in sorted(record_keys(folder)):
+        for epoch in EPOCHS:
+            file = store.path(key) / f"{epoch}.pt"
+            if file.is_file() and (record := store.record(key)) is not None:
+                yield record, epoch, file

@@ -97,6 +97,23 @@ def test_the_file_of_a_run_is_the_run(
     assert "predicts with modules of method simkd" in refused(elsewhere, capsys)
 
 
+def test_a_reference_run_is_meant_where_no_run_of_the_user_matches(
+    finished_runs: tuple[Path, str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    reference, plain, simkd = finished_runs
+    monkeypatch.setattr("benchmark.cli.evaluate.REFERENCE", reference)
+    empty = ["--results", str(tmp_path), "--device", "cpu"]
+    for target in ("none:resnet8/plain", str(reference / plain / "last.pt")):
+        assert main(["evaluate", target, *empty]) == 0
+        captured = capsys.readouterr()
+        assert captured.out.startswith(f"{plain}, last epoch")
+        assert (f"{plain} is a reference run" in captured.err) == (target == "none:resnet8/plain")
+    assert "matches 0 runs" in refused(["evaluate", "vgg", *empty], capsys)
+
+
 def test_wrong_input_is_one_line(
     finished_runs: tuple[Path, str, str], checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

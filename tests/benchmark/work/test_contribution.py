@@ -81,13 +81,43 @@ def test_a_record_for_a_pull_request(
     assert "secret" not in (out / "PULL_REQUEST.md").read_text()
     assert f"| `{run.key}` | 30.25, 30.50 |" in (out / "PULL_REQUEST.md").read_text()
     assert list(contribution.check(reference)) == []
-    (reference / run.key / "last.pt").write_bytes(b"")
+    (reference / run.key / "state.pt").write_bytes(b"")
     assert list(contribution.check(reference)) == [
-        f"{run.key}: last.pt does not belong there; only records and curves do"
+        f"{run.key}: state.pt does not belong there; only records, curves and weights do"
     ]
+    (reference / run.key / "state.pt").unlink()
     monkeypatch.setattr(contribution, "REFERENCE", reference)
     assert main(["contribute", "resnet8", "--results", str(store.folder), "--out", str(out)]) == 1
     assert "it is a reference record already;" in capsys.readouterr().err
+
+
+def test_weights_go_along_if_asked_for_and_are_checked(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = a_run()
+    record = finish(store, run)
+    out = tmp_path / "out"
+    call = ["contribute", "resnet8", "--results", str(store.folder), "--out", str(out), "--weights"]
+    assert main([*call, "best"]) == 1
+    assert "has kept no weights of the epoch best" in capsys.readouterr().err
+    assert main([*call, "last"]) == 0
+    reference = out / "results" / "reference"
+    file = reference / run.key / "last.pt"
+    assert file.read_bytes() == (store.path(run.key) / "last.pt").read_bytes()
+    assert list(contribution.check(reference)) == []
+    [(listed, epoch, path)] = contribution.weights_files(reference)
+    assert (listed["key"], epoch, path) == (run.key, "last", file)
+    monkeypatch.setattr(contribution.weights_files, "__defaults__", (reference,))
+    capsys.readouterr()
+    assert main(["contribute", "--list-weights"]) == 0
+    assert [line.split() for line in capsys.readouterr().out.splitlines()[2:]] == [
+        [run.key, "last", record["weights"]["last"], "30.25", f"{file.stat().st_size / 1e6:.1f}"]
+    ]
+    monkeypatch.setattr(contribution, "WEIGHTS_LIMIT", 10)
+    [line] = contribution.check(reference)
+    assert line.startswith("the weights have 0.0 MiB")
+    models.save_weights(torch.nn.Linear(2, 2), file)
+    assert f"{run.key}: last.pt is not the file that its record states" in next(contribution.check(reference))
 
 
 PART = {"from": 1, "to": 1, **CLEAN, "sources": {"kd": "1"}}
