@@ -111,11 +111,17 @@ def manifest() -> str:
     """Return a table of the weights that the reference records bring."""
     names = {"last": "top1_last", "best": "top1_best"}
     rows = [
-        [record["key"], epoch, record["weights"][epoch], record[names[epoch]], file.stat().st_size / 1e6]
+        [
+            record["key"],
+            epoch,
+            record["weights"][epoch],
+            f"{record[names[epoch]]:.2f}",
+            f"{file.stat().st_size / 1e6:.1f}",
+        ]
         for record, epoch, file in contribution.weights_files()
     ]
     headers = ["run", "epoch", "hash of the weights", "top-1", "MB"]
-    return tabulate(rows, headers=headers, disable_numparse=[2], floatfmt=("", "", "", ".2f", ".1f"))
+    return tabulate(rows, headers=headers, disable_numparse=True)
 
 
 def text(prepared: Sequence[Contribution]) -> str:

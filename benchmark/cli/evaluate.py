@@ -44,8 +44,7 @@ def register(verbs: Any) -> None:
         details="Prints top-1, top-5 and cross-entropy of a file of weights (in any form that TEACHERS= "
         "takes) or of a finished run, named by a part of its key: one of yours, else a reference run that "
         "brings its weights. A run brings its network, data set and normalisation; for a file they are "
-        "--network, --dataset and --protocol. Nothing is stored without "
-        "--record.",
+        "--network, --dataset and --protocol. Nothing is stored without --record.",
         example="evaluate resnet56_best.pth --dataset cifar100",
     )
     p.add_argument("target", metavar="FILE|RUN", help="a file of weights; or a run's key, or a part of it")

@@ -103,7 +103,7 @@ def test_a_reference_run_is_meant_where_no_run_of_the_user_matches(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    reference, plain, simkd = finished_runs
+    reference, plain, _ = finished_runs
     monkeypatch.setattr("benchmark.cli.evaluate.REFERENCE", reference)
     empty = ["--results", str(tmp_path), "--device", "cpu"]
     for target in ("none:resnet8/plain", str(reference / plain / "last.pt")):
