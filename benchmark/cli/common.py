@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -38,8 +39,28 @@ def path_of(text: str) -> Path:
 
 def store_of(args: argparse.Namespace) -> Store:
     """Return the store of `--results`."""
-    named = args.results or variable("RESULTS")
-    return Store(folder_of(path_of(named) if named else default_folder(), "RESULTS"))
+    if named := args.results or variable("RESULTS"):
+        return Store(folder_of(path_of(named), "RESULTS"))
+    folder = folder_of(default_folder(), "RESULTS")
+    _note_working_folder(folder)
+    return Store(folder)
+
+
+CODE = Path(__file__).resolve().parents[2]
+"""The folder of the packages: a checkout, or `site-packages`."""
+
+
+@functools.cache
+def _note_working_folder(results: Path) -> None:
+    """Print where results are if a checkout is used from another folder, until there are some.
+
+    results: the folder of runs in the working folder.
+    """
+    if results.is_dir() or not (CODE / "pyproject.toml").is_file() or Path.cwd().resolve() == CODE:
+        return
+    print_note(f"records, tables and report are kept in the working folder: {Path.cwd()}")
+    if (kept := CODE / "results" / "runs").is_dir():
+        print_note(f"those in the checkout are not used (RESULTS={kept})")
 
 
 def store_to_read(args: argparse.Namespace, may_be_missing: bool = False) -> Store:
@@ -53,7 +74,7 @@ def store_to_read(args: argparse.Namespace, may_be_missing: bool = False) -> Sto
         if not may_be_missing:
             raise InputError(
                 f"RESULTS: no folder {store.folder}; give a folder of runs, or leave out RESULTS= and "
-                "--results for results/runs"
+                "--results for results/runs of the working folder"
             )
         print_note(f"RESULTS: no folder {store.folder} yet, so no run is done")
     return store
