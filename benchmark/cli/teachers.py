@@ -14,7 +14,7 @@ from tabulate import tabulate
 from benchmark import data, methods
 from benchmark.cli import common, options
 from benchmark.cli.names import DATASETS, NameOption
-from benchmark.cli.output import print_json, print_note
+from benchmark.cli.output import print_json, print_note, print_text
 from benchmark.cli.parser import add_json_option, add_verb
 from benchmark.cli.selection import resolver_of
 from benchmark.data.clips import NAME as CLIPS
@@ -28,6 +28,10 @@ from benchmark.training.options import TrainingOptions
 from benchmark.training.pack import train_pack
 from results import published
 from results.store import REFERENCE, Store
+from tables.text import terminal_width
+
+STATE_WIDTH = 12
+"""The columns of a state on a terminal that is too narrow for the list."""
 
 
 def register(verbs: Any) -> None:
@@ -289,14 +293,33 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
         "teacher": [r["network"] for r in rows],
         "protocol": [r["protocol"] for r in rows],
         "state": [r["state"] for r in rows],
-        "top-1 last": [percent(r["top1_last"]) for r in rows],
-        "top-1 best*": [percent(r["top1_best"]) for r in rows],
+        "last": [percent(r["top1_last"]) for r in rows],
+        "best*": [percent(r["top1_best"]) for r in rows],
         "published": [" ".join(map(percent, r["published"])) for r in rows],
         "worst and best class": [_class_range(r.get("per_class", {})) for r in rows],
         "origin": [r["origin"] for r in rows],
     }
-    print(tabulate(columns, headers="keys", disable_numparse=True))
-    print("* the best epoch is chosen on the test set, as the papers do")
+    columns = {name: texts for name, texts in columns.items() if any(texts)}
+    notes: list[str] = []
+    if sum(max(map(len, (name, *texts))) + 2 for name, texts in columns.items()) - 2 > terminal_width():
+        columns.pop("worst and best class", None)
+        columns["note"] = [_noted(text, notes) for text in columns.pop("origin")]
+    widest = [STATE_WIDTH if notes and name == "state" else None for name in columns]
+    print(tabulate(columns, headers="keys", disable_numparse=True, maxcolwidths=widest))
+    if notes:
+        print("without a note: trained here")
+    for i, note in enumerate(notes, 1):
+        print_text(f"[{i}] {note}")
+    print_text("top-1 in %. * the best epoch is chosen on the test set, as the papers do")
+
+
+def _noted(origin: str, notes: list[str]) -> str:
+    """Return an origin for a narrow list: that of a checkpoint is a reference to a note."""
+    if not origin.startswith("imported"):
+        return ""
+    if origin not in notes:
+        notes.append(origin)
+    return f"[{notes.index(origin) + 1}]"
 
 
 def _print_classes(rows: list[dict[str, Any]]) -> None:
@@ -305,4 +328,8 @@ def _print_classes(rows: list[dict[str, Any]]) -> None:
         if per_class:
             ascending = sorted(per_class.items(), key=lambda item: item[1])
             print(f"\n{r['network']}, {r['origin']}: top-1 of each class, ascending")
-            print(textwrap.fill("; ".join(f"{name} {top1:.1f}" for name, top1 in ascending), 110))
+            print(
+                textwrap.fill(
+                    "; ".join(f"{name} {top1:.1f}" for name, top1 in ascending), min(110, terminal_width())
+                )
+            )
