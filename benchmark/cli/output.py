@@ -17,6 +17,11 @@ def print_note(text: str = "") -> None:
     print(fitted(text, sys.stderr), file=sys.stderr, flush=True)
 
 
+def print_command(line: str) -> None:
+    """Print a command on standard error in one line, so that it can be copied."""
+    print(f"    {line}", file=sys.stderr, flush=True)
+
+
 def print_text(text: str = "") -> None:
     """Print sentences on standard output, broken at a terminal's width. Tables know the width themselves."""
     print(fitted(text, sys.stdout), flush=True)

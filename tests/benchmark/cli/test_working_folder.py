@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from cli_kit import FAST, SMALL, TABLE
 import results
 from benchmark.__main__ import main
 from benchmark.cli import common
+from benchmark.text import command_name
 
 NOTE = "records, tables and report are kept in the working folder: {}\n"
 
@@ -33,7 +35,11 @@ def test_everything_is_written_into_the_working_folder(
     elsewhere: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["run", "mini.toml", *FAST, "--device", "cpu"]) == 0
-    assert capsys.readouterr().err.count(NOTE.format(elsewhere)) == 1
+    errors = capsys.readouterr().err
+    assert errors.count(NOTE.format(elsewhere)) == 1
+    commands = [line for line in errors.splitlines() if line.startswith("    ")]
+    assert errors.splitlines()[-3].startswith("1 of 1 run done") and len(commands) == 2
+    assert commands[0].startswith(f"    {command_name()} table mini.toml --profile quick --set ")
     (record,) = elsewhere.glob("results/runs/**/record.json")
     assert list(results.load().key) == [record.parent.relative_to(elsewhere / "results/runs").as_posix()]
     common._note_working_folder.cache_clear()
@@ -63,3 +69,20 @@ def test_a_verb_that_reads_says_that_other_records_are_not_used(
     monkeypatch.chdir(checkout)
     assert main(["status", str(elsewhere / "mini.toml"), *SMALL]) == 0
     assert capsys.readouterr().err == "", "neither with RESULTS= nor in the checkout"
+
+
+def test_a_command_to_copy_names_the_python_that_the_shell_would_not_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.touch(mode=0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.chdir(tmp_path)
+    assert command_name() == ".venv/bin/python -m benchmark"
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    assert command_name() == f"{python} -m benchmark"
+    monkeypatch.setenv("PATH", str(python.parent))
+    assert command_name() == "python -m benchmark"
