@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmark import data
 from benchmark.cli.options import KEEP, variable
 from benchmark.cli.output import print_note
-from benchmark.errors import InputError
+from benchmark.errors import InputError, require_one_line
 from benchmark.spec import plan, teacher_cache_rule
 from benchmark.spec.runs import Run
 from benchmark.text import plural
@@ -94,10 +94,7 @@ def was_submitted(store: Store) -> bool:
 
 def folder_of(path: Path, option: str) -> Path:
     """Return the path if it is a folder or can become one. Raises `InputError` if a file is in its way."""
-    if not str(path).isprintable():  # it would break lines of batch scripts and messages
-        raise InputError(
-            f"{option}: {str(path)!r} contains a line break or control character; rename the folder"
-        )
+    require_one_line(str(path), f"{option}: {str(path)!r}", "rename the folder")
     existing = next((p for p in (path, *path.parents) if p.exists()), None)
     if existing is not None and not existing.is_dir():
         raise InputError(
