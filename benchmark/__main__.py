@@ -16,6 +16,7 @@ from benchmark import longwork, package_names
 
 package_names.exit_on_conflict()  # before importing packages that another distribution may have replaced
 
+from benchmark.cli.output import print_note
 from benchmark.cli.parser import PROGRAM, HelpFormatter, Parser, wrap
 from benchmark.cli.verbs import VERBS
 from benchmark.errors import InputError
@@ -119,9 +120,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = p.parse_args(argv)
         return int(args.do(args))
     except KeyboardInterrupt:
-        print(
-            "interrupted; everything up to the last finished epoch is kept; the same command continues",
-            file=sys.stderr,
+        print_note(
+            "interrupted; everything up to the last finished epoch is kept; the same command continues"
         )
         return 130
     except BrokenPipeError:
@@ -130,13 +130,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.filename is None and error.strerror is None:
             raise
         where = "" if error.filename is None else f"{error.filename}: "
-        print(f"error: {_one_line(f'{where}{error.strerror or error}')}", file=sys.stderr)
+        print_note(f"error: {_one_line(f'{where}{error.strerror or error}')}")
         return 2
     except Exception as error:
         code = _exit_code(error)
         if code is None:
             raise
-        print(f"error: {_one_line(str(error))}", file=sys.stderr)
+        print_note(f"error: {_one_line(str(error))}")
         return code
 
 

@@ -13,6 +13,15 @@ class InputError(ValueError):
     """
 
 
+def require_one_line(text: str, what: str, remedy: str = "remove it") -> None:
+    """Raise `InputError` if a text would break lines, or steer a terminal, where it is printed or written.
+
+    what: whose text it is, for the message. remedy: what to do.
+    """
+    if not text.isprintable():
+        raise InputError(f"{what} contains a line break or control character; {remedy}")
+
+
 def unknown(kind: str, name: str, allowed: Iterable[str]) -> InputError:
     """Return an `InputError` for a name that is not one of `allowed`.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -39,6 +40,20 @@ def decimal(text: str) -> float:
 def program_name() -> str:
     """Return the name by which the command line was called, for help and errors."""
     return "kd-tables" if Path(sys.argv[0]).stem == "kd-tables" else "python -m benchmark"
+
+
+def command_name() -> str:
+    """Return the beginning of a command that can be copied into a shell of the working folder.
+
+    It names the Python that is running if the shell would find another one or none, as in an environment that
+    is not activated.
+    """
+    here = Path(sys.executable)
+    on_path = shutil.which("python")
+    if program_name() == "kd-tables" or (on_path and Path(on_path).absolute().parent == here.parent):
+        return program_name()
+    working = Path.cwd()
+    return f"{here.relative_to(working) if here.is_relative_to(working) else here} -m benchmark"
 
 
 def size(n_bytes: float) -> str:

@@ -97,14 +97,11 @@ COLUMNS = {
 
 
 def default_folder() -> Path:
-    """Return the folder of runs: the environment variable RESULTS if it is set, else `results/runs`.
+    """Return the folder of runs: RESULTS if it is set, else `results/runs` in the working folder.
 
-    The latter is in the checkout. An installed package must not write into its own folder; there it is in the
-    working folder.
+    Tables and the report are written into the working folder too, wherever the code is.
     """
-    root = Path(__file__).resolve().parents[1]
-    base = root if (root / "pyproject.toml").is_file() else Path.cwd()
-    return Path(os.environ.get("RESULTS") or base / "results" / "runs").expanduser()
+    return Path(os.environ.get("RESULTS") or Path.cwd() / "results" / "runs").expanduser()
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from benchmark.errors import InputError, unknown
+from benchmark.errors import InputError, require_one_line, unknown
 from benchmark.training.execution import PRECISIONS, ExecutionRequest
 from benchmark.user_files import find_toml, toml_files
 from benchmark.work.order import WorkSettings
@@ -183,8 +183,8 @@ def _checked(file: str, key: str, value: Any, hint: Any) -> Any:
     if key in _CHOICES and value not in _CHOICES[key]:
         raise InputError(f"{file}: unknown {key} = {value!r}; allowed: {', '.join(_CHOICES[key])}")
     for text in value if isinstance(value, list) else [value]:
-        if isinstance(text, str) and not text.replace("\t", " ").isprintable():
-            raise InputError(f"{file}: {key} contains a line break or control character; remove it")
+        if isinstance(text, str):
+            require_one_line(text.replace("\t", " "), f"{file}: {key}")
     if isinstance(value, dict):
         return extra.checked(file, value)
     return tuple(value) if isinstance(value, list) else value

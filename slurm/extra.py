@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from benchmark.errors import InputError
+from benchmark.errors import InputError, require_one_line
 
 MEMORY_OPTIONS = ("mem-per-cpu", "mem-per-gpu")
 """They replace `memory_gb`: sbatch accepts only one of the three."""
@@ -121,6 +121,5 @@ def _value(file: str, key: str, value: Any) -> str | bool:
             f"{file}: extra: {key} = {value!r} has the wrong type; allowed: a string, a whole number, "
             "or true for an option without a value"
         )
-    if not value.isprintable():
-        raise InputError(f"{file}: extra: {key} contains a line break or control character; remove it")
+    require_one_line(value, f"{file}: extra: {key}")
     return value

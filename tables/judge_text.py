@@ -9,10 +9,12 @@ from typing import Any
 from tables.judge import Answer, Explains, Explanation, Teacher, teacher_top1
 from tables.judge_cell import Recorded, Result
 from tables.statistics import TAU, WIDE_TAU, Assumption, Judgement, Sample
-from tables.text import mean_std, printable, signed
+from tables.text import mean_std, printable, signed, terminal_width
 from tables.verdicts import Verdict
 
 WIDTH, LINES = 100, 40
+"""The most columns and lines of an answer. A terminal with fewer columns takes as many as it has."""
+
 MOST = 6
 """The largest number of remarks, errata, other results and records to show of each; fewer, if the screen is
 full."""
@@ -27,10 +29,19 @@ def format_answer(a: Answer) -> str:
             _verdict(a),
             _explanations(a),
         ]
-        text = "\n\n".join("\n".join(lines) for lines in sections)
+        text = "\n\n".join("\n".join(piece for x in lines for piece in _broken(x)) for lines in sections)
         if text.count("\n") < LINES:
             break
     return text
+
+
+def _width() -> int:
+    return min(WIDTH, terminal_width())
+
+
+def _broken(line: str) -> list[str]:
+    """Return a line in pieces that a narrow terminal has room for."""
+    return textwrap.wrap(line, _width(), subsequent_indent="      ", break_on_hyphens=False) or [""]
 
 
 def _cut(text: str, width: int = WIDTH) -> str:
@@ -48,7 +59,7 @@ def _limited(lines: list[str], most: int) -> list[str]:
 
 def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(
-        printable(text), WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
+        printable(text), _width(), initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
     )
 
 

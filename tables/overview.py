@@ -18,7 +18,7 @@ REASONS = 4
 
 def title_line(expansion: Expansion) -> str:
     """Return the table's title, shortened to leave room for the profile."""
-    profile = f"; profile {expansion.profile}{expansion.suffix}"
+    profile = f"; profile {expansion.profile}{', settings changed' if expansion.suffix else ''}"
     return shorten(expansion.table.title, max(terminal_width() - len(profile), 20)) + profile
 
 
@@ -67,4 +67,5 @@ def files_line(paths: Sequence[str]) -> list[str]:
     for path in paths:
         stem, _, suffix = path.rpartition(".")
         stems.setdefault(stem, []).append(suffix)
-    return [f"wrote {stem}.{{{','.join(suffixes)}}}" for stem, suffixes in stems.items()]
+    files = (f"{stem}.{{{','.join(suffixes)}}}" for stem, suffixes in stems.items())
+    return [f"wrote {f}" if len(f) + 6 <= terminal_width() else f"wrote\n    {f}" for f in files]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from benchmark import data
 from benchmark.cli.options import KEEP, variable
 from benchmark.cli.output import print_note
-from benchmark.errors import InputError
+from benchmark.errors import InputError, require_one_line
 from benchmark.spec import plan, teacher_cache_rule
 from benchmark.spec.runs import Run
 from benchmark.text import plural
@@ -38,8 +39,28 @@ def path_of(text: str) -> Path:
 
 def store_of(args: argparse.Namespace) -> Store:
     """Return the store of `--results`."""
-    named = args.results or variable("RESULTS")
-    return Store(folder_of(path_of(named) if named else default_folder(), "RESULTS"))
+    if named := args.results or variable("RESULTS"):
+        return Store(folder_of(path_of(named), "RESULTS"))
+    folder = folder_of(default_folder(), "RESULTS")
+    _note_working_folder(folder)
+    return Store(folder)
+
+
+CODE = Path(__file__).resolve().parents[2]
+"""The folder of the packages: a checkout, or `site-packages`."""
+
+
+@functools.cache
+def _note_working_folder(results: Path) -> None:
+    """Print where results are if a checkout is used from another folder, until there are some.
+
+    results: the folder of runs in the working folder.
+    """
+    if results.is_dir() or not (CODE / "pyproject.toml").is_file() or Path.cwd().resolve() == CODE:
+        return
+    print_note(f"records, tables and report are kept in the working folder: {Path.cwd()}")
+    if (kept := CODE / "results" / "runs").is_dir():
+        print_note(f"those in the checkout are not used (RESULTS={kept})")
 
 
 def store_to_read(args: argparse.Namespace, may_be_missing: bool = False) -> Store:
@@ -53,7 +74,7 @@ def store_to_read(args: argparse.Namespace, may_be_missing: bool = False) -> Sto
         if not may_be_missing:
             raise InputError(
                 f"RESULTS: no folder {store.folder}; give a folder of runs, or leave out RESULTS= and "
-                "--results for results/runs"
+                "--results for results/runs of the working folder"
             )
         print_note(f"RESULTS: no folder {store.folder} yet, so no run is done")
     return store
@@ -73,10 +94,7 @@ def was_submitted(store: Store) -> bool:
 
 def folder_of(path: Path, option: str) -> Path:
     """Return the path if it is a folder or can become one. Raises `InputError` if a file is in its way."""
-    if not str(path).isprintable():  # it would break lines of batch scripts and messages
-        raise InputError(
-            f"{option}: {str(path)!r} contains a line break or control character; rename the folder"
-        )
+    require_one_line(str(path), f"{option}: {str(path)!r}", "rename the folder")
     existing = next((p for p in (path, *path.parents) if p.exists()), None)
     if existing is not None and not existing.is_dir():
         raise InputError(

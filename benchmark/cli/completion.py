@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from benchmark import data, methods
+from benchmark import methods, plugins
+from benchmark.cli.names import DATASETS, PROTOCOLS, Names
+from benchmark.cli.output import print_note
 from benchmark.cli.parser import add_verb
+from benchmark.errors import InputError
 from benchmark.spec import matrix, protocols
 from models import names as network_names
+from models.registry import NETWORKS
 from slurm.cluster import cluster_names
 
 SHELLS = ("bash", "zsh")
+
+METHODS = Names((), methods.names)
+NETWORK_NAMES = Names(NETWORKS, network_names)
 
 _WORD = re.compile(r"[A-Za-z0-9_.:+-]+")
 
@@ -23,7 +31,8 @@ def register(verbs: Any) -> None:
         verbs,
         "completion",
         details="Prints a shell script. Load it in the start file of your shell; it is for the command "
-        "kd-tables, which `pip install` makes. Names of tables, networks and clusters are those of now.",
+        "kd-tables, which `pip install` makes. Names of tables, networks, clusters and of what KD_PLUGINS "
+        "defines are those of now.",
         example='completion bash   # in ~/.bashrc: eval "$(kd-tables completion bash)"',
     )
     p.add_argument("shell", choices=SHELLS, metavar="SHELL", help="bash or zsh")
@@ -31,6 +40,14 @@ def register(verbs: Any) -> None:
 
 
 def do_completion(args: argparse.Namespace, verbs: Any) -> int:
+    try:
+        for names in (METHODS, NETWORK_NAMES, DATASETS, PROTOCOLS):
+            names.find()
+    except InputError as error:
+        print_note(f"names of KD_PLUGINS are left out: {error}")
+        for variable in plugins.VARIABLES:
+            os.environ.pop(variable, None)
+        methods.clear_cache()
     print(script(args.shell, verbs.choices), end="")
     return 0
 
@@ -45,6 +62,8 @@ def words(parser: argparse.ArgumentParser) -> list[str]:
         if not action.option_strings:
             if action.dest == "table":
                 found += matrix.table_names()
+            if action.dest == "method":
+                found += METHODS()
             found += [str(choice) for choice in action.choices or ()]
     return _safe(found)
 
@@ -60,11 +79,11 @@ def _safe(names: Iterable[str]) -> list[str]:
 def values(parser: argparse.ArgumentParser) -> dict[str, list[str]]:
     """Return the values of the options of a verb that have names as values, and [] for files and folders."""
     known = {
-        "--dataset": list(data.DATASETS),
+        "--dataset": DATASETS(),
         "--profile": list(protocols.PROFILES),
-        "--protocol": list(protocols.PROTOCOLS),
-        "--methods": list(methods.names()),
-        "--network": list(network_names()),
+        "--protocol": PROTOCOLS(),
+        "--methods": METHODS(),
+        "--network": NETWORK_NAMES(),
         "--cluster": list(cluster_names()),
         "--device": ["auto", "cpu", "cuda"],
         "--precision": ["auto", "fp32", "tf32", "bf16"],

@@ -16,6 +16,7 @@ import models
 from benchmark import data
 from benchmark.cli import common, options
 from benchmark.cli.logs import find_key
+from benchmark.cli.names import DATASETS, NameOption
 from benchmark.cli.output import print_json, print_note
 from benchmark.cli.parser import add_json_option, add_verb
 from benchmark.cli.run_names import is_file_name, matches
@@ -56,8 +57,10 @@ def register(verbs: Any) -> None:
     )
     p.add_argument(
         "--dataset",
+        action=NameOption,
+        names=DATASETS,
         default="",
-        help=f"{', '.join(data.DATASETS)} (default: by the number of classes, cifar100 or cifar10)",
+        help="%(names)s, folder:NAME (default: by the number of classes, cifar100 or cifar10)",
     )
     p.add_argument(
         "--protocol",

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from benchmark.cli import common
+from benchmark.cli.names import PROTOCOLS, NameOption
 from benchmark.cli.output import print_json, print_note
 from benchmark.cli.parser import add_json_option, add_verb
 from benchmark.cli.published import published_cell
@@ -45,7 +46,9 @@ def register(verbs: Any) -> None:
         choices=("last", "best"),
         help="the epoch of the values (default: not known, so the verdict holds for both)",
     )
-    p.add_argument("--protocol", default="", help=f"how they were trained: {', '.join(protocols.PROTOCOLS)}")
+    p.add_argument(
+        "--protocol", action=NameOption, names=PROTOCOLS, default="", help="how they were trained: %(names)s"
+    )
     p.add_argument(
         "--teacher-top1",
         type=float,

@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from benchmark import methods
-from benchmark.cli.output import print_json
+from benchmark.cli.output import print_json, print_text
 from benchmark.cli.parser import add_json_option, add_verb
 from benchmark.spec import matrix
 
@@ -110,35 +110,35 @@ def do_methods(args: argparse.Namespace) -> int:
     else:
         for d in described:
             _print_summary(d)
-        print("\n`methods NAME` prints the source of each constant. Combine methods with +, e.g. kd+at.")
+        print_text("\n`methods NAME` prints the source of each constant. Combine methods with +, e.g. kd+at.")
     return 0
 
 
 def _print_summary(d: dict[str, Any]) -> None:
     values = ", ".join(f"{h['name']} {h['default']}" for h in d["hyper_parameters"])
-    print(f"{d['name']:<12} {d['title']}: {d['formula']}")
-    print(f"{'':<12} {d['paper']}")
-    print(
+    print_text(f"{d['name']:<12} {d['title']}: {d['formula']}")
+    print_text(f"{'':<12} {d['paper']}")
+    print_text(
         f"{'':<12} reads from the student: {', '.join(d['student']) or 'nothing'}; "
         f"from the teacher: {', '.join(d['teacher']) or 'nothing'}; {values}"
     )
 
 
 def _print_method(d: dict[str, Any]) -> None:
-    print(f"{d['name']} (revision {d['revision']}, source {d['source']}): {d['title']}")
-    print(f"  {d['formula']}\n  {d['paper']}\n")
-    print(d["doc"])
+    print_text(f"{d['name']} (revision {d['revision']}, source {d['source']}): {d['title']}")
+    print_text(f"  {d['formula']}\n  {d['paper']}\n")
+    print_text(d["doc"])
     stage = f"; initialisation stage of {d['init_epochs']} epochs" if d["init_epochs"] else ""
-    print(
+    print_text(
         f"\nreads from the student: {', '.join(d['student']) or 'nothing'}; "
         f"from the teacher: {', '.join(d['teacher']) or 'nothing'}; views: {', '.join(d['views'])}{stage}"
     )
     if d["at_test"]:
-        print(f"needed at test time in addition to the student: {d['at_test']}")
+        print_text(f"needed at test time in addition to the student: {d['at_test']}")
     for h in d["hyper_parameters"]:
-        print(f"  {h['name']} = {h['default']!r} ({h['type']}): {h['help']} [{h['source']}]")
+        print_text(f"  {h['name']} = {h['default']!r} ({h['type']}): {h['help']} [{h['source']}]")
     if d["combined"]:
-        print(f"  in a combination: {', '.join(f'{k} = {v}' for k, v in d['combined'].items())}")
+        print_text(f"  in a combination: {', '.join(f'{k} = {v}' for k, v in d['combined'].items())}")
     for table in d["pair_constants"]:
         _print_pair_constants(table)
 
@@ -148,6 +148,6 @@ def _print_pair_constants(table: dict[str, Any]) -> None:
     rows = [["pair", *table["settings"]]]
     rows += [[pair, *("-" if v is None else str(v) for v in vs)] for pair, vs in table["pairs"].items()]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    print(f"\nby pair (* is any network, - leaves the default) [{table['source']}]:")
+    print_text(f"\nby pair (* is any network, - leaves the default) [{table['source']}]:")
     for row in rows:
         print("  " + "  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip())

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import textwrap
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from benchmark.cli.output import fitted
 from benchmark.cli.verbs import summary_of
 from benchmark.errors import hint
 from benchmark.text import program_name
@@ -36,7 +38,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print one line and exit. argparse would print the usage too."""
-        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+        self.exit(2, fitted(f"error: {message} (see {self.prog} --help)\n", sys.stderr))
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """Report a value that is not allowed with the most similar one that is. argparse does not."""

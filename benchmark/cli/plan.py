@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from benchmark.cli import common, options
-from benchmark.cli.output import print_json
+from benchmark.cli.output import print_json, print_text
 from benchmark.cli.parser import add_json_option, add_verb
 from benchmark.cli.selection import Selection, select
 from benchmark.spec import cost, plan
@@ -104,25 +104,25 @@ def _print_plan_json(chosen: Selection, planned: plan.Plan, numbers: dict[str, A
 
 def _print_plan(chosen: Selection, planned: plan.Plan, numbers: dict[str, Any], listed: bool) -> None:
     expansion = chosen.expansion
-    print(f"{expansion.table.name}: {expansion.table.title}")
-    print(
+    print_text(f"{expansion.table.name}: {expansion.table.title}")
+    print_text(
         f"profile {chosen.profile} on {expansion.dataset}, {plural(len(expansion.seeds), 'seed')}: "
         f"{plural(len({c.pair for c in expansion.cells}), 'pair')}, "
         f"{plural(numbers['runs'], 'run')} with teachers "
         f"({', '.join(f'{n} {s}' for s, n in sorted(numbers['states'].items()))})"
     )
-    print(_describe(numbers))
-    print(f"({numbers['assumptions']})")
+    print_text(_describe(numbers))
+    print_text(f"({numbers['assumptions']})")
     for line in numbers.get("large_images", ()):
-        print(f"({line})")
+        print_text(f"({line})")
     for level in range(planned.levels):
         packs = planned.level(level)
-        print(f"level {level}: {plural(len(packs), 'pack')}")
+        print_text(f"level {level}: {plural(len(packs), 'pack')}")
         for p in packs if listed else packs[:SHOWN_PACKS]:
-            print(f"  {p.name}")
+            print_text(f"  {p.name}")
             for r in p.runs if listed else ():
-                print(f"    {r.key}  {planned.states[r.key]}")
+                print_text(f"    {r.key}  {planned.states[r.key]}")
         if len(packs) > SHOWN_PACKS and not listed:
-            print(f"  ... {len(packs) - SHOWN_PACKS} more (--list shows all)")
+            print_text(f"  ... {len(packs) - SHOWN_PACKS} more (--list shows all)")
     for reason in dict.fromkeys(f"{c.row.label}: {c.reason}" for c in expansion.cells if c.reason):
-        print(f"not run: {reason}")
+        print_text(f"not run: {reason}")

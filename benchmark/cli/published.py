@@ -76,8 +76,9 @@ def do_published(args: argparse.Namespace) -> int:
 def _networks_here() -> list[str]:
     """Return the networks that can be trained here. Imported on request, because it brings PyTorch."""
     import models
+    from benchmark.plugins.networks import user_networks
 
-    return list(models.names())
+    return list(dict.fromkeys([*models.names(), *user_networks()]))
 
 
 def _methods_here() -> list[str]:

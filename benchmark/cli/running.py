@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import longwork, methods
-from benchmark.cli import common, options
+from benchmark.cli import common, options, summary
+from benchmark.cli import plan as plan_verb
 from benchmark.cli import tables as table_verbs
-from benchmark.cli.output import print_note
+from benchmark.cli.output import print_command, print_note
 from benchmark.cli.parser import PROGRAM, add_verb
 from benchmark.cli.selection import Selection, paper_table, select
 from benchmark.errors import InputError
@@ -140,7 +141,7 @@ def _announce(args: argparse.Namespace, chosen: Selection) -> None:
     hours = cost.estimate([p.runs for p in packs.packs], "cuda").hours
     print_note(
         f"as published (PROFILE=paper): {plural(len(packs.runs), 'run')} in "
-        f"{plural(len(packs.packs), 'pack')}, about {hours:.1f} GPU-hours"
+        f"{plural(len(packs.packs), 'pack')}, about {plan_verb.time_of({'gpu_hours': hours})}"
     )
     print_note(f"  ({cost.assumptions('cuda', None)})")
 
@@ -257,7 +258,19 @@ def do_run(args: argparse.Namespace) -> int:
         chosen = select(args)
         common.execution_of(args)  # reports wrong options before anything else is done
         _announce(args, chosen)
-        return _report_outcomes(train_missing(args, chosen))
+        code = _report_outcomes(train_missing(args, chosen))
+        _note_next(args, chosen)
+    return code
+
+
+def _note_next(args: argparse.Namespace, chosen: Selection) -> None:
+    """Print how many runs are done, and the command that prints the table. Bars leave nothing behind."""
+    store = common.store_of(args)
+    states = [store.state(run.key) for run in closure(chosen.runs)]
+    if done := sum(state in ("done", "diverged") for state in states):
+        print_note(f"{done} of {plural(len(states), 'run')} done; the table, and its comparison:")
+        for verb in ("table", "diff"):
+            print_command(summary.command(verb, args, chosen))
 
 
 def do_reproduce(args: argparse.Namespace) -> int:

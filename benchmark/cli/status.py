@@ -12,7 +12,7 @@ from tabulate import tabulate
 from benchmark import longwork
 from benchmark.cli import common, options
 from benchmark.cli import plan as plan_verb
-from benchmark.cli.output import print_json
+from benchmark.cli.output import print_json, print_text
 from benchmark.cli.parser import add_json_option, add_verb
 from benchmark.cli.selection import Selection, select
 from benchmark.spec import cost, plan
@@ -212,7 +212,7 @@ def do_status(args: argparse.Namespace) -> int:
                 }
             )
         else:
-            print(format_status(rows) + format_remaining(left) + format_lost(lost), flush=True)
+            print_text(format_status(rows) + format_remaining(left) + format_lost(lost))
         if not args.watch or not any(r["running"] or r["queued"] or r["starting"] for r in rows):
             return 0
         time.sleep(WATCH_SECONDS)

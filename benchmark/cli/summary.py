@@ -8,10 +8,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.cli.parser import PROGRAM
 from benchmark.cli.selection import Selection
 from benchmark.spec.runs import closure
-from benchmark.text import duration
+from benchmark.text import command_name, duration
 from results.store import Store
 from tables import overview
 from tables.diff import Diff
@@ -30,7 +29,7 @@ def command(verb: str, args: argparse.Namespace, chosen: Selection) -> str:
             words += [f"--{name}", value]
     for setting in args.settings:
         words += ["--set", setting]
-    return f"{PROGRAM} {shlex.join(words)}"
+    return f"{command_name()} {shlex.join(words)}"
 
 
 def lines(

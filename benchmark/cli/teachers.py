@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from tabulate import tabulate
 
 from benchmark import data, methods
 from benchmark.cli import common, options
-from benchmark.cli.output import print_json, print_note
+from benchmark.cli.names import DATASETS, NameOption
+from benchmark.cli.output import print_json, print_note, print_text
 from benchmark.cli.parser import add_json_option, add_verb
 from benchmark.cli.selection import resolver_of
 from benchmark.data.clips import NAME as CLIPS
 from benchmark.errors import InputError
-from benchmark.spec import matrix, protocols
+from benchmark.spec import matrix, protocols, teacher_table
 from benchmark.spec.imported import require_weights
 from benchmark.spec.resolver import Resolver, normalisation
 from benchmark.spec.runs import NONE, Request, Run, TeacherRef
@@ -26,6 +28,10 @@ from benchmark.training.options import TrainingOptions
 from benchmark.training.pack import train_pack
 from results import published
 from results.store import REFERENCE, Store
+from tables.text import terminal_width
+
+STATE_WIDTH = 12
+"""The columns of a state on a terminal that is too narrow for the list."""
 
 
 def register(verbs: Any) -> None:
@@ -33,12 +39,16 @@ def register(verbs: Any) -> None:
         verbs,
         "teachers",
         details="Lists the teachers that the tables need, whether they are trained, their top-1 and the "
-        "published values. Checkpoints of TEACHERS= are listed too; --test measures them, with the "
-        "normalisation of each protocol that they teach in.",
+        "published values. Checkpoints of TEACHERS= and of teachers.toml (KD_PLUGINS) are listed too; --test "
+        "measures them, with the normalisation of each protocol that they teach in.",
         example="teachers --teachers my-checkpoints --test",
     )
     p.add_argument(
-        "--dataset", default=None, help=f"{', '.join(data.DATASETS)} (default: the profile's, else cifar100)"
+        "--dataset",
+        action=NameOption,
+        names=DATASETS,
+        default=None,
+        help="%(names)s, folder:NAME (default: the profile's, else cifar100)",
     )
     p.add_argument(
         "--profile",
@@ -54,8 +64,8 @@ def register(verbs: Any) -> None:
     p.add_argument(
         "--test",
         action="store_true",
-        help="measure the checkpoints of TEACHERS= on the test set, and store the results as records; what "
-        "has a record already is not measured again",
+        help="measure the checkpoints on the test set, and store the results as records; what has a record "
+        "already is not measured again",
     )
     p.add_argument(
         "--per-class",
@@ -67,10 +77,13 @@ def register(verbs: Any) -> None:
     p.set_defaults(do=do_teachers)
 
 
-def teacher_rows(args: argparse.Namespace, imported: Sequence[TeacherRef]) -> list[dict[str, Any]]:
+def teacher_rows(
+    args: argparse.Namespace, imported: Sequence[TeacherRef], only: Mapping[str, str]
+) -> list[dict[str, Any]]:
     """Return one row for each teacher of the tables: state, accuracy, published accuracies, origin.
 
     imported: the checkpoints of this data set. They have a row for each normalisation that the protocols use.
+    only: `_Listed.only`.
     """
     store = common.store_of(args)
     resolver = Resolver()
@@ -92,7 +105,39 @@ def teacher_rows(args: argparse.Namespace, imported: Sequence[TeacherRef]) -> li
                 "key": run.key,
             }
         )
-    return rows + [_imported_row(ref, names, run, store) for ref, names, run in _measurements(args, imported)]
+    return rows + [
+        _imported_row(ref, names, run, store, only.get(ref.weights, ""))
+        for ref, names, run in _measurements(args, imported)
+    ]
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """The checkpoints that teachers.toml names for a data set."""
+
+    refs: tuple[TeacherRef, ...]
+    """Each file once."""
+    only: Mapping[str, str]
+    """Hash of the weights -> the runs that they teach, e.g. `, for resnet14:resnet8 in mytable`."""
+
+
+def _listed(dataset: str) -> _Listed:
+    """Read the checkpoints of teachers.toml. A note names those that cannot be read."""
+    refs: dict[str, TeacherRef] = {}
+    for_runs: dict[str, list[str]] = {}
+    for entry in teacher_table.entries():
+        if entry.dataset != dataset:
+            continue
+        try:
+            ref = entry.ref()
+        except InputError as error:
+            print_note(f"left out: {error}")
+            continue
+        refs.setdefault(ref.weights, ref)
+        table = f"table {entry.table}" if entry.table else ""
+        runs = " in ".join(filter(None, (entry.pair, table))) or "all pairs"
+        for_runs.setdefault(ref.weights, []).append(runs)
+    return _Listed(tuple(refs.values()), {w: f", for {' and '.join(runs)}" for w, runs in for_runs.items()})
 
 
 def _measurements(
@@ -107,12 +152,12 @@ def _measurements(
     for network, protocol in _teachers_of_tables(args.dataset):
         of_network.setdefault(network, []).append(protocol)
     measurements = []
-    both = {ref.network for ref in imported if ref.other_epoch is not None}
+    both = {w.weights for ref in imported if ref.other_epoch is not None for w in (ref, ref.other_epoch)}
     for ref in imported:
         names = [args.protocol] if args.protocol else of_network.get(ref.network, ["crd"])
         groups: dict[Any, list[str]] = {}
         for name in names:
-            if ref.network not in both or protocols.get_protocol(name).teacher_epoch == ref.epoch:
+            if ref.weights not in both or protocols.get_protocol(name).teacher_epoch == ref.epoch:
                 groups.setdefault(normalisation(name, args.dataset), []).append(name)
         for group in groups.values():
             run = Resolver().imported_run(ref, dataset=args.dataset, protocol=group[0], profile=args.profile)
@@ -147,12 +192,12 @@ def _published_values(network: str, dataset: str, paper: str | None = None) -> l
     return sorted({float(v) for v in rows["value"].dropna()})
 
 
-def _imported_row(ref: TeacherRef, names: list[str], run: Run, store: Store) -> dict[str, Any]:
+def _imported_row(ref: TeacherRef, names: list[str], run: Run, store: Store, only: str) -> dict[str, Any]:
     record, origin = _measured_record(store, run)
     return {
         "network": ref.network,
         "protocol": ", ".join(names),
-        "origin": f"imported: {Path(ref.path).name} (weights {ref.weights})",
+        "origin": f"imported: {Path(ref.path).name} (weights {ref.weights}){only}",
         "state": f"tested{origin}" if record else "not tested (--test)",
         "top1_last": record.get("top1_last"),
         "top1_best": record.get("top1_best"),
@@ -208,8 +253,6 @@ def do_teachers(args: argparse.Namespace) -> int:
     if args.dataset is None:
         args.dataset = profile.dataset or "cifar100"
     data.check_name(args.dataset)
-    if args.test and not args.teachers:
-        raise InputError("--test needs checkpoints: give TEACHERS= or --teachers")
     imported = []
     for (dataset, _), ref in resolver_of(args).imported.items():
         if not ref.has_classifier:
@@ -225,10 +268,14 @@ def do_teachers(args: argparse.Namespace) -> int:
                 f"{Path(ref.path).name} is left out: by its number of classes it is for {dataset}, not for "
                 f"{args.dataset}"
             )
+    listed = _listed(args.dataset)
+    imported += [ref for ref in listed.refs if ref.weights not in {other.weights for other in imported}]
+    if args.test and not imported and not args.teachers:
+        raise InputError("--test needs checkpoints: give --teachers or TEACHERS=, or write teachers.toml")
     if args.test:
         require_weights(imported)
         _test_checkpoints(args, imported)
-    rows = teacher_rows(args, imported)
+    rows = teacher_rows(args, imported, listed.only)
     if args.json:
         print_json(rows)
         return 0
@@ -246,14 +293,33 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
         "teacher": [r["network"] for r in rows],
         "protocol": [r["protocol"] for r in rows],
         "state": [r["state"] for r in rows],
-        "top-1 last": [percent(r["top1_last"]) for r in rows],
-        "top-1 best*": [percent(r["top1_best"]) for r in rows],
+        "last": [percent(r["top1_last"]) for r in rows],
+        "best*": [percent(r["top1_best"]) for r in rows],
         "published": [" ".join(map(percent, r["published"])) for r in rows],
         "worst and best class": [_class_range(r.get("per_class", {})) for r in rows],
         "origin": [r["origin"] for r in rows],
     }
-    print(tabulate(columns, headers="keys", disable_numparse=True))
-    print("* the best epoch is chosen on the test set, as the papers do")
+    columns = {name: texts for name, texts in columns.items() if any(texts)}
+    notes: list[str] = []
+    if sum(max(map(len, (name, *texts))) + 2 for name, texts in columns.items()) - 2 > terminal_width():
+        columns.pop("worst and best class", None)
+        columns["note"] = [_noted(text, notes) for text in columns.pop("origin")]
+    widest = [STATE_WIDTH if notes and name == "state" else None for name in columns]
+    print(tabulate(columns, headers="keys", disable_numparse=True, maxcolwidths=widest))
+    if notes:
+        print("without a note: trained here")
+    for i, note in enumerate(notes, 1):
+        print_text(f"[{i}] {note}")
+    print_text("top-1 in %. * the best epoch is chosen on the test set, as the papers do")
+
+
+def _noted(origin: str, notes: list[str]) -> str:
+    """Return an origin for a narrow list: that of a checkpoint is a reference to a note."""
+    if not origin.startswith("imported"):
+        return ""
+    if origin not in notes:
+        notes.append(origin)
+    return f"[{notes.index(origin) + 1}]"
 
 
 def _print_classes(rows: list[dict[str, Any]]) -> None:
@@ -262,4 +328,8 @@ def _print_classes(rows: list[dict[str, Any]]) -> None:
         if per_class:
             ascending = sorted(per_class.items(), key=lambda item: item[1])
             print(f"\n{r['network']}, {r['origin']}: top-1 of each class, ascending")
-            print(textwrap.fill("; ".join(f"{name} {top1:.1f}" for name, top1 in ascending), 110))
+            print(
+                textwrap.fill(
+                    "; ".join(f"{name} {top1:.1f}" for name, top1 in ascending), min(110, terminal_width())
+                )
+            )

@@ -16,6 +16,7 @@ from benchmark.data.datasets import (
     info,
     is_name,
     load,
+    names,
 )
 from benchmark.data.folders import open_stream
 from benchmark.data.folders import use_folder as _use_folder
@@ -90,6 +91,7 @@ __all__ = [
     "info",
     "is_name",
     "load",
+    "names",
     "mixing_shares",
     "normalise",
     "open_stream",

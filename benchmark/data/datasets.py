@@ -264,6 +264,11 @@ def provide_user_datasets(find: Callable[[], Mapping[str, Callable[[], DatasetIn
     _user_datasets = find
 
 
+def names() -> tuple[str, ...]:
+    """Return the names of the built-in data sets and of those of KD_PLUGINS, without image folders."""
+    return (*DATASETS, *_user_datasets())
+
+
 def is_name(name: str) -> bool:
     """Return whether a data set may have this name. No data are looked at."""
     return name in DATASETS or name.startswith(tuple(FAMILIES)) or name in _user_datasets()
@@ -273,7 +278,7 @@ def check_name(name: str) -> None:
     """Raise `InputError` for a name that no data set has. No file is looked at."""
     if not is_name(name):
         families = (f"{family}NAME" for family in FAMILIES)
-        raise unknown("data set", name, (*DATASETS, *_user_datasets(), *families))
+        raise unknown("data set", name, (*names(), *families))
 
 
 def info(name: str) -> DatasetInfo:

@@ -8,8 +8,10 @@
 Images are uint8 `[N, H, H, 3]` (arrays or tensors), labels whole numbers from 0. Optional entries: `mean` and
 `std` (three numbers each, of pixel values in 0..1); by default they are computed from the training images.
 
-The function is called when a run first uses the data set, once in a process. A hash of all images and labels
-is part of the key of every run, so records of other images belong to other runs.
+The function is called when a run first uses the data set. What is known of the data set is then kept, and
+its images are held beside others' up to `HELD_BYTES`; the function is called again only for images that had
+to make room. A hash of all images and labels is part of the key of every run, so records of other images
+belong to other runs.
 """
 
 from __future__ import annotations
@@ -58,6 +60,39 @@ class UserDataset:
             raise ValueError(f"load of data set {self.name} is {self.load!r}; give a function of the folder")
 
 
+HELD_BYTES = 2 * 2**30
+"""The images of several data sets are held up to this many bytes together; those used longest ago make room.
+
+A table with some data sets of CIFAR's size (0.2 GB) reads each of them once. The data set in use is held
+however large it is, as the run that trains on it holds it too.
+"""
+
+
+class _Memory:
+    """What was read of the data sets, by name and folder."""
+
+    def __init__(self) -> None:
+        self.infos: dict[tuple[str, Path], DatasetInfo] = {}
+        self.images: dict[tuple[str, Path], Dataset] = {}
+        """The one that was used last is at the end."""
+
+    def hold(self, key: tuple[str, Path], dataset: Dataset) -> None:
+        """Hold the images of a data set, and drop those of others if all are too many."""
+        self.images.pop(key, None)
+        self.images[key] = dataset
+        while len(self.images) > 1 and sum(map(_bytes, self.images.values())) > HELD_BYTES:
+            del self.images[next(iter(self.images))]
+
+
+@plugins.cached
+def _memory() -> _Memory:
+    return _Memory()
+
+
+def _bytes(dataset: Dataset) -> int:
+    return sum(split.images.nbytes + split.labels.nbytes for split in (dataset.train, dataset.test))
+
+
 _folder = Path("data")
 
 
@@ -86,10 +121,29 @@ def user_datasets() -> dict[str, Callable[[], DatasetInfo]]:
 
 
 def _info(dataset: UserDataset, file: str) -> DatasetInfo:
-    return _read(dataset, file, _folder)[0]
+    key = dataset.name, _folder
+    if key not in _memory().infos:
+        info, images = _read(dataset, file, _folder)
+        _memory().infos[key] = info
+        _memory().hold(key, images)
+    return _memory().infos[key]
 
 
-@functools.lru_cache(maxsize=2)
+def _images(dataset: UserDataset, file: str, folder: Path, _: Path) -> Dataset:
+    """Return the images of a data set of which `_info` has been asked for in this folder."""
+    memory, key = _memory(), (dataset.name, folder)
+    images = memory.images.get(key)
+    if images is None:
+        info, images = _read(dataset, file, folder)
+        if key in memory.infos and info.identity != memory.infos[key].identity:
+            raise InputError(
+                f"{file}: data set {dataset.name}: load returns other images than the first time; it must "
+                "return the same ones each time"
+            )
+    memory.hold(key, images)
+    return images
+
+
 def _read(dataset: UserDataset, file: str, folder: Path) -> tuple[DatasetInfo, Dataset]:
     """Call the user's function, and check what it returns. Raises `InputError` of one line."""
     where = f"{file}: data set {dataset.name}"
@@ -136,7 +190,7 @@ def _read(dataset: UserDataset, file: str, folder: Path) -> tuple[DatasetInfo, D
         mean=mean,
         std=std,
         disk_bytes=0,
-        load=lambda _folder: read,
+        load=functools.partial(_images, dataset, file, folder),
         user_files=True,
         identity=digest.hexdigest()[:16],
         size=train.images.shape[1],

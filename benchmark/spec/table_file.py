@@ -43,7 +43,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import data, measures, methods
-from benchmark.errors import InputError, hint, unknown
+from benchmark.errors import InputError, hint, require_one_line, unknown
 from benchmark.spec import measured_rows, protocols
 from benchmark.spec.measured_rows import Measured
 from benchmark.spec.runs import Overrides, parse_pair
@@ -322,8 +322,8 @@ def _check_fields(
             raise unknown(f"field in {owner}:", key, types)
         if not isinstance(value, types[key]) or isinstance(value, bool):
             raise InputError(f"{owner}: {key} = {value!r} is not {_TYPE_NAMES[types[key]]}")
-        if isinstance(value, str) and not value.isprintable():
-            raise InputError(f"{owner}: {key} contains a line break or control character; remove it")
+        if isinstance(value, str):
+            require_one_line(value, f"{owner}: {key}")
     for key in required:
         if key not in values:
             raise InputError(f"{owner}: {key} is missing; required: {', '.join(required)}")

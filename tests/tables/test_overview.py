@@ -9,8 +9,8 @@ import pytest
 import records_kit as kit
 
 from benchmark.__main__ import main
-from benchmark.cli.parser import PROGRAM
 from benchmark.spec import matrix
+from benchmark.text import command_name
 from results.store import Store
 from tables import overview, plain, render
 from tables.text import terminal_width
@@ -51,7 +51,7 @@ def test_reproduce_ends_in_one_screen(fail: bool, tmp_path: Path, capsys: pytest
     ended = f"{total - 2} done, 1 diverged, 1 failed" if fail else f"{total} done, 0 diverged, 0 failed"
     assert f"runs: {ended}; " in text
     assert "vs. published: not comparable in profile quick; every cell:" in text
-    command = f"    {PROGRAM} diff dlkd-table1 --profile quick --results {store.folder}"
+    command = f"    {command_name()} diff dlkd-table1 --profile quick --results {store.folder}"
     assert command in lines, "in one piece, to be copied"
     assert "dlkd-table1-quick.{md,tex,csv,png,pdf,svg}" in text
     assert ("`retry`" in text) == fail

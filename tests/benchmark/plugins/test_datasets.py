@@ -12,9 +12,12 @@ from plugins_kit import use
 from training_kit import train
 
 from benchmark import data, methods
+from benchmark.data import user_datasets
 from benchmark.errors import InputError
 from benchmark.spec.resolver import Resolver
 from benchmark.spec.runs import Request, Run
+from benchmark.training import finished
+from results.store import Store
 
 BLOBS = """
 import numpy as np
@@ -95,3 +98,72 @@ def test_a_wrong_data_set_is_one_line(change: tuple[str, str], problem: str, fil
     with pytest.raises(InputError, match=problem) as error:
         data.info("blobs")
     assert str(file) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_simkd_is_built_again_for_the_size_of_the_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(tmp_path / "p", monkeypatch, blobs=BLOBS.replace("32, 32", "48, 48"))
+    few = (
+        ("recipe.batch_size", 8),
+        ("recipe.epochs", 1),
+        ("recipe.test_images", 20),
+        ("recipe.train_images", 16),
+    )
+    run = Resolver().run(Request("blobs", "crd", "quick", "resnet14", "resnet8", "simkd", few), 0)
+    assert [o.status for o in train([run], tmp_path / "runs")] == ["done"]
+    store = Store(tmp_path / "runs")
+    net = finished.load(store, run.key, "last").net
+    assert net.at_test["simkd"].size == 48 // 4, "the teacher's last stage"
+    info, test = data.info("blobs"), data.load("blobs").test
+    images = (test.images.float() / 255 - torch.tensor(info.mean)) / torch.tensor(info.std)
+    right = net(images.permute(0, 3, 1, 2)).argmax(1) == test.labels
+    record = store.record(run.key)
+    assert record is not None and record["top1_last"] == pytest.approx(100 * float(right.double().mean()))
+
+
+SEVERAL = """
+import numpy as np
+from pathlib import Path
+from benchmark.data import UserDataset
+
+def make(name, first):
+    def load(folder):
+        with open(Path(__file__).with_name("calls.txt"), "a") as calls:
+            calls.write(name)
+            calls_so_far = calls.tell()
+        images = np.full((4, 8, 8, 3), first + CHANGES * calls_so_far, np.uint8)
+        images[0] = 0
+        labels = np.arange(4) % 2
+        return {"train": (images, labels), "test": (images, labels), "classes": ["x", "y"]}
+    return UserDataset(name=name, load=load)
+
+a, b, c = make("a", 1), make("b", 2), make("c", 3)
+"""
+
+
+def test_a_table_with_three_data_sets_reads_each_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = use(tmp_path / "p", monkeypatch, several=SEVERAL.replace("CHANGES", "0"))
+    for _ in range(3):
+        for i, name in enumerate("abc", 1):
+            assert data.info(name).train_images == 4
+            assert int(data.load(name).train.images.max()) == i
+    assert (folder / "calls.txt").read_text() == "abc"
+
+
+def test_images_that_made_room_are_read_again_and_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = 2 * 4 * (8 * 8 * 3 + 8)  # training and test images, labels of 8 bytes
+    monkeypatch.setattr(user_datasets, "HELD_BYTES", 2 * one)
+    folder = use(tmp_path / "p", monkeypatch, several=SEVERAL.replace("CHANGES", "0"))
+    for name in "abcba":  # b is held when it is asked for again, a has made room for c
+        assert data.load(name).classes == ("x", "y")
+    assert (folder / "calls.txt").read_text() == "abca"
+    use(tmp_path / "q", monkeypatch, several=SEVERAL.replace("CHANGES", "1"))
+    for name in "abc":
+        data.load(name)
+    with pytest.raises(InputError, match="data set a: load returns other images than the first time"):
+        data.load("a")

@@ -14,7 +14,7 @@ from plugins_kit import use
 from training_kit import small_run, train
 
 import models
-from benchmark import methods
+from benchmark import measures, methods
 from benchmark.errors import InputError
 from benchmark.spec import matrix, teacher_table
 from benchmark.spec.resolver import Resolver
@@ -98,6 +98,18 @@ def test_the_cells_of_a_table(hashes: dict[str, str], tmp_path: Path) -> None:
     keys = {(c.row.label, c.student): c.runs[0] for c in elsewhere.cells}
     assert teacher_of(keys["SSKD", "resnet20"]) == hashes["usual"]
     assert keys["SSKD", "resnet20"].key != cells["SSKD", "resnet20"].key
+
+
+def test_an_order_to_measure_a_checkpoint_names_its_weights(hashes: dict[str, str], tmp_path: Path) -> None:
+    """Its key ends in the hash of its settings, not of the weights."""
+    for name in ("pair", "both"):
+        (entry,) = (e for e in teacher_table.entries() if e.file.stem == name)
+        resolver = Resolver()
+        tested = resolver.imported_run(entry.ref(), dataset="digits", protocol="crd", profile="quick")
+        run = resolver.measuring(entry.ref(), measures.parse("knn"), tested)
+        restored = Resolver().from_order(json.loads(json.dumps(run.order())))
+        assert restored.key == run.key and restored.evaluates is not None
+        assert restored.evaluates.weights == hashes[name]
 
 
 def test_it_teaches(hashes: dict[str, str], tmp_path: Path) -> None:
