@@ -72,6 +72,10 @@ class Probe(Measure):
         return f"top1_{cls.rule(config)}"
 
     @classmethod
+    def metric_of(cls, config: ProbeConfig, number: str) -> str:
+        return "probe_top5" if number == f"top5_{cls.rule(config)}" else super().metric_of(config, number)
+
+    @classmethod
     def rule(cls, config: ProbeConfig) -> str:
         return PROTOCOLS[config.protocol].report
 
