@@ -56,7 +56,7 @@ BATCH = {"cpu": 16, "cuda": 250}
 """Images that are optimised together; a result depends on it only by the rounding of the kernels."""
 
 STEPS = 10
-"""Steps between two reports of progress."""
+"""Steps between two reports of progress, or stored states."""
 
 SAVE_SECONDS = 30.0
 """Seconds between two stored states."""
@@ -134,13 +134,13 @@ class Entropy(Measure):
                 batch=state["batch_size"],
             ),
             seed=context.seed,
+            progress=context.progress,
         )
         if "work" in state:
             work.load_state(state["work"])
         stored = time.monotonic()
         while not work.done:
             work.run(STEPS)
-            context.progress(work.steps, work.total)
             if time.monotonic() - stored >= SAVE_SECONDS:
                 context.save({"batch_size": state["batch_size"], "work": work.state()})
                 stored = time.monotonic()
