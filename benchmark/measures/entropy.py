@@ -29,8 +29,6 @@ chance, concept sets of share p have an IoU of p / (2 - p).
 
 from __future__ import annotations
 
-import os
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -47,6 +45,7 @@ from benchmark.measures._largest_noise import NoiseSettings
 from benchmark.measures._views_entropy import ViewsEntropy, ViewsResult, ViewsSettings
 from benchmark.measures.base import Measure, MeasureConfig, MeasureContext
 from benchmark.methods import param
+from results.files import atomic
 
 MAPS = "entropy.npz"
 """The file of maps: `entropy` float32 `[2, N, H, W]`, `concepts` bool of the same shape, both turned back;
@@ -151,21 +150,12 @@ class Entropy(Measure):
 
 
 def write_maps(path: Path, result: ViewsResult, images: Tensor) -> None:
-    """Write the maps of a result (temporary file, rename). images: the split that begins with its images."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as f:
-            np.savez_compressed(
-                f,
-                entropy=result.entropy.numpy(),
-                concepts=result.concepts.numpy(),
-                iou=result.ious.numpy(),
-                images=images[: result.entropy.shape[1]].numpy(),
-            )
-            f.flush()
-            os.fsync(f.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    """Write the maps of a result. images: the split that begins with its images."""
+    with atomic(path, "wb") as file:
+        np.savez_compressed(
+            file,
+            entropy=result.entropy.numpy(),
+            concepts=result.concepts.numpy(),
+            iou=result.ious.numpy(),
+            images=images[: result.entropy.shape[1]].numpy(),
+        )
