@@ -46,6 +46,11 @@ class Split:
         """How the images are read while a run is trained, for its record; "" if they are held in memory."""
         return ""
 
+    @property
+    def is_held(self) -> bool:
+        """Whether all images are in memory, on the device of the labels."""
+        return True
+
     def take(self, n: int) -> Self:
         """Return the first n images."""
         return replace(self, images=self.images[:n], labels=self.labels[:n])

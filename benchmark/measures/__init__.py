@@ -15,8 +15,9 @@ example):
 2. `Config`, a frozen dataclass of `MeasureConfig`: every setting with `param(default, help, source)`.
    `profile_settings` gives the values of profile `quick`.
 3. `run(config, context)` returns the numbers by name. `context` (`MeasureContext`) has the network, frozen
-   and in eval mode, the data sets, the seed and a folder for further files. Work of more than a minute calls
-   `context.save(state)` and begins with `context.saved`, so that an interruption costs little.
+   and in eval mode, the data sets, the seed and a folder for further files, which `results.files.atomic`
+   writes and `context.artifacts` names. Work of more than a minute calls `context.save(state)` and begins
+   with `context.saved`, so that an interruption costs little. `context.progress` shows how much is done.
 4. `headline(config)` is the name of the number that a table shows and compares.
 5. `passes(config, train, test)` tells the cost model how many images pass through the network.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from benchmark.data import NORMAL, batch_flip, view_for
+from benchmark.data import NORMAL, batch_flip, crops, view_for
 
 BLOCK = 1_000
 """Images that are resized at once."""
@@ -49,6 +49,17 @@ def resized(images: Tensor, size: int) -> Tensor:
 def draw_crops(n: int, side: int, generator: torch.Generator) -> Tensor:
     """Return the draws `[n, 5]` of RandomResizedCrop and a horizontal flip on images of `side` pixels."""
     return view_for("resized-crop-flip", NORMAL, side).draw(n, generator)
+
+
+def draw_crops_of_files(n: int, generator: torch.Generator) -> Tensor:
+    """Return the draws `[n, crops.WIDTH]` of the same crops, before the size of the images is known.
+
+    `crops.boxes` turns them into pixels: for images of `side` by `side` pixels, those of `draw_crops`.
+    """
+    tries = torch.rand(n, 2 * crops.TRIES, generator=generator, dtype=torch.float64)
+    corner = torch.rand(n, 2, generator=generator, dtype=torch.float64)
+    flip = torch.randint(0, 2, (n, 1), generator=generator)
+    return torch.cat([tries, corner, flip], dim=1)
 
 
 def random_crops(images: Tensor, draws: Tensor, size: int) -> Tensor:

@@ -98,20 +98,24 @@ class ViewsEntropy:
         normalise: Callable[[Tensor], Tensor],
         settings: ViewsSettings,
         seed: int,
+        progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         """Begin.
 
         feature: of a network in eval mode whose parameters need no gradients. images: a split, uint8
-        `[N, H, W, C]`. normalise: turns these into what the network reads, `[N, C, H, W]`.
+        `[N, H, W, C]`. normalise: turns these into what the network reads, `[N, C, H, W]`. progress: is told
+        the passes of images through the network, those done and all.
         """
         settings.check()
         self.feature, self.images, self.normalise = feature, images, normalise
-        self.settings, self.seed = settings, seed
+        self.settings, self.seed, self._progress = settings, seed, progress
         self.measured = min(settings.images, len(images))
         self.sigmas: list[Tensor] = []
         """sigma of the finished batches, first those of view 0; on the CPU, not turned back."""
         self._spreads: dict[int, Spread] = {}
         self._features = 0
+        self._referenced = 0
+        """Passes of reference images."""
         self._noise: LargestNoise | None = None
 
     @property
@@ -144,6 +148,17 @@ class ViewsEntropy:
         if noise.done:
             self.sigmas.append(noise.sigma().float().cpu())
             self._noise = None
+        self._tell()
+
+    def _tell(self) -> None:
+        """Tell the progress. A step has two passes forwards for each image, and one backwards."""
+        each = 3 * self.settings.batch
+        done = each * self.steps + self._referenced
+        self._progress(done, each * self.total + 2 * len(self._reference))
+
+    @property
+    def _reference(self) -> Tensor:
+        return self.images[: self.settings.reference or len(self.images)]
 
     def state(self) -> dict[str, Any]:
         """Return what `load_state` needs to go on from here: tensors and plain values."""
@@ -160,6 +175,7 @@ class ViewsEntropy:
         self.sigmas = [sigma.cpu() for sigma in state["sigmas"]]
         self._spreads = {view: Spread(*parts) for view, parts in state["spreads"].items()}
         self._features = state["features"]
+        self._referenced = len(self._spreads) * len(self._reference)
         self._noise = None
         if state["batch"] is not None:
             self._noise = self._begin()
@@ -182,9 +198,12 @@ class ViewsEntropy:
     def _spread(self, view: int) -> Spread:
         """Return the spread of the feature over the reference images of a view."""
         if view not in self._spreads:
-            reference = self.images[: self.settings.reference or len(self.images)]
-            batches = reference.split(self.settings.batch)
-            features = torch.cat([self.feature(self._view(batch, view)) for batch in batches])
+            parts = []
+            for batch in self._reference.split(self.settings.batch):
+                parts.append(self.feature(self._view(batch, view)))
+                self._referenced += len(batch)
+                self._tell()
+            features = torch.cat(parts)
             self._features = features.shape[1]
             self._spreads[view] = spread_of(features)
         return self._spreads[view]

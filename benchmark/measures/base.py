@@ -111,6 +111,11 @@ class Measure:
         raise NotImplementedError
 
     @classmethod
+    def metric_of(cls, config: Any, number: str) -> str:
+        """Return the metric of one of its numbers in `results/published`, "" if nothing is published."""
+        return cls.metric if number == cls.headline(config) else ""
+
+    @classmethod
     def rule(cls, config: Any) -> str:
         """Return which epoch the headline is of: `best` if it was chosen on the test set, else `last`."""
         return "last"

@@ -29,8 +29,6 @@ chance, concept sets of share p have an IoU of p / (2 - p).
 
 from __future__ import annotations
 
-import os
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -47,6 +45,7 @@ from benchmark.measures._largest_noise import NoiseSettings
 from benchmark.measures._views_entropy import ViewsEntropy, ViewsResult, ViewsSettings
 from benchmark.measures.base import Measure, MeasureConfig, MeasureContext
 from benchmark.methods import param
+from results.files import atomic
 
 MAPS = "entropy.npz"
 """The file of maps: `entropy` float32 `[2, N, H, W]`, `concepts` bool of the same shape, both turned back;
@@ -56,7 +55,7 @@ BATCH = {"cpu": 16, "cuda": 250}
 """Images that are optimised together; a result depends on it only by the rounding of the kernels."""
 
 STEPS = 10
-"""Steps between two reports of progress."""
+"""Steps between two reports of progress, or stored states."""
 
 SAVE_SECONDS = 30.0
 """Seconds between two stored states."""
@@ -134,13 +133,13 @@ class Entropy(Measure):
                 batch=state["batch_size"],
             ),
             seed=context.seed,
+            progress=context.progress,
         )
         if "work" in state:
             work.load_state(state["work"])
         stored = time.monotonic()
         while not work.done:
             work.run(STEPS)
-            context.progress(work.steps, work.total)
             if time.monotonic() - stored >= SAVE_SECONDS:
                 context.save({"batch_size": state["batch_size"], "work": work.state()})
                 stored = time.monotonic()
@@ -151,21 +150,12 @@ class Entropy(Measure):
 
 
 def write_maps(path: Path, result: ViewsResult, images: Tensor) -> None:
-    """Write the maps of a result (temporary file, rename). images: the split that begins with its images."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as f:
-            np.savez_compressed(
-                f,
-                entropy=result.entropy.numpy(),
-                concepts=result.concepts.numpy(),
-                iou=result.ious.numpy(),
-                images=images[: result.entropy.shape[1]].numpy(),
-            )
-            f.flush()
-            os.fsync(f.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    """Write the maps of a result. images: the split that begins with its images."""
+    with atomic(path, "wb") as file:
+        np.savez_compressed(
+            file,
+            entropy=result.entropy.numpy(),
+            concepts=result.concepts.numpy(),
+            iou=result.ious.numpy(),
+            images=images[: result.entropy.shape[1]].numpy(),
+        )

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmark import data
-from benchmark.measures._features import embeddings, limited
+from benchmark.measures._features import Progress, embeddings, limited
 from benchmark.measures.base import Measure, MeasureConfig, MeasureContext
 from benchmark.methods import param
 
@@ -53,7 +53,8 @@ class Knn(Measure):
         target = context.load(context.target)
         splits = limited(target.train, config.train_images), limited(target.test, config.test_images)
         mean, std = (torch.tensor(x, device=context.device) for x in (context.mean, context.std))
-        train, test = (embeddings(context.net, s.images, mean, std) for s in splits)
+        work = Progress(sum(len(s.labels) for s in splits), context.progress)
+        train, test = (embeddings(context.net, s, mean, std, done=work.add) for s in splits)
         top1 = knn_top1(
             train,
             splits[0].labels.to(context.device),

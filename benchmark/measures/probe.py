@@ -1,8 +1,11 @@
 """A linear probe: the accuracy of a linear classifier on the pooled embedding of the frozen network.
 
 The classifier W f(x) + b is trained on a target data set by SGD with momentum on the cross-entropy; nothing
-else is. How it is trained is a protocol of `_probe_protocols.py`: `hsakd` and `rrd` are the published ones,
+else is. How it is trained is a protocol of `_probe_protocols.py`: `hsakd`, `rrd` and `seed` are published;
 `cached` takes minutes on a CPU. Images of another size are resized to `size`.
+
+A target whose images are too many for the memory is read from its files in every epoch, with the same order
+and draws. A random crop is then cut from the whole image; everything else begins with the test form.
 
 The accuracy of the k nearest neighbours under the untouched network stands beside it (knn.py).
 """
@@ -10,7 +13,7 @@ The accuracy of the k nearest neighbours under the untouched network stands besi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,14 +23,19 @@ from torch.nn import functional as F
 
 from benchmark import data
 from benchmark.data import NORMAL, SHUFFLE, RawBatch, Split
-from benchmark.measures._features import embedding_of, embeddings, limited
+from benchmark.data.folders.streamed import FileSplit
+from benchmark.measures._features import Progress, at_size, embedding_of, embeddings, limited
 from benchmark.measures._probe_protocols import PROTOCOLS, SLOW_NETWORKS, ProbeProtocol
-from benchmark.measures._resizing import draw_crops, random_crops, resized
+from benchmark.measures._resizing import draw_crops, draw_crops_of_files, random_crops
+from benchmark.measures._streamed import augmented
 from benchmark.measures.base import Measure, MeasureConfig, MeasureContext
 from benchmark.measures.knn import knn_top1
 from benchmark.methods import param
 from benchmark.seeds import seed_of
 from benchmark.settings import scaled
+
+HEAD_SHARE = 0.01
+"""What an image of a batch of stored features counts in the progress, of a pass through the network."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +44,9 @@ class ProbeConfig(MeasureConfig):
     epochs: int = param(0, "length; 0 = the protocol's. Its milestones keep their proportions", "ours")
     lr: float = param(0.0, "learning rate; 0 = the protocol's", "ours")
     batch_size: int = param(0, "images of a batch; 0 = the protocol's", "ours")
-    size: int = param(32, "side of the images in pixels", "CRD 2020, Table 4: resized to 32")
+    size: int = param(
+        32, "side of the images in pixels; 0 = that of the data set", "CRD 2020, Table 4: resized to 32"
+    )
     k: int = param(20, "number of neighbours", "as measure knn")
     temperature: float = param(0.07, "temperature of the neighbours' votes", "as measure knn")
     train_images: int = param(0, "training images, drawn at random; 0 = all", "ours")
@@ -60,6 +70,10 @@ class Probe(Measure):
     @classmethod
     def headline(cls, config: ProbeConfig) -> str:
         return f"top1_{cls.rule(config)}"
+
+    @classmethod
+    def metric_of(cls, config: ProbeConfig, number: str) -> str:
+        return "probe_top5" if number == f"top5_{cls.rule(config)}" else super().metric_of(config, number)
 
     @classmethod
     def rule(cls, config: ProbeConfig) -> str:
@@ -88,12 +102,13 @@ class _Training:
         self.batch_size = config.batch_size or self.protocol.batch_size
         device = context.device
         target = context.load(context.target)
-        self.classes = data.info(context.target).num_classes
+        info = data.info(context.target)
+        self.classes, self.size = info.num_classes, config.size or info.size
         self.train = limited(target.train, config.train_images).to(device)
         self.test = limited(target.test, config.test_images).to(device)
         if self.protocol.augment != "resized-crop-flip":
-            self.train = Split(resized(self.train.images, config.size), self.train.labels)
-        self.test = Split(resized(self.test.images, config.size), self.test.labels)
+            self.train = at_size(self.train, self.size)
+        self.test = at_size(self.test, self.size)
         self.mean, self.std = statistics(self.protocol, context)
         self.head = self._new_head()
         self.optimiser = torch.optim.SGD(
@@ -106,8 +121,15 @@ class _Training:
         self.scores: list[dict[str, float]] = []
         """Accuracies after each epoch."""
         self.knn: float | None = None
-        self.cached: tuple[Tensor, Tensor] | None = None
-        """Embeddings of the training images without augmentation, and of the test images."""
+        self.cached: dict[str, Tensor] = {}
+        """Embeddings under the untouched network: of the images of `train`, not augmented, and of `test`."""
+        self.augmented = self.protocol.augment != "none"
+        train, test = len(self.train.labels), len(self.test.labels)
+        self.epoch_passes = (
+            train * (1.0 if self.augmented else HEAD_SHARE) + test * self.protocol.moving_norms
+        )
+        """Passes of images in an epoch, for the progress."""
+        self.progress = Progress(train + test + self.epochs * self.epoch_passes, context.progress)
 
     def _new_head(self) -> nn.Linear:
         with torch.random.fork_rng(devices=[]):
@@ -130,11 +152,14 @@ class _Training:
         self._restore()
         if self.knn is None:
             self.knn = self._neighbours()
+            if not self.train.is_held:  # it took long
+                self.context.save(self._state())
+        if self.augmented:
+            self.cached.pop("train", None)
         for epoch in range(len(self.scores) + 1, self.epochs + 1):
             loss = self._train_epoch(epoch)
             self.scores.append({**self._evaluate(), "train_loss": loss})
             self.context.save(self._state())
-            self.context.progress(epoch, self.epochs)
         top1 = [score["top1"] for score in self.scores]
         best = max(range(len(top1)), key=lambda i: (top1[i], -i))
         return {
@@ -142,6 +167,7 @@ class _Training:
             "top1_best": top1[best],
             "best_epoch": float(best + 1),
             "top5_last": self.scores[-1]["top5"],
+            "top5_best": self.scores[best]["top5"],
             "train_loss": self.scores[-1]["train_loss"],
             "knn_top1": self.knn,
         }
@@ -166,26 +192,28 @@ class _Training:
         for name, value in saved["norms"].items():
             self.context.net.get_buffer(name).copy_(value)
         self.scores, self.knn = list(saved["scores"]), float(saved["knn"])
+        self.progress.done = len(self.scores) * self.epoch_passes
+        self.progress.done += len(self.train.labels) if self.augmented else 0  # else they are computed again
+        self.progress.done += len(self.test.labels) if self.protocol.moving_norms else 0
 
     # --- features -----------------------------------------------------------------------------------------
 
-    def _features(self) -> tuple[Tensor, Tensor]:
-        """Return the embeddings of training and test images under the network as it is, not augmented."""
-        if self.cached is None:
-            train = resized(self.train.images, self.config.size)
-            train_features, test_features = (
-                embeddings(self.context.net, images, self.mean, self.std)
-                for images in (train, self.test.images)
-            )
-            self.cached = train_features, test_features
-        return self.cached
+    def _features(self, part: str) -> Tensor:
+        """Return the embeddings of the `train` or `test` images under the network as it is, not augmented."""
+        if part not in self.cached:
+            self.cached[part] = self._embeddings(self.train if part == "train" else self.test)
+        return self.cached[part]
+
+    def _embeddings(self, split: Split) -> Tensor:
+        return embeddings(
+            self.context.net, split, self.mean, self.std, size=self.size, done=self.progress.add
+        )
 
     def _neighbours(self) -> float:
-        train, test = self._features()
         return knn_top1(
-            train,
+            self._features("train"),
             self.train.labels,
-            test,
+            self._features("test"),
             self.test.labels,
             classes=self.classes,
             k=self.config.k,
@@ -198,26 +226,22 @@ class _Training:
         order = torch.Generator().manual_seed(seed_of(seed, "probe", "order", epoch))
         labels = self.train.labels
         batches = SHUFFLE.epoch(labels, self.batch_size, False, order)
-        if self.protocol.augment == "none":
-            features = self._features()[0]
+        if not self.augmented:
+            features = self._features("train")
             for batch in batches:
                 rows = batch.to(device)
                 yield features[rows], labels[rows]
+                self.progress.add(HEAD_SHARE * len(rows))
             return
-        draws = self._draws(epoch).to(device)
-        net, images = self.context.net, self.train.images
+        net = self.context.net
         if self.protocol.moving_norms:
             net.train()
-        start = 0
-        for batch in batches:
-            rows = batch.to(device)
-            raw = RawBatch(
-                images=images[rows], labels=labels[rows], indices=rows, mean=self.mean, std=self.std
-            )
+        for rows, draws, images in self._images(batches, self._draws(epoch)):
+            raw = RawBatch(images=images, labels=labels[rows], indices=rows, mean=self.mean, std=self.std)
             with torch.no_grad():
-                features = embedding_of(net, self._view(raw, draws[start : start + len(rows)]))
+                features = embedding_of(net, self._view(raw, draws))
             yield features, labels[rows]
-            start += len(rows)
+            self.progress.add(len(rows))
         net.eval()
 
     def _draws(self, epoch: int) -> Tensor:
@@ -225,12 +249,28 @@ class _Training:
         n = len(self.train.labels)
         if self.protocol.augment == "crop-flip":
             return NORMAL.draw(n, generator)
+        if not self.train.is_held:
+            return draw_crops_of_files(n, generator)
         return draw_crops(n, self.train.images.shape[1], generator)
+
+    def _images(self, batches: Sequence[Tensor], draws: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield the positions, the draws and the images of each batch; those in files are cropped already."""
+        if isinstance(self.train, FileSplit):
+            cropped = self.protocol.augment == "resized-crop-flip"
+            yield from augmented(self.train, batches, draws, size=self.size, cropped=cropped)
+            return
+        start, draws = 0, draws.to(self.context.device)
+        for batch in batches:
+            rows = batch.to(self.context.device)
+            yield rows, draws[start : start + len(rows)], self.train.images[rows]
+            start += len(rows)
 
     def _view(self, raw: RawBatch, draws: Tensor) -> Tensor:
         if self.protocol.augment == "crop-flip":
             return NORMAL.make(raw, draws, draws)
-        return raw.normalise(random_crops(raw.images, draws, self.config.size))
+        if not self.train.is_held:
+            return raw.normalise(raw.images)
+        return raw.normalise(random_crops(raw.images, draws, self.size))
 
     # --- training -----------------------------------------------------------------------------------------
 
@@ -257,9 +297,9 @@ class _Training:
     def _evaluate(self) -> dict[str, float]:
         """Return top-1 and top-5 on the test images, in percent."""
         if self.protocol.moving_norms:  # the embeddings have changed
-            features = embeddings(self.context.net, self.test.images, self.mean, self.std)
+            features = self._embeddings(self.test)
         else:
-            features = self._features()[1]
+            features = self._features("test")
         labels = self.test.labels
         hits = self.head(features).topk(min(5, self.classes), dim=1).indices == labels[:, None]
         top1, top5 = hits[:, 0].double().mean(), hits.any(dim=1).double().mean()

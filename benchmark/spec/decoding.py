@@ -32,12 +32,23 @@ EFFICIENCY = 0.9
 def decode_seconds(runs: Sequence[Run], device: str) -> float:
     """Return how long it takes to decode the images of a pack; 0 for images that are held in memory.
 
-    An image is decoded once in an epoch, for all runs of the pack and all their views.
+    An image is decoded once in an epoch, for all runs of the pack and all their views. Runs that measure read
+    their images one after another.
     """
-    if not data.info(runs[0].dataset).streamed:
-        return 0.0
-    images = max(run.recipe.train_images * sum_of_epochs(run) for run in runs)
+    images = sum(map(measured_images, runs))
+    if data.info(runs[0].dataset).streamed:
+        images += max(run.recipe.train_images * sum_of_epochs(run) for run in runs)
     return images / (IMAGES_PER_CORE * CORES[device])
+
+
+def measured_images(run: Run) -> float:
+    """Return how many images a run that measures reads from their files; 0 for a training."""
+    if run.measure is None:
+        return 0.0
+    target = data.info(run.measured_on)
+    if not target.streamed:
+        return 0.0
+    return run.measure.measure.passes(run.measure.config, target.train_images, 0)
 
 
 def sum_of_epochs(run: Run) -> int:

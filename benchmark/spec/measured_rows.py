@@ -63,13 +63,12 @@ class Measured:
     def metric(self) -> str:
         """The metric of the shown number in `results/published`, "" if it has none."""
         spec = self.spec()
-        return spec.measure.metric if self.number in ("", spec.headline) else ""
+        return spec.measure.metric_of(spec.config, self.shown)
 
     @property
     def rule(self) -> str:
         """The epoch of the measurement that the shown number is of: `last` or `best`."""
-        spec = self.spec()
-        return spec.rule if self.number in ("", spec.headline) else "last"
+        return self.spec().rule if self.metric or self.number in ("", self.spec().headline) else "last"
 
     @property
     def unit(self) -> str:

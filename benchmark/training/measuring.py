@@ -45,12 +45,20 @@ class NoWeights(Exception):
 
 
 def measure(
-    run: Run, files: RunFiles, store: Store, *, execution: Execution, size: int, data_folder: Path
+    run: Run,
+    files: RunFiles,
+    store: Store,
+    *,
+    execution: Execution,
+    size: int,
+    load: Callable[[str], data.Dataset],
+    percent: Callable[[int], None] = lambda more: None,
 ) -> dict[str, float]:
     """Measure the network of a run and write the record. Returns the numbers.
 
     The caller has claimed the run. execution: where to compute; the precision is fp32 in any case, since the
-    numbers shall depend on the network alone. size: number of runs in the pack.
+    numbers shall depend on the network alone. size: number of runs in the pack. load: loads a data set by
+    name. percent: is told how much more of the work is done, in whole percent.
 
     Raises `Damaged` or `NoWeights` if the weights of a run of this suite cannot be used, `InputError` for
     those of an imported checkpoint, `ClaimLost` if another process has taken over, and whatever the measure
@@ -76,7 +84,7 @@ def measure(
             mean=tuple(run.settings["normalise"]["mean"]),
             std=tuple(run.settings["normalise"]["std"]),
             target=run.measured_on,
-            load=lambda name: data.load(name, data_folder),
+            load=load,
             seed=run.seed,
             device=device,
             folder=files.folder,
@@ -85,8 +93,9 @@ def measure(
         )
         seed_global_generators(seed_of(run.seed, "measure", run.measure.name), device)
         with longwork.task(f"{run.measure.name} of {run.pair} {run.method}", 100, "percent") as task:
-            context = replace(context, progress=_progress(run, files.folder, task))
+            context = replace(context, progress=_progress(run, files.folder, task, percent))
             numbers = run.measure.measure.run(run.measure.config, context)
+            percent(100 - task.done)
     if wrong := [name for name, value in numbers.items() if not math.isfinite(value)]:
         raise ArithmeticError(f"{run.measure.name}: {', '.join(wrong)} is not a finite number")
     seconds += time.perf_counter() - began
@@ -129,12 +138,19 @@ def _saver(
     return save
 
 
-def _progress(run: Run, folder: Path, task: longwork.Task) -> Callable[[int, int], None]:
+def _progress(
+    run: Run, folder: Path, task: longwork.Task, percent: Callable[[int], None]
+) -> Callable[[int, int], None]:
+    """Return the function that a measure tells its progress."""
     written = began = time.monotonic()
+    first: int | None = None  # what was done before; of a resumed measure, that took no time here
 
     def progress(done: int, total: int) -> None:
-        nonlocal written
-        task.reach(round(100 * done / max(total, 1)))
+        nonlocal written, first
+        first = done if first is None else first
+        reached = 100 * done // max(total, 1)
+        percent(reached - task.done)
+        task.reach(reached)
         if time.monotonic() - written < PROGRESS_SECONDS:
             return
         written = time.monotonic()
@@ -147,7 +163,9 @@ def _progress(run: Run, folder: Path, task: longwork.Task) -> Callable[[int, int
                 "epoch": done,
                 "epochs": total,
                 "done": round(done / max(total, 1), 4),
-                "eta_seconds": round((written - began) / done * (total - done)) if done else None,
+                "eta_seconds": round((written - began) / (done - first) * (total - done))
+                if done > first
+                else None,
                 "time": time.time(),
             },
         )

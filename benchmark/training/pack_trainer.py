@@ -503,8 +503,13 @@ class PackTrainer:
         self._end(Outcome(run, Status.DONE))
 
     def _measure(self, runs: Sequence[Run]) -> None:
-        """Measure the networks of the runs, one after the other."""
-        self.reporter.begin(runs, steps_total=len(runs), steps_done=0)
+        """Measure the networks of the runs, one after the other. A step of the report is a percent of one."""
+        target = data.load(runs[0].measured_on, self.options.data_folder)  # that of all: see `plan.pack_key`
+        self.reporter.begin(runs, steps_total=100 * len(runs), steps_done=0)
+
+        def load(name: str) -> data.Dataset:
+            return target if name == target.name else data.load(name, self.options.data_folder)
+
         for run in runs:
             try:
                 measuring.measure(
@@ -513,7 +518,8 @@ class PackTrainer:
                     self.store,
                     execution=self.execution,
                     size=len(runs),
-                    data_folder=self.options.data_folder,
+                    load=load,
+                    percent=self._percent_of(run),
                 )
             except (InputError, OSError):
                 raise
@@ -523,9 +529,17 @@ class PackTrainer:
             except Exception as error:
                 self._fail(run, error)
             else:
-                images = round(cost.measured_passes(run).images)
-                self.reporter.step(run.measured_on, epoch=1, steps=1, images=images)
                 self._end(Outcome(run, Status.DONE))
+
+    def _percent_of(self, run: Run) -> Callable[[int], None]:
+        """Return the function that reports how much more of a measurement is done, in percent."""
+        images = cost.measured_passes(run).images
+
+        def percent(more: int) -> None:
+            if more > 0:
+                self.reporter.step(run.doing, epoch=0, steps=more, images=round(images * more / 100))
+
+        return percent
 
     def _write_progress(self, active_runs: Sequence[ActiveRun], steps: int, images_per_second: float) -> None:
         """Update the progress files every few seconds, so that `status` is current within a long epoch."""

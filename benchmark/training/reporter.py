@@ -51,7 +51,10 @@ class Reporter:
         """Called when the pack begins. Steps are summed over its runs; if runs resume, some are done."""
 
     def step(self, stage: str, epoch: int, steps: int, images: int) -> None:
-        """Called after each batch: `steps` student steps, `images` student-images in total."""
+        """Called after each batch: `steps` student steps, `images` student-images in total.
+
+        epoch: 0 for a run that measures, whose steps are percent of its work.
+        """
 
     def epoch(self, run: Run, row: Mapping[str, Any]) -> None:
         """Called when a run has finished an epoch; `row` is the epoch's row of its curve."""

@@ -71,7 +71,8 @@ class Lines(Reporter):
         self._images += images
         self._steps += steps
         self._all.step(steps)
-        self._progress(f"{stage} epoch {epoch}", factor=2)  # the line of an epoch says more, and goes first
+        what = f"{stage} epoch {epoch}" if epoch else stage
+        self._progress(what, factor=2)  # the line of an epoch says more, and goes first
 
     def epoch(self, run: Run, row: Mapping[str, Any]) -> None:
         self._progress(epoch_line(run, row))

@@ -58,8 +58,8 @@ BASE -= {"benchmark.__init__", "benchmark.__main__"}
 
 BELOW_DATA = BASE | {"models", "benchmark.plugins"}
 BELOW_METHODS = BELOW_DATA | {"benchmark.data"}
-BELOW_MEASURES = BELOW_METHODS | {"benchmark.methods"}
-BELOW_SPEC = BELOW_MEASURES | {"benchmark.measures", "results"}
+BELOW_MEASURES = BELOW_METHODS | {"benchmark.methods", "results"}
+BELOW_SPEC = BELOW_MEASURES | {"benchmark.measures"}
 BELOW_TRAINING = BELOW_SPEC | {"benchmark.spec"}
 BELOW_WORK = BELOW_TRAINING | {"benchmark.training"}
 BELOW_SLURM = BELOW_WORK | {"benchmark.work"}
@@ -73,7 +73,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "benchmark.plugins": BASE | {"models"},
     "benchmark.data": BELOW_DATA,
     "benchmark.methods": BELOW_METHODS,
-    "benchmark.measures": BELOW_MEASURES,  # for the declaration of settings
+    "benchmark.measures": BELOW_MEASURES,  # methods: the declaration of settings; results: atomic files
     "benchmark.spec": BELOW_SPEC,
     "benchmark.training": BELOW_TRAINING,
     "benchmark.work": BELOW_WORK,

@@ -184,7 +184,10 @@ def golden(expansion: Expansion, numbers: PublishedCells) -> list[dict[str, Any]
         if number is not None and number.value is not None:
             metric = {f"{cell.row.metric}_{epoch}": number.value for epoch in ("last", "best")}
             for run in cell.runs:
-                records[run.key] = {**records.get(run.key, record(run, number.value)), **metric}
+                made = {**records.get(run.key, record(run, number.value)), **metric}
+                if cell.row.measured is not None:
+                    made["numbers"] = {**made["numbers"], cell.row.measured.shown: number.value}
+                records[run.key] = made
     return list(records.values())
 
 

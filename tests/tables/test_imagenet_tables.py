@@ -17,7 +17,7 @@ from tables.published_cells import PublishedCells
 
 TABLES = [
     *("dlkd-table3", "dkd-imagenet", "reviewkd-imagenet", "dist-imagenet", "ctkd-imagenet", "lskd-table3"),
-    "kdpp-imagenet",
+    *("kdpp-imagenet", "seed-imagenet"),
 ]
 
 ROWS = """

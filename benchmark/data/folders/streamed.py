@@ -68,6 +68,14 @@ class FileSplit(Split):
             return "read from files in every epoch, decoded by torchvision on the GPU"
         return f"read from files in every epoch, decoded by Pillow {PIL.__version__} on the CPU"
 
+    @property
+    def is_held(self) -> bool:
+        return False
+
+    def at(self, size: int) -> Self:
+        """Return the same images, with views of `size` by `size` pixels."""
+        return replace(self, images=self.images.new_empty((0, size, size, 3)))
+
     def take(self, n: int) -> Self:
         return replace(self, labels=self.labels[:n], entries=self.entries[:n])
 
@@ -90,6 +98,10 @@ class FileSplit(Split):
 @dataclass(frozen=True)
 class HostSplit(Split):
     """Test images that stay in the host's memory; batches of them are moved to the device of the labels."""
+
+    @property
+    def is_held(self) -> bool:
+        return False
 
     def pick(self, rows: Tensor) -> Self:
         return replace(self, images=self.images[rows.cpu()], labels=self.labels[rows])
@@ -255,10 +267,21 @@ class FileStream(Stream):
         rotated = frozenset(
             v.name for v in views if view_for(self.augment, v, self.size).draw is crops.draw_rotated_crops
         )
+        yield from self.read(self._draws(stage, epoch, views, drawn, torch.device("cpu")), names, rotated)
+
+    def read(
+        self, draws: Iterable[BatchDraw], names: Iterable[str], rotated: frozenset[str] = frozenset()
+    ) -> Iterator[BatchDraw]:
+        """Yield draws (made on the CPU) together with the images of their views, on the device.
+
+        names: of the views that are cropped as their draws say; `SQUARE` for the test form. rotated: those of
+        them that consist of rotated copies.
+        """
+        names = list(names)
         waiting: collections.deque[_Assembly] = collections.deque()
         pool = ThreadPoolExecutor(workers())
         try:
-            for draw in self._draws(stage, epoch, views, drawn, torch.device("cpu")):
+            for draw in draws:
                 assembly = self.assembly(draw, names, rotated, self)
                 assembly.start(pool)
                 waiting.append(assembly)

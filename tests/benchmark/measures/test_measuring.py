@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from measure_kit import carry_out, measuring_run, plain_run
+from measure_kit import FP32, carry_out, measuring_run, plain_run
 
 import results
 from benchmark import measures
 from benchmark.errors import InputError
 from benchmark.spec import plan
 from benchmark.spec.resolver import Resolver
+from benchmark.spec.runs import Run
+from benchmark.training.options import TrainingOptions
+from benchmark.training.pack import train_pack
+from benchmark.training.reporter import Reporter
 from benchmark.work import stale
 from benchmark.work.order import WorkSettings, work, work_order
 from results.store import Store
@@ -109,3 +114,34 @@ def test_weights_that_were_not_kept_fail_the_run_alone(tmp_path: Path) -> None:
     (tmp_path / trained.key / "last.pt").unlink()
     (outcome,) = carry_out([run], tmp_path)
     assert outcome.status == "failed" and "--keep none" in outcome.reason
+
+
+class Heard(Reporter):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.steps: list[int] = []
+
+    def begin(self, pack: Sequence[Run], steps_total: int, steps_done: int) -> None:
+        self.total = steps_total
+
+    def step(self, stage: str, epoch: int, steps: int, images: int) -> None:
+        assert epoch == 0
+        self.steps.append(steps)
+
+
+def test_progress_is_reported_while_features_are_computed(tmp_path: Path) -> None:
+    """After every batch of them: before the first epoch of a probe, they can take minutes."""
+    store = Store(tmp_path)
+    train_pack([plain_run()], store, TrainingOptions(FP32))
+    images = {"train_images": 250, "test_images": 150}
+    for name, settings, reports in (
+        ("knn", images, 5),
+        ("probe", {**images, "epochs": 1}, 6),
+        ("entropy", {"images": 1, "iterations": 1, "reference": 40}, 6),
+    ):
+        heard = Heard()
+        run = measuring_run(name, **settings)
+        assert train_pack([run], store, TrainingOptions(FP32, reporter=heard))[0].status == "done"
+        assert heard.total == sum(heard.steps) == 100 and len(heard.steps) >= reports, name

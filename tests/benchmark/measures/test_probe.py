@@ -62,7 +62,7 @@ def test_the_classifier_is_that_of_logistic_regression_on_the_same_features() ->
         (centres[labels] + torch.randn(len(labels), 64, generator=generator)) * only_six
         for labels in (training.train.labels, training.test.labels)
     )
-    training.cached = train, test
+    training.cached = {"train": train, "test": test}
     numbers = training.numbers()
     theirs = LogisticRegression(C=1e6, max_iter=5000).fit(train.numpy(), training.train.labels.numpy())
     accuracy = 100 * theirs.score(test.numpy(), training.test.labels.numpy())
@@ -147,8 +147,8 @@ def test_neighbours_are_those_of_the_untouched_network() -> None:
     numbers = whole.numbers()
     first = _Training(config, context())
     assert numbers["knn_top1"] == first._neighbours()
-    fresh = embeddings(network(), first.test.images, first.mean, first.std)
-    assert torch.equal(first._features()[1], fresh)
+    fresh = embeddings(network(), first.test, first.mean, first.std)
+    assert torch.equal(first._features("test"), fresh)
 
 
 def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from benchmark import measures
 from benchmark.spec import cost, decoding, matrix, plan
 from benchmark.spec.resolver import Resolver
-from benchmark.spec.runs import Request, Run, network_on
+from benchmark.spec.runs import Request, Run, TeacherRef, network_on
 
 TRAIN, EPOCHS = 1_281_167, 100
 PAIR = ("resnet34_imagenet", "resnet18_imagenet")
@@ -46,6 +47,23 @@ def test_a_pack_takes_as_long_as_its_images_are_decoded() -> None:
     assert decoding.decode_seconds(pack, "cuda") == pytest.approx(decoded)
     assert cost.pack_seconds(pack, "cuda") > decoded
     assert cost.estimate([pack], "cuda").decode_hours == 0
+
+
+@pytest.mark.parametrize(("protocol", "epochs"), [("seed", 100), ("cached", 0)])
+def test_a_probe_decodes_its_training_images_in_every_epoch(protocol: str, epochs: int) -> None:
+    """And once for the neighbours. Test images are decoded once for all runs."""
+    trained, rate = run("kd"), decoding.IMAGES_PER_CORE * decoding.CORES["cuda"]
+    probes = [
+        Resolver().measuring(
+            TeacherRef(trained.student, run=trained),
+            measures.parse("probe", {"protocol": protocol, "size": 0}, target),
+            trained,
+        )
+        for target in ("imagenet", "tinyimagenet")
+    ]
+    assert decoding.decode_seconds(probes[:1], "cuda") == pytest.approx((1 + epochs) * TRAIN / rate)
+    assert decoding.decode_seconds(probes[:1] * 2, "cuda") == pytest.approx(2 * (1 + epochs) * TRAIN / rate)
+    assert decoding.decode_seconds(probes[1:], "cuda") == 0, "they are held in memory"
 
 
 def test_images_in_memory_are_not_decoded() -> None:
