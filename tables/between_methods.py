@@ -11,7 +11,8 @@ import numpy as np
 from scipy import special  # scipy.stats takes half a second to import
 
 from results.published.spread import seed_stds
-from tables.statistics import TAU, least, mean, std, t_interval, t_quantile
+from results.published.yardsticks import TAU
+from tables.statistics import least, mean, std, t_interval, t_quantile
 from tables.verdicts import Verdict
 
 

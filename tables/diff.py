@@ -10,7 +10,7 @@ reaches over the intervals of both, and p is the larger one.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,14 +24,13 @@ from benchmark.spec.runs import NONE
 from benchmark.spec.table_file import ERROR
 from results.published.checkpoints import published_by
 from results.published.schema import PublishedNumber
-from results.published.spread import SeedStds, seed_stds
+from results.published.spread import seed_stds
+from results.published.yardsticks import Yardstick, no_yardstick, yardsticks
 from results.store import Store
 from tables.cells import BASELINE_ROWS, BEST_MARK, CellResult, collect, header, other_numbers
 from tables.published_cells import PublishedCells
 from tables.statistics import (
     IDENTITY,
-    TAU,
-    WIDE_TAU,
     Assumption,
     Comparison,
     Judgement,
@@ -88,7 +87,9 @@ class CellDiff:
     tau: float | None = None
     """Standard deviation of the difference between the two origins."""
     with_wide_tau: Verdict | None = None
-    """The verdict with `statistics.WIDE_TAU` for all cells."""
+    """The verdict with `wide_tau` for all cells."""
+    wide_tau: float | None = None
+    """A larger tau, which shows how much the verdict depends on it."""
     needed: int | None = None
     """For `undecided`: the number of our seeds that would decide (optimistic). None if no number would."""
     assumed: tuple[Assumption, ...] = ()
@@ -136,20 +137,21 @@ def diff_table(
     against: str | None = None,
     store: Store | None = None,
     published: PublishedCells | None = None,
-    tau: float = TAU,
+    tau: float | None = None,
 ) -> Diff:
     """Return the diff of a table.
 
     frame: `results.load()`. against: another paper, whose published numbers are taken for the same cells.
     store: tells failed from absent runs. published: the published numbers (default: those of the registry).
-    tau: 0 only if all runs are of the publisher's code, with the publisher's weights of the teachers.
+    tau: 0 only if all runs are of the publisher's code, with the publisher's weights of the teachers; None
+    for that of each cell's numbers.
     Raises `InputError` for a paper that has no published numbers.
     """
     published = published if published is not None else PublishedCells.read(expansion.table.dataset)
     if against is not None and against not in published.papers:
         raise unknown("paper", against, published.papers)
     results = collect(expansion, frame, store)
-    stds = seed_stds()
+    sticks = yardsticks(seed_stds())
     cells = []
     for result in results:
         number = (
@@ -157,7 +159,7 @@ def diff_table(
             if against is None
             else published.of_paper(against, result.cell)
         )
-        cells.append(_cell(expansion, result, number, against, stds, tau))
+        cells.append(_cell(expansion, result, number, against, sticks, tau))
     head = header(expansion, results).lines
     if expansion.table.shown == ERROR:
         head.append("accuracies are compared, 100 - error, where the paper prints errors")
@@ -166,9 +168,9 @@ def diff_table(
 
 def _judged(cells: Sequence[tuple[CellDiff, Comparison | None]]) -> list[CellDiff]:
     """Return the cells, those with a comparison with the verdict that the rule gives them in this table."""
-    compared = [c for _, c in cells if c is not None]
-    judgements = iter(decide(compared))
-    wide = iter(decide([c.with_tau(WIDE_TAU) for c in compared]))
+    compared = [(cell, c) for cell, c in cells if c is not None]
+    judgements = iter(decide([c for _, c in compared]))
+    wide = iter(decide([c.with_tau(cell.wide_tau or c.tau) for cell, c in compared]))
     return [
         cell if c is None else _with_verdict(cell, next(judgements), next(wide).verdict) for cell, c in cells
     ]
@@ -196,8 +198,8 @@ def _cell(
     result: CellResult,
     number: PublishedNumber | None,
     against: str | None,
-    stds: SeedStds,
-    tau: float,
+    sticks: Mapping[tuple[str, str], Yardstick],
+    tau: float | None,
 ) -> tuple[CellDiff, Comparison | None]:
     """Return one cell, and its comparison with the published number if the two can be compared.
 
@@ -225,6 +227,7 @@ def _cell(
     )
     if ours is not None and last is not None and best is not None:
         base = dataclasses.replace(base, ours=ours.mean, ours_std=ours.std, last=last.mean, best=best.mean)
+    stick = sticks.get((number.dataset, number.metric)) if number is not None else None
     if number is not None:
         base = dataclasses.replace(
             base,
@@ -235,6 +238,9 @@ def _cell(
             origin=number.origin,
             source=number.source,
         )
+        if stick is not None and number.value is not None and ours is not None:
+            network = cell.teacher if row.method == "teacher" and cell.teacher != NONE else cell.student
+            base = dataclasses.replace(base, s0=stick.s0(network))
         # a difference between two data sets is not even shown
         if number.value is not None and ours is not None and expansion.dataset == expansion.table.dataset:
             base = dataclasses.replace(base, delta=ours.mean - number.value)
@@ -255,10 +261,11 @@ def _cell(
         return final(*_identity(ours.mean - number.value))
     if reason := _not_comparable(expansion, result, number, against):
         return final(Verdict.NOT_COMPARABLE, reason)
-    theirs, s0 = Sample(number.value, number.std, number.n), stds.of(cell.student)
-    if row.method == "teacher" and cell.teacher != NONE:
-        s0 = stds.of(cell.teacher)
-    base = dataclasses.replace(base, s0=s0)
+    if stick is None or base.s0 is None:
+        return final(Verdict.NOT_COMPARABLE, no_yardstick(number.dataset, number.metric))
+    theirs, s0 = Sample(number.value, number.std, number.n), base.s0
+    tau = stick.tau if tau is None else tau
+    base = dataclasses.replace(base, wide_tau=stick.wide_tau)
     if rule != "both":
         return base, compare(ours, theirs, s0, tau)
     by_last, by_best = compare(last, theirs, s0, tau), compare(best, theirs, s0, tau)

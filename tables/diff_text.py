@@ -11,12 +11,13 @@ from tabulate import tabulate
 
 from benchmark.errors import unknown
 from benchmark.text import plural
+from results.published.yardsticks import TAU
 from tables import diff_narrow
 from tables.between_methods import power_note
 from tables.cells import EPOCH_NOTE
 from tables.diff import CellDiff, Diff, count_verdicts, to_frame
 from tables.latex import network_name, number
-from tables.statistics import RULE, WIDE_TAU, Assumption
+from tables.statistics import RULE, Assumption
 from tables.text import csv_cell, escape_md, escape_tex, given_width, mean_std, signed, wrap
 from tables.verdicts import MARKS, Verdict
 
@@ -162,7 +163,7 @@ def _below(diffs: Sequence[CellDiff], numbers: dict[str, int]) -> list[str]:
     judged = [c for c in diffs if c.low is not None]
     if judged:
         lines.append(_sensitivity(judged))
-    lines.append(f"Rule: {RULE}. {EPOCH_NOTE}.")
+    lines.append(f"Rule: {RULE}{_other_taus(judged)}. {EPOCH_NOTE}.")
     if any(c.assumed for c in judged):
         s0 = sorted({f"{c.s0:.2f}" for c in judged if c.assumed and c.s0 is not None})
         lines.append(
@@ -206,7 +207,8 @@ def _difference(c: CellDiff) -> str:
 
 def _sensitivity(judged: Sequence[CellDiff]) -> str:
     """Say which verdicts are others with the larger tau."""
-    tau = f"With tau = {WIDE_TAU} instead of {judged[0].tau:g}"
+    taus = dict.fromkeys((c.wide_tau, c.tau) for c in judged)
+    tau = "With tau = " + " and ".join(f"{wide:g} instead of {usual:g}" for wide, usual in taus)
     changed = [c for c in judged if c.with_wide_tau not in (None, c.verdict)]
     if not changed:
         return f"{tau}, every verdict is the same."
@@ -214,11 +216,17 @@ def _sensitivity(judged: Sequence[CellDiff]) -> str:
     return f"{tau}: {cells}; every other verdict is the same."
 
 
+def _other_taus(judged: Sequence[CellDiff]) -> str:
+    """Name the tau of cells that have another one than top-1, "" if there are none."""
+    others = sorted({c.tau for c in judged if c.tau is not None and c.tau not in (0.0, TAU)})
+    return f" ({', '.join(f'{tau:g}' for tau in others)} in top-5)" if others else ""
+
+
 def _json(diffs: Sequence[CellDiff]) -> str:
     """Return `{head, rule, best, note, counts, cells}`. Numbers are not rounded."""
     content: dict[str, Any] = {
         "head": diffs.head if isinstance(diffs, Diff) else [],
-        "rule": RULE,
+        "rule": RULE + _other_taus(diffs),
         "best": EPOCH_NOTE,
         "note": diffs.note if isinstance(diffs, Diff) else "",
         "counts": count_verdicts(diffs),

@@ -23,13 +23,12 @@ from results.published import seed_stds
 from results.published.causes import Cause, Effect, effects
 from results.published.reader import choose, teacher_weights
 from results.published.schema import PublishedNumber
+from results.published.yardsticks import TAU, WIDE_TAU
 from tables.judge_cell import Recorded, Result, recorded_of, results_of
 from tables.judge_target import DATASET, Question, Target
 from tables.statistics import (
     IDENTITY,
     LEVEL,
-    TAU,
-    WIDE_TAU,
     Comparison,
     Judgement,
     Sample,

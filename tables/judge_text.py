@@ -6,9 +6,10 @@ import textwrap
 from collections.abc import Iterable
 from typing import Any
 
+from results.published.yardsticks import TAU, WIDE_TAU
 from tables.judge import Answer, Explains, Explanation, Teacher, teacher_top1
 from tables.judge_cell import Recorded, Result
-from tables.statistics import TAU, WIDE_TAU, Assumption, Judgement, Sample
+from tables.statistics import Assumption, Judgement, Sample
 from tables.text import mean_std, printable, signed, terminal_width
 from tables.verdicts import Verdict
 

@@ -18,7 +18,6 @@ import pandas as pd
 
 from benchmark.spec.matrix import Expansion
 from results.files import atomic
-from results.published.spread import seed_stds
 from results.store import Store
 from tables.cells import (
     BEST_LEGEND,
@@ -237,15 +236,19 @@ def _legend(diffs: Sequence[CellDiff]) -> str:
 
 
 def intervals(d: CellDiff) -> tuple[tuple[float, float, bool], tuple[float, float, bool]]:
-    """Return the 95% intervals of ours and the published mean, each with whether its std is assumed."""
+    """Return the 95% intervals of ours and the published mean, each with whether its std is assumed.
+
+    They have no width where no s0 is known: a number of this kind has no rule.
+    """
     assert d.ours is not None and d.published is not None
-    s0 = d.s0 or seed_stds().of(d.student)
     ours = Sample(d.ours, d.ours_std, d.n)
     published = Sample(d.published, d.published_std, d.published_n)
-    return _interval(ours, s0), _interval(published, s0)
+    return _interval(ours, d.s0), _interval(published, d.s0)
 
 
-def _interval(sample: Sample, s0: float) -> tuple[float, float, bool]:
+def _interval(sample: Sample, s0: float | None) -> tuple[float, float, bool]:
+    if s0 is None:
+        return sample.mean, sample.mean, False
     return *mean_interval(sample, s0), sample.std is None or sample.n == 1
 
 

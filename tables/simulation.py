@@ -13,8 +13,9 @@ from functools import cached_property
 import numpy as np
 from scipy import special
 
+from results.published.yardsticks import TAU, WIDE_TAU
 from tables.between_methods import rank_half_widths
-from tables.statistics import LEVEL, PRIOR_FREEDOM, TAU, WIDE_TAU, adjust, shrunk_variance, two_sided, welch
+from tables.statistics import LEVEL, PRIOR_FREEDOM, adjust, shrunk_variance, two_sided, welch
 from tables.verdicts import MARGIN
 
 CELLS = 105

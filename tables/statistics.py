@@ -25,17 +25,11 @@ from typing import Any
 import numpy as np
 from scipy import special
 
+from results.published.yardsticks import TAU
 from tables.verdicts import MARGIN, Verdict
 
 PRIOR_FREEDOM = 6
 """How many degrees of freedom s0, the std of the student's family, counts for."""
-
-TAU = 0.4
-"""Standard deviation of a difference between two origins (other teachers of the same accuracy, other code)
-that no number of seeds removes. `python -m benchmark published --spread` prints what it rests on."""
-
-WIDE_TAU = 0.6
-"""The sensitivity of every verdict is shown with this larger value."""
 
 LEVEL = 0.05
 """Of `differs`, as the false discovery rate of a table, and of `same within`, as that of each cell."""
@@ -255,8 +249,8 @@ def mean_interval(sample: Sample, s0: float, confidence: float = 0.95) -> tuple[
 def compare(ours: Sample, published: Sample, s0: float, tau: float = TAU) -> Comparison:
     """Return the difference of two samples.
 
-    s0: the std of the student's family (`results.published.spread.seed_stds().of(student)`). tau: 0 only if
-    the teacher's weights are the publisher's own and the code is theirs.
+    s0: the std of the student's family (`results.published.yardsticks`). tau: 0 only if the teacher's weights
+    are the publisher's own and the code is theirs.
     """
     a, b = spread_of(ours, s0), spread_of(published, s0)
     assumed = []

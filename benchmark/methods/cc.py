@@ -11,11 +11,20 @@
 Modules: one linear layer for the student and one for the teacher. Both are trained with the student, the
 teacher's too, so a degenerate solution is possible.
 
+Stability: the term is a square of both networks' features, so SGD with momentum 0.9 stays stable only while
+
+    lr * 2 * weight * (|f_s|^2 + |f_t|^2) < 2 * (1 + 0.9),    f = the pooled features (of their common part)
+
+CIFAR's lr of 0.05 leaves room for 1,900, ImageNet's 0.1 for 950. A teacher after a few steps (profile
+`quick`) can be far above: its batch norms' running statistics lag behind its weights, so its features in
+eval mode are ten to twenty times as large as in training. Then a run of CC diverges, and is recorded so.
+
 Differences between paper and code: this is *not* the method of the cited paper, and a row of CC must not be
 read as that method. The paper matches matrices of Taylor-expanded RBF kernels over the batch and has no
 modules; `cckd` implements it.
 
 Constants: RepDistiller distiller_zoo/CC.py, scripts/run_cifar_distill.sh (`-a 0 -b 0.02`), `--feat_dim 128`.
+The weight behind the ImageNet rows that are printed is not known.
 
 Paper: Peng, Jin, Liu, Li, Wu, Liu, Zhou, Zhang: Correlation Congruence for Knowledge Distillation. ICCV
 2019, arXiv 1904.01802.

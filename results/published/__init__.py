@@ -8,7 +8,8 @@ from results.published.curves import curves
 from results.published.evidence import disagreements, format_cell
 from results.published.reader import add_folder, cells, errata, errata_of, load, papers, tables, value
 from results.published.schema import COLUMNS, PublishedError, PublishedNumber
-from results.published.spread import format_spread, origin_spreads, seed_stds
+from results.published.spread import origin_spreads, seed_stds
+from results.published.spread_text import format_spread
 from results.published.validate import validate
 
 __all__ = [

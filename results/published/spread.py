@@ -1,7 +1,8 @@
 """How far published values of the same cell lie apart: between seeds, and between papers.
 
 The verdicts of `tables.statistics` rest on two standard deviations (in percentage points of top-1 on
-CIFAR-100). Both are computed here from the registry; `python -m benchmark published --spread` prints them:
+CIFAR-100; `yardsticks` has those of other numbers). Both are computed here from the registry;
+`python -m benchmark published --spread` prints them:
 
 - s0, of the seeds of one training: `seed_stds`. A paper that prints no std is assumed to have this one.
 - tau, of the origin: `origin_spreads`. Where two papers train the same cell, their values differ by more than
@@ -15,11 +16,10 @@ import itertools
 import math
 import re
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from results.published.curves import best_minus_last
 from results.published.evidence import NONE
 from results.published.reader import numbers
 from results.published.schema import OriginKind, PublishedNumber
@@ -84,25 +84,29 @@ def family(network: str) -> str:
     return network if of_another_paper or name is None else name[0]
 
 
-def _first_hand(chosen: Iterable[PublishedNumber]) -> list[PublishedNumber]:
-    """Return the top-1 numbers on CIFAR-100 that the publishing paper ran itself."""
+def _first_hand(
+    chosen: Iterable[PublishedNumber], datasets: Collection[str] = (DATASET,)
+) -> list[PublishedNumber]:
+    """Return the top-1 numbers on some data sets that the publishing paper ran itself."""
     return [
         x
         for x in chosen
-        if x.dataset == DATASET
+        if x.dataset in datasets
         and x.metric == "top1"
         and x.value is not None
         and x.origin_kind is OriginKind.RUN
     ]
 
 
-def seed_stds(every: Iterable[PublishedNumber] | None = None) -> SeedStds:
+def seed_stds(
+    every: Iterable[PublishedNumber] | None = None, datasets: Collection[str] = (DATASET,)
+) -> SeedStds:
     """Return s0 by family, from the standard deviations of trained students.
 
-    every: the published numbers (default: those of the registry).
+    every: the published numbers (default: those of the registry). datasets: those whose top-1 counts.
     """
     by_family: dict[str, list[float]] = {}
-    for x in _first_hand(numbers() if every is None else every):
+    for x in _first_hand(numbers() if every is None else every, datasets):
         if x.std and x.n != 1 and x.method != "teacher":
             by_family.setdefault(family(x.student), []).append(x.std)
     stds = [s for part in by_family.values() for s in part]
@@ -192,38 +196,4 @@ def _origin_spread(title: str, both: _Pairs, stds: SeedStds) -> OriginSpread:
         mean=statistics.fmean(differences),
         rms=math.sqrt(statistics.fmean(d * d for d in differences)),
         seeds=math.sqrt(statistics.fmean(variance(a) + variance(b) for a, b in both)),
-    )
-
-
-def format_spread() -> str:
-    """Return the output of `published --spread`: s0, what tau rests on, and best minus last epoch."""
-    from tabulate import tabulate
-
-    def table(rows: list[list[str]], heads: list[str]) -> str:
-        return tabulate(rows, heads, tablefmt="github", disable_numparse=True)
-
-    stds = seed_stds()
-    by_family = [
-        [f.family, str(f.count), f"{f.s0:.2f}", f"{f.median:.2f}"]
-        for f in (*stds.families.values(), stds.overall)
-    ]
-    origins = [
-        [o.title, str(o.cells), f"{o.mean:+.2f}", f"{o.rms:.2f}", f"{o.seeds:.2f}", f"{o.tau:.2f}"]
-        for o in origin_spreads()
-    ]
-    gaps = [
-        [b.title, str(b.logs), f"{b.mean:+.2f}", f"{b.std:.2f}", f"{b.most:.2f}"] for b in best_minus_last()
-    ]
-    return "\n\n".join(
-        [
-            "Seeds: the standard deviations that papers publish of their own runs on CIFAR-100, by family of "
-            "the student. s0 is their root mean square; families with fewer than "
-            f"{LEAST_STDS} have that of all.",
-            table(by_family, ["family", "published stds", "s0", "median"]),
-            "Origins: two papers' values of the same cells. tau is the root of (root mean square)^2 - "
-            "(seeds)^2. A std that is not printed is taken as s0, a number of runs that is not as 1.",
-            table(origins, ["compared", "cells", "mean delta", "root mean square", "by seeds alone", "tau"]),
-            "Best minus last epoch in released logs. The best epoch is chosen on the test set.",
-            table(gaps, ["logs", "number", "mean", "std", "most"]),
-        ]
     )

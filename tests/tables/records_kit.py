@@ -16,7 +16,7 @@ from benchmark.spec.runs import Run
 from results.published.schema import PublishedNumber
 from results.published.spread import FamilyStd, SeedStds
 from results.store import SCHEMA, Store, frame
-from tables import between_methods, diff, plots
+from tables import between_methods, diff
 from tables.published_cells import PublishedCells
 
 SMALL = """
@@ -54,7 +54,7 @@ S0 = 0.25
 def fix_s0(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give every family the same s0, so that a test does not depend on what is published."""
     stds = SeedStds(FamilyStd(family="all", count=1, s0=S0, median=S0), {})
-    for module in (between_methods, diff, plots):
+    for module in (between_methods, diff):
         monkeypatch.setattr(module, "seed_stds", lambda: stds)
 
 

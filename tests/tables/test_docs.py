@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from results import published
+from results.published import yardsticks
 from results.published.curves import best_minus_last
-from tables.statistics import MARGIN, PRIOR_FREEDOM, TAU, WIDE_TAU, Sample, judge
+from results.published.yardsticks import TAU, WIDE_TAU
+from tables.statistics import MARGIN, PRIOR_FREEDOM, Sample, judge
 from tables.verdicts import MARKS, Verdict
 
 TEXT = " ".join(
@@ -35,6 +38,21 @@ def test_rule() -> None:
     found = judge(Sample(70.74, 0.32, 5), Sample(70.66, 0.24, 5), s0)
     low, high = found.comparison.interval()
     assert says(f"{low:+.2f} to {high:+.2f} ? {found.verdict} (n -)") and found.needed is None
+
+
+def test_other_numbers() -> None:
+    sticks = yardsticks.yardsticks()
+    top1, top5 = (sticks["imagenet", metric] for metric in ("top1", "top5"))
+    assert says(f"times {top1.scale:.2f} for top-1") and says(f"times {top5.scale:.2f} for top-5")
+    assert says(f"top-5 has {top5.tau:g}, with {top5.wide_tau:g} for the sensitivity")
+    of1, of5 = yardsticks.repeated_cells()
+    assert (len(of1.differences), len(of5.differences)) == (10, 5)
+    assert says(
+        "ten differences in top-1 and five in top-5. They leave " + f"{of1.tau:.2f} and {of5.tau:.2f}"
+    )
+    others = sorted(map(abs, of1.differences))
+    nine = dataclasses.replace(of1, differences=tuple(others[:-1]))
+    assert says(f"in top-1, {others[-1]:.2f}, lies") and says(f"the other nine leave {nine.tau:.2f}")
 
 
 def test_best_minus_last() -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from pathlib import Path
 
 import pytest
 import records_kit as kit
+from scipy import stats
 
 from benchmark.errors import InputError
 from benchmark.spec import matrix
-from results.published import reader
-from tables import diff, render
+from results.published import reader, yardsticks
+from tables import diff, diff_text, render
 from tables.published_cells import PublishedCells
+from tables.verdicts import Verdict
 
 TABLES = [
     *("dlkd-table3", "dkd-imagenet", "reviewkd-imagenet", "dist-imagenet", "ctkd-imagenet", "lskd-table3"),
@@ -84,6 +87,36 @@ def test_a_diff_compares_accuracies_of_the_same_metric(tmp_path: Path) -> None:
     deltas = {c.label: c.delta for c in found if c.delta is not None}
     assert deltas == {"KD": -0.5, "AT": 1.5, "KD (top-5)": -0.25, "AT (top-5)": -1.25}
     assert any("accuracies are compared" in line for line in found.head)
+    cells = {c.label: c for c in found}
+    assert cells["KD"].verdict is Verdict.UNDECIDED and cells["KD"].s0 is not None
+    kd5 = cells["KD (top-5)"]
+    assert (kd5.verdict, kd5.low, kd5.s0) == (Verdict.NOT_COMPARABLE, None, None)
+    assert kd5.reason.startswith("no rule for top-5 on cifar100")
+
+
+def test_top5_on_imagenet_is_judged_by_its_own_s0_and_tau() -> None:
+    """The same delta is too much for top-5, and not for top-1."""
+    table = matrix.load_table("ctkd-imagenet")
+    e, numbers = matrix.expand(table, "paper"), PublishedCells.read("imagenet")
+    values = {"top1": 70.83 + 0.8, "top5": 90.31 + 0.8}
+    (kd,) = (c for c in e.cells if c.row.label == "KD")
+    names = {f"{m}_{epoch}": v for m, v in values.items() for epoch in ("last", "best")}
+    records = [{**kit.record(r, 70.0), **names} for r in kd.runs]
+    cells = {c.label: c for c in diff.diff_table(e, kit.as_frame(records), published=numbers)}
+    top1, top5 = cells["KD"], cells["KD (top-5)"]
+    assert top1.delta == pytest.approx(top5.delta) == pytest.approx(0.8)
+    sticks = yardsticks.yardsticks()
+    for cell, metric, tau in ((top1, "top1", 0.4), (top5, "top5", 0.3)):
+        assert cell.tau == tau and cell.low is not None and cell.delta is not None
+        s0 = sticks["imagenet", metric].s0("resnet18_imagenet")
+        # a run of each side: two variances with 6 degrees of freedom, and tau
+        error = math.sqrt(2 * s0**2 + tau**2)
+        half = stats.t.ppf(0.95, error**4 / (2 * s0**4 / 6)) * error
+        assert cell.delta - cell.low == pytest.approx(half)
+    assert (top1.verdict, top5.verdict) == (Verdict.UNDECIDED, Verdict.DIFFERS)
+    below = diff_text.format_diff(list(cells.values()))
+    assert "With tau = 0.6 instead of 0.4 and 0.45 instead of 0.3" in below
+    assert "tau = 0.4 for another origin (0.3 in top-5)" in below
 
 
 def test_a_record_without_top5_is_no_number_of_such_a_row(tmp_path: Path) -> None:

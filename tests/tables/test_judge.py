@@ -11,11 +11,12 @@ from benchmark.errors import InputError
 from results.logs import Log, LogFormat, LoggedEpoch
 from results.published import seed_stds
 from results.published.causes import Cause, effects
+from results.published.yardsticks import TAU
 from results.store import REFERENCE, load
 from tables import judge, judge_text, statistics
 from tables.judge import Answer, Explains, Teacher
 from tables.judge_target import Question, target_of
-from tables.statistics import TAU, Sample
+from tables.statistics import Sample
 from tables.verdicts import Verdict
 
 DKD = (76.20, 75.80, 75.89, 75.85, 76.15)

@@ -6,6 +6,7 @@ from kit import build, fake_features, gradients, make_context, make_step, tiny_i
 
 from benchmark import methods
 from benchmark.errors import InputError
+from models import Features
 
 CONTEXT = make_context(tiny_info(embedding=5), tiny_info(embedding=7))
 
@@ -79,3 +80,23 @@ def test_identical_embeddings_have_finite_gradients():
     loss = method.loss(make_step(CONTEXT, student, fake_features(CONTEXT.teacher)))["cc"]
     assert loss.item() == 0.0
     gradients(loss, student)
+
+
+@pytest.mark.parametrize(("share", "stable"), [(0.9, True), (1.1, False)])
+def test_sgd_is_stable_up_to_the_learning_rate_of_the_docstring(share, stable):
+    """With equal images, deltas are linear in both layers; each bias counts as a feature of 1."""
+    method = build("cc", CONTEXT, dim=4)
+    both = [fake_features(info, 4, seed=seed) for seed, info in enumerate((CONTEXT.student, CONTEXT.teacher))]
+    both = [Features(embedding=f.embedding[:1].expand(4, -1), logits=f.logits) for f in both]
+    square = sum(float((f.embedding[0] ** 2).sum()) + 1 for f in both)
+    step = make_step(CONTEXT, *both)
+    lr = share * 2 * (1 + 0.9) / (2 * method.config.weight * square)
+    optimizer = torch.optim.SGD(method.parameters(), lr=lr, momentum=0.9)
+    values = []
+    for _ in range(150):
+        loss = method.loss(step)["cc"]
+        optimizer.zero_grad()
+        (method.config.weight * loss).backward()
+        optimizer.step()
+        values.append(loss.item())
+    assert (values[-1] < values[0]) == stable and (values[-1] > 100 * values[0]) != stable
