@@ -92,13 +92,13 @@ def check_override(key: str, value: Any) -> Any:
 
 
 def parse(name: str, settings: Mapping[str, Any] | None = None, target: str = "") -> MeasureSpec:
-    """Return a measure with these settings (by field) on a data set.
+    """Return a measure with these settings (by field) on a data set. No file of it is looked at.
 
     Raises `InputError` for an unknown measure, setting or data set, and a wrong value.
     """
     measure = get(name)
     if target:
-        data.info(target)
+        data.check_name(target)
         if not measure.takes_target:
             raise InputError(f"measure {name} is made on the images of the training; leave the targets out")
     values = {key: check_override(f"{name}.{key}", value) for key, value in (settings or {}).items()}

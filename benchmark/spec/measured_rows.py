@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmark import data, measures
+from benchmark.data.datasets import FAMILIES
 from benchmark.errors import InputError, unknown
 from benchmark.measures import MeasureSpec
 
@@ -149,12 +150,19 @@ def label(row_label: str, measured: Measured, shown: tuple[Measured, ...]) -> st
     return ", ".join(words)
 
 
+def _title(target: str) -> str:
+    """Return what a row calls its data set. A folder of images need not be there, so its name is taken."""
+    if target.startswith(tuple(FAMILIES)):
+        return target
+    info = data.info(target)
+    return info.title.removesuffix(f" at {info.size} pixels")
+
+
 def group(measured: Measured, shown: tuple[Measured, ...]) -> list[str]:
     """Return the words that tell what is shown apart from the other numbers and targets of the table."""
     words = []
     if len({m.target for m in shown}) > 1:
-        info = data.info(measured.target)
-        words.append(info.title.removesuffix(f" at {info.size} pixels"))
+        words.append(_title(measured.target))
     if len({m.number for m in shown}) > 1:
         words.append(measured.shown)
     return words

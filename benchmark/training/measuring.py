@@ -99,7 +99,15 @@ def measure(
     if wrong := [name for name, value in numbers.items() if not math.isfinite(value)]:
         raise ArithmeticError(f"{run.measure.name}: {', '.join(wrong)} is not a finite number")
     seconds += time.perf_counter() - began
-    _write_record(run, files, store, exact, size, weights, numbers, seconds, tuple(context.artifacts))
+    target, train = data.info(run.measured_on), load(run.measured_on).train
+    info = PackInfo(
+        exact,
+        size,
+        train_images=target.train_images,
+        test_images=target.test_images,
+        images="" if train.is_held else train.to(device).source,
+    )
+    _write_record(run, files, store, info, weights, numbers, seconds, tuple(context.artifacts))
     return numbers
 
 
@@ -177,8 +185,7 @@ def _write_record(
     run: Run,
     files: RunFiles,
     store: Store,
-    execution: Execution,
-    size: int,
+    info: PackInfo,
     weights: str,
     numbers: Mapping[str, float],
     seconds: float,
@@ -186,10 +193,7 @@ def _write_record(
 ) -> None:
     assert run.evaluates is not None and run.measure is not None
     spec, ref = run.measure, run.evaluates
-    target = data.info(run.measured_on)
-    head = files.record_head(
-        PackInfo(execution, size, train_images=target.train_images, test_images=target.test_images)
-    )
+    head = files.record_head(info)
     measured = {} if ref.run is None else store.record(ref.run.key) or {}
     check_folder(files.folder)
     store.write_record(

@@ -28,7 +28,7 @@ from torch import Tensor
 from benchmark.data import crops
 from benchmark.data.datasets import Split
 from benchmark.data.folders import gpu_decoding
-from benchmark.data.folders.held import in_order, read_content, read_image
+from benchmark.data.folders.held import read_content, read_image
 from benchmark.data.folders.index import Entry, workers
 from benchmark.data.folders.reading import square
 from benchmark.data.stream import Batch, BatchDraw, Stream
@@ -84,15 +84,26 @@ class FileSplit(Split):
         return replace(self, labels=self.labels[rows], entries=entries)
 
     def batches(self, n: int) -> Iterator[Tensor]:
-        """Yield the images in order in their test form."""
+        """Yield the images in order in their test form. The next ones are read while some are used."""
 
         def one(entry: Entry) -> Array:
             return square(read_image(self.base, entry), self.size, before_crop(self.size))
 
-        with ThreadPoolExecutor(workers()) as pool:
+        def joined(futures: list[Future[Array]]) -> Tensor:
+            return torch.from_numpy(np.stack([f.result() for f in futures])).to(self.images.device)
+
+        waiting: list[Future[Array]] = []
+        pool = ThreadPoolExecutor(workers())
+        try:
             for start in range(0, len(self.entries), n):
-                images = np.stack(list(in_order(pool, one, list(self.entries[start : start + n]))))
-                yield torch.from_numpy(images).to(self.images.device)
+                futures = [pool.submit(one, entry) for entry in self.entries[start : start + n]]
+                if waiting:
+                    yield joined(waiting)
+                waiting = futures
+            if waiting:
+                yield joined(waiting)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 @dataclass(frozen=True)

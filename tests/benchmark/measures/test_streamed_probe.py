@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from measure_kit import FP32, measuring_run, plain_run
 from PIL import Image
 from test_probe import context, network, small
 
@@ -22,6 +23,9 @@ from benchmark.measures._resizing import draw_crops, draw_crops_of_files, random
 from benchmark.measures._streamed import augmented
 from benchmark.measures.knn import Knn
 from benchmark.measures.probe import Probe, _Training
+from benchmark.training.options import TrainingOptions
+from benchmark.training.pack import train_pack
+from results.store import Store
 
 SIZE = 160
 NAME = f"folder:tiles@{SIZE}"
@@ -132,3 +136,12 @@ def test_an_interrupted_probe_gets_the_same_bits(files: Dataset, protocol: str) 
         assert after[-1] == seen[-1] and len(after) <= len(seen)
     assert seen == sorted(seen) and seen[-1][0] == seen[-1][1] and seen[0][0] > 0
     assert Probe.run(config, measuring(files, seed=1)) != whole
+
+
+def test_a_record_says_how_the_images_were_read(folder: Path, tmp_path: Path) -> None:
+    store, run = Store(tmp_path), measuring_run("knn", target=NAME, train_images=8, test_images=4)
+    for needed in (plain_run(), run):
+        outcomes = train_pack([needed], store, TrainingOptions(FP32, data_folder=folder))
+        assert [o.status for o in outcomes] == ["done"]
+    record = store.record(run.key)
+    assert record is not None and "decoded by Pillow" in record["images"]

@@ -55,6 +55,14 @@ def test_every_target_has_its_rows_and_runs(tmp_path: Path) -> None:
     assert len([r for r in expansion.runs if r.measure is None]) == 3, "the trainings are shared by targets"
 
 
+def test_a_target_in_a_folder_is_looked_for_only_by_its_runs(tmp_path: Path) -> None:
+    """A table of another data set is read before the folder of data sets is known."""
+    table = load(tmp_path, 'name = "knn"\ntargets = ["digits", "folder:pets@160"]')
+    assert [row.label for row in table.rows][1::2] == ["KD, scikit-learn digits", "KD, folder:pets@160"]
+    with pytest.raises(InputError, match="folder:pets"):
+        matrix.expand(table, "paper")
+
+
 def test_profile_and_settings(tmp_path: Path) -> None:
     overrides = matrix.parse_overrides(["knn.temperature=1", "recipe.epochs=1"])
     (cell, *_) = matrix.expand(load(tmp_path), "quick", overrides=overrides).cells
