@@ -82,7 +82,7 @@ plan-table%: $(ENV)
 
 submit-table1 submit-table2: \
 submit-table%: $(ENV)
-	@test -n "$(CLUSTER)" || { echo "error: CLUSTER= is not set; write clusters/NAME.toml (see slurm/README.md) and give CLUSTER=NAME" >&2; exit 2; }
+	@test -n "$(CLUSTER)" || { echo "error: CLUSTER= is not set; give the NAME of a clusters/NAME.toml" >&2; exit 2; }
 	$(BENCH) submit $(call table,$*) --cluster $(CLUSTER) $(ARGS)
 
 diff-table1 diff-table2: \

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmark import longwork
 from benchmark.cli import common, options
-from benchmark.cli.output import print_note
+from benchmark.cli.output import print_note, print_text
 from benchmark.cli.parser import add_verb
 from benchmark.cli.selection import resolver_of
 from benchmark.text import plural
@@ -51,9 +51,9 @@ def do_clean(args: argparse.Namespace) -> int:
         store, resolver_of(args), include_unfinished=args.unfinished, include_damaged=args.damaged
     )
     for verdict in runs.to_remove:
-        print(f"{verdict.key}: {verdict.why}")
+        print_text(f"{verdict.key}: {verdict.why}")
     for verdict in runs.kept:
-        print(f"{verdict.key}: kept: {verdict.why}")
+        print_text(f"{verdict.key}: kept: {verdict.why}")
     if runs.foreign_folders:
         print_note(
             f"{plural(runs.foreign_folders, 'folder')} kept: not named like a run's key, or with other runs' "
@@ -91,7 +91,7 @@ def _remove(store: Store, runs: stale.StaleRuns, caches: Sequence[stale_caches.S
         if kept_because is None:
             removed += 1
         else:
-            print(f"{verdict.key}: kept: {kept_because.value}")
+            print_text(f"{verdict.key}: kept: {kept_because.value}")
     print_note(f"{plural(removed, 'run')} removed")
     if caches:
         number = sum(map(stale_caches.remove, caches))

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmark import data
 from benchmark.cli import common, options
-from benchmark.cli.output import print_json, print_note
+from benchmark.cli.output import print_json, print_note, print_text
 from benchmark.cli.parser import add_json_option, add_verb
 from benchmark.cli.selection import default_profile, select
 from benchmark.errors import InputError
@@ -114,7 +114,7 @@ def do_submit(args: argparse.Namespace) -> int:
     if args.json:
         print_json(report.json())
     else:
-        print(format_report(report))
+        print_text(format_report(report))
     return 0
 
 

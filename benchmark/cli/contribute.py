@@ -10,7 +10,7 @@ from typing import Any
 from tabulate import tabulate
 
 from benchmark.cli import common, options
-from benchmark.cli.output import print_note
+from benchmark.cli.output import print_note, print_text
 from benchmark.cli.parser import add_verb
 from benchmark.cli.run_names import named_keys
 from benchmark.errors import InputError
@@ -77,7 +77,7 @@ def do_contribute(args: argparse.Namespace) -> int:
             raise InputError("--check looks at all reference records; leave RUN out")
         lines = list(contribution.check())
         for line in lines:
-            print(line)
+            print_text(line)
         print_note(
             f"{plural(len(lines), 'fault')} in {REFERENCE}" if lines else "all reference records are fit"
         )

@@ -17,7 +17,7 @@ from benchmark import data
 from benchmark.cli import common, options
 from benchmark.cli.logs import find_key
 from benchmark.cli.names import DATASETS, NameOption
-from benchmark.cli.output import print_json, print_note
+from benchmark.cli.output import print_json, print_note, print_text
 from benchmark.cli.parser import add_json_option, add_verb
 from benchmark.cli.run_names import is_file_name, matches
 from benchmark.errors import InputError, unknown
@@ -299,15 +299,17 @@ def _write_record(args: argparse.Namespace, measured: _Measured, store: Store, e
 def _print(args: argparse.Namespace, result: Mapping[str, Any]) -> None:
     what = result.get("run") or result.get("file")
     epoch = f", {result['epoch']} epoch" if "epoch" in result else ""
-    print(f"{what}{epoch}: {result['network']} on {result['dataset']}, {result['test_images']} test images")
+    print_text(
+        f"{what}{epoch}: {result['network']} on {result['dataset']}, {result['test_images']} test images"
+    )
     loss = "not finite" if result["loss"] is None else f"{result['loss']:.4f}"
     print(f"top-1 {result['top1']:.2f}, top-5 {result['top5']:.2f}, cross-entropy {loss}")
     mean, std = (" ".join(f"{x:g}" for x in result["normalise"][name]) for name in ("mean", "std"))
     source = f" (protocol {result['protocol']})" if result.get("protocol") else ""
-    print(f"normalised with mean {mean}, std {std}{source}; {result['device']}, {result['precision']}")
+    print_text(f"normalised with mean {mean}, std {std}{source}; {result['device']}, {result['precision']}")
     if result.get("recorded_top1") is not None:
         how = ", ".join(str(x) for x in result["recorded_with"].values() if x)
-        print(f"its record states top-1 {result['recorded_top1']:.2f} ({how})")
+        print_text(f"its record states top-1 {result['recorded_top1']:.2f} ({how})")
     if args.per_class:
         ascending = sorted(result["per_class"].items(), key=lambda item: item[1])
         print("top-1 of each class, ascending:")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmark.cli import common, options
-from benchmark.cli.output import print_note
+from benchmark.cli.output import print_note, print_text
 from benchmark.cli.parser import add_verb
 from benchmark.cli.selection import key_matches, select
 from benchmark.errors import InputError
@@ -146,15 +146,15 @@ def do_logs(args: argparse.Namespace) -> int:
     if line := store.unusable(key):
         print_note(f"skipped: {line}")
     for line in tail(store.path(key) / "log.txt", args.lines):
-        print(line)
+        print_text(line)
     if failure := store.failure(key):
-        print(f"failed {failure.get('time', '')}: {failure.get('reason', '')}")
+        print_text(f"failed {failure.get('time', '')}: {failure.get('reason', '')}")
         print(failure.get("traceback", ""))
     if common.was_submitted(store) and (job := registry.last_job(store.folder, key)):
         job_id, log = job
-        print(f"last submitted as job {job_id}; the end of {log}:")
+        print_text(f"last submitted as job {job_id}; the end of {log}:")
         for line in tail(log, args.lines):
-            print(line)
+            print_text(line)
     return 0
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.cli import common, options
-from benchmark.cli.output import print_note
+from benchmark.cli.output import print_note, print_text
 from benchmark.cli.parser import add_verb
 from benchmark.errors import InputError
 from benchmark.text import plural
@@ -45,7 +45,7 @@ def do_merge(args: argparse.Namespace) -> int:
         if step.other_teacher:
             teachers[step.other_teacher] += 1
         if step.kind is not Kind.SAME:
-            print(step.line())
+            print_text(step.line())
     for key, number in sorted(teachers.items()):
         print_note(
             f"{plural(number, 'added run')} learnt from other weights of {key} than those here; their "

@@ -10,7 +10,7 @@ import models
 from benchmark import data, methods, plugins
 from benchmark.cli.common import path_of
 from benchmark.cli.options import add_data_option
-from benchmark.cli.output import print_json, print_note
+from benchmark.cli.output import print_json, print_note, print_text
 from benchmark.cli.parser import add_json_option, add_verb
 from benchmark.data.user_datasets import user_datasets
 from benchmark.spec import protocols, teacher_table
@@ -44,7 +44,7 @@ def do_plugins(args: argparse.Namespace) -> int:
         print_note("KD_PLUGINS is not set; it names the folder of your own files (docs/add-your-own.md)")
     widths = [max((len(row[key]) for row in rows), default=0) for key in ("kind", "name")]
     for row in rows:
-        print(f"{row['kind']:<{widths[0]}}  {row['name']:<{widths[1]}}  {row['about']}")
+        print_text(f"{row['kind']:<{widths[0]}}  {row['name']:<{widths[1]}}  {row['about']}")
     return 0
 
 
