@@ -19,6 +19,7 @@ SINGLE = tuple(
 )
 SETTINGS = {"recipe__epochs": 6, "recipe__train_images": 256, "recipe__test_images": 200}
 SPECIAL = {
+    "catkd": {"recipe__epochs": 12},
     "semckd": {"recipe__lr": 0.01},
     "sp": {"recipe__epochs": 9},
     "tfkd_self": {"recipe__epochs": 14},
