@@ -22,13 +22,14 @@ def require_one_line(text: str, what: str, remedy: str = "remove it") -> None:
         raise InputError(f"{what} contains a line break or control character; {remedy}")
 
 
-def unknown(kind: str, name: str, allowed: Iterable[str]) -> InputError:
+def unknown(kind: str, name: str, allowed: Iterable[str], remark: str = "") -> InputError:
     """Return an `InputError` for a name that is not one of `allowed`.
 
-    The message lists the allowed names and suggests the most similar one.
+    The message lists the allowed names and suggests the most similar one. remark: is added at its end.
     """
     names = list(allowed)
-    return InputError(f"unknown {kind} '{name}'{hint(name, names)}; allowed: {', '.join(names) or 'none'}")
+    listed = ", ".join(names) or "none"
+    return InputError(f"unknown {kind} '{name}'{hint(name, names)}; allowed: {listed}{remark}")
 
 
 def hint(name: str, known: Iterable[str]) -> str:

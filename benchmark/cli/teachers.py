@@ -310,7 +310,8 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
         print("without a note: trained here")
     for i, note in enumerate(notes, 1):
         print_text(f"[{i}] {note}")
-    print_text("top-1 in %. * the best epoch is chosen on the test set, as the papers do")
+    best = " * the best epoch is chosen on the test set, as the papers do" if "best*" in columns else ""
+    print_text(f"top-1 in %.{best}")
 
 
 def _noted(origin: str, notes: list[str]) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark import longwork
+from benchmark import longwork, plugins
 from benchmark.data.locate import locate
 from benchmark.errors import InputError, unknown
 from benchmark.text import size
@@ -283,7 +283,7 @@ def check_name(name: str) -> None:
     """Raise `InputError` for a name that no data set has. No file is looked at."""
     if not is_name(name):
         families = (f"{family}NAME" for family in FAMILIES)
-        raise unknown("data set", name, (*names(), *families))
+        raise unknown("data set", name, (*names(), *families), plugins.remark_if_none())
 
 
 def info(name: str) -> DatasetInfo:

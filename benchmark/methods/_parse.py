@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 
+from benchmark import plugins
 from benchmark.data.samplers import SHUFFLE, Sampler
 from benchmark.data.views import NORMAL, View
 from benchmark.errors import InputError, unknown
@@ -310,7 +311,7 @@ def _classes(text: str, words: Sequence[str]) -> list[type[Method]]:
         raise InputError(f"method '{text}' contains a method twice; name each method once")
     for word in words:
         if word not in names():  # unlike in `get`, `plain` is among the allowed names here
-            raise unknown("method", word, [PLAIN, *names()])
+            raise unknown("method", word, [PLAIN, *names()], plugins.remark_if_none())
     return sorted(map(get, words), key=lambda m: (m.is_wrapper(), m.name == "kd", m.name))
 
 

@@ -87,7 +87,7 @@ def get(name: str) -> type[Method]:
             f"allowed: {', '.join(names())}"
         )
     if name not in registry:
-        raise unknown("method", name, names())
+        raise unknown("method", name, names(), plugins.remark_if_none())
     return registry[name]
 
 

@@ -19,6 +19,7 @@ from benchmark.plugins._files import (
     folders_of,
     modules,
     python_files,
+    remark_if_none,
     source_hash,
     toml_files,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "folders_of",
     "modules",
     "python_files",
+    "remark_if_none",
     "source_hash",
     "toml_files",
 ]

@@ -38,6 +38,11 @@ def folders() -> list[Path]:
     return [folder for _, folder in _named_folders()]
 
 
+def remark_if_none() -> str:
+    """Return the end of an error about an unknown name: if no folder is listed, what may have to be set."""
+    return "" if folders() else "; for names in your own files, set KD_PLUGINS to their folder"
+
+
 def _named_folders() -> list[tuple[str, Path]]:
     """Return each folder once, with the variable that lists it."""
     named: dict[Path, tuple[str, Path]] = {}

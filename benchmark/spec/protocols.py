@@ -379,7 +379,7 @@ def get_protocol(name: str) -> Protocol:
     if name in PROTOCOLS:
         return PROTOCOLS[name]
     if name not in _of_the_user():
-        raise unknown("protocol", name, names())
+        raise unknown("protocol", name, names(), plugins.remark_if_none())
     return _of_the_user()[name]
 
 

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import models
-from benchmark import data
+from benchmark import data, plugins
 from benchmark.errors import InputError, unknown
 from benchmark.measures import MeasureSpec
 from benchmark.methods import MethodSpec
@@ -290,7 +290,7 @@ class Run:
 def network_info(name: str, num_classes: int, size: int = 32) -> models.NetInfo:
     """Return `models.info`. Raises `InputError` for an unknown name, and a user's network that is wrong."""
     if name not in models.names():
-        raise unknown("network", name, models.names())
+        raise unknown("network", name, models.names(), plugins.remark_if_none())
     try:
         return models.info(name, num_classes, size)
     except models.NetworkError as error:
@@ -313,7 +313,7 @@ def parse_pair(text: str) -> tuple[str, str]:
         raise InputError(f"pair '{text}' is not written teacher:student, for example resnet56:resnet20")
     for name in (teacher, student):
         if name != NONE and name not in models.names():
-            raise unknown("network", name, models.names())
+            raise unknown("network", name, models.names(), plugins.remark_if_none())
     if student == NONE:
         raise InputError(
             f"pair '{text}' has no student; write for example resnet56:resnet20, "

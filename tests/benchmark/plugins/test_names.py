@@ -10,8 +10,11 @@ import pytest
 from plugins_kit import TINY, use
 
 import models
-from benchmark import methods
+from benchmark import data, methods
 from benchmark.__main__ import main
+from benchmark.errors import InputError
+from benchmark.spec import protocols
+from benchmark.spec.runs import network_info
 
 TOY = "from benchmark.methods import Method\nclass Toy(Method):\n    name = 'toy'\n    formula = 'CE'\n"
 DATA = """
@@ -84,3 +87,28 @@ def test_published_and_teachers_know_them(
     line = f"imported: r.pth (weights {models.weights_hash(net)}), for all pairs and resnet8:tiny in table t"
     assert shown.out.count(line) == 1
     assert shown.err.startswith("left out: ") and "nowhere.pth" in shown.err and shown.err.count("\n") == 1
+
+
+def test_an_unknown_name_says_what_may_not_be_set(
+    plugins_of_each_kind: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def message() -> list[str]:
+        methods.clear_cache()
+        errors = []
+        for ask in (
+            lambda: methods.get("nope"),
+            lambda: methods.parse("nope"),
+            lambda: protocols.get_protocol("nope"),
+            lambda: data.check_name("nope"),
+            lambda: network_info("nope", 10),
+        ):
+            with pytest.raises(InputError) as error:
+                ask()
+            errors.append(str(error.value))
+        return errors
+
+    assert not any("KD_PLUGINS" in line for line in message())
+    monkeypatch.delenv("KD_PLUGINS")
+    assert all(
+        line.endswith("; for names in your own files, set KD_PLUGINS to their folder") for line in message()
+    )
