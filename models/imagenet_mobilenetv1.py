@@ -9,8 +9,9 @@ import re
 
 from torch import Tensor, nn
 
+from models.layered import LayeredNetwork
 from models.layers import BatchNorm2d, Depthwise, NormReLU
-from models.network import PostActivationNetwork, PreactBlock, global_pool, run_blocks
+from models.network import PreactBlock
 
 STAGES = (
     ((32, 64, 1), (64, 128, 2), (128, 128, 1)),
@@ -36,7 +37,7 @@ class SeparableBlock(PreactBlock):
         return out
 
 
-class MobileNetV1(PostActivationNetwork):
+class MobileNetV1(LayeredNetwork):
     """A stem of stride 2 and 13 separable blocks; PyTorch's default initialisation.
 
     The stages end before the blocks of stride 2, as ReviewKD's code reads them (128, 256, 512, 1024
@@ -54,22 +55,8 @@ class MobileNetV1(PostActivationNetwork):
         )
         self.fc = nn.Linear(1024, num_classes)
 
-    def run_stem(self, x: Tensor) -> Tensor:
-        out: Tensor = self.bn1(self.conv1(x))
-        return out
-
-    def run_stage(self, index: int, x: Tensor, keep_preact: bool = False) -> tuple[Tensor, Tensor | None]:
-        return run_blocks((self.layer1, self.layer2, self.layer3, self.layer4)[index], x, keep_preact)
-
-    def head_from_last_stage(self, x_last_map: Tensor) -> tuple[Tensor, Tensor]:
-        embedding = global_pool(x_last_map)
-        return embedding, self.fc(embedding)
-
     def linear_head(self) -> nn.Linear:
         return self.fc
-
-    def feature_modules(self) -> list[nn.Module]:
-        return [self.conv1, self.bn1, self.layer1, self.layer2, self.layer3, self.layer4]
 
     @classmethod
     def canonical_key(cls, key: str) -> str:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from models.init import he_fan_out
+from models.layered import LayeredNetwork
 from models.layers import BatchNorm2d, NormReLU
-from models.network import PostActivationNetwork, PreactBlock, global_pool, run_blocks
+from models.network import PreactBlock
 
 
 class BasicBlock(PreactBlock):
@@ -36,7 +37,7 @@ class BasicBlock(PreactBlock):
         return out
 
 
-class ResNet(PostActivationNetwork):
+class ResNet(LayeredNetwork):
     """Three stages of n basic blocks.
 
     depth: 6n + 2; `ValueError` for any other.
@@ -56,22 +57,8 @@ class ResNet(PostActivationNetwork):
         self.fc = nn.Linear(widths[3], num_classes)
         he_fan_out(self)
 
-    def run_stem(self, x: Tensor) -> Tensor:
-        out: Tensor = self.bn1(self.conv1(x))
-        return out
-
-    def run_stage(self, index: int, x: Tensor, keep_preact: bool = False) -> tuple[Tensor, Tensor | None]:
-        return run_blocks((self.layer1, self.layer2, self.layer3)[index], x, keep_preact)
-
-    def head_from_last_stage(self, x_last_map: Tensor) -> tuple[Tensor, Tensor]:
-        embedding = global_pool(x_last_map)
-        return embedding, self.fc(embedding)
-
     def linear_head(self) -> nn.Linear:
         return self.fc
-
-    def feature_modules(self) -> list[nn.Module]:
-        return [self.conv1, self.bn1, self.layer1, self.layer2, self.layer3]
 
 
 def basic_stage(blocks: int, inputs: int, outputs: int, stride: int) -> nn.Sequential:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from models.init import he_fan_out
+from models.layered import LayeredNetwork
 from models.layers import BatchNorm2d, NormReLU
-from models.network import PostActivationNetwork, PreactBlock, global_pool, run_blocks
+from models.network import PreactBlock
 
 
 class Bottleneck(PreactBlock):
@@ -65,7 +66,7 @@ def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), BatchNorm2d(outputs))
 
 
-class DeepResNet(PostActivationNetwork):
+class DeepResNet(LayeredNetwork):
     """A stem (3x3, stride 1, 64 channels) and four stages of strides 1, 2, 2, 2.
 
     blocks: number of blocks of each stage.
@@ -104,22 +105,8 @@ class DeepResNet(PostActivationNetwork):
         if he_init:
             he_fan_out(self)
 
-    def run_stem(self, x: Tensor) -> Tensor:
-        out: Tensor = self.bn1(self.conv1(x))
-        return out
-
-    def run_stage(self, index: int, x: Tensor, keep_preact: bool = False) -> tuple[Tensor, Tensor | None]:
-        return run_blocks((self.layer1, self.layer2, self.layer3, self.layer4)[index], x, keep_preact)
-
-    def head_from_last_stage(self, x_last_map: Tensor) -> tuple[Tensor, Tensor]:
-        embedding = global_pool(x_last_map)
-        return embedding, self.linear(embedding)
-
     def linear_head(self) -> nn.Linear:
         return self.linear
-
-    def feature_modules(self) -> list[nn.Module]:
-        return [self.conv1, self.bn1, self.layer1, self.layer2, self.layer3, self.layer4]
 
     @classmethod
     def canonical_key(cls, key: str) -> str:

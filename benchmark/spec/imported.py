@@ -40,6 +40,9 @@ DATASETS = {100: "cifar100", 10: "cifar10", 1000: "imagenet"}
 Digits has 10 classes too, but no published checkpoints.
 """
 
+OTHER_SIZES = {"imagenet": ("imagenet64",)}
+"""Data sets of the same images in another size: a checkpoint teaches on them too."""
+
 NO_CLASSIFIER = 0
 """The number of classes of a self-supervised checkpoint."""
 
@@ -346,8 +349,10 @@ def refs_of(teachers: Iterable[ImportedTeacher]) -> dict[tuple[str, str], Teache
         if teacher.num_classes == NO_CLASSIFIER:
             refs = {(dataset, teacher.network): ref for dataset in data.DATASETS} | refs
             continue
-        key = (DATASETS[teacher.num_classes], teacher.network)
-        refs[key] = dataclasses.replace(refs[key], other_epoch=ref) if key in refs else ref
+        dataset = DATASETS[teacher.num_classes]
+        for name in (dataset, *OTHER_SIZES.get(dataset, ())):
+            key = (name, teacher.network)
+            refs[key] = dataclasses.replace(refs[key], other_epoch=ref) if key in refs else ref
     return refs
 
 

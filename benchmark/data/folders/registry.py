@@ -90,6 +90,7 @@ IMAGENET = Source(
 
 SOURCES: dict[str, tuple[Source, int]] = {
     "imagenet": (IMAGENET, 224),
+    "imagenet64": (IMAGENET, 64),
     "imagenette": (IMAGENETTE, 224),
     "tinyimagenet": (TINY, 64),
     "tinyimagenet32": (TINY, 32),

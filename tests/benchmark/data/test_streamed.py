@@ -79,6 +79,7 @@ def test_large_images_are_streamed_and_small_ones_are_not(loaded: data.Dataset, 
     assert not data.info("folder:pets@64").streamed and not data.load("folder:pets@64", folder).train.source
     assert data.info("imagenet").streamed and data.info("imagenette").streamed
     assert not data.info("tinyimagenet").streamed and not data.info("imagenette64").streamed
+    assert data.info("imagenet64").streamed and data.info("imagenet64").size == 64
 
 
 def test_a_recipe_with_mixup_mixes_them(loaded: data.Dataset) -> None:
