@@ -39,12 +39,7 @@ VARIABLES = (
 def output(command: str) -> str:
     """Return the output of a command in the form of the documents. Raises `RuntimeError` if it fails."""
     with tempfile.TemporaryDirectory() as empty:
-        environment = {
-            **{k: v for k, v in os.environ.items() if k not in VARIABLES},
-            "RESULTS": empty,
-            "DEVICE": "cpu",
-            "COLUMNS": "140",
-        }
+        environment = {k: v for k, v in os.environ.items() if k not in VARIABLES} | settings(empty)
         done = subprocess.run(
             [sys.executable, *shlex.split(command)[1:]],
             cwd=ROOT,
@@ -53,10 +48,20 @@ def output(command: str) -> str:
             text=True,
             check=False,
         )
-    found_differences = done.returncode == 1 and " diff " in command
-    if done.returncode != 0 and not found_differences:
-        raise RuntimeError(f"{command}: exit code {done.returncode}: {done.stderr.strip()}")
-    text = "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
+    return block(command, done.stdout, done.returncode, done.stderr)
+
+
+def settings(results: str) -> dict[str, str]:
+    """Return the environment variables with which commands run."""
+    return {"RESULTS": results, "DEVICE": "cpu", "COLUMNS": "140"}
+
+
+def block(command: str, printed: str, exit_code: int, errors: str) -> str:
+    """Return what a command printed in the form of the documents. Raises `RuntimeError` if it failed."""
+    found_differences = exit_code == 1 and " diff " in command
+    if exit_code != 0 and not found_differences:
+        raise RuntimeError(f"{command}: exit code {exit_code}: {errors.strip()}")
+    text = "\n".join(line.rstrip() for line in printed.strip().splitlines())
     return f"{text}\n" if "markdown" in command or "--format md" in command else f"```\n{text}\n```\n"
 
 

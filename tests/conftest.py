@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 
+# Read when PyTorch is loaded. Threads that wait actively take the core on which the others would work.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import pytest
 import torch
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
-import subprocess
-import sys
+import shlex
 from pathlib import Path
 
 import pytest
@@ -28,14 +26,38 @@ def generator():  # type: ignore[no-untyped-def]
     return module
 
 
-def test_blocks_are_what_the_commands_print() -> None:
+def test_blocks_are_what_the_commands_print(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first command runs as `make docs` runs it, the others in this process."""
     docs = generator()
-    found = 0
+    monkeypatch.chdir(ROOT)
+    commands: list[str] = []
+
+    def output(command: str) -> str:
+        commands.append(command)
+        if len(commands) == 1:
+            return str(docs.output(command))
+        program, *arguments = shlex.split(command)[1:]
+        assert program == "-m" and arguments.pop(0) == "benchmark"
+        results = tmp_path / str(len(commands))
+        results.mkdir()
+        for name in docs.VARIABLES:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in docs.settings(str(results)).items():
+            monkeypatch.setenv(name, value)
+        code = main(arguments)
+        return str(docs.block(command, *_printed(capsys, code)))
+
     for name in docs.DOCUMENTS:
         text = (ROOT / name).read_text(encoding="utf-8")
-        found += len(docs.BLOCK.findall(text))
-        assert docs.fill(text) == text, f"{name} is stale: make docs"
-    assert found >= 5
+        assert docs.fill(text, output) == text, f"{name} is stale: make docs"
+    assert len(commands) >= 5
+
+
+def _printed(capsys: pytest.CaptureFixture[str], code: int) -> tuple[str, int, str]:
+    printed = capsys.readouterr()
+    return printed.out, code, printed.err
 
 
 def test_a_stale_block_is_found() -> None:
@@ -70,7 +92,9 @@ def test_the_readme_counts_what_there_is() -> None:
     assert more_than < published.load()["value"].notna().sum() <= more_than + 100
 
 
-def test_the_method_of_contributing_trains(tmp_path: Path) -> None:
+def test_the_method_of_contributing_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n# benchmark/methods/huber.py\n(.*?)```", text, re.DOTALL)
     (tmp_path / "methods").mkdir()
@@ -81,12 +105,10 @@ def test_the_method_of_contributing_trains(tmp_path: Path) -> None:
         'columns = ["resnet14:resnet8"]\n[[rows]]\nlabel = "KD"\nmethod = "kd"\n',
         encoding="utf-8",
     )
-    environment = {
-        **os.environ,
-        "KD_METHODS": str(tmp_path / "methods"),
-        "RESULTS": str(tmp_path / "runs"),
-        "PYTHONPATH": str(ROOT),
-    }
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KD_METHODS", str(tmp_path / "methods"))
+    monkeypatch.setenv("RESULTS", str(tmp_path / "runs"))
+    methods.clear_cache()
     small = [
         "--methods",
         "huber",
@@ -100,17 +122,10 @@ def test_the_method_of_contributing_trains(tmp_path: Path) -> None:
     outputs = []
     run = ["run", "own.toml", *small, "--threads", "1", "--device", "cpu"]
     for argv in (["methods", "huber"], run, ["table", "own.toml", *small, "--out", str(tmp_path / "out")]):
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmark", *argv],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        outputs.append(done.stdout)
+        assert main(argv) == 0
+        outputs.append(capsys.readouterr().out)
+    monkeypatch.undo()
+    methods.clear_cache()
     assert (
         "CE + 0.5 mean(huber(z_s - z_t))" in outputs[0]
         and "weight = 0.5 (float): weight of the term [an example]" in outputs[0]

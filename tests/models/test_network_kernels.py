@@ -232,59 +232,56 @@ def test_networks(name: str) -> None:
     assert not torch.equal(own[0], plain[0])  # they were used
 
 
-def built_with(tmp_path: Path, source: Path = kernels.SOURCE, **environment: str) -> str:
-    """Return `Kernels.error` of a new process; "" if it has built the kernels."""
-    code = (
-        "import sys; from pathlib import Path; from models import kernels\n"
-        "kernels.SOURCE = Path(sys.argv[1]); print(kernels.built().error)\n"
-        "from benchmark.training.execution import Execution\n"
-        "print(Execution('cpu', 'bf16').describe()['kernels'])"
-    )
-    full = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), **environment}
-    got = subprocess.run(
-        [sys.executable, "-c", code, str(source)],
-        cwd=ROOT,
-        env={**full, "PYTHONIOENCODING": "utf-8"},
-        capture_output=True,
-        encoding="utf-8",
-        check=True,
-    )
-    error, recorded = got.stdout.splitlines()
-    assert recorded == ("None" if error else kernels.built().name)
-    return error
-
-
-@needs_compiler
-def test_built_once(tmp_path: Path) -> None:
-    assert built_with(tmp_path) == ""
-    (kept,) = (tmp_path / "cache" / "kd-tables").iterdir()
-    before = kept.stat().st_mtime_ns
-    assert built_with(tmp_path) == "" and kept.stat().st_mtime_ns == before
-    kept.write_bytes(kept.read_bytes()[:5000])  # loading half a library would kill the process
-    assert built_with(tmp_path) == ""
-    (kept,) = kept.parent.iterdir()
-    assert kept.stat().st_size > 10_000 and stat.S_IMODE(kept.parent.stat().st_mode) == 0o700
-
-
 @pytest.fixture
-def built_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
-    """As `built_with`, in this process."""
+def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
+    """Build or load the kernels with an empty cache; returns `Kernels.error`, "" if they can be used."""
 
-    def build(**environment: str) -> str:
+    def build(source: Path = kernels.SOURCE, **environment: str) -> str:
+        monkeypatch.setattr(kernels, "SOURCE", source)
         for name, value in {"XDG_CACHE_HOME": str(tmp_path / "cache"), **environment}.items():
             monkeypatch.setenv(name, value)
         kernels.built.cache_clear()
-        return kernels.built().error
+        error, name = kernels.built().error, kernels.built().name
+        assert Execution("cpu", "bf16").describe()["kernels"] == (None if error else name)
+        return error
 
     yield build
     kernels.built.cache_clear()
 
 
+def built_apart(tmp_path: Path) -> str:
+    """As `built`, in a new process."""
+    code = "from models import kernels; print(kernels.built().error)"
+    got = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return got.stdout.strip()
+
+
+@needs_compiler
+def test_built_once(tmp_path: Path, built: Callable[..., str]) -> None:
+    assert built() == ""
+    (kept,) = (tmp_path / "cache" / "kd-tables").iterdir()
+    before = kept.stat().st_mtime_ns
+    assert built() == "" and kept.stat().st_mtime_ns == before
+    content = kept.read_bytes()
+    kept.unlink()  # this process has loaded it
+    kept.write_bytes(content[:5000])  # loading half a library would kill the process
+    assert built_apart(tmp_path) == ""
+    (kept,) = kept.parent.iterdir()
+    assert kept.stat().st_size > 10_000 and stat.S_IMODE(kept.parent.stat().st_mode) == 0o700
+
+
 @needs_compiler
 @pytest.mark.parametrize("mode", [0o700, 0o777])
-def test_a_planted_library_is_not_loaded(tmp_path: Path, mode: int, built_here: Callable[..., str]) -> None:
+def test_a_planted_library_is_not_loaded(tmp_path: Path, mode: int, built: Callable[..., str]) -> None:
     """In a folder of ours its content must have the hash in its name; a folder of all users is not used."""
-    assert built_here() == ""
+    assert built() == ""
     (kept,) = (tmp_path / "cache" / "kd-tables").iterdir()
     code, planted, trace = tmp_path / "planted.c", tmp_path / "planted.so", tmp_path / "it-was-loaded"
     code.write_text(
@@ -301,22 +298,22 @@ def test_a_planted_library_is_not_loaded(tmp_path: Path, mode: int, built_here: 
         kept.unlink()
     kept.parent.chmod(mode)
     before = sorted(kept.parent.iterdir())
-    assert built_here() == "" and not trace.exists()
+    assert built() == "" and not trace.exists()
     if mode != 0o700:
         assert sorted(kept.parent.iterdir()) == before  # nothing is kept there either
 
 
 @needs_compiler
-def test_a_linked_cache_folder_is_not_used(tmp_path: Path, built_here: Callable[..., str]) -> None:
+def test_a_linked_cache_folder_is_not_used(tmp_path: Path, built: Callable[..., str]) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "kd-tables").symlink_to(elsewhere)
-    assert built_here() == "" and list(elsewhere.iterdir()) == []
+    assert built() == "" and list(elsewhere.iterdir()) == []
 
 
 @needs_compiler
-def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch, built_here: Callable[..., str]) -> None:
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch, built: Callable[..., str]) -> None:
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # not valid: it must be absolute
 
@@ -326,55 +323,54 @@ def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch, built_here: Call
     monkeypatch.setattr(pwd, "getpwuid", no_entry)
     with pytest.raises(kernel_cache.UnsafeFolder, match="there is no cache folder"):
         kernel_cache.folder()
-    assert built_here(XDG_CACHE_HOME="relative") == ""
+    assert built(XDG_CACHE_HOME="relative") == ""
 
 
 @needs_compiler
-def test_odd_compilers(tmp_path: Path, built_here: Callable[..., str]) -> None:
+def test_odd_compilers(tmp_path: Path, built: Callable[..., str]) -> None:
     """No compiler and none of its messages stops a run."""
-    assert built_here(CC="cc 'half a quote").startswith("CC=cc 'half a quote: No closing")
+    assert built(CC="cc 'half a quote").startswith("CC=cc 'half a quote: No closing")
     script = tmp_path / "compiler"
     script.write_bytes(b"#!/bin/sh\nprintf '\\377\\376 no\\n' >&2\nexit 3\n")
     script.chmod(0o755)
-    assert built_here(CC=str(script)).endswith("cannot compile norm.c: \ufffd\ufffd no")
-    assert "cannot build norm.c" in built_here(CC=str(tmp_path))
+    assert built(CC=str(script)).endswith("cannot compile norm.c: \ufffd\ufffd no")
+    assert "cannot build norm.c" in built(CC=str(tmp_path))
 
 
 @needs_compiler
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="elsewhere there is no other form")
 @pytest.mark.parametrize("without", ["-mno-avx512bf16", "-mno-avx512f"])
-def test_on_processors_without_avx512(tmp_path: Path, without: str) -> None:
+def test_on_processors_without_avx512(without: str, built: Callable[..., str]) -> None:
     """The form for any processor has PyTorch's values too (`_agrees`)."""
     compiler = next(name for name in ("cc", "gcc", "clang") if shutil.which(name))
-    assert built_with(tmp_path, CC=f"{compiler} {without}") == ""
+    assert built(CC=f"{compiler} {without}") == ""
 
 
 @needs_compiler
-def test_a_home_that_cannot_be_written(tmp_path: Path) -> None:
+def test_a_home_that_cannot_be_written(tmp_path: Path, built: Callable[..., str]) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
-    assert built_with(tmp_path) == ""
+    assert built() == ""
 
 
-def test_no_compiler(tmp_path: Path) -> None:
-    assert "cannot build norm.c" in built_with(tmp_path, CC="no-such-compiler")
-    assert "cannot compile norm.c: exit code 1" in built_with(tmp_path, CC="false")
+def test_no_compiler(tmp_path: Path, built: Callable[..., str]) -> None:
+    assert "cannot build norm.c" in built(CC="no-such-compiler")
+    assert "cannot compile norm.c: exit code 1" in built(CC="false")
     assert (
-        built_with(tmp_path, CC="", PATH=str(tmp_path))
+        built(CC="", PATH=str(tmp_path))
         == "there is no C compiler: install one of cc, gcc, clang, or name one in CC"
     )
 
 
 @needs_compiler
-def test_a_library_with_wrong_values_is_rejected(tmp_path: Path) -> None:
+def test_a_library_with_wrong_values_is_rejected(tmp_path: Path, built: Callable[..., str]) -> None:
     """The library is tested before it is used."""
-    wrong = tmp_path / "norm.c"
+    wrong, right = tmp_path / "norm.c", kernels.SOURCE.read_text()
     for good, bad in (("v < 0 ? 0 : v", "v"), ("* along / rows", "* along"), ("rows / (rows - 1)", "1")):
-        text = kernels.SOURCE.read_text()
-        assert good in text
-        wrong.write_text(text.replace(good, bad))
-        assert "does not give PyTorch's values" in built_with(tmp_path, wrong)
+        assert good in right
+        wrong.write_text(right.replace(good, bad))
+        assert "does not give PyTorch's values" in built(wrong)
     wrong.write_text("this is no C")
-    assert "cannot compile norm.c" in built_with(tmp_path, wrong)
+    assert "cannot compile norm.c" in built(wrong)
 
 
 def test_only_bf16_on_a_cpu() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -26,6 +27,17 @@ protocol = "crd"
 seeds = 1
 columns = ["resnet14:resnet8"]
 rows = [{ label = "Student", method = "student" }, { label = "KD", method = "kd" }]
+"""
+VERBS = """
+import contextlib, io, json, sys
+from benchmark.__main__ import main
+
+printed = {}
+for verb, arguments in json.loads(sys.argv[1]).items():
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert main(arguments) in (0, 1), verb
+    printed[verb] = out.getvalue()
+print(json.dumps(printed))
 """
 
 
@@ -123,11 +135,17 @@ def test_a_cell_from_an_empty_folder(
     records = sorted(tmp_path.glob("results/runs/**/record.json"))
     assert len(records) == 3, "the teacher, the student and KD"
     assert all(f'"commit": "{commit}"' in path.read_text() for path in records)
-    assert "KD" in kd_tables("table", "mine", *SMALL, "--set", "recipe.epochs=1")
-    assert (tmp_path / "tables" / "out").is_dir()
-    assert "KD" in kd_tables("diff", "crd-table1", *SMALL)
-    assert "kd" in kd_tables("methods")
-    assert "70.66" in kd_tables("published", "--pair", "resnet56:resnet20", "--method", "kd")
+    verbs = {
+        "table": ["table", "mine", *SMALL, "--set", "recipe.epochs=1"],
+        "diff": ["diff", "crd-table1", *SMALL],
+        "methods": ["methods"],
+        "published": ["published", "--pair", "resnet56:resnet20", "--method", "kd"],
+    }
+    printed = json.loads(
+        run([environment / "bin" / "python", "-c", VERBS, json.dumps(verbs)], tmp_path, variables)
+    )
+    assert "KD" in printed["table"] and (tmp_path / "tables" / "out").is_dir()
+    assert "KD" in printed["diff"] and "kd" in printed["methods"] and "70.66" in printed["published"]
     assert {p for p in site_packages(environment).rglob("*") if p.is_file()} == before
 
 

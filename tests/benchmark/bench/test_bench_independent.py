@@ -123,10 +123,28 @@ def test_the_comparison() -> None:
     assert Comparison("KD", "test", (51.0, 51.0), (50.0, 50.0)).welch() == (1.0, 1.0, 0.0)
 
 
+TABLE = """
+title = "Three rows"
+paper = "dlkd"
+table = "table1"
+dataset = "cifar100"
+protocol = "dlkd"
+seeds = 1
+columns = ["resnet14:resnet8"]
+rows = [
+    { label = "Student", method = "student" },
+    { label = "KD", method = "kd" },
+    { label = "SSKD", method = "sskd" },
+]
+"""
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It writes its report and its plot; a second call trains nothing."""
+    table = tmp_path / "three.toml"
+    table.write_text(TABLE)
     command = [
-        *("bench", "independent", "dlkd-table1", "--profile", "quick", "--pairs", "resnet56:resnet20"),
+        *("bench", "independent", str(table), "--profile", "quick"),
         *("--methods", "kd,sskd", "--set", "recipe.train_images=32", "--set", "recipe.test_images=32"),
         *("--set", "recipe.epochs=1", "--results", str(tmp_path / "runs"), "--precision", "fp32"),
         *("--json", str(tmp_path / "report.json"), "--plot", str(tmp_path / "curves.png")),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -36,9 +38,9 @@ method = "kd"
 """
 FAST = [
     "--set",
-    "recipe.train_images=128",
+    "recipe.train_images=32",
     "--set",
-    "recipe.test_images=100",
+    "recipe.test_images=20",
     "--profile",
     "quick",
     "--threads",
@@ -253,6 +255,24 @@ def test_another_setting_is_another_run(tmp_path: Path, table: str) -> None:
     assert main(["run", table, *FAST, *folders]) == 0
     assert main(["run", table, *FAST, *folders, "--set", "kd.temperature=8"]) == 0
     assert len(list(tmp_path.rglob("kd/*/record.json"))) == 2
+
+
+def test_a_file_that_cannot_grow_is_one_line(
+    table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A limit on a file's size acts like a full disk: writing a checkpoint fails half-way."""
+    argv = ["run", table, *FAST, "--results", str(tmp_path / "full"), "--device", "cpu"]
+    assert signal.getsignal(signal.SIGXFSZ) == signal.SIG_IGN  # Python ignores it from its start
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        code = main([*argv, "--precision", "fp32"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    errors = capsys.readouterr().err
+    assert code == 2 and "Traceback" not in errors, errors
+    last = errors.strip().splitlines()[-1]
+    assert last.startswith(f"error: {tmp_path / 'full'}") and last.endswith("File too large"), last
 
 
 def test_plan_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

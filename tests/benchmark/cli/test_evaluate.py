@@ -78,7 +78,7 @@ def test_a_run_by_a_part_of_its_key(
         assert record is not None
         for epoch in ("last", "best"):
             result = as_json(["evaluate", name, "--epoch", epoch, "--results", str(folder)], capsys)
-            assert result["run"] == key and result["test_images"] == record["test_images"] == 100
+            assert result["run"] == key and result["test_images"] == record["test_images"] == 32
             assert result["top1"] == result["recorded_top1"] == record[f"top1_{epoch}"]
             assert result["weights"] == record["weights"][epoch]
         assert result["normalise"] == record["settings"]["normalise"]
@@ -91,7 +91,7 @@ def test_the_file_of_a_run_is_the_run(
     argv = ["evaluate", str(folder / simkd / "best.pt"), "--results", str(folder)]
     assert main([*argv, "--per-class", "--device", "cpu"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith(f"{simkd}, best epoch: resnet8 on digits, 100 test images\n")
+    assert out.startswith(f"{simkd}, best epoch: resnet8 on digits, 32 test images\n")
     assert "its record states top-1" in out and "top-1 of each class" in out
     elsewhere = ["evaluate", str(folder / simkd / "best.pt"), "--results", str(tmp_path)]
     assert "predicts with modules of method simkd" in refused(elsewhere, capsys)

@@ -51,7 +51,7 @@ def test_the_rule_counts_the_passes_saved(
 
 def test_a_cache_that_is_too_large_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     planned = packs("kd")
-    assert teacher_cache_rule.file_bytes(planned[0][0], "logits", "bf16") == 128 * 162 * 10 * 2
+    assert teacher_cache_rule.file_bytes(planned[0][0], "logits", "bf16") == 48 * 162 * 10 * 2
     monkeypatch.setattr(teacher_cache_rule, "LARGEST_FILE", 1000.0)
     assert teacher_cache_rule.cached_teachers("auto", planned, "bf16") == frozenset()
 
@@ -141,11 +141,11 @@ def test_a_worker_counts_what_is_left_in_its_results_folder(tmp_path: Path) -> N
     cache.parent.mkdir()
     teacher = teacher_cache_rule.teacher_identity([run])
     header = {"teacher": teacher, "device": "cpu", "precision": "bf16", "part": "logits"}
-    write_index(cache, {**header, "rows": 128 * VARIANTS, "block_rows": 4 * VARIANTS}, blocks=32)
+    write_index(cache, {**header, "rows": 48 * VARIANTS, "block_rows": 4 * VARIANTS}, blocks=12)
     assert chosen_here(until=2), "the cache is complete"
-    write_index(cache, {**header, "rows": 64 * VARIANTS, "block_rows": 4 * VARIANTS}, blocks=32)
+    write_index(cache, {**header, "rows": 64 * VARIANTS, "block_rows": 4 * VARIANTS}, blocks=16)
     assert not chosen_here(until=2), "that cache is of other images"
-    write_index(cache, {**header, "device": "cuda", "rows": 128 * VARIANTS, "block_rows": 648}, blocks=32)
+    write_index(cache, {**header, "device": "cuda", "rows": 48 * VARIANTS, "block_rows": 648}, blocks=12)
     assert not chosen_here(until=2), "that cache is of another kind of device"
 
 

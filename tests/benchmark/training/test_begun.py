@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from cli_kit import refused
-from training_kit import FP32, small_run, train, weights
+from training_kit import FP32, SMALL_OPTIONS, small_run, train, weights
 
 from benchmark import methods
 from benchmark.errors import InputError
@@ -219,7 +219,7 @@ def test_a_run_does_not_go_on_with_an_edited_method(
     assert {o.status for o in train([mine, other], results, until=1)} == {"stopped"}
     path = results / mine.key / "checkpoint.pt"
     saved, second = path.read_bytes(), write(edited)
-    few = [f"--set=recipe.{name}" for name in ("train_images=128", "test_images=100", "epochs=3")]
+    few = [*SMALL_OPTIONS, "--set=recipe.epochs=3"]
     line = refused(["run", str(table), "--profile=quick", f"--results={results}", *few], capsys)
     file = tmp_path / "methods" / "mine.py"
     for part in (mine.key, "method mine", f"put {file} back", f"remove {path.parent}", "--accept-edit"):

@@ -24,15 +24,18 @@ CHOICE: dict[str, Any] = {
 }
 
 
+ALL = {"recipe__train_images": 128}
+
+
 def chosen(method: str = "crd+kd", **more: Any) -> Run:
-    return small_run(method, **CHOICE, **more)
+    return small_run(method, **ALL, **CHOICE, **more)
 
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A results folder with the teacher, which is that of all images."""
     folder = tmp_path_factory.mktemp("teacher")
-    assert [o.status for o in train(list(small_run("kd").needs_runs), folder)] == ["done"]
+    assert [o.status for o in train(list(small_run("kd", **ALL).needs_runs), folder)] == ["done"]
     return folder
 
 
@@ -59,7 +62,7 @@ def test_methods_get_the_chosen_images_and_labels(
     expected = run.recipe.selection.apply(digits.train, seed=0, num_classes=10)
     assert len(images.labels) == 32 and torch.equal(images.labels, expected.labels)
     assert torch.equal(images.images, expected.images)
-    assert torch.equal(test.labels, digits.test.labels[:100])
+    assert torch.equal(test.labels, digits.test.labels[:32])
     state = torch.load(folder / run.key / "checkpoint.pt", weights_only=True)
     banks = [v for k, v in _tensors(state).items() if "bank" in k]
     assert len(banks) == 2 and all(b.shape[0] == 32 for b in banks)
@@ -99,7 +102,7 @@ def test_the_training_accuracy_is_that_of_the_noisy_labels(
         data, "load", lambda *_: data.Dataset("digits", only, Split(only.images, only.labels))
     )
     noise = {"recipe__label_noise": 0.5, "recipe__noise_kind": "uniform", "recipe__epochs": 4}
-    run = small_run("plain", **noise)
+    run = small_run("plain", **ALL, **noise)
     assert [o.status for o in train([run], tmp_path, FP32)] == ["done"]
     curve = Store(tmp_path).curve(run.key)
     assert curve is not None

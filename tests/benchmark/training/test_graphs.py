@@ -20,7 +20,7 @@ from benchmark.training.graphs import GraphStepper, step_constants
 from benchmark.training.lockstep import Lockstep
 from benchmark.training.stepper import EagerStepper, Stepper
 
-IMAGES, BATCH, EPOCHS = 44, 16, 3  # two full batches and one of 12
+IMAGES, BATCH, EPOCHS = 22, 8, 3  # two full batches and one of 6
 
 
 def trained(runs: list[Run], folder: Path, stepper: Stepper, main: bool = True) -> list[ActiveRun]:

@@ -15,7 +15,7 @@ from benchmark.spec.matrix import parse_overrides
 from results.store import Store, load
 from tables.cells import number as number_of
 
-HELD = {"recipe__held_out": 28}
+HELD = {"recipe__held_out": 16}
 
 
 def test_held_out_images_are_not_trained_on_and_change_with_the_seed() -> None:
@@ -23,14 +23,14 @@ def test_held_out_images_are_not_trained_on_and_change_with_the_seed() -> None:
     sets = {}
     for seed in (0, 1):
         selection = small_run("kd", seed=seed, **HELD).recipe.selection
-        assert (selection.images, selection.drawn_from, selection.held_out) == (100, 128, 28)
-        assert selection.describe() == "100 of 128 images, the others held out by the seed"
+        assert (selection.images, selection.drawn_from, selection.held_out) == (32, 48, 16)
+        assert selection.describe() == "32 of 48 images, the others held out by the seed"
         chosen = selection.apply(digits, seed=seed, num_classes=10)
         held = selection.held_out_of(digits, seed=seed)
         both = torch.cat([chosen.images, held.images]).flatten(1)
-        first = digits.images[:128].flatten(1)
+        first = digits.images[:48].flatten(1)
         assert sorted(map(tuple, both.tolist())) == sorted(map(tuple, first.tolist()))
-        assert len(held.labels) == 28
+        assert len(held.labels) == 16
         sets[seed] = held.images
     assert not torch.equal(sets[0], sets[1])
 
@@ -42,7 +42,7 @@ def test_they_are_in_the_key_and_not_in_the_teachers() -> None:
     assert not teacher_cache_rule.can_use_cache(held)
 
 
-@pytest.mark.parametrize(("settings", "text"), [(127, "at most 126"), (-1, "allowed: 0")])
+@pytest.mark.parametrize(("settings", "text"), [(47, "at most 46"), (-1, "allowed: 0")])
 def test_too_many_are_refused(settings: int, text: str) -> None:
     with pytest.raises(InputError, match=text):
         parse_overrides([f"recipe.held_out={settings}"])

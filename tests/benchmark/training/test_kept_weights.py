@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from cli_kit import refused
-from training_kit import small_run, train
+from training_kit import SMALL_OPTIONS, small_run, train
 
 import models
 from benchmark.__main__ import main
@@ -102,7 +102,7 @@ def test_a_teacher_is_removed_by_clean_and_trained_again(
         'title = "T"\npaper = "p"\ntable = "t"\ndataset = "digits"\nprotocol = "crd"\nseeds = 1\n'
         'columns = ["resnet14:resnet8"]\n[[rows]]\nlabel = "KD"\nmethod = "kd"\n'
     )
-    small = [f"--set=recipe.{field}" for field in ("train_images=128", "test_images=100", "epochs=1")]
+    small = [*SMALL_OPTIONS, "--set=recipe.epochs=1"]
     run = ["run", str(table), "--profile=quick", f"--results={folder}", "--precision=fp32", *small]
     clean = ["clean", "--damaged", f"--results={folder}"]
     assert main(clean) == 0 and capsys.readouterr().out == ""

@@ -1,10 +1,10 @@
-"""Every method and some combinations learn: on digits, each ends above the untrained student."""
+"""Every method and some combinations learn: on digits, each ends well above the untrained student."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from training_kit import FP32, small_run, train
+from training_kit import FP32, LEARNING, small_run, train
 
 from benchmark import data, methods
 from benchmark.spec.plan import pack_key
@@ -13,37 +13,35 @@ from benchmark.training.active_run import ActiveRun
 from benchmark.training.evaluate import evaluate
 from results.store import Store
 
-COMBINATIONS = ("plain", "at+kd", "crd+kd", "kd+ls", "kd+at+sp")
+COMBINATIONS = ("plain", "at+kd", "crd+kd", "kd+ls", "kd+kdpp", "kd+at+sp")
 SINGLE = tuple(
     n for n in methods.names() if methods.get(n).trains_student and not methods.get(n).is_wrapper()
 )
-SETTINGS = {"recipe__epochs": 6, "recipe__train_images": 256, "recipe__test_images": 200}
 SPECIAL = {
-    "catkd": {"recipe__epochs": 12},
-    "semckd": {"recipe__lr": 0.01},
-    "sp": {"recipe__epochs": 9},
-    "tfkd_self": {"recipe__epochs": 14},
-    "seed": {"seed__queue": 256, "recipe__epochs": 14},
-    "moco": {"moco__queue": 256, "moco__momentum": 0.99, "recipe__lr": 0.03},
+    "iusp": {"recipe__lr": 0.02},
+    "semckd": {"recipe__lr": 0.01, "recipe__epochs": 8},
+    "moco": {"moco__queue": 256, "moco__momentum": 0.99, "recipe__lr": 0.03, "recipe__epochs": 8},
 }
 """Settings of methods that need others to learn here.
 
-SemCKD's weight of 400 makes the first steps with batches of 16 diverge at a learning rate of 0.05. SP is
-chaotic at first: six epochs are enough on some processors and not quite on others. TF-KD takes 0.95 of its
-loss from a teacher that has itself been trained for six epochs only, and reached 20% after six epochs, on
-one processor a little more. The top-1 of SEED and MoCo is that of a classifier on features that learn no
-label; their queues and MoCo's momentum are for millions of images.
+SemCKD's weight of 400 makes the first steps with batches of 16 diverge at a learning rate of 0.05; IUSP
+learns slowly there. MoCo's queue and momentum are for millions of images.
 """
+
+MORE = 20
+"""How much better than the untrained student, in points of top-1; the least that was measured is 30."""
+MORE_WITHOUT_LABELS = 10
+"""For MoCo (measured: 21), whose top-1 is that of a classifier on features that learn no label."""
 
 
 @pytest.fixture(scope="module")
-def learned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, float]]:
+def learned(digits16_early: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, float]]:
     """All of them, trained in as few packs as possible: name -> outcome and best top-1."""
     folder = tmp_path_factory.mktemp("learned")
     store = Store(folder)
     packs: dict[object, list[tuple[str, Run]]] = {}
     for name in (*COMBINATIONS, *SINGLE):
-        run = small_run(name, **{**SETTINGS, **SPECIAL.get(name, {})})
+        run = small_run(name, **{**LEARNING, **SPECIAL.get(name, {})})
         assert skip_reason(run) is None, name
         packs.setdefault(pack_key(run), []).append((name, run))
     results = {}
@@ -58,10 +56,10 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, fl
 
 
 @pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> float:
+def start(digits16_early: None, tmp_path_factory: pytest.TempPathFactory) -> float:
     """The plain student's top-1 before any training (chance, 10%)."""
-    test = data.load("digits").test
-    run = small_run("plain")
+    test = data.load("digits16").test
+    run = small_run("plain", **LEARNING)
     mean, std = (torch.tensor(run.settings["normalise"][k]) for k in ("mean", "std"))
     fresh = ActiveRun.open(run, tmp_path_factory.mktemp("fresh"), FP32, None, test.labels, {}).student
     assert fresh is not None
@@ -72,4 +70,4 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> float:
 def test_it_learns(learned: dict[str, tuple[str, float]], start: float, method: str) -> None:
     status, best = learned[method]
     assert status == "done"
-    assert best > start + 10, (method, start, best)
+    assert best > start + (MORE_WITHOUT_LABELS if method == "moco" else MORE), (method, start, best)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import textwrap
+import multiprocessing
+import signal
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from training_kit import FP32, small_run, train, weights
+from training_kit import FP32, small_run, train, train_until_killed, weights
 
 import models
 from benchmark import data, methods
@@ -27,23 +27,35 @@ from benchmark.training.options import TrainingOptions
 from benchmark.training.pack import train_pack
 from results.store import Store
 
-ROOT = Path(__file__).resolve().parents[3]
 SINGLE_VIEW = ("fitnet", "at", "sp", "cc", "vid", "rkd", "pkt", "nst")
+Alone = Callable[..., Path]
 
 
-def test_the_weights_are_the_same_alone_and_in_packs_of_two_and_nine(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Alone:
+    """A function that returns a results folder with the given runs, each trained by itself, and only once."""
+    folder = tmp_path_factory.mktemp("alone")
+
+    def trained(*runs: Run) -> Path:
+        for run in runs:
+            assert [o.status for o in train([run], folder)] == ["done"]
+        return folder
+
+    return trained
+
+
+def test_the_weights_are_the_same_alone_and_in_packs_of_two_and_nine(tmp_path: Path, alone: Alone) -> None:
     run = small_run("kd")
     others = [small_run(m) for m in SINGLE_VIEW]
-    train([run], tmp_path / "alone")
     train([run, others[0]], tmp_path / "two")
     train([*others[:4], run, *others[4:]], tmp_path / "nine")
-    assert len({weights(run, tmp_path / f) for f in ("alone", "two", "nine")}) == 1
+    assert len({weights(run, folder) for folder in (alone(run), tmp_path / "two", tmp_path / "nine")}) == 1
     assert len({weights(r, tmp_path / "nine") for r in (run, *others)}) == 9, (
         "the methods differ from each other"
     )
 
 
-def test_a_pack_may_mix_students_and_methods_with_stages_and_views(tmp_path: Path) -> None:
+def test_a_pack_may_mix_students_and_methods_with_stages_and_views(tmp_path: Path, alone: Alone) -> None:
     mixed = [
         small_run("ft"),
         small_run("ab", student="resnet14"),
@@ -52,8 +64,7 @@ def test_a_pack_may_mix_students_and_methods_with_stages_and_views(tmp_path: Pat
     ]
     train(mixed, tmp_path / "mixed")
     for run in mixed:
-        train([run], tmp_path / "alone")
-        assert weights(run, tmp_path / "alone") == weights(run, tmp_path / "mixed"), run.method
+        assert weights(run, alone(run)) == weights(run, tmp_path / "mixed"), run.method
 
 
 @pytest.mark.parametrize(("precision", "packed"), [("fp32", "kd crd at vid dlkd"), ("bf16", "kd ofd at")])
@@ -63,7 +74,9 @@ def test_the_weights_are_the_same_in_lanes(tmp_path: Path, precision: str, packe
     In bf16 with the kernels of batch norms, where OFD adds a pass of the teacher in train mode.
     """
     two = Execution("cpu", precision, threads=2, student_threads=1)
-    runs = [small_run(m) for m in packed.split()]
+    runs = [small_run(m, recipe__train_images=32, recipe__test_images=16) for m in packed.split()]
+    for folder in ("alone", "pack", "turned"):
+        train(list(runs[0].needs_runs), tmp_path / folder)
     for run in runs:
         train([run], tmp_path / "alone", two)
     train(runs, tmp_path / "pack", two)
@@ -106,53 +119,37 @@ def test_each_lane_has_its_own_number_of_threads() -> None:
     assert lanes(FP32) is None and lanes(Execution("cpu", "fp32", 2, student_threads=2)) is None
 
 
-def kill_and_resume(runs: list[Run], folder: Path, at: int) -> None:
-    """Train the pack in a process that is killed at step `at`, then finish it in this process."""
+FRESH_PROCESSES = multiprocessing.get_context("forkserver")
+"""Forked from a process that has loaded PyTorch and computed nothing: loading it takes seconds each time."""
+FRESH_PROCESSES.set_forkserver_preload(["benchmark.training.pack"])
+
+
+def kill(runs: list[Run], folder: Path, at: int) -> None:
+    """Train the pack in a process that is killed at step `at`."""
     first = runs[0]
     train([first] if not first.needs_runs else list(first.needs_runs), folder)
-    code = textwrap.dedent("""
-        import json, sys
-        from pathlib import Path
-        sys.path[:0] = [sys.argv[1], sys.argv[2]]
-        import torch
-        torch.set_num_threads(1)
-        from benchmark.spec.resolver import Resolver
-        from benchmark.training.options import TrainingOptions
-        from benchmark.training.pack import train_pack
-        from results.store import Store
-        from training_kit import FP32, KillAt
-        runs = [Resolver().from_order(o) for o in json.loads(sys.argv[4])]
-        train_pack(runs, Store(Path(sys.argv[3])), TrainingOptions(FP32, reporter=KillAt(int(sys.argv[5]))))
-    """)
-    orders = json.dumps([r.order() for r in runs])
-    command = [
-        sys.executable,
-        "-c",
-        code,
-        str(ROOT),
-        str(Path(__file__).parents[1]),
-        str(folder),
-        orders,
-        str(at),
-    ]
-    killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert killed.returncode == -9, killed.stderr
+    process = FRESH_PROCESSES.Process(target=train_until_killed, args=([r.order() for r in runs], folder, at))
+    process.start()
+    process.join(timeout=120)
+    assert process.exitcode == -signal.SIGKILL
     assert not any(Store(folder).is_done(r.key) for r in runs)
+
+
+def finish(runs: list[Run], folder: Path) -> None:
     assert [o.status for o in train_pack(runs, Store(folder), TrainingOptions(FP32))] == ["done"] * len(runs)
 
 
-POINTS = [int(n) for n in np.random.default_rng(7).integers(1, 4, size=2)]
-
-
-@pytest.mark.parametrize("at", sorted({*POINTS, 3}))
-def test_killed_in_the_main_stage_and_resumed_bit_equal(tmp_path: Path, at: int) -> None:
+@pytest.mark.parametrize("at", [3, 5])
+def test_killed_in_the_main_stage_and_resumed_bit_equal(tmp_path: Path, alone: Alone, at: int) -> None:
+    """At the last of the three steps of the first epoch, and in the second epoch, which begins anew."""
     pack = [small_run("kd"), small_run("crd")]
-    train(pack, tmp_path / "whole")
-    kill_and_resume(pack, tmp_path / "killed", at)
+    kill(pack, tmp_path, at)
+    assert {(tmp_path / run.key / "checkpoint.pt").exists() for run in pack} == {at > 3}
+    finish(pack, tmp_path)
     for run in pack:
         for name in ("last.pt", "best.pt"):
-            assert weights(run, tmp_path / "whole", name) == weights(run, tmp_path / "killed", name)
-        curves = [Store(tmp_path / f).curve(run.key).drop(columns="seconds") for f in ("whole", "killed")]
+            assert weights(run, alone(run), name) == weights(run, tmp_path, name)
+        curves = [Store(folder).curve(run.key).drop(columns="seconds") for folder in (alone(run), tmp_path)]
         assert curves[0].equals(curves[1])
 
 
@@ -184,26 +181,27 @@ def test_methods_with_memory_are_bit_equal_alone_packed_and_resumed(
 
 
 @pytest.mark.parametrize("method", ["ab", "fsp", "ft"])
-def test_killed_in_the_initialisation_stage_and_resumed_bit_equal(tmp_path: Path, method: str) -> None:
+def test_killed_in_the_initialisation_stage_and_resumed_bit_equal(
+    tmp_path: Path, alone: Alone, method: str
+) -> None:
     run = small_run(method)
-    train([run], tmp_path / "whole")
-    kill_and_resume([run], tmp_path / "killed", 1)
-    assert weights(run, tmp_path / "whole") == weights(run, tmp_path / "killed")
+    kill([run], tmp_path, 1)
+    finish([run], tmp_path)
+    assert weights(run, alone(run)) == weights(run, tmp_path)
 
 
-def test_killed_while_training_the_head_of_sskd_and_resumed_bit_equal(tmp_path: Path) -> None:
+def test_killed_while_training_the_head_of_sskd_and_resumed_bit_equal(tmp_path: Path, alone: Alone) -> None:
     run = small_run("sskd")
     (head,) = run.heads
-    train([run], tmp_path / "whole")
-    kill_and_resume([head], tmp_path / "killed", 1)
-    train([run], tmp_path / "killed")
+    kill([head], tmp_path, 1)
+    finish([head], tmp_path)
+    train([run], tmp_path)
     for r in (head, run):
-        assert weights(r, tmp_path / "whole") == weights(r, tmp_path / "killed")
+        assert weights(r, alone(run)) == weights(r, tmp_path)
 
 
-def test_a_run_behind_the_others_of_its_pack_catches_up(tmp_path: Path) -> None:
+def test_a_run_behind_the_others_of_its_pack_catches_up(tmp_path: Path, alone: Alone) -> None:
     pack = [small_run("kd"), small_run("at")]
-    train(pack, tmp_path / "whole")
     calls = 0
 
     class Stop(BaseException):
@@ -221,27 +219,25 @@ def test_a_run_behind_the_others_of_its_pack_catches_up(tmp_path: Path) -> None:
     assert not (tmp_path / "cut" / pack[1].key / "checkpoint.pt").exists()
     train(pack, tmp_path / "cut")
     for run in pack:
-        assert weights(run, tmp_path / "whole") == weights(run, tmp_path / "cut")
+        assert weights(run, alone(run)) == weights(run, tmp_path / "cut")
 
 
-def test_a_run_stopped_at_an_epoch_is_resumed_bit_equal(tmp_path: Path) -> None:
+def test_a_run_stopped_at_an_epoch_is_resumed_bit_equal(tmp_path: Path, alone: Alone) -> None:
     run = small_run("kd")
-    train([run], tmp_path / "whole")
     assert [o.status for o in train([run], tmp_path / "parts", until=1)] == ["stopped"]
     assert Store(tmp_path / "parts").state(run.key) == "started"
     began = Store(tmp_path / "parts").began(run.key)
     assert began is not None and began["began"] and began["precision"] == "fp32" and began["threads"] == 1
     assert [o.status for o in train([run], tmp_path / "parts")] == ["done"]
-    assert weights(run, tmp_path / "whole") == weights(run, tmp_path / "parts")
+    assert weights(run, alone(run)) == weights(run, tmp_path / "parts")
 
 
-def test_a_diverged_run_has_a_record_and_leaves_the_pack(tmp_path: Path) -> None:
+def test_a_diverged_run_has_a_record_and_leaves_the_pack(tmp_path: Path, alone: Alone) -> None:
     good, bad = small_run("kd"), small_run("at", at__weight=1e30)
     assert [o.status for o in train([bad, good], tmp_path)] == ["diverged", "done"]
     record = Store(tmp_path).record(bad.key)
     assert record is not None and record["top1_last"] is None and "not finite" in record["reason"]
-    train([good], tmp_path / "alone")
-    assert weights(good, tmp_path) == weights(good, tmp_path / "alone")
+    assert weights(good, tmp_path) == weights(good, alone(good))
 
 
 def test_an_error_of_one_method_ends_that_run_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,7 +258,7 @@ def test_an_error_of_one_method_ends_that_run_alone(tmp_path: Path, monkeypatch:
 
 @pytest.mark.parametrize(("method", "part"), [("at", "start_epoch"), ("simkd", "predict")])
 def test_an_error_of_a_method_outside_its_loss_ends_that_run_alone(
-    method: str, part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, part: str, tmp_path: Path, alone: Alone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(self: object, *_: object) -> object:
         raise ZeroDivisionError("planted")
@@ -273,8 +269,7 @@ def test_an_error_of_a_method_outside_its_loss_ends_that_run_alone(
     failure = Store(tmp_path / "pack").failure(bad.key)
     assert failure is not None
     assert failure["reason"] == f"method '{method}', {part}: ZeroDivisionError: planted"
-    train([good], tmp_path / "alone")
-    assert weights(good, tmp_path / "pack") == weights(good, tmp_path / "alone")
+    assert weights(good, tmp_path / "pack") == weights(good, alone(good))
 
 
 def test_a_run_that_was_taken_over_is_left_alone(tmp_path: Path) -> None:
@@ -307,10 +302,10 @@ def test_a_run_without_its_teacher_is_blocked(tmp_path: Path) -> None:
     )
 
 
-def test_what_a_finished_run_leaves(tmp_path: Path) -> None:
+def test_what_a_finished_run_leaves(alone: Alone) -> None:
     run = small_run("kd")
-    train([run], tmp_path)
-    store = Store(tmp_path)
+    folder = alone(run)
+    store = Store(folder)
     record, curve = store.record(run.key), store.curve(run.key)
     assert record is not None and curve is not None
     assert list(curve["epoch"]) == [1, 2] and set(curve["stage"]) == {"main"}
@@ -333,10 +328,10 @@ def test_what_a_finished_run_leaves(tmp_path: Path) -> None:
     assert [record["top5_last"], record["top5_best"]] == [curve["test_acc_top5"].iloc[-1], *best]
     assert record["teacher_info"]["weights"] and record["teacher_info"]["top1"] >= 0
     assert record["settings"]["method"]["components"]["kd"]["temperature"] == 4.0
-    left = {path.name for path in (tmp_path / run.key).iterdir()}
+    left = {path.name for path in (folder / run.key).iterdir()}
     assert left == {"record.json", "curve.csv", "last.pt", "best.pt", "log.txt"}
     net = models.build("resnet8", 10)
-    models.load_weights(net, tmp_path / run.key / "last.pt")
+    models.load_weights(net, folder / run.key / "last.pt")
     assert train_pack([run], store, TrainingOptions(FP32))[0].status == "done", "a second call trains nothing"
 
 

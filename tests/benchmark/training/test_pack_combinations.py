@@ -1,4 +1,4 @@
-"""Methods and combinations in the trainer: bit-equal alone and in a resumed pack, and they learn."""
+"""Methods and combinations in the trainer: bit-equal alone and in a resumed pack."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_kit import FP32, small_run, train, weights
+from training_kit import FP32, LEARNING, small_run, train, weights
 
 import models
 from benchmark import data, methods
@@ -32,7 +32,7 @@ SINGLE = tuple(
 
 
 def tiny(name: str) -> Run:
-    return small_run(name, recipe__train_images=64)
+    return small_run(name, recipe__train_images=32, recipe__test_images=16)
 
 
 @pytest.fixture(scope="module")
@@ -61,22 +61,12 @@ def test_methods_differ(packed: dict[str, str]) -> None:
     assert len(set(packed.values())) == len(packed)
 
 
-@pytest.mark.parametrize("name", ["kd+ls", "kd+kdpp"])
-def test_combinations_learn(tmp_path: Path, name: str) -> None:
-    """Four epochs of digits end well above chance, 10%."""
-    run = small_run(name, recipe__epochs=4, recipe__train_images=384, recipe__test_images=200)
-    (outcome,) = train([run], tmp_path)
-    assert outcome.status == "done" and (Store(tmp_path).record(run.key) or {})["top1_best"] > 20
-
-
-def test_a_student_that_predicts_with_a_projector_is_tested_with_it(tmp_path: Path) -> None:
+def test_a_student_that_predicts_with_a_projector_is_tested_with_it(digits16: None, tmp_path: Path) -> None:
     """SimKD is tested with its projector and the teacher's classifier, which are saved with the student.
 
     The student's classifier has learnt nothing.
     """
-    run = small_run(
-        "simkd", recipe__epochs=4, recipe__train_images=384, recipe__test_images=200, recipe__lr=0.05
-    )
+    run = small_run("simkd", **LEARNING)
     (outcome,) = train([run], tmp_path)
     record, weights_file = Store(tmp_path).record(run.key) or {}, tmp_path / run.key / "last.pt"
     assert outcome.status == "done" and record["method_params"] > 0
@@ -88,13 +78,13 @@ def test_a_student_that_predicts_with_a_projector_is_tested_with_it(tmp_path: Pa
     student, teacher = models.build("resnet8", 10), models.build("resnet14", 10)
     infos = [models.info(n, 10) for n in ("resnet8", "resnet14")]
     context = MethodContext(
-        *infos, student, teacher, torch.zeros(384, dtype=torch.int64), 10, 4, 16, torch.device("cpu")
+        *infos, student, teacher, torch.zeros(256, dtype=torch.int64), 10, 4, 16, torch.device("cpu")
     )
     method = methods.get("simkd")(run.spec.components[0].config, context)
     models.load_weights(student, weights_file)
     method.load_state_dict(torch.load(weights_file, weights_only=True)["at_test_simkd"])
     mean, std = (torch.tensor(run.settings["normalise"][k]) for k in ("mean", "std"))
-    test = data.load("digits").test.take(200)
+    test = data.load("digits16").test.take(100)
     without = evaluate(student, test, mean, std, FP32)
     with_projector = evaluate(student, test, mean, std, FP32, method.eval().predict)
     assert with_projector.top1 == record["top1_last"] > 10 + without.top1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_kit import SMALL, train
+from training_kit import LEARNING, SMALL, small_run, train
 
 import models
 from benchmark import data
@@ -69,46 +69,23 @@ def test_the_students_features_do_not_depend_on_labels(
     assert differ == {"fc.weight", "fc.bias"} if labels == "classifier" else len(differ) > 20
 
 
-def test_the_student_learns_the_teachers_features(tmp_path: Path) -> None:
+def test_the_student_learns_the_teachers_features(digits16: None, tmp_path: Path) -> None:
     """The teacher has trained features and a classifier of noise.
 
     A probe on its student's features is far better than one on features that were not distilled (weight 0).
     """
-    more = {
-        **dict(SMALL),
-        "recipe.epochs": 6,
-        "recipe.train_images": 384,
-        "recipe.test_images": 200,
-        "recipe.lr": 0.05,
-    }
-    teacher = Resolver().run(
-        Request("digits", "crd", "quick", "none", "resnet14", "plain", tuple(sorted(more.items()))), 0
-    )
+    (teacher,) = small_run("kd", **LEARNING).needs_runs
     train([teacher], tmp_path)
     net = models.build("resnet14", 10)
     models.load_weights(net, tmp_path / teacher.key / "last.pt")
     torch.nn.init.normal_(net.linear_head().weight, 0.0, 5.0)
     models.save_weights(net, tmp_path / "resnet14.pth")
-    resolver = Resolver(
-        {
-            ("digits", "resnet14"): TeacherRef(
-                "resnet14", weights=models.weights_hash(net), path=str(tmp_path / "resnet14.pth")
-            )
-        }
-    )
+    ref = TeacherRef("resnet14", weights=models.weights_hash(net), path=str(tmp_path / "resnet14.pth"))
+    resolver = Resolver({("digits16", "resnet14"): ref})
     top1 = []
     for weight in (1.0, 0.0):
-        settings = {
-            **more,
-            "recipe.epochs": 12,
-            "seed.labels": "classifier",
-            "seed.queue": 256,
-            "seed.weight": weight,
-        }
-        run = resolver.run(
-            Request("digits", "crd", "quick", "resnet14", "resnet8", "seed", tuple(sorted(settings.items()))),
-            0,
-        )
+        settings = {"seed__labels": "classifier", "seed__queue": 256, "seed__weight": weight}
+        run = small_run("seed", resolver=resolver, **LEARNING, **settings)
         assert [o.status for o in train([run], tmp_path)] == ["done"]
         top1.append((Store(tmp_path).record(run.key) or {})["top1_best"])
     assert top1[0] > top1[1] + 10, top1

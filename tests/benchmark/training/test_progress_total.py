@@ -22,7 +22,7 @@ class Totals(Reporter):
 
 
 def test_epochs_after_until_are_not_counted(tmp_path: Path) -> None:
-    run = small_run("plain", recipe__epochs=3, recipe__batch_size=64)  # two steps an epoch
+    run = small_run("plain", recipe__epochs=3, recipe__batch_size=24)  # two steps an epoch
     totals = Totals()
     for until in (1, 2, 1, None):
         train([run], tmp_path, until=until, reporter=totals)

@@ -17,8 +17,8 @@ from results.store import Store
 
 def run_of(method: str, pair: str = "resnet14:resnet8", **settings: object) -> Run:
     teacher, student = pair.split(":")
-    more = {f"{method}.queue": 64} if method != "dlkd" else {}
-    overrides = tuple(sorted({**dict(SMALL), "recipe.train_images": 64, **more, **settings}.items()))
+    more = {f"{method}.queue": 32} if method != "dlkd" else {}
+    overrides = tuple(sorted({**dict(SMALL), "recipe.train_images": 32, **more, **settings}.items()))
     return Resolver().run(Request("digits", "seed", "quick", teacher, student, method, overrides), 0)
 
 
