@@ -18,6 +18,7 @@ SINGLE = tuple(
     n for n in methods.names() if methods.get(n).trains_student and not methods.get(n).is_wrapper()
 )
 SPECIAL = {
+    "catkd": {"recipe__epochs": 12},
     "iusp": {"recipe__lr": 0.02},
     "semckd": {"recipe__lr": 0.01, "recipe__epochs": 8},
     "moco": {"moco__queue": 256, "moco__momentum": 0.99, "recipe__lr": 0.03, "recipe__epochs": 8},
@@ -25,7 +26,7 @@ SPECIAL = {
 """Settings of methods that need others to learn here.
 
 SemCKD's weight of 400 makes the first steps with batches of 16 diverge at a learning rate of 0.05; IUSP
-learns slowly there. MoCo's queue and momentum are for millions of images.
+learns slowly there, and so does CAT-KD. MoCo's queue and momentum are for millions of images.
 """
 
 MORE = 20
