@@ -32,7 +32,7 @@ PRIVATE = ("host", "node", "job")
 
 BEFORE_RULES = frozenset(
     {
-        *("b9cf1029cf", "92bcab74c2", "904fe2ccbd", "080bc4927e", "a5e4272b47", "ccfeecc4a1"),
+        *("904fe2ccbd", "080bc4927e"),
         *("01f7afd6f9", "6d7a827eaf", "26ce934c18"),
     }
 )
