@@ -106,9 +106,14 @@ def test_a_student_alone_waits_for_its_own_kernels() -> None:
     assert step_seconds(many) == pytest.approx(2 * step_seconds(many[:8]), rel=0.15)
 
 
+def beside_other_work(record: dict) -> bool:
+    """Return whether a run is of the pack whose time says nothing (docs/reference-results.md)."""
+    return record["git"]["commit"].startswith("0f78890") and record["teacher"] == "resnet56"
+
+
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
 def test_the_reference_results_took_about_what_the_model_says(device: str) -> None:
-    records, _ = read_records(Path(REFERENCE))
+    records = [r for r in read_records(Path(REFERENCE))[0] if not beside_other_work(r)]
     by_record = {str(r["key"]): cost.measured_factor([r], device) for r in records}
     factors = {key: factor for key, factor in by_record.items() if factor is not None}
     assert len(factors) >= 3 and all(0.7 < f < 1.4 for f in factors.values()), factors
