@@ -15,11 +15,10 @@ import torch
 import models
 from benchmark import data
 from benchmark.cli import common, options
-from benchmark.cli.logs import find_key
 from benchmark.cli.names import DATASETS, NameOption
 from benchmark.cli.output import print_json, print_note, print_text
 from benchmark.cli.parser import add_json_option, add_verb
-from benchmark.cli.run_names import is_file_name, matches
+from benchmark.cli.run_names import find_key, is_file_name, matches
 from benchmark.errors import InputError, unknown
 from benchmark.export import about
 from benchmark.spec import imported, protocols
@@ -33,9 +32,6 @@ from benchmark.training.options import TrainingOptions
 from benchmark.training.pack import train_pack
 from models import Network
 from results.store import REFERENCE, Store
-
-WEIGHTS = tuple(f"{epoch}.pt" for epoch in finished.EPOCHS)
-"""The files of weights that a run's folder may have."""
 
 
 def register(verbs: Any) -> None:
@@ -139,9 +135,11 @@ def _run_of(args: argparse.Namespace, store: Store) -> tuple[Store, str] | None:
     if not is_file_name(args.target):
         if Path(args.target).suffix.lower() in CHECKPOINTS:
             raise InputError(f"{args.target}: no such file; give a file of weights, or a part of a run's key")
-        if matches(store, args.target, ("record.json",)) or not matches(reference, args.target, WEIGHTS):
+        if matches(store, args.target, ("record.json",)) or not matches(
+            reference, args.target, finished.WEIGHTS
+        ):
             return store, find_key(store, args.target, ("record.json",))
-        key = find_key(reference, args.target, WEIGHTS)
+        key = find_key(reference, args.target, finished.WEIGHTS)
         print_note(f"none of your runs matches; {key} is a reference run")
         return reference, key
     path = common.path_of(args.target).resolve()

@@ -27,6 +27,9 @@ from results.store import Store
 EPOCHS = ("last", "best")
 """The epochs whose weights a run keeps."""
 
+WEIGHTS = tuple(f"{epoch}.pt" for epoch in EPOCHS)
+"""The files of these weights in a run's folder."""
+
 AT_TEST = "at_test_"
 """What the names of a file's entries with the modules of methods begin with."""
 

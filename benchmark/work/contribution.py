@@ -22,7 +22,7 @@ from benchmark.spec.runs import NONE
 from benchmark.training import kept_weights
 from benchmark.training.active_run import MAIN
 from benchmark.training.checkpoint import Damaged
-from benchmark.training.finished import EPOCHS
+from benchmark.training.finished import EPOCHS, WEIGHTS
 from benchmark.work import stale
 from results.files import atomic, write_json
 from results.store import REFERENCE, Store, record_keys
@@ -39,7 +39,7 @@ BEFORE_RULES = frozenset(
 """Ends of the keys of reference records from before records had weights' hashes; two of them are dirty
 (docs/reference-results.md)."""
 
-ALLOWED = ("record.json", "curve.csv", "partial.json", "last.pt", "best.pt")
+ALLOWED = ("record.json", "curve.csv", "partial.json", *WEIGHTS)
 """What the folder of a reference record may hold."""
 
 WEIGHTS_LIMIT = 40 * 2**20

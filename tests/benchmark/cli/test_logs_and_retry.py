@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmark.__main__ import main
-from benchmark.cli.logs import differences
+from benchmark.cli.run_names import differences
 from benchmark.spec import matrix
 from benchmark.spec.runs import Run
 from benchmark.training.run_files import in_words
