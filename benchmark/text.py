@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import shutil
 import sys
 from pathlib import Path
+from typing import TextIO
 
 
 def plural(n: int, word: str) -> str:
@@ -54,6 +57,16 @@ def command_name() -> str:
         return program_name()
     working = Path.cwd()
     return f"{here.relative_to(working) if here.is_relative_to(working) else here} -m benchmark"
+
+
+def given_width(stream: TextIO) -> int:
+    """Return the columns that `COLUMNS` or a stream's terminal gives; 0 if neither does, as in a pipe."""
+    named = os.environ.get("COLUMNS", "")
+    width = int(named) if named.isdecimal() else 0
+    if not width and stream.isatty():
+        with contextlib.suppress(OSError, ValueError):
+            width = os.get_terminal_size(stream.fileno()).columns
+    return width
 
 
 def size(n_bytes: float) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 from tabulate import tabulate
 
 from benchmark.errors import unknown
-from benchmark.text import plural
+from benchmark.text import given_width, plural
 from results.published.yardsticks import TAU
 from tables import diff_narrow
 from tables.between_methods import power_note
@@ -18,7 +19,7 @@ from tables.cells import EPOCH_NOTE
 from tables.diff import CellDiff, Diff, count_verdicts, to_frame
 from tables.latex import network_name, number
 from tables.statistics import RULE, Assumption
-from tables.text import csv_cell, escape_md, escape_tex, given_width, mean_std, signed, wrap
+from tables.text import csv_cell, escape_md, escape_tex, mean_std, signed, wrap
 from tables.verdicts import MARKS, Verdict
 
 FORMATS = ("plain", "md", "tex", "csv", "json")
@@ -66,7 +67,7 @@ def format_diff(diffs: Sequence[CellDiff], fmt: str = "plain", color: bool = Fal
 
 def _table(rows: list[list[str]], diffs: Sequence[CellDiff], color: bool) -> list[str]:
     """Return the lines of the plain table; a block for each pair where it is too wide for the terminal."""
-    lines, width = _wide(rows), given_width()
+    lines, width = _wide(rows), given_width(sys.stdout)
     shown = [_coloured(r, c) for r, c in zip(rows, diffs, strict=True)] if color else rows
     if width and max(map(len, lines)) > width:
         return diff_narrow.blocks(rows, shown, [_half_width(c) for c in diffs], width)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
 import textwrap
 from typing import Any
+
+from benchmark.text import given_width
 
 TERMINAL_WIDTH = 118
 """The most columns that text for the terminal takes, and what it takes where there is no terminal."""
@@ -47,17 +47,8 @@ def terminal_width() -> int:
 
     `COLUMNS` in the environment takes precedence, as in other programs.
     """
-    width = given_width()
+    width = given_width(sys.stdout)
     return min(max(width, 40), TERMINAL_WIDTH) if width else TERMINAL_WIDTH
-
-
-def given_width() -> int:
-    """Return the columns that `COLUMNS` or the terminal gives, 0 if neither does: in a file or a pipe."""
-    named = os.environ.get("COLUMNS", "")
-    width = int(named) if named.isdecimal() else 0
-    if not width and sys.stdout.isatty():
-        width = shutil.get_terminal_size((TERMINAL_WIDTH, 24)).columns
-    return width
 
 
 def wrap(line: str) -> list[str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from typing import Any, TextIO
+
+from benchmark.text import given_width
 
 INDENT = 4
 """How far the second line of a broken line is indented more than the first."""
@@ -38,23 +39,10 @@ def fitted(text: str, stream: TextIO) -> str:
     A file or a pipe gets every line whole. A word that is too long, such as a path, stays whole too; one of
     names that are separated by commas is broken after a comma.
     """
-    columns = _columns(stream)
+    columns = given_width(stream) if stream.isatty() else 0
     if not columns:
         return text
     return "\n".join(piece for line in text.split("\n") for piece in _broken(line, columns))
-
-
-def _columns(stream: TextIO) -> int:
-    """Return the columns of the terminal that a stream goes to, 0 if it goes to none."""
-    if not stream.isatty():
-        return 0
-    named = os.environ.get("COLUMNS", "")
-    if named.isdecimal() and int(named):
-        return int(named)
-    try:
-        return os.get_terminal_size(stream.fileno()).columns
-    except (OSError, ValueError):
-        return 0
 
 
 def _broken(line: str, columns: int) -> list[str]:

@@ -58,9 +58,13 @@ def estimated_device(profile: str, device: str, here: str) -> str:
 
 
 def time_of(numbers: dict[str, Any]) -> str:
-    """Return the time in a `plan.summary` in words: `12 min on two CPU cores`, `24.6 GPU-hours`."""
+    """Return the time in a `plan.summary` in words."""
     on_gpu = "gpu_hours" in numbers
-    hours = float(numbers["gpu_hours"] if on_gpu else numbers["hours"])
+    return time_in_words(float(numbers["gpu_hours" if on_gpu else "hours"]), on_gpu=on_gpu)
+
+
+def time_in_words(hours: float, *, on_gpu: bool) -> str:
+    """Return hours of a device in words: `12 min on two CPU cores`, `24.6 GPU-hours`."""
     if hours < 1:
         return f"{duration(3600 * hours)} on {'one GPU' if on_gpu else 'two CPU cores'}"
     return f"{hours:.1f} {'GPU-hours' if on_gpu else 'hours on two CPU cores'}"

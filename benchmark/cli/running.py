@@ -141,7 +141,7 @@ def _announce(args: argparse.Namespace, chosen: Selection) -> None:
     hours = cost.estimate([p.runs for p in packs.packs], "cuda").hours
     print_note(
         f"as published (PROFILE=paper): {plural(len(packs.runs), 'run')} in "
-        f"{plural(len(packs.packs), 'pack')}, about {plan_verb.time_of({'gpu_hours': hours})}"
+        f"{plural(len(packs.packs), 'pack')}, about {plan_verb.time_in_words(hours, on_gpu=True)}"
     )
     print_note(f"  ({cost.assumptions('cuda', None)})")
 
