@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
 from benchmark.cli import common, options
 from benchmark.cli.output import print_note, print_text
 from benchmark.cli.parser import add_verb
 from benchmark.cli.run_names import named_keys
 from benchmark.errors import InputError
-from benchmark.text import plural
+from benchmark.text import plural, size
 from benchmark.training.finished import EPOCHS
 from benchmark.work import contribution
 from benchmark.work.contribution import Contribution
@@ -70,7 +68,8 @@ def do_contribute(args: argparse.Namespace) -> int:
     if args.list_weights:
         if args.runs or args.check:
             raise InputError("--list-weights lists all weights of the reference; leave RUN and --check out")
-        print(manifest())
+        for line in manifest():
+            print_text(line)
         return 0
     if args.check:
         if args.runs:
@@ -107,21 +106,13 @@ def do_contribute(args: argparse.Namespace) -> int:
     return 1 if refused else 0
 
 
-def manifest() -> str:
-    """Return a table of the weights that the reference records bring."""
-    names = {"last": "top1_last", "best": "top1_best"}
-    rows = [
-        [
-            record["key"],
-            epoch,
-            record["weights"][epoch],
-            f"{record[names[epoch]]:.2f}",
-            f"{file.stat().st_size / 1e6:.1f}",
-        ]
+def manifest() -> list[str]:
+    """Return a line for each file of weights that the reference records bring."""
+    return [
+        f"{record['key']}: {epoch} epoch, top-1 {record[f'top1_{epoch}']:.2f}, weights "
+        f"{record['weights'][epoch]}, {size(file.stat().st_size)}"
         for record, epoch, file in contribution.weights_files()
     ]
-    headers = ["run", "epoch", "hash of the weights", "top-1", "MB"]
-    return tabulate(rows, headers=headers, disable_numparse=True)
 
 
 def text(prepared: Sequence[Contribution]) -> str:

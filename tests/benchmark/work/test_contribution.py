@@ -16,6 +16,7 @@ from benchmark import methods
 from benchmark.__main__ import main
 from benchmark.spec.resolver import Resolver
 from benchmark.spec.runs import Request, Run
+from benchmark.text import size
 from benchmark.work import contribution
 from results.store import SCHEMA, Store
 
@@ -110,9 +111,9 @@ def test_weights_go_along_if_asked_for_and_are_checked(
     monkeypatch.setattr(contribution.weights_files, "__defaults__", (reference,))
     capsys.readouterr()
     assert main(["contribute", "--list-weights"]) == 0
-    assert [line.split() for line in capsys.readouterr().out.splitlines()[2:]] == [
-        [run.key, "last", record["weights"]["last"], "30.25", f"{file.stat().st_size / 1e6:.1f}"]
-    ]
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{run.key}: last epoch, top-1 30.25, weights {record['weights']['last']}, ")
+    assert line.endswith(f", {size(file.stat().st_size)}")
     monkeypatch.setattr(contribution, "WEIGHTS_LIMIT", 10)
     [line] = contribution.check(reference)
     assert line.startswith("the weights have 0.0 MiB")
