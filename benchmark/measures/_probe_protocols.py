@@ -60,6 +60,15 @@ class ProbeProtocol:
     """Mean and standard deviation that normalise the images, by target data set. For any other one they are
     that data set's own; if this is empty, those that the network was trained with."""
 
+    def in_batches_of(self, batch_size: int) -> ProbeProtocol:
+        """Return the protocol for batches of another size (0: its own), with learning rates in proportion."""
+        if not batch_size:
+            return self
+        share = batch_size / self.batch_size
+        return dataclasses.replace(
+            self, batch_size=batch_size, lr=self.lr * share, lr_slow=self.lr_slow * share
+        )
+
     def constants(self, target: str) -> dict[str, Any]:
         """Return the recipe as plain JSON data, with the statistics of one target data set."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}

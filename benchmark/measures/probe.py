@@ -42,7 +42,7 @@ HEAD_SHARE = 0.01
 class ProbeConfig(MeasureConfig):
     protocol: str = param("cached", "how the classifier is trained", "ours", allowed=tuple(PROTOCOLS))
     epochs: int = param(0, "length; 0 = the protocol's. Its milestones keep their proportions", "ours")
-    lr: float = param(0.0, "learning rate; 0 = the protocol's", "ours")
+    lr: float = param(0.0, "learning rate; 0 = the protocol's, in proportion to batch_size", "ours")
     batch_size: int = param(0, "images of a batch; 0 = the protocol's", "ours")
     size: int = param(
         32, "side of the images in pixels; 0 = that of the data set", "CRD 2020, Table 4: resized to 32"
@@ -65,7 +65,7 @@ class Probe(Measure):
 
     @classmethod
     def constants(cls, config: ProbeConfig, target: str) -> dict[str, Any]:
-        return {"recipe": PROTOCOLS[config.protocol].constants(target)}
+        return {"recipe": _protocol(config).constants(target)}
 
     @classmethod
     def headline(cls, config: ProbeConfig) -> str:
@@ -92,14 +92,18 @@ class Probe(Measure):
         return _Training(config, context).numbers()
 
 
+def _protocol(config: ProbeConfig) -> ProbeProtocol:
+    """Return the protocol that the settings name, for their size of batches."""
+    return PROTOCOLS[config.protocol].in_batches_of(config.batch_size)
+
+
 class _Training:
     """The training of a linear classifier, epoch by epoch."""
 
     def __init__(self, config: ProbeConfig, context: MeasureContext) -> None:
         self.config, self.context = config, context
-        self.protocol = PROTOCOLS[config.protocol]
+        self.protocol = _protocol(config)
         self.epochs = config.epochs or self.protocol.epochs
-        self.batch_size = config.batch_size or self.protocol.batch_size
         device = context.device
         target = context.load(context.target)
         info = data.info(context.target)
@@ -225,7 +229,7 @@ class _Training:
         seed, device = self.context.seed, self.context.device
         order = torch.Generator().manual_seed(seed_of(seed, "probe", "order", epoch))
         labels = self.train.labels
-        batches = SHUFFLE.epoch(labels, self.batch_size, False, order)
+        batches = SHUFFLE.epoch(labels, self.protocol.batch_size, False, order)
         if not self.augmented:
             features = self._features("train")
             for batch in batches:
