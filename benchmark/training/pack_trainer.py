@@ -22,11 +22,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
-
-import torch
-from torch import Tensor
 
 import models
 from benchmark import data
@@ -34,30 +30,24 @@ from benchmark.data.datasets import Split
 from benchmark.errors import InputError
 from benchmark.methods import Leak
 from benchmark.seeds import global_generators_kept
-from benchmark.spec import cost, imported, teacher_cache_rule
-from benchmark.spec.runs import Run, TeacherRef
+from benchmark.spec import cost
+from benchmark.spec.runs import Run
 from benchmark.text import plural
-from benchmark.training import (
-    checkpoint,
-    graphs,
-    kept_weights,
-    measuring,
-    processes,
-    teacher_cache,
-    teacher_check,
-)
+from benchmark.training import checkpoint, graphs, kept_weights, measuring, processes
 from benchmark.training.active_run import MAIN, ActiveRun, Best, NextEpoch
-from benchmark.training.evaluate import Score, evaluate, logits, per_class, score
+from benchmark.training.evaluate import Score
+from benchmark.training.evaluate_imported import evaluate_imported
 from benchmark.training.execution import Execution
 from benchmark.training.follower_files import FollowerFiles
 from benchmark.training.guard import Originals, named_tensors, past_the_counters
 from benchmark.training.lockstep import Lockstep
 from benchmark.training.options import TrainingOptions
+from benchmark.training.pack_data import PackData
+from benchmark.training.pack_teacher import PackTeacher
 from benchmark.training.reporter import Outcome, Status
 from benchmark.training.run_files import PackInfo, RunFiles
 from benchmark.training.stepper import EagerStepper, Stepper
-from benchmark.training.teacher_cache import TeacherCache
-from models import Features, Network
+from models import Network
 from results.claims import Claim, ClaimLost, describe
 from results.store import Store
 
@@ -107,7 +97,8 @@ class PackTrainer:
                     self._load_data(ready[0])
                 if ready[0].evaluates is not None:
                     for run in ready if self.team.leads else ():
-                        self._evaluate_imported(run)
+                        evaluate_imported(run, self.files[run.key], self.images, self.info)
+                        self._end(Outcome(run, Status.DONE))
                 elif self._load_teacher(ready):
                     self._train(ready)
         return self.outcomes
@@ -131,28 +122,15 @@ class PackTrainer:
         return False
 
     def _load_data(self, run: Run) -> None:
-        """Load what all runs of the pack have in common with this one: the data set and its normalisation."""
-        device = self.execution.torch_device
-        dataset = data.load(run.dataset, self.options.data_folder)
-        self.classes = dataset.classes
-        classes = data.info(run.dataset).num_classes
-        train = run.recipe.selection.apply(dataset.train, seed=run.seed, num_classes=classes)
-        self.train_split = train.to(device)
-        self.held_out: Split | None = None
-        """Training images that are held out to choose the epoch."""
-        if run.recipe.held_out:
-            self.held_out = run.recipe.selection.held_out_of(dataset.train, seed=run.seed).to(device)
-        self.test_split = dataset.test.take(run.recipe.test_images).to(device)
-        normalise = run.settings["normalise"]
-        self.mean = torch.tensor(tuple(normalise["mean"]), device=device)
-        self.std = torch.tensor(tuple(normalise["std"]), device=device)
-        self.shared = Originals({"context.train_labels": self.train_split.labels})
+        """Load what all runs of the pack have in common with this one."""
+        self.images = PackData.load(run, self.options.data_folder, self.execution)
+        self.shared = Originals({"context.train_labels": self.images.train.labels})
         self.info = PackInfo(
             execution=self.execution,
             size=len(self.runs),
-            train_images=len(self.train_split.labels),
-            test_images=len(self.test_split.labels),
-            images=self.train_split.source,
+            train_images=len(self.images.train.labels),
+            test_images=len(self.images.test.labels),
+            images=self.images.train.source,
         )
 
     def _load_teacher(self, runs: Sequence[Run]) -> bool:
@@ -162,82 +140,24 @@ class PackTrainer:
         teachers. A damaged checkpoint that the user imported raises `InputError`: no run that uses it can be
         trained.
         """
-        self.teacher: Network | None = None
+        self.teacher: PackTeacher | None = None
         ref = runs[0].teacher_ref
         if ref is None:
             return True
         try:
-            teacher, weights = kept_weights.load_teacher(ref, runs[0].dataset, self.store)
+            self.teacher = PackTeacher.load(ref, runs[0], self.images, self.store, self.options)
         except checkpoint.Damaged as error:
             for run in runs:
                 self._fail(run, error)
             return False
-        self.execution.teacher_to_device(teacher)
-        self.teacher = teacher
-        named = {f"the teacher's {name}": tensor for name, tensor in named_tensors(teacher)}
+        named = {f"the teacher's {name}": tensor for name, tensor in named_tensors(self.teacher.net)}
         self.shared = Originals({**self.shared.tensors, **named})
-        info = {
-            "network": ref.network,
-            "identity": ref.identity,
-            "epoch": ref.epoch,
-            "weights": weights,
-            "top1": self._top1_of_teacher(ref, runs[0], teacher),
-        }
-        self.info = replace(self.info, teacher=info)
+        self.info = replace(self.info, teacher=self.teacher.info)
         return True
 
-    def _top1_of_teacher(self, ref: TeacherRef, run: Run, teacher: Network) -> float:
-        """Return the teacher's top-1, by its record or measured here.
-
-        A weak teacher is named. Raises `InputError` for an imported one that is near chance, unless the user
-        accepts it.
-        """
-        images = self.info.test_images
-        top1 = self.team.agree(teacher_check.recorded_top1(ref, run, self.store, self.execution, images))
-        if top1 is None:
-            top1 = self._score(teacher, self.test_split).top1
-        finding = teacher_check.weakness(ref, top1, run, images)
-        if finding is None or teacher.projector is not None:  # self-supervised: it never learnt the classes
-            return top1
-        if teacher_check.must_refuse(finding, ref, run) and not self.options.accept_weak_teacher:
-            raise InputError(
-                f"{finding.text}; give another file, or add --accept-weak-teacher to train with it anyway"
-            )
-        if finding.text not in self.options.weak_teachers:
-            self.options.weak_teachers.add(finding.text)
-            self.reporter.note(finding.text)
-        return top1
-
-    def _open_teacher_cache(self, runs: Sequence[Run]) -> TeacherCache | None:
-        """Open the teacher's cache. None unless the plan chose one and some run can read it."""
-        ref = runs[0].teacher_ref
-        if self.execution.is_shared:
-            return None  # each process would read and build all of it
-        if self.teacher is None or ref is None or ref.identity not in self.options.cached_teachers:
-            return None
-        if self.execution.precision != self.options.execution.precision:
-            return None  # the cache was chosen for the plan's precision, and resumed runs keep another one
-        parts = teacher_cache_rule.cached_parts(runs)
-        if not parts:
-            return None
-        return TeacherCache.open(
-            self.store.folder / teacher_cache.FOLDER,
-            teacher=self.teacher,
-            split=self.train_split,
-            normalise=(self.mean, self.std),
-            execution=self.execution,
-            parts=parts,
-            identity=ref.identity,
-            seconds_of=lambda images: self._teacher_seconds(runs[0], images),
-            note=self.reporter.note,
-        )
-
-    def _teacher_seconds(self, run: Run, images: int) -> float:
-        """Return how long passes of this many images through the run's teacher take, an estimate."""
-        assert run.teacher_ref is not None
-        device = self.execution.torch_device.type
-        factor = cost.factor_of(self.store, device)
-        return cost.teacher_seconds(run.teacher_ref.network, run.dataset, images, device, factor)
+    @property
+    def _teacher_net(self) -> Network | None:
+        return None if self.teacher is None else self.teacher.net
 
     def _open(self, run: Run) -> ActiveRun | None:
         """Build the run, or read it from its checkpoint. None if that fails; the failure is then stored."""
@@ -262,8 +182,8 @@ class PackTrainer:
                 run,
                 files.folder,
                 execution=self.execution,
-                teacher=self.teacher,
-                train_labels=self.train_split.labels,
+                teacher=self._teacher_net,
+                train_labels=self.images.train.labels,
                 artifacts=artifacts,
             )
             if changed := self.shared.changed():
@@ -289,7 +209,7 @@ class PackTrainer:
         """Train the runs epoch by epoch; those that are behind first."""
         first = runs[0]
         self.stream = data.open_stream(
-            self.train_split,
+            self.images.train,
             mean=tuple(first.settings["normalise"]["mean"]),
             std=tuple(first.settings["normalise"]["std"]),
             sampler=first.spec.sampler,
@@ -299,7 +219,9 @@ class PackTrainer:
             augment=first.recipe.augment,
             mixup=first.recipe.mixup,
         )
-        self.teacher_cache = self._open_teacher_cache(runs)
+        self.teacher_cache = (
+            self.teacher.open_cache(runs, self.images, self.store, self.options) if self.teacher else None
+        )
         self.stepper = self._new_stepper()
         self.active_runs = [active for run in runs if (active := self._open(run)) is not None]
         steps = self.stream.steps(MAIN, 1)
@@ -326,7 +248,7 @@ class PackTrainer:
 
         With a network of the user's there are no CUDA graphs: its passes may wait for the device.
         """
-        networks = {run.student for run in self.runs} | ({self.teacher.name} if self.teacher else set())
+        networks = {run.student for run in self.runs} | ({self.teacher.net.name} if self.teacher else set())
         stepper = graphs.stepper_for(self.execution, self.reporter.note)
         users = sorted(networks & models.user_networks().keys())
         if self.execution.sync_norms and users:
@@ -350,7 +272,7 @@ class PackTrainer:
         careful, self.careful = self.careful, False
         lockstep = Lockstep(
             active_runs,
-            self.teacher,
+            self._teacher_net,
             self.execution,
             self.teacher_cache,
             careful=self.shared if careful else None,
@@ -444,9 +366,9 @@ class PackTrainer:
         elif main and active.student is not None:
             began = time.perf_counter()
             with self.team.together(f"evaluation of {active.run.key}"):
-                result = self._evaluate(active, self.test_split)
-                if self.held_out is not None:
-                    row["held_out_acc"] = self._evaluate(active, self.held_out).top1
+                result = self._evaluate(active, self.images.test)
+                if self.images.held_out is not None:
+                    row["held_out_acc"] = self._evaluate(active, self.images.held_out).top1
             elapsed = time.perf_counter() - began
             active.seconds += elapsed
             active.share_seconds += elapsed
@@ -464,43 +386,7 @@ class PackTrainer:
         active.seed_globals("predict")
         objective.set_mode(training=False)
         predict = (lambda features: objective.predict(features.float32())) if objective.predictors else None
-        return self._score(active.student, split, predict)
-
-    def _score(
-        self, net: Network, split: Split, predict: Callable[[Features], Tensor] | None = None
-    ) -> Score:
-        return evaluate(
-            net,
-            split,
-            mean=self.mean,
-            std=self.std,
-            execution=self.execution,
-            predict=predict,
-        )
-
-    def _evaluate_imported(self, run: Run) -> None:
-        """Write the record of an imported checkpoint: its accuracy, overall and by class."""
-        ref = run.evaluates
-        assert ref is not None
-        began = time.perf_counter()
-        net = imported.load_teacher(ref, run.dataset, Path(ref.path))
-        self.execution.to_device(net)
-        # independent of this execution, so it is measured in the reference precision
-        exact = replace(self.execution, precision="fp32")
-        with exact.applied():
-            z = logits(net, self.test_split, self.mean, self.std, exact)
-        result = score(z, self.test_split.labels)
-        classes = self.classes or tuple(map(str, range(z.shape[1])))
-        by_class = dict(zip(classes, per_class(z, self.test_split.labels), strict=True))
-        extra = imported.read_checkpoint(Path(ref.path), ref.network).extra
-        self.files[run.key].write_imported(
-            self.info,
-            score=result,
-            per_class={name: top1 for name, top1 in by_class.items() if math.isfinite(top1)},
-            extra={k: v for k, v in extra.items() if isinstance(v, int | float | str | bool)},
-            seconds=time.perf_counter() - began,
-        )
-        self._end(Outcome(run, Status.DONE))
+        return self.images.score(active.student, split, predict)
 
     def _measure(self, runs: Sequence[Run]) -> None:
         """Measure the networks of the runs, one after the other. A step of the report is a percent of one."""

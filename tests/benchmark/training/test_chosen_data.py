@@ -53,7 +53,7 @@ def test_methods_get_the_chosen_images_and_labels(
 
     def spy(self: PackTrainer, first: Run) -> None:
         load_data(self, first)
-        seen.append((self.train_split, self.test_split))
+        seen.append((self.images.train, self.images.test))
 
     monkeypatch.setattr(PackTrainer, "_load_data", spy)
     assert [o.status for o in train([run], folder, until=1)] == ["stopped"]

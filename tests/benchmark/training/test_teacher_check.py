@@ -15,9 +15,10 @@ from benchmark.errors import InputError
 from benchmark.spec.imported import read_checkpoint
 from benchmark.spec.resolver import Resolver
 from benchmark.spec.runs import Request, Run, TeacherRef
-from benchmark.training import pack_trainer, teacher_check
+from benchmark.training import teacher_check
 from benchmark.training.options import TrainingOptions
 from benchmark.training.pack import train_pack
+from benchmark.training.pack_data import PackData
 from benchmark.training.reporter import Reporter
 from results.store import Store
 
@@ -136,9 +137,9 @@ def test_in_quick_it_is_named(shuffled: TeacherRef, tmp_path: Path) -> None:
 def test_a_recorded_accuracy_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second, third = (small_run("kd", seed=seed, recipe__epochs=1) for seed in range(3))
     measured = []
-    score = pack_trainer.PackTrainer._score
+    score = PackData.score
 
-    def count(self: pack_trainer.PackTrainer, net: models.Network, *args: object) -> object:
+    def count(self: PackData, net: models.Network, *args: object) -> object:
         measured.append(net.name)
         return score(self, net, *args)  # type: ignore[arg-type]
 
@@ -148,7 +149,7 @@ def test_a_recorded_accuracy_is_not_measured_again(tmp_path: Path, monkeypatch: 
     teacher = store.record(first.teacher_ref.run.key) or {}
     info = (store.record(first.key) or {})["teacher_info"]
     assert info["top1"] == teacher["top1_last"], "the digits of both ways are the same"
-    monkeypatch.setattr(pack_trainer.PackTrainer, "_score", count)
+    monkeypatch.setattr(PackData, "score", count)
     train([second], tmp_path)
     assert "resnet14" not in measured and "resnet8" in measured
     store.write_record(teacher["key"], {**teacher, "threads": 7})
