@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from benchmark.spec import matrix, protocols
+from benchmark.spec import matrix, profiles, protocols
 from benchmark.spec.plan import make_plan
 from benchmark.spec.resolver import Resolver
 from benchmark.spec.runs import Run, closure
@@ -52,7 +52,7 @@ def all_runs(seeds: int) -> list[Run]:
     for name in matrix.table_names():
         table = matrix.load_table(name)
         for protocol in protocols.PROTOCOLS:
-            for profile in protocols.PROFILES:
+            for profile in profiles.PROFILES:
                 expansion = matrix.expand(
                     replace(table, protocol_override=protocol), profile, resolver, seeds=range(seeds)
                 )
@@ -62,7 +62,7 @@ def all_runs(seeds: int) -> list[Run]:
 
 def measure_plan(seeds: int) -> None:
     """Resolve and plan the runs of all tables."""
-    variants = f"{len(protocols.PROTOCOLS)} protocols, {len(protocols.PROFILES)} profiles, {seeds} seeds"
+    variants = f"{len(protocols.PROTOCOLS)} protocols, {len(profiles.PROFILES)} profiles, {seeds} seeds"
     with clock(f"resolving all tables, {variants}"):
         runs = all_runs(seeds)
     with clock(f"plan of {len(runs):,} runs, none of them done"):

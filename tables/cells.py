@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from benchmark import measures
-from benchmark.spec import protocols
+from benchmark.spec import profiles, protocols
 from benchmark.spec.matrix import Cell, Expansion, Row, Table
 from benchmark.spec.runs import NONE, Run
 from benchmark.spec.table_file import ERROR
@@ -334,7 +334,7 @@ def profile_warning(profile: str) -> str:
 
 def header(expansion: Expansion, results: list[CellResult]) -> Header:
     """Return the lines that belong above every form of a table."""
-    table, profile = expansion.table, protocols.get_profile(expansion.profile)
+    table, profile = expansion.table, profiles.get_profile(expansion.profile)
     changed = changed_settings(expansion)
     title = profile.title_on(expansion.dataset)
     title = f"except for the changed settings: {title}" if changed else title

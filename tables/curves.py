@@ -37,7 +37,7 @@ from tabulate import tabulate
 
 from benchmark import data
 from benchmark.errors import unknown
-from benchmark.spec import protocols
+from benchmark.spec import profiles, protocols, recipes
 from benchmark.spec.matrix import Expansion
 from benchmark.spec.resolver import Resolver
 from benchmark.spec.runs import Run
@@ -130,9 +130,9 @@ def comparable_epochs(run: Run) -> tuple[int, str]:
     if run.dataset != "cifar100":
         return 0, f"the run is on {run.dataset}, the published curve on cifar100"
     info = data.info(run.dataset)
-    plain = protocols.resolve(
+    plain = recipes.resolve(
         protocol,
-        protocols.get_profile("paper"),
+        profiles.get_profile("paper"),
         network=run.student,
         available=(info.train_images, info.test_images),
     )

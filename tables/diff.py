@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from benchmark.errors import InputError, unknown
-from benchmark.spec import protocols
+from benchmark.spec import profiles, protocols
 from benchmark.spec.matrix import Expansion
 from benchmark.spec.resolver import Resolver
 from benchmark.spec.runs import NONE
@@ -300,7 +300,7 @@ def _not_comparable(
     """Say why our result and the published number of a cell cannot be compared, "" if they can."""
     table, row = expansion.table, result.cell.row
     if expansion.profile != "paper":
-        profile = protocols.get_profile(expansion.profile)
+        profile = profiles.get_profile(expansion.profile)
         return f"profile {profile.name}: {profile.title_on(expansion.dataset)}"
     if expansion.dataset != table.dataset:
         return f"our runs are on {expansion.dataset}, the published number is on {table.dataset}"

@@ -13,7 +13,7 @@ from benchmark.cli.names import DATASETS, PROTOCOLS, Names
 from benchmark.cli.output import print_note
 from benchmark.cli.parser import add_verb
 from benchmark.errors import InputError
-from benchmark.spec import matrix, protocols
+from benchmark.spec import matrix, profiles
 from models import names as network_names
 from models.registry import NETWORKS
 from slurm.cluster import cluster_names
@@ -80,7 +80,7 @@ def values(parser: argparse.ArgumentParser) -> dict[str, list[str]]:
     """Return the values of the options of a verb that have names as values, and [] for files and folders."""
     known = {
         "--dataset": DATASETS(),
-        "--profile": list(protocols.PROFILES),
+        "--profile": list(profiles.PROFILES),
         "--protocol": PROTOCOLS(),
         "--methods": METHODS(),
         "--network": NETWORK_NAMES(),

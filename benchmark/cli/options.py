@@ -6,7 +6,7 @@ import argparse
 import os
 from typing import Any
 
-from benchmark.spec import matrix, protocols
+from benchmark.spec import matrix, profiles
 from benchmark.text import decimal, whole
 
 KEEP = ("all", "none")
@@ -90,7 +90,7 @@ def add_selection_options(
     group.add_argument(
         "--profile",
         default=variable("PROFILE") or None,
-        help=f"{', '.join(protocols.PROFILES)} (default: $PROFILE, else {default_profile})",
+        help=f"{', '.join(profiles.PROFILES)} (default: $PROFILE, else {default_profile})",
     )
     group.add_argument(
         "--protocol",

@@ -14,7 +14,7 @@ from benchmark.cli.selection import NotInTable, Selection, listed_names, select
 from benchmark.cli.tables import load_records, note_unpublished
 from benchmark.data.clips import NAME as CLIPS
 from benchmark.errors import InputError, unknown
-from benchmark.spec import matrix, protocols
+from benchmark.spec import matrix, profiles
 from benchmark.spec.runs import parse_pair
 from benchmark.text import plural
 from results.store import REFERENCE, Store, record_keys
@@ -89,7 +89,7 @@ def choose_tables(args: argparse.Namespace, keys: set[str]) -> tuple[list[Select
     if not selections:
         raise errors[0]
     default = selections[0].profile
-    others = [] if args.profile else [p for p in protocols.PROFILES if p != default]
+    others = [] if args.profile else [p for p in profiles.PROFILES if p != default]
     for profile in (default, *others):
         if profile != default:
             with_profile = {n: _replace(a, profile=profile) for n, a in args_by_table.items()}

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmark.cli.selection import Selection, select
 from benchmark.errors import InputError
-from benchmark.spec import protocols
+from benchmark.spec import profiles
 from benchmark.spec.resolver import Resolver
 from benchmark.spec.runs import Overrides, Run, TeacherRef
 from results.store import REFERENCE, Store
@@ -64,7 +64,7 @@ def more_tables(
 
 def _variants(args: argparse.Namespace, name: str, keys: set[str]) -> Iterator[Candidate | None]:
     """Yield a table under every profile that has records, with our teachers and the reference records'."""
-    for profile in [args.profile] if args.profile else protocols.PROFILES:
+    for profile in [args.profile] if args.profile else profiles.PROFILES:
         if not any(f"/{profile}/" in key for key in keys):
             continue
         yield _candidate(_replace(args, profile=profile), name)

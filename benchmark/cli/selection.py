@@ -15,7 +15,7 @@ from benchmark.cli.output import print_note
 from benchmark.data.clips import NAME as CLIPS
 from benchmark.data.clips import list_clips
 from benchmark.errors import InputError, unknown
-from benchmark.spec import imported, matrix, protocols
+from benchmark.spec import imported, matrix, profiles, protocols
 from benchmark.spec.matrix import MOST_SEEDS, Expansion
 from benchmark.spec.resolver import Resolver
 from benchmark.spec.runs import Run, TeacherRef
@@ -141,7 +141,7 @@ def select(args: argparse.Namespace, table_name: str = "", quiet: bool = False) 
         if args.protocol != table.protocol or any(r.protocol != args.protocol for r in table.rows):
             table = dataclasses.replace(table, protocol_override=args.protocol)
     profile = args.profile or default_profile(has_gpu())
-    protocols.get_profile(profile)
+    profiles.get_profile(profile)
     overrides = matrix.parse_overrides(args.settings)
     resolver = resolver_of(args, quiet)
     try:

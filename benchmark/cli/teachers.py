@@ -19,7 +19,7 @@ from benchmark.cli.parser import add_json_option, add_verb
 from benchmark.cli.selection import resolver_of
 from benchmark.data.clips import NAME as CLIPS
 from benchmark.errors import InputError
-from benchmark.spec import matrix, protocols, teacher_table
+from benchmark.spec import matrix, profiles, protocols, teacher_table
 from benchmark.spec.imported import require_weights
 from benchmark.spec.resolver import Resolver, normalisation
 from benchmark.spec.runs import NONE, Request, Run, TeacherRef
@@ -53,7 +53,7 @@ def register(verbs: Any) -> None:
     p.add_argument(
         "--profile",
         default=options.variable("PROFILE", "paper"),
-        help=f"{', '.join(protocols.PROFILES)} (default: $PROFILE, else paper)",
+        help=f"{', '.join(profiles.PROFILES)} (default: $PROFILE, else paper)",
     )
     p.add_argument(
         "--protocol",
@@ -247,7 +247,7 @@ def _test_checkpoints(args: argparse.Namespace, imported: Sequence[TeacherRef]) 
 
 
 def do_teachers(args: argparse.Namespace) -> int:
-    profile = protocols.get_profile(args.profile)
+    profile = profiles.get_profile(args.profile)
     if args.protocol:
         protocols.get_protocol(args.protocol)
     if args.dataset is None:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from benchmark import data, methods
 from benchmark.errors import InputError, unknown
 from benchmark.methods import PLAIN
-from benchmark.spec import protocols
+from benchmark.spec import profiles, protocols
 from benchmark.spec.resolver import Resolver
 from benchmark.spec.runs import (
     NONE,
@@ -230,7 +230,7 @@ def expand(
     Raises `InputError` for a pair that the table does not have, and for an unknown method.
     """
     table = with_rows_for(table, only_methods)
-    p = protocols.get_profile(profile)
+    p = profiles.get_profile(profile)
     expander = Expander(
         table=table,
         profile=profile,
@@ -288,7 +288,7 @@ def with_rows_for(table: Table, only_methods: Sequence[str]) -> Table:
     return replace(table, rows=(*table.rows, *measured_forms(rows, table.measured))) if rows else table
 
 
-def _dataset(table: Table, profile: protocols.Profile) -> str:
+def _dataset(table: Table, profile: profiles.Profile) -> str:
     """Return the data set of a table under a profile. A user's own stays: nothing has to stand in for it."""
     if profile.dataset and table.quick_dataset:
         return table.quick_dataset

@@ -12,8 +12,8 @@ from benchmark import data, measures, methods
 from benchmark.errors import InputError
 from benchmark.measures import MeasureSpec
 from benchmark.methods import PLAIN, MethodSpec
-from benchmark.spec import protocols, teacher_table
-from benchmark.spec.protocols import Recipe
+from benchmark.spec import profiles, protocols, recipes, teacher_table
+from benchmark.spec.recipes import Recipe
 from benchmark.spec.runs import (
     NONE,
     Overrides,
@@ -188,7 +188,7 @@ class Resolver:
     def _resolve(self, request: Request) -> Resolved:
         r = request
         protocols.get_protocol(r.protocol)
-        protocols.get_profile(r.profile)
+        profiles.get_profile(r.profile)
         dataset = data.info(r.dataset)
         method_overrides = {k: v for k, v in r.overrides if not k.startswith("recipe.")}
         protocol_settings = dict(protocols.get_protocol(r.protocol).method_settings)
@@ -238,9 +238,9 @@ class Resolver:
 
     def _recipe(self, request: Request, spec: MethodSpec) -> Recipe:
         dataset = data.info(request.dataset)
-        recipe = protocols.resolve(
+        recipe = recipes.resolve(
             protocols.get_protocol(request.protocol),
-            protocols.get_profile(request.profile),
+            profiles.get_profile(request.profile),
             network=request.student,
             available=(dataset.train_images, dataset.test_images),
             schedule=spec.schedule(),

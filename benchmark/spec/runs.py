@@ -34,8 +34,8 @@ from benchmark.measures import MeasureSpec
 from benchmark.methods import MethodSpec
 from benchmark.plugins.networks import user_networks
 from benchmark.settings import scaled
-from benchmark.spec import protocols
-from benchmark.spec.protocols import Recipe
+from benchmark.spec import profiles, protocols, recipes
+from benchmark.spec.recipes import Recipe
 
 models.provide_user_networks(user_networks)
 
@@ -247,7 +247,7 @@ class Run:
 
         `recipe.lr` already contains it; learning rates that are fixed in a method's code do not.
         """
-        return protocols.get_profile(self.profile).lr_scale(protocols.get_protocol(self.protocol))
+        return profiles.get_profile(self.profile).lr_scale(protocols.get_protocol(self.protocol))
 
     def order(self) -> dict[str, Any]:
         """Return the run as plain JSON data.
@@ -329,9 +329,7 @@ def recipe_only(overrides: Overrides) -> Overrides:
 
 def teacher_overrides(overrides: Overrides) -> Overrides:
     """Return the overrides of recipe fields that also hold for the training of a run's teacher."""
-    return tuple(
-        (k, v) for k, v in recipe_only(overrides) if k.partition(".")[2] not in protocols.STUDENT_ONLY
-    )
+    return tuple((k, v) for k, v in recipe_only(overrides) if k.partition(".")[2] not in recipes.STUDENT_ONLY)
 
 
 def closure(runs: Iterable[Run]) -> list[Run]:

@@ -44,7 +44,7 @@ from typing import Any
 
 from benchmark import data, measures, methods
 from benchmark.errors import InputError, hint, require_one_line, unknown
-from benchmark.spec import measured_rows, protocols
+from benchmark.spec import measured_rows, protocols, recipes
 from benchmark.spec.measured_rows import Measured
 from benchmark.spec.runs import Overrides, parse_pair
 from benchmark.user_files import find_toml, toml_files
@@ -255,7 +255,7 @@ def check_override(key: str, value: Any) -> Any:
     if key.partition(".")[0] in measures.names():
         return measures.check_override(key, value)
     if key.startswith("recipe."):
-        return protocols.check_recipe_override(key, value)
+        return recipes.check_recipe_override(key, value)
     return methods.check_override(key, value)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import models
 from benchmark import data, longwork, measures, methods
 from benchmark.errors import InputError
-from benchmark.spec import protocols
+from benchmark.spec import profiles, protocols
 from benchmark.spec.resolver import Resolver
 from benchmark.spec.runs import NONE, TeacherRef
 from benchmark.training import checkpoint, kept_weights
@@ -198,7 +198,7 @@ def unknown_name(order: dict[str, Any]) -> str:
     kinds: list[tuple[str, list[str], Container[str]]] = [
         ("data set", datasets, list(filter(data.is_name, datasets))),
         ("protocol", [order["protocol"]], protocols.names()),
-        ("profile", [order["profile"]], protocols.PROFILES),
+        ("profile", [order["profile"]], profiles.PROFILES),
         ("network", [order["teacher"], order["student"]], (NONE, *models.names())),
         ("method", method_names, (methods.PLAIN, "recipe", *methods.names())),
     ]

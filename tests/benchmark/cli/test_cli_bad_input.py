@@ -18,7 +18,7 @@ from benchmark.__main__ import main, parser
 from benchmark.cli import bench_options, common, report
 from benchmark.cli.selection import seeds_of
 from benchmark.errors import InputError
-from benchmark.spec import matrix, protocols
+from benchmark.spec import matrix, profiles, protocols, recipes
 from benchmark.training.execution import ExecutionRequest
 from benchmark.work import local, order
 
@@ -142,10 +142,10 @@ def test_one_training_image_makes_no_batch(table: str, capsys: pytest.CaptureFix
 
 
 def test_a_data_set_of_one_image_makes_no_batch() -> None:
-    protocol, profile = protocols.get_protocol("crd"), protocols.get_profile("paper")
+    protocol, profile = protocols.get_protocol("crd"), profiles.get_profile("paper")
     with pytest.raises(InputError, match="training needs at least 2 images"):
-        protocols.resolve(protocol, profile, network="resnet8", available=(1, 10))
-    assert protocols.resolve(protocol, profile, network="resnet8", available=(2, 10)).train_images == 2
+        recipes.resolve(protocol, profile, network="resnet8", available=(1, 10))
+    assert recipes.resolve(protocol, profile, network="resnet8", available=(2, 10)).train_images == 2
 
 
 def an_order(tmp_path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 
 from benchmark.__main__ import main, parser
 from benchmark.cli import completion
-from benchmark.spec import matrix, protocols
+from benchmark.spec import matrix, profiles
 
 
 def complete(script: str, *line: str) -> list[str]:
@@ -38,7 +38,7 @@ def test_verbs_and_their_options(bash: str) -> None:
 
 def test_names_of_tables_and_values(bash: str) -> None:
     assert complete(bash, "run", "crd-") == [name for name in matrix.table_names() if name.startswith("crd-")]
-    assert complete(bash, "run", "crd-table1", "--profile", "") == list(protocols.PROFILES)
+    assert complete(bash, "run", "crd-table1", "--profile", "") == list(profiles.PROFILES)
     assert complete(bash, "export", "kd", "--to", "o") == ["onnx"]
     assert complete(bash, "completion", "z") == ["zsh"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmark.errors import InputError
-from benchmark.spec import cost, matrix, plan, protocols, teacher_cache_rule
+from benchmark.spec import cost, matrix, plan, recipes, teacher_cache_rule
 from benchmark.spec.resolver import Resolver
 from benchmark.spec.runs import Request, Run
 
@@ -130,4 +130,4 @@ def test_a_run_is_restored_from_its_order() -> None:
 
 
 def test_every_field_that_only_students_have_can_be_set() -> None:
-    assert set(protocols.STUDENT_ONLY) <= set(protocols.RECIPE_FIELDS)
+    assert set(recipes.STUDENT_ONLY) <= set(recipes.RECIPE_FIELDS)

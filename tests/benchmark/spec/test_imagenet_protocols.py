@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from benchmark import methods
-from benchmark.spec import protocols
+from benchmark.spec import profiles, protocols, recipes
 from benchmark.spec.resolver import normalisation
 
-PAPER = protocols.get_profile("paper")
+PAPER = profiles.get_profile("paper")
 
 
-def recipe(name: str, profile: protocols.Profile = PAPER) -> protocols.Recipe:
+def recipe(name: str, profile: profiles.Profile = PAPER) -> recipes.Recipe:
     protocol = protocols.get_protocol(name)
-    return protocols.resolve(protocol, profile, network="resnet18_imagenet", available=(1_281_167, 50_000))
+    return recipes.resolve(protocol, profile, network="resnet18_imagenet", available=(1_281_167, 50_000))
 
 
 @pytest.mark.parametrize(("name", "epochs"), [("imagenet", 100), ("imagenet-dlkd", 120)])
@@ -27,7 +27,7 @@ def test_recipe(name: str, epochs: int) -> None:
 
 
 def test_a_shorter_profile_keeps_the_proportions() -> None:
-    short = recipe("imagenet", protocols.get_profile("short"))
+    short = recipe("imagenet", profiles.get_profile("short"))
     assert (short.epochs, short.milestones) == (6, (2, 4, 5))
 
 

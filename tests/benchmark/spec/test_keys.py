@@ -15,7 +15,7 @@ from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
-from benchmark.spec import matrix, protocols
+from benchmark.spec import matrix, profiles, protocols
 from benchmark.spec.resolver import Resolver
 
 FILE = Path(__file__).with_name("keys.txt")
@@ -30,7 +30,7 @@ def digests() -> list[str]:
     resolver = Resolver()
     for name in matrix.table_names():
         table = matrix.load_table(name)
-        for profile in protocols.PROFILES:
+        for profile in profiles.PROFILES:
             for protocol in ("", *protocols.PROTOCOLS):
                 expansion = matrix.expand(replace(table, protocol_override=protocol), profile, resolver)
                 for run in expansion.runs:

@@ -8,7 +8,7 @@ from training_kit import small_run
 
 from benchmark import methods
 from benchmark.errors import InputError
-from benchmark.spec import protocols
+from benchmark.spec import profiles, protocols
 from benchmark.spec.resolver import Resolver
 from benchmark.spec.runs import TeacherRef, skip_reason
 
@@ -95,7 +95,7 @@ def test_fsp_gives_a_reason_for_unequal_channels() -> None:
     assert "channel" in (skip_reason(make_run("fsp", "wrn_40_2:wrn_40_1")) or "")
 
 
-@pytest.mark.parametrize("get", [protocols.get_protocol, protocols.get_profile])
+@pytest.mark.parametrize("get", [protocols.get_protocol, profiles.get_profile])
 def test_an_unknown_protocol_or_profile_is_an_error(get: object) -> None:
     with pytest.raises(InputError, match=r"unknown pro.* 'nope'; allowed: "):
         get("nope")  # type: ignore[operator]

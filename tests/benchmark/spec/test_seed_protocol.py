@@ -4,13 +4,13 @@ import math
 
 import pytest
 
-from benchmark.spec import protocols
+from benchmark.spec import profiles, protocols, recipes
 
 
 def recipe(profile="paper", **overrides):
-    return protocols.resolve(
+    return recipes.resolve(
         protocols.get_protocol("seed"),
-        protocols.get_profile(profile),
+        profiles.get_profile(profile),
         network="ResNet18",
         available=(50_000, 10_000),
         overrides=overrides,
@@ -39,8 +39,8 @@ def test_the_batch_of_a_profile_scales_all_but_the_beginning():
 
 def test_other_recipes_keep_their_keys():
     """A recipe without cosine and warm-up says nothing about them."""
-    crd = protocols.resolve(
-        protocols.get_protocol("crd"), protocols.get_profile("paper"), network="resnet20", available=(2, 2)
+    crd = recipes.resolve(
+        protocols.get_protocol("crd"), profiles.get_profile("paper"), network="resnet20", available=(2, 2)
     )
     assert not {"schedule", "warm_up_from"} & set(crd.settings())
     assert recipe().settings()["schedule"] == "cosine" and recipe().settings()["warm_up_from"] == 0.03

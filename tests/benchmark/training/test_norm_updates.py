@@ -10,7 +10,7 @@ from training_kit import small_run, train
 
 import models
 from benchmark.errors import InputError
-from benchmark.spec import protocols
+from benchmark.spec import recipes
 from benchmark.spec.resolver import Resolver
 from benchmark.spec.runs import Request
 from models.wrn import WideResNet
@@ -68,7 +68,7 @@ def test_the_protocol_decides(protocol: str, pair: str, method: str, updates: in
 
 def test_more_than_two_updates_are_refused() -> None:
     with pytest.raises(InputError, match=r"recipe.norm_updates=3; allowed: 1 to 2"):
-        protocols.check_recipe_override("recipe.norm_updates", "3")
+        recipes.check_recipe_override("recipe.norm_updates", "3")
 
 
 def test_a_run_trains_the_same_weights_with_other_statistics(tmp_path: Path) -> None:

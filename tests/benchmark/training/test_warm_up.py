@@ -11,7 +11,7 @@ from tape import Tape
 from training_kit import FP32, small_run, train, weights
 
 from benchmark.bench.ours import open_active_runs, open_stream, random_split
-from benchmark.spec import protocols
+from benchmark.spec import recipes
 from benchmark.spec.resolver import Resolver
 from benchmark.spec.runs import Request
 from benchmark.training.active_run import ActiveRun
@@ -42,7 +42,7 @@ def test_it_is_scaled_and_part_of_the_key_only_where_there_is_one() -> None:
     recipe = small_run("plain", protocol="selfkdlib").recipe
     assert (recipe.epochs, recipe.warm_up) == (2, 1) and recipe.settings()["warm_up"] == 1
     assert "warm_up" not in small_run("plain").recipe.settings()
-    assert protocols.check_recipe_override("recipe.warm_up", "0") == 0
+    assert recipes.check_recipe_override("recipe.warm_up", "0") == 0
     without = small_run("plain", protocol="selfkdlib", recipe__warm_up=0)
     assert without.recipe.lr_at(1) == without.recipe.lr > recipe.lr_at(1, 1, 8)
 
