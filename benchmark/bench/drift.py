@@ -31,9 +31,10 @@ from benchmark.errors import InputError
 from benchmark.methods import PLAIN
 from benchmark.spec.runs import Run
 from benchmark.training import checkpoint, graphs
-from benchmark.training.active_run import MAIN, ActiveRun
+from benchmark.training.active_run import ActiveRun
 from benchmark.training.execution import Execution
 from benchmark.training.lockstep import Lockstep
+from benchmark.training.stages import MAIN
 from models import Network
 
 FIRST, GAP, FLOORS = 0.02, 0.10, 2.0

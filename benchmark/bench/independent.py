@@ -30,7 +30,7 @@ from benchmark.data.views import NORMAL, ROTATED, SECOND
 from benchmark.errors import InputError
 from benchmark.methods import Method, MethodContext, Needs, Step
 from benchmark.spec.runs import Run
-from benchmark.training.active_run import MAIN
+from benchmark.training.stages import MAIN
 from models import Features, Network
 from results.files import write_json
 from results.store import Store

@@ -19,9 +19,10 @@ from benchmark.spec import matrix
 from benchmark.spec.resolver import Resolver
 from benchmark.spec.runs import NONE, Request, Run
 from benchmark.training import graphs
-from benchmark.training.active_run import MAIN, ActiveRun
+from benchmark.training.active_run import ActiveRun
 from benchmark.training.execution import Execution
 from benchmark.training.lockstep import Lockstep
+from benchmark.training.stages import MAIN
 from models import Network
 
 

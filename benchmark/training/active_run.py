@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,55 +35,9 @@ from benchmark.training.gathering import (
 from benchmark.training.guard import RunGuard
 from benchmark.training.meter import Meter
 from benchmark.training.parts import Part, extended
+from benchmark.training.stages import MAIN, Best, NextEpoch, Stage
 from models import Features, Network
 from models.wrn import WideResNet
-
-MAIN = "main"
-"""Name of the main stage."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A part of a run's training: the main stage, or a method's initialisation stage before it."""
-
-    name: str
-    """`main`, or `init:METHOD`, as written in curves."""
-    epochs: int
-    needs: Needs
-    """What the stage reads."""
-    method: str = ""
-    """The method whose initialisation stage it is; empty for the main stage."""
-
-    @property
-    def is_main(self) -> bool:
-        return not self.method
-
-
-class NextEpoch(NamedTuple):
-    """An epoch that a run trains next. Runs of a pack whose next epoch is equal train it together.
-
-    The smallest is trained first.
-    """
-
-    rank: int
-    """The index of the stage; 10^6 for the main stage."""
-    stream: str
-    """The name of the batch stream.
-
-    Each initialisation stage has its own, so that all runs see the same batches in the main stage.
-    """
-    epoch: int
-    """Counted from 1 in each stage."""
-
-
-@dataclass
-class Best:
-    """The epoch of the main stage with the best top-1 so far (percent of the test set); epoch 0: none yet."""
-
-    epoch: int = 0
-    top1: float = -1.0
-    weights: str = ""
-    """Hash of the weights in best.pt; empty if an older version wrote it."""
 
 
 @dataclass

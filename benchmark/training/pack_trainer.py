@@ -34,7 +34,7 @@ from benchmark.spec import cost
 from benchmark.spec.runs import Run
 from benchmark.text import plural
 from benchmark.training import checkpoint, graphs, kept_weights, measuring, processes
-from benchmark.training.active_run import MAIN, ActiveRun, Best, NextEpoch
+from benchmark.training.active_run import ActiveRun
 from benchmark.training.evaluate import Score
 from benchmark.training.evaluate_imported import evaluate_imported
 from benchmark.training.execution import Execution
@@ -46,6 +46,7 @@ from benchmark.training.pack_data import PackData
 from benchmark.training.pack_teacher import PackTeacher
 from benchmark.training.reporter import Outcome, Status
 from benchmark.training.run_files import PackInfo, RunFiles
+from benchmark.training.stages import MAIN, Best, NextEpoch
 from benchmark.training.stepper import EagerStepper, Stepper
 from models import Network
 from results.claims import Claim, ClaimLost, describe

@@ -19,10 +19,11 @@ from benchmark.methods import MethodError
 from benchmark.provenance import git_state, versions, where
 from benchmark.spec.runs import Run
 from benchmark.training import checkpoint, kept_weights, parts
-from benchmark.training.active_run import MAIN, ActiveRun
+from benchmark.training.active_run import ActiveRun
 from benchmark.training.evaluate import Score
 from benchmark.training.execution import Execution
 from benchmark.training.reporter import Status
+from benchmark.training.stages import MAIN
 from results.claims import check_folder
 from results.files import append_line, write_json
 from results.store import SCHEMA, Store

@@ -20,9 +20,9 @@ from benchmark.provenance import UNKNOWN
 from benchmark.spec.resolver import Resolver
 from benchmark.spec.runs import NONE
 from benchmark.training import kept_weights
-from benchmark.training.active_run import MAIN
 from benchmark.training.checkpoint import Damaged
 from benchmark.training.finished import EPOCHS, WEIGHTS
+from benchmark.training.stages import MAIN
 from benchmark.work import stale
 from results.files import atomic, write_json
 from results.store import REFERENCE, Store, record_keys
