@@ -5,7 +5,7 @@
     objective = methods.Objective(spec, context, seed_of)   the loss that the trainer minimises
 
 `base.py` describes what a method is; read it to write one. Put methods of your own into a folder that the
-environment variable KD_METHODS names.
+environment variable KD_PLUGINS names.
 """
 
 from benchmark.methods._calls import Leak, MethodError

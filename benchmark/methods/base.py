@@ -2,7 +2,7 @@
 
 A method is one file with a subclass of `Method`: its hyper-parameters with the paper's values, the features
 that it reads, its trainable modules, and its loss. To add one, put a file beside this one, or into a folder
-that the environment variable KD_METHODS names (CONTRIBUTING.md has a worked example). Nothing has to be
+that the environment variable KD_PLUGINS names (docs/add-your-own.md has a worked example). Nothing has to be
 registered.
 
 A run minimises

@@ -101,7 +101,7 @@ def unfit(record: Mapping[str, Any]) -> str:
         return "its code had changes that are in no commit (dirty); commit them, and train it again"
     names = [name for part in record.get("parts") or [] for name in (part.get("sources") or {})]
     if any("/" in name for name in names):
-        return "it was trained with files of KD_METHODS; contribute the method first, and train it again"
+        return "it was trained with files of KD_PLUGINS; contribute the method first, and train it again"
     for name in dict.fromkeys(names):
         if len({part["sources"].get(name) for part in record["parts"]}) > 1:
             return f"the file of method {name} was changed while it was trained; train it again"
@@ -143,7 +143,7 @@ def _not_current(key: str, record: Mapping[str, Any]) -> str:
     """Return that the run is of no table any more, or of a method of the user; "" if neither."""
     for name in str(record["method"]).split("+"):
         if name in methods.names() and methods.is_user_method(methods.get(name)):
-            return f"method {name} is a file of KD_METHODS; contribute the method first"
+            return f"method {name} is a file of KD_PLUGINS; contribute the method first"
     verdict = stale.judge_finished(key, dict(record), Resolver())
     if verdict is None:
         return ""

@@ -188,7 +188,7 @@ def _is_current_with_its_teacher(order: dict[str, Any], record: dict[str, Any]) 
 def unknown_name(order: dict[str, Any]) -> str:
     """Return the first name in a work order that is unknown here, "" if all are known.
 
-    An example is a user method after KD_METHODS was unset.
+    An example is a user method after KD_PLUGINS was unset.
     """
     method_names = [
         *order["method"].split("+"),
