@@ -131,7 +131,7 @@ PART = {"from": 1, "to": 1, **CLEAN, "sources": {"kd": "1"}}
         ({"git": {"commit": "unknown", "dirty": None}}, "the commit of its code is not known"),
         ({"parts": [{**PART, "dirty": True}]}, "in no commit (dirty)"),
         ({"parts": [PART, {**PART, "sources": {"kd": "2"}}]}, "the file of method kd was changed"),
-        ({"parts": [{**PART, "sources": {"own/helper.py": "1"}}]}, "files of KD_METHODS"),
+        ({"parts": [{**PART, "sources": {"own/helper.py": "1"}}]}, "files of KD_PLUGINS"),
         ({"weights": {}}, "the hash of its weights"),
         ({"weights": {"last": "0" * 16}}, "last.pt is not the file that its record states"),
         ({"precision": None}, "it does not state precision"),
@@ -162,7 +162,7 @@ def test_runs_that_are_refused_as_a_whole(store: Store, monkeypatch: pytest.Monk
             contribution.prepare(store, run.key)
     with monkeypatch.context() as patch:
         patch.setattr(methods, "is_user_method", lambda _: True)
-        with pytest.raises(contribution.InputError, match="method label_smoothing is a file of KD_METHODS"):
+        with pytest.raises(contribution.InputError, match="method label_smoothing is a file of KD_PLUGINS"):
             contribution.prepare(store, run.key)
     order = {**record["order"], "method": "mine"}
     finish(store, run, order=order)
