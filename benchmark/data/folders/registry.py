@@ -133,7 +133,12 @@ def _info_in(name: str, folder: Path) -> DatasetInfo:
         if name in SOURCES:
             return _nominal(name)
         raise
-    return _described(name, summary_of(base, _description(name, base).classes), base)
+    classes = _description(name, base).classes
+    return _described(name, summary_of(base, classes, _published_sums(name)), base)
+
+
+def _published_sums(name: str) -> tuple[str, str]:
+    return SOURCES[name][0].sha256 if name in SOURCES else ("", "")
 
 
 def _nominal(name: str) -> DatasetInfo:
@@ -238,7 +243,7 @@ def _base(name: str, folder: Path) -> Path:
 def _load(name: str, folder: Path) -> Dataset:
     base = _base(name, folder)
     classes = _description(name, base).classes
-    index = index_of(base, classes)
+    index = index_of(base, classes, _published_sums(name))
     summary = Summary.of(index)
     write_summary(base, classes, summary)  # that of before may be of files that have changed
     return _loaded(name, base, index, summary)

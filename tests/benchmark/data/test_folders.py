@@ -15,7 +15,7 @@ import torch
 from photos import CLASSES, content, pixels, write_photos
 from PIL import Image
 
-from benchmark import data
+from benchmark import data, longwork
 from benchmark.data.folders import index as index_module
 from benchmark.data.folders import registry, summary
 from benchmark.data.folders.index import index_of
@@ -165,7 +165,9 @@ def test_tinyimagenets_layout(tmp_path: Path) -> None:
 
 
 def test_an_official_copy_has_no_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the published contents, keys are those of a plan made without the images."""
+    """With the published contents, keys are those of a plan made without the images. A line says so."""
+    said: list[str] = []
+    monkeypatch.setattr(longwork, "note", said.append)
     base = tiny(tmp_path / "tiny-imagenet-200")
     hashes = []
     for part in ("train", "val"):
@@ -178,6 +180,14 @@ def test_an_official_copy_has_no_identity(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setitem(registry.SOURCES, "tinyimagenet", (source, 64))
     data.use_folder(tmp_path)
     assert data.info("tinyimagenet").identity == ""
+    data.use_folder(tmp_path)  # as a second command would
+    assert data.info("tinyimagenet").identity == ""
+    (line,) = said  # said once, when the index is made
+    assert line == f"{base}: the published images, by the sha256 of both splits"
+    (base / "val" / "images" / "val_0.JPEG").write_bytes(content(pixels(1, 77)))
+    data.use_folder(tmp_path)
+    assert data.info("tinyimagenet").identity
+    assert "the test images are not the published ones" in said[-1]
 
 
 def imagenet(base: Path) -> Path:
