@@ -56,15 +56,19 @@ class ProbeProtocol:
     """Whether the batch norms of the network are in train mode: they normalise by the batch, and their
     running statistics move with the target data although no weight does."""
 
+    scales_lr: bool = False
+    """Whether batches of another size have a learning rate in proportion (the linear scaling rule of Goyal et
+    al. 2017, which MoCo's instructions name)."""
+
     statistics: Mapping[str, Statistics] = dataclasses.field(default_factory=dict)
     """Mean and standard deviation that normalise the images, by target data set. For any other one they are
     that data set's own; if this is empty, those that the network was trained with."""
 
     def in_batches_of(self, batch_size: int) -> ProbeProtocol:
-        """Return the protocol for batches of another size (0: its own), with learning rates in proportion."""
+        """Return the protocol for batches of another size (0: its own)."""
         if not batch_size:
             return self
-        share = batch_size / self.batch_size
+        share = batch_size / self.batch_size if self.scales_lr else 1.0
         return dataclasses.replace(
             self, batch_size=batch_size, lr=self.lr * share, lr_slow=self.lr_slow * share
         )
@@ -72,7 +76,7 @@ class ProbeProtocol:
     def constants(self, target: str) -> dict[str, Any]:
         """Return the recipe as plain JSON data, with the statistics of one target data set."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        del values["statistics"], values["source"]
+        del values["statistics"], values["source"], values["scales_lr"]
         info = data.info(target)
         values["milestones"] = list(self.milestones)
         values["statistics"] = (
@@ -148,6 +152,7 @@ PROTOCOLS: dict[str, ProbeProtocol] = {
             augment="resized-crop-flip",
             init_std=0.01,
             moving_norms=False,
+            scales_lr=True,
         ),
         CACHED,
     )

@@ -42,7 +42,9 @@ HEAD_SHARE = 0.01
 class ProbeConfig(MeasureConfig):
     protocol: str = param("cached", "how the classifier is trained", "ours", allowed=tuple(PROTOCOLS))
     epochs: int = param(0, "length; 0 = the protocol's. Its milestones keep their proportions", "ours")
-    lr: float = param(0.0, "learning rate; 0 = the protocol's, in proportion to batch_size", "ours")
+    lr: float = param(
+        0.0, "learning rate; 0 = the protocol's (SEED's is in proportion to batch_size)", "ours"
+    )
     batch_size: int = param(0, "images of a batch; 0 = the protocol's", "ours")
     size: int = param(
         32, "side of the images in pixels; 0 = that of the data set", "CRD 2020, Table 4: resized to 32"
