@@ -135,12 +135,12 @@ def write_file(path: Path, chunks: Iterable[bytes]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def index_of(base: Path, classes: tuple[str, ...] = (), published: tuple[str, str] = ("", "")) -> FolderIndex:
+def index_of(base: Path, classes: tuple[str, ...] = (), official: tuple[str, str] = ("", "")) -> FolderIndex:
     """Return the index of a data set's folder; make it first if there is none of these files.
 
-    classes: see `list_images`. published: the sha256 sums of the training and the test files as they are
-    published. When the index is made, a line says whether the files have these sums, and others what is left
-    out or converted.
+    classes: see `list_images`. official: the sha256 sums of the training and the test files as their authors
+    released them, "" if not known. When the index is made, a line says whether the files have these sums, and
+    others what is left out or converted.
 
     Raises `InputError` for a folder in another form, and if too many images cannot be read.
     """
@@ -154,24 +154,24 @@ def index_of(base: Path, classes: tuple[str, ...] = (), published: tuple[str, st
         index = _make(base, listing)
         with contextlib.suppress(OSError):  # a full or read-only disk: the next command makes it again
             write_file(path, _lines(index))
-        for line in (*index.notes(), *_compared(index, published)):
+        for line in (*index.notes(), *_compared(index, official)):
             longwork.note(line)
     return index
 
 
-def _compared(index: FolderIndex, published: tuple[str, str]) -> Iterator[str]:
-    """Yield a line that says whether the files are the published ones, if their sums are known."""
-    if not all(published):
+def _compared(index: FolderIndex, official: tuple[str, str]) -> Iterator[str]:
+    """Yield a line that says whether the files are the official ones, if the sums of those are known."""
+    if not all(official):
         return
     sums = (index.train.sha256, index.test.sha256)
-    other = [name for name, a, b in zip(("training", "test"), sums, published, strict=True) if a != b]
+    other = [name for name, a, b in zip(("training", "test"), sums, official, strict=True) if a != b]
     if other:
         yield (
-            f"{index.base}: the {' and '.join(other)} images are not the published ones (other sha256), so "
+            f"{index.base}: the {' and '.join(other)} images are not the official ones (other sha256), so "
             "its runs have keys of their own"
         )
     else:
-        yield f"{index.base}: the published images, by the sha256 of both splits"
+        yield f"{index.base}: the official images, by the sha256 of both splits"
 
 
 # --- making it ----------------------------------------------------------------------------------------------

@@ -134,10 +134,11 @@ def _info_in(name: str, folder: Path) -> DatasetInfo:
             return _nominal(name)
         raise
     classes = _description(name, base).classes
-    return _described(name, summary_of(base, classes, _published_sums(name)), base)
+    return _described(name, summary_of(base, classes, _official_sums(name)), base)
 
 
-def _published_sums(name: str) -> tuple[str, str]:
+def _official_sums(name: str) -> tuple[str, str]:
+    """Return the sha256 sums of the official training and test files, "" if not known."""
     return SOURCES[name][0].sha256 if name in SOURCES else ("", "")
 
 
@@ -162,7 +163,7 @@ def _nominal(name: str) -> DatasetInfo:
 def _described(name: str, summary: Summary, base: Path) -> DatasetInfo:
     """Return the properties of a data set whose images are there."""
     if name in SOURCES:
-        official = summary.sha256 == SOURCES[name][0].sha256
+        official = summary.sha256 == _official_sums(name)
         return dataclasses.replace(
             _nominal(name),
             num_classes=len(summary.classes),
@@ -243,7 +244,7 @@ def _base(name: str, folder: Path) -> Path:
 def _load(name: str, folder: Path) -> Dataset:
     base = _base(name, folder)
     classes = _description(name, base).classes
-    index = index_of(base, classes, _published_sums(name))
+    index = index_of(base, classes, _official_sums(name))
     summary = Summary.of(index)
     write_summary(base, classes, summary)  # that of before may be of files that have changed
     return _loaded(name, base, index, summary)

@@ -55,15 +55,15 @@ class Summary:
         )
 
 
-def summary_of(base: Path, classes: tuple[str, ...] = (), published: tuple[str, str] = ("", "")) -> Summary:
-    """Return the summary of a folder. classes, published, errors: see `index_of`."""
+def summary_of(base: Path, classes: tuple[str, ...] = (), official: tuple[str, str] = ("", "")) -> Summary:
+    """Return the summary of a folder. classes, official, errors: see `index_of`."""
     path = storage(base) / FILE
     stamp = {"format": FORMAT, "asked": list(classes), "folders": _times(base)}
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # else it is made again
         stored = json.loads(path.read_text(encoding="utf-8"))
         if {key: stored[key] for key in stamp} == stamp:
             return _from(stored["summary"])
-    summary = Summary.of(index_of(base, classes, published))
+    summary = Summary.of(index_of(base, classes, official))
     write_summary(base, classes, summary)
     return summary
 

@@ -183,11 +183,11 @@ def test_an_official_copy_has_no_identity(tmp_path: Path, monkeypatch: pytest.Mo
     data.use_folder(tmp_path)  # as a second command would
     assert data.info("tinyimagenet").identity == ""
     (line,) = said  # said once, when the index is made
-    assert line == f"{base}: the published images, by the sha256 of both splits"
+    assert line == f"{base}: the official images, by the sha256 of both splits"
     (base / "val" / "images" / "val_0.JPEG").write_bytes(content(pixels(1, 77)))
     data.use_folder(tmp_path)
     assert data.info("tinyimagenet").identity
-    assert "the test images are not the published ones" in said[-1]
+    assert "the test images are not the official ones" in said[-1]
 
 
 def imagenet(base: Path) -> Path:
