@@ -45,7 +45,7 @@ def do_merge(args: argparse.Namespace) -> int:
         if step.other_teacher:
             teachers[step.other_teacher] += 1
         if step.kind is not Kind.SAME:
-            print_text(step.line())
+            print_text(step.line(args.dry_run))
     for key, number in sorted(teachers.items()):
         print_note(
             f"{plural(number, 'added run')} learnt from other weights of {key} than those here; their "

@@ -50,6 +50,9 @@ class Kind(enum.Enum):
     BUSY = "being worked on"
 
 
+CHANGES = (Kind.ADDED, Kind.UNFINISHED_ADDED, Kind.COMPLETED)
+"""What changes the target."""
+
 NOT_MERGED = (Kind.CONFLICT, Kind.DAMAGED, Kind.NEWER, Kind.BUSY)
 """What leaves a merge incomplete."""
 
@@ -66,10 +69,11 @@ class Step:
     other_teacher: str = ""
     """The key of the run's teacher, if the target has other weights of it than those that taught the run."""
 
-    def line(self) -> str:
-        """Return the step as a line."""
+    def line(self, dry_run: bool = False) -> str:
+        """Return the step as a line. dry_run: the step has not been carried out."""
         detail = f": {self.detail}" if self.detail else ""
-        return f"{self.kind.value}: {self.key} (from {self.source}){detail}"
+        would = "would be " if dry_run and self.kind in CHANGES else ""
+        return f"{would}{self.kind.value}: {self.key} (from {self.source}){detail}"
 
 
 def merge(sources: list[Path], target: Store, dry_run: bool = False) -> Iterator[Step]:

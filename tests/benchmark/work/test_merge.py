@@ -216,11 +216,14 @@ def test_the_command(folders: tuple[Path, Path], capsys: pytest.CaptureFixture[s
     finish(anna, STUDENT, teacher_info=info)
     argv = ["merge", str(anna), "--results", str(target)]
     assert main([*argv, "--dry-run"]) == 1
+    out = capsys.readouterr().out
+    assert f"\nwould be added: {STUDENT} (from {anna})" in f"\n{out}"
+    assert f"\nconflict: {TEACHER} (from {anna})" in f"\n{out}"
     assert not Store(target).is_done(STUDENT)
     assert main(argv) == 1
     out, err = capsys.readouterr()
     assert f"conflict: {TEACHER} (from {anna}): weights of last.pt" in out
-    assert f"added: {STUDENT} (from {anna})" in out
+    assert f"\nadded: {STUDENT} (from {anna})" in f"\n{out}"
     assert f"1 added run learnt from other weights of {TEACHER}" in err
     assert err.splitlines()[-1].startswith(f"1 finished run added to {target}; 1 in conflict")
     shutil.rmtree(Store(anna).path(TEACHER))
