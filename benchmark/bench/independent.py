@@ -5,7 +5,7 @@ PyTorch's plain SGD, fp32. It shares with the trainer the networks (`models`), t
 (`loss` and the other functions of `Method`) and the settings of the run (its recipe and its methods' values).
 It has its own order of images, crops, flips, initial weights and random draws, its own sum of the loss's
 terms, learning rates, initialisation stages and evaluation. So both train the same thing from different
-random numbers, and their accuracies must agree up to the spread over seeds.
+random numbers, and their accuracies and losses must agree up to the spread over seeds.
 """
 
 from __future__ import annotations
@@ -312,6 +312,10 @@ def train(
 
 # --- comparison -------------------------------------------------------------------------------------------
 
+MEASURES = {"train accuracy": "train_acc", "test accuracy": "test_acc", "train loss": "loss"}
+"""What is compared, and its field in a `Curve`. The loss varies least between seeds, so it shows the
+smallest faults."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -319,7 +323,7 @@ class Comparison:
 
     method: str
     measure: str
-    """`train` or `test`: the accuracy, in percent."""
+    """A key of `MEASURES`."""
     trainer: tuple[float, ...]
     """One value a seed."""
     independent: tuple[float, ...]
@@ -345,16 +349,16 @@ class Comparison:
 
 
 def compare(method: str, trainer: Sequence[Curve], independent: Sequence[Curve]) -> list[Comparison]:
-    """Return the comparisons of the last epoch's accuracies. Curves: one a seed."""
+    """Return the comparisons of the last epoch's measures. Curves: one a seed."""
     return [
         Comparison(
             method=method,
             measure=measure,
-            trainer=tuple(getattr(c, f"{measure}_acc")[-1] for c in trainer),
-            independent=tuple(getattr(c, f"{measure}_acc")[-1] for c in independent),
+            trainer=tuple(getattr(c, name)[-1] for c in trainer),
+            independent=tuple(getattr(c, name)[-1] for c in independent),
         )
-        for measure in ("train", "test")
-        if all(getattr(c, f"{measure}_acc") for c in (*trainer, *independent))
+        for measure, name in MEASURES.items()
+        if all(getattr(c, name) for c in (*trainer, *independent))
     ]
 
 
@@ -377,6 +381,7 @@ def plot(curves: Mapping[str, tuple[Sequence[Curve], Sequence[Curve]]], path: Pa
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     figure, axes = plt.subplots(
         2, len(curves), figsize=(2.8 * len(curves) + 0.8, 5), squeeze=False, sharex="col", sharey="row"
@@ -392,6 +397,7 @@ def plot(curves: Mapping[str, tuple[Sequence[Curve], Sequence[Curve]]], path: Pa
                     mean = [statistics.fmean(values) for values in zip(*lines, strict=True)]
                     axis.plot(range(1, len(mean) + 1), mean, color=colour, linewidth=1.6, label=name)
             axis.spines[["top", "right"]].set_visible(False)
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes[0][column].set_title(method, fontsize=10)
         axes[1][column].set_xlabel("epoch")
     axes[0][0].set_ylabel("training accuracy, %")

@@ -38,7 +38,7 @@ def register(measurements: Any) -> None:
         summary="the trainer against a plain loop that shares only networks and formulas with it",
         details="Trains the chosen rows of a table twice for each seed: by the trainer, as `run` does, and "
         "by a loop written as the papers' code is (PIL transforms, DataLoader, one student at a time, fp32), "
-        "with its own random numbers. Compares the accuracies after the last epoch. Exits with 1 if a "
+        "with its own random numbers. Compares accuracies and loss of the last epoch. Exits with 1 if a "
         "difference is significant. Both keep what they have trained, so the command can be repeated.",
         example="bench independent dlkd-table1 --profile paper --pairs resnet56:resnet20 --methods at,dlkd "
         "--seeds 3 --set recipe.epochs=4 --set recipe.train_images=10000",
@@ -150,12 +150,13 @@ def _print(
     chosen: Selection, curves: dict[str, tuple[list[Curve], list[Curve]]], rows: list[Comparison]
 ) -> int:
     """Print the mean curves and the comparisons. Returns 1 if a difference is significant, else 0."""
-    for measure in ("train", "test"):
-        print(f"\n{measure} accuracy by epoch, mean over seeds, in percent")
+    for measure, field in independent.MEASURES.items():
+        unit = "" if field == "loss" else ", in percent"
+        print(f"\n{measure} by epoch, mean over seeds{unit}")
         body = []
         for label, pair in curves.items():
             for name, loop in zip(("trainer", "independent"), pair, strict=True):
-                lines = [getattr(c, f"{measure}_acc") for c in loop]
+                lines = [getattr(c, field) for c in loop]
                 if all(lines):
                     means = [statistics.fmean(values) for values in zip(*lines, strict=True)]
                     body.append([label, name, *(f"{mean:.2f}" for mean in means)])
@@ -176,7 +177,7 @@ def _print(
             ]
             for c, low, high, p in tests
         ],
-        ["row", "accuracy", "trainer", "independent", "difference", "95% interval", "p"],
+        ["row", "measure", "trainer", "independent", "difference", "95% interval", "p"],
     )
     least = min((p for *_, p in tests), default=1.0)
     significant = least * len(tests) < SIGNIFICANCE

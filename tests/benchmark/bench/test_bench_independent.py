@@ -112,14 +112,17 @@ def test_an_initialisation_stage_trains_what_the_method_names() -> None:
 def test_the_comparison() -> None:
     """Welch's t against scipy's, and no spread at all."""
     a, b = (60.0, 61.0, 62.5), (50.0, 51.0, 50.5)
-    (train, test) = independent.compare(
-        "KD", [Curve([x], [50.0]) for x in a], [Curve([x], [50.0]) for x in b]
+    (train, test, loss) = independent.compare(
+        "KD", [Curve([x], [50.0], [2.0, x / 10]) for x in a], [Curve([x], [50.0], [x / 10]) for x in b]
     )
     low, high, p = train.welch()
     scipy = stats.ttest_ind(a, b, equal_var=False)
     assert p == pytest.approx(scipy.pvalue) and p < 0.01
     assert (low, high) == pytest.approx(tuple(scipy.confidence_interval(0.95)))
     assert test.welch() == (0.0, 0.0, 1.0)
+    assert loss.measure == "train loss" and loss.welch() == pytest.approx((low / 10, high / 10, p))
+    accuracies = independent.compare("KD", [Curve([60.0], [50.0])], [Curve([60.0], [50.0], [2.0])])
+    assert [c.measure for c in accuracies] == ["train accuracy", "test accuracy"]
     assert Comparison("KD", "test", (51.0, 51.0), (50.0, 50.0)).welch() == (1.0, 1.0, 0.0)
 
 
