@@ -114,7 +114,7 @@ def evaluate(
         return score(logits(net, split, mean, std, execution, predict), split.labels)
     team, n = processes.current(), len(split.labels)
     start, end = (n * number // team.count for number in (team.number, team.number + 1))
-    mine = Split(split.images[start:end], split.labels[start:end])
+    mine = split.between(start, end)
     sums = _sums(logits(net, mine, mean, std, execution, predict), mine.labels)
     team.sum_(sums)
     return _score(sums)
