@@ -53,7 +53,8 @@ def figures(e: Expansion, results: Sequence[CellResult], diffs: Sequence[CellDif
     scores: dict[str, dict[str, float]] = {}
     for r in results:
         # several numbers of a network have no common rank
-        rankable = r.cell.row.method not in BASELINE_ROWS and len(e.table.measured) < 2
+        row = r.cell.row
+        rankable = row.method not in BASELINE_ROWS and row.ranked and len(e.table.measured) < 2
         if rankable and (s := r.sample(rule)) is not None:
             scores.setdefault(r.cell.pair, {})[r.cell.row.label] = s.mean
     ranked, left_out = ranks(scores)
