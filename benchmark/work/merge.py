@@ -1,8 +1,9 @@
 """Several people's results folders into one.
 
-A run is copied if the target has no result of it: first its curve, log and weights, its record last. So a run
-that was copied in part has no record, and the next call copies it again. Nothing that has a result is
-overwritten. Every run is claimed while it is copied, so that no worker trains it meanwhile.
+A run is copied if the target has no result of it: first its curve, log, weights and what a measure has made,
+its record last. So a run that was copied in part has no record, and the next call copies it again. Nothing
+that has a result is overwritten. Every run is claimed while it is copied, so that no worker trains it
+meanwhile.
 """
 
 from __future__ import annotations
