@@ -25,11 +25,11 @@ def test_a_worker_process_finds_the_user_methods(tmp_path: Path, monkeypatch: py
             self.stdin = io.BytesIO()
             started.append(env)
 
+    pack = Pack((small_run("kd"),), 0)
     monkeypatch.setattr(local.subprocess, "Popen", Process)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KD_METHODS", os.pathsep.join(["mine", str(tmp_path / "others")]))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    pack = Pack((small_run("kd"),), 0)
     local._start(pack, order.WorkSettings(results=Path("r"), data=Path("d")), 1)
     assert started[0]["KD_METHODS"].split(os.pathsep) == [str(tmp_path / "mine"), str(tmp_path / "others")]
     assert started[0]["CUDA_VISIBLE_DEVICES"] == "1"
