@@ -50,18 +50,7 @@ def figures(e: Expansion, results: Sequence[CellResult], diffs: Sequence[CellDif
     Empty figures are left out.
     """
     rule = rank_rule(e.table)
-    scores: dict[str, dict[str, float]] = {}
-    for r in results:
-        # several numbers of a network have no common rank
-        rankable = r.cell.row.method not in BASELINE_ROWS and len(e.table.measured) < 2
-        if rankable and (s := r.sample(rule)) is not None:
-            scores.setdefault(r.cell.pair, {})[r.cell.row.label] = s.mean
-    ranked, left_out = ranks(scores)
     epoch = "best epoch (chosen on the test set)" if rule == "best" else "last epoch"
-    pairs = ranked[0].pairs if ranked else 0
-    rank_caption = (RANKS if pairs > 1 else ONE_RANK).format(epoch=epoch, pairs=pairs)
-    if left_out:
-        rank_caption += f" Left out, because they have no number on some pair: {', '.join(left_out)}."
     n = max((r.n for r in results if r.cell.row.method not in BASELINE_ROWS), default=0)
     folds = "".join(
         [
@@ -72,8 +61,11 @@ def figures(e: Expansion, results: Sequence[CellResult], diffs: Sequence[CellDif
                 "figure wide",
             ),
             _fold("Heat map of differences", svg.heat_map(diffs), HEAT),
-            _fold("Ranks of the methods over the pairs", svg.ranks(ranked), rank_caption),
-            _fold("Critical differences of the ranks", *_critical(scores, epoch)),
+            *(
+                _fold(title if not group else f"{title}, {group}", *figure(scores, epoch))
+                for group, scores in _scores(e, results, rule).items()
+                for title, figure in RANK_FIGURES.items()
+            ),
             _fold("Last versus best epoch", svg.dumbbells(_last_best(results)), LAST_BEST),
             _fold(
                 "Gain over the plain student, by pair",
@@ -89,10 +81,42 @@ def figures(e: Expansion, results: Sequence[CellResult], diffs: Sequence[CellDif
     return f'<div class="figures">{folds}</div>{power}'
 
 
+def _scores(e: Expansion, results: Sequence[CellResult], rule: str) -> dict[str, dict[str, dict[str, float]]]:
+    """Return group of rows -> pair -> row label -> mean, of the rows that are ranked.
+
+    Rows of two groups were trained on other images, or show other accuracies.
+    """
+    scores: dict[str, dict[str, dict[str, float]]] = {}
+    for r in results:
+        row = r.cell.row
+        # several numbers of a network have no common rank
+        rankable = row.method not in BASELINE_ROWS and row.ranked and len(e.table.measured) < 2
+        if rankable and (s := r.sample(rule)) is not None:
+            scores.setdefault(row.group, {}).setdefault(r.cell.pair, {})[row.label] = s.mean
+    return scores
+
+
+def _mean_ranks(scores: dict[str, dict[str, float]], epoch: str) -> tuple[str, str]:
+    """Return the figure of the mean ranks and its caption."""
+    ranked, left_out = ranks(scores)
+    pairs = ranked[0].pairs if ranked else 0
+    caption = (RANKS if pairs > 1 else ONE_RANK).format(epoch=epoch, pairs=pairs)
+    if left_out:
+        caption += f" Left out, because they have no number on some pair: {', '.join(left_out)}."
+    return svg.ranks(ranked), caption
+
+
 def _critical(scores: dict[str, dict[str, float]], epoch: str) -> tuple[str, str]:
     """Return the diagram of critical differences and its caption, "" with too few pairs or methods."""
     c = critical_difference(scores)
     return ("", "") if c is None else (diagram(c), caption(c, epoch))
+
+
+RANK_FIGURES = {
+    "Ranks of the methods over the pairs": _mean_ranks,
+    "Critical differences of the ranks": _critical,
+}
+"""The figures of the ranks by their titles. Each is drawn for every group of rows."""
 
 
 def _gain_against_cost(results: Sequence[CellResult], rule: str, epoch: str) -> tuple[str, str]:

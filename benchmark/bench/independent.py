@@ -32,6 +32,7 @@ from benchmark.methods import Method, MethodContext, Needs, Step
 from benchmark.spec.runs import Run
 from benchmark.training.stages import MAIN
 from models import Features, Network
+from models.wrn import WideResNet
 from results.files import write_json
 from results.store import Store
 from tables.statistics import t_quantile, two_sided, welch
@@ -61,9 +62,12 @@ def why_not(run: Run) -> str:
         return f"it needs the runs of {', '.join(run.spec.requires)} first"
     if run.recipe.augment != "crop-flip":
         return f"its augmentation is {run.recipe.augment}"
-    if run.recipe.schedule != "step" or run.recipe.mixup or run.recipe.label_smoothing:
-        return "its recipe has a cosine schedule, mixup or label smoothing"
-    if other := [v.name for v in run.spec.needs().views if v.name not in {known.name for known in VIEWS}]:
+    recipe, needs = run.recipe, run.spec.needs()
+    if recipe.schedule != "step" or recipe.warm_up or recipe.mixup or recipe.label_smoothing:
+        return "its recipe has a cosine schedule, a warm-up, mixup or label smoothing"
+    if needs.teacher_in_train or needs.separate_passes:
+        return "it needs a pass of the teacher in train mode, or a pass of the student for each view"
+    if other := [v.name for v in needs.views if v.name not in {known.name for known in VIEWS}]:
         return f"it reads the view {', '.join(other)}"
     return ""
 
@@ -141,6 +145,9 @@ class Independent:
         torch.manual_seed(1_000_003 * seed + 99_991)
         self.generator = torch.Generator(device).manual_seed(1_000_033 * seed + 99_989)
         self.student = models.build(run.student, classes).to(device)
+        if run.recipe.norm_updates > 1:
+            assert isinstance(self.student, WideResNet)
+            self.student.set_norm_updates(run.recipe.norm_updates)
         context = MethodContext(
             student=models.info(run.student, classes, size),
             teacher=None if teacher is None else models.info(teacher.name, classes, size),
@@ -218,6 +225,8 @@ class Independent:
             for wrapper in self.methods:
                 if wrapper.is_wrapper() and wrapper is not method:
                     read = wrapper.transform(read)
+            if read is not step:
+                read = dataclasses.replace(read, before_wrappers=step)
             replaced = method.task_loss(step)
             task = task if replaced is None else replaced
             for term, value in method.loss(read).items():
@@ -269,7 +278,8 @@ class Independent:
     @torch.no_grad()
     def test(self) -> float:
         """Return the student's top-1 on the test images, in percent."""
-        self.student.eval()
+        for module in (self.student, *self.methods):
+            module.eval()
         mean, std = (torch.tensor(x).view(3, 1, 1) for x in (self.mean, self.std))
         correct = 0
         for images, labels in zip(

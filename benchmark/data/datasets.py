@@ -55,6 +55,10 @@ class Split:
         """Return the first n images."""
         return replace(self, images=self.images[:n], labels=self.labels[:n])
 
+    def between(self, start: int, end: int) -> Self:
+        """Return the images from position `start` to before `end`, without a copy."""
+        return replace(self, images=self.images[start:end], labels=self.labels[start:end])
+
     def pick(self, rows: Tensor) -> Self:
         """Return the images at these positions, int64 `[n]`."""
         return replace(self, images=self.images[rows], labels=self.labels[rows])

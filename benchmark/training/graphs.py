@@ -277,12 +277,12 @@ class GraphStepper(Stepper):
 
         def step_run(i: int) -> None:
             student = self._student(lockstep.active_runs[i])
+            self.device.wait(student.stream, ready)  # also for what `begin_epoch` has submitted to `main`
             with self.device.on(student.stream):
                 student.active.begin_step()
             # taken from this epoch's lockstep, because the slot may have been captured for other runs
             features = lockstep.features_for(i, slot.features)
             graph = self._graph(student, slot, features, shape)
-            self.device.wait(student.stream, ready)
             with self.device.on(student.stream):
                 if graph is None:
                     student.eager_steps[shape] += 1
@@ -401,6 +401,8 @@ class StepConstants:
     """Index of the stage, and `id` of its optimiser."""
     methods: tuple[Any, ...]
     """Plain values among the methods' attributes, and the weights of their terms."""
+    addresses: dict[str, int]
+    """Of the tensors that the methods keep between steps: a replay would read one that was replaced since."""
 
 
 def step_constants(active: ActiveRun) -> StepConstants:
@@ -414,7 +416,8 @@ def step_constants(active: ActiveRun) -> StepConstants:
         assert isinstance(method, Method)
         weights = {term: method.weight_of(term) for term in method.weights(method.config)}
         values.append((name, tuple(sorted(weights.items()))))
-    return StepConstants((active.stage_index, id(active.optimizer)), tuple(values))
+    stage = active.stage_index, id(active.optimizer)
+    return StepConstants(stage, tuple(values), _tensor_addresses(active))
 
 
 def _plain_attributes(holder: Any, deep: bool = True) -> tuple[Any, ...]:

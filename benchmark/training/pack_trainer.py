@@ -98,8 +98,7 @@ class PackTrainer:
                     self._load_data(ready[0])
                 if ready[0].evaluates is not None:
                     for run in ready if self.team.leads else ():
-                        evaluate_imported(run, self.files[run.key], self.images, self.info)
-                        self._end(Outcome(run, Status.DONE))
+                        self._evaluate_imported(run)
                 elif self._load_teacher(ready):
                     self._train(ready)
         return self.outcomes
@@ -389,6 +388,14 @@ class PackTrainer:
         predict = (lambda features: objective.predict(features.float32())) if objective.predictors else None
         return self.images.score(active.student, split, predict)
 
+    def _evaluate_imported(self, run: Run) -> None:
+        try:
+            evaluate_imported(run, self.files[run.key], self.images, self.info)
+        except ClaimLost:
+            self._end(self._taken_over(run))
+        else:
+            self._end(Outcome(run, Status.DONE))
+
     def _measure(self, runs: Sequence[Run]) -> None:
         """Measure the networks of the runs, one after the other. A step of the report is a percent of one."""
         target = data.load(runs[0].measured_on, self.options.data_folder)  # that of all: see `plan.pack_key`
@@ -408,11 +415,10 @@ class PackTrainer:
                     load=load,
                     percent=self._percent_of(run),
                 )
+            except ClaimLost:  # an `OSError`, so it comes first
+                self._end(self._taken_over(run))
             except (InputError, OSError):
                 raise
-            except ClaimLost:
-                reason = f"taken over by {describe(self.store.holder(run.key))} while this process was halted"
-                self._end(Outcome(run, Status.BUSY, reason))
             except Exception as error:
                 self._fail(run, error)
             else:
@@ -476,10 +482,13 @@ class PackTrainer:
         That happens when this process was halted for so long that its claim counted as abandoned:
         suspended, or waiting for a network file system.
         """
-        holder = describe(self.store.holder(active.run.key))
-        reason = f"taken over by {holder} while this process was halted"
-        active.failure = RuntimeError(reason)
-        self._end(Outcome(active.run, Status.BUSY, reason))
+        outcome = self._taken_over(active.run)
+        active.failure = RuntimeError(outcome.reason)
+        self._end(outcome)
+
+    def _taken_over(self, run: Run) -> Outcome:
+        holder = describe(self.store.holder(run.key))
+        return Outcome(run, Status.BUSY, f"taken over by {holder} while this process was halted")
 
     def _finish(self, active: ActiveRun) -> None:
         record = self.files[active.run.key].finish(

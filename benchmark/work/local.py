@@ -108,7 +108,7 @@ def _train_on_gpus(
 
 def _start(pack: Pack, settings: WorkSettings, gpu: int) -> subprocess.Popen[bytes]:
     """Start a worker process that trains a pack on one GPU."""
-    env = {**os.environ, "CUDA_VISIBLE_DEVICES": str(gpu)}
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": _visible_name(gpu)}
     # absolute paths, because the worker runs in a different folder
     env |= plugins.environment_variables(lambda _number, folder: folder.resolve())
     process = subprocess.Popen(
@@ -121,6 +121,16 @@ def _start(pack: Pack, settings: WorkSettings, gpu: int) -> subprocess.Popen[byt
     process.stdin.write(work_order(pack.runs, settings).encode())
     process.stdin.close()
     return process
+
+
+def _visible_name(gpu: int) -> str:
+    """Return what names a GPU of this process to a worker process.
+
+    gpu: its number here. Where CUDA_VISIBLE_DEVICES names the GPUs of this process, its number is only a
+    position in that list.
+    """
+    names = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    return names[gpu] if gpu < len(names) and names[gpu] else str(gpu)
 
 
 def _outcome(run: Run, store: Store, until: int | None) -> Outcome:

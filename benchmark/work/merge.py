@@ -1,14 +1,16 @@
 """Several people's results folders into one.
 
-A run is copied if the target has no result of it: first its curve, log and weights, its record last. So a run
-that was copied in part has no record, and the next call copies it again. Nothing that has a result is
-overwritten. Every run is claimed while it is copied, so that no worker trains it meanwhile.
+A run is copied if the target has no result of it: first its curve, log, weights and what a measure has made,
+its record last. So a run that was copied in part has no record, and the next call copies it again. Nothing
+that has a result is overwritten. Every run is claimed while it is copied, so that no worker trains it
+meanwhile.
 """
 
 from __future__ import annotations
 
 import contextlib
 import enum
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from typing import Any
 from benchmark import longwork
 from benchmark.training import kept_weights
 from benchmark.training.checkpoint import Damaged
+from benchmark.work.left_files import CLAIM
 from benchmark.work.left_files import NAMES as OF_UNFINISHED
 from results.claims import ClaimError, heartbeat
 from results.files import atomic
@@ -29,8 +32,11 @@ FILES = ("curve.csv", "log.txt", "best.pt", "last.pt", "state.pt")
 UNFINISHED = ("curve.csv", "log.txt", "best.pt", "began.json", "progress.json", "checkpoint.pt")
 """What is copied of an unfinished run; without the last one, it has not begun."""
 
-NUMBERS = ("status", "top1_last", "top1_best", "best_epoch", "top5_last", "test_loss_last", "epochs")
-"""What two records of a run must have in common to be of the same training."""
+NUMBERS = (
+    *("status", "top1_last", "top1_best", "best_epoch", "top5_last", "test_loss_last", "epochs"),
+    *("value", "numbers"),
+)
+"""What two records of a run must have in common to be of the same training, or of the same measurement."""
 
 _DEPTH = 6
 """Number of parts of a key."""
@@ -169,13 +175,22 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
     return ", ".join(lines)
 
 
+def files_of(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of what is copied of a finished run: `FILES`, and what a measure has made beside."""
+    made = record.get("artifacts")
+    taken = (*FILES, *OF_UNFINISHED, CLAIM, "record.json", "failure.json")
+    # the record may be a stranger's: nothing is written elsewhere, or over another file of the run
+    plain = [n for n in made if re.fullmatch(r"[\w-][\w.-]*", str(n))] if isinstance(made, list) else []
+    return (*FILES, *(str(n) for n in plain if n not in taken))
+
+
 def _missing(key: str, source: Store, target: Store, ours: Mapping[str, Any]) -> list[str]:
     """Return the files of a finished run that the target's folder lacks and the source has.
 
     Weights count only if the target's record states their hash, and they have it.
     """
     names = []
-    for name in FILES:
+    for name in files_of(ours):
         here, there = target.path(key) / name, source.path(key) / name
         if here.exists() or not there.is_file() or name == "log.txt":
             continue
@@ -237,7 +252,7 @@ def _copy_finished(key: str, source: Store, target: Store) -> None:
     # A checkpoint, which goes first, would not fit the weights beside it if the copying were interrupted.
     for name in OF_UNFINISHED:
         (target.path(key) / name).unlink(missing_ok=True)
-    _copy(source.path(key), target.path(key), FILES)
+    _copy(source.path(key), target.path(key), files_of(record))
     target.write_record(key, record)
 
 

@@ -7,9 +7,11 @@ import random
 import re
 
 import pytest
+import records_kit as kit
 from scipy import stats
 
-from tables import report_figures
+from benchmark.spec import matrix
+from tables import cells, report_figures
 from tables.critical_difference import caption, critical_difference, diagram, groups
 
 _random = random.Random(3)
@@ -73,3 +75,18 @@ def test_the_diagram_names_every_method_inside_its_picture() -> None:
     places = [(float(x), float(y)) for x, y in re.findall(r'<text x="([-\d.]+)" y="([-\d.]+)"', picture)]
     assert all(0 < x < float(box[1]) and 0 < y < float(box[2]) for x, y in places)
     assert all(f">{m} {r:.1f}<" in picture for m, r in zip(c.methods, c.mean_ranks, strict=True))
+
+
+def test_each_group_of_rows_has_ranks_of_its_own() -> None:
+    """A top-5 is larger than any top-1, and says nothing about a method of another row."""
+    e = matrix.expand(matrix.load_table("dlkd-table3"), "quick", seeds=[0])
+    runs = {run.key: run for cell in e.cells for run in cell.runs}
+    records = [kit.record(run, 50.0, top5_last=90.0, top5_best=90.0) for run in runs.values()]
+    results = cells.collect(e, kit.as_frame(records))
+    page = report_figures.figures(e, results, [])
+    titles = re.findall(r"<summary>(Ranks[^<]*)</summary>", page)
+    assert titles == [f"Ranks of the methods over the pairs{group}" for group in ("", ", top-5")]
+    for group, figure in zip(("", "top-5"), page.split("<summary>Ranks")[1:], strict=True):
+        labels = re.findall(r'class="label"[^>]*>([^<]*)<', figure.partition("</details>")[0])
+        ranked = {r.cell.row for r in results if r.n and r.cell.row.method not in cells.BASELINE_ROWS}
+        assert sorted(labels) == sorted(row.label for row in ranked if row.group == group)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from base64 import b64decode
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from benchmark.measures.entropy import MAPS, write_maps
 from benchmark.spec import matrix
 from benchmark.spec.matrix import Expansion
 from results.store import Store
-from tables import cells, entropy_pictures, render, report
+from tables import cells, entropy_pictures, render, report, report_figures
 
 GREY = torch.full((2, 4, 4, 3), 100, dtype=torch.uint8)
 
@@ -68,6 +69,21 @@ def test_maps_are_drawn_as_they_are(measured: tuple[Expansion, list[dict[str, ob
     assert axes[0, 1].get_xlabel() == "mean -1.75" and axes[1, 1].get_xlabel() == "IoU 100"
     limits = {ax.images[0].get_clim() for ax in axes[::2, 1:].flat}
     assert len(limits) == 1 and max(limits)[1] <= CONSTANT_TERM
+
+
+def test_numbers_without_a_better_side_have_no_mean_ranks() -> None:
+    table, ranked = matrix.load_table("dlkd-entropy"), {}
+    for shown in table.measured:
+        rows = tuple(row for row in table.rows if row.measured == shown)
+        e = matrix.expand(
+            replace(table, rows=rows, measured=(shown,)), "quick", seeds=[0], pairs=["resnet56:resnet20"]
+        )
+        runs = [run for cell in e.cells for run in cell.runs]
+        numbers = {shown.shown: 1.0}
+        records = [kit.record(run, None, measure="entropy", numbers=numbers, value=1.0) for run in runs]
+        results = cells.collect(e, kit.as_frame(records))
+        ranked[shown.shown] = "Ranks of the methods" in report_figures.figures(e, results, [])
+    assert ranked == {"entropy": False, "iou": True}
 
 
 def test_table_and_report_contain_the_picture(

@@ -77,7 +77,10 @@ class FileSplit(Split):
         return replace(self, images=self.images.new_empty((0, size, size, 3)))
 
     def take(self, n: int) -> Self:
-        return replace(self, labels=self.labels[:n], entries=self.entries[:n])
+        return self.between(0, n)
+
+    def between(self, start: int, end: int) -> Self:
+        return replace(self, labels=self.labels[start:end], entries=self.entries[start:end])
 
     def pick(self, rows: Tensor) -> Self:
         entries = tuple(self.entries[i] for i in rows.tolist())

@@ -93,6 +93,33 @@ def test_methods_that_the_loop_cannot_train() -> None:
     assert independent.why_not(small_run("ft")) == independent.why_not(small_run("kd")) == ""
 
 
+def test_passes_that_the_loop_does_not_make() -> None:
+    assert "train mode" in independent.why_not(small_run("ofd"))
+    run = Resolver().run(
+        Request("digits", "crd", "quick", "none", "resnet8", "plain", (("recipe.warm_up", 1),)), 0
+    )
+    assert "warm-up" in independent.why_not(run)
+
+
+def test_an_evaluation_changes_no_method(tmp_path: Path) -> None:
+    """SimKD predicts by a projector with batch norms, whose mode and statistics count at test time."""
+    overrides = (("recipe.train_images", 32), ("recipe.test_images", 20))
+    run = Resolver().run(Request("digits", "crd", "quick", "resnet14", "resnet8", "simkd", overrides), 0)
+    loop = Independent(
+        run,
+        data.load("digits"),
+        build_teacher(run, Execution("cpu", "fp32", 1)),
+        seed=0,
+        device=torch.device("cpu"),
+    )
+    (method,) = loop.methods
+    method.train()
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    loop.test()
+    assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())
+    assert not any(module.training for module in method.modules())
+
+
 def test_an_initialisation_stage_trains_what_the_method_names() -> None:
     run = Resolver().run(
         Request("digits", "crd", "quick", "resnet14", "resnet8", "ft", (("recipe.train_images", 32),)), 0

@@ -31,6 +31,18 @@ def test_accuracy_by_class_counts_each_class_by_itself() -> None:
     assert sum(per_class(z, labels)) / 5 == pytest.approx(score(z, labels).top1)
 
 
+def test_among_equal_logits_the_first_counts() -> None:
+    """As they are in bf16, for every label, by a stable order and by `argmax`."""
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(500, 100, generator=generator).bfloat16().float()
+    order = z.sort(dim=1, descending=True, stable=True).indices
+    for place in (0, 1, 4, 5):
+        labels = order[:, place]
+        result = score(z, labels)
+        assert (result.top1, result.top5) == (100.0 * (place < 1), 100.0 * (place < 5))
+    assert torch.equal(order[:, 0], z.argmax(dim=1))
+
+
 @pytest.fixture
 def ten_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Save a checkpoint with ten classes, and return the options that list it.

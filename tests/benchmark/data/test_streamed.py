@@ -27,8 +27,10 @@ from benchmark.data.views import MIXED, NORMAL, ROTATED, SECOND, mixing_shares
 from benchmark.errors import InputError
 from benchmark.spec.resolver import Resolver
 from benchmark.spec.runs import Request, Run
+from benchmark.training import evaluate, processes
 from benchmark.training.options import TrainingOptions
 from benchmark.training.pack import train_pack
+from benchmark.training.processes import Team
 from results.store import Store
 
 SIZE = 160
@@ -225,6 +227,8 @@ def test_parts_of_a_split(loaded: data.Dataset) -> None:
     assert torch.equal(torch.cat(list(picked.batches(8))), squares[rows])
     assert torch.equal(picked.labels, split.labels[rows])
     assert torch.equal(torch.cat(list(split.take(2).batches(8))), squares[:2])
+    assert torch.equal(torch.cat(list(split.between(3, 7).batches(8))), squares[3:7])
+    assert torch.equal(split.between(3, 7).labels, split.labels[3:7])
     noisy = split.relabelled(torch.zeros_like(split.labels)).to(torch.device("cpu"))
     assert isinstance(noisy, FileSplit) and not noisy.labels.any()
 
@@ -234,6 +238,25 @@ def test_parts_of_a_split(loaded: data.Dataset) -> None:
         assert torch.equal(torch.cat(list(same.batches(3))), squares)
     assert torch.equal(torch.cat(list(host.pick(rows).batches(2))), squares[rows])
     assert len(host.take(2).labels) == 2
+    assert isinstance(host.between(3, 7), HostSplit) and torch.equal(host.between(3, 7).images, squares[3:7])
+
+
+def test_processes_share_the_images_of_an_evaluation(
+    loaded: data.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sums over the images of two processes are those over all images."""
+    net = models.build("resnet8", 3)
+    mean, std = torch.tensor(MEAN), torch.tensor(STD)
+    alone = evaluate.evaluate(net, loaded.train, mean, std, FP32)
+    sums: list[torch.Tensor] = []
+    team = Team()
+    team.count, team.sum_ = 2, sums.append  # type: ignore[method-assign]
+    monkeypatch.setattr(processes, "_team", team)
+    for team.number in range(2):
+        evaluate.evaluate(net, loaded.train, mean, std, dataclasses.replace(FP32, processes=2))
+    together = evaluate._score(sums[0] + sums[1])
+    assert (together.top1, together.top5) == (alone.top1, alone.top5)
+    assert together.loss == pytest.approx(alone.loss, rel=1e-5)
 
 
 def test_a_file_that_changes_meanwhile_is_named(tmp_path: Path, loaded: data.Dataset) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from measure_kit import FP32, carry_out, measuring_run, plain_run
@@ -20,6 +21,7 @@ from benchmark.training.pack import train_pack
 from benchmark.training.reporter import Reporter
 from benchmark.work import stale
 from benchmark.work.order import WorkSettings, work, work_order
+from results import holders
 from results.store import Store
 
 
@@ -114,6 +116,26 @@ def test_weights_that_were_not_kept_fail_the_run_alone(tmp_path: Path) -> None:
     (tmp_path / trained.key / "last.pt").unlink()
     (outcome,) = carry_out([run], tmp_path)
     assert outcome.status == "failed" and "--keep none" in outcome.reason
+
+
+def test_a_run_that_is_taken_over_does_not_end_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost, other = (measuring_run("knn", train_images=60, test_images=40, k=k) for k in (1, 2))
+    knn = measures.get("knn")
+    measure = knn.run
+
+    def run(config: Any, context: Any) -> dict[str, float]:
+        if config.k == 1:  # as if this process had been halted
+            claim = context.folder / "claim"
+            claim.write_text(json.dumps(holders.identity("of another process")))
+        return measure(config, context)
+
+    monkeypatch.setattr(knn, "run", run)
+    first, second = carry_out([lost, other], tmp_path)
+    assert first.status == "busy" and "taken over by process" in first.reason
+    assert second.status == "done"
+    assert not Store(tmp_path).is_done(lost.key) and Store(tmp_path).failure(lost.key) is None
 
 
 class Heard(Reporter):

@@ -165,6 +165,44 @@ def test_an_initialisation_stage_may_read_what_the_main_stage_reads(tmp_path: Pa
     assert not taped
 
 
+def test_a_tensor_that_is_replaced_between_epochs_takes_effect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmark.methods.at import AT
+
+    loss = AT.loss
+
+    def start(self: Any, epoch: int) -> None:
+        self.share = torch.tensor(1 / epoch)
+
+    def scaled(self: Any, step: Any) -> Any:
+        return {name: value * self.share for name, value in loss(self, step).items()}
+
+    monkeypatch.setattr(AT, "start_epoch", start)
+    monkeypatch.setattr(AT, "loss", scaled)
+    (eager,) = trained([small_run("at")], tmp_path / "eager", EagerStepper())
+    (replayed,) = trained([small_run("at")], tmp_path / "replayed", GraphStepper(Tape()))
+    assert_same(replayed, eager)
+
+
+def test_a_step_begins_after_what_its_epoch_has_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a warm-up, `begin_epoch` and `begin_step` write the learning rate, on two streams."""
+    events: list[str] = []
+    tape, begin_step = Tape(), ActiveRun.begin_step
+
+    def begin(self: ActiveRun) -> None:
+        events.append("begin")
+        begin_step(self)
+
+    monkeypatch.setattr(ActiveRun, "begin_step", begin)
+    monkeypatch.setattr(tape, "mark", lambda stream: "main" if stream is None else "student")
+    monkeypatch.setattr(tape, "wait", lambda stream, mark: events.append(f"wait for {mark}"))
+    trained([small_run("kd")], tmp_path, GraphStepper(tape))
+    assert tape.replays
+    begun = [i for i, event in enumerate(events) if event == "begin"]
+    assert begun and all(events[i - 1] == "wait for main" for i in begun)
+
+
 def test_a_method_that_replaces_a_kept_tensor_is_not_captured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,18 +21,23 @@ def test_a_worker_process_finds_the_user_methods(tmp_path: Path, monkeypatch: py
     started: list[dict[str, str]] = []
 
     class Process:
-        stdin = io.BytesIO()
-
         def __init__(self, argv: list[str], env: dict[str, str], **_: object) -> None:
+            self.stdin = io.BytesIO()
             started.append(env)
 
+    pack = Pack((small_run("kd"),), 0)
     monkeypatch.setattr(local.subprocess, "Popen", Process)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KD_METHODS", os.pathsep.join(["mine", str(tmp_path / "others")]))
-    pack = Pack((small_run("kd"),), 0)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     local._start(pack, order.WorkSettings(results=Path("r"), data=Path("d")), 1)
     assert started[0]["KD_METHODS"].split(os.pathsep) == [str(tmp_path / "mine"), str(tmp_path / "others")]
     assert started[0]["CUDA_VISIBLE_DEVICES"] == "1"
+    # the numbers of GPUs here are positions among those that this process may use
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-5a")
+    for gpu in (0, 1):
+        local._start(pack, order.WorkSettings(results=Path("r"), data=Path("d")), gpu)
+    assert [env["CUDA_VISIBLE_DEVICES"] for env in started[1:]] == ["2", "GPU-5a"]
 
 
 def test_a_worker_process_stops_after_the_epoch_that_is_asked_for(tmp_path: Path) -> None:

@@ -193,6 +193,26 @@ def test_damaged_newer_and_busy_runs_are_named(folders: tuple[Path, Path]) -> No
     assert not Store(target).is_done(OTHER)
 
 
+MEASURED = "digits/crd/quick/none-resnet14/plain/entropy-digits-seed0-0000000004"
+
+
+def test_a_measurement_comes_with_its_numbers_and_its_files(folders: tuple[Path, Path]) -> None:
+    anna, target = folders
+    named = ["maps.npz", "../away.npz", "claim", "record.json", ".hidden", ""]
+    measured: dict[str, Any] = {"measure": "entropy", "target": "digits", "artifacts": named}
+    finish(anna, MEASURED, value=-1.0, numbers={"entropy": -1.0}, **measured)
+    (Store(anna).path(MEASURED) / "maps.npz").write_bytes(b"maps")
+    assert merge.files_of({"artifacts": named}) == (*merge.FILES, "maps.npz")
+    assert kinds([anna], target) == [(MEASURED, Kind.ADDED)]
+    maps = Store(target).path(MEASURED) / "maps.npz"
+    assert maps.read_bytes() == b"maps"
+    maps.unlink()
+    assert kinds([anna], target) == [(MEASURED, Kind.COMPLETED)] and maps.read_bytes() == b"maps"
+    finish(anna, MEASURED, value=-2.0, numbers={"entropy": -2.0}, **measured)
+    (step,) = merge.merge([anna], Store(target))
+    assert step.kind is Kind.CONFLICT and "value -1.0 here, -2.0 there" in step.detail
+
+
 def test_a_lost_claim_ends_the_copying(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     anna, target = folders
     finish(anna, TEACHER)
