@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,7 +25,10 @@ from results.files import atomic
 from results.store import Store, keys_with
 
 FILES = ("curve.csv", "log.txt", "best.pt", "last.pt", "state.pt")
-"""What is copied of a finished run before its record."""
+"""What is copied of a finished run before its record, with the files that a measure has left (`files_of`)."""
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+"""Names of a measure's files; anything else in a record could lead out of the run's folder."""
 
 UNFINISHED = ("curve.csv", "log.txt", "best.pt", "began.json", "progress.json", "checkpoint.pt")
 """What is copied of an unfinished run; without the last one, it has not begun."""
@@ -137,8 +141,8 @@ def _look(key: str, source: Store, target: Store, added: Mapping[str, Mapping[st
                 kept_weights.check_file(source, key, name)
     except Damaged as error:
         return step(Kind.DAMAGED, f"{error.path}: {error.why}")
-    stated = (theirs.get("weights") or {}).keys()
-    lacking = [f"{name}.pt" for name in stated if not (source.path(key) / f"{name}.pt").exists()]
+    stated = [*(f"{name}.pt" for name in theirs.get("weights") or {}), *measured_files(theirs)]
+    lacking = [name for name in stated if not (source.path(key) / name).exists()]
     return step(Kind.ADDED, f"without {', '.join(lacking)}, not in its folder" if lacking else "")
 
 
@@ -153,12 +157,28 @@ def _look_at_unfinished(added: Step, source: Store, target: Store, ours: Mapping
     return added
 
 
+def measured_files(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of the files that a measure has left beside its record."""
+    return tuple(name for name in record.get("artifacts") or () if _FILE_NAME.fullmatch(str(name)))
+
+
+def files_of(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of the files of a finished run apart from its record, whether they exist or not."""
+    return FILES + measured_files(record)
+
+
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
     """Return what differs in the numbers of two records of a run, "" if nothing does."""
     lines = [
         f"{name} {ours.get(name)} here, {theirs.get(name)} there"
         for name in NUMBERS
         if ours.get(name) != theirs.get(name)
+    ]
+    here, there = ours.get("numbers") or {}, theirs.get("numbers") or {}
+    lines += [
+        f"{name} {here.get(name)} here, {there.get(name)} there"
+        for name in sorted(here.keys() | there.keys())
+        if here.get(name) != there.get(name)
     ]
     weights, other = ours.get("weights") or {}, theirs.get("weights") or {}
     lines += [
@@ -175,7 +195,7 @@ def _missing(key: str, source: Store, target: Store, ours: Mapping[str, Any]) ->
     Weights count only if the target's record states their hash, and they have it.
     """
     names = []
-    for name in FILES:
+    for name in files_of(ours):
         here, there = target.path(key) / name, source.path(key) / name
         if here.exists() or not there.is_file() or name == "log.txt":
             continue
@@ -237,7 +257,7 @@ def _copy_finished(key: str, source: Store, target: Store) -> None:
     # A checkpoint, which goes first, would not fit the weights beside it if the copying were interrupted.
     for name in OF_UNFINISHED:
         (target.path(key) / name).unlink(missing_ok=True)
-    _copy(source.path(key), target.path(key), FILES)
+    _copy(source.path(key), target.path(key), files_of(record))
     target.write_record(key, record)
 
 

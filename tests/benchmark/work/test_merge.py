@@ -142,6 +142,23 @@ def test_missing_files_are_completed(folders: tuple[Path, Path]) -> None:
     assert content(target) == expected
 
 
+def test_a_measurement_is_merged_with_its_files_and_numbers(folders: tuple[Path, Path]) -> None:
+    anna, target = folders
+    fields: dict[str, Any] = {"measure": "entropy", "top1_last": None, "artifacts": ["maps.npz", "../../x"]}
+    finish(anna, OTHER, numbers={"entropy": 1.0}, **fields)
+    maps = Store(target).path(OTHER) / "maps.npz"
+    (Store(anna).path(OTHER) / maps.name).write_bytes(b"maps")
+    (anna / "digits" / "crd" / "quick" / "none-resnet8" / "x").write_bytes(b"of nobody")
+    assert kinds([anna], target) == [(OTHER, Kind.ADDED)]
+    assert maps.read_bytes() == b"maps" and not list(target.rglob("x"))
+    assert kinds([anna], target) == [(OTHER, Kind.SAME)]
+    maps.unlink()
+    assert kinds([anna], target) == [(OTHER, Kind.COMPLETED)] and maps.read_bytes() == b"maps"
+    finish(anna, OTHER, numbers={"entropy": 2.0}, **fields)
+    (step,) = merge.merge([anna], Store(target))
+    assert (step.kind, step.detail) == (Kind.CONFLICT, "entropy 1.0 here, 2.0 there")
+
+
 @pytest.mark.parametrize("at", range(4))
 def test_an_interruption_at_any_file_can_be_made_good(
     folders: tuple[Path, Path], at: int, monkeypatch: pytest.MonkeyPatch
