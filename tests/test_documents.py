@@ -1,4 +1,4 @@
-"""README and CONTRIBUTING are true: blocks are what commands print; examples, links and commands work."""
+"""The documents are true: blocks are what commands print; examples, links and commands work."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ from benchmark.__main__ import parser as command_line
 from results import published
 
 ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = (
+    *(ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))),
+    *(ROOT / "slurm" / "README.md", ROOT / "results" / "published" / "README.md"),
+)
 
 
 def generator():  # type: ignore[no-untyped-def]
@@ -68,19 +72,38 @@ def test_a_stale_block_is_found() -> None:
     )
 
 
-def test_links_and_commands_of_the_readme_exist() -> None:
+def test_make_targets_and_tables_of_the_readme_exist() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for link in re.findall(r"\]\(([^)#]+)\)", text):
-        assert (ROOT / link).exists(), link
     targets = set(re.findall(r"^([\w%-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     for target in re.findall(r"^    make ([\w-]+)", text, re.MULTILINE):
         assert target in targets or re.sub(r"table\d$", "table%", target) in targets, target
-    for line in re.findall(r"^    (?:\.venv/bin/)?python -m benchmark (.+?)(?:  #.*)?$", text, re.MULTILINE):
-        command_line().parse_args(line.split())
     tables = {p.stem for p in (ROOT / "tables").glob("*.toml")}
     kinds = "table\\d?|ablation|few-shot|noisy-labels|cifar100|transfer|entropy|imagenet"
     named = set(re.findall(rf"`([a-z]+-(?:{kinds})|lightskd|selfkdlib)`", text))
     assert named == tables
+
+
+def anchors(path: Path) -> set[str]:
+    """Return the anchors of a document's headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_and_commands_of_a_document_exist(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    prose = re.sub(r"^```.*?^```|`[^`\n]+`", "", text, flags=re.DOTALL | re.MULTILINE)
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if not link.startswith("https://"):
+            name, _, anchor = link.partition("#")
+            target = (path.parent / name).resolve() if name else path
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), link
+    parser = command_line()
+    command = r"^(?:    .*?|<!-- python )(?:-m benchmark|\bkd-tables) (\w.*?)(?: &)?(?: +#.*| -->)?$"
+    for arguments in re.findall(command, text, re.MULTILINE):
+        parser.parse_args(shlex.split(arguments))
 
 
 def test_the_readme_counts_what_there_is() -> None:

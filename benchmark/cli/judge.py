@@ -76,7 +76,7 @@ def register(verbs: Any) -> None:
         "--import",
         action="store_true",
         dest="import_logs",
-        help="keep the logs in the folder of results: diff and report then name them, as not ours; needs "
+        help="keep the logs in the results folder: diff and report then name them, as not ours; needs "
         "--protocol",
     )
     p.add_argument(

@@ -45,7 +45,7 @@ def register(verbs: Any) -> None:
         details="`run` and `submit` skip runs that failed before. `retry` deletes the stored failures of "
         "the chosen runs and prints their keys. It trains nothing itself. With --diverged, runs that "
         "diverged are trained again too; under the same conditions they diverge again, so it is for another "
-        "device or precision, or after a mend that changed no `revision`.",
+        "device or precision, or after a correction that raised no `revision`.",
         example="retry crd-table1 --methods kd",
     )
     options.add_selection_options(p)

@@ -12,6 +12,7 @@ from benchmark.text import plural
 from results import published
 from results.published.evidence import NONE
 from results.published.reader import as_frame, choose, teacher_weights
+from results.published.spelling import published_name
 from tables.text import terminal_width
 
 
@@ -20,7 +21,8 @@ def register(verbs: Any) -> None:
         verbs,
         "published",
         details="Prints what the papers report for one pair and method, with the table each value is from. "
-        "It also knows pairs and methods that cannot be trained here, such as ImageNet's.",
+        "It also knows networks and methods that cannot be trained here. ImageNet's pairs may be named as "
+        "in the papers or as in the tables (resnet34_imagenet:resnet18_imagenet).",
         example="published --pair resnet32x4:resnet8x4 --method kd",
     )
     p.add_argument("--pair", default="", metavar="T:S", help="teacher:student, e.g. ResNet34:ResNet18")
@@ -102,8 +104,9 @@ def _validate() -> int:
 def published_cell(args: argparse.Namespace) -> tuple[str, str, str, list[str]]:
     """Return teacher, student, method, and the data sets (at least one) that they have values on.
 
-    The published values include pairs and methods that cannot be trained here: ImageNet's, and networks
-    that only share a name with ours. Raises `InputError` for a name that is unknown to both.
+    The published values include pairs and methods that cannot be trained here, and networks that only share
+    a name with ours. Networks of `models` for ImageNet get their published names. Raises `InputError` for a
+    name that is unknown to both.
     """
     frame = published.load()
     teacher, colon, student = args.pair.partition(":")
@@ -111,6 +114,9 @@ def published_cell(args: argparse.Namespace) -> tuple[str, str, str, list[str]]:
         raise InputError(
             f"pair '{args.pair}' is not of the form teacher:student; allowed: e.g. resnet56:resnet20"
         )
+    renamed = published_name(teacher), published_name(student)
+    if renamed != (teacher, student):
+        (teacher, student), args.dataset = renamed, args.dataset or "imagenet"
     networks = [NONE, *sorted({*frame["teacher"], *frame["student"]})]
     for name in (teacher, student):
         if name not in networks and name not in (trained := _networks_here()):

@@ -30,6 +30,9 @@ from results import published
 from results.store import REFERENCE, Store
 from tables.text import terminal_width
 
+KINDS = (frozenset({CLIPS}), frozenset({"imagenet", "imagenet64", "pictures"}))
+"""Data sets with tables, and thus teachers, of their own; all others share those of CIFAR-100's tables."""
+
 STATE_WIDTH = 12
 """The columns of a state on a terminal that is too narrow for the list."""
 
@@ -166,14 +169,14 @@ def _measurements(
 
 
 def _teachers_of_tables(dataset: str) -> list[tuple[str, str]]:
-    """Return network and protocol of every teacher in the tables of this kind of data (images or sounds).
+    """Return network and protocol of every teacher in the tables of this kind of data (`KINDS`).
 
     Self-supervised ones are left out: their top-1 says nothing about them.
     """
     teachers: dict[tuple[str, str], None] = {}
     for name in matrix.table_names():
         table = matrix.load_table(name)
-        if (table.dataset == CLIPS) == (dataset == CLIPS):
+        if all((table.dataset in kind) == (dataset in kind) for kind in KINDS):
             protocol = protocols.get_protocol(table.protocol).teacher_protocol
             if protocols.get_protocol(table.protocol).teacher_method != methods.PLAIN:
                 continue

@@ -27,16 +27,20 @@ from results.files import atomic
 from results.store import Store, keys_with
 
 FILES = ("curve.csv", "log.txt", "best.pt", "last.pt", "state.pt")
-"""What is copied of a finished run before its record."""
+"""What is copied of a finished run before its record, with the files that a measure has left (`files_of`)."""
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+"""A measure's file; any other name in a record could lead out of the run's folder."""
 
 UNFINISHED = ("curve.csv", "log.txt", "best.pt", "began.json", "progress.json", "checkpoint.pt")
 """What is copied of an unfinished run; without the last one, it has not begun."""
 
 NUMBERS = (
     *("status", "top1_last", "top1_best", "best_epoch", "top5_last", "test_loss_last", "epochs"),
-    *("value", "numbers"),
+    "value",
 )
-"""What two records of a run must have in common to be of the same training, or of the same measurement."""
+"""What two records of a run must have in common to be of the same training or measurement. The `numbers` of a
+measurement are compared one by one."""
 
 _DEPTH = 6
 """Number of parts of a key."""
@@ -143,8 +147,8 @@ def _look(key: str, source: Store, target: Store, added: Mapping[str, Mapping[st
                 kept_weights.check_file(source, key, name)
     except Damaged as error:
         return step(Kind.DAMAGED, f"{error.path}: {error.why}")
-    stated = (theirs.get("weights") or {}).keys()
-    lacking = [f"{name}.pt" for name in stated if not (source.path(key) / f"{name}.pt").exists()]
+    stated = [*(f"{name}.pt" for name in theirs.get("weights") or {}), *measured_files(theirs)]
+    lacking = [name for name in stated if not (source.path(key) / name).exists()]
     return step(Kind.ADDED, f"without {', '.join(lacking)}, not in its folder" if lacking else "")
 
 
@@ -159,12 +163,34 @@ def _look_at_unfinished(added: Step, source: Store, target: Store, ours: Mapping
     return added
 
 
+def measured_files(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of the files that a measure has left beside its record.
+
+    The record may be a stranger's: nothing may be written elsewhere, or over another file of the run.
+    """
+    names = record.get("artifacts")
+    plain = [str(n) for n in names if _FILE_NAME.fullmatch(str(n))] if isinstance(names, list) else []
+    taken = (*FILES, *OF_UNFINISHED, CLAIM, "record.json", "failure.json")
+    return tuple(name for name in plain if name not in taken)
+
+
+def files_of(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of the files of a finished run apart from its record, whether they exist or not."""
+    return FILES + measured_files(record)
+
+
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
     """Return what differs in the numbers of two records of a run, "" if nothing does."""
     lines = [
         f"{name} {ours.get(name)} here, {theirs.get(name)} there"
         for name in NUMBERS
         if ours.get(name) != theirs.get(name)
+    ]
+    here, there = ours.get("numbers") or {}, theirs.get("numbers") or {}
+    lines += [
+        f"{name} {here.get(name)} here, {there.get(name)} there"
+        for name in sorted(here.keys() | there.keys())
+        if here.get(name) != there.get(name)
     ]
     weights, other = ours.get("weights") or {}, theirs.get("weights") or {}
     lines += [
@@ -173,15 +199,6 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
         if weights[name] != other[name]
     ]
     return ", ".join(lines)
-
-
-def files_of(record: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the names of what is copied of a finished run: `FILES`, and what a measure has made beside."""
-    made = record.get("artifacts")
-    taken = (*FILES, *OF_UNFINISHED, CLAIM, "record.json", "failure.json")
-    # the record may be a stranger's: nothing is written elsewhere, or over another file of the run
-    plain = [n for n in made if re.fullmatch(r"[\w-][\w.-]*", str(n))] if isinstance(made, list) else []
-    return (*FILES, *(str(n) for n in plain if n not in taken))
 
 
 def _missing(key: str, source: Store, target: Store, ours: Mapping[str, Any]) -> list[str]:

@@ -148,6 +148,19 @@ def test_published_shows_every_value_of_a_cell(
     assert len(json.loads(capsys.readouterr().out)) >= 1
 
 
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_published_knows_the_names_of_imagenet_networks_in_tables(
+    more: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    outputs = []
+    for pair in ("ResNet34:ResNet18", "resnet34_imagenet:resnet18_imagenet"):
+        assert main(["published", "--pair", pair, "--method", "kd", "--dataset", "imagenet", *more]) == 0
+        outputs.append(capsys.readouterr().out)
+    assert main(["published", "--pair", pair, "--method", "kd", *more]) == 0
+    outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1] == outputs[2] and "71.37" in outputs[0]
+
+
 def test_published_without_a_value_names_those_of_the_pair(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["published", "--pair", "ResNet34:ResNet18", "--method", "nst"]) == 0
     assert (

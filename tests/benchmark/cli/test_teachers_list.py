@@ -105,6 +105,16 @@ def test_teachers_of_the_profile_in_the_environment_are_listed(
     assert main(["teachers", "--results", str(tmp_path)]) == 2
 
 
+@pytest.mark.parametrize(("dataset", "ours"), [("cifar100", False), ("digits", False), ("imagenet", True)])
+def test_teachers_of_imagenet_are_listed_for_imagenet_alone(
+    dataset: str, ours: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["teachers", "--dataset", dataset, "--profile", "paper", "--results", str(tmp_path), "--json"]
+    assert main(argv) == 0
+    names = {row["network"] for row in json.loads(capsys.readouterr().out)}
+    assert names and {name.endswith("_imagenet") for name in names} == {ours}
+
+
 def test_the_reference_teacher_is_listed_as_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

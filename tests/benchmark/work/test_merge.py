@@ -210,7 +210,8 @@ def test_a_measurement_comes_with_its_numbers_and_its_files(folders: tuple[Path,
     assert kinds([anna], target) == [(MEASURED, Kind.COMPLETED)] and maps.read_bytes() == b"maps"
     finish(anna, MEASURED, value=-2.0, numbers={"entropy": -2.0}, **measured)
     (step,) = merge.merge([anna], Store(target))
-    assert step.kind is Kind.CONFLICT and "value -1.0 here, -2.0 there" in step.detail
+    assert step.kind is Kind.CONFLICT
+    assert "value -1.0 here, -2.0 there, entropy -1.0 here, -2.0 there" in step.detail
 
 
 def test_a_lost_claim_ends_the_copying(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
