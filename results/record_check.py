@@ -19,17 +19,18 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     """Return whether a value is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 1e300
 
 
-def _is_count(value: Any) -> bool:
+def is_count(value: Any) -> bool:
+    """Return whether a value is a whole number, 0 and more."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
 
 
 def _is_duration(value: Any) -> bool:
-    return _is_number(value) and 0 <= value <= MOST_SECONDS
+    return is_number(value) and 0 <= value <= MOST_SECONDS
 
 
 def _is_flag(value: Any) -> bool:
@@ -45,18 +46,18 @@ def _is_text_by_name(value: Any) -> bool:
 
 
 def _is_number_by_name(value: Any) -> bool:
-    return isinstance(value, dict) and all(_is_number(x) for x in value.values())
+    return isinstance(value, dict) and all(is_number(x) for x in value.values())
 
 
 _Check = Callable[[Any], bool]
 
 RECORD: Mapping[str, _Check] = {
     **dict.fromkeys(
-        ("epochs", "best_epoch", "held_out_epoch", "seed", "threads", "test_images", "pack"), _is_count
+        ("epochs", "best_epoch", "held_out_epoch", "seed", "threads", "test_images", "pack"), is_count
     ),
-    **dict.fromkeys(("student_threads", "student_params", "method_params"), _is_count),
-    **dict.fromkeys(("seconds", "share_seconds", "held_out_acc", "top1_held_out"), _is_number),
-    **dict.fromkeys(("top5_last", "top5_best", "test_loss_last", "images_per_second"), _is_number),
+    **dict.fromkeys(("student_threads", "student_params", "method_params"), is_count),
+    **dict.fromkeys(("seconds", "share_seconds", "held_out_acc", "top1_held_out"), is_number),
+    **dict.fromkeys(("top5_last", "top5_best", "test_loss_last", "images_per_second"), is_number),
     **dict.fromkeys(("device", "device_name", "precision", "host", "node", "job", "finished"), _is_text),
     **dict.fromkeys(("reason", "teacher_cache", "best_chosen_on", "kernels"), _is_text),
     **dict.fromkeys(("channels_last", "graphs"), _is_flag),
@@ -72,8 +73,8 @@ FAILURE: Mapping[str, _Check] = {
 
 PROGRESS: Mapping[str, _Check] = {
     **dict.fromkeys(("key", "stage", "host", "node", "job"), _is_text),
-    **dict.fromkeys(("epoch", "epochs"), _is_count),
-    **dict.fromkeys(("done", "top1", "images_per_second", "time"), _is_number),
+    **dict.fromkeys(("epoch", "epochs"), is_count),
+    **dict.fromkeys(("done", "top1", "images_per_second", "time"), is_number),
     "eta_seconds": _is_duration,
 }
 
@@ -121,6 +122,6 @@ def seconds_for_images(record: Mapping[str, Any]) -> bool:
         return False
     counts = [record.get("epochs"), record.get("test_images")]
     counts += [recipe.get("train_images"), recipe.get("batch_size")]
-    return all(n is not None and _is_count(n) and n > 0 for n in counts) and _is_number(
+    return all(n is not None and is_count(n) and n > 0 for n in counts) and is_number(
         record.get("share_seconds")
     )
