@@ -9,6 +9,18 @@ from typing import Any
 from benchmark.errors import InputError, unknown
 
 
+def expanded(text: str, what: str = "") -> Path:
+    """Return the path with `~` expanded. A shell does not always do it, e.g. in `make RESULTS='~/x'`.
+
+    what: what names the path, for the error. Raises `InputError` for a home folder that does not exist.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        named = f"{what}: {text}" if what else text
+        raise InputError(f"{named}: no such home folder; give ~/..., or a path without ~") from None
+
+
 def toml_files(built_in: Path, user: Path) -> dict[str, Path]:
     """Return the TOML files of both folders, sorted by name. A built-in file hides a user's."""
     paths = [*user.glob("*.toml"), *built_in.glob("*.toml")]
@@ -22,10 +34,7 @@ def find_toml(kind: str, name: str, built_in: Path, user: Path) -> Path:
     things. Raises `InputError` if both folders have the name with different contents, and if neither has it.
     """
     if name.endswith(".toml"):
-        try:
-            path = Path(name).expanduser()
-        except RuntimeError as error:  # ~nobody
-            raise InputError(f"{name}: {error}") from None
+        path = expanded(name)
         if path.is_file():
             return path
         known = toml_files(built_in, user)

@@ -152,7 +152,7 @@ def _teachers(prepared: Sequence[Contribution]) -> str:
     """Return a line for each imported teacher that the runs learnt from."""
     infos = [entry.record.get("teacher_info") or {} for entry in prepared]
     imported = {
-        info["weights"]: info.get("network")
+        info.get("weights"): info.get("network")
         for info in infos
         if str(info.get("identity")).startswith("weights:")
     }

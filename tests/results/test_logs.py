@@ -183,9 +183,9 @@ DIGITS = "9" * 5000
     "text",
     [
         '{"a":' * 100_000,
-        '{"epoch": 1, "test_acc": %s}' % DIGITS[:400],
+        f'{{"epoch": 1, "test_acc": {DIGITS[:400]}}}',
         '{"epoch": 1, "test_acc": 1e999}',
-        '{"epoch": %s, "test_acc": 70}' % DIGITS[:30],
+        f'{{"epoch": {DIGITS[:30]}, "test_acc": 70}}',
         '{"epoch": true, "test_acc": 70}',
         f"epoch {DIGITS}, total time 1\n",
         f"Epoch: [{DIGITS}] Total time: 1\n",

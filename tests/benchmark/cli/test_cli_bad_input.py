@@ -6,6 +6,7 @@ import argparse
 import io
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,15 @@ import pytest
 from cli_kit import FAST, SMALL, TABLE, Trained, refused
 
 import results
-from benchmark import methods
+from benchmark import methods, plugins
 from benchmark.__main__ import main, parser
 from benchmark.cli import bench_options, common, report
 from benchmark.cli.selection import seeds_of
 from benchmark.errors import InputError
-from benchmark.spec import matrix, profiles, protocols, recipes
+from benchmark.spec import matrix, profiles, protocols, recipes, teacher_table
 from benchmark.training.execution import ExecutionRequest
 from benchmark.work import local, order
+from results.published import PublishedError, reader
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -326,6 +328,30 @@ def test_a_tilde_is_expanded_without_a_shell(
     assert "no such home" in refused(["status", table, "--results", "~no-such-person/x"], capsys)
     monkeypatch.setenv("KD_METHODS", "~/m")
     assert methods.user_method_folders() == [tmp_path / "home" / "m"]
+
+
+NOBODY = "~no-such-person/x"
+
+
+@pytest.mark.parametrize(
+    ("variable", "read"),
+    [
+        ("KD_PLUGINS", plugins.folders),
+        ("KD_METHODS", plugins.folders),
+        ("KD_PUBLISHED", reader.folders),
+        ("TEACHERS", lambda: teacher_table._entry("t", {**ENTRY, "file": NOBODY}, Path())),
+    ],
+)
+def test_the_home_folder_of_nobody_is_one_line(
+    variable: str, read: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, NOBODY)
+    with pytest.raises((InputError, PublishedError), match=f"{NOBODY}: no such home folder"):
+        read()
+
+
+ENTRY = {"network": "resnet8", "dataset": "digits"}
+"""Fields of a teacher in `teachers.toml`."""
 
 
 # --- threads --------------------------------------------------------------------------------------------
