@@ -49,7 +49,47 @@ def _is_number_by_name(value: Any) -> bool:
     return isinstance(value, dict) and all(is_number(x) for x in value.values())
 
 
+def _is_object_by_name(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(x, dict) for x in value.values())
+
+
+def _is_colour(value: Any) -> bool:
+    """Return whether a value is a number for each of red, green and blue."""
+    return isinstance(value, list) and len(value) == 3 and all(is_number(x) for x in value)
+
+
+def _is_normalisation(value: Any) -> bool:
+    return isinstance(value, dict) and _is_colour(value.get("mean")) and _is_colour(value.get("std"))
+
+
+def _is_method(value: Any) -> bool:
+    return isinstance(value, dict) and _is_object_by_name(value.get("components", {}))
+
+
+def _is_list_of_parts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(x, dict) and not wrong_field(x, PART) for x in value)
+
+
+def _is_settings(value: Any) -> bool:
+    """Return whether the fields that `SETTINGS` names have the right type. Only the teacher may be None."""
+    return isinstance(value, dict) and not any(
+        name in value and not check(value[name]) for name, check in SETTINGS.items()
+    )
+
+
 _Check = Callable[[Any], bool]
+
+SETTINGS: Mapping[str, _Check] = {
+    **dict.fromkeys(("recipe", "network", "heads", "init_epochs", "measure"), _is_object),
+    "method": _is_method,
+    "normalise": _is_normalisation,
+    "teacher": lambda value: value is None or _is_object(value),
+}
+
+PART: Mapping[str, _Check] = {
+    **dict.fromkeys(("from", "to"), is_count),
+    **dict.fromkeys(("sources", "learns_from"), _is_text_by_name),
+}
 
 RECORD: Mapping[str, _Check] = {
     **dict.fromkeys(
@@ -61,8 +101,10 @@ RECORD: Mapping[str, _Check] = {
     **dict.fromkeys(("device", "device_name", "precision", "host", "node", "job", "finished"), _is_text),
     **dict.fromkeys(("reason", "teacher_cache", "best_chosen_on", "kernels"), _is_text),
     **dict.fromkeys(("channels_last", "graphs"), _is_flag),
-    **dict.fromkeys(("order", "imported", "settings", "network_info"), _is_object),
-    "sources": _is_text_by_name,
+    **dict.fromkeys(("order", "imported", "network_info"), _is_object),
+    "settings": _is_settings,
+    **dict.fromkeys(("sources", "weights"), _is_text_by_name),
+    "parts": _is_list_of_parts,
     **dict.fromkeys(("per_class", "numbers"), _is_number_by_name),
 }
 
