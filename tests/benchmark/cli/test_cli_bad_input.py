@@ -29,6 +29,18 @@ ROOT = Path(__file__).resolve().parents[3]
 pytestmark = pytest.mark.usefixtures("untrained")
 
 
+def test_closed_output_is_no_traceback(monkeypatch: pytest.MonkeyPatch, table: str) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert main(["plan", table, *SMALL]) == 0
+    assert main(["plan", "nope"]) == 2
+
+
+def test_a_folder_whose_name_cannot_be_decoded_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(["status", "crd-table1", "--results", "/tmp/\udcc3\udca9"], capsys)
+    assert "not text in the encoding of this terminal; rename the folder, or set PYTHONUTF8=1" in message
+
+
 @pytest.mark.parametrize("out", ["/etc/passwd", "/proc/x"])
 def test_the_output_folder_is_checked_before_training(
     out: str, table: str, capsys: pytest.CaptureFixture[str]
