@@ -8,6 +8,9 @@ from typing import Any
 
 from benchmark.errors import InputError, unknown
 
+NOT_TOML = (ValueError, RecursionError)
+"""What `tomllib` raises for damaged files: also for a number of many digits, and for deep nesting."""
+
 
 def expanded(text: str, what: str = "") -> Path:
     """Return the path with `~` expanded. A shell does not always do it, e.g. in `make RESULTS='~/x'`.
@@ -59,5 +62,5 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Return the content of a file. Raises `InputError` if it cannot be read or is not TOML."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (OSError, *NOT_TOML) as error:
         raise InputError(f"{path} is not valid TOML: {error}") from error

@@ -41,7 +41,11 @@ def register(verbs: Any) -> None:
     )
     p.add_argument("--all", action="store_true", help="every run that a RUN matches, not only a single one")
     p.add_argument(
-        "--out", default="contribution", metavar="DIR", help="folder to write into (default: contribution)"
+        "--out",
+        type=options.not_empty,
+        default="contribution",
+        metavar="DIR",
+        help="folder to write into (default: contribution)",
     )
     p.add_argument(
         "--weights",

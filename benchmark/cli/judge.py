@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.cli import common
+from benchmark.cli import common, options
 from benchmark.cli.names import PROTOCOLS, NameOption
 from benchmark.cli.output import print_json, print_note
 from benchmark.cli.parser import add_json_option, add_verb
@@ -78,12 +78,7 @@ def register(verbs: Any) -> None:
         help="keep the logs in the folder of results: diff and report then name them, as not ours; needs "
         "--protocol",
     )
-    p.add_argument(
-        "--results",
-        default=None,
-        metavar="DIR",
-        help="folder of runs and their records (default: $RESULTS, else results/runs)",
-    )
+    options.add_results_option(p)
     add_json_option(p)
     p.set_defaults(do=do_judge)
 

@@ -14,7 +14,7 @@ import pytest
 from cli_kit import FAST, SMALL, TABLE, Trained, refused
 
 import results
-from benchmark import methods, plugins
+from benchmark import methods, plugins, user_files
 from benchmark.__main__ import main, parser
 from benchmark.cli import bench_options, common, report
 from benchmark.cli.selection import seeds_of
@@ -27,6 +27,33 @@ from results.published import PublishedError, reader
 ROOT = Path(__file__).resolve().parents[3]
 
 pytestmark = pytest.mark.usefixtures("untrained")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        *(["table", "crd-table1", option, ""] for option in ("--out", "--results", "--data", "--profile")),
+        *(["report", "--out", ""], ["diff", "crd-table1", "--fail-on", " "]),
+        *(["export", "kd", "--to", "csv", "--out", ""], ["contribute", "kd", "--out", ""]),
+        *(["reproduce", "crd-table1", "--out", ""], ["judge", "a:b", "kd", "7", "--results", ""]),
+    ],
+    ids=" ".join,
+)
+def test_an_empty_value_is_not_the_working_folder_or_the_default(
+    argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "the value is empty; give one, or leave the option out" in refused(argv, capsys)
+
+
+@pytest.mark.parametrize("value", ["[" * 5000, "9" * 5000, "1979-99-99"])
+def test_a_damaged_table_file_is_one_line(
+    value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text(f"seeds = {value}")
+    assert "x.toml is not valid TOML" in refused(["plan", str(path)], capsys)
+    with pytest.raises(InputError, match="not valid TOML"):
+        user_files.read_toml(path)
 
 
 def test_closed_output_is_no_traceback(monkeypatch: pytest.MonkeyPatch, table: str) -> None:
