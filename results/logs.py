@@ -137,12 +137,12 @@ class _Draft:
     def add(self, entry: LoggedEpoch) -> None:
         """Add an epoch. What cannot be an accuracy in percent, or is not finite, counts as not stated."""
         if 1 <= entry.epoch <= MOST_EPOCHS and _is_percent(entry.test_acc):
-            wrong = [
-                name
+            wrong: dict[str, Any] = {
+                name: None
                 for name, value in dataclasses.asdict(entry).items()
                 if not (_is_percent(value) if "_acc" in name else _is_finite(value))
-            ]
-            self.by_epoch[entry.epoch] = dataclasses.replace(entry, **dict.fromkeys(wrong))
+            }
+            self.by_epoch[entry.epoch] = dataclasses.replace(entry, **wrong)
 
     def log(self, path: Path) -> Log:
         epochs = tuple(entry for _, entry in sorted(self.by_epoch.items()))
@@ -301,7 +301,8 @@ def _read_json(text: str) -> list[_Draft]:
     """Read JSON objects with `epoch` and `test_acc`, with or without anything between them."""
     drafts = [_Draft(LogFormat.JSON)]
     for entry in _json_objects(text):
-        epoch, values = entry.get("epoch"), {k: entry.get(k) for k in _MDISTILLER_FIELDS}
+        epoch: Any = entry.get("epoch")
+        values: dict[str, Any] = {k: entry.get(k) for k in _MDISTILLER_FIELDS}
         known = {k: float(v) for k, v in values.items() if is_number(v)}
         if is_count(epoch) and "test_acc" in known:
             _add(drafts, LoggedEpoch(epoch, **known))
