@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -95,6 +96,13 @@ def _exit_code(error: Exception) -> int | None:
     return next((code for kind, code in reported if isinstance(error, kind)), None)
 
 
+def _open_closed_streams() -> None:
+    """Let a command run whose standard output or error is closed (`>&-`). Python sets these to None."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # open until the process ends
+
+
 def _allow_any_encoding() -> None:
     """Print `?` for characters that the terminal or pipe cannot encode.
 
@@ -111,6 +119,7 @@ def _one_line(text: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code. argv: the arguments; None: those of the process."""
+    _open_closed_streams()
     _allow_any_encoding()
     longwork.show(True)
     argv = sys.argv[1:] if argv is None else argv

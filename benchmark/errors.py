@@ -18,6 +18,10 @@ def require_one_line(text: str, what: str, remedy: str = "remove it") -> None:
 
     what: whose text it is, for the message. remedy: what to do.
     """
+    if any("\udc80" <= character <= "\udcff" for character in text):  # bytes that Python could not decode
+        raise InputError(
+            f"{what} is not text in the encoding of this terminal; {remedy}, or set PYTHONUTF8=1"
+        )
     if not text.isprintable():
         raise InputError(f"{what} contains a line break or control character; {remedy}")
 

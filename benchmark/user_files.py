@@ -8,6 +8,21 @@ from typing import Any
 
 from benchmark.errors import InputError, unknown
 
+NOT_TOML = (ValueError, RecursionError)
+"""What `tomllib` raises for damaged files: also for a number of many digits, and for deep nesting."""
+
+
+def expanded(text: str, what: str = "") -> Path:
+    """Return the path with `~` expanded. A shell does not always do it, e.g. in `make RESULTS='~/x'`.
+
+    what: what names the path, for the error. Raises `InputError` for a home folder that does not exist.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        named = f"{what}: {text}" if what else text
+        raise InputError(f"{named}: no such home folder; give ~/..., or a path without ~") from None
+
 
 def toml_files(built_in: Path, user: Path) -> dict[str, Path]:
     """Return the TOML files of both folders, sorted by name. A built-in file hides a user's."""
@@ -22,10 +37,7 @@ def find_toml(kind: str, name: str, built_in: Path, user: Path) -> Path:
     things. Raises `InputError` if both folders have the name with different contents, and if neither has it.
     """
     if name.endswith(".toml"):
-        try:
-            path = Path(name).expanduser()
-        except RuntimeError as error:  # ~nobody
-            raise InputError(f"{name}: {error}") from None
+        path = expanded(name)
         if path.is_file():
             return path
         known = toml_files(built_in, user)
@@ -50,5 +62,5 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Return the content of a file. Raises `InputError` if it cannot be read or is not TOML."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (OSError, *NOT_TOML) as error:
         raise InputError(f"{path} is not valid TOML: {error}") from error

@@ -12,6 +12,7 @@ the content.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
 import json
@@ -23,7 +24,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from results.record_check import is_count, is_number
+
 _NUMBER = r"(?:tensor\()?\[?(\d+(?:\.\d+)?)"  # RepDistiller prints tensors
+_COUNT = r"(\d{1,9})(?!\d)"
+
+MOST_EPOCHS = 1_000_000
+"""A larger number of an epoch is damage."""
 
 
 class LogError(ValueError):
@@ -128,12 +135,28 @@ class _Draft:
     """Other fields of `Log`."""
 
     def add(self, entry: LoggedEpoch) -> None:
-        if entry.epoch >= 1 and 0 <= entry.test_acc <= 100:
-            self.by_epoch[entry.epoch] = entry
+        """Add an epoch. What cannot be an accuracy in percent, or is not finite, counts as not stated."""
+        if 1 <= entry.epoch <= MOST_EPOCHS and _is_percent(entry.test_acc):
+            wrong: dict[str, Any] = {
+                name: None
+                for name, value in dataclasses.asdict(entry).items()
+                if not (_is_percent(value) if "_acc" in name else _is_finite(value))
+            }
+            self.by_epoch[entry.epoch] = dataclasses.replace(entry, **wrong)
 
     def log(self, path: Path) -> Log:
         epochs = tuple(entry for _, entry in sorted(self.by_epoch.items()))
-        return Log(path=path, format=self.format, epochs=epochs, **self.stated)
+        percents = ("teacher_top1", "stated_best")
+        stated = {k: v for k, v in self.stated.items() if k not in percents or _is_percent(v)}
+        return Log(path=path, format=self.format, epochs=epochs, **stated)
+
+
+def _is_percent(value: float | None) -> bool:
+    return value is None or 0 <= value <= 100
+
+
+def _is_finite(value: float | None) -> bool:
+    return value is None or math.isfinite(value)
 
 
 def _add(drafts: list[_Draft], entry: LoggedEpoch) -> None:
@@ -198,10 +221,10 @@ def _read_repdistiller(text: str) -> list[_Draft]:
             drafts[-1].stated["teacher_top1"] = teacher
         elif (best := _match(rf"^best accuracy: *{_NUMBER}", line)) is not None:
             drafts[-1].stated |= {"stated_best": best, "finished": True}
-        elif number := re.search(r"^epoch (\d+), total time", line):
+        elif number := re.search(rf"^epoch {_COUNT}, total time", line):
             epoch = int(number[1])
         elif (top1 := _match(rf"^ ?\*\*? .*?Acc@1 {_NUMBER}", line)) is not None:
-            if number := re.search(r"^ ?\* Epoch (\d+),", line):
+            if number := re.search(rf"^ ?\* Epoch {_COUNT},", line):
                 epoch, train_acc = int(number[1]), top1
             elif epoch is None:
                 train_acc = top1
@@ -267,7 +290,7 @@ _SETTINGS: dict[str, tuple[str, type]] = {
 def _take_setting(draft: _Draft, name: str, value: str) -> None:
     if name in _SETTINGS:
         field_name, kind = _SETTINGS[name]
-        if kind is str or value.isdecimal():
+        if kind is str or (re.fullmatch(_COUNT, value) and int(value) > 0):
             draft.stated[field_name] = kind(value)
 
 
@@ -278,9 +301,10 @@ def _read_json(text: str) -> list[_Draft]:
     """Read JSON objects with `epoch` and `test_acc`, with or without anything between them."""
     drafts = [_Draft(LogFormat.JSON)]
     for entry in _json_objects(text):
-        epoch, values = entry.get("epoch"), {k: entry.get(k) for k in _MDISTILLER_FIELDS}
-        known = {k: float(v) for k, v in values.items() if isinstance(v, int | float)}
-        if isinstance(epoch, int) and "test_acc" in known:
+        epoch: Any = entry.get("epoch")
+        values: dict[str, Any] = {k: entry.get(k) for k in _MDISTILLER_FIELDS}
+        known = {k: float(v) for k, v in values.items() if is_number(v)}
+        if is_count(epoch) and "test_acc" in known:
             _add(drafts, LoggedEpoch(epoch, **known))
     return drafts
 
@@ -291,8 +315,8 @@ def _json_objects(text: str) -> Iterator[dict[str, Any]]:
     while position < len(text) and text[position] == "{":
         try:
             entry, position = decoder.raw_decode(text, position)
-        except ValueError:
-            return  # the end of an interrupted log
+        except (ValueError, RecursionError):
+            return  # the end of an interrupted log, or damage
         yield entry
         while position < len(text) and text[position] in " \t\r\n,":
             position += 1
@@ -311,13 +335,13 @@ def _read_torchdistill(text: str) -> list[_Draft]:
     epoch: int | None = None
     tested = ""
     for line in text.splitlines():
-        if number := re.search(r"Epoch: \[(\d+)\] Total time", line):
+        if number := re.search(rf"Epoch: \[{_COUNT}\] Total time", line):
             epoch, tested = int(number[1]) + 1, ""
             if epoch == 1:
                 draft.by_epoch.clear()
         elif title := re.search(r"(?:^|\t)\[(Teacher|Student): ", line):
             epoch, tested = None, title[1]
-        elif length := re.findall(r"'num_epochs': (\d+)", line):
+        elif length := re.findall(rf"'num_epochs': {_COUNT}", line):
             draft.stated["configured_epochs"] = int(length[-1])
         elif "Training time " in line:
             draft.stated["finished"] = True

@@ -19,17 +19,18 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     """Return whether a value is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 1e300
 
 
-def _is_count(value: Any) -> bool:
+def is_count(value: Any) -> bool:
+    """Return whether a value is a whole number, 0 and more."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
 
 
 def _is_duration(value: Any) -> bool:
-    return _is_number(value) and 0 <= value <= MOST_SECONDS
+    return is_number(value) and 0 <= value <= MOST_SECONDS
 
 
 def _is_flag(value: Any) -> bool:
@@ -45,23 +46,65 @@ def _is_text_by_name(value: Any) -> bool:
 
 
 def _is_number_by_name(value: Any) -> bool:
-    return isinstance(value, dict) and all(_is_number(x) for x in value.values())
+    return isinstance(value, dict) and all(is_number(x) for x in value.values())
+
+
+def _is_object_by_name(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(x, dict) for x in value.values())
+
+
+def _is_colour(value: Any) -> bool:
+    """Return whether a value is a number for each of red, green and blue."""
+    return isinstance(value, list) and len(value) == 3 and all(is_number(x) for x in value)
+
+
+def _is_normalisation(value: Any) -> bool:
+    return isinstance(value, dict) and _is_colour(value.get("mean")) and _is_colour(value.get("std"))
+
+
+def _is_method(value: Any) -> bool:
+    return isinstance(value, dict) and _is_object_by_name(value.get("components", {}))
+
+
+def _is_list_of_parts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(x, dict) and not wrong_field(x, PART) for x in value)
+
+
+def _is_settings(value: Any) -> bool:
+    """Return whether the fields that `SETTINGS` names have the right type. Only the teacher may be None."""
+    return isinstance(value, dict) and not any(
+        name in value and not check(value[name]) for name, check in SETTINGS.items()
+    )
 
 
 _Check = Callable[[Any], bool]
 
+SETTINGS: Mapping[str, _Check] = {
+    **dict.fromkeys(("recipe", "network", "heads", "init_epochs", "measure"), _is_object),
+    "method": _is_method,
+    "normalise": _is_normalisation,
+    "teacher": lambda value: value is None or _is_object(value),
+}
+
+PART: Mapping[str, _Check] = {
+    **dict.fromkeys(("from", "to"), is_count),
+    **dict.fromkeys(("sources", "learns_from"), _is_text_by_name),
+}
+
 RECORD: Mapping[str, _Check] = {
     **dict.fromkeys(
-        ("epochs", "best_epoch", "held_out_epoch", "seed", "threads", "test_images", "pack"), _is_count
+        ("epochs", "best_epoch", "held_out_epoch", "seed", "threads", "test_images", "pack"), is_count
     ),
-    **dict.fromkeys(("student_threads", "student_params", "method_params"), _is_count),
-    **dict.fromkeys(("seconds", "share_seconds", "held_out_acc", "top1_held_out"), _is_number),
-    **dict.fromkeys(("top5_last", "top5_best", "test_loss_last", "images_per_second"), _is_number),
+    **dict.fromkeys(("student_threads", "student_params", "method_params"), is_count),
+    **dict.fromkeys(("seconds", "share_seconds", "held_out_acc", "top1_held_out"), is_number),
+    **dict.fromkeys(("top5_last", "top5_best", "test_loss_last", "images_per_second"), is_number),
     **dict.fromkeys(("device", "device_name", "precision", "host", "node", "job", "finished"), _is_text),
     **dict.fromkeys(("reason", "teacher_cache", "best_chosen_on", "kernels"), _is_text),
     **dict.fromkeys(("channels_last", "graphs"), _is_flag),
-    **dict.fromkeys(("order", "imported", "settings", "network_info"), _is_object),
-    "sources": _is_text_by_name,
+    **dict.fromkeys(("order", "imported", "network_info"), _is_object),
+    "settings": _is_settings,
+    **dict.fromkeys(("sources", "weights"), _is_text_by_name),
+    "parts": _is_list_of_parts,
     **dict.fromkeys(("per_class", "numbers"), _is_number_by_name),
 }
 
@@ -72,8 +115,8 @@ FAILURE: Mapping[str, _Check] = {
 
 PROGRESS: Mapping[str, _Check] = {
     **dict.fromkeys(("key", "stage", "host", "node", "job"), _is_text),
-    **dict.fromkeys(("epoch", "epochs"), _is_count),
-    **dict.fromkeys(("done", "top1", "images_per_second", "time"), _is_number),
+    **dict.fromkeys(("epoch", "epochs"), is_count),
+    **dict.fromkeys(("done", "top1", "images_per_second", "time"), is_number),
     "eta_seconds": _is_duration,
 }
 
@@ -121,6 +164,6 @@ def seconds_for_images(record: Mapping[str, Any]) -> bool:
         return False
     counts = [record.get("epochs"), record.get("test_images")]
     counts += [recipe.get("train_images"), recipe.get("batch_size")]
-    return all(n is not None and _is_count(n) and n > 0 for n in counts) and _is_number(
+    return all(n is not None and is_count(n) and n > 0 for n in counts) and is_number(
         record.get("share_seconds")
     )

@@ -20,7 +20,7 @@ from benchmark.spec.matrix import Expansion
 from benchmark.spec.runs import Run
 from results.store import REFERENCE, Store
 from tables.cells import CellResult, column_title, profile_warning
-from tables.plots import pictures
+from tables.plots import figure_class, pictures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -115,14 +115,9 @@ def _read(label: str, path: Path) -> Maps:
 
 def draw(expansion: Expansion, picture: Picture, images: int = IMAGES) -> Figure:
     """Draw a picture."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib.figure import Figure
-
     n = min([images, *(len(m.images) for m in picture.maps)])
     across = 1 + len(picture.maps)
-    figure = Figure(figsize=(1.05 * across + 0.9, 2.3 * n + 0.9), dpi=110, layout="constrained")
+    figure = figure_class()(figsize=(1.05 * across + 0.9, 2.3 * n + 0.9), dpi=110, layout="constrained")
     title = column_title(picture.teacher, picture.student, arrow=" → ")
     warning = profile_warning(expansion.profile)
     figure.suptitle("\n".join(filter(None, [f"Pixel entropy and concepts, {title}", warning])), fontsize=8.5)

@@ -7,6 +7,7 @@ them as bytes. matplotlib is imported only when a figure is drawn.
 from __future__ import annotations
 
 import io
+import os
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -48,13 +49,19 @@ HATCHES = {"above": "\\\\\\", "below": "///"}
 DIFFERING = (Verdict.DIFFERS, Verdict.DIFFERS_LITTLE)
 
 
-def _figure(width: float, height: float) -> Figure:
-    import matplotlib
+def figure_class() -> type[Figure]:
+    """Return matplotlib's class of figures, for drawing into files. What MPLBACKEND names is not used.
 
-    matplotlib.use("Agg")
+    A notebook sets it to a backend that may be missing here.
+    """
+    os.environ["MPLBACKEND"] = "agg"
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, max(height, 1.8)), dpi=120, layout="constrained")
+    return Figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    return figure_class()(figsize=(width, max(height, 1.8)), dpi=120, layout="constrained")
 
 
 KINDS = ("png", "pdf", "svg")

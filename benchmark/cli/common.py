@@ -16,6 +16,7 @@ from benchmark.spec import plan, teacher_cache_rule
 from benchmark.spec.runs import Run
 from benchmark.text import plural
 from benchmark.training.execution import Execution, ExecutionRequest, cores
+from benchmark.user_files import expanded
 from benchmark.work.order import WorkSettings
 from results.store import Store, default_folder
 from slurm import registry
@@ -30,11 +31,8 @@ A machine with many cores may use 4 per core."""
 
 
 def path_of(text: str) -> Path:
-    """Return the path, with `~` expanded. A shell does not always do it, e.g. in `make RESULTS='~/x'`."""
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:
-        raise InputError(f"{text}: no such home folder; give ~/..., or a path without ~") from None
+    """Return the path, with `~` expanded. Raises `InputError` for a home folder that does not exist."""
+    return expanded(text)
 
 
 def store_of(args: argparse.Namespace) -> Store:

@@ -41,7 +41,11 @@ def register(verbs: Any) -> None:
     )
     p.add_argument("--all", action="store_true", help="every run that a RUN matches, not only a single one")
     p.add_argument(
-        "--out", default="contribution", metavar="DIR", help="folder to write into (default: contribution)"
+        "--out",
+        type=options.not_empty,
+        default="contribution",
+        metavar="DIR",
+        help="folder to write into (default: contribution)",
     )
     p.add_argument(
         "--weights",
@@ -152,7 +156,7 @@ def _teachers(prepared: Sequence[Contribution]) -> str:
     """Return a line for each imported teacher that the runs learnt from."""
     infos = [entry.record.get("teacher_info") or {} for entry in prepared]
     imported = {
-        info["weights"]: info.get("network")
+        info.get("weights"): info.get("network")
         for info in infos
         if str(info.get("identity")).startswith("weights:")
     }

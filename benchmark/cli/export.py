@@ -46,6 +46,7 @@ def register(verbs: Any) -> None:
     p.add_argument("--all", action="store_true", help="every run that a RUN matches, not only a single one")
     p.add_argument(
         "--out",
+        type=options.not_empty,
         default="exports",
         metavar="DIR",
         help="folder to write into; weights get a folder of the run's name in it (default: exports)",

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmark.cli import common
+from benchmark.cli import common, options
 from benchmark.cli.names import PROTOCOLS, NameOption
 from benchmark.cli.output import print_json, print_note
 from benchmark.cli.parser import add_json_option, add_verb
@@ -19,7 +19,7 @@ from benchmark.cli.tables import join
 from benchmark.errors import InputError
 from benchmark.spec import protocols
 from benchmark.spec.runs import NONE
-from benchmark.text import plural
+from benchmark.text import decimal, plural
 from results import imported_logs
 from results.logs import Log, LogError, read
 from results.store import REFERENCE, Store, load, record_files
@@ -51,7 +51,6 @@ def register(verbs: Any) -> None:
     )
     p.add_argument(
         "--teacher-top1",
-        type=float,
         default=None,
         metavar="X",
         help="top-1 in %% of the teacher that you used",
@@ -79,12 +78,7 @@ def register(verbs: Any) -> None:
         help="keep the logs in the results folder: diff and report then name them, as not ours; needs "
         "--protocol",
     )
-    p.add_argument(
-        "--results",
-        default=None,
-        metavar="DIR",
-        help="folder of runs and their records (default: $RESULTS, else results/runs)",
-    )
+    options.add_results_option(p)
     add_json_option(p)
     p.set_defaults(do=do_judge)
 
@@ -101,7 +95,7 @@ def do_judge(args: argparse.Namespace) -> int:
         epoch=args.epoch,
         logs=_logs(args),
         protocol=args.protocol,
-        teacher_top1=None if args.teacher_top1 is None else percent(str(args.teacher_top1), "--teacher-top1"),
+        teacher_top1=None if args.teacher_top1 is None else percent(args.teacher_top1, "--teacher-top1"),
         their_code=args.their_code,
     )
     store = common.store_of(args) if args.import_logs else common.store_to_read(args)
@@ -131,7 +125,7 @@ def _cell(args: argparse.Namespace) -> tuple[str, str, str]:
 def percent(text: str, what: str) -> float:
     """Return a top-1 in percent. Raises `InputError` for anything but a number from 0 to 100."""
     try:
-        value = float(text)
+        value = decimal(text)
     except ValueError:
         value = math.nan
     if not 0 <= value <= 100:

@@ -29,6 +29,13 @@ def decimal_number(text: str) -> float:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def not_empty(text: str) -> str:
+    """The type of an option that names something: `--out "$OUT"` would name another where OUT is not set."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the value is empty; give one, or leave the option out")
+    return text
+
+
 def variable(name: str, default: str = "") -> str:
     """Return an environment variable, or the default if it is not set or empty."""
     return os.environ.get(name) or default
@@ -37,6 +44,7 @@ def variable(name: str, default: str = "") -> str:
 def add_results_option(group: Any) -> None:
     group.add_argument(
         "--results",
+        type=not_empty,
         default=None,
         metavar="DIR",
         help="folder of runs and their records (default: $RESULTS, else results/runs)",
@@ -46,6 +54,7 @@ def add_results_option(group: Any) -> None:
 def add_data_option(group: Any) -> None:
     group.add_argument(
         "--data",
+        type=not_empty,
         default=variable("DATA", "data"),
         metavar="DIR",
         help="folder of data sets; missing ones are downloaded (default: $DATA, else data)",
@@ -89,6 +98,7 @@ def add_selection_options(
     group = parser.add_argument_group("which runs")
     group.add_argument(
         "--profile",
+        type=not_empty,
         default=variable("PROFILE") or None,
         help=f"{', '.join(profiles.PROFILES)} (default: $PROFILE, else {default_profile})",
     )

@@ -35,7 +35,13 @@ def register(verbs: Any) -> None:
     )
     options.add_selection_options(p, table=False, single_runs=False)
     options.add_folder_options(p)
-    p.add_argument("--out", default="report", metavar="DIR", help="folder for index.html (default: report)")
+    p.add_argument(
+        "--out",
+        type=options.not_empty,
+        default="report",
+        metavar="DIR",
+        help="folder for index.html (default: report)",
+    )
     p.set_defaults(do=do_report)
 
 

@@ -42,8 +42,14 @@ def matches(store: Store, name: str, files: Sequence[str]) -> bool:
 
 
 def _key_part(name: str) -> str:
-    """Return what a user typed as it stands in a key: a pair as `T-S`, without slashes around it."""
-    return name.replace(":", "-").strip("/")
+    """Return what a user typed as it stands in a key: a pair as `T-S`, without slashes around it.
+
+    Raises `InputError` for an empty name: `export "$RUN" --all` would mean all runs where RUN is not set.
+    """
+    part = name.strip().replace(":", "-").strip("/")
+    if not part:
+        raise InputError(f"the run '{name}' is empty; give a key, or a part of one; '*' means any run")
+    return part
 
 
 def find_key(store: Store, text: str, files: Sequence[str]) -> str:

@@ -82,7 +82,11 @@ def register(verbs: Any) -> None:
         help="1: its table of similar architectures (default), 2: of different architectures",
     )
     p.add_argument(
-        "--out", default="tables/out", metavar="DIR", help="folder for the files (default: tables/out)"
+        "--out",
+        type=options.not_empty,
+        default="tables/out",
+        metavar="DIR",
+        help="folder for the files (default: tables/out)",
     )
     options.add_folder_options(p)
     options.add_training_options(p)

@@ -15,6 +15,7 @@ from benchmark.cli import plan as plan_verb
 from benchmark.cli.output import print_json, print_text
 from benchmark.cli.parser import add_json_option, add_verb
 from benchmark.cli.selection import Selection, select
+from benchmark.errors import InputError
 from benchmark.spec import cost, plan
 from benchmark.spec.runs import Run, closure
 from benchmark.text import duration, plural
@@ -168,20 +169,24 @@ def _now(row: dict[str, Any]) -> str:
     return "; ".join(parts)
 
 
-def remaining(chosen: Selection, store: Store) -> dict[str, Any]:
+def remaining(chosen: Selection, store: Store) -> dict[str, Any] | None:
     """Return what is left, in the numbers of `plan` and by the same estimate.
 
-    It is that of this machine's kind of device with the default size of packs.
+    It is that of this machine's kind of device with the default size of packs. None if it cannot be planned,
+    because a newer version of kd-tables wrote a record.
     """
     here = "cuda" if has_gpu() else "cpu"
     device = plan_verb.estimated_device(chosen.profile, options.variable("DEVICE", "auto"), here)
-    planned = plan.make_plan(chosen.runs, store, max_pack=plan.DEFAULT_PACK[here])
+    try:
+        planned = plan.make_plan(chosen.runs, store, max_pack=plan.DEFAULT_PACK[here])
+    except InputError:
+        return None
     return plan.summary(planned, device, factor=cost.factor_of(store, device, chosen.profile))
 
 
-def format_remaining(numbers: dict[str, Any]) -> str:
-    """Return the numbers of `remaining` as one line, "" if nothing is left."""
-    if not numbers["missing"]:
+def format_remaining(numbers: dict[str, Any] | None) -> str:
+    """Return the numbers of `remaining` as one line, "" if nothing is left or it is not known."""
+    if numbers is None or not numbers["missing"]:
         return ""
     return (
         f"\nleft: {plural(numbers['missing'], 'run')}, about {plan_verb.time_of(numbers)} "

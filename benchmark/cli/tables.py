@@ -38,6 +38,7 @@ def register(verbs: Any) -> None:
     options.add_folder_options(p)
     p.add_argument(
         "--out",
+        type=options.not_empty,
         default="tables/out",
         metavar="DIR",
         help="folder for the files; /dev/null writes none (default: tables/out)",
@@ -81,6 +82,7 @@ def register(verbs: Any) -> None:
     )
     p.add_argument(
         "--fail-on",
+        type=options.not_empty,
         default=None,
         metavar="V,..",
         help="verdicts that make the exit code 1: differs, undecided, or none (default: differs)",

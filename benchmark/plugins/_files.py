@@ -15,6 +15,7 @@ from typing import TypeVar
 from benchmark import torch_settings
 from benchmark.errors import InputError
 from benchmark.user_code import described, is_of_the_user_code
+from benchmark.user_files import expanded
 
 VARIABLES = ("KD_METHODS", "KD_PLUGINS")
 """The environment variables that list folders, in the order in which the folders are read."""
@@ -29,8 +30,8 @@ _PREFIX = "kd_methods_"
 
 
 def folders_of(variable: str) -> list[Path]:
-    """Return the folders that an environment variable lists."""
-    return [Path(p).expanduser() for p in os.environ.get(variable, "").split(os.pathsep) if p]
+    """Return the folders that an environment variable lists. Raises `InputError` for the home of nobody."""
+    return [expanded(p, variable) for p in os.environ.get(variable, "").split(os.pathsep) if p]
 
 
 def folders() -> list[Path]:

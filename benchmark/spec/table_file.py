@@ -47,7 +47,7 @@ from benchmark.errors import InputError, hint, require_one_line, unknown
 from benchmark.spec import measured_rows, protocols, recipes
 from benchmark.spec.measured_rows import Measured
 from benchmark.spec.runs import Overrides, parse_pair
-from benchmark.user_files import find_toml, toml_files
+from benchmark.user_files import NOT_TOML, find_toml, toml_files
 from results.published import reader as published
 from results.published.schema import METRICS
 
@@ -307,7 +307,7 @@ _TYPE_NAMES = {str: "a string", int: "a whole number", list: "a list", dict: "a 
 def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except NOT_TOML as error:
         raise InputError(
             f"{path.name} is not valid TOML: {error}; benchmark/spec/table_file.py describes the format"
         ) from error

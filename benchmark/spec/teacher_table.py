@@ -30,7 +30,7 @@ from benchmark import data, plugins
 from benchmark.errors import InputError, unknown
 from benchmark.spec.protocol_files import TEACHERS
 from benchmark.spec.runs import TeacherRef, parse_pair
-from benchmark.user_files import read_toml
+from benchmark.user_files import expanded, read_toml
 
 FILE = f"{TEACHERS}.toml"
 
@@ -132,7 +132,7 @@ def _entry(where: str, values: dict[str, Any], folder: Path) -> Entry:
         raise InputError(f"{where}: epoch = {values['epoch']!r}; allowed: last, best")
     if "pair" in values and parse_pair(values["pair"])[0] != values["network"]:
         raise InputError(f"{where}: the teacher of pair {values['pair']} is not {values['network']}")
-    return Entry(where=where, **{**values, "file": (folder / Path(values["file"]).expanduser()).resolve()})
+    return Entry(where=where, **{**values, "file": (folder / expanded(values["file"], where)).resolve()})
 
 
 @functools.lru_cache(maxsize=64)

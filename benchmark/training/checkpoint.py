@@ -17,6 +17,7 @@ import io
 import itertools
 import json
 import os
+import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -90,6 +91,8 @@ def _why(error: Exception) -> str:
     """Return why `torch.load` failed. Its message about an object that it refuses has many lines."""
     if refused := re.search(r"GLOBAL ([\w.]+)", str(error)):
         return f"it contains {refused[1]}, which is neither a tensor nor plain data"
+    if isinstance(error, pickle.UnpicklingError):  # torch's message advises to read the file unsafely
+        return "it is not a file that torch.save wrote"
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 

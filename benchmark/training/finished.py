@@ -109,6 +109,11 @@ def load(store: Store, key: str, epoch: str) -> Finished:
             student = models.build(record["student"], data.info(record["dataset"]).num_classes)
             rest = models.load_weights(student, path)
             predictors = _predictors(record, student, path)
+    except models.UnknownNetwork:
+        raise InputError(
+            f"{key}: is of the network {record['student']}, which is not known here; set KD_PLUGINS to the "
+            "folder of the file that defines it"
+        ) from None
     except (models.WeightsError, Damaged) as error:
         raise InputError(str(error)) from error
     stated = rest.get("key")
@@ -140,16 +145,30 @@ def _method(
 ) -> methods.Method:
     """Build a method as it was built for the run, and load its tensors."""
     kind = methods.get(name)
-    settings = record["settings"]["method"]["components"][name]
-    fields = {f.name for f in dataclasses.fields(kind.Config)}
-    config = kind.Config(**{field: value for field, value in settings.items() if field in fields})
     info = data.info(record["dataset"])
-    num_classes = info.num_classes
+    try:
+        settings = record["settings"]["method"]["components"][name]
+        fields = {f.name for f in dataclasses.fields(kind.Config)}
+        config = kind.Config(**{field: value for field, value in settings.items() if field in fields})
+        method = kind(config, _context(record, student, info))
+        method.load_state_dict(dict(state))
+    except Exception as error:  # the user's method can raise anything, and settings can be damaged
+        raise InputError(
+            f"{path}: method {name} predicts with modules of its own, which cannot be built again "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:100]}); put the method back to how it "
+            "was when the run was trained"
+        ) from error
+    return method
+
+
+def _context(record: Mapping[str, Any], student: Network, info: data.DatasetInfo) -> methods.MethodContext:
+    """Return the context in which the methods of a run were built."""
+    num_classes, size = info.num_classes, info.size
     teacher = (record["settings"].get("teacher") or {}).get("network")
     recipe = record["settings"]["recipe"]
-    context = methods.MethodContext(
-        student=models.info(record["student"], num_classes, info.size),
-        teacher=models.info(teacher, num_classes, info.size) if teacher else None,
+    return methods.MethodContext(
+        student=models.info(record["student"], num_classes, size),
+        teacher=models.info(teacher, num_classes, size) if teacher else None,
         student_net=student,
         teacher_net=models.build(teacher, num_classes).eval() if teacher else None,
         train_labels=torch.arange(recipe["train_images"]) % num_classes,
@@ -158,13 +177,3 @@ def _method(
         batch_size=recipe["batch_size"],
         device=torch.device("cpu"),
     )
-    try:
-        method = kind(config, context)
-        method.load_state_dict(dict(state))
-    except Exception as error:  # the user's method can raise anything
-        raise InputError(
-            f"{path}: method {name} predicts with modules of its own, which cannot be built again "
-            f"({type(error).__name__}: {' '.join(str(error).split())[:100]}); put the method back to how it "
-            "was when the run was trained"
-        ) from error
-    return method

@@ -218,9 +218,21 @@ def several_were_started(environment: Mapping[str, str]) -> bool:
     if not all(environment.get(name) for name in VARIABLES):
         return False
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"):
-        if not environment[name].isdigit():
+        if not _is_number(environment[name]):
             raise InputError(f"{name}={environment[name]} is not a number; start by torchrun, or unset it")
-    return int(environment["WORLD_SIZE"]) > 1
+    count = int(environment["WORLD_SIZE"])
+    if count <= 1:
+        return False
+    for name, largest in (("RANK", count - 1), ("LOCAL_RANK", count - 1), ("MASTER_PORT", 65_535)):
+        if int(environment[name]) > largest:
+            raise InputError(
+                f"{name}={environment[name]} is more than {largest}; start by torchrun, or unset it"
+            )
+    return True
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 10
 
 
 @contextlib.contextmanager

@@ -99,11 +99,12 @@ def unfit(record: Mapping[str, Any]) -> str:
         return "the commit of its code is not known; train it again in a clean checkout"
     if any(piece.get("dirty") is not False for piece in pieces):
         return "its code had changes that are in no commit (dirty); commit them, and train it again"
-    names = [name for part in record.get("parts") or [] for name in (part.get("sources") or {})]
+    sources = [part.get("sources") or {} for part in record.get("parts") or []]
+    names = [name for source in sources for name in source]
     if any("/" in name for name in names):
         return "it was trained with files of KD_PLUGINS; contribute the method first, and train it again"
     for name in dict.fromkeys(names):
-        if len({part["sources"].get(name) for part in record["parts"]}) > 1:
+        if len({source[name] for source in sources if name in source}) > 1:
             return f"the file of method {name} was changed while it was trained; train it again"
     missing = [name for name in ("device", "precision", "versions", "finished") if not record.get(name)]
     if missing:

@@ -147,6 +147,8 @@ def _look(key: str, source: Store, target: Store, added: Mapping[str, Mapping[st
                 kept_weights.check_file(source, key, name)
     except Damaged as error:
         return step(Kind.DAMAGED, f"{error.path}: {error.why}")
+    except OSError as error:
+        return step(Kind.DAMAGED, f"{source.path(key) / f'{name}.pt'}: cannot be read ({error.strerror})")
     stated = [*(f"{name}.pt" for name in theirs.get("weights") or {}), *measured_files(theirs)]
     lacking = [name for name in stated if not (source.path(key) / name).exists()]
     return step(Kind.ADDED, f"without {', '.join(lacking)}, not in its folder" if lacking else "")

@@ -41,6 +41,7 @@ class Reason(enum.Enum):
     DAMAGED_ORDER = "the work order in its record is damaged"
     UNKNOWN_NAME = "unknown here"
     UNUSABLE = "its record cannot be used"
+    UNREADABLE_WEIGHTS = "its weights cannot be read"
     BUSY = "being worked on"
     FINISHED_MEANWHILE = "finished meanwhile"
     NO_CLAIM = "it cannot be claimed: remove what is named `claim` in its folder"
@@ -163,6 +164,8 @@ def _judge_weights(store: Store, key: str) -> Verdict | None:
             kept_weights.check_file(store, key, name)
     except checkpoint.Damaged as error:
         return Verdict(key, Reason.DAMAGED_WEIGHTS, f"{error.path.name}: {error.why}")
+    except OSError as error:  # perhaps only now, as on a network file system
+        return Verdict(key, Reason.UNREADABLE_WEIGHTS, f"{name}.pt: {error.strerror}")
     return None
 
 

@@ -49,7 +49,10 @@ def folders() -> tuple[Path, ...]:
 
 
 def _folder(text: str, named_by: str) -> Path:
-    folder = Path(text).expanduser()
+    try:
+        folder = Path(text).expanduser()
+    except RuntimeError:
+        raise PublishedError(f"{named_by}: {text}: no such home folder; name a folder of CSV files") from None
     if not folder.is_dir():
         raise PublishedError(f"{named_by}: there is no folder {folder}; name a folder of CSV files")
     return folder.resolve()

@@ -176,6 +176,41 @@ def test_other_files_are_refused_in_one_line(content: bytes, tmp_path: Path) -> 
         logs.read(tmp_path)
 
 
+DIGITS = "9" * 5000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a":' * 100_000,
+        f'{{"epoch": 1, "test_acc": {DIGITS[:400]}}}',
+        '{"epoch": 1, "test_acc": 1e999}',
+        f'{{"epoch": {DIGITS[:30]}, "test_acc": 70}}',
+        '{"epoch": true, "test_acc": 70}',
+        f"epoch {DIGITS}, total time 1\n",
+        f"Epoch: [{DIGITS}] Total time: 1\n",
+        f"SOLVER:\n  EPOCHS: {DIGITS}\n",
+        "-----\nepoch: 1e300\ntest_acc: 70\n-----\n",
+    ],
+)
+def test_numbers_without_measure_are_refused_in_one_line(text: str, tmp_path: Path) -> None:
+    with pytest.raises(LogError, match="no training log"):
+        logs.read(write(tmp_path, text))
+
+
+def test_what_cannot_be_an_accuracy_counts_as_not_stated(tmp_path: Path) -> None:
+    entry = '{"epoch": 1, "test_acc": 70, "test_acc_top5": NaN, "train_acc": 101, "test_loss": Infinity}'
+    (log,) = logs.read(write(tmp_path, entry))
+    assert log.epochs == (logs.LoggedEpoch(1, test_acc=70.0),)
+    results, names = tmp_path / "runs", {"teacher": "resnet56", "student": "resnet20", "method": "kd"}
+    imported_logs.write(results, log, dataset="cifar100", protocol="crd", **names)
+    assert imported_logs.load(results)["top1_last"].tolist() == [70.0]
+    text = repdistiller().replace(f"tensor({TEACHER:.4f}", "tensor(7942").replace("Acc@5 70.250", "Acc@5 702")
+    (log,) = logs.read(write(tmp_path, text))
+    assert log.teacher_top1 is None
+    assert [e.test_acc_top5 for e in log.epochs] == [None, 90.5, 90.0]
+
+
 def test_event_files_name_the_package_that_reads_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import records_kit as kit
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -68,3 +70,10 @@ def test_files_have_no_date(tmp_path: Path) -> None:
     assert first == second and tuple(first) == plots.KINDS
     assert first["png"].startswith(b"\x89PNG") and first["pdf"].startswith(b"%PDF")
     assert b"<svg" in first["svg"] and b"70.00" in first["svg"]  # text stays text
+
+
+def test_figures_do_not_need_the_backend_of_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    """matplotlib reads MPLBACKEND when it is imported, and fails for a backend that is missing here."""
+    monkeypatch.setenv("MPLBACKEND", "nonsense")
+    plots.figure_class()
+    assert os.environ["MPLBACKEND"] == "agg"

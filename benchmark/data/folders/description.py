@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmark.data.datasets import Channels
 from benchmark.errors import InputError, unknown
+from benchmark.user_files import NOT_TOML
 
 FILE = "dataset.toml"
 SIZE = 64
@@ -45,7 +46,7 @@ def read_description(base: Path) -> Description:
         return Description()
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, *NOT_TOML) as error:
         raise InputError(f"{path}: {error}") from error
     for key in raw:
         if key not in ("size", "mean", "std", "classes"):

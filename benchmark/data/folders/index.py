@@ -113,11 +113,18 @@ class FolderIndex:
 def storage(base: Path) -> Path:
     """Return the folder for what is computed from a data set.
 
-    It is in the data set's folder, or in the user's cache folder if that cannot be written.
+    It is in the data set's folder, or in the user's cache folder if that cannot be written. Raises
+    `InputError` if there is no such folder.
     """
     if (base / FOLDER).is_dir() or os.access(base, os.W_OK):
         return base / FOLDER
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        raise InputError(
+            f"{base} cannot be written to, and there is no home folder for what is computed from it; set "
+            "XDG_CACHE_HOME to a folder"
+        ) from None
     name = hashlib.sha256(str(base.resolve()).encode()).hexdigest()[:12]
     return cache / "kd-tables" / f"{base.name}-{name}"
 

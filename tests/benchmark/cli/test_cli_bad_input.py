@@ -6,6 +6,7 @@ import argparse
 import io
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,58 @@ import pytest
 from cli_kit import FAST, SMALL, TABLE, Trained, refused
 
 import results
-from benchmark import methods
+from benchmark import methods, plugins, user_files
 from benchmark.__main__ import main, parser
 from benchmark.cli import bench_options, common, report
 from benchmark.cli.selection import seeds_of
 from benchmark.errors import InputError
-from benchmark.spec import matrix, profiles, protocols, recipes
+from benchmark.spec import matrix, profiles, protocols, recipes, teacher_table
 from benchmark.training.execution import ExecutionRequest
 from benchmark.work import local, order
+from results.published import PublishedError, reader
 
 ROOT = Path(__file__).resolve().parents[3]
 
 pytestmark = pytest.mark.usefixtures("untrained")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        *(["table", "crd-table1", option, ""] for option in ("--out", "--results", "--data", "--profile")),
+        *(["report", "--out", ""], ["diff", "crd-table1", "--fail-on", " "]),
+        *(["export", "kd", "--to", "csv", "--out", ""], ["contribute", "kd", "--out", ""]),
+        *(["reproduce", "crd-table1", "--out", ""], ["judge", "a:b", "kd", "7", "--results", ""]),
+    ],
+    ids=" ".join,
+)
+def test_an_empty_value_is_not_the_working_folder_or_the_default(
+    argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "the value is empty; give one, or leave the option out" in refused(argv, capsys)
+
+
+@pytest.mark.parametrize("value", ["[" * 5000, "9" * 5000, "1979-99-99"])
+def test_a_damaged_table_file_is_one_line(
+    value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text(f"seeds = {value}")
+    assert "x.toml is not valid TOML" in refused(["plan", str(path)], capsys)
+    with pytest.raises(InputError, match="not valid TOML"):
+        user_files.read_toml(path)
+
+
+def test_closed_output_is_no_traceback(monkeypatch: pytest.MonkeyPatch, table: str) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert main(["plan", table, *SMALL]) == 0
+    assert main(["plan", "nope"]) == 2
+
+
+def test_a_folder_whose_name_cannot_be_decoded_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(["status", "crd-table1", "--results", "/tmp/\udcc3\udca9"], capsys)
+    assert "not text in the encoding of this terminal; rename the folder, or set PYTHONUTF8=1" in message
 
 
 @pytest.mark.parametrize("out", ["/etc/passwd", "/proc/x"])
@@ -326,6 +367,30 @@ def test_a_tilde_is_expanded_without_a_shell(
     assert "no such home" in refused(["status", table, "--results", "~no-such-person/x"], capsys)
     monkeypatch.setenv("KD_METHODS", "~/m")
     assert methods.user_method_folders() == [tmp_path / "home" / "m"]
+
+
+NOBODY = "~no-such-person/x"
+
+
+@pytest.mark.parametrize(
+    ("variable", "read"),
+    [
+        ("KD_PLUGINS", plugins.folders),
+        ("KD_METHODS", plugins.folders),
+        ("KD_PUBLISHED", reader.folders),
+        ("TEACHERS", lambda: teacher_table._entry("t", {**ENTRY, "file": NOBODY}, Path())),
+    ],
+)
+def test_the_home_folder_of_nobody_is_one_line(
+    variable: str, read: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, NOBODY)
+    with pytest.raises((InputError, PublishedError), match=f"{NOBODY}: no such home folder"):
+        read()
+
+
+ENTRY = {"network": "resnet8", "dataset": "digits"}
+"""Fields of a teacher in `teachers.toml`."""
 
 
 # --- threads --------------------------------------------------------------------------------------------

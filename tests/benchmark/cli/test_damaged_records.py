@@ -183,6 +183,17 @@ def test_every_verb_names_a_record_that_cannot_be_used_once(
     assert f"{key}/record.json" in shown.out + shown.err
 
 
+def test_status_counts_the_other_runs_beside_a_record_of_a_newer_version(
+    good: tuple[Store, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, key = good
+    write(store, key, {**(store.record(key) or {}), "schema": 2})
+    assert main(["status", "sskd-table3", *OPTIONS, "--results", str(store.folder)]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.splitlines()[-1] == "2 done, 1 absent" and "left:" not in shown.out
+    assert shown.err.count("update kd-tables") == 1
+
+
 def test_loops_of_links_are_named_and_skipped(good: tuple[Store, str], expansion: Expansion) -> None:
     store, _ = good
     os.symlink(store.folder, store.folder / "cifar100" / "up")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -133,6 +134,7 @@ def test_wrong_input_is_one_line(
         ([file, "--protocol", "none"], "unknown protocol"),
         ([file, "--epoch", "best"], "leave --epoch out"),
         (["vgg", *results], "matches 0 runs"),
+        (["", *results], "the run '' is empty"),
         (["seed0", *results], "matches 3 runs"),
         ([plain, "--network", "vgg8", *results], "leave the option out"),
         ([plain, "--record", *results], "has its record already"),
@@ -154,3 +156,37 @@ def test_damaged_and_missing_weights_of_a_run(
     net = models.build("resnet8", 10)
     models.save_weights(net, other.path(plain) / "last.pt", key=plain)
     assert "its record states" in refused(argv, capsys)
+    other.write_record(plain, {**record, "student": "mine", "weights": {}})
+    assert "is of the network mine, which is not known here" in refused(argv, capsys)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"weights": 3},
+        {"settings": {"normalise": {"mean": [0.5] * 3, "std": 0.5}}},
+        {"settings": {"normalise": {"mean": {}, "std": [1.0] * 3}}},
+        {"settings": {"recipe": 7}},
+        {"settings": {"method": {"components": {"kd": None}}}},
+    ],
+    ids=str,
+)
+def test_a_record_with_damaged_settings_is_named_by_every_verb_of_one_run(
+    wrong: dict[str, Any],
+    finished_runs: tuple[Path, str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder, plain, _ = finished_runs
+    record = json.loads((folder / plain / "record.json").read_bytes())
+    damaged = {**record, **wrong}
+    if "settings" in wrong:
+        damaged["settings"] = {**record["settings"], **wrong["settings"]}
+    path = tmp_path / "runs" / plain / "record.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(damaged))
+    results = ["--results", str(tmp_path / "runs")]
+    for argv in (["evaluate", plain], ["export", plain, "--to", "torch", "--out", str(tmp_path / "out")]):
+        assert "is not what this field holds" in refused([*argv, *results], capsys)
+    merge = ["merge", str(tmp_path / "runs"), "--results", str(tmp_path / "all")]
+    assert main(merge) == 1 and "is not what this field holds" in capsys.readouterr().out

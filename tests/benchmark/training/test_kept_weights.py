@@ -107,6 +107,17 @@ def test_a_teacher_is_removed_by_clean_and_trained_again(
     clean = ["clean", "--damaged", f"--results={folder}"]
     assert main(clean) == 0 and capsys.readouterr().out == ""
     path = folder / teacher.key / "last.pt"
+    best = folder / SIMKD.key / "best.pt"
+    content = best.read_bytes()
+    best.unlink()
+    best.symlink_to(best.name)
+    assert main([*clean, "--yes"]) == 0 and best.is_symlink()
+    assert "its weights cannot be read: best.pt: Too many levels" in str(capsys.readouterr())
+    best.unlink()
+    best.write_bytes(b"garbage")
+    with pytest.raises(Damaged, match=r"it is not a file that torch\.save wrote"):
+        kept_weights.check_file(Store(folder), SIMKD.key, "best")
+    best.write_bytes(content)
     stated = kept_weights.expected(Store(folder), teacher.key, "last")
     flip(path)
     assert f"{path} is damaged" in refused(run, capsys)

@@ -176,6 +176,11 @@ def test_only_a_launchers_variables_start_several_processes() -> None:
     assert not processes.several_were_started({"RANK": "1", "WORLD_SIZE": "2"})
     with pytest.raises(InputError, match="RANK=x is not a number"):
         processes.several_were_started({**started, "RANK": "x"})
+    limits = [("RANK", "2", 1), ("LOCAL_RANK", "7", 1), ("MASTER_PORT", "99999", 65535)]
+    wrong = [(name, value, f"more than {largest}") for name, value, largest in limits]
+    for name, value, message in [*wrong, ("RANK", "²", "not a number")]:
+        with pytest.raises(InputError, match=f"{name}={value} is {message}"):
+            processes.several_were_started({**started, name: value})
     with processes.joined("cpu", {}) as team:
         assert team.count == 1 and team.leads and team.agree({"a": 1}) == {"a": 1}
 

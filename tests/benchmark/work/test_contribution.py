@@ -131,6 +131,7 @@ PART = {"from": 1, "to": 1, **CLEAN, "sources": {"kd": "1"}}
         ({"git": {"commit": "unknown", "dirty": None}}, "the commit of its code is not known"),
         ({"parts": [{**PART, "dirty": True}]}, "in no commit (dirty)"),
         ({"parts": [PART, {**PART, "sources": {"kd": "2"}}]}, "the file of method kd was changed"),
+        ({"parts": [PART, CLEAN, {**PART, "sources": {"kd": "2"}}]}, "the file of method kd was changed"),
         ({"parts": [{**PART, "sources": {"own/helper.py": "1"}}]}, "files of KD_PLUGINS"),
         ({"weights": {}}, "the hash of its weights"),
         ({"weights": {"last": "0" * 16}}, "last.pt is not the file that its record states"),

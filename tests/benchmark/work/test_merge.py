@@ -190,6 +190,10 @@ def test_damaged_newer_and_busy_runs_are_named(folders: tuple[Path, Path]) -> No
     models.save_weights(torch.nn.Linear(2, 2), Store(anna).path(OTHER) / "last.pt")
     (step,) = [s for s in merge.merge([anna], Store(target)) if s.key == OTHER]
     assert step.kind is Kind.DAMAGED and "its record states" in step.detail
+    (Store(anna).path(OTHER) / "last.pt").unlink()
+    (Store(anna).path(OTHER) / "last.pt").mkdir()
+    (step,) = [s for s in merge.merge([anna], Store(target)) if s.key == OTHER]
+    assert step.kind is Kind.DAMAGED and "last.pt: cannot be read (Is a directory)" in step.detail
     assert not Store(target).is_done(OTHER)
 
 
