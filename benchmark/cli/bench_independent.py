@@ -16,6 +16,7 @@ from benchmark.cli.bench_options import add_json_file_option, check, measurement
 from benchmark.cli.output import print_note
 from benchmark.cli.parser import add_verb
 from benchmark.cli.selection import Selection, select
+from benchmark.data.datasets import Dataset
 from benchmark.errors import InputError
 from benchmark.spec.runs import Run, TeacherRef
 from benchmark.text import plural
@@ -67,10 +68,10 @@ def do_independent(args: argparse.Namespace) -> int:
     store = common.store_of(args)
     with measurement(args, with_precision=True) as (execution, report):
         curves = {}
-        teachers = _Teachers(store, execution.torch_device)
+        inputs = _Inputs(store, common.path_of(args.data), execution.torch_device)
         for label, of_label in runs.items():
             trainer = [independent.recorded_curve(store, run) for run in of_label]
-            curves[label] = (trainer, [_train(run, args, store, teachers) for run in of_label])
+            curves[label] = (trainer, [_train(run, inputs) for run in of_label])
         rows = [c for label, pair in curves.items() for c in independent.compare(label, *pair)]
         report["independent"] = {
             "settings": {label: of_label[0].settings for label, of_label in runs.items()},
@@ -108,40 +109,49 @@ def _trainable(chosen: Selection) -> dict[str, list[Run]]:
 
 
 @dataclasses.dataclass
-class _Teachers:
-    """The teachers that were loaded, by identity."""
+class _Inputs:
+    """What the runs share: each data set and each teacher is loaded once."""
 
     store: Store
+    data_folder: Path
     device: Any
-    loaded: dict[str, Network] = dataclasses.field(default_factory=dict)
+    datasets: dict[str, Dataset] = dataclasses.field(default_factory=dict)
+    """By name."""
+    teachers: dict[str, Network] = dataclasses.field(default_factory=dict)
+    """By identity."""
 
-    def load(self, ref: TeacherRef | None, dataset: str) -> Network | None:
+    def dataset(self, name: str) -> Dataset:
+        if name not in self.datasets:
+            loaded = data.load(name, self.data_folder)
+            if loaded.train.source:
+                raise InputError(
+                    f"the independent loop needs images in memory, and those of {name} are streamed"
+                )
+            self.datasets[name] = loaded
+        return self.datasets[name]
+
+    def teacher(self, ref: TeacherRef | None, dataset: str) -> Network | None:
         if ref is None:
             return None
-        if ref.identity not in self.loaded:
+        if ref.identity not in self.teachers:
             net, _ = kept_weights.load_teacher(ref, dataset, self.store)
-            self.loaded[ref.identity] = net.to(self.device)
-        return self.loaded[ref.identity]
+            self.teachers[ref.identity] = net.to(self.device)
+        return self.teachers[ref.identity]
 
 
-def _train(run: Run, args: argparse.Namespace, store: Store, teachers: _Teachers) -> Curve:
+def _train(run: Run, inputs: _Inputs) -> Curve:
     def note(epoch: int, curve: Curve) -> None:
         print_note(
             f"independent loop: {run.method} seed {run.seed}, epoch {epoch} of {run.recipe.epochs}: "
             f"train {curve.train_acc[-1]:.2f}, test {curve.test_acc[-1]:.2f}"
         )
 
-    dataset = data.load(run.dataset, common.path_of(args.data))
-    if dataset.train.source:
-        raise InputError(
-            f"the independent loop needs images in memory, and those of {run.dataset} are streamed"
-        )
     return independent.train(
         run,
-        dataset,
-        teachers.load(run.teacher_ref, run.dataset),
-        device=teachers.device,
-        folder=store.folder / FOLDER,
+        inputs.dataset(run.dataset),
+        inputs.teacher(run.teacher_ref, run.dataset),
+        device=inputs.device,
+        folder=inputs.store.folder / FOLDER,
         on_epoch=note,
     )
 
