@@ -58,9 +58,12 @@ def find_toml(kind: str, name: str, built_in: Path, user: Path) -> Path:
     return built_in_file if built_in_file.is_file() else user_file
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """Return the content of a file. Raises `InputError` if it cannot be read or is not TOML."""
+def read_toml(path: Path, advice: str = "") -> dict[str, Any]:
+    """Return the content of a file. Raises `InputError` if it cannot be read or is not TOML.
+
+    advice: what to do about a file that is not TOML, for the error.
+    """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, *NOT_TOML) as error:
-        raise InputError(f"{path} is not valid TOML: {error}") from error
+        raise InputError("; ".join(filter(None, (f"{path} is not valid TOML: {error}", advice)))) from error

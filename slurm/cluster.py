@@ -7,14 +7,13 @@
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from benchmark.errors import InputError, require_one_line, unknown
 from benchmark.training.execution import PRECISIONS, ExecutionRequest
-from benchmark.user_files import NOT_TOML, find_toml, toml_files
+from benchmark.user_files import find_toml, read_toml, toml_files
 from benchmark.work.order import WorkSettings
 from slurm import extra
 
@@ -146,10 +145,7 @@ def load_cluster(name: str) -> Cluster:
     Raises `InputError` with what is wrong.
     """
     path = find_toml("cluster", name, built_in=FOLDER, user=USER_FOLDER)
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except NOT_TOML as error:
-        raise InputError(f"{path.name} is not valid TOML: {error}") from error
+    raw = read_toml(path)
     hints = {k: v for k, v in get_type_hints(Cluster).items() if k != "name"}
     values: dict[str, Any] = {}
     for key, value in raw.items():

@@ -14,6 +14,7 @@ from benchmark.data.datasets import Split
 from benchmark.spec import cost
 from benchmark.spec.runs import Run
 from benchmark.training.execution import Execution
+from tables.plots import figure_class
 
 
 def model_ms(run: Run, n: int, device: str) -> float:
@@ -75,12 +76,8 @@ def measure(
 
 def plot(pairs: Sequence[dict[str, Any]], path: Path) -> None:
     """Plot the measured points and the fitted lines of `measure`, one colour for each pair."""
-    import matplotlib  # slow to import, and only needed here
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
+    figure = figure_class()(figsize=(10, 4), layout="tight")
+    left, right = figure.subplots(1, 2)
     for k, measured in enumerate(pairs):
         rows, colour = measured["rows"], f"C{k}"
         students = [r["students"] for r in rows]
@@ -100,6 +97,4 @@ def plot(pairs: Sequence[dict[str, Any]], path: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     left.legend(frameon=False, fontsize=8)
     figure.suptitle("points: measured; lines: the cost model times one factor for each pair", fontsize=9)
-    figure.tight_layout()
     figure.savefig(path, dpi=120)
-    plt.close(figure)

@@ -35,6 +35,7 @@ from models import Features, Network
 from models.wrn import WideResNet
 from results.files import write_json
 from results.store import Store
+from tables.plots import figure_class
 from tables.statistics import t_quantile, two_sided, welch
 
 VIEWS = (NORMAL, ROTATED, SECOND)
@@ -387,15 +388,8 @@ def recorded_curve(store: Store, run: Run) -> Curve:
 
 def plot(curves: Mapping[str, tuple[Sequence[Curve], Sequence[Curve]]], path: Path) -> None:
     """Plot the accuracies of both loops, epoch by epoch, one column a method; thin lines are single seeds."""
-    import matplotlib  # slow to import, and only needed here
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    from matplotlib.ticker import MaxNLocator
-
-    figure, axes = plt.subplots(
-        2, len(curves), figsize=(2.8 * len(curves) + 0.8, 5), squeeze=False, sharex="col", sharey="row"
-    )
+    figure = figure_class()(figsize=(2.8 * len(curves) + 0.8, 5), layout="tight")
+    axes = figure.subplots(2, len(curves), squeeze=False, sharex="col", sharey="row")
     for column, (method, loops) in enumerate(curves.items()):
         for row, measure in enumerate(("train_acc", "test_acc")):
             axis = axes[row][column]
@@ -407,12 +401,10 @@ def plot(curves: Mapping[str, tuple[Sequence[Curve], Sequence[Curve]]], path: Pa
                     mean = [statistics.fmean(values) for values in zip(*lines, strict=True)]
                     axis.plot(range(1, len(mean) + 1), mean, color=colour, linewidth=1.6, label=name)
             axis.spines[["top", "right"]].set_visible(False)
-            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axis.xaxis.get_major_locator().set_params(integer=True)
         axes[0][column].set_title(method, fontsize=10)
         axes[1][column].set_xlabel("epoch")
     axes[0][0].set_ylabel("training accuracy, %")
     axes[1][0].set_ylabel("test accuracy, %")
     axes[0][0].legend(frameon=False, fontsize=8)
-    figure.tight_layout()
     figure.savefig(path, dpi=120)
-    plt.close(figure)

@@ -40,13 +40,7 @@ def register(verbs: Any) -> None:
         "runs", metavar="RUN", nargs="*", help="a run's key, or a part of it that matches only one run"
     )
     p.add_argument("--all", action="store_true", help="every run that a RUN matches, not only a single one")
-    p.add_argument(
-        "--out",
-        type=options.not_empty,
-        default="contribution",
-        metavar="DIR",
-        help="folder to write into (default: contribution)",
-    )
+    options.add_out_option(p, "contribution", "folder to write into")
     p.add_argument(
         "--weights",
         default="",

@@ -44,13 +44,7 @@ def register(verbs: Any) -> None:
         help="which weights: of the last epoch, or of the best one on the test set (default: last)",
     )
     p.add_argument("--all", action="store_true", help="every run that a RUN matches, not only a single one")
-    p.add_argument(
-        "--out",
-        type=options.not_empty,
-        default="exports",
-        metavar="DIR",
-        help="folder to write into; weights get a folder of the run's name in it (default: exports)",
-    )
+    options.add_out_option(p, "exports", "folder to write into; weights get a folder of the run's name in it")
     group = p.add_argument_group("folders")
     options.add_results_option(group)
     options.add_data_option(group)

@@ -51,6 +51,13 @@ def add_results_option(group: Any) -> None:
     )
 
 
+def add_out_option(group: Any, default: str, what: str) -> None:
+    """Add `--out`. what: what the folder is for, for the help."""
+    group.add_argument(
+        "--out", type=not_empty, default=default, metavar="DIR", help=f"{what} (default: {default})"
+    )
+
+
 def add_data_option(group: Any) -> None:
     group.add_argument(
         "--data",

@@ -116,7 +116,8 @@ def published_cell(args: argparse.Namespace) -> tuple[str, str, str, list[str]]:
         )
     renamed = published_name(teacher), published_name(student)
     if renamed != (teacher, student):
-        (teacher, student), args.dataset = renamed, args.dataset or "imagenet"
+        teacher, student = renamed
+        args.dataset = args.dataset or "imagenet"  # a network for CIFAR has the same name in the papers
     networks = [NONE, *sorted({*frame["teacher"], *frame["student"]})]
     for name in (teacher, student):
         if name not in networks and name not in (trained := _networks_here()):

@@ -35,13 +35,7 @@ def register(verbs: Any) -> None:
     )
     options.add_selection_options(p, table=False, single_runs=False)
     options.add_folder_options(p)
-    p.add_argument(
-        "--out",
-        type=options.not_empty,
-        default="report",
-        metavar="DIR",
-        help="folder for index.html (default: report)",
-    )
+    options.add_out_option(p, "report", "folder for index.html")
     p.set_defaults(do=do_report)
 
 

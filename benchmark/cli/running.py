@@ -81,13 +81,7 @@ def register(verbs: Any) -> None:
         default=None,
         help="1: its table of similar architectures (default), 2: of different architectures",
     )
-    p.add_argument(
-        "--out",
-        type=options.not_empty,
-        default="tables/out",
-        metavar="DIR",
-        help="folder for the files (default: tables/out)",
-    )
+    options.add_out_option(p, "tables/out", "folder for the files")
     options.add_folder_options(p)
     options.add_training_options(p)
     _add_sync_norms(p)

@@ -36,13 +36,7 @@ def register(verbs: Any) -> None:
     )
     options.add_selection_options(p, single_runs=False)
     options.add_folder_options(p)
-    p.add_argument(
-        "--out",
-        type=options.not_empty,
-        default="tables/out",
-        metavar="DIR",
-        help="folder for the files; /dev/null writes none (default: tables/out)",
-    )
+    options.add_out_option(p, "tables/out", "folder for the files; /dev/null writes none")
     p.add_argument(
         "--format",
         default="plain",

@@ -53,7 +53,7 @@ class Split:
 
     def take(self, n: int) -> Self:
         """Return the first n images."""
-        return replace(self, images=self.images[:n], labels=self.labels[:n])
+        return self.between(0, n)
 
     def between(self, start: int, end: int) -> Self:
         """Return the images from position `start` to before `end`, without a copy."""

@@ -36,7 +36,6 @@ A section `[measure]` makes it a table of what is measured on the networks: see 
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,7 +46,7 @@ from benchmark.errors import InputError, hint, require_one_line, unknown
 from benchmark.spec import measured_rows, protocols, recipes
 from benchmark.spec.measured_rows import Measured
 from benchmark.spec.runs import Overrides, parse_pair
-from benchmark.user_files import NOT_TOML, find_toml, toml_files
+from benchmark.user_files import find_toml, read_toml, toml_files
 from results.published import reader as published
 from results.published.schema import METRICS
 
@@ -181,7 +180,7 @@ def load_table(name: str, folder: Path = FOLDER) -> Table:
     Raises `InputError` if the file is missing or has an error.
     """
     path = find_toml("table", name, built_in=folder, user=USER_FOLDER)
-    raw = _read(path)
+    raw = read_toml(path, "benchmark/spec/table_file.py describes the format")
     _check_fields(path.name, raw, _TABLE_FIELDS, required=_TABLE_REQUIRED)
     protocols.get_protocol(raw["protocol"])
     for dataset in (raw["dataset"], raw.get("quick_dataset", raw["dataset"])):
@@ -302,15 +301,6 @@ _ROW_FIELDS = {
     "missing": str,
 }
 _TYPE_NAMES = {str: "a string", int: "a whole number", list: "a list", dict: "a table"}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except NOT_TOML as error:
-        raise InputError(
-            f"{path.name} is not valid TOML: {error}; benchmark/spec/table_file.py describes the format"
-        ) from error
 
 
 def _check_fields(

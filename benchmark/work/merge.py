@@ -35,10 +35,7 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 UNFINISHED = ("curve.csv", "log.txt", "best.pt", "began.json", "progress.json", "checkpoint.pt")
 """What is copied of an unfinished run; without the last one, it has not begun."""
 
-NUMBERS = (
-    *("status", "top1_last", "top1_best", "best_epoch", "top5_last", "test_loss_last", "epochs"),
-    "value",
-)
+NUMBERS = ("status", "top1_last", "top1_best", "best_epoch", "top5_last", "test_loss_last", "epochs", "value")
 """What two records of a run must have in common to be of the same training or measurement. The `numbers` of a
 measurement are compared one by one."""
 

@@ -76,9 +76,6 @@ class FileSplit(Split):
         """Return the same images, with views of `size` by `size` pixels."""
         return replace(self, images=self.images.new_empty((0, size, size, 3)))
 
-    def take(self, n: int) -> Self:
-        return self.between(0, n)
-
     def between(self, start: int, end: int) -> Self:
         return replace(self, labels=self.labels[start:end], entries=self.entries[start:end])
 
