@@ -23,10 +23,10 @@ def register(verbs: Any) -> None:
     p = add_verb(
         verbs,
         "clean",
-        details="Lists the runs that no table uses any more, because the code, a method's revision or the "
-        "data have changed since, what is left of teacher caches that nobody can use, and what killed "
-        "processes left in finished runs. With --yes they are removed. Folders that are not runs, damaged "
-        "records and what is being worked on are always kept.",
+        details="Lists three things: runs that no table uses any more (because the code, a method's "
+        "revision or the data have changed), teacher caches that nothing can use any more, and files that "
+        "killed processes left in finished runs. With --yes, it removes them. It always keeps folders that "
+        "are not runs, damaged records, and whatever a process is working on.",
         example="clean --unfinished --yes",
     )
     p.add_argument(

@@ -30,9 +30,9 @@ def register(verbs: Any) -> None:
     p = add_verb(
         verbs,
         "completion",
-        details="Prints a shell script. Load it in the start file of your shell; it is for the command "
-        "kd-tables, which `pip install` makes. Names of tables, networks, clusters and of what KD_PLUGINS "
-        "defines are those of now.",
+        details="Prints a shell script for the command kd-tables, which `pip install` makes. Load it in the "
+        "start file of your shell. It knows the tables, networks, clusters and KD_PLUGINS of the moment when "
+        "it was printed.",
         example='completion bash   # in ~/.bashrc: eval "$(kd-tables completion bash)"',
     )
     p.add_argument("shell", choices=SHELLS, metavar="SHELL", help="bash or zsh")

@@ -29,11 +29,11 @@ def register(verbs: Any) -> None:
     p = add_verb(
         verbs,
         "contribute",
-        details="Writes records and curves of finished runs as they belong into results/reference, without "
-        "the names of your machines, and a text for the pull request. Refused are runs of the profile quick, "
-        "of code with changes that are in no commit, of methods that are not part of kd-tables or have "
-        "changed since, and runs whose curve or weights do not fit their record. The records state the "
-        "hashes of the weights; the weights themselves go along only with --weights.",
+        details="Writes records and curves of finished runs in the form of results/reference, without the "
+        "names of your machines, and a text for the pull request. It refuses runs of profile quick, of code "
+        "with uncommitted changes, and of methods that are not part of kd-tables or have changed since, and "
+        "runs whose curve or weights do not fit their record. The records state the hashes of the weights; "
+        "the weights themselves are added only with --weights.",
         example="contribute sskd/paper/none-resnet20 --all",
     )
     p.add_argument(
@@ -45,7 +45,7 @@ def register(verbs: Any) -> None:
         "--weights",
         default="",
         choices=EPOCHS,
-        help="also the weights of this epoch (default: none); small networks only, because every clone of "
+        help="add the weights of this epoch (default: none); small networks only, because every clone of "
         "the project loads them",
     )
     p.add_argument(

@@ -39,9 +39,9 @@ def register(verbs: Any) -> None:
         verbs,
         "evaluate",
         details="Prints top-1, top-5 and cross-entropy of a file of weights (in any form that TEACHERS= "
-        "takes) or of a finished run, named by a part of its key: one of yours, else a reference run that "
-        "brings its weights. A run brings its network, data set and normalisation; for a file they are "
-        "--network, --dataset and --protocol. Nothing is stored without --record.",
+        "takes) or of a finished run. A run is named by a part of its key: one of yours, else a reference "
+        "run that ships with its weights. Its record says network, data set and normalisation; for a file, "
+        "--network, --dataset and --protocol do. Nothing is stored without --record.",
         example="evaluate resnet56_best.pth --dataset cifar100",
     )
     p.add_argument("target", metavar="FILE|RUN", help="a file of weights; or a run's key, or a part of it")
@@ -49,7 +49,7 @@ def register(verbs: Any) -> None:
         "--network",
         default="",
         metavar="NAME",
-        help="the network of a file whose name does not say it and whose weights fit several",
+        help="the network of a file, if its name does not say it and its weights fit several",
     )
     p.add_argument(
         "--dataset",

@@ -26,11 +26,11 @@ def register(verbs: Any) -> None:
     p = add_verb(
         verbs,
         "export",
-        details="Weights of finished runs: torch, safetensors, torchscript, onnx, and hf (a folder for a "
-        "model hub, with a model card made from the record). Each file states normalisation, classes and "
-        "where it comes from, and is compared with the run's network before it gets its name. Curves of "
-        "finished and running runs: csv, tensorboard, wandb (offline) and trackio. Nothing needs a network. "
-        "Prints the paths of what it wrote.",
+        details="Writes the weights of finished runs as torch, safetensors, torchscript, onnx or hf (a "
+        "folder for a model hub, with a model card made from the record), and the curves of finished and "
+        "unfinished runs as csv, tensorboard, wandb (offline) or trackio. Each file of weights states "
+        "normalisation, classes and origin, and is checked against the run's network before it is kept. "
+        "Nothing is uploaded. Prints the paths of the files.",
         example="export resnet56:resnet20/kd/seed0 --to onnx",
     )
     p.add_argument(

@@ -32,9 +32,9 @@ def register(verbs: Any) -> None:
     p = add_verb(
         verbs,
         "judge",
-        details="Prints on one screen what is published of a pair and a method, what others got, the verdict "
-        "on your values by the rule of diff, and what usually explains a gap of that size, with its measured "
-        "size. Exits with 1 if your result differs from the published one. Only for CIFAR-100.",
+        details="Prints on one screen the published values of a pair and a method, what others got, the "
+        "verdict on your values by the rule of `diff`, and the usual causes of a gap, with their measured "
+        "sizes. Exits with 1 if your result differs from the published one. Only for CIFAR-100.",
         example="judge resnet32x4:resnet8x4 dkd 76.2 75.8 75.89 --epoch best --protocol mdistiller",
     )
     p.add_argument("pair", metavar="PAIR", help="teacher:student, e.g. resnet32x4:resnet8x4")

@@ -42,10 +42,10 @@ def register(verbs: Any) -> None:
     p = add_verb(
         verbs,
         "retry",
-        details="`run` and `submit` skip runs that failed before. `retry` deletes the stored failures of "
-        "the chosen runs and prints their keys. It trains nothing itself. With --diverged, runs that "
-        "diverged are trained again too; under the same conditions they diverge again, so it is for another "
-        "device or precision, or after a correction that raised no `revision`.",
+        details="Deletes the stored failures of the chosen runs and prints their keys, so that `run` and "
+        "`submit`, which skip failed runs, train them again. It trains nothing itself. --diverged includes "
+        "runs that diverged. Under the same conditions they diverge again, so use it for another device or "
+        "precision, or after a correction that raised no `revision`.",
         example="retry crd-table1 --methods kd",
     )
     options.add_selection_options(p)

@@ -22,9 +22,9 @@ def register(verbs: Any) -> None:
         verbs,
         "merge",
         details="Copies records, curves, weights and the state of unfinished runs into the results folder. A "
-        "run that has a result here is never overwritten: the same numbers need nothing, other numbers are "
-        "named. So are records that are damaged or of a newer version, and runs that somebody is working on. "
-        "The exit code is 1 if anything was named. After an interruption, the same command continues.",
+        "run that has a result here is never overwritten. The command names runs whose numbers differ, "
+        "damaged records, records of a newer version, and runs that somebody is training; it leaves them out "
+        "and exits with 1. After an interruption, the same command continues.",
         example="merge /shared/anna/runs /shared/ben/runs --dry-run",
     )
     p.add_argument("folders", metavar="FOLDER", nargs="+", help="a results folder, such as results/runs")

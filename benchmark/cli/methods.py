@@ -17,9 +17,8 @@ def register(verbs: Any) -> None:
     p = add_verb(
         verbs,
         "methods",
-        details="Without a NAME it lists all methods. With one it also prints which views and features the "
-        "method needs, where each of its constants comes from, and the constants that its authors chose for "
-        "each pair.",
+        details="Lists all methods. With a NAME, it also prints which views and features the method needs, "
+        "where each of its constants comes from, and the constants that its authors chose for each pair.",
         example="methods crd",
     )
     p.add_argument(

@@ -83,7 +83,7 @@ def add_folder_options(parser: argparse.ArgumentParser) -> None:
         "--network",
         default="",
         metavar="NAME",
-        help="the network of a checkpoint in TEACHERS= whose name does not say it and whose weights fit "
+        help="the network of a checkpoint in TEACHERS= if its file name does not say it and its weights fit "
         "several",
     )
 
@@ -217,8 +217,8 @@ def add_keep_option(group: Any) -> None:
         default=variable("KEEP", "all"),
         choices=KEEP,
         help="which weights of finished runs to keep; none still keeps those that other runs need: "
-        "plain teachers and students, self-supervised networks, and teachers' heads (default: $KEEP, else "
-        "all)",
+        "plain teachers and students, self-supervised networks, teachers' heads, and networks that the "
+        "table measures (default: $KEEP, else all)",
     )
 
 
@@ -237,8 +237,8 @@ def add_notify_option(group: Any, default: str) -> None:
         "--notify",
         default=variable("NOTIFY"),
         metavar="COMMAND",
-        help="run this command by the shell when the table is done or has failed; KD_TABLE, KD_STATE, "
-        f"KD_RUNS, KD_DONE, KD_FAILED and others tell what happened (default: $NOTIFY{default})",
+        help="run this shell command when the table is done or has failed; the variables KD_TABLE, KD_STATE, "
+        f"KD_RUNS, KD_DONE, KD_FAILED and others say what happened (default: $NOTIFY{default})",
     )
 
 
@@ -257,6 +257,6 @@ def add_accept_edit_option(group: Any) -> None:
     group.add_argument(
         "--accept-edit",
         action="store_true",
-        help="go on with begun runs although the file of your method, or their teacher, has changed since; "
-        "their records state both",
+        help="go on with unfinished runs although the file of your method, or their teacher, has changed; "
+        "their records state both versions",
     )

@@ -24,9 +24,9 @@ def register(verbs: Any) -> None:
     p = add_verb(
         verbs,
         "plugins",
-        details="Every file is checked: networks are run once, data sets are loaded, the checkpoints of "
-        "teachers.toml are read. The first mistake ends the command with one line and exit code 2. Other "
-        "commands check only what they use.",
+        details="Lists what the files in the folders of KD_PLUGINS define, and checks all of it: runs each "
+        "network once, loads the data sets, reads the checkpoints of teachers.toml. The first mistake ends "
+        "the command with one line and exit code 2. Other commands check only what they use.",
         example="plugins",
     )
     add_data_option(p)

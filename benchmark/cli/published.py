@@ -20,9 +20,9 @@ def register(verbs: Any) -> None:
     p = add_verb(
         verbs,
         "published",
-        details="Prints what the papers report for one pair and method, with the table each value is from. "
-        "It also knows networks and methods that cannot be trained here. ImageNet's pairs may be named as "
-        "in the papers or as in the tables (resnet34_imagenet:resnet18_imagenet).",
+        details="Prints the values that papers report for one pair and method, and the table of each. This "
+        "includes networks and methods that cannot be trained here. You can name ImageNet's pairs as in the "
+        "papers or as in the tables (resnet34_imagenet:resnet18_imagenet).",
         example="published --pair resnet32x4:resnet8x4 --method kd",
     )
     p.add_argument("--pair", default="", metavar="T:S", help="teacher:student, e.g. ResNet34:ResNet18")

@@ -104,8 +104,8 @@ def _add_sync_norms(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sync-norms",
         action="store_true",
-        help="with several processes, which torchrun starts and which share every batch: batch norms use the "
-        "statistics of the whole batch, and not of the rows of their process",
+        help="for several processes, started by torchrun, that share every batch: batch norms use the "
+        "statistics of the whole batch, not those of their process's part",
     )
 
 
@@ -113,8 +113,8 @@ def _add_no_wait(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-wait",
         action="store_true",
-        help="leave the runs that another process is training, and those that need them, instead of waiting "
-        "until they are done (or taking them over if that process ends)",
+        help="do not wait for runs that another process is training, and skip the runs that need them "
+        "(default: wait until they are done, or take them over if that process ends)",
     )
 
 
