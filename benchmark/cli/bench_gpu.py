@@ -33,10 +33,10 @@ def register(measurements: Any) -> None:
         "gpu",
         summary="everything about a kind of GPU, in parts: kernels, precision, packs, hours of the tables",
         details="Measures the trials of the batch-norm kernels, the first losses of methods against fp32 on "
-        "a CPU, full packs of five pairs with and without the kernels, and the kernels that a step starts; "
-        "from the packs follow the hours that both tables take. Each part is kept in FOLDER, and no part is "
-        "started that would outlast --minutes: the same call later goes on. It runs on a CPU too, with "
-        "the CPU's kernels. Exits with 1 if a loss is out of bounds.",
+        "a CPU, full packs of five pairs with and without the kernels, and the kernels that a step starts. "
+        "From the packs it estimates the hours of both tables. Each part is stored in FOLDER, and no part is "
+        "started that would outlast --minutes; repeat the command to go on. It runs on a CPU too, with the "
+        "CPU's kernels. Exits with 1 if a loss is out of bounds.",
         example="bench gpu gpu-h200 --device cuda --reference losses.pt --minutes 9",
     )
     p.add_argument("folder", metavar="FOLDER", help="folder of the parts; a new session needs an empty one")
