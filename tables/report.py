@@ -29,6 +29,7 @@ from tables.cells import (
     column_title,
     profile_warning,
     rank_rule,
+    what_is_shown,
 )
 from tables.curves import BAND
 from tables.diff import CellDiff, diff_table
@@ -97,7 +98,7 @@ def page(
             f'<link rel="icon" href="data:,">\n<title>{TITLE}</title>',
             f"<style>\n{style}</style>\n</head>\n<body>",
             f"<header><h1>{TITLE}</h1>",
-            f'<p class="meta">{plural(len(expansions), "table")}; written {now}. Top-1 accuracy in %. '
+            f'<p class="meta">{plural(len(expansions), "table")}; written {now}. {_e(_what(expansions))}'
             f"{_e(_capitalized(EPOCH_NOTE))}.</p>",
             *(_warning(w) for w in dict.fromkeys(warnings)),
             f'<nav class="cards" aria-label="Tables">{"".join(x.card for x in sections)}</nav>',
@@ -110,6 +111,12 @@ def page(
             f"<script>\n{script}</script>\n</body>\n</html>\n",
         ]
     )
+
+
+def _what(expansions: Sequence[Expansion]) -> str:
+    """Return what the numbers are, "" if the tables show different ones: each says it in its notes."""
+    shown = {what_is_shown(e.table) for e in expansions}
+    return f"{_capitalized(shown.pop())}. " if len(shown) == 1 else ""
 
 
 def _capitalized(text: str) -> str:
@@ -344,9 +351,9 @@ def _ours(entry: Entry) -> str:
         mean, plus_minus, std = text.partition(" ± ")
         mean = {1: f"<b>{_e(mean)}</b>", 2: f"<u>{_e(mean)}</u>"}.get(rank, _e(mean))
         spread = f"<small>±{_e(std)}</small>" if plus_minus else ""
-        return mean + (marks if text == entry.parts[-1] else "") + spread
+        return mean + spread
 
-    return entry.text(part, joint="<small>last / best</small>")
+    return entry.text(part, joint="<small>last / best</small>") + marks
 
 
 def _published(d: CellDiff) -> str:

@@ -31,6 +31,13 @@ def test_paired_differences_as_scipys_paired_test() -> None:
     )
 
 
+def test_equal_differences_decide_nothing() -> None:
+    """Two seeds on a small test set often have the same difference; that is no certainty."""
+    found = paired({0: 70.1, 1: 71.3}, {0: 70.0, 1: 71.2})
+    assert found is not None and found.mean == pytest.approx(0.1) and not found.settled
+    assert found.low is None and found.high is None and found.needed is None
+
+
 def test_seeds_needed_is_the_least_number_with_the_power() -> None:
     n = seeds_needed(0.3, 0.4)
     assert n is not None and power(0.3 / 0.4, n) >= 0.8 > power(0.3 / 0.4, n - 1)
