@@ -126,7 +126,8 @@ def ranks(scores: Mapping[str, Mapping[str, float]]) -> tuple[list[Rank], tuple[
 def complete_ranks(scores: Mapping[str, Mapping[str, float]]) -> tuple[list[str], np.ndarray]:
     """Return the methods that have a number on every pair, and their ranks [pairs, methods].
 
-    Pairs with fewer than two methods do not count. scores: pair -> method -> top-1.
+    Pairs with fewer than two methods do not count. Means that are equal to a millionth are tied: the sum of
+    other summands differs in its last bit. scores: pair -> method -> top-1.
     """
     pairs = sorted(p for p in scores if len(scores[p]) > 1)
     every = sorted({m for p in pairs for m in scores[p]})
@@ -135,7 +136,8 @@ def complete_ranks(scores: Mapping[str, Mapping[str, float]]) -> tuple[list[str]
         return [], np.empty((len(pairs), 0))
     from scipy import stats
 
-    return methods, stats.rankdata(-np.array([[scores[p][m] for m in methods] for p in pairs]), axis=1)
+    means = np.array([[scores[p][m] for m in methods] for p in pairs]).round(6)
+    return methods, stats.rankdata(-means, axis=1)
 
 
 def rank_half_widths(per_pair: np.ndarray, confidence: float = 0.95) -> np.ndarray:

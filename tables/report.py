@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from benchmark.spec.matrix import Expansion, Row
+from benchmark.spec.table_file import ERROR
 from benchmark.text import plural
 from results.files import atomic
 from results.store import Store
@@ -175,6 +176,12 @@ VIEWS = {
 }
 """What the cells show, by the value of the form's `view`. A narrow window begins with `delta`."""
 
+ERRORS = (
+    "The cells show errors, 100 - accuracy, as the paper does. Differences, figures and details are of "
+    "accuracies."
+)
+"""Stands above a table of errors."""
+
 SUMMARY_COLUMNS = {
     "average": "average",
     "over_student": "over student",
@@ -233,7 +240,7 @@ def _section(
     for row, entries in zip(layout.rows, layout.entries, strict=True):
         indices = [index[row, *column] for column in columns]
         cells = "".join(
-            _cell(f"{anchor}/{i}", diffs[i], x, column in blank_columns)
+            _cell(f"{anchor}/{i}", diffs[i], x, column in blank_columns, e.table.shown)
             for i, x, column in zip(indices, entries, columns, strict=True)
         )
         kind = "plain" if row.method in BASELINE_ROWS else "method"
@@ -256,6 +263,7 @@ def _section(
             f'<details class="body"{unfolded}><summary><h2>{_e(head.title)}</h2></summary>',
             *(_warning(x) for x in head.warnings),
             *(f'<p class="meta">{_e(x)}</p>' for x in head.conditions),
+            f'<p class="meta">{_e(ERRORS)}</p>' if e.table.shown == ERROR else "",
             f'<p class="tally">{tally}</p>',
             f'<div class="scroll"><table class="grid" aria-label="{_e(anchor)}">',
             f'<thead><tr><th scope="col">Method</th>{heads}</tr></thead>',
@@ -325,16 +333,16 @@ def _minus(text: str) -> str:
     return text.replace("-", MINUS)
 
 
-def _cell(identifier: str, d: CellDiff, entry: Entry, blank: bool) -> str:
+def _cell(identifier: str, d: CellDiff, entry: Entry, blank: bool, shown: str) -> str:
     """Return the HTML of one cell: our number, the published one and the difference, one below the other.
 
-    identifier: of its details. blank: whether its column has no record.
+    identifier: of its details. blank: whether its column has no record. shown: see `Table`.
     """
     label = f"{d.label}, {d.pair}: {d.verdict}; details"
     return (
         f'<td class="cell v-{d.verdict.css}{" blank" if blank else ""}" data-cell="{_e(identifier)}" '
         f'data-verdict="{d.verdict}" data-pair="{_e(d.pair)}">'
-        f'<div class="ours">{_ours(entry)}</div><div class="published">{_published(d)}</div>'
+        f'<div class="ours">{_ours(entry)}</div><div class="published">{_published(d, shown)}</div>'
         f'<button type="button" class="delta" aria-expanded="false" aria-label="{_e(label)}" '
         f'title="{_e(_tip(d))}">{_delta(d)}</button></td>'
     )
@@ -356,11 +364,12 @@ def _ours(entry: Entry) -> str:
     return entry.text(part, joint="<small>last / best</small>") + marks
 
 
-def _published(d: CellDiff) -> str:
+def _published(d: CellDiff, shown: str) -> str:
     if d.published is None:
         return '<span class="dim">–</span>'
+    value = 100 - d.published if shown == ERROR else d.published
     std = f"<small>±{d.published_std:.2f}</small>" if d.published_std is not None else ""
-    return f"{d.published:.2f}{std}"
+    return f"{value:.2f}{std}"
 
 
 def _delta(d: CellDiff) -> str:

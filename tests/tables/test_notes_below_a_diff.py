@@ -10,8 +10,8 @@ import records_kit as kit
 
 from benchmark.spec import matrix
 from benchmark.spec.matrix import Cell
-from results.store import frame
-from tables import cells, render
+from results.store import Store, frame
+from tables import cells, render, report
 from tables.diff import diff_table
 from tables.diff_text import format_diff
 from tables.published_cells import PublishedCells
@@ -104,3 +104,35 @@ def test_a_rank_of_measured_numbers_is_of_no_epoch(tmp_path: Path) -> None:
     records = [kit.record(r, 50.0 + i) for i, r in enumerate(runs)]
     (ranks,) = [x for x in render.explanations(render.lay_out(e, kit.as_frame(records)), e) if "Bold" in x]
     assert "both by the mean. " in ranks and "epoch" not in ranks
+
+
+MEASURED = """
+title = "Measured"
+paper = "crd"
+table = "table1"
+dataset = "cifar100"
+protocol = "sskd"
+seeds = 1
+columns = ["resnet56:resnet20", "vgg13:vgg8", "wrn_40_2:wrn_16_2"]
+[measure]
+name = "entropy"
+epoch = "last"
+[[rows]]
+label = "Student"
+method = "student"
+[[rows]]
+label = "KD"
+method = "kd"
+"""
+
+
+def test_what_has_no_better_side_has_no_gain(tmp_path: Path) -> None:
+    """A lower entropy is no better one: no card, figure or power of top-1 may rank it."""
+    for name, gains in (("entropy", False), ("knn", True)):
+        e = kit.small(tmp_path, text=MEASURED.replace("entropy", name))
+        runs = [r for r in e.runs if r.measure is not None]
+        frame_of = kit.as_frame([kit.record(r, 1.0 + i) for i, r in enumerate(runs)])
+        page = report.page([e], frame_of, Store(tmp_path / "runs"))
+        assert ("mean gain over the student" in page) == gains
+        assert ("Gain over the plain student, by pair" in page) == gains
+        assert "Power: " not in page and "Top-1 accuracy" not in page
