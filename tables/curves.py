@@ -306,8 +306,8 @@ def format_curves(expansion: Expansion, frame: pd.DataFrame, store: Store, fmt: 
     kind = {"plain": "simple", "md": "pipe", "tex": "latex_booktabs"}[fmt]
     heads = ("run", "published run", "epochs", "median", "largest", "at", "outside", "verdict")
     escaped = escape_md if fmt == "md" else str  # tabulate escapes for LaTeX by itself
-    rows = [[escaped(x) for x in _summary(c)] for c in diffs]
-    table = tabulate(rows, heads, tablefmt=kind, disable_numparse=True)
+    summaries = [[escaped(x) for x in _summary(c)] for c in diffs]
+    table = tabulate(summaries, heads, tablefmt=kind, disable_numparse=True)
     parts = [table]
     if fmt == "plain":
         parts += [_epochs(c) for c in diffs if c.epochs]
