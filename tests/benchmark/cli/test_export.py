@@ -66,12 +66,16 @@ def test_files_are_for_images_of_the_size_of_the_data_set(tmp_path: Path) -> Non
     net = finished.Predictor(models.build("resnet8", 1000), {}).eval().requires_grad_(False)
     shapes: list[tuple[int, ...]] = []
     net.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape[1:])))
-    record = {"dataset": "imagenet64", "student": "resnet8", "teacher": "none"}
+    record = dict.fromkeys(("method", "protocol", "profile", "seed"), "")
+    record |= {"dataset": "imagenet64", "student": "resnet8", "teacher": "none", "device_name": "a|b\n# c"}
     settings = {"normalise": {"mean": [0.5] * 3, "std": [0.25] * 3}}
     run = finished.Finished("key", {**record, "settings": settings}, "last", tmp_path, net)
     weights.write(run, "torch", tmp_path / "net.pt", {})
     assert set(shapes) == {(3, 64, 64)}
-    assert about(run, [])["input"].startswith("RGB images [B, 3, 64, 64] ")
+    facts = about(run, [])
+    assert facts["input"].startswith("RGB images [B, 3, 64, 64] ")
+    lines = hub.card(run, facts).splitlines()
+    assert "| device, precision | a\\|b # c, None |" in lines, "a text of the record stays in its row"
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
