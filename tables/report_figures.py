@@ -40,7 +40,7 @@ LAST_BEST = (
     "the test set; the distance is what that choice adds."
 )
 COST = (
-    "Hours of training behind the row's records. Each run counts its share of its pack's hours. Records that "
+    "Hours behind the row's records. Each run counts its share of its pack's hours. Records that "
     "several rows or tables use count in each of them."
 )
 
