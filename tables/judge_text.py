@@ -183,7 +183,7 @@ def _sensitivity(a: Answer, judged: Judgement) -> str:
 
 def _explanations(a: Answer) -> list[str]:
     head = f"What usually explains a gap of {signed(a.delta)}, and how large it was elsewhere"
-    seeds = Explains.YES if abs(a.delta) <= a.seeds_alone else Explains.NO
+    seeds = Explains.YES if abs(a.delta) <= a.seeds_alone else Explains.SMALLER
     rows = [("seeds alone", f"up to {a.seeds_alone:.2f} in 90% of cases", str(seeds))]
     rows += [(str(x.effect.cause), _size(x), _explains(x)) for x in a.explanations]
     widths = [max(len(r[i]) for r in rows if r[2] or i == 0) for i in range(2)]
