@@ -15,6 +15,9 @@ from results.published.yardsticks import TAU
 from tables.statistics import least, mean, std, t_interval, t_quantile
 from tables.verdicts import Verdict
 
+NO_SPREAD = 1e-6
+"""A std in percentage points that is due to the rounding of floats."""
+
 
 @dataclass(frozen=True)
 class Paired:
@@ -28,7 +31,11 @@ class Paired:
     mean: float
     std: float | None
     low: float | None
-    """Lower end of the 95% t interval of the mean difference. None with fewer than two seeds."""
+    """Lower end of the 95% t interval of the mean difference.
+
+    None with fewer than two seeds, and without any spread: a few differences may be equal by chance, and an
+    interval without width would claim certainty.
+    """
     high: float | None
     needed: int | None
     """Number of seeds with which a difference of this size and spread is detected with probability 0.8. None
@@ -63,8 +70,10 @@ def paired(a: Mapping[int, float], b: Mapping[int, float]) -> Paired | None:
         return None
     differences = [a[s] - b[s] for s in seeds]
     m, s = mean(differences), std(differences)
+    if s is None or s < NO_SPREAD:
+        return Paired(seeds=seeds, mean=m, std=s, low=None, high=None, needed=None)
     low, high = t_interval(differences) or (None, None)
-    needed = None if s is None else seeds_needed(m, s)
+    needed = seeds_needed(m, s)
     return Paired(seeds=seeds, mean=m, std=s, low=low, high=high, needed=needed)
 
 
@@ -117,7 +126,8 @@ def ranks(scores: Mapping[str, Mapping[str, float]]) -> tuple[list[Rank], tuple[
 def complete_ranks(scores: Mapping[str, Mapping[str, float]]) -> tuple[list[str], np.ndarray]:
     """Return the methods that have a number on every pair, and their ranks [pairs, methods].
 
-    Pairs with fewer than two methods do not count. scores: pair -> method -> top-1.
+    Pairs with fewer than two methods do not count. Means that are equal to a millionth are tied: the sum of
+    other summands differs in its last bit. scores: pair -> method -> top-1.
     """
     pairs = sorted(p for p in scores if len(scores[p]) > 1)
     every = sorted({m for p in pairs for m in scores[p]})
@@ -126,7 +136,8 @@ def complete_ranks(scores: Mapping[str, Mapping[str, float]]) -> tuple[list[str]
         return [], np.empty((len(pairs), 0))
     from scipy import stats
 
-    return methods, stats.rankdata(-np.array([[scores[p][m] for m in methods] for p in pairs]), axis=1)
+    means = np.array([[scores[p][m] for m in methods] for p in pairs]).round(6)
+    return methods, stats.rankdata(-means, axis=1)
 
 
 def rank_half_widths(per_pair: np.ndarray, confidence: float = 0.95) -> np.ndarray:

@@ -36,6 +36,11 @@ BEST_MARK = "ᵇ"
 
 BEST_LEGEND = f"{BEST_MARK} best epoch, chosen on the test set"
 
+REFERENCE_MARK, IMPORTED_MARK = "†", "‡"
+"""Mark the numbers of reference records, and of imported checkpoints that were only evaluated here."""
+
+REFERENCE_LEGEND = f"{REFERENCE_MARK} reference records, which come with the project and were not made here."
+
 RULES = {
     "last": "last epoch",
     "best": "best epoch, chosen on the test set",
@@ -156,6 +161,17 @@ class CellResult:
         """Whether the cell evaluates an imported checkpoint, without any training."""
         return any(r.run.evaluates is not None and r.run.evaluates.run is None for r in self.runs)
 
+    @property
+    def imported_name(self) -> str:
+        """The imported checkpoint as `NETWORK (HASH)`, "" if there is none."""
+        network = self.cell.student if self.cell.teacher == NONE else self.cell.teacher
+        return f"{network} ({self.imported[:10]})" if self.imported else ""
+
+    @property
+    def marks(self) -> str:
+        """The marks of the cell's number for its origin."""
+        return origin_marks(self.is_reference, self.measures_imported)
+
     def states(self) -> dict[str, int]:
         """Return the number of unfinished runs by state."""
         return dict(sorted(Counter(r.state for r in self.runs if r.last is None).items()))
@@ -173,6 +189,11 @@ class CellResult:
     def reasons(self) -> tuple[str, ...]:
         """Return why runs failed or diverged, without repetitions."""
         return tuple(dict.fromkeys(r.reason for r in self.runs if r.reason))
+
+
+def origin_marks(reference: bool, imported: bool) -> str:
+    """Return the marks of a number: of reference records, of an imported checkpoint, both or none."""
+    return (REFERENCE_MARK if reference else "") + (IMPORTED_MARK if imported else "")
 
 
 def rank_rule(table: Table) -> str:
@@ -345,7 +366,7 @@ def header(expansion: Expansion, results: list[CellResult]) -> Header:
     lines = [
         f"profile {profile.name} ({title}); data set {expansion.dataset}; protocol {rules}; "
         f"seeds {', '.join(map(str, expansion.seeds))}",
-        f"conditions: {conditions(results)}; {sum(done.values())} of {len(done)} runs of the cells done",
+        f"conditions: {conditions(results)}; {sum(done.values())} of {len(done)} runs done",
     ]
     chosen = dict.fromkeys(r.run.recipe.selection.describe() for c in results for r in c.runs)
     if selections := "; ".join(filter(None, chosen)):
@@ -365,10 +386,19 @@ def header(expansion: Expansion, results: list[CellResult]) -> Header:
 
 
 def what_is_shown(table: Table) -> str:
-    """Return what the numbers of a table are, with their unit."""
-    shown = {f"{measures.get(m.name).title} ({m.shown})": m.unit for m in table.measured}
-    parts = [f"{what} in {unit}" if unit else what for what, unit in shown.items()]
-    return " and ".join(parts) or f"{metrics_of(table)}{' error' if table.shown == ERROR else ''} in %"
+    """Return what the numbers of a table are, with their unit.
+
+    Examples: `top-1 in %`, `linear probe: top1_best, knn_top1 in %`.
+    """
+    names: dict[tuple[str, str], list[str]] = {}
+    for m in table.measured:
+        names.setdefault((measures.get(m.name).title, m.unit), []).append(m.shown)
+    parts: dict[str, list[str]] = {}
+    for (title, unit), shown in names.items():
+        what = ", ".join(dict.fromkeys(shown))
+        parts.setdefault(title, []).append(f"{what} in {unit}" if unit else what)
+    words = "; ".join(f"{title}: {' and '.join(texts)}" for title, texts in parts.items())
+    return words or f"{metrics_of(table)}{' error' if table.shown == ERROR else ''} in %"
 
 
 def metrics_of(table: Table) -> str:
@@ -379,16 +409,22 @@ def metrics_of(table: Table) -> str:
 def measured_line(results: list[CellResult]) -> str:
     """Return what a table shows that is measured on its networks, with the settings that are not defaults."""
     specs = {json.dumps(r.run.measure.order()): r.run for c in results for r in c.runs if r.run.measure}
-    words = []
+    targets: dict[tuple[str, str], list[str]] = {}
     for run in specs.values():
         assert run.measure is not None
         defaults = run.measure.measure.Config()
-        changed = [f"{k} {v}" for k, v in run.measure.fields().items() if v != getattr(defaults, k)]
-        epoch = "" if run.evaluates is None or run.evaluates.run is None else f", {run.evaluates.epoch} epoch"
-        title = run.measure.measure.title
+        changed = [_setting(k, v) for k, v in run.measure.fields().items() if v != getattr(defaults, k)]
         settings = f" ({', '.join(changed)})" if changed else ""
-        words.append(f"{title} on {run.measured_on}{settings}{epoch}")
-    return f"measured on the trained networks, not their top-1: {'; '.join(dict.fromkeys(words))}"
+        of = run.evaluates
+        epoch = "" if of is None or of.run is None else f", networks of the {RULES[of.epoch]}"
+        targets.setdefault((f"{run.measure.measure.title}{settings}", epoch), []).append(run.measured_on)
+    words = (f"{what} on {' and '.join(dict.fromkeys(on))}{epoch}" for (what, epoch), on in targets.items())
+    return f"measured on the trained networks, not their top-1: {'; '.join(words)}"
+
+
+def _setting(name: str, value: Any) -> str:
+    """Return a setting of a measure in words: a size of 0 leaves the images as they are."""
+    return "images at their own size" if (name, value) == ("size", 0) else f"{name} {value}"
 
 
 def column_title(teacher: str, student: str, arrow: str = "\n") -> str:

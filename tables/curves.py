@@ -46,7 +46,7 @@ from results.published.checkpoints import published_by
 from results.published.curves import TEACHERS_OF, has_step_schedule
 from results.store import Store
 from tables.cells import BASELINE_ROWS, CellResult, collect, number
-from tables.text import csv_cell, signed
+from tables.text import csv_cell, escape_md, signed
 from tables.verdicts import CurveVerdict
 
 EARLY_EPOCHS, EARLY_BAND, LATE_BAND, MEDIAN_BAND = 5, 0.02, 0.05, 0.01
@@ -305,7 +305,9 @@ def format_curves(expansion: Expansion, frame: pd.DataFrame, store: Store, fmt: 
         return f"{nothing} Rule: {BAND}."
     kind = {"plain": "simple", "md": "pipe", "tex": "latex_booktabs"}[fmt]
     heads = ("run", "published run", "epochs", "median", "largest", "at", "outside", "verdict")
-    table = tabulate([_summary(c) for c in diffs], heads, tablefmt=kind, disable_numparse=True)
+    escaped = escape_md if fmt == "md" else str  # tabulate escapes for LaTeX by itself
+    summaries = [[escaped(x) for x in _summary(c)] for c in diffs]
+    table = tabulate(summaries, heads, tablefmt=kind, disable_numparse=True)
     parts = [table]
     if fmt == "plain":
         parts += [_epochs(c) for c in diffs if c.epochs]

@@ -27,7 +27,7 @@ from results.published.schema import PublishedNumber
 from results.published.spread import seed_stds
 from results.published.yardsticks import Yardstick, no_yardstick, yardsticks
 from results.store import Store
-from tables.cells import BASELINE_ROWS, BEST_MARK, CellResult, collect, header, other_numbers
+from tables.cells import BASELINE_ROWS, BEST_MARK, CellResult, collect, header, origin_marks, other_numbers
 from tables.published_cells import PublishedCells
 from tables.statistics import (
     IDENTITY,
@@ -99,6 +99,12 @@ class CellDiff:
     """Who ran the published number."""
     source: str = ""
     """Where the published number was read."""
+    reference: bool = False
+    """Whether our number comes from reference records."""
+    imported: str = ""
+    """The imported checkpoint that the cell measures or learns from, as `NETWORK (HASH)`, "" if none."""
+    measures_imported: bool = False
+    """Whether our number is of the imported checkpoint itself, without any training."""
     notes: tuple[str, ...] = ()
     """Remarks on the cell that do not change its verdict."""
 
@@ -106,6 +112,11 @@ class CellDiff:
     def pair(self) -> str:
         """The pair as TEACHER:STUDENT."""
         return f"{self.teacher}:{self.student}"
+
+    @property
+    def marks(self) -> str:
+        """The marks of our number for its origin, as in the table."""
+        return origin_marks(self.reference, self.measures_imported)
 
     @property
     def best_mark(self) -> str:
@@ -159,7 +170,9 @@ def diff_table(
             if against is None
             else published.of_paper(against, result.cell)
         )
-        cells.append(_cell(expansion, result, number, against, sticks, tau))
+        errata = () if number is None or number.value is None else published.errata_of(number)
+        notes = _notes(result, number, errata)
+        cells.append(_cell(expansion, result, number, notes, against, sticks, tau))
     head = header(expansion, results).lines
     if expansion.table.shown == ERROR:
         head.append("accuracies are compared, 100 - error, where the paper prints errors")
@@ -197,6 +210,7 @@ def _cell(
     expansion: Expansion,
     result: CellResult,
     number: PublishedNumber | None,
+    notes: tuple[str, ...],
     against: str | None,
     sticks: Mapping[tuple[str, str], Yardstick],
     tau: float | None,
@@ -223,7 +237,10 @@ def _cell(
         verdict=Verdict.MISSING,
         n=result.n,
         seeds=result.expected,
-        notes=_notes(result, number),
+        reference=result.is_reference,
+        imported=result.imported_name,
+        measures_imported=result.measures_imported,
+        notes=notes,
     )
     if ours is not None and last is not None and best is not None:
         base = dataclasses.replace(base, ours=ours.mean, ours_std=ours.std, last=last.mean, best=best.mean)
@@ -249,6 +266,8 @@ def _cell(
         return dataclasses.replace(base, verdict=verdict, reason=reason), None
 
     not_published = f"not published by {against}" if against else "not published"
+    if number is not None and number.value is None and number.note:
+        not_published = number.note
     if not result.runs:
         return final(Verdict.MISSING, cell.reason if cell.missing else f"N/A: {cell.reason}")
     if ours is None or last is None or best is None:
@@ -301,7 +320,7 @@ def _not_comparable(
     table, row = expansion.table, result.cell.row
     if expansion.profile != "paper":
         profile = profiles.get_profile(expansion.profile)
-        return f"profile {profile.name}: {profile.title_on(expansion.dataset)}"
+        return f"profile {profile.name} is not the published schedule"
     if expansion.dataset != table.dataset:
         return f"our runs are on {expansion.dataset}, the published number is on {table.dataset}"
     if table.protocol_override and table.protocol_override != row.protocol:
@@ -358,29 +377,18 @@ def _changed_settings(result: CellResult) -> str:
     return "" if same else ", ".join(changed)
 
 
-def _notes(result: CellResult, number: PublishedNumber | None) -> tuple[str, ...]:
+def _notes(result: CellResult, number: PublishedNumber | None, errata: Sequence[str]) -> tuple[str, ...]:
+    """Return the remarks on a cell. errata: on its published number."""
     notes = []
     if result.runs and result.n and result.absence():
         notes.append(f"{result.absence()}: not in the mean")
-    if result.is_reference:
-        notes.append("reference records")
     if result.imported_logs:
         notes.append(_imported_logs(result))
-    if result.imported:
-        weights = f"(weights {result.imported[:10]})"
-        notes.append(
-            f"an imported checkpoint {weights}, evaluated here"
-            if result.measures_imported
-            else f"learnt from an imported checkpoint {weights}"
-        )
-    row = result.cell.row
-    if row.measured is not None and (others := other_numbers(result)):
+    if result.cell.row.measured is not None and (others := other_numbers(result)):
         notes.append(f"beside it: {others}")
-    if row.source and number is not None and number.published_in not in row.sources:
-        notes.append(f"published value originates from {row.source}")
-    if number is not None and number.note:
+    if number is not None and number.value is not None and number.note:
         notes.append(number.note)
-    return tuple(notes)
+    return (*notes, *(f"erratum: {text}" for text in errata))
 
 
 def _imported_logs(result: CellResult) -> str:

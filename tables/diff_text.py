@@ -5,21 +5,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tabulate import tabulate
 
 from benchmark.errors import unknown
 from benchmark.text import given_width, plural
+from results.published.schema import OriginKind, parse_origin
 from results.published.yardsticks import TAU
 from tables import diff_narrow
 from tables.between_methods import power_note
-from tables.cells import EPOCH_NOTE
+from tables.cells import EPOCH_NOTE, IMPORTED_MARK, REFERENCE_LEGEND, REFERENCE_MARK
 from tables.diff import CellDiff, Diff, count_verdicts, to_frame
 from tables.latex import network_name, number
 from tables.statistics import RULE, Assumption
-from tables.text import csv_cell, escape_md, escape_tex, mean_std, signed, wrap
+from tables.text import csv_cell, escape_md, escape_tex, mean_std, printable, signed, wrap
 from tables.verdicts import MARKS, Verdict
 
 FORMATS = ("plain", "md", "tex", "csv", "json")
@@ -35,6 +36,11 @@ _STYLES = {
 }
 _COLUMNS = ("method", "pair", "epoch", "ours", "n", "published", "n", "delta", "90% interval", "verdict")
 _DELTA = _COLUMNS.index("delta")
+
+BOTH = (
+    "; both = it is not known which of the two the paper reports: ours and delta are shown as last / best, "
+    "and interval and verdict hold for both"
+)
 
 
 def format_diff(diffs: Sequence[CellDiff], fmt: str = "plain", color: bool = False, head: bool = True) -> str:
@@ -52,9 +58,10 @@ def format_diff(diffs: Sequence[CellDiff], fmt: str = "plain", color: bool = Fal
     if fmt == "json":
         return _json(diffs)
     numbers: dict[str, int] = {}
-    rows = [_row(c, numbers) for c in diffs]
+    shared = _shared_reasons(diffs)
+    rows = [_row(c, numbers, shared) for c in diffs]
     above = diffs.head if isinstance(diffs, Diff) and head else []
-    below = _below(diffs, numbers)
+    below = _below(diffs, numbers, shared)
     if fmt == "tex":
         return _tex(rows, above, below)
     if fmt == "md":
@@ -91,7 +98,9 @@ def _coloured(row: list[str], c: CellDiff) -> list[str]:
     def styled(text: str, style: str) -> str:
         return f"\x1b[{style}m{text}\x1b[0m" if style and text else text
 
-    sign = "" if c.low is None or not c.delta else _BLUE if c.delta > 0 else _RED
+    deltas = _deltas(c)
+    sign = _BLUE if min(deltas, default=0.0) > 0 else _RED if max(deltas, default=0.0) < 0 else ""
+    sign = "" if c.low is None else sign
     delta = styled(row[_DELTA], sign)
     return [*row[:_DELTA], delta, *row[_DELTA + 1 : -1], styled(row[-1], _STYLES[c.verdict])]
 
@@ -130,13 +139,39 @@ def _verdict(c: CellDiff) -> str:
     return f"{MARKS[c.verdict]} {c.verdict} (n {'-' if c.needed is None else c.needed})"
 
 
-def _row(c: CellDiff, numbers: dict[str, int]) -> list[str]:
+def _deltas(c: CellDiff) -> list[float]:
+    """Return ours minus published: of the last and the best epoch where the paper's is not known."""
+    if c.delta is None:
+        return []
+    if c.rule != "both" or c.last is None or c.best is None or c.published is None:
+        return [c.delta]
+    return [c.last - c.published, c.best - c.published]
+
+
+def _shared_reasons(diffs: Sequence[CellDiff]) -> dict[Verdict, str]:
+    """Return the reason that all cells without a comparison share, by verdict, where two or more have it."""
+    shared = {}
+    for verdict in (Verdict.MISSING, Verdict.NOT_COMPARABLE):
+        reasons = [c.reason for c in diffs if c.verdict is verdict]
+        if len(reasons) > 1 and len(set(reasons)) == 1:
+            shared[verdict] = reasons[0]
+    return shared
+
+
+def _is_said_below(c: CellDiff, shared: Mapping[Verdict, str]) -> bool:
+    """Whether the lines below the table say a cell's reason, so that it needs no note."""
+    judged_for_both_epochs = c.rule == "both" and c.low is not None
+    return judged_for_both_epochs or c.verdict is Verdict.SAME_CHECKPOINT or c.verdict in shared
+
+
+def _row(c: CellDiff, numbers: dict[str, int], shared: Mapping[Verdict, str]) -> list[str]:
     """Return the texts of `_COLUMNS`.
 
-    numbers: text -> number of the reasons and notes that `_below` lists; new ones are added.
+    numbers: text -> number of the reasons and notes that `_below` lists; new ones are added. shared: see
+    `_shared_reasons`.
     """
-    texts = [*([c.reason] if c.reason else []), *c.notes]
-    marks = sorted(numbers.setdefault(text, len(numbers) + 1) for text in texts)
+    texts = [*([] if not c.reason or _is_said_below(c, shared) else [c.reason]), *c.notes]
+    notes = sorted(numbers.setdefault(text, len(numbers) + 1) for text in texts)
     ours = _value(c.ours, c.ours_std, c.n, Assumption.STD_OF_OURS in c.assumed)
     if c.rule == "both" and c.last is not None and c.best is not None:
         ours = f"{c.last:.2f} / {c.best:.2f}"
@@ -144,61 +179,101 @@ def _row(c: CellDiff, numbers: dict[str, int]) -> list[str]:
         c.label,
         c.pair,
         c.rule,
-        ours,
+        ours + (c.marks if ours else ""),
         f"{c.n}/{c.seeds}" if c.seeds else "",
         _value(c.published, c.published_std, c.published_n, Assumption.STD_OF_PUBLISHED in c.assumed),
         _published_n(c),
-        "" if c.delta is None else signed(c.delta),
+        " / ".join(map(signed, _deltas(c))),
         _interval(c),
-        " ".join([_verdict(c), *(f"[{i}]" for i in marks)]),
+        " ".join([_verdict(c), *(f"[{i}]" for i in notes)]),
     ]
 
 
-def _below(diffs: Sequence[CellDiff], numbers: dict[str, int]) -> list[str]:
-    """Return the lines below the table: counts, cells that differ, the rule, and the numbered reasons."""
-    lines = [_tally(diffs)]
+def _below(diffs: Sequence[CellDiff], numbers: dict[str, int], shared: Mapping[Verdict, str]) -> list[str]:
+    """Return the lines below the table: counts, cells that differ, the rule, origins, and the numbered notes.
+
+    shared: see `_shared_reasons`.
+    """
+    lines = [_tally(diffs, shared)]
     for verdict in (Verdict.DIFFERS, Verdict.DIFFERS_LITTLE):
         cells = [c for c in diffs if c.verdict == verdict and c.delta is not None]
         if cells:
             lines.append(f"{verdict}: " + ", ".join(_difference(c) for c in cells))
     judged = [c for c in diffs if c.low is not None]
     if judged:
-        lines.append(_sensitivity(judged))
-    lines.append(f"Rule: {RULE}{_other_taus(judged)}. {EPOCH_NOTE}.")
+        lines += [_sensitivity(judged), f"Rule: {RULE}{_other_taus(judged)}."]
+    both = any(c.rule == "both" for c in diffs)
+    lines.append(f"Epoch: {EPOCH_NOTE}{BOTH if both else ''}.")
     if any(c.assumed for c in judged):
         s0 = sorted({f"{c.s0:.2f}" for c in judged if c.assumed and c.s0 is not None})
         lines.append(
             "*: not known. The verdict assumes the std s0 of the student's family, from published ones "
             f"({', '.join(s0)}), and a single run."
         )
-    if any(c.verdict is Verdict.UNDECIDED for c in diffs):
-        lines.append(
-            "undecided (n ...): the number of our seeds that would decide, if mean and std stayed as they "
-            "are. That is optimistic, because the mean will move. (n -): no number of seeds decides."
-        )
-    if any(c.rule == "both" for c in diffs):
-        lines.append(
-            "epoch both: it is not known which epoch the paper reports; ours is shown as last / best, the "
-            "delta is that of the last, and the verdict holds for both."
-        )
+    lines += _seeds([c for c in diffs if c.verdict is Verdict.UNDECIDED])
     if judged:
         lines.append(power_note(max(c.n for c in judged)))
+    lines += _origins(diffs)
     lines += [f"[{i}] {text}" for text, i in numbers.items()]
     if isinstance(diffs, Diff) and diffs.note:
         lines.append(f"Note: {diffs.note}")
     return lines
 
 
-def _tally(diffs: Sequence[CellDiff]) -> str:
-    """Count the cells by verdict. Checks of the same checkpoint stand apart: they show no training."""
+def _tally(diffs: Sequence[CellDiff], shared: Mapping[Verdict, str]) -> str:
+    """Count the cells by verdict, with the reason that all of one share.
+
+    Checks of the same checkpoint stand apart: they show no training.
+    """
     if not diffs:
         return "no cells."
     counts = count_verdicts(diffs)
-    tally = ", ".join(f"{v} {n}" for v, n in counts.items() if n and v is not Verdict.SAME_CHECKPOINT)
-    checked = counts[Verdict.SAME_CHECKPOINT]
-    apart = f"the same checkpoint evaluated again, with the same result: {plural(checked, 'cell')}"
+    checked = counts.pop(Verdict.SAME_CHECKPOINT)
+    tally = ", ".join(f"{v} {n}{f' ({shared[v]})' if v in shared else ''}" for v, n in counts.items() if n)
     text = f"{plural(len(diffs) - checked, 'cell')}: {tally}." if tally else ""
-    return " ".join(filter(None, [text, f"Apart from these, {apart}." if checked else ""]))
+    apart = f"The same checkpoint, evaluated again with the same result: {plural(checked, 'cell')}."
+    return " ".join(filter(None, [text, apart if checked else ""]))
+
+
+def _seeds(undecided: Sequence[CellDiff]) -> list[str]:
+    """Say what the n of undecided cells means."""
+    needed = [c.needed for c in undecided]
+    lines = []
+    if any(n is not None for n in needed):
+        lines.append(
+            "undecided (n ...): the number of our seeds that would decide, if mean and std stayed as they "
+            "are. That is optimistic, because the mean will move."
+        )
+    if None in needed:
+        lines.append("undecided (n -): no number of our seeds would decide.")
+    return lines
+
+
+def _origins(diffs: Sequence[CellDiff]) -> list[str]:
+    """Say which numbers are of reference records or imported checkpoints, and which are copies."""
+    lines = []
+    marks = "".join(c.marks for c in diffs if c.ours is not None)
+    if REFERENCE_MARK in marks:
+        lines.append(REFERENCE_LEGEND)
+    evaluated = dict.fromkeys(c.imported for c in diffs if IMPORTED_MARK in c.marks and c.ours is not None)
+    taught = dict.fromkeys(c.imported for c in diffs if c.imported and IMPORTED_MARK not in c.marks)
+    if evaluated:
+        students = "; its students learnt from it" if set(evaluated) == set(taught) else ""
+        lines.append(
+            f"{IMPORTED_MARK} an imported checkpoint, evaluated here{students}: {', '.join(evaluated)}."
+        )
+    if taught and set(evaluated) != set(taught):
+        lines.append(f"Students learnt from imported checkpoints: {', '.join(taught)}.")
+    copies: dict[str, list[str]] = {}
+    published = [c for c in diffs if c.published is not None]
+    for c in published:
+        origin = parse_origin(c.origin)
+        if origin.kind is OriginKind.COPY:
+            copies.setdefault(origin.table, []).append(c.label)
+    for table, labels in copies.items():
+        which = "all" if len(labels) == len(published) else ", ".join(dict.fromkeys(labels))
+        lines.append(f"Published values copied from {table}: {which}.")
+    return lines
 
 
 def _difference(c: CellDiff) -> str:
@@ -246,7 +321,7 @@ def _md(rows: list[list[str]], above: Sequence[str], below: Sequence[str]) -> st
 def _tex(rows: list[list[str]], above: Sequence[str], below: Sequence[str]) -> str:
     """Return a longtable, since a diff has a row a cell and may need several pages."""
     pair, verdict = _COLUMNS.index("pair"), len(_COLUMNS) - 1
-    lines = [f"% {line}" for line in above]
+    lines = [f"% {printable(line)}" for line in above]
     lines += [
         "% needs the packages booktabs, longtable",
         r"{\fontsize{6}{7.5}\selectfont\setlength{\tabcolsep}{1pt}",

@@ -7,6 +7,7 @@ pixels of its concept sets, with the others painted over.
 from __future__ import annotations
 
 import html
+import zipfile
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from benchmark.spec.matrix import Expansion
 from benchmark.spec.runs import Run
 from results.store import REFERENCE, Store
 from tables.cells import CellResult, column_title, profile_warning
-from tables.plots import figure_class, pictures
+from tables.plots import figure_class, literal, pictures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -84,7 +85,8 @@ def pictures_of(results: Sequence[CellResult], store: Store) -> list[Picture]:
         seeds = sorted({seed for _, seed in files}) or [0]
         seed = max(seeds, key=lambda s: (sum(of == s for _, of in files), -s))
         chosen = {label: of_teachers.get(label) or files.get((label, seed)) for label in labels}
-        maps = tuple(_read(label, path) for label, path in chosen.items() if path is not None)
+        read = (_read(label, path) for label, path in chosen.items() if path is not None)
+        maps = tuple(m for m in read if m is not None)
         if maps:
             drawn.append(Picture(*pair, seed, maps))
     return drawn
@@ -108,9 +110,13 @@ def _file(store: Store, run: Run) -> Path | None:
     return next((path for path in paths if path.exists()), None)
 
 
-def _read(label: str, path: Path) -> Maps:
-    with np.load(path, allow_pickle=False) as file:
-        return Maps(label, *(file[name] for name in ("entropy", "concepts", "iou", "images")))
+def _read(label: str, path: Path) -> Maps | None:
+    """Return the maps in a file, None if it is damaged: the rest of the table must not fail for a picture."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return Maps(label, *(file[name] for name in ("entropy", "concepts", "iou", "images")))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
 
 
 def draw(expansion: Expansion, picture: Picture, images: int = IMAGES) -> Figure:
@@ -120,7 +126,8 @@ def draw(expansion: Expansion, picture: Picture, images: int = IMAGES) -> Figure
     figure = figure_class()(figsize=(1.05 * across + 0.9, 2.3 * n + 0.9), dpi=110, layout="constrained")
     title = column_title(picture.teacher, picture.student, arrow=" → ")
     warning = profile_warning(expansion.profile)
-    figure.suptitle("\n".join(filter(None, [f"Pixel entropy and concepts, {title}", warning])), fontsize=8.5)
+    lines = filter(None, [f"Pixel entropy and concepts, {title}", warning])
+    figure.suptitle(literal("\n".join(lines)), fontsize=8.5)
     axes = figure.subplots(2 * n, across, squeeze=False)
     shown = np.concatenate([m.entropy[0, :n].ravel() for m in picture.maps])
     low, high = float(np.quantile(shown, 0.02)), float(shown.max())
@@ -142,7 +149,7 @@ def draw(expansion: Expansion, picture: Picture, images: int = IMAGES) -> Figure
             below.imshow(kept, interpolation="nearest")
             below.set_xlabel(f"IoU {100 * m.iou[i]:.0f}", fontsize=7, labelpad=1)
     for ax, label in zip(axes[0], ["image", *(m.label for m in picture.maps)], strict=True):
-        ax.set_title(label, fontsize=8)
+        ax.set_title(literal(label), fontsize=8)
     bar = figure.colorbar(coloured, ax=axes, shrink=min(1.0, 1.5 / n), aspect=25, pad=0.01)
     bar.ax.tick_params(labelsize=7)
     bar.set_label("H (nats)", fontsize=7.5)

@@ -17,7 +17,7 @@ FEWEST_ROWS = 3
 """With fewer methods, cost against gain says nothing that the table does not say."""
 
 BY_PAIR = (
-    "Top-1 of each method minus that of the plain student of the same pair, by the {epoch}. All pairs have "
+    "Each method's number minus that of the plain student of the same pair, by the {epoch}. All pairs have "
     "the same scale."
 )
 AGAINST_COST = (

@@ -51,7 +51,9 @@ class Explains(StrEnum):
     """Whether a cause alone can explain the gap."""
 
     YES = "yes"
-    NO = "no, smaller"
+    SMALLER = "no, smaller"
+    LARGER = "no, larger"
+    OTHER_WAY = "no, the other way"
     NOT_HERE = "not here"
     NOT_MEASURED = "not measurable"
 
@@ -281,7 +283,7 @@ def _explanation(
     target: Target,
 ) -> Explanation:
     """Return whether a cause alone can explain the gap: whether some measured size is as large."""
-    reason = ""
+    reason, signs = "", set[int]()
     if effect.cause is Cause.EPOCH:
         signs = _epoch_signs(epoch, published.rule)
         reason = "" if signs else f"both of the {epoch} epoch"
@@ -301,7 +303,14 @@ def _explanation(
         return Explanation(effect, Explains.NOT_HERE, reason)
     if not effect.sizes:
         return Explanation(effect, Explains.NOT_MEASURED)
-    return Explanation(effect, Explains.YES if can else Explains.NO)
+    if can:
+        return Explanation(effect, Explains.YES)
+    if effect.cause is Cause.EPOCH and all(s * delta < 0 for s in signs):
+        return Explanation(effect, Explains.OTHER_WAY)
+    larger = abs(delta) < min(abs(s) for s in effect.sizes)
+    return Explanation(
+        effect, Explains.LARGER if larger and effect.cause is not Cause.EPOCH else Explains.SMALLER
+    )
 
 
 def _epoch_signs(ours: str, published: str) -> set[int]:

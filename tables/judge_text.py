@@ -152,7 +152,7 @@ def _verdict(a: Answer) -> list[str]:
     if assumed := judged.comparison.assumed:
         s0 = judged.comparison.published if Assumption.STD_OF_PUBLISHED in assumed else judged.comparison.ours
         texts = ", ".join(x.replace("s0", f"s0 = {s0.variance**0.5:.2f}") for x in assumed)
-        lines += _wrapped(f"Assumed: {texts}.")
+        lines += _wrapped(f"Assumed: {texts}. s0 is the usual std of the student's family.")
     return lines
 
 
@@ -165,11 +165,14 @@ def _needed(j: Judgement) -> str:
 def _sensitivity(a: Answer, judged: Judgement) -> str:
     """Say what the verdict would be with the other values of tau."""
     if judged.comparison.tau == 0:
-        return f"tau = 0: teacher and code are the publisher's. With tau = {WIDE_TAU}: {a.wide}."
-    text = f"tau = {TAU}, for another origin. With tau = {WIDE_TAU}: {a.wide}."
+        return (
+            f"tau, the std between two origins, is 0: teacher and code are the publisher's. With {WIDE_TAU}: "
+            f"{a.wide}."
+        )
+    text = f"tau, the std between two origins (teacher, code), is taken as {TAU}. With {WIDE_TAU}: {a.wide}."
     if a.same_origin:
         text += (
-            " If teacher and code were the publisher's (tau = 0; --their-code with the teacher's top-1): "
+            " With 0, if teacher and code are the publisher's (--their-code and --teacher-top1): "
             f"{a.same_origin.verdict}, {_interval(a.same_origin)}."
         )
     return text
@@ -180,7 +183,7 @@ def _sensitivity(a: Answer, judged: Judgement) -> str:
 
 def _explanations(a: Answer) -> list[str]:
     head = f"What usually explains a gap of {signed(a.delta)}, and how large it was elsewhere"
-    seeds = Explains.YES if abs(a.delta) <= a.seeds_alone else Explains.NO
+    seeds = Explains.YES if abs(a.delta) <= a.seeds_alone else Explains.SMALLER
     rows = [("seeds alone", f"up to {a.seeds_alone:.2f} in 90% of cases", str(seeds))]
     rows += [(str(x.effect.cause), _size(x), _explains(x)) for x in a.explanations]
     widths = [max(len(r[i]) for r in rows if r[2] or i == 0) for i in range(2)]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from benchmark.spec.matrix import Expansion
 from benchmark.text import plural, shorten
-from tables.cells import RULES, rank_rule, what_is_shown
+from tables.cells import IMPORTED_MARK, REFERENCE_MARK, RULES, rank_rule, what_is_shown
 from tables.diff import Diff
 from tables.render import Layout, plain_lines
 from tables.text import printable, terminal_width, wrap
@@ -44,7 +44,7 @@ def table_lines(layout: Layout, expansion: Expansion, file: str) -> list[str]:
     return [*plain_lines(layout), "", *wrap("; ".join(meaning)), *reasons]
 
 
-FLAGS = {"†": "a reference record", "‡": "an imported checkpoint"}
+FLAGS = {REFERENCE_MARK: "a reference record", IMPORTED_MARK: "an imported checkpoint"}
 
 
 def diff_line(diffs: Diff, expansion: Expansion, command: str) -> list[str]:

@@ -26,6 +26,7 @@ from tables.cells import (
     changed_settings,
     collect,
     column_title,
+    metrics_of,
     profile_warning,
     rank_rule,
     what_is_shown,
@@ -122,15 +123,15 @@ def _grid(
             axes.text(
                 j,
                 i,
-                text,
+                literal(text),
                 ha="center",
                 va="center",
                 fontsize=7.5,
                 color="white" if dark else "black",
                 bbox=backing,
             )
-    axes.set_xticks(range(len(columns)), columns, fontsize=7.5)
-    axes.set_yticks(range(len(rows)), rows, fontsize=8)
+    axes.set_xticks(range(len(columns)), [literal(x) for x in columns], fontsize=7.5)
+    axes.set_yticks(range(len(rows)), [literal(x) for x in rows], fontsize=8)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     axes.set_xticks(np.arange(-0.5, len(columns)), minor=True)
@@ -150,7 +151,12 @@ def _title(figure: Figure, expansion: Expansion, what: str) -> None:
 def _wrapped_title(figure: Figure, lines: Sequence[str]) -> None:
     """Set a title whose lines are broken to the width of the figure."""
     most = max(20, int(figure.get_figwidth() * CHARACTERS_PER_INCH))
-    figure.suptitle("\n".join(textwrap.fill(line, most) for line in lines), fontsize=TITLE_SIZE)
+    figure.suptitle(literal("\n".join(textwrap.fill(line, most) for line in lines)), fontsize=TITLE_SIZE)
+
+
+def literal(text: str) -> str:
+    """Return a text as matplotlib shows it letter by letter: it reads what stands between dollars as TeX."""
+    return text.replace("$", r"\$")
 
 
 def heat_map(expansion: Expansion, results: Sequence[CellResult]) -> Figure:
@@ -178,8 +184,10 @@ def heat_map(expansion: Expansion, results: Sequence[CellResult]) -> Figure:
         limits = (float(finite.min()), float(finite.max()))
     figure = _figure(2.6 + 1.15 * len(columns), 1.5 + INCHES_PER_ROW * len(rows))
     epoch = "best epoch (chosen on the test set)" if rule == "best" else "last epoch"
-    measured = expansion.table.measured
-    _title(figure, expansion, what_is_shown(expansion.table) if measured else f"top-1 of the {epoch}")
+    table = expansion.table
+    _title(
+        figure, expansion, what_is_shown(table) if table.measured else f"{metrics_of(table)} of the {epoch}"
+    )
     _grid(
         axes=figure.subplots(),
         values=values,
@@ -293,11 +301,10 @@ def forest(expansion: Expansion, diffs: Sequence[CellDiff]) -> Figure:
             ):
                 ax.plot([low, high], [y, y], color="0.35", linewidth=1, linestyle=":" if assumed else "-")
                 ax.plot([mean], [y], mark, color="black", markerfacecolor=fill, markersize=4)
-        ax.set_yticks(
-            range(len(cells)), [f"{MARKS[d.verdict]} {d.label}{d.best_mark}" for d in cells], fontsize=7
-        )
+        labels = [literal(f"{MARKS[d.verdict]} {d.label}{d.best_mark}") for d in cells]
+        ax.set_yticks(range(len(cells)), labels, fontsize=7)
         ax.invert_yaxis()
-        ax.set_title(column_title(*column, arrow=" → "), fontsize=8)
+        ax.set_title(literal(column_title(*column, arrow=" → ")), fontsize=8)
         ax.tick_params(axis="x", labelsize=7)
         ax.grid(axis="x", color="0.85", linewidth=0.5)
     for ax in axes[len(both) :]:
@@ -337,7 +344,7 @@ def curve_plot(
                 color="0.5",
                 linewidth=1,
                 linestyle="--",
-                label=f"published: {name}",
+                label=literal(f"published: {name}"),
             )
         ax.set_xlabel("epoch", fontsize=8)
         ax.set_ylabel(label, fontsize=8)

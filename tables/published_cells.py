@@ -30,11 +30,11 @@ class PublishedCells:
         """Index the numbers.
 
         dataset: the one whose numbers count for rows without a `published_dataset`.
-        errata: rows of `results.published.errata()`, which are added to the notes of their numbers.
+        errata: rows of `results.published.errata()`. Those on a whole paper or table are left out.
         """
-        errata = [e for e in errata if any(e[c] for c in ERRATA_KEYS[2:])]
+        self._errata = [e for e in errata if any(e[c] for c in ERRATA_KEYS[2:])]
         self._dataset = dataset
-        self._numbers = [_with_errata(x, errata) for x in numbers]
+        self._numbers = list(numbers)
         self._by_cell: dict[tuple[str, str, str, str, str, str], PublishedNumber] = {}
         for x in self._numbers:
             self._by_cell.setdefault(_index(x, x.published_in), x)
@@ -48,6 +48,10 @@ class PublishedCells:
     def papers(self) -> list[str]:
         """The papers that have a number of the data set, sorted."""
         return sorted({x.paper for x in self._numbers if x.dataset == self._dataset and x.metric == "top1"})
+
+    def errata_of(self, number: PublishedNumber) -> tuple[str, ...]:
+        """Return what the errata say about a number."""
+        return tuple(e["what"] for e in self._errata if erratum_applies(e, number))
 
     def _dataset_of(self, cell: Cell) -> str:
         return cell.row.published_dataset or self._dataset
@@ -170,8 +174,3 @@ def _pairs_of(method: str, teacher: str, student: str) -> list[tuple[str, str]]:
     teacher, student = spelling.published_name(teacher), spelling.published_name(student)
     alone = {"teacher": [(teacher, NONE), (NONE, teacher)], "student": [(NONE, student)]}
     return [(teacher, student), *alone.get(method, [])]
-
-
-def _with_errata(number: PublishedNumber, errata: Iterable[Mapping[str, str]]) -> PublishedNumber:
-    notes = [f"erratum: {e['what']}" for e in errata if erratum_applies(e, number)]
-    return replace(number, note="; ".join(filter(None, [number.note, *notes]))) if notes else number

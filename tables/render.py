@@ -25,7 +25,10 @@ from results.store import Store
 from tables import entropy_pictures, held_out, latex
 from tables.cells import (
     BASELINE_ROWS,
-    EPOCH_NOTE,
+    IMPORTED_MARK,
+    REFERENCE_LEGEND,
+    REFERENCE_MARK,
+    RULES,
     CellResult,
     Header,
     collect,
@@ -39,7 +42,7 @@ from tables.plain import plain_table
 from tables.plots import KINDS, heat_map, pictures
 from tables.remarks import remarks
 from tables.statistics import Sample
-from tables.text import csv_cell, escape_md, escape_tex, mean_std, terminal_width, wrap
+from tables.text import csv_cell, escape_md, escape_tex, mean_std, printable, terminal_width, wrap
 
 FORMATS = ("plain", "md", "tex", "csv")
 FILES = ("md", "tex", "csv", *KINDS)
@@ -58,7 +61,7 @@ class Entry:
     reasons: tuple[int, ...] = ()
     """Numbers of the reasons below the table."""
     flag: str = ""
-    """† for reference records, ‡ for an imported checkpoint."""
+    """`CellResult.marks`."""
 
     def text(self, mark: Callable[[str, int], str], joint: str = " / ") -> str:
         """Return the cell with `mark(text, rank)` applied to its parts.
@@ -158,7 +161,7 @@ def _entry(result: CellResult, rank: int, rule: str, reasons: dict[str, int], sh
         rank=rank,
         ranked_part=int(rule == "best") if len(parts) == 2 else 0,
         reasons=numbers(incomplete, *result.reasons()),
-        flag=("†" if result.is_reference else "") + ("‡" if result.measures_imported else ""),
+        flag=result.marks,
     )
 
 
@@ -171,34 +174,37 @@ def explanations(
     """
     results, rule = layout.results, rank_rule(expansion.table)
     seeds = max((r.n for r in results), default=0)
-    spread = f"mean ± std (n - 1) over up to {seeds} seeds" if seeds > 1 else "one seed: no spread"
+    spread = "one seed: no spread"
+    if seeds > 1:
+        spread = f"mean ± std (n - 1) over up to {seeds} seeds; each teacher is one run"
     what = what_is_shown(expansion.table)
     if not expansion.table.measured:
         kind = " error (100 - accuracy)" if expansion.table.shown == ERROR else " accuracy"
         what = f"{metrics_of(expansion.table).capitalize()}{kind} in %"
-    lines = [f"{what}, {spread}; each teacher is one run. {EPOCH_NOTE}."]
+    lines = [f"{what[0].upper()}{what[1:]}, {spread}."]
+    if chosen := dict.fromkeys(m.shown for m in expansion.table.measured if m.shown.endswith("_best")):
+        lines.append(f"{', '.join(chosen)}: of the classifier's best epoch, chosen on the test set.")
     if unknown_rule := dict.fromkeys(r.cell.row.label for r in results if r.rule == "both"):
+        which = "" if set(unknown_rule) == {r.cell.row.label for r in results} else ", ".join(unknown_rule)
         lines.append(
-            f"{', '.join(unknown_rule)}: it is not known which epoch the paper reports; shown as last / best "
-            "(best chosen on the test set)."
+            f"{which}{': it' if which else 'It'} is not known which epoch the paper reports; shown as last / "
+            "best (best chosen on the test set)."
         )
     lines += held_out.lines(results)
     entries = [e for line in layout.entries for e in line]
     if any(e.rank for e in entries):
-        epoch = "best epoch, chosen on the test set" if rule == "best" else "last epoch"
+        epoch = "" if expansion.table.measured else f" of the {RULES[rule]}"
         group = " and the group of rows" if any(row.group for row in layout.rows) else ""
         lines.append(
-            f"{best}: best method of the column{group}; {second}: second; both by the mean of the {epoch}. "
+            f"{best}: best method of the column{group}; {second}: second; both by the mean{epoch}. "
             "A rank alone is no evidence: see the paired differences in the report."
         )
     flags = "".join(e.flag for e in entries)
-    if "†" in flags:
-        lines.append("† reference records, which come with the project and were not made here.")
-    if "‡" in flags:
-        imported = dict.fromkeys(
-            f"{r.cell.teacher} ({r.imported[:10]})" for r in results if r.measures_imported
-        )
-        lines.append(f"‡ an imported checkpoint, evaluated here: {', '.join(imported)}.")
+    if REFERENCE_MARK in flags:
+        lines.append(REFERENCE_LEGEND)
+    if IMPORTED_MARK in flags:
+        imported = dict.fromkeys(r.imported_name for r in results if r.measures_imported)
+        lines.append(f"{IMPORTED_MARK} an imported checkpoint, evaluated here: {', '.join(imported)}.")
     lines += remarks(results)
     if expansion.table.note:
         lines.append(f"Note: {expansion.table.note}")
@@ -287,7 +293,7 @@ def _tex(layout: Layout, expansion: Expansion) -> str:
         marks = {1: r"\textbf{%s}", 2: r"\underline{%s}"}
         parts = e.text(lambda t, rank: marks.get(rank, "%s") % latex.number(t), joint=r"\\/ ")
         value = rf"\shortstack{{{parts}}}" if len(e.parts) > 1 else parts
-        value += e.flag.replace("†", r"$^\dagger$").replace("‡", r"$^\ddagger$")
+        value += escape_tex(e.flag)
         return value + (rf"$^{{{','.join(map(str, e.reasons))}}}$" if e.reasons else "")
 
     def line(cells: Sequence[str]) -> str:
@@ -323,7 +329,7 @@ def _tex(layout: Layout, expansion: Expansion) -> str:
     ]
     label = re.sub(r"[^\w.+-]", "-", f"{expansion.table.name}-{expansion.profile}{expansion.suffix}")
     lines = [
-        *(f"% {x}" for x in head.lines),
+        *(f"% {printable(x)}" for x in head.lines),
         f"% needs the packages {latex.PACKAGES}",
         r"\begin{table}[t]",
         r"\centering\small",

@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from benchmark.spec.matrix import Expansion, Row
+from benchmark.spec.table_file import ERROR
 from benchmark.text import plural
 from results.files import atomic
 from results.store import Store
@@ -29,6 +30,7 @@ from tables.cells import (
     column_title,
     profile_warning,
     rank_rule,
+    what_is_shown,
 )
 from tables.curves import BAND
 from tables.diff import CellDiff, diff_table
@@ -97,7 +99,7 @@ def page(
             f'<link rel="icon" href="data:,">\n<title>{TITLE}</title>',
             f"<style>\n{style}</style>\n</head>\n<body>",
             f"<header><h1>{TITLE}</h1>",
-            f'<p class="meta">{plural(len(expansions), "table")}; written {now}. Top-1 accuracy in %. '
+            f'<p class="meta">{plural(len(expansions), "table")}; written {now}. {_e(_what(expansions))}'
             f"{_e(_capitalized(EPOCH_NOTE))}.</p>",
             *(_warning(w) for w in dict.fromkeys(warnings)),
             f'<nav class="cards" aria-label="Tables">{"".join(x.card for x in sections)}</nav>',
@@ -110,6 +112,12 @@ def page(
             f"<script>\n{script}</script>\n</body>\n</html>\n",
         ]
     )
+
+
+def _what(expansions: Sequence[Expansion]) -> str:
+    """Return what the numbers are, "" if the tables show different ones: each says it in its notes."""
+    shown = {what_is_shown(e.table) for e in expansions}
+    return f"{_capitalized(shown.pop())}. " if len(shown) == 1 else ""
 
 
 def _capitalized(text: str) -> str:
@@ -167,6 +175,12 @@ VIEWS = {
     "delta": "difference",
 }
 """What the cells show, by the value of the form's `view`. A narrow window begins with `delta`."""
+
+ERRORS = (
+    "The cells show errors, 100 - accuracy, as the paper does. Differences, figures and details are of "
+    "accuracies."
+)
+"""Stands above a table of errors."""
 
 SUMMARY_COLUMNS = {
     "average": "average",
@@ -226,7 +240,7 @@ def _section(
     for row, entries in zip(layout.rows, layout.entries, strict=True):
         indices = [index[row, *column] for column in columns]
         cells = "".join(
-            _cell(f"{anchor}/{i}", diffs[i], x, column in blank_columns)
+            _cell(f"{anchor}/{i}", diffs[i], x, column in blank_columns, e.table.shown)
             for i, x, column in zip(indices, entries, columns, strict=True)
         )
         kind = "plain" if row.method in BASELINE_ROWS else "method"
@@ -249,6 +263,7 @@ def _section(
             f'<details class="body"{unfolded}><summary><h2>{_e(head.title)}</h2></summary>',
             *(_warning(x) for x in head.warnings),
             *(f'<p class="meta">{_e(x)}</p>' for x in head.conditions),
+            f'<p class="meta">{_e(ERRORS)}</p>' if e.table.shown == ERROR else "",
             f'<p class="tally">{tally}</p>',
             f'<div class="scroll"><table class="grid" aria-label="{_e(anchor)}">',
             f'<thead><tr><th scope="col">Method</th>{heads}</tr></thead>',
@@ -318,16 +333,16 @@ def _minus(text: str) -> str:
     return text.replace("-", MINUS)
 
 
-def _cell(identifier: str, d: CellDiff, entry: Entry, blank: bool) -> str:
+def _cell(identifier: str, d: CellDiff, entry: Entry, blank: bool, shown: str) -> str:
     """Return the HTML of one cell: our number, the published one and the difference, one below the other.
 
-    identifier: of its details. blank: whether its column has no record.
+    identifier: of its details. blank: whether its column has no record. shown: see `Table`.
     """
     label = f"{d.label}, {d.pair}: {d.verdict}; details"
     return (
         f'<td class="cell v-{d.verdict.css}{" blank" if blank else ""}" data-cell="{_e(identifier)}" '
         f'data-verdict="{d.verdict}" data-pair="{_e(d.pair)}">'
-        f'<div class="ours">{_ours(entry)}</div><div class="published">{_published(d)}</div>'
+        f'<div class="ours">{_ours(entry)}</div><div class="published">{_published(d, shown)}</div>'
         f'<button type="button" class="delta" aria-expanded="false" aria-label="{_e(label)}" '
         f'title="{_e(_tip(d))}">{_delta(d)}</button></td>'
     )
@@ -344,16 +359,17 @@ def _ours(entry: Entry) -> str:
         mean, plus_minus, std = text.partition(" ± ")
         mean = {1: f"<b>{_e(mean)}</b>", 2: f"<u>{_e(mean)}</u>"}.get(rank, _e(mean))
         spread = f"<small>±{_e(std)}</small>" if plus_minus else ""
-        return mean + (marks if text == entry.parts[-1] else "") + spread
+        return mean + spread
 
-    return entry.text(part, joint="<small>last / best</small>")
+    return entry.text(part, joint="<small>last / best</small>") + marks
 
 
-def _published(d: CellDiff) -> str:
+def _published(d: CellDiff, shown: str) -> str:
     if d.published is None:
         return '<span class="dim">–</span>'
+    value = 100 - d.published if shown == ERROR else d.published
     std = f"<small>±{d.published_std:.2f}</small>" if d.published_std is not None else ""
-    return f"{d.published:.2f}{std}"
+    return f"{value:.2f}{std}"
 
 
 def _delta(d: CellDiff) -> str:

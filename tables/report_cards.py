@@ -24,7 +24,7 @@ def card(anchor: str, e: Expansion, results: Sequence[CellResult], diffs: Diff) 
         if n
     )
     lines = [f"{done} of {plural(total, 'run')} done"]
-    if len(e.table.measured) < 2:  # several numbers of a network have no common mean
+    if has_gains(e):
         lines += gains(results, rank_rule(e.table))
     profile = e.profile + e.suffix
     return (
@@ -32,6 +32,14 @@ def card(anchor: str, e: Expansion, results: Sequence[CellResult], diffs: Diff) 
         f'<span class="meta">{html.escape(profile)}</span>'
         f"{''.join(f'<span>{html.escape(x)}</span>' for x in lines)}<span>{chips}</span></a>"
     )
+
+
+def has_gains(e: Expansion) -> bool:
+    """Whether the rows of a table have a common scale on which more is better.
+
+    Several numbers that are measured on a network have none, nor has a number without a better side.
+    """
+    return len(e.table.measured) < 2 and all(row.ranked for row in e.table.rows)
 
 
 def runs_done(results: Sequence[CellResult]) -> tuple[int, int]:

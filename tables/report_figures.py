@@ -13,6 +13,7 @@ from tables.between_methods import power_note, ranks
 from tables.cells import BASELINE_ROWS, BEST_LEGEND, CellResult, number, rank_rule
 from tables.critical_difference import caption, critical_difference, diagram
 from tables.diff import CellDiff
+from tables.report_cards import has_gains
 from tables.verdicts import Verdict
 
 FOREST = (
@@ -35,11 +36,11 @@ ONE_RANK = (
     "Rank by the {epoch} of the one pair that has numbers. One pair says nothing about others: no interval."
 )
 LAST_BEST = (
-    "Mean top-1 over the table's cells of the last (●) and the best epoch (○). The best epoch is chosen on "
+    "Mean over the table's cells of the last (●) and the best epoch (○). The best epoch is chosen on "
     "the test set; the distance is what that choice adds."
 )
 COST = (
-    "Hours of training behind the row's records. Each run counts its share of its pack's hours. Records that "
+    "Hours behind the row's records. Each run counts its share of its pack's hours. Records that "
     "several rows or tables use count in each of them."
 )
 
@@ -51,6 +52,7 @@ def figures(e: Expansion, results: Sequence[CellResult], diffs: Sequence[CellDif
     """
     rule = rank_rule(e.table)
     epoch = "best epoch (chosen on the test set)" if rule == "best" else "last epoch"
+    epoch = "measured number" if e.table.measured else epoch
     n = max((r.n for r in results if r.cell.row.method not in BASELINE_ROWS), default=0)
     folds = "".join(
         [
@@ -69,15 +71,18 @@ def figures(e: Expansion, results: Sequence[CellResult], diffs: Sequence[CellDif
             _fold("Last versus best epoch", svg.dumbbells(_last_best(results)), LAST_BEST),
             _fold(
                 "Gain over the plain student, by pair",
-                gains.bars_by_pair(gains.gains(results, rule)),
+                gains.bars_by_pair(gains.gains(results, rule) if has_gains(e) else {}),
                 gains.BY_PAIR.format(epoch=epoch),
                 "figure wide",
             ),
-            _fold("Gain against cost", *_gain_against_cost(results, rule, epoch)),
+            _fold(
+                "Gain against cost", *_gain_against_cost(results, rule, epoch) if has_gains(e) else ("", "")
+            ),
             _fold("Cost of each row", svg.bars(_costs(results), "h"), COST),
         ]
     )
-    power = f'<p class="meta">Power: {html.escape(power_note(n))}</p>' if n else ""
+    # the spread between seeds is known of top-1 alone
+    power = f'<p class="meta">Power: {html.escape(power_note(n))}</p>' if n and not e.table.measured else ""
     return f'<div class="figures">{folds}</div>{power}'
 
 

@@ -16,7 +16,7 @@ NOT_OVER_KD = (*BASELINE_ROWS, "kd")
 """Methods of rows that are not compared with KD."""
 
 FORMULAS = (
-    "Average: mean top-1 over the pairs, only for rows that have a number on every pair shown. Over student, "
+    "Average: mean over the pairs, only for rows that have a number on every pair shown. Over student, "
     "over KD: mean difference to that row over the pairs that both have. ARI: CRD's average relative "
     "improvement, here over KD: the mean over the pairs of (row - KD) / (KD - student), in %; only where KD "
     "is above the student on each of these pairs. All by the epoch that ranks the methods."

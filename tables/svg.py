@@ -143,7 +143,7 @@ def _forest(cells: Sequence[CellDiff], pair: str) -> str:
                 )
             else:
                 body.append(circle(x, y + dy, 3.2, f"dot v-{d.verdict.css}{faint}"))
-    return draw(400, bottom + 20, body, f"regenerated and published top-1 of {pair}")
+    return draw(400, bottom + 20, body, f"regenerated and published numbers of {pair}")
 
 
 def heat_map(diffs: Sequence[CellDiff]) -> str:
@@ -221,7 +221,7 @@ def dumbbells(rows: Sequence[tuple[str, float, float]]) -> str:
             circle(scale(last), y, 3, "dot"),
             text(490, y + 4, signed(best - last), "start", "value"),
         ]
-    return draw(540, bottom + 20, body, "last and best top-1 of each row")
+    return draw(540, bottom + 20, body, "last and best epoch of each row")
 
 
 def bars(rows: Sequence[tuple[str, float]], unit: str) -> str:

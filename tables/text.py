@@ -26,8 +26,10 @@ _TEX = {
     "<": r"$<$",
     ">": r"$>$",
     "|": r"$|$",
+    "†": r"$^\dagger$",
+    "‡": r"$^\ddagger$",
 }
-_MARKDOWN = {"|": "\\|", "_": "\\_", "*": "\\*", "<": "&lt;"}
+_MARKDOWN = {"\\": "\\\\", "|": "\\|", "_": "\\_", "*": "\\*", "`": "\\`", "<": "&lt;"}
 
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
@@ -57,8 +59,8 @@ def wrap(line: str) -> list[str]:
 
 
 def escape_md(text: str) -> str:
-    """Escape plain text for Markdown."""
-    return "".join(_MARKDOWN.get(ch, ch) for ch in printable(text))
+    """Escape plain text for Markdown. A number in brackets stays readable, a link does not become one."""
+    return "".join(_MARKDOWN.get(ch, ch) for ch in printable(text)).replace("](", "]\\(")
 
 
 def escape_tex(text: str) -> str:

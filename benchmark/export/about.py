@@ -14,7 +14,7 @@ from results.plain_json import parse_json
 NAME = "kd-tables"
 """The name under which files of other formats hold these facts as JSON."""
 
-INPUT = "RGB images [B, 3, 32, 32] with pixels in 0..1, minus mean, divided by std (normalise)"
+INPUT = "RGB images [B, 3, {size}, {size}] with pixels in 0..1, minus mean, divided by std (normalise)"
 OUTPUT = "logits [B, num_classes]"
 
 
@@ -42,7 +42,7 @@ def about(run: Finished, classes: Sequence[str]) -> dict[str, Any]:
     git, versions = record.get("git") or {}, record.get("versions") or {}
     return {
         "written_by": f"kd-tables {VERSION}",
-        "input": INPUT,
+        "input": INPUT.format(size=run.size),
         "output": OUTPUT,
         "normalise": {name: list(run.normalise[name]) for name in ("mean", "std")},
         "network": record["student"],

@@ -106,7 +106,7 @@ def _text(run: Finished, about: Mapping[str, Any]) -> str:
         "finished": r.get("finished"),
         "run": f"`{run.key}`",
     }
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    table = "\n".join(f"| {name} | {_cell(value)} |" for name, value in rows.items())
     return f"""# {_name(run)}
 
 Trained with kd-tables, which regenerates the tables of knowledge-distillation papers. The result of one
@@ -122,6 +122,11 @@ Input: {about["input"]}. Mean {about["normalise"]["mean"]}, std {about["normalis
 
 {_use(run, about)}
 {_references(run)}"""
+
+
+def _cell(value: Any) -> str:
+    """Return a value as text that stays in its cell of a Markdown table."""
+    return " ".join(str(value).split()).replace("|", "\\|")
 
 
 def _percent(value: float | None) -> str:

@@ -61,9 +61,12 @@ def _draft(path: Path) -> Iterator[Path]:
         os.replace(draft, path)
 
 
-def images(batch: int = 4) -> Tensor:
-    """Return normalised images at random, the same at each call, without touching the global generator."""
-    return torch.randn(batch, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+def images(size: int, batch: int = 4) -> Tensor:
+    """Return normalised images at random, the same at each call, without touching the global generator.
+
+    size: their side in pixels. An ONNX model takes no images of another one.
+    """
+    return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
 def _expected(net: Predictor, x: Tensor) -> Tensor:
@@ -120,7 +123,7 @@ def _check_state(run: Finished, path: Path, state: Mapping[str, Tensor]) -> None
             tensor.zero_()
         for name, tensor in _state(net).items():
             tensor.copy_(state[name])
-    x = images()
+    x = images(run.size)
     _compare(path, _expected(net, x), _expected(run.net, x))
 
 
@@ -138,11 +141,11 @@ def _write_torchscript(run: Finished, path: Path, about: Mapping[str, Any]) -> N
     extra = f"{NAME}.json"
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # that TorchScript is not developed any more
-        traced = torch.jit.trace(run.net, images())
+        traced = torch.jit.trace(run.net, images(run.size))
         torch.jit.save(traced, str(path), _extra_files={extra: json.dumps(about)})
         files = {extra: ""}
         loaded = torch.jit.load(str(path), map_location="cpu", _extra_files=files)
-        x = images(3)  # another size of the batch than it was traced with
+        x = images(run.size, batch=3)  # another size of the batch than it was traced with
         logits = loaded(x)
     _check_facts(path, files[extra], about)
     _compare(path, logits, _expected(run.net, x), CLOSE)
@@ -153,7 +156,7 @@ def _write_onnx(run: Finished, path: Path, about: Mapping[str, Any]) -> None:
     runtime = need("onnxruntime", "onnx")
     need("onnx", "onnx")
     need("onnxscript", "onnx")
-    x = images()
+    x = images(run.size)
     try:
         with warnings.catch_warnings(), open(os.devnull, "w") as nowhere:
             warnings.simplefilter("ignore")
@@ -177,6 +180,6 @@ def _write_onnx(run: Finished, path: Path, about: Mapping[str, Any]) -> None:
     program.save(str(path), external_data=False)
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     _check_facts(path, session.get_modelmeta().custom_metadata_map.get(NAME, "null"), about)
-    x = images(3)
+    x = images(run.size, batch=3)
     (logits,) = session.run(["logits"], {"images": x.numpy()})
     _compare(path, torch.from_numpy(logits), _expected(run.net, x), CLOSE)

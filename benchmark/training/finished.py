@@ -82,6 +82,11 @@ class Finished:
         return self.record["settings"]["normalise"]
 
     @property
+    def size(self) -> int:
+        """Side in pixels of the images that the run was trained with."""
+        return data.info(self.record["dataset"]).size
+
+    @property
     def top1(self) -> float | None:
         """Percent of the test images, as the record states it."""
         return self.record.get(f"top1_{self.epoch}")

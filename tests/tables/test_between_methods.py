@@ -8,6 +8,7 @@ from scipy import stats as scipy_stats
 
 from tables import between_methods as between
 from tables.between_methods import paired, power, ranks, seeds_needed
+from tables.statistics import mean
 
 VALUES = [71.2, 70.8, 71.9, 71.1, 70.5]
 
@@ -29,6 +30,20 @@ def test_paired_differences_as_scipys_paired_test() -> None:
         and alone.needed is None
         and not alone.settled
     )
+
+
+def test_equal_means_of_other_seeds_are_tied() -> None:
+    a, b = mean([69.91, 70.11]), mean([70.01, 70.01])
+    assert a != b, "their last bits differ"
+    found, _ = ranks({pair: {"a": a, "b": b, "c": 1.0} for pair in ("p1", "p2")})
+    assert {r.method: r.mean for r in found} == {"a": 1.5, "b": 1.5, "c": 3.0}
+
+
+def test_equal_differences_decide_nothing() -> None:
+    """Two seeds on a small test set often have the same difference; that is no certainty."""
+    found = paired({0: 70.1, 1: 71.3}, {0: 70.0, 1: 71.2})
+    assert found is not None and found.mean == pytest.approx(0.1) and not found.settled
+    assert found.low is None and found.high is None and found.needed is None
 
 
 def test_seeds_needed_is_the_least_number_with_the_power() -> None:

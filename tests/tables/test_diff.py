@@ -103,7 +103,8 @@ def test_an_evaluation_of_the_same_weights_is_an_identity_check(
         assert diff.exit_code(found) == (verdict == "differs")
     # counted apart, and not among the cells that share the level
     found = run_diff(e, kit.golden(e, numbers), numbers)
-    assert "9 cells: undecided 9. Apart from these, the same checkpoint evaluated again" in format_diff(found)
+    shown = format_diff(found)
+    assert "9 cells: undecided 9. The same checkpoint, evaluated again with the same result: 1 cell." in shown
     # a checkpoint that nobody is known to have published, and another paper's number
     other = kit.published_numbers(e, lambda c: 73.44, paper="crd")
     against = pick(run_diff(e, kit.golden(e, numbers), PublishedCells([*other], "cifar100")), "Teacher")
@@ -277,9 +278,14 @@ def test_imported_teachers_are_noted(tmp_path: Path) -> None:
     e = matrix.expand(kit.small_table(tmp_path), "paper", resolver)
     numbers = kit.published_cells(e, lambda c: 73.44)
     found = run_diff(e, kit.golden(e, numbers), numbers)
-    assert pick(found, "Teacher").notes == ("an imported checkpoint (weights abcdef0123), evaluated here",)
-    assert pick(found, "KD").notes == ("learnt from an imported checkpoint (weights abcdef0123)",)
-    assert pick(found, "KD", "wrn_16_2").notes == ()
+    imported = "resnet56 (abcdef0123)"
+    assert (pick(found, "Teacher").imported, pick(found, "Teacher").marks) == (imported, "‡")
+    assert (pick(found, "KD").imported, pick(found, "KD").marks) == (imported, "")
+    assert pick(found, "KD", "wrn_16_2").imported == ""
+    line = f"an imported checkpoint, evaluated here; its students learnt from it: {imported}."
+    assert f"‡ {line}" in format_diff(found) and "73.44*‡" in format_diff(found)
+    students = format_diff([c for c in found if c.method != "teacher"])
+    assert "‡" not in students and f"Students learnt from imported checkpoints: {imported}." in students
 
 
 def test_a_users_record_takes_precedence_over_a_reference_record(expansion: matrix.Expansion) -> None:
@@ -297,8 +303,10 @@ def test_a_users_record_takes_precedence_over_a_reference_record(expansion: matr
     )
     for order in (both, both.iloc[::-1]):
         found = diff_table(expansion, order, published=numbers)
-        assert pick(found, "KD").ours == 70.0 and pick(found, "KD").notes == ()
-        assert pick(found, "AT").ours == 75.0 and pick(found, "AT").notes == ("reference records",)
+        assert pick(found, "KD").ours == 70.0 and not pick(found, "KD").reference
+        assert pick(found, "AT").ours == 75.0 and pick(found, "AT").reference
+        text = format_diff(found)
+        assert "75.00 ± 0.00† " in text and "70.00 ± 0.00† " not in text and "\n† reference records" in text
 
 
 def test_against_another_paper(expansion: matrix.Expansion) -> None:
@@ -344,7 +352,6 @@ def test_published_numbers_of_several_tables_are_taken_in_their_order() -> None:
     assert not any(c.published for c in found if c.label in ("DRG", "DSR", "DRG+DSR")), (
         "LightSKD's numbers are blank"
     )
-    assert all(not any("originates from" in n for n in c.notes) for c in found)
 
 
 def test_every_verdict_is_reached_in_one_table_and_every_format_shows_it(tmp_path: Path) -> None:

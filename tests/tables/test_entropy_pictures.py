@@ -71,6 +71,19 @@ def test_maps_are_drawn_as_they_are(measured: tuple[Expansion, list[dict[str, ob
     assert len(limits) == 1 and max(limits)[1] <= CONSTANT_TERM
 
 
+def test_a_damaged_file_of_maps_is_left_out(
+    measured: tuple[Expansion, list[dict[str, object]], Store], tmp_path: Path
+) -> None:
+    e, records, store = measured
+    results = cells.collect(e, kit.as_frame(records), store)
+    (run,) = {x.run.key for r in results if r.cell.row.method == "teacher" for x in r.runs}
+    path = tmp_path / run / MAPS
+    for content in (path.read_bytes()[:-100], b"", b"no maps"):
+        path.write_bytes(content)
+        (picture,) = entropy_pictures.pictures_of(results, store)
+        assert [m.label for m in picture.maps] == ["Student", "KD"]
+
+
 def test_numbers_without_a_better_side_have_no_mean_ranks() -> None:
     table, ranked = matrix.load_table("dlkd-entropy"), {}
     for shown in table.measured:
@@ -132,5 +145,5 @@ def test_only_numbers_with_a_better_side_are_ranked(
     ranks = {row.label: entry.rank for row, (entry,) in zip(layout.rows, layout.entries, strict=True)}
     assert {label: rank for label, rank in ranks.items() if rank} == {"KD, iou": 1, "CRD, iou": 2}
     text = render.write(layout, e, "md")
-    assert "pixel entropy (entropy) in nats and pixel entropy (iou) in %" in text
+    assert "Pixel entropy: entropy in nats and iou in %" in text
     assert "Top-1 accuracy" not in text

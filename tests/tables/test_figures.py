@@ -77,3 +77,18 @@ def test_figures_do_not_need_the_backend_of_a_notebook(monkeypatch: pytest.Monke
     monkeypatch.setenv("MPLBACKEND", "nonsense")
     plots.figure_class()
     assert os.environ["MPLBACKEND"] == "agg"
+
+
+def test_dollars_in_a_text_are_no_formula(tmp_path: Path) -> None:
+    """matplotlib reads what stands between two dollars as TeX, and fails at what is none."""
+    e = kit.small(tmp_path, text=kit.SMALL.replace('label = "KD"', "label = 'costs $1 \\no $2'"))
+    e = replace(e, table=replace(e.table, title=r"from $\no to $"))
+    frame = kit.as_frame([kit.record(r, 70.0) for r in e.runs])
+    diffs = diff.diff_table(e, frame, published=kit.published_cells(e, kit.simple_value))
+    for figure in (
+        plots.heat_map(e, collect(e, frame)),
+        plots.delta_map(e, diffs),
+        plots.forest(e, diffs),
+        plots.curve_plot(e.table.title, {"seed 0": kit.curve(e.runs[-1])}),
+    ):
+        drawn(figure)

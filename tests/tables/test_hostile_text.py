@@ -6,12 +6,14 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import records_kit as kit
 
 from results.store import Store
 from tables import diff, diff_text, render, report
+from tables.text import escape_md
 
 LABEL = "<!--<script>"
 REASON = "</script><script>alert(1)</script>\x1b[2J\nsecond line"
@@ -48,3 +50,22 @@ def test_a_reason_stays_in_its_line(tmp_path: Path) -> None:
     for fmt in ("plain", "md", "tex"):
         text = render.render(e, frame, fmt)
         assert "\x1b" not in text and not re.search(r"^second line", text, re.MULTILINE)
+
+
+def test_markdown_has_no_links_and_no_code_of_a_text() -> None:
+    """A backslash before a bar would open a new cell, and a link could lead anywhere."""
+    for text, escaped in (
+        ("a \\| b", "a \\\\\\| b"),
+        ("[here](http://example.org)", "[here]\\(http://example.org)"),
+        ("`a_b`", "\\`a\\_b\\`"),
+        ("? undecided [1] [2]", "? undecided [1] [2]"),
+    ):
+        assert escape_md(text) == escaped
+
+
+def test_a_title_of_two_lines_stays_in_the_comment_of_latex(tmp_path: Path) -> None:
+    e = kit.small(tmp_path)
+    e = replace(e, table=replace(e.table, title="first\n\\input{secret}"))
+    frame = kit.as_frame([])
+    for text in (render.render(e, frame, "tex"), diff_text.format_diff(diff.diff_table(e, frame), "tex")):
+        assert "% first \\input{secret}" in text and not re.search(r"^\\input", text, re.MULTILINE)

@@ -14,7 +14,8 @@ from scipy import stats
 from benchmark.errors import InputError
 from benchmark.spec import matrix
 from results.published import reader, yardsticks
-from tables import diff, diff_text, render
+from results.store import Store
+from tables import diff, diff_text, render, report
 from tables.published_cells import PublishedCells
 from tables.verdicts import Verdict
 
@@ -74,6 +75,16 @@ def test_errors_are_printed_and_the_largest_accuracy_stays_the_best(tmp_path: Pa
     assert at == "| AT | **28.00** |" and kd5 == "| KD (top-5) | **10.00** |"
     assert any("Top-1 and top-5 error (100 - accuracy) in %" in line for line in lines)
     assert "70.0000" in render.render(e, frame, "csv")
+
+
+def test_a_report_shows_both_sides_as_errors(tmp_path: Path) -> None:
+    e = both_metrics(tmp_path)
+    published = kit.published_cells(e, lambda c: 70.5 if c.row.metric == "top1" else None)
+    page = report.page([e], kit.as_frame(records_of(e)), Store(tmp_path / "runs"), published)
+    at = page[page.index('data-method="at at"') :]
+    at = at[: at.index("</tr>")]
+    assert "<b>28.00</b>" in at and ">29.50<" in at and "70.50" not in at
+    assert "Differences, figures and details are of accuracies." in page
 
 
 def test_a_diff_compares_accuracies_of_the_same_metric(tmp_path: Path) -> None:

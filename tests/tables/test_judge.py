@@ -103,7 +103,7 @@ def test_an_epoch_that_nobody_knows_reaches_over_three_cases() -> None:
 
 def test_a_row_that_is_not_comparable_in_the_diff_is_not_comparable_here() -> None:
     a = ask((70.56,), pair="resnet56:resnet20", method="kd", protocol="sskd", epoch="best")
-    assert a.verdict is Verdict.NOT_COMPARABLE and "CRD's digit for digit" in a.reason
+    assert a.verdict is Verdict.NOT_COMPARABLE and "the published row is CRD's" in a.reason
     assert a.published.published_in == "sskd/table3"
 
 
@@ -148,17 +148,21 @@ def test_what_explains_a_gap_depends_on_its_size_and_sign() -> None:
     most = max(GAP.sizes)
     for delta, epoch, expected in (
         (-0.9 * most, "last", Explains.YES),
-        (-1.1 * most, "last", Explains.NO),
-        (+0.9 * most, "last", Explains.NO),  # a last epoch is not above a best one
+        (-1.1 * most, "last", Explains.SMALLER),
+        (+0.9 * most, "last", Explains.OTHER_WAY),  # a last epoch is not above a best one
         (-0.9 * most, "best", Explains.NOT_HERE),
         (-0.9 * most, "", Explains.YES),
-        (+0.9 * most, "", Explains.NO),
+        (+0.9 * most, "", Explains.OTHER_WAY),
     ):
         a = ask((PUBLISHED + delta,), epoch=epoch)
         assert explains(a, Cause.EPOCH) is expected, (delta, epoch)
     other_network = ask((73.5,), pair="ResNet50:MobileNetV2", method="kd", protocol="crd", epoch="last")
     assert explains(other_network, Cause.NETWORK) is Explains.YES
-    assert explains(other_network, Cause.TEACHER) is Explains.NO
+    assert explains(other_network, Cause.TEACHER) is Explains.SMALLER
+    close = ask((67.4,), pair="ResNet50:MobileNetV2", method="kd", protocol="crd", epoch="last")
+    assert explains(close, Cause.NETWORK) is Explains.LARGER, (
+        "the other network is nearly eight points better"
+    )
     assert explains(other_network, Cause.BATCH) is Explains.NOT_MEASURED
 
 

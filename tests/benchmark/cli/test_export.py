@@ -18,7 +18,8 @@ import models
 from benchmark import data
 from benchmark.__main__ import main
 from benchmark.data.class_names import CIFAR10, CIFAR100
-from benchmark.export import curves, hub
+from benchmark.export import curves, hub, weights
+from benchmark.export.about import about
 from benchmark.training import finished
 from results.logs import read as read_log
 from results.store import REFERENCE, Store
@@ -58,6 +59,23 @@ def test_weights_that_evaluate_reads(
     result = json.loads(capsys.readouterr().out)
     assert result["normalise"] == record["settings"]["normalise"] and result["protocol"] == ""
     assert result["says"]["key"] == key and result["says"]["weights"] == record["weights"]["last"]
+
+
+def test_files_are_for_images_of_the_size_of_the_data_set(tmp_path: Path) -> None:
+    """An ONNX model that was made from images of 32 pixels takes no others."""
+    net = finished.Predictor(models.build("resnet8", 1000), {}).eval().requires_grad_(False)
+    shapes: list[tuple[int, ...]] = []
+    net.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape[1:])))
+    record = dict.fromkeys(("method", "protocol", "profile", "seed"), "")
+    record |= {"dataset": "imagenet64", "student": "resnet8", "teacher": "none", "device_name": "a|b\n# c"}
+    settings = {"normalise": {"mean": [0.5] * 3, "std": [0.25] * 3}}
+    run = finished.Finished("key", {**record, "settings": settings}, "last", tmp_path, net)
+    weights.write(run, "torch", tmp_path / "net.pt", {})
+    assert set(shapes) == {(3, 64, 64)}
+    facts = about(run, [])
+    assert facts["input"].startswith("RGB images [B, 3, 64, 64] ")
+    lines = hub.card(run, facts).splitlines()
+    assert "| device, precision | a\\|b # c, None |" in lines, "a text of the record stays in its row"
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
