@@ -110,6 +110,8 @@ def _method(text: str, published_methods: list[str]) -> str:
     name = "+".join(words)
     if name in published_methods:
         return name
+    if name == "plain":
+        raise InputError("method 'plain' is how runs name training without a method; give student or teacher")
     here = _methods_here()
     alone = ("teacher", "student") if len(words) > 1 else ()
     if any(word not in {*published_methods, *here} or word in alone for word in words):

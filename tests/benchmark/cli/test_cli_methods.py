@@ -58,11 +58,16 @@ def test_a_combination_that_no_run_can_have_is_refused(
     assert reason in refused(["methods", combination], capsys)
 
 
-@pytest.mark.parametrize("method", ["kd+kd", "student+kd", "sskd_head+kd", "wkd-l+wkd-l"])
+@pytest.mark.parametrize("method", ["plain", "kd+kd", "student+kd", "sskd_head+kd", "wkd-l+wkd-l"])
 def test_published_and_judge_refuse_it_too(method: str, capsys: pytest.CaptureFixture[str]) -> None:
     pair = "resnet56:resnet20"
     assert method in refused(["published", "--pair", pair, "--method", method], capsys)
     assert method in refused(["judge", pair, method, "71"], capsys)
+
+
+def test_plain_is_called_student_there(capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(["published", "--pair", "resnet56:resnet20", "--method", "plain"], capsys)
+    assert line.endswith("give student or teacher")
 
 
 def test_the_order_of_a_combination_does_not_matter(capsys: pytest.CaptureFixture[str]) -> None:
