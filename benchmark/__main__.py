@@ -19,7 +19,7 @@ package_names.exit_on_conflict()  # before importing packages that another distr
 
 from benchmark.cli.output import print_note
 from benchmark.cli.parser import PROGRAM, HelpFormatter, Parser, wrap
-from benchmark.cli.verbs import VERBS
+from benchmark.cli.verbs import VERBS, Verb
 from benchmark.errors import InputError
 
 
@@ -58,10 +58,14 @@ def parser(verb: str | None = None) -> Parser:
     return p
 
 
-def _needed(argv: Sequence[str]) -> str | None:
-    """Return the only verb that `parser` must know for a command line, "" for none, None for all."""
+def _verb(argv: Sequence[str]) -> Verb | None:
+    """Return the verb of a command line, None if it has none."""
     first = next((text for text in argv if not text.startswith("-")), "")
-    verb = next((v for v in VERBS if v.name == first), None)
+    return next((v for v in VERBS if v.name == first), None)
+
+
+def _needed(verb: Verb | None) -> str | None:
+    """Return the only verb that `parser` must know for a command line, "" for none, None for all."""
     if verb is None:
         return ""
     return None if verb.reads_all else verb.name
@@ -114,7 +118,8 @@ def _allow_any_encoding() -> None:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    """Return the text in one line, with `?` for what could steer a terminal: it may quote any file."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -123,15 +128,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     _allow_any_encoding()
     longwork.show(True)
     argv = sys.argv[1:] if argv is None else argv
+    verb = _verb(argv)
     try:
         with _starting():
-            p = parser(_needed(argv))
+            p = parser(_needed(verb))
         args = p.parse_args(argv)
         return int(args.do(args))
     except KeyboardInterrupt:
-        print_note(
-            "interrupted; everything up to the last finished epoch is kept; the same command continues"
-        )
+        kept = "; everything up to the last finished epoch is kept; the same command continues"
+        print_note(f"interrupted{kept if verb is not None and verb.trains else ''}")
         return 130
     except BrokenPipeError:
         return 0

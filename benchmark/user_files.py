@@ -15,13 +15,19 @@ NOT_TOML = (ValueError, RecursionError)
 def expanded(text: str, what: str = "") -> Path:
     """Return the path with `~` expanded. A shell does not always do it, e.g. in `make RESULTS='~/x'`.
 
-    what: what names the path, for the error. Raises `InputError` for a home folder that does not exist.
+    what: what names the path, for the error. Raises `InputError` for a home folder that does not exist, and
+    for symbolic links that lead in a circle.
     """
+    named = f"{what}: {text}" if what else text
     try:
-        return Path(text).expanduser()
+        path = Path(text).expanduser()
     except RuntimeError:
-        named = f"{what}: {text}" if what else text
         raise InputError(f"{named}: no such home folder; give ~/..., or a path without ~") from None
+    try:
+        path.resolve()
+    except RuntimeError:
+        raise InputError(f"{named}: symbolic links that lead in a circle; give another path") from None
+    return path
 
 
 def toml_files(built_in: Path, user: Path) -> dict[str, Path]:
@@ -65,5 +71,7 @@ def read_toml(path: Path, advice: str = "") -> dict[str, Any]:
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, *NOT_TOML) as error:
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror})") from error
+    except NOT_TOML as error:
         raise InputError("; ".join(filter(None, (f"{path} is not valid TOML: {error}", advice)))) from error

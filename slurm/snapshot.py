@@ -114,8 +114,9 @@ def _make(snapshot: Path, content: Mapping[Path, bytes]) -> Path:
             (draft / path).write_bytes(data)
         draft.chmod(0o755)  # mkdtemp makes it 0700, which would hide it from the other members of a group
         os.rename(draft, snapshot)
-    except OSError:
+    except BaseException as error:  # also an interruption, which would leave the draft behind
         shutil.rmtree(draft, ignore_errors=True)
-        if not snapshot.is_dir():  # otherwise another process has just made the same snapshot
+        # a folder there: another process has just made the same snapshot
+        if not (isinstance(error, OSError) and snapshot.is_dir()):
             raise
     return snapshot

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmark.bench import cells, drift, gpu
 from benchmark.bench.session import Part, Session
-from benchmark.cli import options
+from benchmark.cli import common, options
 from benchmark.cli.bench_options import (
     add_budget_option,
     add_images_option,
@@ -68,6 +68,7 @@ def do_gpu(args: argparse.Namespace) -> int:
     began = time.monotonic()
     if not args.minutes > 0:
         raise InputError(f"--minutes {args.minutes}; allowed: above 0")
+    folder = common.writable(common.path_of(args.folder), "FOLDER")
     reference = drift.Reference(args.steps)
     if args.reference:
         reference = drift.Reference.load(Path(args.reference), args.steps)
@@ -81,7 +82,7 @@ def do_gpu(args: argparse.Namespace) -> int:
         parts = [part for part in parts if args.only in part.name]
         if not parts:
             raise InputError(f"--only {args.only}: no part has this in its name")
-        session = Session(Path(args.folder), report["conditions"])
+        session = Session(folder, report["conditions"])
         left = session.run(
             parts,
             seconds=60 * args.minutes - (time.monotonic() - began),

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmark.cli import options
 from benchmark.cli.bench_options import add_json_file_option, check, print_table
 from benchmark.cli.parser import add_verb
 from results.files import write_json
@@ -26,7 +27,11 @@ def register(measurements: Any) -> None:
         example="bench verdicts",
     )
     p.add_argument(
-        "--draws", type=int, default=2000, metavar="N", help="made-up tables of each row (default: 2000)"
+        "--draws",
+        type=options.whole_number,
+        default=2000,
+        metavar="N",
+        help="made-up tables of each row (default: 2000)",
     )
     add_json_file_option(p)
     p.set_defaults(do=do_verdicts)

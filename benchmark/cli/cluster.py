@@ -11,7 +11,7 @@ from benchmark.cli.output import print_json, print_note, print_text
 from benchmark.cli.parser import add_json_option, add_verb
 from benchmark.cli.selection import default_profile, select
 from benchmark.errors import InputError
-from benchmark.spec import cost, imported
+from benchmark.spec import imported, measured_speed
 from benchmark.spec.runs import closure
 from benchmark.text import plural
 from benchmark.training.execution import has_gpu
@@ -108,7 +108,7 @@ def do_submit(args: argparse.Namespace) -> int:
         cluster,
         dry_run=args.dry_run,
         max_pack=args.pack,
-        factor=cost.factor_of(store, cluster.torch_device),
+        factor=measured_speed.factor_of(store, cluster.torch_device),
         note=print_note,
     )
     if args.json:

@@ -84,7 +84,10 @@ def markdown_table() -> str:
 
 
 def chosen_methods(name: str) -> list[str]:
-    """Return the methods of a table, the parts of a combination, one method, or all of them."""
+    """Return the methods of a table, the parts of a combination, one method, or all of them.
+
+    Raises `InputError` for a combination that no run can have.
+    """
     if not name:
         return list(methods.names())
     if name in matrix.table_names() or name.endswith(".toml"):
@@ -92,6 +95,8 @@ def chosen_methods(name: str) -> list[str]:
         names = [n for n in rows if all(part in methods.names() for part in n.split("+"))]
     else:
         names = [name.lower()]
+        if "+" in name:
+            names = [methods.parse(name.lower()).name]
     return list(dict.fromkeys(part for n in names for part in n.split("+")))
 
 

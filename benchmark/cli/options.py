@@ -29,13 +29,6 @@ def decimal_number(text: str) -> float:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def not_empty(text: str) -> str:
-    """The type of an option that names something: `--out "$OUT"` would name another where OUT is not set."""
-    if not text.strip():
-        raise argparse.ArgumentTypeError("the value is empty; give one, or leave the option out")
-    return text
-
-
 def variable(name: str, default: str = "") -> str:
     """Return an environment variable, or the default if it is not set or empty."""
     return os.environ.get(name) or default
@@ -44,7 +37,6 @@ def variable(name: str, default: str = "") -> str:
 def add_results_option(group: Any) -> None:
     group.add_argument(
         "--results",
-        type=not_empty,
         default=None,
         metavar="DIR",
         help="folder of runs and their records (default: $RESULTS, else results/runs)",
@@ -53,15 +45,12 @@ def add_results_option(group: Any) -> None:
 
 def add_out_option(group: Any, default: str, what: str) -> None:
     """Add `--out`. what: what the folder is for, for the help."""
-    group.add_argument(
-        "--out", type=not_empty, default=default, metavar="DIR", help=f"{what} (default: {default})"
-    )
+    group.add_argument("--out", default=default, metavar="DIR", help=f"{what} (default: {default})")
 
 
 def add_data_option(group: Any) -> None:
     group.add_argument(
         "--data",
-        type=not_empty,
         default=variable("DATA", "data"),
         metavar="DIR",
         help="folder of data sets; missing ones are downloaded (default: $DATA, else data)",
@@ -105,7 +94,6 @@ def add_selection_options(
     group = parser.add_argument_group("which runs")
     group.add_argument(
         "--profile",
-        type=not_empty,
         default=variable("PROFILE") or None,
         help=f"{', '.join(profiles.PROFILES)} (default: $PROFILE, else {default_profile})",
     )

@@ -47,6 +47,15 @@ class Parser(argparse.ArgumentParser):
             message = f"unknown '{value}'{hint(str(value), allowed)}; allowed: {', '.join(allowed)}"
             raise argparse.ArgumentError(action, message)
 
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """Refuse an empty value: `--out "$OUT"` would mean something else where OUT is not set."""
+        if action.nargs != argparse.PARSER and not all(text.strip() for text in arg_strings):
+            or_else = (
+                "" if action.required else f", or leave {'the option' if action.option_strings else 'it'} out"
+            )
+            raise argparse.ArgumentError(action, f"the value is empty; give one{or_else}")
+        return super()._get_values(action, arg_strings)
+
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:

@@ -9,7 +9,7 @@ from benchmark.cli import common, options
 from benchmark.cli.output import print_json, print_text
 from benchmark.cli.parser import add_json_option, add_verb
 from benchmark.cli.selection import Selection, select
-from benchmark.spec import cost, plan
+from benchmark.spec import measured_speed, plan
 from benchmark.text import duration, plural, size
 from benchmark.training import begun
 
@@ -45,7 +45,7 @@ def _plan(args: argparse.Namespace, chosen: Selection) -> tuple[plan.Plan, dict[
     )
     device = estimated_device(chosen.profile, args.device, execution.torch_device.type)
     return planned, plan.summary(
-        planned, device, keep=args.keep, factor=cost.factor_of(store, device, chosen.profile)
+        planned, device, keep=args.keep, factor=measured_speed.factor_of(store, device, chosen.profile)
     )
 
 

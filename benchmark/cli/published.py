@@ -101,6 +101,30 @@ def _validate() -> int:
     return 1 if problems else 0
 
 
+def _method(text: str, published_methods: list[str]) -> str:
+    """Return the method that a text names: as it is published, else as runs here are called.
+
+    Raises `InputError` for an unknown name, and for methods that cannot be combined.
+    """
+    words = [word.strip() for word in text.lower().split("+")]
+    name = "+".join(words)
+    if name in published_methods:
+        return name
+    if name == "plain":
+        raise InputError("method 'plain' is how runs name training without a method; give student or teacher")
+    here = _methods_here()
+    alone = ("teacher", "student") if len(words) > 1 else ()
+    if any(word not in {*published_methods, *here} or word in alone for word in words):
+        raise unknown("method", name, published_methods)
+    if len(set(words)) < len(words):
+        raise InputError(f"method '{name}' contains a method twice; name each method once")
+    if not set(words) <= set(here):
+        return name
+    from benchmark import methods
+
+    return methods.parse(name).name if len(words) > 1 else name
+
+
 def published_cell(args: argparse.Namespace) -> tuple[str, str, str, list[str]]:
     """Return teacher, student, method, and the data sets (at least one) that they have values on.
 
@@ -122,12 +146,7 @@ def published_cell(args: argparse.Namespace) -> tuple[str, str, str, list[str]]:
     for name in (teacher, student):
         if name not in networks and name not in (trained := _networks_here()):
             raise unknown("network", name, dict.fromkeys([*trained, *networks]))
-    method = args.method.lower()
-    published_methods = sorted(set(frame["method"]))
-    if method not in published_methods:
-        known = {*published_methods, *_methods_here()}
-        if any(m not in known for m in method.split("+")):
-            raise unknown("method", method, published_methods)
+    method = _method(args.method, sorted(set(frame["method"])))
     for kind, column, value in (("data set", "dataset", args.dataset), ("metric", "metric", args.metric)):
         if value and value not in set(frame[column]):
             raise unknown(kind, value, sorted(set(frame[column])))

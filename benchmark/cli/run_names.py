@@ -44,7 +44,7 @@ def matches(store: Store, name: str, files: Sequence[str]) -> bool:
 def _key_part(name: str) -> str:
     """Return what a user typed as it stands in a key: a pair as `T-S`, without slashes around it.
 
-    Raises `InputError` for an empty name: `export "$RUN" --all` would mean all runs where RUN is not set.
+    Raises `InputError` for a name without anything else: `export / --all` would mean all runs.
     """
     part = name.strip().replace(":", "-").strip("/")
     if not part:

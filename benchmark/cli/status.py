@@ -16,7 +16,7 @@ from benchmark.cli.output import print_json, print_text
 from benchmark.cli.parser import add_json_option, add_verb
 from benchmark.cli.selection import Selection, select
 from benchmark.errors import InputError
-from benchmark.spec import cost, plan
+from benchmark.spec import measured_speed, plan
 from benchmark.spec.runs import Run, closure
 from benchmark.text import duration, plural
 from benchmark.training.execution import has_gpu
@@ -181,7 +181,7 @@ def remaining(chosen: Selection, store: Store) -> dict[str, Any] | None:
         planned = plan.make_plan(chosen.runs, store, max_pack=plan.DEFAULT_PACK[here])
     except InputError:
         return None
-    return plan.summary(planned, device, factor=cost.factor_of(store, device, chosen.profile))
+    return plan.summary(planned, device, factor=measured_speed.factor_of(store, device, chosen.profile))
 
 
 def format_remaining(numbers: dict[str, Any] | None) -> str:

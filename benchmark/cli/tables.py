@@ -76,7 +76,6 @@ def register(verbs: Any) -> None:
     )
     p.add_argument(
         "--fail-on",
-        type=options.not_empty,
         default=None,
         metavar="V,..",
         help="verdicts that make the exit code 1: differs, undecided, or none (default: differs)",

@@ -19,13 +19,25 @@ class Verb(NamedTuple):
     """One line for the list of verbs."""
     reads_all: bool = False
     """Whether it reads the options of all verbs, so that all modules are imported."""
+    trains: bool = False
+    """Whether it trains runs: the same command goes on after an interruption."""
 
 
 VERBS = (
     Verb("plan", "plan", "show which runs are missing and what they would cost; trains nothing"),
-    Verb("run", "running", "train a table's missing runs on this machine"),
-    Verb("reproduce", "running", "train what is missing, then print the table (`make reproduce-table1`)"),
-    Verb("work", "running", "train the runs of one work order (for worker processes and Slurm jobs)"),
+    Verb("run", "running", "train a table's missing runs on this machine", trains=True),
+    Verb(
+        "reproduce",
+        "running",
+        "train what is missing, then print the table (`make reproduce-table1`)",
+        trains=True,
+    ),
+    Verb(
+        "work",
+        "running",
+        "train the runs of one work order (for worker processes and Slurm jobs)",
+        trains=True,
+    ),
     Verb("submit", "cluster", "submit a table's missing runs to a Slurm cluster"),
     Verb("cancel", "cluster", "cancel a table's Slurm jobs"),
     Verb("status", "status", "count a table's runs: done, running, queued, failed ..."),

@@ -70,7 +70,10 @@ def python_files(folder: Path) -> list[Path]:
 
 
 def toml_files() -> list[Path]:
-    """Return the TOML files of all folders, sorted within each. Raises `InputError` for a missing folder."""
+    """Return the TOML files of all folders, sorted within each.
+
+    Raises `InputError` for a folder that is missing or cannot be read.
+    """
     return [path for _, folder in _existing() for path in sorted(folder.glob("[!_.]*.toml"))]
 
 
@@ -80,6 +83,10 @@ def _existing() -> list[tuple[str, Path]]:
         if not folder.is_dir():
             holds = "method files (*.py)" if variable == "KD_METHODS" else "your files (*.py, *.toml)"
             raise InputError(f"{variable}: there is no folder {folder}; list folders that contain {holds}")
+        try:
+            os.listdir(folder)  # a glob of a folder that cannot be read is empty
+        except OSError as error:
+            raise InputError(f"{variable}: {folder} cannot be read ({error.strerror})") from error
     return named
 
 
@@ -94,7 +101,7 @@ def cached(function: Callable[[], T]) -> Callable[[], T]:
 def modules() -> Sequence[ModuleType]:
     """Import the Python files of all folders, and return their modules.
 
-    Raises `InputError` for a missing folder and a file that fails.
+    Raises `InputError` for a folder that is missing or cannot be read, and for a file that fails.
     """
     return tuple(_import(variable, path) for variable, folder in _existing() for path in python_files(folder))
 

@@ -4,29 +4,25 @@ The model counts passes of images through networks. An evaluation is 1 pass, a t
 gradients of inputs, gradients of weights). A pack runs its teacher once for each view that any of its runs
 needs. Passes are those of the data set's images: at 224 pixels a network costs 49 times what it does at 32.
 
-The time of a pass has three parts (`RATES`): one for each call of a convolution, one for each element of a
-convolution's output (batch norm, ReLU and sums read and write it again), and one for each
-multiply-accumulate. A pack takes at least as long as its longest student alone, because a student's kernels
-run one after another, and at least as long as its images take to be decoded (benchmark/spec/decoding.py).
+The time of a pass has four parts (`RATES`): one for each call of a convolution, one for each element of a
+convolution's output (batch norm, ReLU and sums read and write it again), one for each multiply-accumulate,
+and one for each parameter, which counts in small batches. A pack takes at least as long as its longest
+student alone, because a student's kernels run one after another, and at least as long as its images take to
+be decoded (benchmark/spec/decoding.py).
 
 If there are earlier records from the same kind of device, the estimate is multiplied by the ratio of their
-measured to their modelled time (`measured_factor`). `assumptions` tells whether it was.
+measured to their modelled time (benchmark/spec/measured_speed.py). `assumptions` tells whether it was.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from benchmark import data, longwork
-from benchmark.errors import InputError
-from benchmark.methods import IN_TRAIN
+from benchmark import data
+from benchmark.methods import IN_TRAIN, MethodSpec
 from benchmark.spec import decoding
 from benchmark.spec.runs import NONE, Run, network_info, network_on
-from results.record_check import seconds_for_images
-from results.store import Store, read_records, recent_record_files
 
 
 @dataclass(frozen=True)
@@ -42,6 +38,10 @@ class Rates:
     mac: float
     """A multiply-accumulate."""
 
+    param: float
+    """A parameter, once for each pass of a batch, however many images the batch has: its weight is read and
+    cast, and in a training step its gradient and its momentum are written."""
+
     chain: float
     """A call of a convolution in a student that has the device to itself."""
 
@@ -54,6 +54,7 @@ RATES = {
         call=2.3e-6,
         element=1.29e-11,
         mac=0.0,
+        param=0.0,
         chain=3.0e-5,
         fitted_to="one H100 in bf16: full packs of five pairs, within 12%; four students alone, within 33%",
     ),
@@ -61,6 +62,7 @@ RATES = {
         call=0.0,
         element=1.71e-9,
         mac=1 / 177e9,
+        param=1.0e-9,
         chain=0.0,
         fitted_to="full packs of 13 pairs on two cores with AVX-512 in fp32, "
         "within 25% except for vgg8 and ResNet50",
@@ -68,26 +70,18 @@ RATES = {
 }
 """Fitted to `bench` (docs/speed.md).
 
-On the GPU arithmetic costs nothing: small kernels and memory limit these networks.
+On the GPU arithmetic costs nothing: small kernels and memory limit these networks. The CPU's rate of a
+parameter is from steps of ResNet18 and ResNet50 with 16 and 48 images; on the GPU it would be 1% of a step.
 """
+
+START_SECONDS = 10.0
+"""From the command to the first step: imports, and the trials of kernels and precision."""
 
 WEIGHTS_BYTES = 4
 """Bytes of a stored float32 element."""
 
 LARGE_BATCH = 100
 """Images of a pass that trains nothing."""
-
-LONG_SECONDS = 60
-"""Shorter records do not count for `measured_factor`: they measure the start more than the speed."""
-
-SHORT_SECONDS = 0.5
-"""Records of `quick` count from this time on, for other runs of `quick`."""
-
-RECENT_RECORDS = 500
-"""`factor_of` reads this many of the newest records.
-
-They tell the speed as well as 100,000 do, and no command should take long to say how long others take.
-"""
 
 
 @dataclass(frozen=True)
@@ -136,13 +130,22 @@ def student_passes(run: Run) -> Iterator[Passes]:
     if run.student == NONE:
         return
     images = run.recipe.train_images
-    copies = sum(v.copies for v in run.spec.needs().views) * run.spec.sampler.rows_per_image
-    yield Passes(run.student, 3, images * copies * run.recipe.epochs)
+    yield from main_stage_passes(run.student, run.spec, images * run.recipe.epochs)
     for component, (_, epochs) in zip(run.spec.init_stages, run.init_epochs, strict=True):
         if component.method.init_needs(component.config).student:
             yield Passes(run.student, 3, images * epochs)
     tested = run.recipe.test_images + run.recipe.held_out
     yield Passes(run.student, 1, tested * run.recipe.epochs)
+
+
+def main_stage_passes(student: str, spec: MethodSpec, images: int) -> Iterator[Passes]:
+    """Yield the passes of a student's main stage. images: those of all its epochs."""
+    needs = spec.needs()
+    copies = sum(v.copies for v in needs.views) * spec.sampler.rows_per_image
+    yield Passes(student, 3, images * copies)
+    # a method reads further images for a network of its own, such as MoCo's momentum encoder
+    if further := sum(v.copies for v in needs.images):
+        yield Passes(student, 1, images * further)
 
 
 def measured_passes(run: Run) -> Passes:
@@ -191,9 +194,9 @@ def pack_seconds(runs: Sequence[Run], device: str, factor: float | None = None) 
     """Return the seconds that a pack takes.
 
     device: `cuda` or `cpu`.
-    factor: measured time over modelled time on this kind of device (`measured_factor`).
+    factor: measured time over modelled time on this kind of device (`measured_speed.factor_of`).
     """
-    timing = _Timing(device, runs[0].dataset, runs[0].recipe.batch_size)
+    timing = Timing(device, runs[0].dataset, runs[0].recipe.batch_size)
     busy = timing.shared(pack_passes(runs))
     waiting = max(timing.alone(student_passes(run)) for run in runs)
     return (factor or 1.0) * max(busy, waiting, decoding.decode_seconds(runs, device))
@@ -206,12 +209,12 @@ def teacher_seconds(
 
     device, factor: see `pack_seconds`.
     """
-    timing = _Timing(device, dataset, batch_size=LARGE_BATCH)
+    timing = Timing(device, dataset, batch_size=LARGE_BATCH)
     return (factor or 1.0) * timing.shared([Passes(network, 1, images)])
 
 
 @dataclass(frozen=True)
-class _Timing:
+class Timing:
     """Seconds of passes on a kind of device, in batches of one size."""
 
     device: str
@@ -227,6 +230,7 @@ class _Timing:
                 rates.call * net.convolutions / self.batch_size
                 + rates.element * net.map_elements
                 + rates.mac * net.macs
+                + rates.param * net.params / self.batch_size
             )
             if self.device == "cuda" and net.size > decoding.LARGE:
                 per_pass = max(per_pass, decoding.LARGE_MAC * net.macs)
@@ -248,61 +252,6 @@ class _Timing:
             for p in passes
             if p.per_image > 1
         )
-
-
-def measured_factor(
-    records: Iterable[Mapping[str, Any]], device: str, shortest: float = LONG_SECONDS
-) -> float | None:
-    """Return the time that the records' runs took, divided by the time that the model predicts.
-
-    None if no record of this kind of device lasted at least `shortest` seconds. Of each run, the steps and
-    evaluations of its student count, and its share of one teacher pass; initialisation stages and further
-    views do not.
-    """
-    measured = modelled = 0.0
-    for r in records:
-        if (
-            r.get("device") != device
-            or (r.get("seconds") or 0) < shortest
-            or not r.get("epochs")
-            or r.get("student") == NONE
-            or not seconds_for_images(r)
-        ):
-            continue
-        recipe = r["settings"]["recipe"]
-        images, pack_size = recipe["train_images"] * r["epochs"], r.get("pack") or 1
-        student = [
-            Passes(r["student"], 3, images),
-            Passes(r["student"], 1, r["test_images"] * r["epochs"]),
-        ]
-        teacher = [] if r["teacher"] == NONE else [Passes(r["teacher"], 1, images)]
-        timing = _Timing(device, r["dataset"], recipe["batch_size"])
-        try:
-            busy = timing.shared(student) + timing.shared(teacher) / pack_size
-            waiting = timing.alone(student) / pack_size
-        except InputError:  # a network or a data set that no longer exists
-            continue
-        measured += r["share_seconds"]
-        modelled += max(busy, waiting)
-    return measured / modelled if modelled and math.isfinite(measured) else None
-
-
-def factor_of(store: Store, device: str, profile: str = "paper") -> float | None:
-    """Return the `measured_factor` of the newest records in a results folder, None if there is no folder.
-
-    profile: of the runs that are to be estimated. Those of `quick` are short, and their start counts, so they
-    are measured by the records of this profile if there are any.
-    """
-    if not store.folder.is_dir():
-        return None
-    with longwork.task(f"reading the newest records in {store.folder}"):
-        newest = recent_record_files(store.folder, RECENT_RECORDS)
-        records = read_records(store.folder, newest)[0]
-    if profile == "quick":
-        alike = [r for r in records if r.get("profile") == profile]
-        if (factor := measured_factor(alike, device, shortest=SHORT_SECONDS)) is not None:
-            return factor
-    return measured_factor(records, device)
 
 
 def _buffer_elements(run: Run) -> int:
@@ -333,12 +282,12 @@ def disk(runs: Sequence[Run], keep: str) -> tuple[int, int]:
 def estimate(
     packs: Sequence[Sequence[Run]], device: str, *, keep: str = "all", factor: float | None = None
 ) -> Estimate:
-    """Return the cost of packs that are trained one after another on one device."""
+    """Return the cost of packs that one process trains one after another on one device."""
     sizes = [disk(runs, keep) for runs in packs]
     seconds = [pack_seconds(runs, device, factor) for runs in packs]
     decode = [(factor or 1.0) * decoding.decode_seconds(runs, device) for runs in packs]
     return Estimate(
-        hours=sum(seconds) / 3600,
+        hours=(sum(seconds) + START_SECONDS * bool(packs)) / 3600,
         decode_hours=sum(d for d, s in zip(decode, seconds, strict=True) if d and d >= s) / 3600,
         macs=sum(macs(pack_passes(runs), runs[0].dataset) for runs in packs),
         disk_bytes=sum(finished for finished, _ in sizes),
@@ -349,4 +298,6 @@ def estimate(
 def assumptions(device: str, factor: float | None) -> str:
     """Return one line that says what an estimate is based on."""
     text = f"by rates fitted to {RATES[device].fitted_to}"
-    return f"{text}; multiplied by {factor:.2f}, as measured by the records here" if factor else text
+    if not factor:
+        return text
+    return f"{text}; multiplied by {factor:.2f}, as measured by the records here (median of their packs)"

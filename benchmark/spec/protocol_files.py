@@ -99,13 +99,15 @@ def _read(
     values = _toml(path)
     base = None
     if (base_name := values.pop("base", None)) is not None:
+        if not isinstance(base_name, str):
+            raise InputError(f"{path}: base = {base_name!r}; allowed: the name of a protocol")
         if base_name in waiting or base_name == name:
             raise InputError(f"{path}: base = '{base_name}' leads back to {name}; give a built-in protocol")
         if base_name in files:
             _read(base_name, files[base_name], files, known, protocols, kind, (*waiting, name))
         everything = {**known, **protocols}
         if base_name not in everything:
-            raise unknown(f"protocol in {path}: base", str(base_name), everything)
+            raise unknown(f"protocol in {path}: base", base_name, everything)
         base = everything[base_name]
     protocols[name] = _protocol(name, path, values, base, kind, {*known, *files})
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmark.errors import InputError
-from benchmark.spec import cost, teacher_cache_rule
+from benchmark.spec import cost, measured_speed, teacher_cache_rule
 from benchmark.spec.runs import Run, TeacherRef
 from benchmark.training import kept_weights, processes, teacher_cache, teacher_check
 from benchmark.training.execution import Execution
@@ -77,7 +77,7 @@ class PackTeacher:
     def _seconds(self, dataset: str, images: int, execution: Execution, store: Store) -> float:
         """Return how long passes of this many images take, an estimate."""
         device = execution.torch_device.type
-        factor = cost.factor_of(store, device)
+        factor = measured_speed.factor_of(store, device)
         return cost.teacher_seconds(self.ref.network, dataset, images, device, factor)
 
 

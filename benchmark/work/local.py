@@ -6,6 +6,7 @@ has a worker process, which takes the next pack whose needs are met.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -118,8 +119,9 @@ def _start(pack: Pack, settings: WorkSettings, gpu: int) -> subprocess.Popen[byt
         cwd=Path(__file__).resolve().parents[2],
     )
     assert process.stdin is not None
-    process.stdin.write(work_order(pack.runs, settings).encode())
-    process.stdin.close()
+    with contextlib.suppress(BrokenPipeError):  # it has ended already, which `_outcome` reports
+        process.stdin.write(work_order(pack.runs, settings).encode())
+        process.stdin.close()
     return process
 
 

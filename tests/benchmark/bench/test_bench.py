@@ -225,7 +225,7 @@ WRONG = [
     ["--device", "nope"],
     ["students", "--counts", "0"],
     ["students", "--counts", "a"],
-    ["students", "--counts", ""],
+    ["students", "--counts", ","],
     ["students", "--counts", "1", "--plot", "x.gif"],
     ["drift", "--methods", "nope"],
     ["drift", "--methods", "sskd_head"],
@@ -243,6 +243,7 @@ MISPLACED = [
     ["biases", "--save", "x.pt"],
     ["nope"],
     ["--budget", "nan"],
+    ["students", "--counts", ""],
 ]
 """Options and names that belong to another measurement, or to none, and a value that no option takes."""
 

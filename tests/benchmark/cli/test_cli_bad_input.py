@@ -19,7 +19,7 @@ from benchmark.__main__ import main, parser
 from benchmark.cli import bench_options, common, report
 from benchmark.cli.selection import seeds_of
 from benchmark.errors import InputError
-from benchmark.spec import matrix, profiles, protocols, recipes, teacher_table
+from benchmark.spec import matrix, plan, profiles, protocols, recipes, teacher_table
 from benchmark.training.execution import ExecutionRequest
 from benchmark.work import local, order
 from results.published import PublishedError, reader
@@ -36,13 +36,67 @@ pytestmark = pytest.mark.usefixtures("untrained")
         *(["report", "--out", ""], ["diff", "crd-table1", "--fail-on", " "]),
         *(["export", "kd", "--to", "csv", "--out", ""], ["contribute", "kd", "--out", ""]),
         *(["reproduce", "crd-table1", "--out", ""], ["judge", "a:b", "kd", "7", "--results", ""]),
+        *(["published", option, ""] for option in ("--pair", "--method", "--dataset", "--metric")),
+        *(
+            ["plan", "crd-table1", o, ""]
+            for o in ("--protocol", "--teachers", "--network", "--keep", "--device")
+        ),
+        *(["methods", ""], ["reproduce", ""], ["bench", "gpu", " "], ["bench", "cells", "--json", ""]),
+        *(["evaluate", "kd", "--dataset", ""], ["judge", "a:b", "kd", "7", "--protocol", ""]),
     ],
     ids=" ".join,
 )
 def test_an_empty_value_is_not_the_working_folder_or_the_default(
     argv: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "the value is empty; give one, or leave the option out" in refused(argv, capsys)
+    assert "the value is empty; give one" in refused(argv, capsys)
+
+
+@pytest.mark.parametrize("option", ["--data", "--teachers", "--results"])
+def test_links_that_lead_in_a_circle_are_one_line(
+    option: str, tmp_path: Path, table: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    line = refused(["plan", table, *FAST, option, str(tmp_path / "loop" / "x")], capsys)
+    assert str(tmp_path / "loop") in line
+
+
+@pytest.mark.parametrize(("verb", "continues"), [("run", True), ("plan", False)])
+def test_only_a_training_goes_on_after_an_interruption(
+    verb: str,
+    continues: bool,
+    table: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(plan, "make_plan", interrupt)
+    assert main([verb, table, *FAST]) == 130
+    assert ("the same command continues" in capsys.readouterr().err) == continues
+
+
+def test_a_table_that_cannot_be_read_is_one_line(
+    table: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def sealed(path: Path, *_: object, **__: object) -> str:  # root may read every file
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_text", sealed)
+    assert refused(["plan", table], capsys) == f"error: {table} cannot be read (Permission denied)"
+
+
+def test_an_error_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """It may quote the file of a stranger."""
+    assert refused(["plan", "a\x1b[31m\u202eb\nc"], capsys).startswith("error: unknown table 'a?[31m?b c'")
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused_before_measuring(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert "is not a folder" in refused(["bench", "gpu", str(tmp_path / "file")], capsys)
 
 
 @pytest.mark.parametrize("value", ["[" * 5000, "9" * 5000, "1979-99-99"])

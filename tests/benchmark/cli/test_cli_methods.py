@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from cli_kit import refused
 
 from benchmark.__main__ import main
 
@@ -39,3 +40,40 @@ def test_json_holds_the_same(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_mlld_has_nothing_unverified(capsys: pytest.CaptureFixture[str]) -> None:
     assert "unverified" not in printed(capsys, "mlld")
+
+
+@pytest.mark.parametrize(
+    ("combination", "reason"),
+    [
+        ("kd+kd", "twice"),
+        ("kd+", "unknown method"),
+        ("plain+kd", "cannot be combined"),
+        ("moco+seed", "replaces the cross-entropy"),
+        ("sskd_head+kd", "trains no student"),
+    ],
+)
+def test_a_combination_that_no_run_can_have_is_refused(
+    combination: str, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert reason in refused(["methods", combination], capsys)
+
+
+@pytest.mark.parametrize("method", ["plain", "kd+kd", "student+kd", "sskd_head+kd", "wkd-l+wkd-l"])
+def test_published_and_judge_refuse_it_too(method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pair = "resnet56:resnet20"
+    assert method in refused(["published", "--pair", pair, "--method", method], capsys)
+    assert method in refused(["judge", pair, method, "71"], capsys)
+
+
+def test_plain_is_called_student_there(capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(["published", "--pair", "resnet56:resnet20", "--method", "plain"], capsys)
+    assert line.endswith("give student or teacher")
+
+
+def test_the_order_of_a_combination_does_not_matter(capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(capsys, "kd + crd") == printed(capsys, "crd+kd")
+    pages = []
+    for method in ("kd+crd", "crd + kd"):
+        assert main(["published", "--pair", "resnet56:resnet20", "--method", method]) == 0
+        pages.append(capsys.readouterr().out)
+    assert pages[0] == pages[1] and "crd+kd" in pages[0]

@@ -18,7 +18,7 @@ import pytest
 import results
 from benchmark.__main__ import main
 from benchmark.cli import running, status
-from benchmark.spec import cost, imported, matrix, plan
+from benchmark.spec import imported, matrix, measured_speed, plan
 from benchmark.spec.matrix import Expansion
 from benchmark.spec.resolver import Resolver
 from benchmark.spec.runs import closure
@@ -79,7 +79,7 @@ def read_everywhere(expansion: Expansion, store: Store, page: bool = False) -> t
     rows, states = status.status_rows(closure(expansion.runs), store)
     status.format_status(rows)
     planned = plan.make_plan(expansion.runs, store)
-    plan.summary(planned, "cpu", factor=cost.factor_of(store, "cpu"))
+    plan.summary(planned, "cpu", factor=measured_speed.factor_of(store, "cpu"))
     running._note_edited_methods(planned, store)
     stale.find_stale(store, Resolver(imported.teachers_in(TEACHERS)))
     render.render(expansion, frame, "plain", store)

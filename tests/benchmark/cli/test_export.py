@@ -285,7 +285,7 @@ def test_wrong_input_is_one_line(
     cases = [
         ([PLAIN, "--to", "onxx", *here], "unknown 'onxx' (did you mean onnx?)"),
         (["vgg8", "--to", "torch", *here], "matches 0 runs"),
-        (["", "--to", "csv", "--all", *here], "the run '' is empty"),
+        (["", "--to", "csv", "--all", *here], "the value is empty; give one"),
         ([PLAIN, "/", "--to", "csv", "--all", *here], "the run '/' is empty"),
         (["/kd/", "--to", "torch", *running], "matches 0 runs"),
         ([PLAIN, "--to", "csv", "--epoch", "best", *here], "leave --epoch out"),

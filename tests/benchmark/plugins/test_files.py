@@ -53,6 +53,19 @@ def test_errors_name_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         methods.names()
 
 
+def test_a_folder_that_cannot_be_read_is_not_an_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sealed(path: str) -> list[str]:  # root may read every folder
+        raise PermissionError(13, "Permission denied", str(path))
+
+    folder = use(tmp_path / "p", monkeypatch, a=METHOD.replace("NAME", "toy"))
+    with monkeypatch.context() as context:
+        context.setattr(os, "listdir", sealed)
+        with pytest.raises(InputError, match=rf"KD_PLUGINS: {folder} cannot be read \(Permission denied\)"):
+            methods.names()
+
+
 def test_nothing_is_imported_for_help(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

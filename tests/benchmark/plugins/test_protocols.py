@@ -91,6 +91,7 @@ def test_the_new_fields_are_in_no_key_of_the_old_recipes() -> None:
         ("epochs = 480", 'title is missing; give it, or base = "crd"'),
         ('base = "crdd"', r"unknown protocol in .*mine.toml: base 'crdd' \(did you mean crd\?\)"),
         ('base = "mine"', "leads back to mine"),
+        ('base = ["crd"]', "base = .'crd'.; allowed: the name of a protocol"),
         ('base = "crd"\nepoch = 3', r"unknown field in .*mine.toml: 'epoch' \(did you mean epochs\?\)"),
         ('base = "crd"\nepochs = 3.5', "epochs = 3.5; allowed: whole numbers"),
         ('base = "crd"\nepochs = 0', "epochs = 0; allowed: 1 to 1e"),
