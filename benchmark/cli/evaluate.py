@@ -251,7 +251,7 @@ def _measure(args: argparse.Namespace, measured: _Measured, execution: Execution
     )
     predictor = measured.predictor
     execution.to_device(measured.net if predictor is None else predictor)
-    predict = None if predictor is None else lambda features: predictor.predict(features.float32())
+    predict = None if predictor is None else predictor.predict
     with execution.applied():
         z = logits(measured.net, test, mean, std, execution, predict)
     result = score(z, test.labels)

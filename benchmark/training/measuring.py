@@ -30,6 +30,7 @@ from benchmark.training import checkpoint, kept_weights
 from benchmark.training.execution import Execution
 from benchmark.training.reporter import Status
 from benchmark.training.run_files import PackInfo, RunFiles, now
+from benchmark.user_code import code_of_one_run
 from results.claims import check_folder
 from results.files import write_json
 from results.store import Store
@@ -62,7 +63,7 @@ def measure(
 
     Raises `Damaged` or `NoWeights` if the weights of a run of this suite cannot be used, `InputError` for
     those of an imported checkpoint, `ClaimLost` if another process has taken over, and whatever the measure
-    raises.
+    raises (its `InputError` and `OSError` as a `RunCodeError`).
     """
     assert run.evaluates is not None and run.measure is not None
     began = time.perf_counter()
@@ -93,8 +94,14 @@ def measure(
         )
         seed_global_generators(seed_of(run.seed, "measure", run.measure.name), device)
         with longwork.task(f"{run.measure.name} of {run.pair} {run.method}", 100, "percent") as task:
-            context = replace(context, progress=_progress(run, files.folder, task, percent))
-            numbers = run.measure.measure.run(run.measure.config, context)
+            with code_of_one_run(f"measure '{run.measure.name}'") as passing:
+                context = replace(
+                    context,
+                    load=passing(context.load),
+                    save=passing(context.save),
+                    progress=passing(_progress(run, files.folder, task, percent)),
+                )
+                numbers = run.measure.measure.run(run.measure.config, context)
             percent(100 - task.done)
     if wrong := [name for name, value in numbers.items() if not math.isfinite(value)]:
         raise ArithmeticError(f"{run.measure.name}: {', '.join(wrong)} is not a finite number")

@@ -15,7 +15,6 @@ too; what it changed is put back, and the other runs of the epoch go back to the
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 import time
@@ -45,9 +44,10 @@ from benchmark.training.options import TrainingOptions
 from benchmark.training.pack_data import PackData
 from benchmark.training.pack_teacher import PackTeacher
 from benchmark.training.reporter import Outcome, Status
-from benchmark.training.run_files import PackInfo, RunFiles
+from benchmark.training.run_files import PackInfo, RunFiles, is_of_one_path
 from benchmark.training.stages import MAIN, Best, NextEpoch
 from benchmark.training.stepper import EagerStepper, Stepper
+from benchmark.user_code import RunCodeError
 from models import Network
 from results.claims import Claim, ClaimLost, describe
 from results.store import Store
@@ -134,7 +134,7 @@ class PackTrainer:
         )
 
     def _load_teacher(self, runs: Sequence[Run]) -> bool:
-        """Load the teacher of the pack, if it has one. Returns False if its file is damaged.
+        """Load the teacher of the pack, if it has one. Returns False if its file is damaged, or it fails.
 
         The runs of the pack have failed then: the teacher was trained here, and other packs have other
         teachers. A damaged checkpoint that the user imported raises `InputError`: no run that uses it can be
@@ -146,7 +146,7 @@ class PackTrainer:
             return True
         try:
             self.teacher = PackTeacher.load(ref, runs[0], self.images, self.store, self.options)
-        except checkpoint.Damaged as error:
+        except (checkpoint.Damaged, RunCodeError) as error:
             for run in runs:
                 self._fail(run, error)
             return False
@@ -199,6 +199,11 @@ class PackTrainer:
             files.begin(active, self.info)
         except ClaimLost:  # halted while the data were loaded
             self._leave_to_new_holder(active)
+            return None
+        except OSError as error:
+            if _ends_the_pack(error):
+                raise
+            self._fail(run, error)
             return None
         active.until = self.options.until
         return active
@@ -385,7 +390,7 @@ class PackTrainer:
         objective = active.objective
         active.seed_globals("predict")
         objective.set_mode(training=False)
-        predict = (lambda features: objective.predict(features.float32())) if objective.predictors else None
+        predict = objective.predict if objective.predictors else None
         return self.images.score(active.student, split, predict)
 
     def _evaluate_imported(self, run: Run) -> None:
@@ -393,6 +398,10 @@ class PackTrainer:
             evaluate_imported(run, self.files[run.key], self.images, self.info)
         except ClaimLost:
             self._end(self._taken_over(run))
+        except Exception as error:
+            if _ends_the_pack(error):
+                raise
+            self._fail(run, error)
         else:
             self._end(Outcome(run, Status.DONE))
 
@@ -415,11 +424,11 @@ class PackTrainer:
                     load=load,
                     percent=self._percent_of(run),
                 )
-            except ClaimLost:  # an `OSError`, so it comes first
+            except ClaimLost:
                 self._end(self._taken_over(run))
-            except (InputError, OSError):
-                raise
             except Exception as error:
+                if _ends_the_pack(error):
+                    raise
                 self._fail(run, error)
             else:
                 self._end(Outcome(run, Status.DONE))
@@ -443,23 +452,27 @@ class PackTrainer:
         for active in active_runs:
             if active.failure is None:
                 files, train_images = self.files[active.run.key], self.info.train_images
-                with contextlib.suppress(ClaimLost):  # noticed at the end of the epoch
+                try:
                     files.write_progress(active, active.epochs_done + part, images_per_second, train_images)
+                except OSError as error:
+                    # what concerns this run alone is noticed again at the end of the epoch
+                    if not isinstance(error, ClaimLost) and _ends_the_pack(error):
+                        raise
 
     # --- how runs end ---------------------------------------------------------------------------------------
 
     def _isolated(self, active: ActiveRun, hook: str, call: Callable[[], T]) -> T | None:
-        """Return `call()`, which may run a method's code; None after an error, which ends this run alone.
+        """Return `call()`, which may run a method's code; None after an error that ends this run alone.
 
-        hook: what is called, for the message.
+        hook: what is called, for the message. Other errors are passed on (`_ends_the_pack`).
         """
         try:
             result = call()
             if changed := self.shared.changed():
                 raise Leak(active.run.method, hook, past_the_counters(changed))
-        except (InputError, OSError):  # those of a method are in a `MethodError`
-            raise
         except Exception as error:
+            if _ends_the_pack(error):
+                raise
             active.failure = error
             self._fail(active.run, error)
             if isinstance(error, Leak):
@@ -505,3 +518,15 @@ class PackTrainer:
     def _end(self, outcome: Outcome) -> None:
         self.outcomes[outcome.run.key] = outcome
         self.reporter.outcome(outcome.run, outcome)
+
+
+def _ends_the_pack(error: Exception) -> bool:
+    """Return whether an error ends the whole pack: wrong input, or files that no run could write.
+
+    Those that are raised in the code of one run do not come here as such: `MethodError` and `RunCodeError`
+    stand for them. Nor do those that only a path in the folder of one run causes. `ClaimLost` is of one run
+    too, but no failure of it, so it is handled before.
+    """
+    if isinstance(error, OSError):
+        return not is_of_one_path(error)
+    return isinstance(error, InputError)

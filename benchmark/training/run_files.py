@@ -5,7 +5,9 @@ The files are listed in results/store.py. Checkpoints are written by `ActiveRun`
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import errno
 import math
 import time
 import traceback
@@ -24,9 +26,30 @@ from benchmark.training.evaluate import Score
 from benchmark.training.execution import Execution
 from benchmark.training.reporter import Status
 from benchmark.training.stages import MAIN
+from benchmark.user_code import RunCodeError
 from results.claims import check_folder
 from results.files import append_line, write_json
 from results.store import SCHEMA, Store
+
+_OF_ONE_PATH = (
+    errno.EACCES,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.ENOTEMPTY,
+    errno.EPERM,
+)
+
+
+def is_of_one_path(error: OSError) -> bool:
+    """Return whether a file cannot be used because of what is at its path, for example a folder.
+
+    Such an error of a run's file ends this run alone. Any other one, such as that of a full disk, would come
+    again with the files of the next run.
+    """
+    return error.errno in _OF_ONE_PATH
 
 
 @dataclass(frozen=True)
@@ -283,20 +306,31 @@ class RunFiles:
     def fail(self, error: BaseException) -> str:
         """Store the error that ended the run. Returns its reason, one line."""
         text = str(error).splitlines()[0] if str(error) else ""
-        reason = text if isinstance(error, MethodError) else f"{type(error).__name__}: {text}"
+        one_line = isinstance(error, MethodError | RunCodeError)
+        reason = text if one_line else f"{type(error).__name__}: {text}"
         trace = "".join(traceback.format_exception(error))
-        self.store.write_failure(
-            self.run.key, reason=reason, traceback=trace, time=now(), settings=self.run.settings
-        )
-        self.log(trace)
+        self._store_failure(reason, trace)
         return reason
 
     def block(self, reason: str) -> None:
         """Store that the run cannot be trained because a run that it needs has no result."""
-        self.store.write_failure(
-            self.run.key, reason=reason, traceback="", time=now(), blocked=True, settings=self.run.settings
-        )
-        self.log(f"blocked: {reason}")
+        self._store_failure(reason, blocked=True)
+
+    def _store_failure(self, reason: str, trace: str = "", blocked: bool = False) -> None:
+        try:
+            self.store.write_failure(
+                self.run.key,
+                reason=reason,
+                traceback=trace,
+                time=now(),
+                blocked=blocked,
+                settings=self.run.settings,
+            )
+        except OSError as error:
+            if not is_of_one_path(error):
+                raise
+        with contextlib.suppress(OSError):  # the log may be what has failed
+            self.log(trace or f"blocked: {reason}")
 
 
 def in_words(conditions: Mapping[str, Any]) -> str:
