@@ -445,7 +445,7 @@ class ActiveRun:
         self.parts = extended(self.parts, self.conditions, len(self.curve))
         self.seed_globals("save")
         checkpoint.save(
-            self.folder / "checkpoint.pt",
+            self.folder / checkpoint.FILE,
             {
                 "key": self.run.key,
                 "stage_index": self.stage_index,
@@ -468,7 +468,7 @@ class ActiveRun:
 
     def _resume(self) -> None:
         """Load the state from the checkpoint, if there is one."""
-        state = checkpoint.load(self.folder / "checkpoint.pt", self.execution.torch_device)
+        state = checkpoint.load(self.folder / checkpoint.FILE, self.execution.torch_device)
         if state is None:
             return
         if state["key"] != self.run.key:

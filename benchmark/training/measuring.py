@@ -35,8 +35,6 @@ from results.claims import check_folder
 from results.files import write_json
 from results.store import Store
 
-CHECKPOINT = "checkpoint.pt"
-
 PROGRESS_SECONDS = 5.0
 """Seconds between two updates of the progress file."""
 
@@ -133,7 +131,7 @@ def _require_weights(run: Run, store: Store) -> None:
 
 def _saved(folder: Path, device: torch.device, weights: str) -> tuple[dict[str, Any] | None, float]:
     """Return what the measure has stored for a network of these weights, and the seconds spent so far."""
-    state = checkpoint.load(folder / CHECKPOINT, device)
+    state = checkpoint.load(folder / checkpoint.FILE, device)
     if state is None or state.get("weights") != weights:  # the network was trained again since
         return None, 0.0
     return state["state"], float(state["seconds"])
@@ -148,7 +146,7 @@ def _saver(
         check_folder(folder)
         seconds = seconds_before + time.perf_counter() - began
         content = {"state": dict(state), "weights": weights, "seconds": seconds}
-        checkpoint.save(folder / CHECKPOINT, content, about=conditions)
+        checkpoint.save(folder / checkpoint.FILE, content, about=conditions)
 
     return save
 
@@ -228,6 +226,6 @@ def _write_record(
             "share_seconds": round(seconds, 3),
         },
     )
-    for name in (CHECKPOINT, "progress.json", "began.json"):
+    for name in (checkpoint.FILE, "progress.json", "began.json"):
         (files.folder / name).unlink(missing_ok=True)
     files.log(f"done: {', '.join(f'{name} {value:.6g}' for name, value in numbers.items())}")

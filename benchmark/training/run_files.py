@@ -117,6 +117,7 @@ class RunFiles:
         """
         if active.student is None:
             return
+        predicting = {m.name: active.objective.state_of(m) for m in active.objective.predictors}
         check_folder(self.folder)
         try:
             models.save_weights(
@@ -126,7 +127,7 @@ class RunFiles:
                 epoch=active.epoch,
                 key=self.run.key,
                 **({"top1": active.best.top1} if name == "best.pt" else {}),
-                **{f"at_test_{m.name}": active.objective.state_of(m) for m in active.objective.predictors},
+                **{kept_weights.AT_TEST + method: state for method, state in predicting.items()},
             )
         except FileNotFoundError:
             check_folder(self.folder)  # the new holder of the run has removed the temporary file
@@ -196,7 +197,7 @@ class RunFiles:
                 (self.folder / f"{name}.pt").unlink(missing_ok=True)
                 weights.pop(name, None)
         self.store.write_record(self.run.key, record | {"weights": weights})
-        for name in ("checkpoint.pt", "progress.json", "began.json"):
+        for name in (checkpoint.FILE, "progress.json", "began.json"):
             (self.folder / name).unlink(missing_ok=True)
         self.log(
             f"{record['status']}: top-1 last {record['top1_last']}, "
@@ -343,7 +344,7 @@ def epochs_done(store: Store, run: Run) -> int:
     """Return how many epochs of its main stage an unfinished run has done, as its progress file states it."""
     progress = store.progress(run.key) or {}
     epoch = progress.get("epoch")
-    counts = progress.get("stage") == MAIN and (store.path(run.key) / "checkpoint.pt").exists()
+    counts = progress.get("stage") == MAIN and (store.path(run.key) / checkpoint.FILE).exists()
     return epoch if counts and isinstance(epoch, int) else 0
 
 

@@ -6,6 +6,7 @@ A full disk ends the whole pack, because no run could go on.
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from plugins_kit import TINY, use
 from training_kit import small_run, train
 
+from benchmark import methods
 from benchmark.spec.runs import Run
 from benchmark.training import checkpoint, run_files
 from results.store import Store
@@ -61,12 +63,19 @@ def test_a_full_disk_ends_the_pack(function: str, tmp_path: Path, monkeypatch: p
     assert Store(tmp_path).failure(RUN.key) is None, "its run can go on when there is space again"
 
 
-def test_a_network_that_misses_a_file_ends_its_run_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In the evaluation, which also reads files of ours. The check of a network passes two images."""
+@pytest.fixture
+def tiny_that_misses_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A network that opens a file in its evaluation. The check of a network passes two images."""
     lost = 'if not self.training and len(x) > 2: open("/nowhere/table.bin")\n        return self.head('
     use(tmp_path / "plugins", monkeypatch, tiny=TINY.replace("return self.head(", lost))
+    yield
+    methods.clear_cache()
+
+
+def test_a_network_that_misses_a_file_ends_its_run_alone(
+    tmp_path: Path, tiny_that_misses_a_file: None
+) -> None:
+    """In the evaluation, which also reads files of ours."""
     failed, done = train([tiny_run("tiny"), OTHER], tmp_path)
     assert (failed.status, done.status) == ("failed", "done")
     assert failed.reason.startswith("network tiny: FileNotFoundError: ")
