@@ -112,8 +112,8 @@ class ActiveRun:
         info = data.info(run.dataset)
         student = None
         if run.student != NONE:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed_of(run.seed, "init", run.student))
+            with global_generators_kept(device):
+                seed_global_generators(seed_of(run.seed, "init", run.student), device)
                 student = models.build(run.student, info.num_classes)
             if run.recipe.norm_updates > 1:
                 assert isinstance(student, WideResNet)
@@ -305,7 +305,7 @@ class ActiveRun:
                 teachers=teachers,
                 generator=generator,
                 first=batch.first,
-                mix=batch.mix,
+                mix=mine.mix,
             )
 
         steps = {name: step_with(generator) for name, generator in self.generators.items()}
