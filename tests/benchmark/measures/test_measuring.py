@@ -63,6 +63,12 @@ def test_wrong_settings_are_refused() -> None:
         ("nearest", {}, ""),
         ("knn", {"neighbours": 3}, ""),
         ("knn", {"k": "many"}, ""),
+        ("knn", {"k": 0}, ""),
+        ("knn", {"train_images": -5}, ""),
+        ("probe", {"temperature": 0.0}, ""),
+        ("probe", {"batch_size": -1}, ""),
+        ("entropy", {"quarters": 4}, ""),
+        ("entropy", {"iterations": 0}, ""),
         ("knn", {}, "stl"),
     ):
         with pytest.raises(InputError):
