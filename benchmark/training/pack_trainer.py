@@ -9,8 +9,9 @@ were formed differently before); those that are behind catch up first.
 If several processes share the batches (processes.py), each of them has a trainer of the same pack. The one of
 process 0 decides what depends on files and on time, and writes all files.
 
-An error in a method ends its run alone. A method that changes what other runs use (guard.py) ends its run
-too; what it changed is put back, and the other runs of the epoch go back to their last checkpoint.
+An error in a method or network ends its run alone, and so does a path in a run's folder that cannot be used
+(`pack_runs.ends_the_pack`). A method that changes what other runs use (guard.py) ends its run too; what it
+changed is put back, and the other runs of the epoch go back to their last checkpoint.
 """
 
 from __future__ import annotations
