@@ -2,7 +2,50 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import signal
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from benchmark.errors import InputError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class RunCodeError(Exception):
+    """Code that belongs to one run, its network or its measure, has failed. The message is one line."""
+
+
+@contextlib.contextmanager
+def code_of_one_run(what: str) -> Iterator[Callable[[F], F]]:
+    """Turn an `InputError` or `OSError` of the block into a `RunCodeError`, which ends this run alone.
+
+    The trainer would otherwise take it for an error of the command or of the pack's files, which ends all
+    runs. what: whose code the block calls, such as `measure 'knn'`, for the message.
+
+    Yields a function that wraps our functions which that code calls in turn. Their errors pass unchanged.
+    """
+    ours: list[BaseException] = []
+
+    def passing(function: F) -> F:
+        @functools.wraps(function)
+        def wrapped(*args: Any, **values: Any) -> Any:
+            try:
+                return function(*args, **values)
+            except BaseException as error:
+                ours.append(error)
+                raise
+
+        return wrapped  # type: ignore[return-value]
+
+    try:
+        yield passing
+    except (InputError, OSError) as error:
+        if any(error is other for other in ours) or not is_of_the_user_code(error):
+            raise
+        text = str(error) if isinstance(error, InputError) else described(error)
+        raise RunCodeError(f"{what}: {text}") from error
 
 
 def is_of_the_user_code(error: BaseException) -> bool:

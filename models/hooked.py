@@ -47,8 +47,8 @@ class NetworkByHooks:
     """The name in pairs and tables: letters, digits and `_`."""
 
     build: Callable[[int], nn.Module]
-    """Makes the module for a number of classes. Its weights are drawn from PyTorch's global generator, which
-    is seeded before. Images are `[B, 3, 32, 32]`."""
+    """Makes the module for a number of classes. Its weights are drawn from the global generators of PyTorch,
+    Python or NumPy, which a run seeds before. Images are `[B, 3, 32, 32]`."""
 
     stem: str
     """The sub-module after which the stages begin."""

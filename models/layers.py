@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from models import gpu_norms, kernels, synced_norms
 
@@ -328,15 +329,17 @@ def batch_statistics(net: nn.Module) -> Iterator[None]:
 
     Its passes are those of train mode, except that the running statistics stay as they are.
     """
-    norms = [module for module in net.modules() if isinstance(module, BatchNorm2d)]
-    before = [(norm.training, norm.momentum) for norm in norms]
+    norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
+    before = [(norm.training, norm.momentum, norm.track_running_stats) for norm in norms]
     for norm in norms:
         norm.training, norm.momentum = True, 0.0  # not `norm.train()`, which would undo `freeze`
+        if not isinstance(norm, BatchNorm2d):  # PyTorch's, in a network of the user's, count their batches
+            norm.track_running_stats = False
     try:
         yield
     finally:
-        for norm, (training, momentum) in zip(norms, before, strict=True):
-            norm.training, norm.momentum = training, momentum
+        for norm, values in zip(norms, before, strict=True):
+            norm.training, norm.momentum, norm.track_running_stats = values
 
 
 def freeze(net: nn.Module, precision: torch.dtype | None = None) -> None:

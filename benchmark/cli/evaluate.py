@@ -25,7 +25,7 @@ from benchmark.spec import imported, protocols
 from benchmark.spec.resolver import Resolver, normalisation
 from benchmark.spec.runs import TeacherRef
 from benchmark.spec.teacher_files import CHECKPOINTS
-from benchmark.training import finished
+from benchmark.training import finished, kept_weights
 from benchmark.training.evaluate import logits, per_class, score
 from benchmark.training.execution import Execution, ExecutionRequest
 from benchmark.training.options import TrainingOptions
@@ -185,9 +185,9 @@ def _of_file(args: argparse.Namespace) -> _Measured:
     if args.epoch:
         raise InputError(f"--epoch {args.epoch}: {path} is a file, with one epoch; leave --epoch out")
     file = models.read_weights(path)
-    entries = (str(name) for name in file.content if str(name).startswith(finished.AT_TEST))
+    entries = (str(name) for name in file.content if str(name).startswith(kept_weights.AT_TEST))
     if (entry := next(entries, None)) is not None:
-        method = entry.removeprefix(finished.AT_TEST).partition(".")[0]
+        method = entry.removeprefix(kept_weights.AT_TEST).partition(".")[0]
         raise InputError(
             f"{path}: predicts with modules of method {method}, which need the run's record; give the run's "
             "key, and --results with the folder that it is in"
@@ -251,7 +251,7 @@ def _measure(args: argparse.Namespace, measured: _Measured, execution: Execution
     )
     predictor = measured.predictor
     execution.to_device(measured.net if predictor is None else predictor)
-    predict = None if predictor is None else lambda features: predictor.predict(features.float32())
+    predict = None if predictor is None else predictor.predict
     with execution.applied():
         z = logits(measured.net, test, mean, std, execution, predict)
     result = score(z, test.labels)

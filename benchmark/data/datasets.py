@@ -2,10 +2,9 @@
 
 `cifar100` and `cifar10` come through torchvision: downloaded, or read from an existing folder. The md5 sums
 of their files are checked. `digits` is scikit-learn's (1,797 real 8x8 images that come with its wheel),
-enlarged to 3x32x32; the `quick` profile uses it. `pictures` are drawings of 64 pixels (pictures.py),
-`stl10` are photographs of 96 (stl10.py). `clips`
-are sound clips from a folder of the user (clips.py); TinyImageNet, Imagenette and `folder:NAME` are folders
-of images (folders/).
+enlarged to 3x32x32; the `quick` profile uses it. `pictures` are drawings of 64 pixels (pictures.py), `stl10`
+photographs of 96 (stl10.py), `clips` sound clips from a folder of the user (clips.py). TinyImageNet,
+Imagenette and `folder:NAME` are folders of images (folders/).
 """
 
 from __future__ import annotations

@@ -126,8 +126,7 @@ def _groups(labels: Tensor, batch_size: int, drop_last: bool, generator: torch.G
 GROUPS = Sampler("groups", _groups)
 """Every image once, in groups of four images of one class; the rest of a class forms a smaller group.
 
-A batch of 64 has about 16 groups. This is the class-uniform sampling of CCKD, and it gives BAKE three other
-images of an image's class.
+A batch of 64 has about 16 groups. This is the class-uniform sampling of CCKD.
 """
 
 

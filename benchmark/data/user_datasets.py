@@ -52,6 +52,7 @@ class UserDataset:
     """Returns images and labels; see the module."""
 
     title: str = ""
+    """What tables and messages call it; by default its name."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not re.fullmatch("[A-Za-z0-9][A-Za-z0-9_-]*", self.name):

@@ -135,7 +135,7 @@ ROTATED = View("rotated", 3, draw=_draw_rotated, make=_make_rotated)
 copy that is not rotated is `NORMAL`."""
 
 SECOND = View("second", 1, draw=_draw_crop_flip, make=_make_normal)
-"""A second, independent crop and flip of the same images (DDGSD, DLB)."""
+"""A second, independent crop and flip of the same images (DDGSD, MoCo)."""
 
 
 def _draw_resized(n: int, generator: torch.Generator, size: int = 32) -> Tensor:

@@ -23,7 +23,8 @@ import models
 from benchmark.errors import InputError
 from benchmark.export.about import NAME
 from benchmark.export.packages import need
-from benchmark.training.finished import AT_TEST, Finished, Predictor
+from benchmark.training.finished import Finished, Predictor
+from benchmark.training.kept_weights import AT_TEST
 
 SUFFIXES = {"torch": ".pt", "safetensors": ".safetensors", "torchscript": ".ts", "onnx": ".onnx"}
 """Formats -> suffixes of their files."""

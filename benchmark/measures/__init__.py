@@ -12,7 +12,8 @@ example):
 
 1. Class attributes: `name`, `title`, `paper`, `metric` (of its headline in results/published), and
    `revision`, which is raised when a correction makes older records invalid.
-2. `Config`, a frozen dataclass of `MeasureConfig`: every setting with `param(default, help, source)`.
+2. `Config`, a frozen dataclass of `MeasureConfig`: every setting with `param(default, help, source)`, and
+   in `__post_init__` the checks of their values.
    `profile_settings` gives the values of profile `quick`.
 3. `run(config, context)` returns the numbers by name. `context` (`MeasureContext`) has the network, frozen
    and in eval mode, the data sets, the seed and a folder for further files, which `results.files.atomic`

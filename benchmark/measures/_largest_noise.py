@@ -10,9 +10,8 @@ deviation reg_k of its coordinate k over reference images,
     L = mean_k (Phi(x~) - Phi(x))_k^2 / reg_k^2 - rate * mean_i log sigmoid(r_i)
 
 with Adam from r ~ N(0, 1) and one fresh sample of eps a step. L is a sample, too; the r of the smallest L is
-kept.
-Chaoyu Guan et al., "Towards a Deep and Unified Understanding of Deep Neural Models in NLP", ICML 2019,
-equation 7. DLKD uses it for images (benchmark/measures/entropy.py).
+kept. (Guan et al., Towards a Deep and Unified Understanding of Deep Neural Models in NLP, ICML 2019, equation
+7. DLKD uses it for images, see entropy.py.)
 
 Images are optimised in batches. Each has its own stream of random numbers, given by its seed and the step
 alone, drawn on the CPU; Adam acts on each number by itself, and a loss belongs to one image. So the result
@@ -73,6 +72,7 @@ def spread_of(features: Tensor) -> Spread:
     """Return the spread of the features `[N, K]` of N reference images.
 
     Constant coordinates, such as a ReLU that no image reaches, are left out of the loss.
+
     Raises `InputError` if no coordinate varies or one is not finite.
     """
     values = features.double()

@@ -15,7 +15,10 @@ from models import Network
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureConfig:
-    """The settings of a measure. Subclasses add fields with `param`; values are JSON scalars."""
+    """The settings of a measure. Subclasses add fields with `param`; values are JSON scalars.
+
+    `__post_init__` raises `InputError` for a value that means nothing, before anything is trained.
+    """
 
 
 @dataclass(frozen=True)
@@ -135,5 +138,8 @@ class Measure:
 
     @classmethod
     def run(cls, config: Any, context: MeasureContext) -> dict[str, float]:
-        """Measure the network and return the numbers by name. They must be finite."""
+        """Measure the network and return the numbers by name. They must be finite.
+
+        An error ends this run alone. The message of an `InputError` is shown as it is.
+        """
         raise NotImplementedError

@@ -42,9 +42,9 @@ from torch import Tensor
 from benchmark.data import normalise
 from benchmark.measures._features import embedding_of
 from benchmark.measures._largest_noise import NoiseSettings
-from benchmark.measures._views_entropy import ViewsEntropy, ViewsResult, ViewsSettings
+from benchmark.measures._views_entropy import QUARTERS, ViewsEntropy, ViewsResult, ViewsSettings
 from benchmark.measures.base import Measure, MeasureConfig, MeasureContext
-from benchmark.methods import param
+from benchmark.methods import check_range, param
 from results.files import atomic
 
 MAPS = "entropy.npz"
@@ -74,6 +74,15 @@ class EntropyConfig(MeasureConfig):
     rate: float = param(0.1, "weight of the entropy in the loss", "microsoft/nlp-recipes, Interpreter")
     reference: int = param(0, "test images that give the feature's spread, the first ones; 0 = all", EXPLAIN)
     quarters: int = param(1, "quarter turns of the second view: 1, 2 or 3", "ours")
+
+    def __post_init__(self) -> None:
+        for name in ("images", "iterations"):
+            check_range(f"entropy.{name}", getattr(self, name), 1)
+        for name in ("lr", "scale"):
+            check_range(f"entropy.{name}", getattr(self, name), 0.0, above=True)
+        for name in ("rate", "reference"):
+            check_range(f"entropy.{name}", getattr(self, name), 0)
+        check_range("entropy.quarters", self.quarters, QUARTERS[0], QUARTERS[-1])
 
 
 class Entropy(Measure):

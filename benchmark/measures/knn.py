@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from benchmark import data
 from benchmark.measures._features import Progress, embeddings, limited
 from benchmark.measures.base import Measure, MeasureConfig, MeasureContext
-from benchmark.methods import param
+from benchmark.methods import check_range, param
 
 BLOCK = 256
 """Test images whose similarities are computed at once."""
@@ -28,6 +28,12 @@ class KnnConfig(MeasureConfig):
     temperature: float = param(0.07, "temperature T of the votes", "Wu et al. 2018")
     train_images: int = param(0, "training images, drawn at random; 0 = all", "ours")
     test_images: int = param(0, "test images, drawn at random; 0 = all", "ours")
+
+    def __post_init__(self) -> None:
+        check_range("knn.k", self.k, 1)
+        check_range("knn.temperature", self.temperature, 0.0, above=True)
+        for name in ("train_images", "test_images"):
+            check_range(f"knn.{name}", getattr(self, name), 0)
 
 
 class Knn(Measure):

@@ -30,7 +30,7 @@ from benchmark.measures._resizing import draw_crops, draw_crops_of_files, random
 from benchmark.measures._streamed import augmented
 from benchmark.measures.base import Measure, MeasureConfig, MeasureContext
 from benchmark.measures.knn import knn_top1
-from benchmark.methods import param
+from benchmark.methods import check_range, param
 from benchmark.seeds import seed_of
 from benchmark.settings import scaled
 
@@ -53,6 +53,12 @@ class ProbeConfig(MeasureConfig):
     temperature: float = param(0.07, "temperature of the neighbours' votes", "as measure knn")
     train_images: int = param(0, "training images, drawn at random; 0 = all", "ours")
     test_images: int = param(0, "test images, drawn at random; 0 = all", "ours")
+
+    def __post_init__(self) -> None:
+        check_range("probe.k", self.k, 1)
+        check_range("probe.temperature", self.temperature, 0.0, above=True)
+        for name in ("epochs", "lr", "batch_size", "size", "train_images", "test_images"):
+            check_range(f"probe.{name}", getattr(self, name), 0)
 
 
 class Probe(Measure):

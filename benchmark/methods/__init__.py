@@ -9,6 +9,7 @@ environment variable KD_PLUGINS names.
 """
 
 from benchmark.methods._calls import Leak, MethodError
+from benchmark.methods._common import check_range
 from benchmark.methods._objective import Objective
 from benchmark.methods._pairs import PairConstants
 from benchmark.methods._parse import Component, MethodSpec, check_loss, check_override, parse
@@ -51,6 +52,7 @@ __all__ = [
     "Terms",
     "check_loss",
     "check_override",
+    "check_range",
     "clear_cache",
     "get",
     "hyper_parameters",

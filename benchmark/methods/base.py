@@ -515,7 +515,7 @@ class Method(nn.Module):
     def predict(self, features: Features) -> Tensor | None:
         """Return logits `[B, num_classes]` that replace the student's at test time, or None to keep them.
 
-        features: the student's features in eval mode; read only the parts that `needs` names.
+        features: the student's features in eval mode, in float32; read only the parts that `needs` names.
         """
         return None
 

@@ -60,10 +60,17 @@ T = TypeVar("T")
 
 
 def norms_before_relu(net: Network) -> list[nn.BatchNorm2d]:
-    """Return the batch norm before each stage's last ReLU (in a WRN or DenseNet, it follows the stage)."""
+    """Return the batch norm before each stage's last ReLU (in a WRN or DenseNet, it follows the stage).
+
+    Raises `ValueError` for a network whose stages cannot be run one by one.
+    """
     if isinstance(net, PreActivationNetwork):
         return [*(stage.first_norm() for stage in net.stages()[1:]), net.final_norm()]
-    assert isinstance(net, PostActivationNetwork)
+    if not isinstance(net, PostActivationNetwork):
+        raise ValueError(
+            f"OFD reads the batch norm before each stage's last ReLU; derive the network {net.name} from "
+            "PostActivationNetwork or PreActivationNetwork (models/network.py)"
+        )
     executed: list[nn.BatchNorm2d] = []
     hooks = [
         m.register_forward_hook(lambda module, *_: executed.append(module))

@@ -88,7 +88,7 @@ class SimKD(Method):
         "the projector and the teacher's classifier "
         "(extra parameters; the student's own classifier is not trained)"
     )
-    revision = 2
+    revision = 3
     Config = SimKDConfig
 
     @classmethod

@@ -112,8 +112,8 @@ class ActiveRun:
         info = data.info(run.dataset)
         student = None
         if run.student != NONE:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed_of(run.seed, "init", run.student))
+            with global_generators_kept(device):
+                seed_global_generators(seed_of(run.seed, "init", run.student), device)
                 student = models.build(run.student, info.num_classes)
             if run.recipe.norm_updates > 1:
                 assert isinstance(student, WideResNet)
@@ -305,7 +305,7 @@ class ActiveRun:
                 teachers=teachers,
                 generator=generator,
                 first=batch.first,
-                mix=batch.mix,
+                mix=mine.mix,
             )
 
         steps = {name: step_with(generator) for name, generator in self.generators.items()}
@@ -445,7 +445,7 @@ class ActiveRun:
         self.parts = extended(self.parts, self.conditions, len(self.curve))
         self.seed_globals("save")
         checkpoint.save(
-            self.folder / "checkpoint.pt",
+            self.folder / checkpoint.FILE,
             {
                 "key": self.run.key,
                 "stage_index": self.stage_index,
@@ -468,7 +468,7 @@ class ActiveRun:
 
     def _resume(self) -> None:
         """Load the state from the checkpoint, if there is one."""
-        state = checkpoint.load(self.folder / "checkpoint.pt", self.execution.torch_device)
+        state = checkpoint.load(self.folder / checkpoint.FILE, self.execution.torch_device)
         if state is None:
             return
         if state["key"] != self.run.key:

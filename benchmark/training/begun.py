@@ -18,8 +18,6 @@ from benchmark.training import checkpoint, kept_weights, parts
 from benchmark.training.execution import Execution
 from results.store import Store
 
-CHECKPOINT = "checkpoint.pt"
-
 
 def last_part(run: Run, store: Store) -> dict[str, Any] | None:
     """Return the last part of a begun run (see parts.py), None if the run has no checkpoint.
@@ -28,7 +26,7 @@ def last_part(run: Run, store: Store) -> dict[str, Any] | None:
     of the beginning. A damaged checkpoint, or one that cannot be read, counts as none: one bad file must not
     stop a plan. It is not checked here; see `usable_part`.
     """
-    path = store.path(run.key) / CHECKPOINT
+    path = store.path(run.key) / checkpoint.FILE
     if not path.exists():
         return None
     try:
@@ -43,7 +41,7 @@ def last_part(run: Run, store: Store) -> dict[str, Any] | None:
 def is_damaged(run: Run, store: Store) -> bool:
     """Return whether the run has a checkpoint that cannot be read. Reads all of it, unlike `last_part`."""
     try:
-        checkpoint.check(store.path(run.key) / CHECKPOINT)
+        checkpoint.check(store.path(run.key) / checkpoint.FILE)
     except FileNotFoundError:
         return False
     except checkpoint.Damaged:
@@ -57,7 +55,7 @@ def usable_part(run: Run, store: Store, note: Callable[[str], None]) -> dict[str
     The caller has claimed the run. note: receives a line about a checkpoint that is set aside, or that was
     written by an older version without a checksum. Raises `OSError` if the file cannot be read at all.
     """
-    path = store.path(run.key) / CHECKPOINT
+    path = store.path(run.key) / checkpoint.FILE
     try:
         has_checksum = checkpoint.check(path)
     except FileNotFoundError:

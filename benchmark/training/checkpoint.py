@@ -27,6 +27,9 @@ import torch
 
 from results.files import atomic
 
+FILE = "checkpoint.pt"
+"""The state of an unfinished run, in its folder."""
+
 _MARK = b" kd-tables checkpoint 1\n"
 _END = 64 + 1 + 8 + len(_MARK)
 """Bytes of the last line."""
@@ -169,8 +172,7 @@ def write_curve(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write a curve as CSV, one line per epoch.
 
     The columns of `COLUMNS` come first, then `held_out_acc` (top-1 in percent of the images held out) for a
-    run that holds images out, and `term_*`: the unweighted terms of the loss, means over the
-    epoch.
+    run that holds images out, and `term_*`: the unweighted terms of the loss, means over the epoch.
     """
     terms = sorted({name for row in rows for name in row} - set(COLUMNS))
     text = io.StringIO()

@@ -17,6 +17,7 @@ from benchmark.data.datasets import Split
 from benchmark.data.views import normalise
 from benchmark.training import processes
 from benchmark.training.execution import Execution
+from benchmark.user_code import code_of_one_run
 from models import Features, Network
 
 BATCH = {"cpu": 100, "cuda": 500}
@@ -46,18 +47,26 @@ def logits(
 ) -> Tensor:
     """Return the logits of a split's images, float32 `[N, C]`, in eval mode. The network's mode is restored.
 
-    mean, std: the normalisation, `[3]` each. predict: makes logits from the network's features; the default
-    is the network's logits.
+    mean, std: the normalisation, `[3]` each. predict: makes logits from the network's features in float32;
+    the default is the network's logits. It is called outside of autocast, as is the loss of a method: the
+    modules that it uses are evaluated in the precision in which they are trained.
+
+    Raises `RunCodeError` for an `InputError` or `OSError` of the network.
     """
     training = [m for m in net.modules() if m.training]
     net.eval()
-    batches = []
+    batches, what = [], f"network {net.name}"
     with longwork.task(f"evaluating {net.name}", len(split.labels), "images") as task:
         for images in split.batches(BATCH[execution.torch_device.type]):
             x = normalise(images, mean, std)
-            with execution.autocast():
-                out = net(x) if predict is None else predict(net.features(x))
-            batches.append(out.float())
+            if predict is None:
+                with code_of_one_run(what), execution.autocast():
+                    z = net(x)
+            else:
+                with code_of_one_run(what), execution.autocast():
+                    features = net.features(x)
+                z = predict(features.float32())
+            batches.append(z.float())
             task.advance(len(images))
     for m in training:
         m.training = True

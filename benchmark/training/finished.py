@@ -21,6 +21,7 @@ from benchmark.errors import InputError
 from benchmark.spec.runs import NONE
 from benchmark.training import kept_weights
 from benchmark.training.checkpoint import Damaged
+from benchmark.training.kept_weights import AT_TEST
 from models import Features, Network
 from results.store import Store
 
@@ -29,9 +30,6 @@ EPOCHS = ("last", "best")
 
 WEIGHTS = tuple(f"{epoch}.pt" for epoch in EPOCHS)
 """The files of these weights in a run's folder."""
-
-AT_TEST = "at_test_"
-"""What the names of a file's entries with the modules of methods begin with."""
 
 
 class Predictor(nn.Module):

@@ -72,6 +72,7 @@ class RunGuard:
             views={name: alias(x) for name, x in batch.views.items()},
             labels=alias(batch.labels),
             indices=alias(batch.indices),
+            mix=None if batch.mix is None else alias(batch.mix),
         )
         self._features = {name: features.map(alias) for name, features in teachers.items()}
         self._step = tuple(tensors_of(self._batch, self._features))
@@ -145,8 +146,8 @@ class RunGuard:
     def _name(self, tensor: Tensor) -> str:
         """Return how a method writes this tensor of a step."""
         assert self._batch is not None
-        for name, t in (("labels", self._batch.labels), ("indices", self._batch.indices)):
-            if t is tensor:
+        for name in ("labels", "indices", "mix"):
+            if getattr(self._batch, name) is tensor:
                 return f"step.{name}"
         for view, x in self._batch.views.items():
             if x is tensor:
@@ -174,6 +175,7 @@ def tensors_of(batch: Batch, features: Mapping[str, Features]) -> list[Tensor]:
         batch.labels,
         batch.indices,
         *batch.views.values(),
+        *(() if batch.mix is None else (batch.mix,)),
         *(t for f in features.values() for t in f.tensors()),
     ]
 

@@ -31,6 +31,9 @@ from results.store import Store
 
 FILES = ("last", "best", "state")
 
+AT_TEST = "at_test_"
+"""What the names of a file's entries with the modules of methods that predict begin with."""
+
 TEACHER = "teacher"
 """The name of the teacher in `learns_from`."""
 
@@ -40,7 +43,7 @@ def hash_of(active: ActiveRun) -> str:
     assert active.student is not None
     state = active.student.state_dict() | models.state_of_projector(active.objective.saved_projector)
     for method in active.objective.predictors:
-        state |= _of_method(f"at_test_{method.name}", active.objective.state_of(method))
+        state |= _of_method(f"{AT_TEST}{method.name}", active.objective.state_of(method))
     return models.weights_hash(state)
 
 
@@ -97,7 +100,7 @@ def check_file(store: Store, key: str, name: str) -> dict[str, Any]:
         return {}
     state = dict(content.get("model", {}))
     for entry, values in content.items():
-        if entry.startswith("at_test_"):
+        if entry.startswith(AT_TEST):
             state |= _of_method(entry, values)
     _compare(path, models.weights_hash(state), stated)
     return state

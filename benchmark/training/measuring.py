@@ -30,11 +30,10 @@ from benchmark.training import checkpoint, kept_weights
 from benchmark.training.execution import Execution
 from benchmark.training.reporter import Status
 from benchmark.training.run_files import PackInfo, RunFiles, now
+from benchmark.user_code import code_of_one_run
 from results.claims import check_folder
 from results.files import write_json
 from results.store import Store
-
-CHECKPOINT = "checkpoint.pt"
 
 PROGRESS_SECONDS = 5.0
 """Seconds between two updates of the progress file."""
@@ -62,7 +61,7 @@ def measure(
 
     Raises `Damaged` or `NoWeights` if the weights of a run of this suite cannot be used, `InputError` for
     those of an imported checkpoint, `ClaimLost` if another process has taken over, and whatever the measure
-    raises.
+    raises (its `InputError` and `OSError` as a `RunCodeError`).
     """
     assert run.evaluates is not None and run.measure is not None
     began = time.perf_counter()
@@ -93,8 +92,14 @@ def measure(
         )
         seed_global_generators(seed_of(run.seed, "measure", run.measure.name), device)
         with longwork.task(f"{run.measure.name} of {run.pair} {run.method}", 100, "percent") as task:
-            context = replace(context, progress=_progress(run, files.folder, task, percent))
-            numbers = run.measure.measure.run(run.measure.config, context)
+            with code_of_one_run(f"measure '{run.measure.name}'") as passing:
+                context = replace(
+                    context,
+                    load=passing(context.load),
+                    save=passing(context.save),
+                    progress=passing(_progress(run, files.folder, task, percent)),
+                )
+                numbers = run.measure.measure.run(run.measure.config, context)
             percent(100 - task.done)
     if wrong := [name for name, value in numbers.items() if not math.isfinite(value)]:
         raise ArithmeticError(f"{run.measure.name}: {', '.join(wrong)} is not a finite number")
@@ -126,7 +131,7 @@ def _require_weights(run: Run, store: Store) -> None:
 
 def _saved(folder: Path, device: torch.device, weights: str) -> tuple[dict[str, Any] | None, float]:
     """Return what the measure has stored for a network of these weights, and the seconds spent so far."""
-    state = checkpoint.load(folder / CHECKPOINT, device)
+    state = checkpoint.load(folder / checkpoint.FILE, device)
     if state is None or state.get("weights") != weights:  # the network was trained again since
         return None, 0.0
     return state["state"], float(state["seconds"])
@@ -141,7 +146,7 @@ def _saver(
         check_folder(folder)
         seconds = seconds_before + time.perf_counter() - began
         content = {"state": dict(state), "weights": weights, "seconds": seconds}
-        checkpoint.save(folder / CHECKPOINT, content, about=conditions)
+        checkpoint.save(folder / checkpoint.FILE, content, about=conditions)
 
     return save
 
@@ -221,6 +226,6 @@ def _write_record(
             "share_seconds": round(seconds, 3),
         },
     )
-    for name in (CHECKPOINT, "progress.json", "began.json"):
+    for name in (checkpoint.FILE, "progress.json", "began.json"):
         (files.folder / name).unlink(missing_ok=True)
     files.log(f"done: {', '.join(f'{name} {value:.6g}' for name, value in numbers.items())}")

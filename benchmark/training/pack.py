@@ -9,6 +9,7 @@ from benchmark.spec.runs import Run
 from benchmark.training.groups import train_in_groups
 from benchmark.training.options import TrainingOptions
 from benchmark.training.reporter import Outcome, Status
+from benchmark.training.run_files import is_of_one_path
 from results.claims import Claim, ClaimError, describe, heartbeat
 from results.store import Store
 
@@ -16,10 +17,11 @@ from results.store import Store
 def train_pack(runs: Sequence[Run], store: Store, options: TrainingOptions) -> list[Outcome]:
     """Train the runs of one pack (all of the same `pack_key`) and write their records.
 
-    Returns one outcome per run, in the given order. An error in one run (in its method or its loss) ends
-    that run alone and is stored as its failure. `KeyboardInterrupt` is passed on; everything up to the last
-    finished epoch is on disk then. Raises `InputError` if a newer version of kd-tables wrote the record of
-    one of the runs.
+    Returns one outcome per run, in the given order. An error in one run (in its method, network or measure,
+    or of a path in its folder) ends that run alone and is stored as its failure. `KeyboardInterrupt` is
+    passed on, and so is an `OSError` that concerns the files of all runs, such as that of a full disk;
+    everything up to the last finished epoch is on disk then. Raises `InputError` if a newer version of
+    kd-tables wrote the record of one of the runs.
     """
     if newer := next(filter(None, (store.newer_record(run.key) for run in runs)), ""):
         raise InputError(newer)
@@ -32,7 +34,9 @@ def train_pack(runs: Sequence[Run], store: Store, options: TrainingOptions) -> l
                 continue
             try:
                 claim = store.claim(run.key)
-            except ClaimError as error:
+            except OSError as error:
+                if not isinstance(error, ClaimError) and not is_of_one_path(error):
+                    raise
                 reason = f"it cannot be claimed: {error.filename}: {error.strerror}"
                 outcomes[run.key] = Outcome(run, Status.FAILED, reason)
                 continue

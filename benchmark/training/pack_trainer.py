@@ -9,14 +9,13 @@ were formed differently before); those that are behind catch up first.
 If several processes share the batches (processes.py), each of them has a trainer of the same pack. The one of
 process 0 decides what depends on files and on time, and writes all files.
 
-An error in a method ends its run alone. A method that changes what other runs use (guard.py) ends its run
-too; what it changed is put back, and the other runs of the epoch go back to their last checkpoint.
+An error in a method or network ends its run alone, and so does a path in a run's folder that cannot be used
+(`pack_runs.ends_the_pack`). A method that changes what other runs use (guard.py) ends its run too; what it
+changed is put back, and the other runs of the epoch go back to their last checkpoint.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,26 +29,26 @@ from benchmark.data.datasets import Split
 from benchmark.errors import InputError
 from benchmark.methods import Leak
 from benchmark.seeds import global_generators_kept
-from benchmark.spec import cost
 from benchmark.spec.runs import Run
 from benchmark.text import plural
-from benchmark.training import checkpoint, graphs, kept_weights, measuring, processes
+from benchmark.training import checkpoint, graphs, kept_weights, processes
 from benchmark.training.active_run import ActiveRun
 from benchmark.training.evaluate import Score
-from benchmark.training.evaluate_imported import evaluate_imported
 from benchmark.training.execution import Execution
-from benchmark.training.follower_files import FollowerFiles
 from benchmark.training.guard import Originals, named_tensors, past_the_counters
 from benchmark.training.lockstep import Lockstep
 from benchmark.training.options import TrainingOptions
 from benchmark.training.pack_data import PackData
+from benchmark.training.pack_measuring import evaluate_runs, measure_runs
+from benchmark.training.pack_runs import PackRuns, ends_the_pack
 from benchmark.training.pack_teacher import PackTeacher
 from benchmark.training.reporter import Outcome, Status
-from benchmark.training.run_files import PackInfo, RunFiles
+from benchmark.training.run_files import PackInfo
 from benchmark.training.stages import MAIN, Best, NextEpoch
 from benchmark.training.stepper import EagerStepper, Stepper
+from benchmark.user_code import RunCodeError
 from models import Network
-from results.claims import Claim, ClaimLost, describe
+from results.claims import Claim, ClaimLost
 from results.store import Store
 
 T = TypeVar("T")
@@ -58,7 +57,7 @@ PROGRESS_SECONDS = 5.0
 """Seconds between two updates of the progress files within an epoch."""
 
 
-class PackTrainer:
+class PackTrainer(PackRuns):
     """Trains the runs of one pack, which this process has claimed. Use it through `train_pack`."""
 
     def __init__(
@@ -69,15 +68,8 @@ class PackTrainer:
         claims: Mapping[str, Claim],
         execution: Execution,
     ) -> None:
-        """execution: in which all these runs are trained; that of the options, unless they were begun in
-        another one."""
-        self.runs, self.store, self.options, self.claims = runs, store, options, claims
-        self.execution = execution
-        self.reporter = options.reporter
-        self.team = processes.current()
-        files = RunFiles if self.team.leads else FollowerFiles
-        self.files = {run.key: files(run, store) for run in runs}
-        self.outcomes: dict[str, Outcome] = {}
+        """See `PackRuns`."""
+        super().__init__(runs, store, options, claims, execution)
         self.active_runs: list[ActiveRun] = []
         self.careful = False
         """Whether the next epoch is trained one student at a time, to find a method that spoils it."""
@@ -85,41 +77,23 @@ class PackTrainer:
 
     def train(self) -> dict[str, Outcome]:
         """Train all runs whose needs are met. Returns the outcome of every run, by key."""
-        ready = [run for run in self.runs if self.team.leads and not self._is_blocked(run)]
-        keys = self.team.agree([run.key for run in ready])
-        ready = [run for run in self.runs if run.key in keys]
+        ready = self.ready()
         if ready:
             with self.execution.applied(), global_generators_kept(self.execution.torch_device):
                 if ready[0].measure is not None:
                     if self.team.leads:
-                        self._measure(ready)
+                        measure_runs(self, ready)
                     return self.outcomes
                 with self.team.leader_first():
                     self._load_data(ready[0])
                 if ready[0].evaluates is not None:
-                    for run in ready if self.team.leads else ():
-                        self._evaluate_imported(run)
+                    if self.team.leads:
+                        evaluate_runs(self, ready, self.images, self.info)
                 elif self._load_teacher(ready):
                     self._train(ready)
         return self.outcomes
 
     # --- before the first epoch -----------------------------------------------------------------------------
-
-    def _is_blocked(self, run: Run) -> bool:
-        """Return whether a run that this one needs has no result. The outcome is set in that case."""
-        for needed in run.needs_runs:
-            state = self.store.state(needed.key)
-            if state == "done":
-                continue
-            why = (self.store.failure(needed.key) or {}).get("reason", "")
-            reason = f"needs {needed.key}, which is {state}{': ' + why if why else ''}"
-            if state in ("failed", "diverged", "absent"):
-                self.files[run.key].block(reason)
-                self._end(Outcome(run, Status.BLOCKED, reason))
-            else:  # it may still finish: a stored failure would exclude this run from later plans
-                self.outcomes[run.key] = Outcome(run, Status.WAITING, reason)
-            return True
-        return False
 
     def _load_data(self, run: Run) -> None:
         """Load what all runs of the pack have in common with this one."""
@@ -134,7 +108,7 @@ class PackTrainer:
         )
 
     def _load_teacher(self, runs: Sequence[Run]) -> bool:
-        """Load the teacher of the pack, if it has one. Returns False if its file is damaged.
+        """Load the teacher of the pack, if it has one. Returns False if its file is damaged, or it fails.
 
         The runs of the pack have failed then: the teacher was trained here, and other packs have other
         teachers. A damaged checkpoint that the user imported raises `InputError`: no run that uses it can be
@@ -146,9 +120,9 @@ class PackTrainer:
             return True
         try:
             self.teacher = PackTeacher.load(ref, runs[0], self.images, self.store, self.options)
-        except checkpoint.Damaged as error:
+        except (checkpoint.Damaged, RunCodeError) as error:
             for run in runs:
-                self._fail(run, error)
+                self.fail(run, error)
             return False
         named = {f"the teacher's {name}": tensor for name, tensor in named_tensors(self.teacher.net)}
         self.shared = Originals({**self.shared.tensors, **named})
@@ -193,12 +167,17 @@ class PackTrainer:
         except Exception as error:
             if isinstance(error, Leak):
                 self._put_back(error)
-            self._fail(run, error)
+            self.fail(run, error)
             return None
         try:
             files.begin(active, self.info)
         except ClaimLost:  # halted while the data were loaded
             self._leave_to_new_holder(active)
+            return None
+        except OSError as error:
+            if ends_the_pack(error):
+                raise
+            self.fail(run, error)
             return None
         active.until = self.options.until
         return active
@@ -268,7 +247,7 @@ class PackTrainer:
         began = time.perf_counter()
         steps_in_epoch = self.stream.steps(next_epoch.stream, next_epoch.epoch)
         for active in active_runs:
-            self._isolated(active, "begin_epoch", functools.partial(active.begin_epoch, steps_in_epoch))
+            self._isolated(active, "begin_epoch", partial(active.begin_epoch, steps_in_epoch))
         careful, self.careful = self.careful, False
         lockstep = Lockstep(
             active_runs,
@@ -280,7 +259,7 @@ class PackTrainer:
         images = 0
 
         def on_failure(active: ActiveRun, error: Exception) -> None:
-            self._fail(active.run, error)
+            self.fail(active.run, error)
             if isinstance(error, Leak):
                 self._put_back(error)
 
@@ -385,54 +364,8 @@ class PackTrainer:
         objective = active.objective
         active.seed_globals("predict")
         objective.set_mode(training=False)
-        predict = (lambda features: objective.predict(features.float32())) if objective.predictors else None
+        predict = objective.predict if objective.predictors else None
         return self.images.score(active.student, split, predict)
-
-    def _evaluate_imported(self, run: Run) -> None:
-        try:
-            evaluate_imported(run, self.files[run.key], self.images, self.info)
-        except ClaimLost:
-            self._end(self._taken_over(run))
-        else:
-            self._end(Outcome(run, Status.DONE))
-
-    def _measure(self, runs: Sequence[Run]) -> None:
-        """Measure the networks of the runs, one after the other. A step of the report is a percent of one."""
-        target = data.load(runs[0].measured_on, self.options.data_folder)  # that of all: see `plan.pack_key`
-        self.reporter.begin(runs, steps_total=100 * len(runs), steps_done=0)
-
-        def load(name: str) -> data.Dataset:
-            return target if name == target.name else data.load(name, self.options.data_folder)
-
-        for run in runs:
-            try:
-                measuring.measure(
-                    run,
-                    self.files[run.key],
-                    self.store,
-                    execution=self.execution,
-                    size=len(runs),
-                    load=load,
-                    percent=self._percent_of(run),
-                )
-            except ClaimLost:  # an `OSError`, so it comes first
-                self._end(self._taken_over(run))
-            except (InputError, OSError):
-                raise
-            except Exception as error:
-                self._fail(run, error)
-            else:
-                self._end(Outcome(run, Status.DONE))
-
-    def _percent_of(self, run: Run) -> Callable[[int], None]:
-        """Return the function that reports how much more of a measurement is done, in percent."""
-        images = cost.measured_passes(run).images
-
-        def percent(more: int) -> None:
-            if more > 0:
-                self.reporter.step(run.doing, epoch=0, steps=more, images=round(images * more / 100))
-
-        return percent
 
     def _write_progress(self, active_runs: Sequence[ActiveRun], steps: int, images_per_second: float) -> None:
         """Update the progress files every few seconds, so that `status` is current within a long epoch."""
@@ -443,25 +376,29 @@ class PackTrainer:
         for active in active_runs:
             if active.failure is None:
                 files, train_images = self.files[active.run.key], self.info.train_images
-                with contextlib.suppress(ClaimLost):  # noticed at the end of the epoch
+                try:
                     files.write_progress(active, active.epochs_done + part, images_per_second, train_images)
+                except OSError as error:
+                    # what concerns this run alone is noticed again at the end of the epoch
+                    if not isinstance(error, ClaimLost) and ends_the_pack(error):
+                        raise
 
     # --- how runs end ---------------------------------------------------------------------------------------
 
     def _isolated(self, active: ActiveRun, hook: str, call: Callable[[], T]) -> T | None:
-        """Return `call()`, which may run a method's code; None after an error, which ends this run alone.
+        """Return `call()`, which may run a method's code; None after an error that ends this run alone.
 
-        hook: what is called, for the message.
+        hook: what is called, for the message. Other errors are passed on (`ends_the_pack`).
         """
         try:
             result = call()
             if changed := self.shared.changed():
                 raise Leak(active.run.method, hook, past_the_counters(changed))
-        except (InputError, OSError):  # those of a method are in a `MethodError`
-            raise
         except Exception as error:
+            if ends_the_pack(error):
+                raise
             active.failure = error
-            self._fail(active.run, error)
+            self.fail(active.run, error)
             if isinstance(error, Leak):
                 self._put_back(error)
             return None
@@ -477,31 +414,12 @@ class PackTrainer:
             raise InputError(f"{leak}; it cannot be put back in this process, so start the command again")
 
     def _leave_to_new_holder(self, active: ActiveRun) -> None:
-        """Drop a run that another process has taken over, without writing anything more to its folder.
-
-        That happens when this process was halted for so long that its claim counted as abandoned:
-        suspended, or waiting for a network file system.
-        """
-        outcome = self._taken_over(active.run)
+        """Drop a run that another process has taken over."""
+        outcome = self.end_taken_over(active.run)
         active.failure = RuntimeError(outcome.reason)
-        self._end(outcome)
-
-    def _taken_over(self, run: Run) -> Outcome:
-        holder = describe(self.store.holder(run.key))
-        return Outcome(run, Status.BUSY, f"taken over by {holder} while this process was halted")
 
     def _finish(self, active: ActiveRun) -> None:
         record = self.files[active.run.key].finish(
             active, self.info, keep_weights=self.options.keep != "none"
         )
-        self._end(Outcome(active.run, Status(record["status"]), record["reason"] or ""))
-
-    def _fail(self, run: Run, error: BaseException) -> None:
-        try:
-            self._end(Outcome(run, Status.FAILED, self.files[run.key].fail(error)))
-        except ClaimLost:  # its new holder decides whether it fails
-            self._end(Outcome(run, Status.BUSY, f"{describe(self.store.holder(run.key))} has taken it over"))
-
-    def _end(self, outcome: Outcome) -> None:
-        self.outcomes[outcome.run.key] = outcome
-        self.reporter.outcome(outcome.run, outcome)
+        self.end(Outcome(active.run, Status(record["status"]), record["reason"] or ""))

@@ -5,7 +5,9 @@ The files are listed in results/store.py. Checkpoints are written by `ActiveRun`
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import errno
 import math
 import time
 import traceback
@@ -24,9 +26,30 @@ from benchmark.training.evaluate import Score
 from benchmark.training.execution import Execution
 from benchmark.training.reporter import Status
 from benchmark.training.stages import MAIN
+from benchmark.user_code import RunCodeError
 from results.claims import check_folder
 from results.files import append_line, write_json
 from results.store import SCHEMA, Store
+
+_OF_ONE_PATH = (
+    errno.EACCES,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.ENOTEMPTY,
+    errno.EPERM,
+)
+
+
+def is_of_one_path(error: OSError) -> bool:
+    """Return whether a file cannot be used because of what is at its path, for example a folder.
+
+    Such an error of a run's file ends this run alone. Any other one, such as that of a full disk, would come
+    again with the files of the next run.
+    """
+    return error.errno in _OF_ONE_PATH
 
 
 @dataclass(frozen=True)
@@ -94,6 +117,7 @@ class RunFiles:
         """
         if active.student is None:
             return
+        predicting = {m.name: active.objective.state_of(m) for m in active.objective.predictors}
         check_folder(self.folder)
         try:
             models.save_weights(
@@ -103,7 +127,7 @@ class RunFiles:
                 epoch=active.epoch,
                 key=self.run.key,
                 **({"top1": active.best.top1} if name == "best.pt" else {}),
-                **{f"at_test_{m.name}": active.objective.state_of(m) for m in active.objective.predictors},
+                **{kept_weights.AT_TEST + method: state for method, state in predicting.items()},
             )
         except FileNotFoundError:
             check_folder(self.folder)  # the new holder of the run has removed the temporary file
@@ -173,7 +197,7 @@ class RunFiles:
                 (self.folder / f"{name}.pt").unlink(missing_ok=True)
                 weights.pop(name, None)
         self.store.write_record(self.run.key, record | {"weights": weights})
-        for name in ("checkpoint.pt", "progress.json", "began.json"):
+        for name in (checkpoint.FILE, "progress.json", "began.json"):
             (self.folder / name).unlink(missing_ok=True)
         self.log(
             f"{record['status']}: top-1 last {record['top1_last']}, "
@@ -283,20 +307,31 @@ class RunFiles:
     def fail(self, error: BaseException) -> str:
         """Store the error that ended the run. Returns its reason, one line."""
         text = str(error).splitlines()[0] if str(error) else ""
-        reason = text if isinstance(error, MethodError) else f"{type(error).__name__}: {text}"
+        one_line = isinstance(error, MethodError | RunCodeError)
+        reason = text if one_line else f"{type(error).__name__}: {text}"
         trace = "".join(traceback.format_exception(error))
-        self.store.write_failure(
-            self.run.key, reason=reason, traceback=trace, time=now(), settings=self.run.settings
-        )
-        self.log(trace)
+        self._store_failure(reason, trace)
         return reason
 
     def block(self, reason: str) -> None:
         """Store that the run cannot be trained because a run that it needs has no result."""
-        self.store.write_failure(
-            self.run.key, reason=reason, traceback="", time=now(), blocked=True, settings=self.run.settings
-        )
-        self.log(f"blocked: {reason}")
+        self._store_failure(reason, blocked=True)
+
+    def _store_failure(self, reason: str, trace: str = "", blocked: bool = False) -> None:
+        try:
+            self.store.write_failure(
+                self.run.key,
+                reason=reason,
+                traceback=trace,
+                time=now(),
+                blocked=blocked,
+                settings=self.run.settings,
+            )
+        except OSError as error:
+            if not is_of_one_path(error):
+                raise
+        with contextlib.suppress(OSError):  # the log may be what has failed
+            self.log(trace or f"blocked: {reason}")
 
 
 def in_words(conditions: Mapping[str, Any]) -> str:
@@ -309,7 +344,7 @@ def epochs_done(store: Store, run: Run) -> int:
     """Return how many epochs of its main stage an unfinished run has done, as its progress file states it."""
     progress = store.progress(run.key) or {}
     epoch = progress.get("epoch")
-    counts = progress.get("stage") == MAIN and (store.path(run.key) / "checkpoint.pt").exists()
+    counts = progress.get("stage") == MAIN and (store.path(run.key) / checkpoint.FILE).exists()
     return epoch if counts and isinstance(epoch, int) else 0
 
 

@@ -168,3 +168,19 @@ def test_joined_maps_are_those_of_cat_and_their_gradients_are_no_slices() -> Non
     y.backward(g)
     assert all(s.is_contiguous(memory_format=torch.channels_last) for s in seen)
     assert torch.equal(torch.cat([a.grad, b.grad], 1), g)  # type: ignore[list-item]
+
+
+def test_batch_statistics_reach_the_norms_of_a_users_network_and_leave_them_as_they_are() -> None:
+    """PyTorch's batch norms, unlike those of `models.layers`, count their batches."""
+    torch.manual_seed(0)
+    net, x = torch.nn.Sequential(torch.nn.BatchNorm2d(3)).eval(), 2 + 3 * torch.randn(4, 3, 5, 5)
+    before = copy.deepcopy(net)
+    with models.batch_statistics(net), torch.no_grad():
+        out = net(x)
+    var, mean = torch.var_mean(x, (0, 2, 3), correction=0, keepdim=True)
+    torch.testing.assert_close(out, (x - mean) / (var + 1e-5).sqrt())
+    assert torch.equal(net(x), before(x))
+    assert all(torch.equal(a, b) for a, b in zip(net.buffers(), before.buffers(), strict=True))
+    assert {k: v for k, v in vars(net[0]).items() if k[0] != "_"} == {
+        k: v for k, v in vars(before[0]).items() if k[0] != "_"
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from benchmark.errors import InputError
 from benchmark.spec import plan
 from benchmark.spec.resolver import Resolver
 from benchmark.spec.runs import Run
+from benchmark.training import checkpoint
 from benchmark.training.options import TrainingOptions
 from benchmark.training.pack import train_pack
 from benchmark.training.reporter import Reporter
@@ -61,6 +63,12 @@ def test_wrong_settings_are_refused() -> None:
         ("nearest", {}, ""),
         ("knn", {"neighbours": 3}, ""),
         ("knn", {"k": "many"}, ""),
+        ("knn", {"k": 0}, ""),
+        ("knn", {"train_images": -5}, ""),
+        ("probe", {"temperature": 0.0}, ""),
+        ("probe", {"batch_size": -1}, ""),
+        ("entropy", {"quarters": 4}, ""),
+        ("entropy", {"iterations": 0}, ""),
         ("knn", {}, "stl"),
     ):
         with pytest.raises(InputError):
@@ -167,3 +175,36 @@ def test_progress_is_reported_while_features_are_computed(tmp_path: Path) -> Non
         run = measuring_run(name, **settings)
         assert train_pack([run], store, TrainingOptions(FP32, reporter=heard))[0].status == "done"
         assert heard.total == sum(heard.steps) == 100 and len(heard.steps) >= reports, name
+
+
+def test_an_error_in_a_measure_ends_its_run_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one of the kinds by which our own functions tell that nothing can go on."""
+    errors = [FileNotFoundError(2, "No such file", "/nowhere"), InputError("no pixels")]
+
+    def fails(config: Any, context: measures.MeasureContext) -> dict[str, float]:
+        raise errors[context.seed]
+
+    monkeypatch.setattr(measures.get("knn"), "run", fails)
+    outcomes = carry_out([measuring_run("knn", plain_run(seed=seed)) for seed in (0, 1)], tmp_path)
+    assert [(outcome.status, outcome.reason) for outcome in outcomes] == [
+        ("failed", f"measure 'knn': FileNotFoundError: {errors[0]}"),
+        ("failed", "measure 'knn': no pixels"),
+    ]
+
+
+def test_a_full_disk_ends_all_measurements_of_a_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = measuring_run("knn")
+    train_pack([plain_run()], Store(tmp_path), TrainingOptions(FP32))
+
+    def saves(config: Any, context: measures.MeasureContext) -> dict[str, float]:
+        context.save({"half": 1})
+        raise AssertionError
+
+    def full(path: Path, *_: Any, **__: Any) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(measures.get("knn"), "run", saves)
+    monkeypatch.setattr(checkpoint, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        train_pack([run], Store(tmp_path), TrainingOptions(FP32))
+    assert Store(tmp_path).failure(run.key) is None

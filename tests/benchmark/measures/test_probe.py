@@ -17,7 +17,7 @@ from benchmark.measures import MeasureContext, parse
 from benchmark.measures._features import embeddings
 from benchmark.measures._probe_protocols import PROTOCOLS
 from benchmark.measures.probe import Probe, _Training
-from benchmark.training.measuring import CHECKPOINT
+from benchmark.training import checkpoint
 from results.store import Store
 
 MEAN, STD = (0.3, 0.3, 0.3), (0.4, 0.4, 0.4)
@@ -179,13 +179,13 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(_Training, "_evaluate", evaluate)
     with pytest.raises(KeyboardInterrupt):
         carry_out([run], tmp_path)
-    assert (tmp_path / run.key / CHECKPOINT).exists() and Store(tmp_path).state(run.key) == "started"
+    assert (tmp_path / run.key / checkpoint.FILE).exists() and Store(tmp_path).state(run.key) == "started"
     assert [o.status for o in carry_out([run], tmp_path)] == ["done"]
     assert calls == [0, 1, 2, 2], "two epochs were not trained again"
     resumed = Store(tmp_path).record(run.key)
     assert resumed is not None and resumed["numbers"] == whole["numbers"]
     assert resumed["value"] == resumed["numbers"]["top1_last"]
-    assert not (tmp_path / run.key / CHECKPOINT).exists()
+    assert not (tmp_path / run.key / checkpoint.FILE).exists()
 
 
 def test_a_checkpoint_of_other_weights_is_not_continued(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_a_checkpoint_of_other_weights_is_not_continued(tmp_path: Path) -> None:
 
     (tmp_path / run.key / "record.json").unlink()
     content = {"state": {"scores": "of another network"}, "weights": "0" * 8, "seconds": 1.0}
-    checkpoint.save(tmp_path / run.key / CHECKPOINT, content, about={"precision": "fp32"})
+    checkpoint.save(tmp_path / run.key / checkpoint.FILE, content, about={"precision": "fp32"})
     assert [o.status for o in carry_out([run], tmp_path)] == ["done"]
 
 

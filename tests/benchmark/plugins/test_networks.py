@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 import shutil
 import threading
 from collections.abc import Iterator
@@ -12,12 +13,14 @@ import pytest
 import torch
 from plugins_kit import TINY, VIT, use
 from torch.nn import functional as F
-from training_kit import small_run, train, weights
+from training_kit import FP32, small_run, train, weights
 
 import models
 from benchmark import methods
 from benchmark.__main__ import main
+from benchmark.bench.ours import open_active_runs, random_split
 from benchmark.errors import InputError
+from benchmark.seeds import global_states
 from benchmark.spec.imported import read_checkpoint
 from benchmark.spec.runs import network_info, skip_reason
 
@@ -204,3 +207,22 @@ def test_a_wrong_declaration_is_one_line(
     assert main(["plan", "crd-table1", "--profile", "quick"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert problem in line and "odd.py" in line
+
+
+def test_the_first_weights_depend_on_the_seed_of_the_run_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those that a network draws from the generators of Python and NumPy."""
+    head = "self.head = nn.Linear(8, classes)"
+    drawn = f"{head}\n        nn.init.constant_(self.head.bias, random.random() + np.random.rand())"
+    use(tmp_path, monkeypatch, tiny=f"import random\nimport numpy as np\n{TINY.replace(head, drawn)}")
+    biases = []
+    for seed in (0, 0, 1):
+        run = small_run("plain", "tiny", seed=seed)
+        models.info("tiny", 10)  # checks the network, once
+        random.random()
+        before = global_states()
+        _, (active,) = open_active_runs([run], random_split(16, 10, seed=0), FP32, tmp_path)
+        assert active.student is not None and global_states() == before
+        biases.append(active.student.linear_head().bias[0].item())
+    assert biases[0] == biases[1] != biases[2]

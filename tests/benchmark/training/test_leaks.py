@@ -24,6 +24,7 @@ from training_kit import FP32, small_run, train, weights
 
 from benchmark import methods, torch_settings
 from benchmark.bench.ours import open_active_runs, open_stream, random_split
+from benchmark.data.stream import Batch
 from benchmark.errors import InputError
 from benchmark.methods import Leak, MethodError
 from benchmark.seeds import global_states
@@ -32,7 +33,7 @@ from benchmark.training import graphs
 from benchmark.training import lockstep as lockstep_module
 from benchmark.training.active_run import ActiveRun
 from benchmark.training.graphs import GraphStepper
-from benchmark.training.guard import Originals, named_tensors
+from benchmark.training.guard import Originals, RunGuard, named_tensors
 from benchmark.training.lockstep import Lockstep
 
 
@@ -179,6 +180,15 @@ class OneStep:
         batch = next(lockstep.batches(self.stream, "main", 1))
         lockstep.step(batch, lambda active, error: self.failed.append((active, error)))
         return lockstep
+
+
+def test_a_write_to_the_share_of_mixed_images_is_noticed() -> None:
+    labels = torch.zeros(4, dtype=torch.int64)
+    guard, share = RunGuard(None, labels), torch.tensor(0.3)
+    with pytest.raises(Leak, match=r"writes to step\.mix in place"), guard.step("leaky"):
+        mine, _ = guard.share(Batch({}, labels, labels, mix=share), {})
+        assert mine.mix is not None
+        mine.mix.zero_()
 
 
 LEAKS = STEP_LEAKS | KEPT_LEAKS | SETTING_LEAKS
