@@ -99,16 +99,21 @@ def beside_other_work(record: dict) -> bool:
 
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
 def test_the_reference_results_took_about_what_the_model_says(device: str) -> None:
-    records = [r for r in read_records(Path(REFERENCE))[0] if not beside_other_work(r)]
-    by_record = {str(r["key"]): measured_speed.measured_factor([r], device) for r in records}
-    factors = {key: factor for key, factor in by_record.items() if factor is not None}
-    assert len(factors) >= 3 and all(0.7 < f < 1.4 for f in factors.values()), factors
+    """A CPU's rates are fitted in fp32, and bf16 is about 1.7 times as fast there (docs/speed.md)."""
+    packs: dict[object, list[measured_speed.Record]] = {}
+    for r in read_records(Path(REFERENCE))[0]:
+        if not beside_other_work(r):
+            packs.setdefault(measured_speed._pack_of(r), []).append(r)
+    factors = {k: measured_speed.measured_factor(pack, device) for k, pack in packs.items()}
+    known = [(f, packs[k][0]["precision"]) for k, f in factors.items() if f is not None]
+    least = {"fp32": 0.7, "bf16": 0.5 if device == "cpu" else 0.7}
+    assert len(known) >= 2 and all(least[precision] < f < 1.4 for f, precision in known), known
 
 
 def test_interruptions_and_other_work_hardly_change_the_factor_of_the_reference_results() -> None:
-    """Six of their nine long runs on a CPU were interrupted, and four of these ran beside other work."""
+    """Six of their 13 long runs on a CPU were interrupted, and four of these ran beside other work."""
     factor = measured_speed.factor_of(Store(Path(REFERENCE)), "cpu")
-    assert factor is not None and 0.7 < factor < 1.2
+    assert factor is not None and 0.5 < factor < 1.2
 
 
 def test_the_factor_of_a_results_folder(tmp_path: Path) -> None:
