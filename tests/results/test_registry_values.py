@@ -109,20 +109,3 @@ def test_whose_checkpoint_taught() -> None:
     assert teacher_weights(number("sskd", "table3", "resnet56:resnet20", "student")) == ""
     copies = [x for x in numbers() if x.paper == "sskd" and x.copied_from.startswith("crd/")]
     assert all(teacher_weights(x) == "crd" for x in copies if x.method != "student")
-
-
-def test_the_readme_says_how_much_is_known() -> None:
-    cifar = [x for x in numbers() if (x.dataset, x.metric) == ("cifar100", "top1") and x.value is not None]
-    taught = [x for x in cifar if x.method != "student" and x.teacher != "none"]
-    shares = {
-        "the epoch is unknown for": [x.rule == "unknown" for x in cifar],
-        "no std is given for": [x.std is None for x in cifar],
-        "no number of runs for": [x.n is None for x in cifar],
-        "the teacher's checkpoint is unknown for": [not teacher_weights(x) for x in taught],
-    }
-    text = " ".join(README.split())
-    for words, values in shares.items():
-        assert f"{words} {round(100 * sum(values) / len(values))}%" in text, (
-            words,
-            sum(values) / len(values),
-        )

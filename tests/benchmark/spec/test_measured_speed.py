@@ -92,7 +92,7 @@ def test_records_that_say_nothing_about_the_speed_do_not_count() -> None:
     )
 
 
-def beside_other_work(record: dict) -> bool:
+def beside_other_work(record: measured_speed.Record) -> bool:
     """Return whether a run is of the pack whose time says nothing (docs/reference-results.md)."""
     return record["git"]["commit"].startswith("0f78890") and record["teacher"] == "resnet56"
 
