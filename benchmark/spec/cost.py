@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from benchmark import data
-from benchmark.methods import IN_TRAIN, MethodSpec
+from benchmark.methods import IN_TRAIN, Component, MethodSpec
 from benchmark.spec import decoding
 from benchmark.spec.runs import NONE, Run, network_info, network_on
 
@@ -122,30 +122,61 @@ def steps(run: Run) -> int:
     return per_epoch * decoding.sum_of_epochs(run)
 
 
+@dataclass(frozen=True)
+class Training:
+    """What the passes of a training depend on, of a run to come or of one that has a record."""
+
+    student: str
+    """`NONE` if the run trains no student."""
+
+    teacher: str
+    """`NONE` if the run has no teacher."""
+
+    spec: MethodSpec
+    train_images: int
+    tested_images: int
+    """Images of an evaluation, with those that are held out."""
+
+    epochs: int
+    init_epochs: tuple[tuple[Component, int], ...]
+    """The epochs of each initialisation stage."""
+
+    def student_passes(self) -> Iterator[Passes]:
+        """Yield the passes of the student."""
+        if self.student == NONE:
+            return
+        needs, images = self.spec.needs(), self.train_images * self.epochs
+        copies = sum(v.copies for v in needs.views) * self.spec.sampler.rows_per_image
+        yield Passes(self.student, 3, images * copies)
+        # a method reads further images for a network of its own, such as MoCo's momentum encoder
+        if further := sum(v.copies for v in needs.images):
+            yield Passes(self.student, 1, images * further)
+        for component, epochs in self.init_epochs:
+            if component.method.init_needs(component.config).student:
+                yield Passes(self.student, 3, self.train_images * epochs)
+        yield Passes(self.student, 1, self.tested_images * self.epochs)
+
+
+def training_of(run: Run) -> Training:
+    """Return what the passes of a run depend on that trains something."""
+    stages = zip(run.spec.init_stages, run.init_epochs, strict=True)
+    return Training(
+        student=run.student,
+        teacher=NONE if run.teacher_ref is None else run.teacher_ref.network,
+        spec=run.spec,
+        train_images=run.recipe.train_images,
+        tested_images=run.recipe.test_images + run.recipe.held_out,
+        epochs=run.recipe.epochs,
+        init_epochs=tuple((component, epochs) for component, (_, epochs) in stages),
+    )
+
+
 def student_passes(run: Run) -> Iterator[Passes]:
     """Yield the passes of a run, without those of its teacher."""
     if run.evaluates is not None:
         yield measured_passes(run)
-        return
-    if run.student == NONE:
-        return
-    images = run.recipe.train_images
-    yield from main_stage_passes(run.student, run.spec, images * run.recipe.epochs)
-    for component, (_, epochs) in zip(run.spec.init_stages, run.init_epochs, strict=True):
-        if component.method.init_needs(component.config).student:
-            yield Passes(run.student, 3, images * epochs)
-    tested = run.recipe.test_images + run.recipe.held_out
-    yield Passes(run.student, 1, tested * run.recipe.epochs)
-
-
-def main_stage_passes(student: str, spec: MethodSpec, images: int) -> Iterator[Passes]:
-    """Yield the passes of a student's main stage. images: those of all its epochs."""
-    needs = spec.needs()
-    copies = sum(v.copies for v in needs.views) * spec.sampler.rows_per_image
-    yield Passes(student, 3, images * copies)
-    # a method reads further images for a network of its own, such as MoCo's momentum encoder
-    if further := sum(v.copies for v in needs.images):
-        yield Passes(student, 1, images * further)
+    else:
+        yield from training_of(run).student_passes()
 
 
 def measured_passes(run: Run) -> Passes:
@@ -158,31 +189,30 @@ def measured_passes(run: Run) -> Passes:
     return Passes(run.evaluates.network, 1, images)
 
 
-def teacher_passes(runs: Sequence[Run]) -> Iterator[Passes]:
+def teacher_passes(trainings: Sequence[Training]) -> Iterator[Passes]:
     """Yield the passes of a pack's teacher: one for each view and epoch, shared by all students."""
-    first = runs[0]
-    if first.teacher_ref is None:
+    first = trainings[0]
+    if first.teacher == NONE:
         return
     epochs_by_view: dict[tuple[str, int], int] = {}
-    for run in runs:
-        for view in run.spec.needs().passes:
-            name_and_copies = (view.name, view.copies)
-            epochs_by_view[name_and_copies] = max(epochs_by_view.get(name_and_copies, 0), run.recipe.epochs)
-        if run.spec.needs().teacher_in_train:
-            epochs_by_view[IN_TRAIN, 1] = max(epochs_by_view.get((IN_TRAIN, 1), 0), run.recipe.epochs)
     init_epochs = 0
-    for run in runs:
-        stages = zip(run.spec.init_stages, run.init_epochs, strict=True)
-        with_teacher = sum(e for c, (_, e) in stages if c.method.init_needs(c.config).reads_teacher)
+    for training in trainings:
+        needs = training.spec.needs()
+        views = [(view.name, view.copies) for view in needs.passes]
+        for view in [*views, *([(IN_TRAIN, 1)] if needs.teacher_in_train else [])]:
+            epochs_by_view[view] = max(epochs_by_view.get(view, 0), training.epochs)
+        stages = training.init_epochs
+        with_teacher = sum(e for c, e in stages if c.method.init_needs(c.config).reads_teacher)
         init_epochs = max(init_epochs, with_teacher)
     epochs = init_epochs + sum(copies * e for (_, copies), e in epochs_by_view.items())
-    images = first.recipe.train_images * first.spec.sampler.rows_per_image * epochs
-    yield Passes(first.teacher_ref.network, 1, images)
+    yield Passes(first.teacher, 1, first.train_images * first.spec.sampler.rows_per_image * epochs)
 
 
 def pack_passes(runs: Sequence[Run]) -> list[Passes]:
     """Return all passes of a pack."""
-    return [*teacher_passes(runs), *(p for run in runs for p in student_passes(run))]
+    taught = runs[0].teacher_ref is not None
+    of_teacher = teacher_passes([training_of(run) for run in runs]) if taught else ()
+    return [*of_teacher, *(p for run in runs for p in student_passes(run))]
 
 
 def macs(passes: Iterable[Passes], dataset: str) -> float:

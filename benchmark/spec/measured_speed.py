@@ -14,9 +14,9 @@ from typing import Any
 
 from benchmark import longwork, methods
 from benchmark.errors import InputError
-from benchmark.methods import Component, MethodSpec
+from benchmark.methods import MethodSpec
 from benchmark.spec import cost
-from benchmark.spec.cost import Passes
+from benchmark.spec.cost import Training
 from benchmark.spec.runs import NONE
 from results.record_check import is_count, seconds_for_images
 from results.store import Store, read_records, recent_record_files
@@ -60,19 +60,19 @@ def measured_factor(records: Iterable[Record], device: str, shortest: float = LO
     None if no record of this kind of device lasted at least `shortest` seconds. Runs that were resumed are
     left out if there are others.
     """
-    usable = [r for r in records if _counts(r, device, shortest)]
-    uninterrupted = [r for r in usable if not r.get("resumes")]
-    packs: dict[tuple[Any, ...], list[Record]] = {}
-    for record in uninterrupted or usable:
-        packs.setdefault(_pack_of(record), []).append(record)
+    usable = [(r, t) for r in records if (t := _training(r, device, shortest)) is not None]
+    uninterrupted = [(r, t) for r, t in usable if not r.get("resumes")]
+    packs: dict[tuple[Any, ...], list[tuple[Record, Training]]] = {}
+    for record, training in uninterrupted or usable:
+        packs.setdefault(_pack_of(record), []).append((record, training))
     times = [
-        (sum(r["share_seconds"] for r in pack), _modelled_seconds(pack, device)) for pack in packs.values()
+        (sum(r["share_seconds"] for r, _ in pack), _modelled_seconds(pack, device)) for pack in packs.values()
     ]
     return _median([(measured / modelled, modelled) for measured, modelled in times])
 
 
-def _counts(record: Record, device: str, shortest: float) -> bool:
-    """Return whether a record says how long a training took whose parts are still known here."""
+def _training(record: Record, device: str, shortest: float) -> Training | None:
+    """Return the training of a record that says how long it took; None if its parts are not known here."""
     if (
         record.get("device") != device
         or (record.get("seconds") or 0) < shortest
@@ -80,13 +80,25 @@ def _counts(record: Record, device: str, shortest: float) -> bool:
         or record.get("student") == NONE
         or not seconds_for_images(record)
         or not math.isfinite(record["share_seconds"])
-        or _spec(str(record.get("method"))) is None
+        or (spec := _spec(str(record.get("method")))) is None
     ):
-        return False
+        return None
+    stated = record["settings"].get("init_epochs") or {}
+    training = Training(
+        student=record["student"],
+        teacher=record["teacher"],
+        spec=spec,
+        train_images=record["settings"]["recipe"]["train_images"],
+        tested_images=record["test_images"],
+        epochs=record["epochs"],
+        init_epochs=tuple(
+            (c, int(stated[c.method.name])) for c in spec.init_stages if is_count(stated.get(c.method.name))
+        ),
+    )
     try:
-        return _modelled_seconds([record], device) > 0
+        return training if _modelled_seconds([(record, training)], device) > 0 else None
     except InputError:  # a network or a data set that no longer exists
-        return False
+        return None
 
 
 @functools.lru_cache(maxsize=1024)
@@ -106,58 +118,14 @@ def _pack_of(record: Record) -> tuple[Any, ...]:
     return tuple(str(record.get(name)) for name in (*names, "device_name", "precision", "threads"))
 
 
-def _modelled_seconds(pack: Sequence[Record], device: str) -> float:
+def _modelled_seconds(pack: Sequence[tuple[Record, Training]], device: str) -> float:
     """Return what the cost model says of the time that the records of a pack share."""
-    first = pack[0]
+    first, trainings = pack[0][0], [training for _, training in pack]
     timing = cost.Timing(device, first["dataset"], first["settings"]["recipe"]["batch_size"])
     packs = len(pack) / (first.get("pack") or 1)  # fewer than one if some of its runs have no record
-    students = [_student_passes(r) for r in pack]
-    busy = sum(map(timing.shared, students)) + packs * timing.shared(_teacher_passes(pack))
-    return max(busy, packs * max(map(timing.alone, students)))
-
-
-def _student_passes(record: Record) -> list[Passes]:
-    """Return the passes of a record's student, as `cost.student_passes` does for a run."""
-    student, spec, images = record["student"], _spec_of(record), record["settings"]["recipe"]["train_images"]
-    passes = list(cost.main_stage_passes(student, spec, images * record["epochs"]))
-    init = sum(epochs for c, epochs in _init_epochs(record) if c.method.init_needs(c.config).student)
-    return [
-        *passes,
-        Passes(student, 3, images * init),
-        Passes(student, 1, record["test_images"] * record["epochs"]),
-    ]
-
-
-def _teacher_passes(pack: Sequence[Record]) -> list[Passes]:
-    """Return the passes of a pack's teacher: those of the run that needs most of them, in each stage."""
-    first = pack[0]
-    if first["teacher"] == NONE:
-        return []
-    main = init = 0
-    for record in pack:
-        needs = _spec_of(record).needs()
-        copies = sum(v.copies for v in needs.passes) + bool(needs.teacher_in_train)
-        main = max(main, copies * record["epochs"])
-        reading = (e for c, e in _init_epochs(record) if c.method.init_needs(c.config).reads_teacher)
-        init = max(init, sum(reading))
-    images = first["settings"]["recipe"]["train_images"] * _spec_of(first).sampler.rows_per_image
-    return [Passes(first["teacher"], 1, images * (main + init))]
-
-
-def _spec_of(record: Record) -> MethodSpec:
-    spec = _spec(str(record["method"]))
-    assert spec is not None  # `_counts` has seen to it
-    return spec
-
-
-def _init_epochs(record: Record) -> list[tuple[Component, int]]:
-    """Return the epochs of each initialisation stage of a record's run."""
-    stated = record["settings"].get("init_epochs") or {}
-    return [
-        (c, int(stated[c.method.name]))
-        for c in _spec_of(record).init_stages
-        if is_count(stated.get(c.method.name))
-    ]
+    busy = sum(timing.shared(t.student_passes()) for t in trainings)
+    busy += packs * timing.shared(cost.teacher_passes(trainings))
+    return max(busy, packs * max(timing.alone(t.student_passes()) for t in trainings))
 
 
 def _median(values: list[tuple[float, float]]) -> float | None:

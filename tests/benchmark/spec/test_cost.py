@@ -15,13 +15,15 @@ from benchmark.spec.runs import Run, network_info
 def test_packs_share_the_cost_of_the_teacher() -> None:
     runs = [make_run(m, "resnet32x4:resnet8x4") for m in ("kd", "at", "sp", "crd")]
     together, apart = cost.estimate([runs], "cuda"), cost.estimate([[r] for r in runs], "cuda")
-    teacher = cost.macs(cost.teacher_passes(runs), "cifar100")
+    teacher = cost.macs(cost.teacher_passes([cost.training_of(r) for r in runs]), "cifar100")
     assert apart.macs - together.macs == pytest.approx(3 * teacher)
     assert apart.hours > together.hours
 
 
 def test_ab_runs_its_teacher_in_the_initialisation_stage_only() -> None:
-    ab, kd = (cost.macs(cost.teacher_passes([make_run(m)]), "cifar100") for m in ("ab", "kd"))
+    ab, kd = (
+        cost.macs(cost.teacher_passes([cost.training_of(make_run(m))]), "cifar100") for m in ("ab", "kd")
+    )
     assert ab == pytest.approx(30 / 240 * kd)
 
 

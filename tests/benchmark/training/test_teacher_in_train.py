@@ -13,7 +13,7 @@ from benchmark.bench.ours import open_active_runs, open_stream, random_split
 from benchmark.data.stream import Batch
 from benchmark.methods import IN_TRAIN
 from benchmark.spec import teacher_cache_rule
-from benchmark.spec.cost import teacher_passes
+from benchmark.spec.cost import teacher_passes, training_of
 from benchmark.training.lockstep import Lockstep
 from models.layers import BatchNorm2d
 
@@ -57,7 +57,9 @@ def test_only_runs_that_read_it_make_the_pass(tmp_path: Path) -> None:
     _, alone, batch = opened(tmp_path / "ofd", "ofd")
     assert set(alone.features_for(0, alone.teacher_features(batch))) == {IN_TRAIN}
     assert alone.signature != lockstep.signature
-    images = {m: next(iter(teacher_passes([small_run(m)]))).images for m in ("kd", "ofd", "kd+ofd")}
+    images = {
+        m: next(iter(teacher_passes([training_of(small_run(m))]))).images for m in ("kd", "ofd", "kd+ofd")
+    }
     assert images["ofd"] == images["kd"] and images["kd+ofd"] == 2 * images["kd"]
     assert not teacher_cache_rule.can_use_cache(small_run("ofd"))
     assert small_run("ofd").teacher_ref is not None
