@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from benchmark.errors import InputError
 from benchmark.spec.runs import Run
@@ -16,25 +17,22 @@ from results.claims import Claim, ClaimLost, describe
 from results.store import Store
 
 
+@dataclass(eq=False)
 class PackRuns:
     """What training and measuring the runs of a pack have in common."""
 
-    def __init__(
-        self,
-        runs: Sequence[Run],
-        store: Store,
-        options: TrainingOptions,
-        claims: Mapping[str, Claim],
-        execution: Execution,
-    ) -> None:
-        """execution: in which all these runs are computed; that of the options, unless they were begun in
-        another one."""
-        self.runs, self.store, self.options, self.claims = runs, store, options, claims
-        self.execution = execution
-        self.reporter = options.reporter
+    runs: Sequence[Run]
+    store: Store
+    options: TrainingOptions
+    claims: Mapping[str, Claim]
+    execution: Execution
+    """In which all these runs are computed: that of the options, unless they were begun in another one."""
+
+    def __post_init__(self) -> None:
+        self.reporter = self.options.reporter
         self.team = processes.current()
         files = RunFiles if self.team.leads else FollowerFiles
-        self.files = {run.key: files(run, store) for run in runs}
+        self.files = {run.key: files(run, self.store) for run in self.runs}
         self.outcomes: dict[str, Outcome] = {}
 
     def ready(self) -> list[Run]:

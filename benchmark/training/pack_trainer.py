@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -34,10 +34,8 @@ from benchmark.text import plural
 from benchmark.training import checkpoint, graphs, kept_weights, processes
 from benchmark.training.active_run import ActiveRun
 from benchmark.training.evaluate import Score
-from benchmark.training.execution import Execution
 from benchmark.training.guard import Originals, named_tensors, past_the_counters
 from benchmark.training.lockstep import Lockstep
-from benchmark.training.options import TrainingOptions
 from benchmark.training.pack_data import PackData
 from benchmark.training.pack_measuring import evaluate_runs, measure_runs
 from benchmark.training.pack_runs import PackRuns, ends_the_pack
@@ -48,8 +46,7 @@ from benchmark.training.stages import MAIN, Best, NextEpoch
 from benchmark.training.stepper import EagerStepper, Stepper
 from benchmark.user_code import RunCodeError
 from models import Network
-from results.claims import Claim, ClaimLost
-from results.store import Store
+from results.claims import ClaimLost
 
 T = TypeVar("T")
 
@@ -60,16 +57,8 @@ PROGRESS_SECONDS = 5.0
 class PackTrainer(PackRuns):
     """Trains the runs of one pack, which this process has claimed. Use it through `train_pack`."""
 
-    def __init__(
-        self,
-        runs: Sequence[Run],
-        store: Store,
-        options: TrainingOptions,
-        claims: Mapping[str, Claim],
-        execution: Execution,
-    ) -> None:
-        """See `PackRuns`."""
-        super().__init__(runs, store, options, claims, execution)
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self.active_runs: list[ActiveRun] = []
         self.careful = False
         """Whether the next epoch is trained one student at a time, to find a method that spoils it."""
