@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,10 @@ def expanded(text: str, what: str = "") -> Path:
     except RuntimeError:
         raise InputError(f"{named}: no such home folder; give ~/..., or a path without ~") from None
     try:
-        path.resolve()
-    except RuntimeError:
-        raise InputError(f"{named}: symbolic links that lead in a circle; give another path") from None
+        path.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise InputError(f"{named}: symbolic links that lead in a circle; give another path") from None
     return path
 
 
