@@ -103,17 +103,9 @@ def _write_torch(run: Finished, path: Path, about: Mapping[str, Any]) -> None:
 def write_safetensors(run: Finished, path: Path, about: Mapping[str, Any]) -> None:
     """Write one file of tensors. What it states is JSON in its metadata, under `about.NAME`."""
     library = need("safetensors.torch", "safetensors")
-    tensors = {name: t.detach().contiguous().clone() for name, t in _state(run.net).items()}
+    tensors = {name: t.detach().contiguous().clone() for name, t in run.net.tensors().items()}
     library.save_file(tensors, path, metadata={"format": "pt", NAME: json.dumps(about)})
     _check_state(run, path, library.load_file(path, device="cpu"))
-
-
-def _state(net: Predictor) -> dict[str, Tensor]:
-    """Return the student's tensors, and those of methods with `at_test_NAME.` before their names."""
-    state = dict(net.student.state_dict())
-    for name, method in net.at_test.items():
-        state |= {f"{AT_TEST}{name}.{key}": tensor for key, tensor in method.state_dict().items()}
-    return state
 
 
 def _check_state(run: Finished, path: Path, state: Mapping[str, Tensor]) -> None:
@@ -122,7 +114,7 @@ def _check_state(run: Finished, path: Path, state: Mapping[str, Tensor]) -> None
     with torch.no_grad():
         for tensor in net.state_dict().values():
             tensor.zero_()
-        for name, tensor in _state(net).items():
+        for name, tensor in net.tensors().items():
             tensor.copy_(state[name])
     x = images(run.size)
     _compare(path, _expected(net, x), _expected(run.net, x))

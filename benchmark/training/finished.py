@@ -40,6 +40,13 @@ class Predictor(nn.Module):
         self.student = student
         self.at_test = nn.ModuleDict(predictors)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the student's tensors, and those of methods with `at_test_NAME.` before their names."""
+        tensors = dict(self.student.state_dict())
+        for name, method in self.at_test.items():
+            tensors |= {f"{AT_TEST}{name}.{k}": v for k, v in method.state_dict().items()}
+        return tensors
+
     def predict(self, features: Features) -> Tensor:
         """Return the logits `[B, C]` from the student's features."""
         for method in self.at_test.values():
@@ -69,10 +76,7 @@ class Finished:
     @property
     def weights(self) -> str:
         """Hash of the weights, as the record states it (`benchmark.training.kept_weights`)."""
-        state = self.net.student.state_dict()
-        for name, method in self.net.at_test.items():
-            state |= {f"{AT_TEST}{name}.{k}": v for k, v in method.state_dict().items()}
-        return models.weights_hash(state)
+        return models.weights_hash(self.net.tensors())
 
     @property
     def normalise(self) -> Mapping[str, list[float]]:
