@@ -9,7 +9,7 @@ import json
 import math
 import numbers
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,12 @@ REFERENCE_MARK, IMPORTED_MARK = "†", "‡"
 """Mark the numbers of reference records, and of imported checkpoints that were only evaluated here."""
 
 REFERENCE_LEGEND = f"{REFERENCE_MARK} reference records, which come with the project and were not made here."
+
+
+def imported_legend(names: Iterable[str], more: str = "") -> str:
+    """Return the line that explains `IMPORTED_MARK`. names: those of the checkpoints."""
+    return f"{IMPORTED_MARK} an imported checkpoint, evaluated here{more}: {', '.join(dict.fromkeys(names))}."
+
 
 RULES = {
     "last": "last epoch",

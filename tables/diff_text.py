@@ -16,7 +16,7 @@ from results.published.schema import OriginKind, parse_origin
 from results.published.yardsticks import TAU
 from tables import diff_narrow
 from tables.between_methods import power_note
-from tables.cells import EPOCH_NOTE, IMPORTED_MARK, REFERENCE_LEGEND, REFERENCE_MARK
+from tables.cells import EPOCH_NOTE, IMPORTED_MARK, REFERENCE_LEGEND, REFERENCE_MARK, imported_legend
 from tables.diff import CellDiff, Diff, count_verdicts, to_frame
 from tables.latex import network_name, number
 from tables.statistics import RULE, Assumption
@@ -259,9 +259,7 @@ def _origins(diffs: Sequence[CellDiff]) -> list[str]:
     taught = dict.fromkeys(c.imported for c in diffs if c.imported and IMPORTED_MARK not in c.marks)
     if evaluated:
         students = "; its students learnt from it" if set(evaluated) == set(taught) else ""
-        lines.append(
-            f"{IMPORTED_MARK} an imported checkpoint, evaluated here{students}: {', '.join(evaluated)}."
-        )
+        lines.append(imported_legend(evaluated, students))
     if taught and set(evaluated) != set(taught):
         lines.append(f"Students learnt from imported checkpoints: {', '.join(taught)}.")
     copies: dict[str, list[str]] = {}

@@ -10,7 +10,7 @@ from results.published.yardsticks import TAU, WIDE_TAU
 from tables.judge import Answer, Explains, Explanation, Teacher, teacher_top1
 from tables.judge_cell import Recorded, Result
 from tables.statistics import Assumption, Judgement, Sample
-from tables.text import mean_std, printable, signed, terminal_width
+from tables.text import capitalized, mean_std, printable, signed, terminal_width
 from tables.verdicts import Verdict
 
 WIDTH, LINES = 100, 40
@@ -136,9 +136,9 @@ def _verdict(a: Answer) -> list[str]:
     if a.judgement:
         lines[0] += f", {_interval(a.judgement)}"
     if a.reason:
-        lines += _wrapped(f"{a.reason[0].upper()}{a.reason[1:]}.")
+        lines += _wrapped(f"{capitalized(a.reason)}.")
     if a.target.note:
-        lines += _wrapped(f"{a.target.note[0].upper()}{a.target.note[1:]}.")
+        lines += _wrapped(f"{capitalized(a.target.note)}.")
     if a.shifted:
         lines += _wrapped(
             f"Shifted by the measured {signed(a.shift)} to the published epoch: {a.shifted.verdict}, delta "

@@ -34,6 +34,7 @@ from tables.cells import (
     collect,
     column_title,
     header,
+    imported_legend,
     metrics_of,
     rank_rule,
     what_is_shown,
@@ -42,7 +43,16 @@ from tables.plain import plain_table
 from tables.plots import KINDS, heat_map, pictures
 from tables.remarks import remarks
 from tables.statistics import Sample
-from tables.text import csv_cell, escape_md, escape_tex, mean_std, printable, terminal_width, wrap
+from tables.text import (
+    capitalized,
+    csv_cell,
+    escape_md,
+    escape_tex,
+    mean_std,
+    printable,
+    terminal_width,
+    wrap,
+)
 
 FORMATS = ("plain", "md", "tex", "csv")
 FILES = ("md", "tex", "csv", *KINDS)
@@ -181,7 +191,7 @@ def explanations(
     if not expansion.table.measured:
         kind = " error (100 - accuracy)" if expansion.table.shown == ERROR else " accuracy"
         what = f"{metrics_of(expansion.table).capitalize()}{kind} in %"
-    lines = [f"{what[0].upper()}{what[1:]}, {spread}."]
+    lines = [f"{capitalized(what)}, {spread}."]
     if chosen := dict.fromkeys(m.shown for m in expansion.table.measured if m.shown.endswith("_best")):
         lines.append(f"{', '.join(chosen)}: of the classifier's best epoch, chosen on the test set.")
     if unknown_rule := dict.fromkeys(r.cell.row.label for r in results if r.rule == "both"):
@@ -203,8 +213,7 @@ def explanations(
     if REFERENCE_MARK in flags:
         lines.append(REFERENCE_LEGEND)
     if IMPORTED_MARK in flags:
-        imported = dict.fromkeys(r.imported_name for r in results if r.measures_imported)
-        lines.append(f"{IMPORTED_MARK} an imported checkpoint, evaluated here: {', '.join(imported)}.")
+        lines.append(imported_legend(r.imported_name for r in results if r.measures_imported))
     lines += remarks(results)
     if expansion.table.note:
         lines.append(f"Note: {expansion.table.note}")
@@ -312,7 +321,7 @@ def _tex(layout: Layout, expansion: Expansion) -> str:
     ]
     below = [
         *(rf"\textbf{{{escape_tex(x)}}}" for x in head.warnings),
-        *(escape_tex(f"{x[0].upper()}{x[1:]}.") for x in head.conditions),
+        *(escape_tex(f"{capitalized(x)}.") for x in head.conditions),
         *(escape_tex(x) for x in explanations(layout, expansion)),
         *(rf"$^{{{i}}}$ {escape_tex(x)}" for i, x in enumerate(layout.reasons, 1)),
     ]

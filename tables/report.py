@@ -43,7 +43,7 @@ from tables.report_figures import figures
 from tables.statistics import RULE
 from tables.summary import FEWEST_PAIRS, FORMULAS, RowSummary, summaries
 from tables.svg import MARKS, MINUS
-from tables.text import signed
+from tables.text import capitalized, signed
 from tables.verdicts import Verdict
 
 PAGE = Path(__file__).resolve().parent / "page"
@@ -100,7 +100,7 @@ def page(
             f"<style>\n{style}</style>\n</head>\n<body>",
             f"<header><h1>{TITLE}</h1>",
             f'<p class="meta">{plural(len(expansions), "table")}; written {now}. {_e(_what(expansions))}'
-            f"{_e(_capitalized(EPOCH_NOTE))}.</p>",
+            f"{_e(capitalized(EPOCH_NOTE))}.</p>",
             *(_warning(w) for w in dict.fromkeys(warnings)),
             f'<nav class="cards" aria-label="Tables">{"".join(x.card for x in sections)}</nav>',
             _filters(expansions),
@@ -117,11 +117,7 @@ def page(
 def _what(expansions: Sequence[Expansion]) -> str:
     """Return what the numbers are, "" if the tables show different ones: each says it in its notes."""
     shown = {what_is_shown(e.table) for e in expansions}
-    return f"{_capitalized(shown.pop())}. " if len(shown) == 1 else ""
-
-
-def _capitalized(text: str) -> str:
-    return text[0].upper() + text[1:]
+    return f"{capitalized(shown.pop())}. " if len(shown) == 1 else ""
 
 
 def _warning(text: str) -> str:
@@ -396,7 +392,7 @@ def _explanations() -> str:
         "missing: one side has no number. not comparable: a difference would mean nothing, because the "
         "profile, data set, protocol, teachers or reporting rule differs; the cell's details give the "
         "reason. Only 'differs' is a failure.",
-        f"{_capitalized(EPOCH_NOTE)}. {BEST_LEGEND}. Bold: best method of its column; underlined: second.",
+        f"{capitalized(EPOCH_NOTE)}. {BEST_LEGEND}. Bold: best method of its column; underlined: second.",
         f"Curves: {BAND}.",
         "Keys: Tab moves into a table, the arrow keys move between its cells, Enter opens and closes a "
         "cell's details, Escape closes them.",

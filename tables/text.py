@@ -58,6 +58,11 @@ def wrap(line: str) -> list[str]:
     return textwrap.wrap(printable(line), terminal_width(), subsequent_indent="    ") or [""]
 
 
+def capitalized(text: str) -> str:
+    """Return a text with a capital first letter; the others stay as they are."""
+    return text[:1].upper() + text[1:]
+
+
 def escape_md(text: str) -> str:
     """Escape plain text for Markdown. A number in brackets stays readable, a link does not become one."""
     return "".join(_MARKDOWN.get(ch, ch) for ch in printable(text)).replace("](", "]\\(")

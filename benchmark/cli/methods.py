@@ -94,9 +94,7 @@ def chosen_methods(name: str) -> list[str]:
         rows = [r.method for r in matrix.load_table(name).rows if r.method not in ("teacher", "student")]
         names = [n for n in rows if all(part in methods.names() for part in n.split("+"))]
     else:
-        names = [name.lower()]
-        if "+" in name:
-            names = [methods.parse(name.lower()).name]
+        names = [methods.parse(name.lower()).name if "+" in name else name.lower()]
     return list(dict.fromkeys(part for n in names for part in n.split("+")))
 
 

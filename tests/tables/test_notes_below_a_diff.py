@@ -95,41 +95,26 @@ def test_what_is_measured_is_said_in_words() -> None:
     assert "top1_best, top5_best: of the classifier's best epoch, chosen on the test set." in below
 
 
+def measured(name: str) -> str:
+    """Return the small table, with a third pair, as one of this measure of the last epoch's networks."""
+    text = kit.SMALL.replace('protocol = "crd"', 'protocol = "sskd"')
+    text = text.replace('"wrn_40_2:wrn_16_2"]', '"wrn_40_2:wrn_16_2", "vgg13:vgg8"]')
+    return text.replace("[[rows]]", f'[measure]\nname = "{name}"\nepoch = "last"\n[[rows]]', 1)
+
+
 def test_a_rank_of_measured_numbers_is_of_no_epoch(tmp_path: Path) -> None:
     """The measured networks are of one epoch, whichever one the protocol reports."""
-    text = kit.SMALL.replace('protocol = "crd"', 'protocol = "sskd"')
-    text = text.replace("[[rows]]", '[measure]\nname = "knn"\nepoch = "last"\n[[rows]]', 1)
-    e = kit.small(tmp_path, text=text)
+    e = kit.small(tmp_path, text=measured("knn"))
     runs = [r for r in e.runs if r.measure is not None]
     records = [kit.record(r, 50.0 + i) for i, r in enumerate(runs)]
     (ranks,) = [x for x in render.explanations(render.lay_out(e, kit.as_frame(records)), e) if "Bold" in x]
     assert "both by the mean. " in ranks and "epoch" not in ranks
 
 
-MEASURED = """
-title = "Measured"
-paper = "crd"
-table = "table1"
-dataset = "cifar100"
-protocol = "sskd"
-seeds = 1
-columns = ["resnet56:resnet20", "vgg13:vgg8", "wrn_40_2:wrn_16_2"]
-[measure]
-name = "entropy"
-epoch = "last"
-[[rows]]
-label = "Student"
-method = "student"
-[[rows]]
-label = "KD"
-method = "kd"
-"""
-
-
 def test_what_has_no_better_side_has_no_gain(tmp_path: Path) -> None:
     """A lower entropy is no better one: no card, figure or power of top-1 may rank it."""
     for name, gains in (("entropy", False), ("knn", True)):
-        e = kit.small(tmp_path, text=MEASURED.replace("entropy", name))
+        e = kit.small(tmp_path, text=measured(name))
         runs = [r for r in e.runs if r.measure is not None]
         frame_of = kit.as_frame([kit.record(r, 1.0 + i) for i, r in enumerate(runs)])
         page = report.page([e], frame_of, Store(tmp_path / "runs"))
